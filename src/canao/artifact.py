@@ -1,0 +1,121 @@
+"""Artifact: the directory that a compilation leaves behind.
+
+    model.so            the library; needs nothing but libc
+    canao_model.h       its C interface, with this model's constants
+    weights.bin         packed weights, 64-byte aligned, memory-mapped by the library
+    tokenizer.json      when the model came with one
+    manifest.json       what it is: versions, hashes, target, inputs, outputs, kernels
+    certificate.json    after `canao certify`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from canao.errors import InputError
+
+FORMAT = 1
+_REQUIRED = {"format": int, "target": dict, "inputs": list, "outputs": list, "files": dict,
+             "max_length": int, "layers": dict, "kernels": list}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A compiled model on disk. `load` checks it; the fields of the manifest are in `manifest`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """The artifact in directory `path`; InputError if it is not one, or is damaged."""
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: no manifest.json; give a directory written by `canao compile`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}/manifest.json: cannot be read ({error})") from None
+        _check(path, manifest)
+        return cls(path, manifest)
+
+    @property
+    def library(self) -> Path:
+        return self.path / "model.so"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.bin"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.manifest.get("labels", ()))
+
+    @property
+    def max_length(self) -> int:
+        return int(self.manifest["max_length"])
+
+    @property
+    def digest(self) -> str:
+        """Hash of the library and its weights: what a certificate is about."""
+        files = self.manifest["files"]
+        return hashlib.sha256((files["model.so"] + files["weights.bin"]).encode()).hexdigest()
+
+    def verify(self) -> None:
+        """Raise InputError unless every file has the bytes that the manifest names."""
+        for name, expected in self.manifest["files"].items():
+            if file_digest(self.path / name) != expected:
+                raise InputError(
+                    f"{self.path / name}: content differs from the manifest; compile again"
+                )
+
+
+def _check(path: Path, manifest: object) -> None:
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}/manifest.json: not a JSON object; compile again")
+    for key, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise InputError(f"{path}/manifest.json: '{key}' is missing or not a {kind.__name__}")
+    if manifest["format"] != FORMAT:
+        raise InputError(
+            f"{path}: artifact format {manifest['format']}, this CANAO reads {FORMAT}; "
+            "compile the model again"
+        )
+    for name in manifest["files"]:
+        if Path(name).name != name or not (path / name).is_file():
+            raise InputError(f"{path}: file {name!r} is named in the manifest but is not there")
+    for name in ("model.so", "weights.bin"):
+        if name not in manifest["files"]:
+            raise InputError(f"{path}/manifest.json: does not list {name}; compile again")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(
+            hashlib, "file_digest"
+        ) else hashlib.sha256(stream.read()).hexdigest()
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all, even after a kill or a full disk."""
+    raw = data.encode("utf-8") if isinstance(data, str) else data
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(raw)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

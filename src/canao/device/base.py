@@ -1,0 +1,119 @@
+"""What a device is, and what one measurement says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from canao.artifact import Artifact
+from canao.errors import InputError
+from canao.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureConfig:
+    """The measurement protocol; it travels with every figure taken under it.
+
+    length        tokens in the measured input
+    threads       threads of the library's team
+    warmup        runs before the first sample
+    samples       least number of samples; MLPerf Mobile asks for 1,024
+    seconds       sample at least this long as well (0: the sample count alone decides)
+    max_seconds   stop after this long even with fewer samples (0: never)
+    cores         cores that the team is pinned to; empty: the first `threads` allowed ones
+    """
+
+    length: int = 128
+    threads: int = 1
+    warmup: int = 16
+    samples: int = 1024
+    seconds: float = 0.0
+    max_seconds: float = 0.0
+    cores: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("length", 1), ("threads", 1), ("warmup", 0), ("samples", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"measurement: {name} is {getattr(self, name)}, least is {least}")
+        if self.cores and len(self.cores) != self.threads:
+            raise InputError(
+                f"measurement: {len(self.cores)} cores named for {self.threads} threads"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A successful measurement. Times in milliseconds, memory in bytes.
+
+    `samples_ms` are the raw steady-state samples in the order they were taken; `load_ms` is the
+    time to open the library and map its weights, `cold_ms` the first inference after that.
+    """
+
+    samples_ms: tuple[float, ...]
+    load_ms: float
+    cold_ms: float
+    peak_bytes: int
+    config: MeasureConfig
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def percentile(self, q: float) -> float:
+        """The smallest sample that at least q percent of the samples do not exceed."""
+        if not 0 < q <= 100:
+            raise InputError(f"percentile {q:g} is outside (0, 100]")
+        ordered = sorted(self.samples_ms)
+        rank = max(1, int(np.ceil(q / 100 * len(ordered) - 1e-9)))
+        return ordered[rank - 1]
+
+    def summary(self, percentiles: Sequence[float] = (50, 90, 95, 99)) -> dict[str, float]:
+        """n, min, mean, the asked percentiles, max, load and cold start, peak memory."""
+        row: dict[str, float] = {"n": len(self.samples_ms), "min": min(self.samples_ms)}
+        row["mean"] = float(np.mean(self.samples_ms))
+        row |= {f"p{q:g}": self.percentile(q) for q in percentiles}
+        row |= {"max": max(self.samples_ms), "load": self.load_ms, "cold": self.cold_ms}
+        return row | {"peak_bytes": self.peak_bytes}
+
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """JSON form; the raw samples only with `raw`."""
+        form = {
+            "latency_ms": self.summary(),
+            "config": asdict(self.config),
+            "environment": dict(self.environment),
+        }
+        return form | {"samples_ms": list(self.samples_ms)} if raw else form
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A measurement that did not come off: the stage that failed, and why."""
+
+    stage: str
+    message: str
+
+
+Measurement = Timing | Failure
+
+
+class Device(Protocol):
+    """Where a library runs. `name` is what `--device` takes ('local', 'null')."""
+
+    name: str
+    target: Target
+
+    def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
+        """The library's output for int inputs of shape [tokens]."""
+        ...
+
+    def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """End-to-end latency of the library, the profiler off."""
+        ...
+
+    def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
+        """(kernel name, median ms) for each kernel in execution order; raises DeviceError."""
+        ...
+
+    def peak_flops(self, threads: int = 1) -> float:
+        """Measured peak of float32 multiply-adds, in FLOP/s, for utilisation figures."""
+        ...

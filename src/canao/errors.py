@@ -1,0 +1,46 @@
+"""What can go wrong, as one tree.
+
+    CanaoError                 exit code
+    ├── InputError             2  a file, option or value the user gave
+    ├── UnsupportedError       3  a model uses something that CANAO does not compile
+    ├── ToolchainError         4  the C compiler failed, or there is no room for its output
+    ├── DeviceError            5  the device could not run or measure a library
+    └── BudgetError            1  a latency budget is missed, or nothing fits it
+
+Every message is one line that names the thing and the remedy; the command line prints it
+and leaves with the exit code.
+"""
+
+
+class CanaoError(Exception):
+    """Base of every error that a user can cause or cure."""
+
+    exit_code = 2
+
+
+class InputError(CanaoError):
+    """A file, option or value that the user gave cannot be used."""
+
+
+class UnsupportedError(CanaoError):
+    """The model holds an operator, dtype or shape that CANAO does not compile."""
+
+    exit_code = 3
+
+
+class ToolchainError(CanaoError):
+    """The C toolchain failed, or its output could not be written."""
+
+    exit_code = 4
+
+
+class DeviceError(CanaoError):
+    """The device could not load, run or measure the library."""
+
+    exit_code = 5
+
+
+class BudgetError(CanaoError):
+    """The latency budget is missed, or no candidate can meet it."""
+
+    exit_code = 1

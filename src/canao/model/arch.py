@@ -1,0 +1,61 @@
+"""Arch: the four numbers that are searched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from canao.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Arch:
+    """Shape of a BERT-like encoder: what the controller proposes.
+
+    `hidden` is the width of the residual stream, `ffn` that of the feed-forward layer;
+    every layer has the same shape, and `hidden` is a multiple of `heads`.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "heads", "ffn"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"architecture: {name} is {value!r}; give a whole number from 1")
+        if self.hidden % self.heads:
+            raise InputError(
+                f"architecture: hidden {self.hidden} is not a multiple of heads {self.heads}"
+            )
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the four products and two norms of one layer, biases included."""
+        h, f = self.hidden, self.ffn
+        return 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations of the encoder's products at `length` tokens (2 per MAC)."""
+        h, f = self.hidden, self.ffn
+        per_layer = length * (4 * h * h + 2 * h * f) + 2 * length * length * h
+        return 2 * self.layers * per_layer
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Arch:
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"architecture: cannot read {text[:80]!r}: {error}") from None
+
+    def __str__(self) -> str:
+        return f"L{self.layers} H{self.hidden} A{self.heads} F{self.ffn}"
