@@ -1,0 +1,342 @@
+"""Hugging Face models and tokenizers: the one place, with graph/trace.py, that knows their names.
+
+Everything is read from local directories, weights from safetensors only, and code that comes
+with a model is never run.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from canao.errors import InputError, UnsupportedError
+from canao.model.arch import Arch
+
+# What transformers raises on a damaged or odd directory; it has no base class of its own.
+_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
+           SafetensorError, StrictDataclassError)  # fmt: skip
+_HEAD = "classifier."
+_TOKENIZERS = ("tokenizer.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One encoder layer's modules, by their part in it."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    attention_norm: nn.LayerNorm
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Linear
+    ffn_norm: nn.LayerNorm
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A classifier's modules: embeddings, layers from the input up, pooler and head."""
+
+    words: nn.Embedding
+    positions: nn.Embedding
+    types: nn.Embedding
+    embedding_norm: nn.LayerNorm
+    layers: tuple[Layer, ...]
+    pooler: nn.Linear
+    head: nn.Linear
+
+
+def load_config(directory: str | Path) -> PreTrainedConfig:
+    """The configuration of the BERT model in `directory`.
+
+    InputError where it cannot be read, UnsupportedError for another family of models.
+    """
+    directory = Path(directory)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"{directory}: no config.json; give a Hugging Face model directory")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); restore the file") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: not a JSON object; restore the file")
+    if raw.get("model_type") != "bert":
+        raise UnsupportedError(
+            f"{path}: model_type is {raw.get('model_type')!r}; search needs a 'bert' teacher"
+        )
+    if raw.get("is_decoder") or raw.get("position_embedding_type", "absolute") != "absolute":
+        raise UnsupportedError(
+            f"{path}: a decoder or relative positions; search needs an encoder with absolute ones"
+        )
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        arch_of(config)
+    except _ERRORS as error:
+        raise InputError(f"{path}: {_first_line(error)}; correct the file") from None
+    return config
+
+
+def arch_of(config: PreTrainedConfig) -> Arch:
+    """The architecture that a BERT configuration describes."""
+    return Arch(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        ffn=config.intermediate_size,
+    )
+
+
+def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
+    """A copy of `config` with the shape of `arch`."""
+    student = copy.deepcopy(config)
+    student.num_hidden_layers = arch.layers
+    student.hidden_size = arch.hidden
+    student.num_attention_heads = arch.heads
+    student.intermediate_size = arch.ffn
+    # from_pretrained leaves the teacher's path here, which save_pretrained would write.
+    student._name_or_path = ""
+    return student
+
+
+def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
+    """A classifier of that configuration with random weights from torch's generator."""
+    with _quiet():
+        return transformers.AutoModelForSequenceClassification.from_config(config)
+
+
+def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model directory; InputError if it is missing or damaged."""
+    directory = Path(directory)
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        raise InputError(f"{directory}: no tokenizer ({' or '.join(_TOKENIZERS)}); add its files")
+    try:
+        with _quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
+    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises Exception itself
+        if type(error) is not Exception and not isinstance(error, _ERRORS):
+            raise
+        raise InputError(f"{directory}: tokenizer cannot be read ({_first_line(error)})") from None
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"{directory}: the tokenizer has no padding token; name one in its files")
+    return tokenizer
+
+
+def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedModel:
+    """The model in `directory` with a head for `labels` (none: one output, regression).
+
+    A head that was trained for these very labels is kept, in the order of `labels`; otherwise
+    the head is new, its weights drawn from torch's generator. In evaluation mode, float32.
+    """
+    directory = Path(directory)
+    config = load_config(directory)
+    keep = _head_order(directory, config, labels)
+    _set_labels(config, labels)
+    try:
+        with _quiet():
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                directory,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except _ERRORS as error:
+        raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
+    _check_loaded(directory, info)
+    head = parts_of(model).head
+    with torch.no_grad():
+        if keep is None:
+            head.weight.normal_(0.0, config.initializer_range)
+            head.bias.zero_()
+        else:
+            head.weight.copy_(head.weight[keep])
+            head.bias.copy_(head.bias[keep])
+    return model.eval()
+
+
+def is_fine_tuned(directory: str | Path, labels: Sequence[str]) -> bool:
+    """Whether the checkpoint has a classification head for `labels` (none: for regression)."""
+    directory = Path(directory)
+    return _head_order(directory, load_config(directory), labels) is not None
+
+
+def parts_of(model: PreTrainedModel) -> Parts:
+    """The modules of a BERT classifier, by their part in it."""
+    bert = model.bert
+    layers = []
+    for layer in bert.encoder.layer:
+        attention = layer.attention
+        layers.append(
+            Layer(
+                query=attention.self.query,
+                key=attention.self.key,
+                value=attention.self.value,
+                output=attention.output.dense,
+                attention_norm=attention.output.LayerNorm,
+                up=layer.intermediate.dense,
+                activation=layer.intermediate.intermediate_act_fn,
+                down=layer.output.dense,
+                ffn_norm=layer.output.LayerNorm,
+            )
+        )
+    embeddings = bert.embeddings
+    return Parts(
+        words=embeddings.word_embeddings,
+        positions=embeddings.position_embeddings,
+        types=embeddings.token_type_embeddings,
+        embedding_norm=embeddings.LayerNorm,
+        layers=tuple(layers),
+        pooler=bert.pooler.dense,
+        head=model.classifier,
+    )
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer; all of them or nothing."""
+    with whole_directory(Path(directory)) as temporary, _quiet():
+        model.save_pretrained(temporary, safe_serialization=True)
+        tokenizer.save_pretrained(temporary)
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that takes the place of `path` once the block has left it whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+        if path.is_dir():
+            # A directory that is not empty cannot be replaced in one step: move it aside first.
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """The safetensors files that hold the model's weights; InputError if there are none."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        if any(directory.glob("*.bin")):
+            raise InputError(
+                f"{directory}: only pickled weights, which CANAO does not open; save the model "
+                "with save_pretrained(..., safe_serialization=True)"
+            )
+        raise InputError(f"{directory}: no model.safetensors; give a directory with weights")
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: cannot be read ({_first_line(error)})") from None
+    files = tuple(directory / str(name) for name in names)
+    for file in files:
+        if file.name not in names or not file.is_file():
+            raise InputError(f"{file}: named in {index.name} but not there; restore it")
+    return files
+
+
+def _head_order(
+    directory: Path, config: PreTrainedConfig, labels: Sequence[str]
+) -> list[int] | None:
+    """The rows of the checkpoint's head in the order of `labels`; None if it is not theirs."""
+    rows = None
+    for file in weight_files(directory):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                if f"{_HEAD}weight" in tensors.keys():  # noqa: SIM118 - not a mapping
+                    rows = tensors.get_slice(f"{_HEAD}weight").get_shape()[0]
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{file}: not a whole safetensors file ({_first_line(error)}); download it again"
+            ) from None
+    if rows != max(1, len(labels)):
+        return None
+    names = [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(rows)]
+    if sorted(names) == sorted(labels):
+        return [names.index(label) for label in labels]
+    # Names that say nothing are taken to be in the data's order; others are another task's.
+    return list(range(rows)) if _generic(names) or _generic(labels) else None
+
+
+def _generic(names: Sequence[str]) -> bool:
+    return all(name in (str(i), f"LABEL_{i}") for i, name in enumerate(names))
+
+
+def _set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+    names = list(labels) or ["LABEL_0"]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+
+
+def _check_loaded(directory: Path, info: dict[str, object]) -> None:
+    """Refuse a checkpoint whose encoder is not whole; pooler and head may be new."""
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith((_HEAD, "bert.pooler.")))
+    if missing:
+        raise InputError(
+            f"{directory}: {len(missing)} weights are missing, such as {missing[0]}; "
+            "give a complete checkpoint"
+        )
+    for key, found, expected in sorted(info["mismatched_keys"]):
+        if not key.startswith(_HEAD):
+            raise InputError(
+                f"{directory}: {key} has shape {list(found)}, config.json says {list(expected)}; "
+                "one of them belongs to another model"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load report: CANAO says what matters itself."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

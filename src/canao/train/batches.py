@@ -1,0 +1,124 @@
+"""Tokenised examples, and batches of like length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from canao.train.data import Example
+
+_MULTIPLE = 8  # padded lengths are multiples of this: vector width of the matrix products
+_POOL = 32  # batches that are sorted by length together: little padding, still well mixed
+_CHUNK = 4096  # texts given to the tokenizer at a time
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of examples; `ids[i]` and `types[i]` have shape [tokens of example i]."""
+
+    ids: tuple[np.ndarray, ...]
+    types: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: Sequence[int]) -> Encoded:
+        """The examples of `index`, in that order."""
+        return Encoded(
+            tuple(self.ids[i] for i in index),
+            tuple(self.types[i] for i in index),
+            self.labels[list(index)],
+            self.pad,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded examples: `ids`, `mask` and `types` of shape [examples, tokens]."""
+
+    index: tuple[int, ...]
+    ids: Tensor
+    mask: Tensor
+    types: Tensor
+    labels: Tensor
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {
+            "input_ids": self.ids,
+            "attention_mask": self.mask,
+            "token_type_ids": self.types,
+        }
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int
+) -> Encoded:
+    """Tokenise; texts beyond `max_length` tokens are cut, of a pair the longer one first."""
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    for start in range(0, len(examples), _CHUNK):
+        part = examples[start : start + _CHUNK]
+        pairs = [e.pair or "" for e in part] if part[0].pair is not None else None
+        out = tokenizer(
+            [e.text for e in part],
+            pairs,
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+        )
+        ids += [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
+        types += [np.asarray(row, dtype=np.int8) for row in out["token_type_ids"]]
+    labels = np.asarray([e.label for e in examples])
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    return Encoded(tuple(ids), tuple(types), labels, tokenizer.pad_token_id)
+
+
+def collate(data: Encoded, index: Sequence[int]) -> Batch:
+    """The examples of `index`, padded to their longest."""
+    longest = max(len(data.ids[i]) for i in index)
+    width = -(-longest // _MULTIPLE) * _MULTIPLE
+    ids = np.full((len(index), width), data.pad, dtype=np.int64)
+    mask = np.zeros((len(index), width), dtype=np.int64)
+    types = np.zeros((len(index), width), dtype=np.int64)
+    for row, i in enumerate(index):
+        length = len(data.ids[i])
+        ids[row, :length] = data.ids[i]
+        types[row, :length] = data.types[i]
+        mask[row, :length] = 1
+    return Batch(
+        tuple(index),
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        torch.from_numpy(types),
+        torch.from_numpy(data.labels[list(index)]),
+    )
+
+
+def training_order(data: Encoded, size: int, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches: every example once, shuffled, each batch of similar lengths."""
+    shuffle = random.Random(f"{seed} {epoch}")
+    order = list(range(len(data)))
+    shuffle.shuffle(order)
+    batches = []
+    for start in range(0, len(order), size * _POOL):
+        pool = sorted(order[start : start + size * _POOL], key=lambda i: len(data.ids[i]))
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    shuffle.shuffle(batches)
+    return batches
+
+
+def evaluation_batches(data: Encoded, size: int) -> Iterator[Batch]:
+    """Every example once, longest first, so that lack of memory shows at once."""
+    order = sorted(range(len(data)), key=lambda i: -len(data.ids[i]))
+    for start in range(0, len(order), size):
+        yield collate(data, order[start : start + size])

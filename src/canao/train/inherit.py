@@ -1,0 +1,282 @@
+"""A student's first weights, from the teacher's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from canao.errors import InputError
+from canao.model.arch import Arch
+from canao.model.hf import Layer, Parts, arch_of, build_classifier, parts_of, student_config
+from canao.train.batches import Batch, Encoded, collate
+from canao.train.importance import Importance
+
+# Share of the inputs' mean variance that is added to their Gram matrix, and tokens it is from.
+_RIDGE = 0.01
+_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a student keeps of its teacher, as indices of the teacher's.
+
+    layers [student layers]; hidden, pooled [student hidden]; per student layer: scores (of
+    queries and keys) and values [student hidden], head after head, and neurons [student ffn].
+    """
+
+    layers: tuple[int, ...]
+    hidden: Tensor
+    pooled: Tensor
+    scores: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    neurons: tuple[Tensor, ...]
+
+
+def inherit(
+    teacher: PreTrainedModel,
+    arch: Arch,
+    importance: Importance,
+    data: Encoded,
+    layers: Sequence[int] | None = None,
+) -> PreTrainedModel:
+    """A student of shape `arch` that begins where the teacher is; `teacher` is left as it is.
+
+    The student takes the layers `layers` (the lowest, where not given: see `keep`), in them the
+    most important heads and neurons, and the most important dimensions of the residual stream.
+    Then each product is fitted by least squares to what the teacher computes at that place on
+    some of the training texts, given what the student has there: from the embeddings up, so
+    that later layers make good what earlier ones lost (the weight update of ZipLM, Kurtic et al.
+    2023, section 3, done layer after layer on the student's own inputs as in Kwon et al. 2022).
+
+    With the teacher's own `arch` the student is an exact copy. InputError where `arch` has more
+    of something than the teacher.
+    """
+    config = student_config(teacher.config, arch)
+    with torch.random.fork_rng():
+        student = build_classifier(config).eval()
+    if arch == arch_of(teacher.config):
+        student.load_state_dict(teacher.state_dict())
+        return student
+    kept = keep(arch_of(teacher.config), arch, importance, layers)
+    old, new = parts_of(teacher), parts_of(student)
+    with torch.no_grad():
+        _copy(old, new, kept, teacher.config.num_attention_heads, arch.heads)
+        _Fit(old, new, kept, _calibration(data), arch_of(teacher.config).heads, arch.heads).run()
+    return student
+
+
+def keep(
+    teacher: Arch, student: Arch, importance: Importance, layers: Sequence[int] | None = None
+) -> Kept:
+    """What `student` keeps of `teacher`.
+
+    Lower layers are the better beginning (Wang et al., How to Distill your BERT, ACL 2023).
+    Heads keep the teacher's size or lose their least important dimensions; where the student's
+    are larger, the dimensions of neighbouring heads are joined.
+    """
+    for name in ("layers", "hidden", "heads", "ffn"):
+        if getattr(student, name) > getattr(teacher, name):
+            raise InputError(
+                f"architecture {student}: {name} {getattr(student, name)}, the teacher has "
+                f"{getattr(teacher, name)}; a student cannot have more"
+            )
+    chosen = tuple(range(student.layers) if layers is None else layers)
+    pairs = [_head_dims(teacher, student, importance, i) for i in chosen]
+    return Kept(
+        layers=chosen,
+        hidden=_best(importance.hidden, student.hidden),
+        pooled=_best(importance.pooled, student.hidden),
+        scores=tuple(pair[0] for pair in pairs),
+        values=tuple(pair[1] for pair in pairs),
+        neurons=tuple(_best(importance.neurons[i], student.ffn) for i in chosen),
+    )
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores, ascending."""
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _head_dims(
+    teacher: Arch, student: Arch, importance: Importance, layer: int
+) -> tuple[Tensor, Tensor]:
+    size = min(teacher.head_size, student.head_size)
+    count = -(-student.hidden // size)
+    picked = []
+    heads = _best(importance.heads[layer], count)
+    for scores in (importance.scores[layer], importance.values[layer]):
+        rows = scores.view(teacher.heads, teacher.head_size)
+        dims = [int(h) * teacher.head_size + _best(rows[h], size) for h in heads]
+        picked.append(torch.cat(dims)[: student.hidden])
+    return picked[0], picked[1]
+
+
+def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) -> None:
+    """Take the kept rows and columns of every weight."""
+    hidden = kept.hidden
+    for source, target in (
+        (old.words, new.words), (old.positions, new.positions), (old.types, new.types),
+    ):  # fmt: skip
+        target.weight.copy_(source.weight[:, hidden])
+    _copy_norm(old.embedding_norm, new.embedding_norm, hidden)
+    ratio = _score_scale(old, new, old_heads, new_heads)
+    for i, index in enumerate(kept.layers):
+        source, target = old.layers[index], new.layers[i]
+        scores, values, neurons = kept.scores[i], kept.values[i], kept.neurons[i]
+        _copy_linear(source.query, target.query, scores, hidden, ratio)
+        _copy_linear(source.key, target.key, scores, hidden, ratio)
+        _copy_linear(source.value, target.value, values, hidden)
+        _copy_linear(source.output, target.output, hidden, values)
+        _copy_norm(source.attention_norm, target.attention_norm, hidden)
+        _copy_linear(source.up, target.up, neurons, hidden)
+        _copy_linear(source.down, target.down, hidden, neurons)
+        _copy_norm(source.ffn_norm, target.ffn_norm, hidden)
+    _copy_linear(old.pooler, new.pooler, kept.pooled, hidden)
+    new.head.weight.copy_(old.head.weight[:, kept.pooled])
+    new.head.bias.copy_(old.head.bias)
+
+
+def _score_scale(old: Parts, new: Parts, old_heads: int, new_heads: int) -> float:
+    """Factor of queries and of keys that keeps the scores' scale under the student's 1/sqrt(d).
+
+    Fewer dimensions: the remaining terms weigh what they weighed. Joined heads: the score is the
+    mean of theirs, so that the attention is as sharp as theirs.
+    """
+    before = old.layers[0].query.out_features / old_heads
+    after = new.layers[0].query.out_features / new_heads
+    ratio = after / before
+    return ratio**0.25 if ratio <= 1 else ratio**-0.25
+
+
+def _copy_linear(
+    old: nn.Linear, new: nn.Linear, rows: Tensor, columns: Tensor, factor: float = 1.0
+) -> None:
+    new.weight.copy_(old.weight[rows][:, columns] * factor)
+    new.bias.copy_(old.bias[rows] * factor)
+
+
+def _copy_norm(old: nn.LayerNorm, new: nn.LayerNorm, dims: Tensor) -> None:
+    new.weight.copy_(old.weight[dims])
+    new.bias.copy_(old.bias[dims])
+
+
+def _calibration(data: Encoded) -> Batch:
+    """The first training examples that fill the token budget."""
+    total, count = 0, 0
+    while count < len(data) and total < _TOKENS:
+        total += len(data.ids[count])
+        count += 1
+    return collate(data, range(count))
+
+
+class _Fit:
+    """Runs teacher and student over the same texts in step, fitting the student's products."""
+
+    def __init__(
+        self, old: Parts, new: Parts, kept: Kept, batch: Batch, old_heads: int, new_heads: int
+    ) -> None:
+        self.old, self.new, self.kept = old, new, kept
+        self.batch, self.old_heads, self.new_heads = batch, old_heads, new_heads
+        self.real = batch.mask.bool()
+
+    def run(self) -> None:
+        """Fit from the embeddings to the head; states are [examples, tokens, width]."""
+        hidden = self.kept.hidden
+        teacher = self.old.embedding_norm(_embed(self.old, self.batch))
+        student = _embed(self.new, self.batch)
+        student = self._norm(self.new.embedding_norm, student, teacher[..., hidden])
+        at = 0
+        for i, layer in enumerate(self.kept.layers):
+            while at < layer:
+                teacher = self._teacher_layer(self.old.layers[at], teacher)
+                at += 1
+            teacher, student = self._layer(i, self.old.layers[layer], teacher, student)
+            at = layer + 1
+        for layer in self.old.layers[at:]:
+            teacher = self._teacher_layer(layer, teacher)
+        self._top(teacher[:, 0], student[:, 0])
+
+    def _layer(
+        self, i: int, old: Layer, teacher: Tensor, student: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        new, kept, hidden = self.new.layers[i], self.kept, self.kept.hidden
+        ratio = _score_scale(self.old, self.new, self.old_heads, self.new_heads)
+        query, key, value = old.query(teacher), old.key(teacher), old.value(teacher)
+        self._linear(new.query, student, query[..., kept.scores[i]] * ratio)
+        self._linear(new.key, student, key[..., kept.scores[i]] * ratio)
+        self._linear(new.value, student, value[..., kept.values[i]])
+        context = self._attend(query, key, value, self.old_heads)
+        own = self._attend(
+            new.query(student), new.key(student), new.value(student), self.new_heads
+        )
+        total = teacher + old.output(context)
+        self._linear(new.output, own, total[..., hidden] - student)
+        teacher = old.attention_norm(total)
+        student = self._norm(
+            new.attention_norm, student + new.output(own), teacher[..., hidden]
+        )
+        inner = old.up(teacher)
+        self._linear(new.up, student, inner[..., kept.neurons[i]])
+        total = teacher + old.down(old.activation(inner))
+        own = new.activation(new.up(student))
+        self._linear(new.down, own, total[..., hidden] - student)
+        teacher = old.ffn_norm(total)
+        student = self._norm(new.ffn_norm, student + new.down(own), teacher[..., hidden])
+        return teacher, student
+
+    def _teacher_layer(self, layer: Layer, state: Tensor) -> Tensor:
+        context = self._attend(
+            layer.query(state), layer.key(state), layer.value(state), self.old_heads
+        )
+        state = layer.attention_norm(state + layer.output(context))
+        return layer.ffn_norm(state + layer.down(layer.activation(layer.up(state))))
+
+    def _top(self, teacher: Tensor, student: Tensor) -> None:
+        """Pooler and head, on the first token's state [examples, width]."""
+        inner = self.old.pooler(teacher)
+        _solve(self.new.pooler, student, inner[:, self.kept.pooled])
+        _solve(self.new.head, self.new.pooler(student).tanh(), self.old.head(inner.tanh()))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)]
+        mask = self.real[:, None, None, :]
+        out = functional.scaled_dot_product_attention(*split, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
+
+    def _linear(self, linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
+        _solve(linear, inputs[self.real], targets[self.real])
+
+    def _norm(self, norm: nn.LayerNorm, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Fit scale and shift, each dimension for itself; the norm's output."""
+        plain = functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
+        x, y = plain[self.real], targets[self.real]
+        spread = x - x.mean(0)
+        scale = (spread * (y - y.mean(0))).sum(0) / spread.square().sum(0).clamp_min(1e-6)
+        norm.weight.copy_(scale)
+        norm.bias.copy_(y.mean(0) - scale * x.mean(0))
+        return norm(inputs)
+
+
+def _embed(parts: Parts, batch: Batch) -> Tensor:
+    positions = torch.arange(batch.ids.shape[1])
+    return parts.words(batch.ids) + parts.types(batch.types) + parts.positions(positions)
+
+
+def _solve(linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
+    """Ridge regression of targets [n, out] on inputs [n, in], drawn to the present weights.
+
+    Minimises |inputs W^T + b - targets|^2 + ridge |W - W0|^2; what already fits stays as it is.
+    """
+    x = inputs - inputs.mean(0)
+    missing = targets - targets.mean(0) - x @ linear.weight.T
+    gram = (x.T @ x).double()
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + math.ulp(1.0))
+    change = torch.linalg.solve(gram, (x.T @ missing).double(), left=True)
+    linear.weight += change.T.to(linear.weight.dtype)
+    linear.bias.copy_(targets.mean(0) - linear.weight @ inputs.mean(0))

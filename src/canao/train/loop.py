@@ -1,0 +1,215 @@
+"""The training loop: AdamW with warm-up and decay; a killed run resumes from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from canao.errors import InputError
+from canao.train.batches import Batch, Encoded, collate, training_order
+
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, note
+_CHECKPOINT_SECONDS = 120.0
+_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    steps         optimiser steps; 0: as many as `epochs` need
+    warmup        share of the steps in which the rate rises from 0; it falls to 0 after that
+    weight_decay  of matrices; biases and norms have none
+    """
+
+    epochs: int = 3
+    steps: int = 0
+    batch: int = 32
+    lr: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def total(self, examples: int) -> int:
+        return self.steps or self.epochs * -(-examples // self.batch)
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of step `step`, counted from 0."""
+        warm = max(1, round(self.warmup * total))
+        return self.lr * min((step + 1) / warm, (total - step) / max(1, total - warm))
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds beside the tensors."""
+
+    step: int = 0
+    best: float = float("-inf")
+    history: list[float] = field(default_factory=list)
+
+
+class Loop:
+    """One training run of `model` on `data`.
+
+    loss          of a batch; the mean over its examples
+    evaluate      called after each epoch; the weights of the best epoch are kept (ties: first)
+    checkpoint    file to resume from; `key` must be the one that it was written under
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Encoded,
+        schedule: Schedule,
+        loss: Callable[[Batch], Tensor],
+        *,
+        evaluate: Callable[[], float] | None = None,
+        checkpoint: Path | None = None,
+        key: str = "",
+    ) -> None:
+        self.model, self.data, self.schedule, self.loss = model, data, schedule, loss
+        self.evaluate, self.checkpoint, self.key = evaluate, checkpoint, key
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=schedule.lr, fused=True)
+        self.best: dict[str, Tensor] = {}
+        self.state = _State()
+
+    def run(self, progress: Progress) -> list[float]:
+        """Train to the end, from the checkpoint if there is one; the epochs' evaluations."""
+        total = self.schedule.total(len(self.data))
+        per_epoch = -(-len(self.data) // self.schedule.batch)
+        torch.manual_seed(self.schedule.seed)
+        self._resume()
+        saved = time.monotonic()
+        while self.state.step < total:
+            epoch, first = divmod(self.state.step, per_epoch)
+            order = training_order(self.data, self.schedule.batch, self.schedule.seed, epoch)
+            for index in order[first : first + total - self.state.step]:
+                value = self._step(index, total)
+                self.state.step += 1
+                progress(self.state.step, total, f"loss {value:.3f}")
+                if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+            self._end_epoch()
+            self._save()
+            saved = time.monotonic()
+        if self.best:
+            self.model.load_state_dict(self.best, strict=False)
+        self.model.eval()
+        return self.state.history
+
+    def _groups(self) -> list[dict[str, object]]:
+        decay = [p for p in self.parameters.values() if p.ndim > 1]
+        plain = [p for p in self.parameters.values() if p.ndim <= 1]
+        return [
+            {"params": decay, "weight_decay": self.schedule.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+
+    def _step(self, index: Sequence[int], total: int) -> float:
+        self.model.train()
+        rate = self.schedule.rate(self.state.step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.loss(collate(self.data, index))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise InputError(
+                f"training diverged at step {self.state.step} (loss {value}); "
+                "give a smaller learning rate"
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return value
+
+    def _end_epoch(self) -> None:
+        if self.evaluate is None:
+            return
+        self.model.eval()
+        value = self.evaluate()
+        self.state.history.append(value)
+        if value > self.state.best:
+            self.state.best = value
+            self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        tensors = {f"model.{n}": p.detach() for n, p in self.parameters.items()}
+        tensors |= {f"best.{n}": p for n, p in self.best.items()}
+        for name, parameter in self.parameters.items():
+            for slot, value in self.optimizer.state[parameter].items():
+                tensors[f"{slot}.{name}"] = value
+        tensors["rng"] = torch.get_rng_state()
+        note = {"key": self.key, "state": json.dumps(vars(self.state))}
+        write_tensors(self.checkpoint, tensors, note)
+
+    def _resume(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return
+        try:
+            tensors, note = read_tensors(self.checkpoint)
+        except InputError:
+            return  # a damaged checkpoint costs time, not the run
+        if note.get("key") != self.key:
+            return
+        self.state = _State(**json.loads(note["state"]))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"model.{name}"])
+                slots = ("step", "exp_avg", "exp_avg_sq")
+                self.optimizer.state[parameter] = {s: tensors[f"{s}.{name}"] for s in slots}
+        self.best = {n: tensors[f"best.{n}"] for n in self.parameters if f"best.{n}" in tensors}
+        torch.set_rng_state(tensors["rng"])
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, str]) -> None:
+    """Write a safetensors file, `note` in its header, so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and the note in its header; InputError if damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Cloned: the file may be replaced while its memory map is in use.
+            names = file.keys()
+            return {n: file.get_tensor(n).clone() for n in names}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); remove it") from None
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """torch computes with `count` threads inside (None: as it is set)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
