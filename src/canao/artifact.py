@@ -119,3 +119,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as indented JSON, written whole; NaN is refused rather than written."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

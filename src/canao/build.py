@@ -1,0 +1,170 @@
+"""C sources -> shared library or executable, cached by content.
+
+The default toolchain is clang as shipped in the PyPI package ziglang, which builds for this
+machine and cross-compiles; a system gcc or clang can be named instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from canao.emit.isa import ISAS
+from canao.errors import ToolchainError
+from canao.target import Target
+
+_FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+_SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A compiler driver: how it is called, and a stamp of its version for the cache key."""
+
+    name: str
+    command: tuple[str, ...]
+    version: str
+
+    def machine_flags(self, target: Target) -> tuple[str, ...]:
+        if self.name == "zig":
+            return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
+        march = ISAS[target.isa].gcc_march
+        return (f"-march={march}",) if march else ()
+
+
+def cache_directory() -> Path:
+    """Where built libraries are kept: $CANAO_CACHE, or canao below the user's cache directory."""
+    named = os.environ.get("CANAO_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canao"
+
+
+@cache
+def get_toolchain(name: str = "zig") -> Toolchain:
+    """The toolchain called `name`: 'zig', or a compiler on the PATH such as 'gcc' or 'clang-19'."""
+    command: tuple[str, ...] = (sys.executable, "-m", "ziglang", "cc")
+    if name != "zig":
+        found = shutil.which(name)
+        if found is None:
+            raise ToolchainError(f"compiler '{name}' is not on the PATH; install it or use 'zig'")
+        command = (found,)
+    try:
+        shown = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        remedy = "run: pip install ziglang" if name == "zig" else "name another compiler"
+        raise ToolchainError(f"compiler '{name}' does not run ({error}); {remedy}") from None
+    return Toolchain(name, command, shown.stdout.strip())
+
+
+def runtime_files(*names: str) -> dict[str, str]:
+    """Sources of the runtime, by file name."""
+    folder = resources.files("canao.runtime")
+    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
+
+
+def build_library(
+    sources: Mapping[str, str], target: Target, toolchain: Toolchain | None = None,
+    extra: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """A shared library of `sources` (file name -> text) with the runtime; the cached path."""
+    runtime = runtime_files("canao_runtime.h", "team.c", "model.c")
+    return _build({**sources, **runtime}, "model.so", target, toolchain, (*_SHARED, *extra))
+
+
+def build_program(
+    sources: Mapping[str, str], target: Target, toolchain: Toolchain | None = None,
+    extra: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """An executable of `sources`; the cached path."""
+    return _build(dict(sources), "program", target, toolchain, ("-pthread", "-ldl", *extra))
+
+
+def _build(
+    sources: Mapping[str, str], product: str, target: Target, toolchain: Toolchain | None,
+    flags: Sequence[str],
+) -> Path:  # fmt: skip
+    toolchain = toolchain or get_toolchain()
+    options = (*toolchain.machine_flags(target), *_FLAGS, *flags)
+    h = hashlib.sha256()
+    for part in (toolchain.name, toolchain.version, product, *options):
+        h.update(part.encode() + b"\0")
+    for name in sorted(sources):
+        h.update(f"{name}\0{sources[name]}\0".encode())
+    place = cache_directory() / "build" / h.hexdigest()[:32]
+    if (place / product).is_file():
+        return place / product
+    try:
+        _compile(sources, product, place, (*toolchain.command, *options))
+    except OSError as error:
+        raise _no_room(place, error) from None
+    return place / product
+
+
+def _compile(
+    sources: Mapping[str, str], product: str, place: Path, command: Sequence[str]
+) -> None:
+    """Build in a directory of its own and move it into place whole."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-") as folder:
+        work = Path(folder)
+        for name, text in sources.items():
+            (work / name).write_text(text, encoding="utf-8")
+        units = sorted(name for name in sources if name.endswith(".c"))
+        zig = {f"ZIG_{scope}_CACHE_DIR": str(cache_directory() / "zig")
+               for scope in ("LOCAL", "GLOBAL")}  # fmt: skip
+        # Libraries must follow the sources that need them.
+        call = [c for c in command if not c.startswith("-l")] + ["-o", product, *units]
+        call += [c for c in command if c.startswith("-l")]
+        try:
+            done = subprocess.run(
+                call, cwd=work, env={**os.environ, **zig}, capture_output=True, text=True,
+                timeout=_TIMEOUT_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ToolchainError(f"the C compiler did not end within {_TIMEOUT_S} s") from None
+        if done.returncode or not (work / product).is_file():
+            raise _failed(done.stderr, place)
+        (work / "build.log").write_text(done.stderr, encoding="utf-8")
+        staged = place.parent / f".staged-{place.name}-{os.getpid()}"
+        shutil.copytree(work, staged)
+        try:
+            os.replace(staged, place)
+        except OSError:
+            # Another process built the same content first.
+            shutil.rmtree(staged, ignore_errors=True)
+            if not (place / product).is_file():
+                raise
+
+
+def _failed(stderr: str, place: Path) -> ToolchainError:
+    lines = [line for line in stderr.splitlines() if "error" in line.lower()]
+    first = (lines or stderr.splitlines() or ["no message"])[0].strip()[:300]
+    if "No space left" in stderr or "NoSpaceLeft" in stderr:
+        return _no_room(place, OSError(errno.ENOSPC, "No space left on device"))
+    return ToolchainError(f"the C compiler failed: {first}")
+
+
+def _no_room(place: Path, error: OSError) -> ToolchainError:
+    if error.errno == errno.ENOSPC:
+        return ToolchainError(
+            f"no space left for the build in {place.parent}; free some, or name a directory "
+            "with room in CANAO_CACHE"
+        )
+    return ToolchainError(
+        f"cannot write the build cache {place.parent} ({error.strerror}); "
+        "name a writable directory in CANAO_CACHE"
+    )

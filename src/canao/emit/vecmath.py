@@ -1,0 +1,104 @@
+"""Element-wise functions over `vf`, written once over the ISA table.
+
+Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes
+(tools/fit_math.py repeats it). Largest errors, float32, over all of the argument's range:
+exp 2 ulp; erf 5e-7, tanh 3e-7, sigmoid 2e-7 absolute; gelu 5e-7 * max(1, |x|).
+"""
+
+from __future__ import annotations
+
+# op -> expression in C for operands a, b, c
+POINTWISE = {
+    "copy": "{0}",
+    "neg": "vf_sub(vf_set1(0.0f), {0})",
+    "abs": "vf_abs({0})",
+    "exp": "vf_exp({0})",
+    "sqrt": "vf_sqrt({0})",
+    "reciprocal": "vf_div(vf_set1(1.0f), {0})",
+    "tanh": "vf_tanh({0})",
+    "erf": "vf_erf({0})",
+    "sigmoid": "vf_sigmoid({0})",
+    "relu": "vf_max({0}, vf_set1(0.0f))",
+    "gelu": "vf_gelu({0})",
+    "gelu_tanh": "vf_gelu_tanh({0})",
+    "silu": "vf_mul({0}, vf_sigmoid({0}))",
+    "add": "vf_add({0}, {1})",
+    "sub": "vf_sub({0}, {1})",
+    "mul": "vf_mul({0}, {1})",
+    "div": "vf_div({0}, {1})",
+    "maximum": "vf_max({0}, {1})",
+    "minimum": "vf_min({0}, {1})",
+    "fma": "vf_fma({0}, {1}, {2})",
+}
+
+FUNCTIONS = """\
+/* 2^n * p(r) with x = n ln 2 + r; results below the least normal number become it. */
+CANAO_INLINE vf vf_exp(vf x)
+{
+    x = vf_min(vf_max(x, vf_set1(-87.3f)), vf_set1(88.0f));
+    const vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693145752f), x);
+    r = vf_fma(n, vf_set1(-1.42860677e-6f), r);
+    vf p = vf_set1(0.00137513814f);
+    p = vf_fma(p, r, vf_set1(0.00836892343f));
+    p = vf_fma(p, r, vf_set1(0.0416695342f));
+    p = vf_fma(p, r, vf_set1(0.166665184f));
+    p = vf_fma(p, r, vf_set1(0.499999886f));
+    p = vf_fma(vf_mul(r, r), p, vf_add(r, vf_set1(1.0f)));
+    return vf_mul(p, vf_exp2i(n));
+}
+
+/* x P(x^2) / Q(x^2) on [-4, 4], where erf has reached 1 in float32. */
+CANAO_INLINE vf vf_erf(vf x)
+{
+    x = vf_min(vf_max(x, vf_set1(-4.0f)), vf_set1(4.0f));
+    const vf t = vf_mul(x, x);
+    vf p = vf_set1(1.97490886e-6f), q = vf_set1(3.74809642e-5f);
+    p = vf_fma(p, t, vf_set1(2.88027629e-4f));
+    q = vf_fma(q, t, vf_set1(1.21622288e-3f));
+    p = vf_fma(p, t, vf_set1(4.00309078e-3f));
+    q = vf_fma(q, t, vf_set1(1.54433120e-2f));
+    p = vf_fma(p, t, vf_set1(5.34657612e-2f));
+    q = vf_fma(q, t, vf_set1(0.116471104f));
+    p = vf_fma(p, t, vf_set1(0.196236148f));
+    q = vf_fma(q, t, vf_set1(0.507240951f));
+    p = vf_fma(p, t, vf_set1(1.12837899f));
+    q = vf_fma(q, t, vf_set1(1.0f));
+    return vf_div(vf_mul(x, p), q);
+}
+
+CANAO_INLINE vf vf_sigmoid(vf x)
+{
+    return vf_div(vf_set1(1.0f), vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_set1(0.0f), x))));
+}
+
+CANAO_INLINE vf vf_tanh(vf x)
+{
+    const vf e = vf_exp(vf_mul(x, vf_set1(2.0f)));
+    return vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), vf_add(e, vf_set1(1.0f))));
+}
+
+CANAO_INLINE vf vf_gelu(vf x)
+{
+    const vf half = vf_mul(x, vf_set1(0.5f));
+    return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
+}
+
+CANAO_INLINE vf vf_gelu_tanh(vf x)
+{
+    const vf cube = vf_mul(vf_mul(x, x), x);
+    const vf u = vf_mul(vf_fma(cube, vf_set1(0.044715f), x), vf_set1(0.797884561f));
+    const vf half = vf_mul(x, vf_set1(0.5f));
+    return vf_fma(half, vf_tanh(u), half);
+}
+"""
+
+STRIDED = """\
+CANAO_INLINE vf vf_gather(const float *p, int64_t step, int64_t n)
+{
+    float t[VF];
+    for (int64_t i = 0; i < VF; i++)
+        t[i] = i < n ? p[i * step] : 0.0f;
+    return vf_load(t);
+}
+"""

@@ -1,0 +1,114 @@
+"""Strided access: which element of a base value an index of a view reads.
+
+Reading through views composes forward (`through`); writing through them composes backward
+(`stored_as`), where the region's output is contiguous and its views say how the inner result
+is laid out in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from canao.graph.ir import Dim, Node, Shape, dim_add, dim_div, dim_mul
+
+
+def contiguous(shape: Shape) -> tuple[Dim, ...]:
+    """Row-major strides, in elements."""
+    strides: list[Dim] = []
+    step: Dim = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step = dim_mul(step, size)
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Element [i...] is base[offset + sum(i * stride)]."""
+
+    base: str
+    shape: Shape
+    strides: tuple[Dim, ...]
+    offset: Dim = 0
+
+    @classmethod
+    def of(cls, base: str, shape: Shape) -> Access:
+        return cls(base, shape, contiguous(shape))
+
+    def through(self, n: Node, shape: Shape) -> Access | None:
+        """This access seen through a view of `shape`; None where strides cannot say it."""
+        if n.op == "transpose":
+            perm = n.attribute("perm")
+            return Access(self.base, shape, tuple(self.strides[p] for p in perm), self.offset)
+        if n.op == "slice":
+            step = self.strides[n.attribute("axis")]
+            offset = dim_add(self.offset, dim_mul(n.attribute("start"), step))
+            return Access(self.base, shape, self.strides, offset)
+        if n.op == "expand":
+            return self.broadcast(shape)
+        strides = _reshaped(self.shape, self.strides, shape)
+        return None if strides is None else Access(self.base, shape, strides, self.offset)
+
+    def broadcast(self, shape: Shape) -> Access:
+        """This access repeated along dimensions of size 1, by strides of 0."""
+        pad = len(shape) - len(self.shape)
+        sizes, strides = (1,) * pad + self.shape, (0,) * pad + self.strides
+        kept = tuple(0 if size == 1 and want != 1 else step
+                     for size, want, step in zip(sizes, shape, strides, strict=True))  # fmt: skip
+        return Access(self.base, shape, kept, self.offset)
+
+    def rows(self) -> Dim | None:
+        """Stride between consecutive rows where the leading dimensions act as one, else None."""
+        sizes = [(d, s) for d, s in zip(self.shape[:-1], self.strides[:-1], strict=True) if d != 1]
+        if not sizes:
+            return 0
+        for (_, outer), (size, inner) in zip(sizes, sizes[1:], strict=False):
+            if outer != dim_mul(size, inner):
+                return None
+        return sizes[-1][1]
+
+
+def _reshaped(shape: Shape, strides: Sequence[Dim], to: Shape) -> tuple[Dim, ...] | None:
+    """Strides of the same elements under another shape, or None where a copy is needed."""
+    source = [(d, s) for d, s in zip(shape, strides, strict=True) if d != 1]
+    out: list[Dim] = []
+    for size in reversed(to):
+        if size == 1:
+            out.append(0)
+            continue
+        if not source:
+            return None
+        have, step = source.pop()
+        while dim_div(have, size) is None:  # the new dimension spans several old ones
+            if not source or source[-1][1] != dim_mul(step, have):
+                return None
+            have = dim_mul(have, source.pop()[0])
+        rest = dim_div(have, size)
+        out.append(step)
+        if rest is not None and rest != 1:
+            source.append((rest, dim_mul(step, size)))
+    return tuple(reversed(out)) if not source else None
+
+
+def stored_as(views: Sequence[Node], shapes: Sequence[Shape]) -> tuple[Dim, ...] | None:
+    """Strides at which the input of a chain of views lies in the chain's contiguous output.
+
+    `shapes[i]` is the shape that `views[i]` reads, and `shapes[-1]` that of the output.
+    None where a view drops or repeats elements.
+    """
+    strides: tuple[Dim, ...] | None = contiguous(shapes[-1])
+    for n, inner, outer in zip(reversed(views), shapes[-2::-1], shapes[:0:-1], strict=True):
+        assert strides is not None
+        if n.op == "transpose":
+            placed: list[Dim] = [0] * len(inner)
+            for position, p in enumerate(n.attribute("perm")):
+                placed[p] = strides[position]
+            strides = tuple(placed)
+        elif n.op == "reshape":
+            strides = _reshaped(outer, strides, inner)
+        else:
+            return None
+        if strides is None:
+            return None
+    return strides

@@ -1,0 +1,257 @@
+"""The rewrite rules: exact identities of constants, views and the laws of arithmetic.
+
+CLEANUP removes what does not depend on the input, and runs with and without fusion. ALGEBRA
+uses the associative and distributive laws (DNNFusion, PLDI 2021, section 4.2) and merges
+products; it belongs to fusion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from canao.fuse.rewrite import Change, Rule, View
+from canao.graph.ir import Node, node
+from canao.graph.ops import OPS
+
+_VIEWS = ("reshape", "transpose", "slice", "expand")
+_FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
+
+
+def _folded(view: View, n: Node, array: np.ndarray) -> Change:
+    name = view.fresh("const")
+    return Change({n.output: name}, constants={name: array})
+
+
+def fold_constants(view: View, n: Node) -> Change | None:
+    """op(constants)  ->  constant"""
+    arrays = [view.array(i) for i in n.inputs]
+    shape = view.shape(n.output)
+    if not arrays or any(a is None for a in arrays) or any(not isinstance(d, int) for d in shape):
+        return None
+    if n.op == "expand" or np.prod(shape, initial=1) > _FOLD_LIMIT:
+        return None
+    exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
+    result = OPS[n.op].meaning(exact, dict(n.attributes) | {"s": 0})
+    kind = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[view.graph.types[n.output].dtype]
+    return _folded(view, n, np.ascontiguousarray(result, kind))
+
+
+def _least(view: View, name: str) -> float:
+    """A lower bound of an integer value's elements; -inf where none is known."""
+    array = view.array(name)
+    if array is not None:
+        return float(array.min()) if array.size else float("inf")
+    n = view.producer.get(name)
+    if n is None:
+        return 0.0  # an input: token and type ids are checked to be >= 0 before a run
+    if n.op == "arange":
+        return 0.0
+    if n.op in _VIEWS or (n.op == "cast" and n.attribute("dtype") == "i32"):
+        return _least(view, n.inputs[0])
+    if n.op == "add":
+        return _least(view, n.inputs[0]) + _least(view, n.inputs[1])
+    return float("-inf")
+
+
+def decide_compare(view: View, n: Node) -> Change | None:
+    """ge(x, c) where x >= c always holds  ->  true"""
+    if n.op != "ge" or view.graph.types[n.inputs[0]].dtype != "i32":
+        return None
+    bound = view.array(n.inputs[1])
+    if bound is None or not bound.size or _least(view, n.inputs[0]) < bound.max():
+        return None
+    return _folded(view, n, np.array(True))
+
+
+def _uniform(view: View, name: str) -> Any:
+    """The value that every element of `name` has, if that is known from constants."""
+    n = view.producer.get(name)
+    while n is not None and n.op in _VIEWS:
+        name, n = n.inputs[0], view.producer.get(n.inputs[0])
+    array = view.array(name)
+    if array is None or array.size == 0 or (array != array.flat[0]).any():
+        return None
+    return array.flat[0]
+
+
+def known_where(view: View, n: Node) -> Change | None:
+    """where(true, x, y)  ->  x"""
+    if n.op != "where":
+        return None
+    condition = _uniform(view, n.inputs[0])
+    if condition is None:
+        return None
+    chosen = n.inputs[1] if condition else n.inputs[2]
+    if view.shape(chosen) == view.shape(n.output):
+        return Change({n.output: chosen})
+    shape = view.shape(n.output)
+    spread = node("expand", (chosen,), view.fresh("v"), where=n.where, shape=shape)
+    return Change({n.output: spread.output}, (spread,))
+
+
+def drop_identity(view: View, n: Node) -> Change | None:
+    """x + 0, x - 0, x * 1, x / 1  ->  x"""
+    neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(n.op)
+    if neutral is None:
+        return None
+    sides = ((0, 1), (1, 0)) if n.op in ("add", "mul") else ((0, 1),)
+    for kept, other in sides:
+        same = view.shape(n.inputs[kept]) == view.shape(n.output)
+        if same and _uniform(view, n.inputs[other]) == neutral:
+            return Change({n.output: n.inputs[kept]})
+    return None
+
+
+def gather_known_rows(view: View, n: Node) -> Change | None:
+    """gather(table, slice(constant ids))  ->  slice(constant rows)"""
+    cut = view.made_by(n.inputs[1], "slice") if n.op == "gather" else None
+    if cut is None:
+        return None
+    table, ids = view.array(n.inputs[0]), view.array(cut.inputs[0])
+    if table is None or ids is None or ids.size * table.shape[1] > _FOLD_LIMIT:
+        return None
+    name = view.fresh("rows")
+    rows = np.ascontiguousarray(table[ids])
+    moved = Node("slice", (name,), view.fresh("v"), cut.attributes, n.where)
+    return Change({n.output: moved.output}, (moved,), {name: rows})
+
+
+def join_reshapes(view: View, n: Node) -> Change | None:
+    """reshape(reshape(x))  ->  reshape(x)"""
+    inner = view.made_by(n.inputs[0], "reshape") if n.op == "reshape" else None
+    if inner is None:
+        return None
+    if view.shape(inner.inputs[0]) == view.shape(n.output):
+        return Change({n.output: inner.inputs[0]})
+    joined = Node("reshape", inner.inputs, view.fresh("v"), n.attributes, n.where)
+    return Change({n.output: joined.output}, (joined,))
+
+
+def join_transposes(view: View, n: Node) -> Change | None:
+    """transpose(transpose(x))  ->  transpose(x), or x"""
+    inner = view.made_by(n.inputs[0], "transpose") if n.op == "transpose" else None
+    if inner is None:
+        return None
+    perm = tuple(inner.attribute("perm")[p] for p in n.attribute("perm"))
+    if perm == tuple(range(len(perm))):
+        return Change({n.output: inner.inputs[0]})
+    joined = node("transpose", inner.inputs, view.fresh("v"), where=n.where, perm=perm)
+    return Change({n.output: joined.output}, (joined,))
+
+
+def merge_products(view: View, n: Node) -> Change | None:
+    """x Wq^T, x Wk^T, x Wv^T  ->  slices of x [Wq; Wk; Wv]^T"""
+    if n.op != "linear":
+        return None
+    group = [u for u in view.users[n.inputs[0]] if u.op == "linear" and u.inputs[0] == n.inputs[0]]
+    arity = {len(u.inputs) for u in group}
+    if len(group) < 2 or group[0] is not n or len(arity) > 1:
+        return None
+    parts = [[view.array(i) for i in u.inputs[1:]] for u in group]
+    if any(a is None for p in parts for a in p):
+        return None
+    stacked = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    names = [view.fresh("merged") for _ in stacked]
+    merged = node("linear", (n.inputs[0], *names), view.fresh("v"), where=n.where)
+    axis, start, cuts = len(view.shape(n.output)) - 1, 0, []
+    for u in group:
+        stop = start + view.array(u.inputs[1]).shape[0]
+        cuts.append(node("slice", (merged.output,), view.fresh("v"), where=u.where, axis=axis,
+                         start=start, stop=stop))  # fmt: skip
+        start = stop
+    replaced = {u.output: c.output for u, c in zip(group, cuts, strict=True)}
+    return Change(replaced, (merged, *cuts), dict(zip(names, stacked, strict=True)))
+
+
+def _scalar(view: View, name: str) -> float | None:
+    array = view.array(name)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def scale_into_weights(view: View, n: Node) -> Change | None:
+    """(view(x W^T + b) y) * c  ->  view(x (c W)^T + c b) y"""
+    if n.op != "mul":
+        return None
+    for product, factor in (n.inputs, n.inputs[::-1]):
+        c, matmul = _scalar(view, factor), view.made_by(product, "matmul")
+        if c is None or matmul is None or not view.only_used_by(product, n):
+            continue
+        chain, user = [], matmul
+        source = view.producer.get(matmul.inputs[0])
+        while source and source.op in _VIEWS and view.only_used_by(source.output, user):
+            chain.append(source)
+            user, source = source, view.producer.get(source.inputs[0])
+        if source is None or source.op != "linear" or not view.only_used_by(source.output, user):
+            continue
+        arrays = [view.array(i) for i in source.inputs[1:]]
+        if all(a is not None for a in arrays):
+            return _rescaled(view, n, matmul, (source, *reversed(chain)), c)
+    return None
+
+
+def _rescaled(
+    view: View, n: Node, matmul: Node, chain: tuple[Node, ...], c: float
+) -> Change:
+    linear, *views = chain
+    constants = {view.fresh("scaled"): (view.array(i) * np.float64(c)).astype(np.float32)
+                 for i in linear.inputs[1:]}  # fmt: skip
+    made = [Node("linear", (linear.inputs[0], *constants), view.fresh("v"), (), linear.where)]
+    for v in views:
+        made.append(Node(v.op, (made[-1].output,), view.fresh("v"), v.attributes, v.where))
+    operands = (made[-1].output, matmul.inputs[1])
+    made.append(Node("matmul", operands, view.fresh("v"), (), matmul.where))
+    return Change({n.output: made[-1].output}, made, constants)
+
+
+def associate_constants(view: View, n: Node) -> Change | None:
+    """(x + a) + b, (x * a) * b with constants a, b  ->  x + (a + b), x * (a * b)"""
+    if n.op not in ("add", "mul"):
+        return None
+    for inner_name, b in (n.inputs, n.inputs[::-1]):
+        inner = view.made_by(inner_name, n.op)
+        if inner is None or view.array(b) is None or not view.only_used_by(inner_name, n):
+            continue
+        for x, a in (inner.inputs, inner.inputs[::-1]):
+            if view.array(a) is not None and view.array(x) is None:
+                joined = node(n.op, (a, b), view.fresh("v"), where=n.where)
+                outer = node(n.op, (x, joined.output), view.fresh("v"), where=n.where)
+                return Change({n.output: outer.output}, (joined, outer))
+    return None
+
+
+def distribute(view: View, n: Node) -> Change | None:
+    """a * b + a * c  ->  a * (b + c)"""
+    if n.op not in ("add", "sub"):
+        return None
+    left, right = (view.made_by(i, "mul") for i in n.inputs)
+    if left is None or right is None or left is right:
+        return None
+    if not all(view.only_used_by(m.output, n) for m in (left, right)):
+        return None
+    for a, b in (left.inputs, left.inputs[::-1]):
+        if a in right.inputs:
+            c = right.inputs[1 - right.inputs.index(a)]
+            inner = node(n.op, (b, c), view.fresh("v"), where=n.where)
+            outer = node("mul", (a, inner.output), view.fresh("v"), where=n.where)
+            return Change({n.output: outer.output}, (inner, outer))
+    return None
+
+
+CLEANUP = (
+    Rule("fold_constants", fold_constants),
+    Rule("decide_compare", decide_compare),
+    Rule("known_where", known_where),
+    Rule("drop_identity", drop_identity),
+    Rule("gather_known_rows", gather_known_rows),
+)
+ALGEBRA = (
+    *CLEANUP,
+    Rule("join_reshapes", join_reshapes),
+    Rule("join_transposes", join_transposes),
+    Rule("associate_constants", associate_constants),
+    Rule("distribute", distribute),
+    Rule("scale_into_weights", scale_into_weights),
+    Rule("merge_products", merge_products),
+)

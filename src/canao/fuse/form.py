@@ -1,0 +1,278 @@
+"""Forms: the shapes of kernel that exist. A set of nodes can be one region if it has a form.
+
+    Alias      views that keep the order of bytes: no work
+    Rows       any row-local computation: gathers, element-wise ops, norms, softmax over a row
+    Product    x W^T with weights packed at compile time, then a row-local epilogue
+    Matmul     a product of two activations
+    Attention  softmax(q k^T * scale) v by tiles of queries and keys, scores never stored
+
+Product with a norm in its epilogue and Attention join many-to-many ops, which DNNFusion's table
+forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from canao.fuse.access import Access, stored_as
+from canao.fuse.rows import REDUCTIONS, Rows, lower
+from canao.graph.ir import Dim, Graph, Node, Shape, product
+from canao.graph.ops import OPS
+
+POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
+             "gelu_tanh", "silu", "add", "sub", "mul", "div", "maximum", "minimum")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`."""
+
+    a: Access
+    weight: str
+    bias: str
+    k: int
+    n: int
+    epilogue: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """a [batch..., m, k] times b [batch..., k, n] -> contiguous."""
+
+    a: Access
+    b: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the
+    strides of the result [batch..., m, dv] in the output."""
+
+    q: Access
+    k: Access
+    v: Access
+    scale: float
+    store: tuple[Dim, ...]
+
+
+Form = Alias | Rows | Product | Matmul | Attention
+
+
+def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
+    """The form of a region of `nodes` (in execution order) whose one result is `output`."""
+    heavy = [n.op for n in nodes if n.op in ("matmul", "linear")]
+    if not heavy:
+        return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
+    if heavy == ["linear"]:
+        return _product(graph, nodes, output)
+    if heavy == ["matmul"]:
+        return _matmul(graph, nodes, output)
+    return _attention(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
+
+
+def resolve(graph: Graph, nodes: Sequence[Node], name: str) -> Access | None:
+    """How a value is read where only views of `nodes` lie between it and the outside."""
+    made = {n.output: n for n in nodes}
+    chain: list[Node] = []
+    while name in made:
+        n = made[name]
+        if not OPS[n.op].view:
+            return None
+        chain.append(n)
+        name = n.inputs[0]
+    access: Access | None = Access.of(name, graph.shape(name))
+    for n in reversed(chain):
+        if access is None:
+            return None
+        access = access.through(n, graph.shape(n.output))
+    return access
+
+
+def _alias(graph: Graph, nodes: Sequence[Node], output: str) -> Alias | None:
+    if any(n.op != "reshape" for n in nodes):
+        return None
+    source = nodes[0].inputs[0]
+    # A constant has no place in the arena that another value could share.
+    return None if source in graph.constants or _inputs(graph, source) else Alias(source)
+
+
+def _inputs(graph: Graph, name: str) -> bool:
+    return any(i.name == name for i in graph.inputs)
+
+
+def rows_form(
+    graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
+) -> Rows | None:
+    """The Rows form, if every node computes within rows of one shape; `source` is given."""
+    computed = [n for n in nodes if not OPS[n.op].view and n.output != source]
+    anchor = computed[-1].output if computed else (source or output)
+    full = graph.shape(anchor)
+    if not full:
+        return None
+    names: dict[str, str] = {source: source} if source else {}
+    reads: dict[str, Access] = {}
+    lead, width = full[:-1], _width(graph, computed, full)
+    for n in nodes:
+        shape = graph.shape(n.output)
+        if n.output == source:
+            continue
+        if OPS[n.op].view and n.inputs[0] in names:
+            if n.op != "reshape" or not _keeps_rows(graph, n, lead, output):
+                return None
+            names[n.output] = names[n.inputs[0]]
+        elif OPS[n.op].view:
+            continue
+        elif not _row_local(graph, nodes, n, (lead, width), names, reads):
+            return None
+        else:
+            if shape[:-1] != lead and product(shape[:-1]) != product(lead):
+                return None
+            names[n.output] = n.output
+    if not computed and not source:
+        access = resolve(graph, nodes, output)
+        if access is None:
+            return None
+        reads[output], names[output] = access, output
+    if output not in names:
+        return None
+    body = tuple(n for n in computed)
+    return Rows(lead, width, body, reads, names, names[output], source)
+
+
+def _width(graph: Graph, computed: Sequence[Node], full: Shape) -> Dim:
+    """Columns of the frame: those of the result, or of what a reduction to one number reads."""
+    last = computed[-1] if computed else None
+    if last is not None and last.op in ("reduce_sum", "reduce_mean"):
+        return graph.shape(last.inputs[0])[-1]
+    return full[-1]
+
+
+def _keeps_rows(graph: Graph, n: Node, lead: Shape, output: str) -> bool:
+    """A reshape in mid-region must keep rows and width; at the end it only renames bytes."""
+    before, after = graph.shape(n.inputs[0]), graph.shape(n.output)
+    return n.output == output or (before[-1] == after[-1] and product(after[:-1]) == product(lead))
+
+
+def _row_local(
+    graph: Graph, nodes: Sequence[Node], n: Node, frame: tuple[Shape, Dim],
+    names: Mapping[str, str], reads: dict[str, Access],
+) -> bool:  # fmt: skip
+    """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
+    shape = graph.shape(n.output)
+    if n.op not in POINTWISE + REDUCTIONS + ("gather",) or graph.types[n.output].dtype != "f32":
+        return False
+    if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
+        return False
+    for position, name in enumerate(n.inputs):
+        if name in names:
+            if product(graph.shape(name)[:-1]) != product(frame[0]):
+                return False
+            continue
+        if n.op == "gather" and position == 0:
+            if name not in graph.constants:
+                return False
+            continue
+        access = resolve(graph, nodes, name)
+        if access is None:
+            return False
+        wanted = shape[:-1] if n.op == "gather" else graph.shape(n.output)
+        if n.op in ("reduce_sum", "reduce_mean"):
+            wanted = graph.shape(name)
+        known = access.broadcast(wanted)
+        if reads.setdefault(name, known) != known:
+            return False
+    return True
+
+
+def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:
+    linear = next(n for n in nodes if n.op == "linear")
+    a = resolve(graph, nodes, linear.inputs[0])
+    weights = linear.inputs[1:]
+    if a is None or any(w not in graph.constants for w in weights):
+        return None
+    if a.strides[-1] != 1 or a.rows() is None or a.base in graph.constants:
+        return None
+    n, k = graph.constants[linear.inputs[1]].shape
+    before = {x.output for x in nodes[: nodes.index(linear)]}
+    rest = [x for x in nodes if x.output not in before or not _feeds(nodes, x, linear)]
+    epilogue = rows_form(graph, rest, output, linear.output)
+    # What the tiles of the product hand on to later stages has just the output row to stay in.
+    if epilogue is None or any(slot for _, slot in lower(graph, epilogue).stages[0].stores):
+        return None
+    bias = weights[1] if len(weights) == 2 else ""
+    return Product(a, weights[0], bias, k, n, epilogue)
+
+
+def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
+    """Whether x is one of the views between the outside and the product's left operand."""
+    made, name = {n.output: n for n in nodes}, linear.inputs[0]
+    while name in made:
+        if name == x.output:
+            return True
+        name = made[name].inputs[0]
+    return False
+
+
+def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> Matmul | None:
+    matmul = next(n for n in nodes if n.op == "matmul")
+    if any(not OPS[n.op].view for n in nodes if n is not matmul) or output != matmul.output:
+        return None
+    a, b = (resolve(graph, nodes, name) for name in matmul.inputs)
+    if a is None or b is None or a.strides[-1] != 1:
+        return None
+    batch = graph.shape(output)[:-2]
+    if not _one_batch(batch):
+        return None
+    return Matmul(a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:])))
+
+
+def _one_batch(batch: Shape) -> bool:
+    """Whether at most one batch dimension (the heads) is not 1."""
+    return sum(d != 1 for d in batch) <= 1
+
+
+def _attention(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
+    made = {n.output: n for n in nodes}
+    core = [n for n in nodes if not OPS[n.op].view]
+    if [n.op for n in core if n.op != "mul"] != ["matmul", "softmax", "matmul"]:
+        return None
+    scores, softmax, mix = (n for n in core if n.op != "mul")
+    scale = _scale(graph, [n for n in core if n.op == "mul"], scores, softmax)
+    if scale is None or mix.inputs[0] != softmax.output:
+        return None
+    q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
+    if q is None or k is None or v is None or not isinstance(q.shape[-1], int):
+        return None
+    if not isinstance(v.shape[-1], int) or not _one_batch(q.shape[:-2]):
+        return None
+    if q.strides[-1] != 1 or any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
+        return None
+    views: list[Node] = []
+    name = output
+    while name != mix.output:
+        if name not in made or not OPS[made[name].op].view:
+            return None
+        views.insert(0, made[name])
+        name = made[name].inputs[0]
+    shapes = [graph.shape(mix.output), *(graph.shape(n.output) for n in views)]
+    store = stored_as(views, shapes)
+    if store is None or store[-1] != 1:
+        return None
+    return Attention(q, k, v, scale, store)
+
+
+def _scale(graph: Graph, muls: Sequence[Node], scores: Node, softmax: Node) -> float | None:
+    """The constant factor between the scores and the softmax: 1 without a mul, else one mul."""
+    if not muls:
+        return 1.0 if softmax.inputs[0] == scores.output else None
+    factors = [i for i in muls[0].inputs if i != scores.output]
+    array = graph.constants.get(factors[0]) if len(factors) == 1 else None
+    if len(muls) > 1 or array is None or array.size != 1 or softmax.inputs[0] != muls[0].output:
+        return None
+    return float(array.reshape(()))

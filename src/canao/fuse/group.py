@@ -1,0 +1,227 @@
+"""Layer fusion: Graph -> Program of regions, each one kernel.
+
+The planner of DNNFusion (PLDI 2021, Listing 1): seeds are one-to-one ops, smallest result first;
+a block grows to its successors, then to its predecessors, as the table of mapping types allows.
+Three things are added. A merge must have a form (a kernel that computes it), and must stay convex.
+A RED cell is allowed where the form is a schedule by tiles. Blocks that hold no one-to-one op grow too, after all seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from canao.fuse.form import Form, form_of
+from canao.fuse.profile import decided
+from canao.errors import UnsupportedError
+from canao.graph.ir import Graph, Node, dim_at
+from canao.graph.ops import (
+    MANY_TO_MANY,
+    ONE_TO_MANY,
+    ONE_TO_ONE,
+    OPS,
+    REORGANIZE,
+    SHUFFLE,
+    mapping_type,
+)
+
+GREEN, YELLOW, RED = "green", "yellow", "red"
+_O, _N, _M, _R, _S = ONE_TO_ONE, ONE_TO_MANY, MANY_TO_MANY, REORGANIZE, SHUFFLE
+# (producer, consumer) -> (type of the block, colour): DNNFusion, Table 3.
+TABLE = {
+    (_O, _O): (_O, GREEN), (_O, _N): (_N, GREEN), (_O, _M): (_M, GREEN),
+    (_O, _R): (_R, GREEN), (_O, _S): (_S, GREEN),
+    (_N, _O): (_N, GREEN), (_N, _N): (_N, YELLOW), (_N, _M): (_M, RED),
+    (_N, _R): (_N, YELLOW), (_N, _S): (_N, YELLOW),
+    (_M, _O): (_M, GREEN), (_M, _N): (_M, YELLOW), (_M, _M): (_M, RED),
+    (_M, _R): (_M, YELLOW), (_M, _S): (_M, YELLOW),
+    (_R, _O): (_R, GREEN), (_R, _N): (_N, YELLOW), (_R, _M): (_M, YELLOW),
+    (_R, _R): (_R, GREEN), (_R, _S): (_R, GREEN),
+    (_S, _O): (_S, GREEN), (_S, _N): (_N, YELLOW), (_S, _M): (_M, YELLOW),
+    (_S, _R): (_R, GREEN), (_S, _S): (_S, GREEN),
+}  # fmt: skip
+# Sizes are compared at this many tokens when seeds are ordered.
+_NOMINAL_TOKENS = 128
+
+Profile = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Nodes that run as one kernel: `form` says how, `output` is the one value it stores."""
+
+    nodes: tuple[Node, ...]
+    output: str
+    form: Form
+    mapping: str
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return tuple(n.op for n in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One line of the planner's log: what was tried, under which cell, and what came of it."""
+
+    producer: str
+    consumer: str
+    cell: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A graph cut into regions, in an order in which they can run."""
+
+    graph: Graph
+    regions: tuple[Region, ...]
+    log: tuple[Merge, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    nodes: list[Node]
+    mapping: str
+    tried: bool = False
+
+
+def unfused(graph: Graph) -> Program:
+    """One region for each node: the baseline that fusion is compared with."""
+    return Program(graph, tuple(_region(graph, [n], n.output, _type(graph, n)) for n in graph.nodes))
+
+
+def fuse(graph: Graph, profile: Profile = decided) -> Program:
+    """The graph's regions after layer fusion. `profile(producer, consumer)` decides the yellow
+    cells; the default asks the shipped measurements (fuse/profile.py)."""
+    return _Planner(graph, profile).program()
+
+
+def _type(graph: Graph, n: Node) -> str:
+    weights = [i in graph.constants for i in n.inputs]
+    types = [graph.types[i] for i in n.inputs]
+    return mapping_type(n.op, types, weights, graph.types[n.output])
+
+
+def _region(graph: Graph, nodes: Sequence[Node], output: str, mapping: str) -> Region:
+    form = form_of(graph, nodes, output)
+    if form is None:
+        n = next((n for n in nodes if n.output == output), nodes[0])
+        raise UnsupportedError(
+            f"operator {n.op} {graph.types[n.output]} at {n.where or 'the top of the model'}: "
+            "no kernel computes it yet; remove it from the model"
+        )
+    return Region(tuple(nodes), output, form, mapping)
+
+
+class _Planner:
+    def __init__(self, graph: Graph, profile: Profile) -> None:
+        self.graph, self.profile = graph, profile
+        self.order = {n.output: i for i, n in enumerate(graph.nodes)}
+        self.users, self.kept = graph.users(), graph.output_values()
+        self.block = {n.output: _Block([n], _type(graph, n)) for n in graph.nodes}
+        self.log: list[Merge] = []
+
+    def program(self) -> Program:
+        self._join_attention()
+        simple = (ONE_TO_ONE, REORGANIZE, SHUFFLE, ONE_TO_MANY, MANY_TO_MANY)
+        for mapping in simple:
+            seeds = [n for n in self.graph.nodes if _type(self.graph, n) == mapping]
+            for n in sorted(seeds, key=self._size):
+                self._grow(n)
+        blocks = {id(b): b for b in self.block.values()}
+        last = sorted(blocks.values(), key=lambda b: self.order[self._output(b.nodes)])
+        regions = tuple(
+            _region(self.graph, b.nodes, self._output(b.nodes), b.mapping) for b in last
+        )
+        return Program(self.graph, regions, tuple(self.log))
+
+    def _size(self, n: Node) -> int:
+        return dim_at(self.graph.types[n.output].elements, _NOMINAL_TOKENS)
+
+    def _join_attention(self) -> None:
+        """Many-to-many into many-to-many: scores, softmax and mix at once, as no two of the
+        three have a schedule by tiles without the third."""
+        made = self.graph.producers()
+        for mix in self.graph.nodes:
+            softmax = made.get(mix.inputs[0]) if mix.op == "matmul" else None
+            if softmax is None or softmax.op != "softmax":
+                continue
+            chain, name = [softmax], softmax.inputs[0]
+            while name in made and OPS[made[name].op].pointwise:
+                chain.insert(0, made[name])
+                name = next((i for i in made[name].inputs if i in made), "")
+            if name in made and made[name].op == "matmul":
+                nodes = [made[name], *chain, mix]
+                self._merge([self.block[n.output] for n in nodes], "attention", RED)
+
+    def _grow(self, seed: Node) -> None:
+        block = self.block[seed.output]
+        if block.tried:
+            return
+        while True:
+            output = self._output(block.nodes)
+            successors = {id(self.block[u.output]): self.block[u.output] for u in self.users[output]}
+            if not any(self._try(block, s) for s in successors.values()):
+                break
+            block = self.block[seed.output]
+        while any(self._try(p, block) for p in self._predecessors(block)):
+            block = self.block[seed.output]
+        block.tried = True
+
+    def _predecessors(self, block: _Block) -> list[_Block]:
+        names = (i for n in block.nodes for i in n.inputs if i in self.block)
+        found = {id(self.block[i]): self.block[i] for i in names}
+        return [b for b in found.values() if b is not block]
+
+    def _try(self, producer: _Block, consumer: _Block) -> bool:
+        if producer is consumer:
+            return False
+        mapping, colour = TABLE[producer.mapping, consumer.mapping]
+        if colour == YELLOW and not self.profile(producer.mapping, consumer.mapping):
+            self._note(producer, consumer, colour, "slower when measured")
+            return False
+        return self._merge([producer, consumer], mapping, colour)
+
+    def _merge(self, blocks: Sequence[_Block], mapping: str, colour: str) -> bool:
+        """Make one block of several if it has one output, is convex and has a form."""
+        nodes = sorted({n for b in blocks for n in b.nodes}, key=lambda n: self.order[n.output])
+        outputs = self._outputs(nodes)
+        if len(outputs) != 1 or not self._convex(nodes):
+            return False
+        if form_of(self.graph, nodes, outputs[0]) is None:
+            self._note(blocks[0], blocks[-1], colour, "no kernel")
+            return False
+        self._note(blocks[0], blocks[-1], colour, "fused")
+        merged = _Block(nodes, MANY_TO_MANY if mapping == "attention" else mapping)
+        for n in nodes:
+            self.block[n.output] = merged
+        return True
+
+    def _note(self, producer: _Block, consumer: _Block, colour: str, result: str) -> None:
+        names = (self._output(producer.nodes), self._output(consumer.nodes))
+        cell = f"{producer.mapping} -> {consumer.mapping}: {colour}"
+        self.log.append(Merge(*names, cell, result))
+
+    def _outputs(self, nodes: Iterable[Node]) -> list[str]:
+        inside = {n.output for n in nodes}
+        return [n.output for n in nodes if n.output in self.kept
+                or any(u.output not in inside for u in self.users[n.output])]  # fmt: skip
+
+    def _output(self, nodes: Sequence[Node]) -> str:
+        return (self._outputs(nodes) or [nodes[-1].output])[0]
+
+    def _convex(self, nodes: Sequence[Node]) -> bool:
+        """No path leaves the block and comes back: a residual edge could make one."""
+        inside = {n.output for n in nodes}
+        last = max(self.order[name] for name in inside)
+        stack = [u for name in inside for u in self.users[name] if u.output not in inside]
+        seen: set[str] = set()
+        while stack:
+            n = stack.pop()
+            if n.output in inside:
+                return False
+            if n.output not in seen and self.order[n.output] < last:
+                seen.add(n.output)
+                stack.extend(self.users[n.output])
+        return True

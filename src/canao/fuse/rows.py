@@ -1,0 +1,240 @@
+"""A row-local computation as stages: what one pass over a row computes, stores and reduces.
+
+A norm or a softmax needs its whole row before it can go on, so each ends a stage. Values that a
+later stage reads are stored in the meantime: the first in the output row itself, others in
+scratch rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from collections.abc import Mapping
+
+from canao.fuse.access import Access
+from canao.graph.ir import Dim, Graph, Node, Shape, product
+
+REDUCTIONS = ("layer_norm", "softmax", "reduce_sum", "reduce_mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A row-local computation over `lead` x `width`.
+
+    body     the computing nodes, in order; views are resolved into `reads`
+    reads    how each operand that comes from outside is read, by its name in the body
+    names    value inside the region -> the computed value that it is a view of
+    output   the computed value (or read) that is stored
+    source   the value that a product puts into each row before the body runs, or ''
+    """
+
+    lead: Shape
+    width: Dim
+    body: tuple[Node, ...]
+    reads: Mapping[str, Access]
+    names: Mapping[str, str]
+    output: str
+    source: str = ""
+
+    @property
+    def rows(self) -> Dim:
+        return product(self.lead)
+
+    @property
+    def reduces(self) -> bool:
+        return any(n.op in REDUCTIONS for n in self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """kind: local (a value of this stage), slot (stored row), read (outside value), scalar
+    (one number a row), number (a constant), gather (row of a table)."""
+
+    kind: str
+    name: str
+    number: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """target = op(operands), on one vector of the row."""
+
+    target: str
+    op: str
+    operands: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """After the pass: `scalar` = finish(sum, max of `value`). finish: sum, mean, max, rstd, inverse."""
+
+    scalar: str
+    kind: str
+    value: Operand
+    finish: str
+    eps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    steps: tuple[Step, ...]
+    stores: tuple[tuple[Operand, int], ...]
+    reductions: tuple[Reduction, ...]
+
+
+OUTPUT_SLOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowProgram:
+    """Stages in order; slot 0 is the output row, slots from 1 are scratch rows."""
+
+    stages: tuple[Stage, ...]
+    slots: int
+    result: Operand
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, rows: Rows) -> None:
+        self.graph, self.rows = graph, rows
+        self.stages: list[Stage] = []
+        self.steps: list[Step] = []
+        self.stores: dict[str, int] = {}
+        self.pending: list[tuple[Operand, int]] = []
+        self.reductions: list[Reduction] = []
+        self.local: set[str] = {rows.source} if rows.source else set()
+        self.scalars: set[str] = set()
+        self.slots = 0
+        self.serial = 0
+
+    def fresh(self) -> str:
+        self.serial += 1
+        return f"t{self.serial}"
+
+    def operand(self, name: str) -> Operand:
+        name = self.rows.names.get(name, name)
+        array = self.graph.constants.get(name)
+        if array is not None and array.size == 1:
+            return Operand("number", name, float(array.reshape(())))
+        if name in self.scalars:
+            return Operand("scalar", name)
+        if name in self.local:
+            return Operand("local", name)
+        if name in self.stores:
+            return Operand("slot", str(self.stores[name]))
+        return Operand("read", name)
+
+    def step(self, op: str, *operands: Operand, target: str = "") -> Operand:
+        target = target or self.fresh()
+        self.steps.append(Step(target, op, operands))
+        self.local.add(target)
+        return Operand("local", target)
+
+    def keep(self, value: Operand) -> Operand:
+        """The operand to read `value` by in later stages, stored if it has to be."""
+        if value.kind != "local":
+            return value
+        if value.name not in self.stores:
+            self.stores[value.name] = self.slots
+            self.pending.append((value, self.slots))
+            self.slots += 1
+        return Operand("slot", str(self.stores[value.name]))
+
+    def end_stage(self) -> None:
+        self.stages.append(Stage(tuple(self.steps), tuple(self.pending), tuple(self.reductions)))
+        self.steps, self.pending, self.reductions = [], [], []
+        self.local = set()
+
+    def reduce(self, kind: str, value: Operand, finish: str, eps: float = 0.0) -> Operand:
+        scalar = self.fresh()
+        self.reductions.append(Reduction(scalar, kind, value, finish, eps))
+        self.scalars.add(scalar)
+        return Operand("scalar", scalar)
+
+
+def lower(graph: Graph, rows: Rows) -> RowProgram:
+    """The stages of a row-local form."""
+    state = _Lowering(graph, rows)
+    last_reader = _last_readers(rows)
+    for position, n in enumerate(rows.body):
+        if n.op in REDUCTIONS:
+            _keep_live(state, last_reader, position)
+        _NODE.get(n.op, _pointwise)(state, n)
+    result = state.operand(rows.output)
+    if result.kind == "local":
+        state.pending.append((result, OUTPUT_SLOT))
+        state.slots = max(state.slots, 1)
+    elif result.kind == "read" or not state.stages:
+        copied = state.step("copy", result)
+        state.pending.append((copied, OUTPUT_SLOT))
+    state.end_stage()
+    return RowProgram(tuple(state.stages), max(state.slots, 1), result)
+
+
+def _last_readers(rows: Rows) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for position, n in enumerate(rows.body):
+        for name in n.inputs:
+            last[rows.names.get(name, name)] = position
+    last[rows.output] = len(rows.body)
+    return last
+
+
+def _keep_live(state: _Lowering, last_reader: dict[str, int], position: int) -> None:
+    """Store what was computed in this stage and is read after the node at `position`."""
+    for name in sorted(state.local):
+        if last_reader.get(name, -1) > position:
+            state.keep(Operand("local", name))
+
+
+def _pointwise(state: _Lowering, n: Node) -> None:
+    state.step(n.op, *(state.operand(i) for i in n.inputs), target=n.output)
+
+
+def _gather(state: _Lowering, n: Node) -> None:
+    table, ids = n.inputs
+    state.step("gather", Operand("gather", f"{table}\n{ids}"), target=n.output)
+
+
+def _layer_norm(state: _Lowering, n: Node) -> None:
+    x = state.operand(n.inputs[0])
+    mean = state.reduce("sum", x, "mean")
+    x = state.keep(x)
+    state.end_stage()
+    centred = state.step("sub", x, mean)
+    square = state.step("mul", centred, centred)
+    rstd = state.reduce("sum", square, "rstd", n.attribute("eps"))
+    state.end_stage()
+    normal = state.step("mul", state.step("sub", x, mean), rstd)
+    gamma, beta = (state.operand(i) for i in n.inputs[1:])
+    state.step("fma", normal, gamma, beta, target=n.output)
+
+
+def _softmax(state: _Lowering, n: Node) -> None:
+    x = state.operand(n.inputs[0])
+    top = state.reduce("max", x, "max")
+    x = state.keep(x)
+    state.end_stage()
+    e = state.step("exp", state.step("sub", x, top))
+    inverse = state.reduce("sum", e, "inverse")
+    e = state.keep(e)
+    state.end_stage()
+    state.step("mul", e, inverse, target=n.output)
+
+
+def _reduce(state: _Lowering, n: Node) -> None:
+    finish = "mean" if n.op == "reduce_mean" else "sum"
+    scalar = state.reduce("sum", state.operand(n.inputs[0]), finish)
+    state.end_stage()
+    # The scalar takes the node's name, so that later nodes find it.
+    last = state.stages[-1]
+    renamed = tuple(
+        Reduction(n.output, r.kind, r.value, r.finish, r.eps) if r.scalar == scalar.name else r
+        for r in last.reductions
+    )
+    state.stages[-1] = Stage(last.steps, last.stores, renamed)
+    state.scalars.add(n.output)
+
+
+_NODE = {"gather": _gather, "layer_norm": _layer_norm, "softmax": _softmax,
+         "reduce_sum": _reduce, "reduce_mean": _reduce}  # fmt: skip

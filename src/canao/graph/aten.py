@@ -1,0 +1,244 @@
+"""How each ATen operator of an exported program becomes nodes of the IR: one table.
+
+A rule takes the builder, the exported node and its arguments (values by name, numbers, dims) and
+returns the name of the result. Operators that change nothing at inference return their input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from canao.errors import UnsupportedError
+from canao.graph.ir import Shape, Type
+
+
+class Builder(Protocol):
+    """What the rules need of the importer."""
+
+    def emit(self, op: str, *inputs: str, **attributes: Any) -> str: ...
+    def constant(self, array: np.ndarray) -> str: ...
+    def value(self, operand: Any) -> str: ...
+    def type(self, name: str) -> Type: ...
+    def result_shape(self) -> Shape: ...
+    def result_dtype(self) -> str: ...
+    def unsupported(self, what: str) -> UnsupportedError: ...
+
+
+Rule = Callable[..., str]
+
+
+def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
+    return x
+
+
+def _unary(op: str) -> Rule:
+    return lambda b, x: b.emit(op, x)
+
+
+def _binary(op: str) -> Rule:
+    def rule(b: Builder, x: Any, y: Any, alpha: float = 1) -> str:
+        if alpha != 1:
+            y = b.emit("mul", b.value(y), b.value(float(alpha)))
+        x, y = (_same_dtype(b, v, x, y) for v in (x, y))
+        return b.emit(op, x, y)
+
+    return rule
+
+
+def _same_dtype(b: Builder, operand: Any, *both: Any) -> str:
+    """`operand` as a value, cast to f32 where the other operand is a float."""
+    name = b.value(operand)
+    dtypes = {b.type(b.value(v)).dtype for v in both}
+    if "f32" in dtypes and b.type(name).dtype != "f32":
+        return b.emit("cast", name, dtype="f32")
+    return name
+
+
+def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
+    shape = b.result_shape()
+    return x if b.type(x).shape == shape else b.emit("reshape", x, shape=shape)
+
+
+def _permute(b: Builder, x: str, perm: Any) -> str:
+    rank = len(b.type(x).shape)
+    return b.emit("transpose", x, perm=tuple(int(p) % rank for p in perm))
+
+
+def _transpose(b: Builder, x: str, i: int, j: int) -> str:
+    perm = list(range(len(b.type(x).shape)))
+    perm[i], perm[j] = perm[j], perm[i]
+    return b.emit("transpose", x, perm=tuple(perm))
+
+
+def _t(b: Builder, x: str) -> str:
+    return _transpose(b, x, -1, -2)
+
+
+def _slice(b: Builder, x: str, axis: int = 0, start: Any = None, stop: Any = None,
+           step: int = 1) -> str:  # fmt: skip
+    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
+    if step != 1 or (isinstance(start, int) and start < 0) or not isinstance(start or 0, int):
+        raise b.unsupported(f"a slice from {start} with step {step}")
+    out = b.result_shape()
+    if out == shape:
+        return x
+    first = start or 0
+    last = out[axis] if first == 0 else stop
+    if isinstance(last, int) and isinstance(shape[axis], int):
+        last = min(last, shape[axis])
+    return b.emit("slice", x, axis=axis, start=first, stop=last)
+
+
+def _select(b: Builder, x: str, axis: int, index: int) -> str:
+    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
+    if index < 0 and isinstance(shape[axis], int):
+        index += shape[axis]
+    if index < 0:
+        raise b.unsupported(f"a selection of position {index} from the end")
+    cut = b.emit("slice", x, axis=axis, start=index, stop=index + 1)
+    return b.emit("reshape", cut, shape=b.result_shape())
+
+
+def _expand(b: Builder, x: str, *_: Any, **__: Any) -> str:
+    shape = b.result_shape()
+    return x if b.type(x).shape == shape else b.emit("expand", x, shape=shape)
+
+
+def _linear(b: Builder, x: str, w: str, bias: str | None = None) -> str:
+    return b.emit("linear", x, w, *([bias] if bias else []))
+
+
+def _addmm(b: Builder, bias: str, x: str, w: str) -> str:
+    return b.emit("add", b.emit("matmul", x, w), bias)
+
+
+def _layer_norm(b: Builder, x: str, shape: Any, gamma: str | None = None, beta: str | None = None,
+                eps: float = 1e-5, _cudnn: bool = True) -> str:  # fmt: skip
+    if len(shape) != 1:
+        raise b.unsupported(f"layer_norm over the last {len(shape)} dimensions")
+    gamma = gamma or b.constant(np.ones(shape[0], np.float32))
+    beta = beta or b.constant(np.zeros(shape[0], np.float32))
+    return b.emit("layer_norm", x, gamma, beta, eps=float(eps))
+
+
+def _gelu(b: Builder, x: str, approximate: str = "none") -> str:
+    return b.emit("gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
+    if axis not in (-1, len(b.type(x).shape) - 1):
+        raise b.unsupported(f"softmax over dimension {axis}, which is not the last")
+    return b.emit("softmax", x)
+
+
+def _reduce(op: str) -> Rule:
+    def rule(b: Builder, x: str, axes: Any = None, keepdim: bool = False, **_: Any) -> str:
+        rank = len(b.type(x).shape)
+        if axes is None or [a % rank for a in axes] != [rank - 1]:
+            raise b.unsupported(f"{op} over dimensions {axes}, which are not the last")
+        kept = b.emit(op, x)
+        return kept if keepdim else b.emit("reshape", kept, shape=b.result_shape())
+
+    return rule
+
+
+def _pow(b: Builder, x: str, exponent: float) -> str:
+    whole = {0.5: "sqrt", -1.0: "reciprocal"}
+    if exponent in whole:
+        return b.emit(whole[exponent], x)
+    if exponent not in (2, 3):
+        raise b.unsupported(f"power {exponent}")
+    square = b.emit("mul", x, x)
+    return square if exponent == 2 else b.emit("mul", square, x)
+
+
+def _rsqrt(b: Builder, x: str) -> str:
+    return b.emit("reciprocal", b.emit("sqrt", x))
+
+
+def _where(b: Builder, condition: str, x: Any, y: Any) -> str:
+    return b.emit("where", condition, _same_dtype(b, x, x, y), _same_dtype(b, y, x, y))
+
+
+def _masked_fill(b: Builder, x: str, mask: str, value: Any) -> str:
+    return b.emit("where", mask, _same_dtype(b, value, x), x)
+
+
+def _arange(b: Builder, *bounds: Any, **_: Any) -> str:
+    if len(bounds) == 2 and bounds[0] == 0:
+        bounds = bounds[1:]
+    if len(bounds) != 1:
+        raise b.unsupported(f"arange{bounds}")
+    return b.emit("arange", stop=bounds[0])
+
+
+def _full(b: Builder, shape: Any, value: float = 0.0, **_: Any) -> str:
+    scalar = b.value(value)
+    return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
+
+
+def _zeros(b: Builder, *_: Any, **__: Any) -> str:
+    return _full(b, None, 0.0)
+
+
+def _ones(b: Builder, *_: Any, **__: Any) -> str:
+    return _full(b, None, 1.0)
+
+
+def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
+
+
+def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
+    wanted = b.result_dtype()
+    return x if b.type(x).dtype == wanted else b.emit("cast", x, dtype=wanted)
+
+
+def _attention(b: Builder, q: str, k: str, v: str, mask: str | None = None, dropout: float = 0.0,
+               is_causal: bool = False, *, scale: float | None = None, **_: Any) -> str:  # fmt: skip
+    """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
+    if is_causal:
+        raise b.unsupported("causal attention")
+    width = b.type(q).shape[-1]
+    assert isinstance(width, int)
+    factor = 1 / math.sqrt(width) if scale is None else float(scale)
+    scores = b.emit("matmul", q, _t(b, k))
+    scores = b.emit("mul", scores, b.value(factor))
+    if mask is not None and b.type(mask).dtype == "bool":
+        scores = b.emit("where", mask, scores, b.value(-math.inf))
+    elif mask is not None:
+        scores = b.emit("add", scores, mask)
+    return b.emit("matmul", b.emit("softmax", scores), v)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("dropout", "contiguous", "clone", "alias", "detach", "detach_", "lift_fresh",
+                     "lift_fresh_copy"), _pass),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten",
+                     "unflatten"), _reshape),
+    **{op: _unary(op) for op in ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf",
+                                 "sigmoid", "relu", "silu")},
+    **{op: _binary(op) for op in ("add", "sub", "mul", "div", "maximum", "minimum", "eq", "ne",
+                                  "ge", "gt", "le", "lt", "logical_and", "logical_or")},
+    "bitwise_and": _binary("logical_and"), "bitwise_or": _binary("logical_or"),
+    "__and__": _binary("logical_and"), "rsqrt": _rsqrt, "pow": _pow, "gelu": _gelu,
+    "permute": _permute, "transpose": _transpose, "t": _t, "slice": _slice, "select": _select,
+    "expand": _expand, "linear": _linear, "addmm": _addmm, "layer_norm": _layer_norm,
+    "softmax": _softmax, "_softmax": _softmax, "mean": _reduce("reduce_mean"),
+    "sum": _reduce("reduce_sum"), "where": _where, "masked_fill": _masked_fill,
+    "arange": _arange, "full": _full, "zeros": _zeros, "ones": _ones, "cat": _cat,
+    **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
+    **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
+    "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
+    "scaled_dot_product_attention": _attention,
+}  # fmt: skip
+IGNORED = ("sym_size", "sym_numel", "_assert_tensor_metadata", "_assert_scalar",
+           "sym_constrain_range_for_size")  # fmt: skip
+
+__all__ = ["IGNORED", "RULES", "Builder"]

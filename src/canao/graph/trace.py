@@ -1,0 +1,255 @@
+"""Capture: a PyTorch module -> Graph, through torch.export with the token count dynamic."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from canao.errors import InputError, UnsupportedError
+from canao.graph import aten
+from canao.graph.ir import (
+    DTYPES,
+    TOKENS,
+    Dim,
+    Graph,
+    Input,
+    Node,
+    Shape,
+    Type,
+    constant_type,
+    dim,
+    node,
+)
+from canao.graph.verify import MalformedGraph, infer, retype, verify
+
+INPUT_NAMES = ("input_ids", "token_type_ids")
+_INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def trace(module: torch.nn.Module, max_length: int) -> Graph:
+    """The graph of a Hugging Face encoder in eval mode, for one text of 1 to max_length tokens.
+
+    Inputs are those of input_ids and token_type_ids that the module's forward takes, int
+    [1, s]; outputs are the float tensors of its result, by their names there. Raises
+    UnsupportedError naming the operator and its place in the module.
+    """
+    names = tuple(n for n in INPUT_NAMES if n in inspect.signature(module.forward).parameters)
+    if "input_ids" not in names:
+        raise UnsupportedError(
+            f"{type(module).__name__}: its forward takes no input_ids; give a text encoder"
+        )
+    wrapped = _OneText(module, names)
+    return _Importer(_export(wrapped, names, max_length), wrapped, max_length).graph()
+
+
+class _OneText(torch.nn.Module):
+    """Calls the module by keyword and returns its float tensors as a tuple."""
+
+    def __init__(self, module: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+        self.output_names: tuple[str, ...] = ()
+
+    def forward(self, *ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = self.module(**dict(zip(self.names, ids, strict=True)))
+        if isinstance(result, torch.Tensor):
+            result = {"output": result}
+        elif isinstance(result, (tuple, list)):
+            result = {f"output_{i}": v for i, v in enumerate(result)}
+        found = {
+            k: v for k, v in result.items() if isinstance(v, torch.Tensor) and v.is_floating_point()
+        }
+        self.output_names = tuple(found)
+        return tuple(found.values())
+
+
+def _export(wrapped: _OneText, names: tuple[str, ...], max_length: int) -> Any:
+    if max_length < 2:
+        raise InputError(f"maximum length is {max_length}; it must be at least 2")
+    wrapped.eval()
+    size = min(8, max_length)
+    # Each input needs a tensor of its own: export takes one passed twice for one input.
+    example = tuple(torch.zeros(1, size, dtype=torch.long) for _ in names)
+    tokens = torch.export.Dim("s", min=2, max=max_length)
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            wrapped(*example)  # to learn the outputs' names: export undoes what it assigns
+            return torch.export.export(
+                wrapped, example, dynamic_shapes=(tuple({1: tokens} for _ in names),), strict=False
+            )
+    except (RuntimeError, ValueError, TypeError, IndexError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: E501
+        first = str(error).strip().splitlines()[0]
+        raise UnsupportedError(
+            f"{type(wrapped.module).__name__}: torch.export cannot capture it ({first}); "
+            "a model whose control flow depends on the tokens cannot be compiled"
+        ) from None
+
+
+class _Importer:
+    """Walks the exported program and applies the rule of each operator."""
+
+    def __init__(self, program: Any, wrapped: _OneText, max_length: int) -> None:
+        self.program, self.wrapped, self.max_length = program, wrapped, max_length
+        self.constants: dict[str, np.ndarray] = {}
+        self.nodes: list[Node] = []
+        self.types: dict[str, Type] = {}
+        self.values: dict[str, str] = {}
+        self.inputs: list[Input] = []
+        self.scalars: dict[tuple[str, float], str] = {}
+        self.current: Any = None
+
+    def graph(self) -> Graph:
+        self._bind_placeholders()
+        outputs: tuple[tuple[str, str], ...] = ()
+        for fx in self.program.graph.nodes:
+            self.current = fx
+            if fx.op == "call_function":
+                self._call(fx)
+            elif fx.op == "output":
+                named = zip(self.wrapped.output_names, fx.args[0], strict=True)
+                outputs = tuple((name, self.values[v.name]) for name, v in named)
+        limits = {n.inputs[1]: self.types[n.inputs[0]].shape[0]
+                  for n in self.nodes if n.op == "gather"}  # fmt: skip
+        inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
+        if not outputs:
+            raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
+        raw = Graph(inputs, self.constants, tuple(self.nodes), outputs, self.types, self.max_length)
+        return verify(retype(raw))
+
+    # What the rules call.
+
+    def emit(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        n = node(op, inputs, name, where=self._where(), **attributes)
+        try:
+            self.types[name] = infer(n, [self.types[i] for i in inputs])
+        except MalformedGraph as error:
+            raise self.unsupported(f"operands of these shapes ({error})") from None
+        self.nodes.append(n)
+        return name
+
+    def constant(self, array: np.ndarray) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name], self.types[name] = array, constant_type(array)
+        return name
+
+    def value(self, operand: Any) -> str:
+        """The name of an operand; a number becomes a constant of rank 0."""
+        if isinstance(operand, str):
+            return operand
+        kind = "f32" if isinstance(operand, float) else "i32"
+        key = (kind, operand)
+        if key not in self.scalars:
+            self.scalars[key] = self.constant(np.array(operand, DTYPES[kind]))
+        return self.scalars[key]
+
+    def type(self, name: str) -> Type:
+        return self.types[name]
+
+    def result_shape(self) -> Shape:
+        return tuple(self._dim(d) for d in self.current.meta["val"].shape)
+
+    def result_dtype(self) -> str:
+        return _dtype_name(self.current.meta["val"].dtype)
+
+    def unsupported(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"operator {self.current.target} at {self._where()}: {what} is not supported; "
+            "remove it from the model, or compile a model without it"
+        )
+
+    # The walk.
+
+    def _bind_placeholders(self) -> None:
+        signature = self.program.graph_signature
+        tensors: Mapping[str, Any] = {**self.program.state_dict, **self.program.constants}
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+                  **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
+        names = iter(self.wrapped.names)
+        shared: dict[int, str] = {}
+        for fx in self.program.graph.nodes:
+            if fx.op != "placeholder":
+                continue
+            if fx.name not in stored:
+                slot = Input(next(names), Type("i32", (1, TOKENS)))
+                self.inputs.append(slot)
+                self.types[slot.name], self.values[fx.name] = slot.type, slot.name
+                continue
+            tensor = tensors[stored[fx.name]]
+            if id(tensor) not in shared:
+                name = stored[fx.name].removeprefix("module.")
+                self.constants[name] = _array(tensor, name)
+                self.types[name] = constant_type(self.constants[name])
+                shared[id(tensor)] = name
+            self.values[fx.name] = shared[id(tensor)]
+
+    def _call(self, fx: Any) -> None:
+        name = getattr(fx.target, "_opname", str(fx.target))
+        if name in aten.IGNORED or not isinstance(fx.meta.get("val"), torch.Tensor):
+            return
+        if name not in aten.RULES:
+            raise UnsupportedError(
+                f"operator {fx.target} at {self._where()} is not supported; "
+                "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
+            )
+        arguments = [self._argument(a) for a in fx.args]
+        keywords = {k: self._argument(v) for k, v in fx.kwargs.items()
+                    if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")}  # fmt: skip
+        self.values[fx.name] = aten.RULES[name](self, *arguments, **keywords)
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            held = argument.meta.get("val")
+            if isinstance(held, torch.Tensor):
+                return self.values[argument.name]
+            return self._dim(held)
+        if isinstance(argument, (list, tuple)):
+            return [self._argument(a) for a in argument]
+        return self._dim(argument) if isinstance(argument, torch.SymInt) else argument
+
+    def _dim(self, size: Any) -> Dim:
+        if not isinstance(size, torch.SymInt):
+            return size
+        import sympy
+
+        expression = size.node.expr
+        symbols = sorted(expression.free_symbols, key=str)
+        if not symbols:
+            return int(expression)
+        try:
+            coefficients = sympy.Poly(expression, *symbols[:1]).all_coeffs()
+            return dim(int(c) for c in reversed(coefficients))
+        except (sympy.PolynomialError, TypeError, ValueError):
+            raise self.unsupported(f"the dynamic dimension {expression}") from None
+
+    def _where(self) -> str:
+        stack = self.current.meta.get("nn_module_stack") or {}
+        path = list(stack.values())[-1][0] if stack else ""
+        return path.removeprefix("module.").removeprefix("module") or "the top of the model"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point:
+        return "f32"
+    return "bool" if dtype == torch.bool else "i32"
+
+
+def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
+    """The tensor as f32, i32 or bool; UnsupportedError for other dtypes and values out of range."""
+    if tensor.dtype.is_floating_point:
+        return tensor.detach().to(torch.float32).contiguous().numpy()
+    if tensor.dtype == torch.bool:
+        return tensor.detach().numpy()
+    if tensor.dtype in _INT:
+        array = tensor.detach().numpy()
+        if array.size == 0 or abs(array).max() < 2**31:
+            return array.astype(np.int32)
+    raise UnsupportedError(f"weight {name}: dtype {tensor.dtype} is not supported; save as float32")

@@ -1,0 +1,100 @@
+"""A Hugging Face directory -> module in eval mode, for compilation. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from canao.errors import InputError, UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A loaded model: the module (float32, eval), its configuration and where it came from."""
+
+    module: Any
+    config: Any
+    path: Path | None
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that the model takes."""
+        return int(getattr(self.config, "max_position_embeddings", 512))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the logits; empty where the model has no such head."""
+        if not type(self.module).__name__.endswith("Classification"):
+            return ()
+        if self.config.num_labels == 1:
+            return ()
+        names = self.config.id2label
+        return tuple(str(names[i]) for i in sorted(names))
+
+
+def load_source(path: str | Path) -> Source:
+    """The model in a Hugging Face directory. InputError says what is missing or damaged."""
+    path = Path(path)
+    _check_directory(path)
+    import safetensors
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}/config.json: {_first_line(error)}") from None
+    kind = _model_class(path, config)
+    try:
+        module, loading = kind.from_pretrained(
+            path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
+            output_loading_info=True, attn_implementation="sdpa",
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot load its weights: {_first_line(error)}") from None
+    # The pooler of a bare encoder is often left out of checkpoints, and no user reads it then.
+    missing = sorted(k for k in loading["missing_keys"] if not k.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"{path}: the checkpoint lacks {len(missing)} weights, first {missing[0]}; "
+            "fine-tune and save the model before compiling it"
+        )
+    return Source(module.eval(), config, path)
+
+
+def _check_directory(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: no such directory; give a Hugging Face model directory")
+    if not path.is_dir():
+        raise InputError(f"{path}: not a directory; give a Hugging Face model directory")
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: no config.json; give a Hugging Face model directory")
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}/config.json: not valid JSON ({error})") from None
+    if not any(path.glob("*.safetensors")):
+        hint = "pickled weights are never loaded; " if any(path.glob("*.bin")) else ""
+        raise InputError(f"{path}: no .safetensors file; {hint}save with safetensors")
+
+
+def _model_class(path: Path, config: Any) -> Any:
+    import transformers
+
+    named = (getattr(config, "architectures", None) or [None])[0]
+    if named is None:
+        return transformers.AutoModel
+    kind = getattr(transformers, named, None)
+    if kind is None or not hasattr(kind, "from_pretrained"):
+        raise UnsupportedError(
+            f"{path}/config.json: architecture '{named}' is not one that Transformers has"
+        )
+    return kind
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

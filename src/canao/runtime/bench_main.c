@@ -1,0 +1,194 @@
+/* Times a compiled model without any Python in the figure.
+ *
+ *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode
+ *
+ * cores: comma-separated, one a thread, or - for none. mode: time, or profile. The report on
+ * standard output is one item a line, `name value...`; samples are nanoseconds. */
+#define _GNU_SOURCE
+#include "canao_runtime.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+enum { MAX_INPUTS = 8, MAX_THREADS = 64 };
+
+struct library {
+    const struct canao_program *(*describe)(void);
+    int (*open)(const char *, int, const int *, canao_model **);
+    int (*run)(canao_model *, const int32_t *const *, int32_t, float *const *);
+    int (*profile)(canao_model *, const int32_t *const *, int32_t, float *const *, uint64_t *);
+    int64_t (*output_size)(int, int32_t);
+    const char *(*message)(int);
+};
+
+struct request {
+    int32_t length;
+    int threads, pinned, cores[MAX_THREADS];
+    long warmup, samples;
+    uint64_t least, most; /* nanoseconds */
+};
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int fail(const char *what, const char *why)
+{
+    fprintf(stderr, "%s: %s\n", what, why);
+    return 1;
+}
+
+static int find(void *handle, const char *name, void *function)
+{
+    void *found = dlsym(handle, name);
+    memcpy(function, &found, sizeof found);
+    return found != NULL;
+}
+
+static int load(const char *path, struct library *l)
+{
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    return handle && find(handle, "canao_describe", &l->describe) &&
+           find(handle, "canao_open", &l->open) && find(handle, "canao_run", &l->run) &&
+           find(handle, "canao_profile", &l->profile) &&
+           find(handle, "canao_output_size", &l->output_size) &&
+           find(handle, "canao_message", &l->message);
+}
+
+/* Ids spread over each input's table, the same in every run. */
+static int32_t *make_input(const struct canao_input *input, int32_t length)
+{
+    int32_t *ids = malloc((size_t)length * sizeof *ids);
+    uint32_t state = 12345;
+    for (int32_t i = 0; ids && i < length; i++) {
+        state = state * 1664525u + 1013904223u;
+        ids[i] = input->limit ? (int32_t)((state >> 8) % (uint32_t)input->limit) : 0;
+    }
+    return ids;
+}
+
+static long peak_bytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss * 1024;
+}
+
+static int time_runs(const struct library *l, canao_model *m, const struct request *q,
+                     const int32_t *const *in, float *const *out)
+{
+    for (long i = 0; i < q->warmup; i++)
+        l->run(m, in, q->length, out);
+    size_t room = 4096, count = 0;
+    uint64_t *ns = malloc(room * sizeof *ns);
+    const uint64_t start = now();
+    while (ns) {
+        const uint64_t before = now();
+        if (count >= (size_t)q->samples && before - start >= q->least)
+            break;
+        if (count && q->most && before - start >= q->most)
+            break;
+        const int status = l->run(m, in, q->length, out);
+        if (status)
+            return fail("run", l->message(status));
+        ns[count++] = now() - before;
+        if (count == room)
+            ns = realloc(ns, (room *= 2) * sizeof *ns);
+    }
+    if (!ns)
+        return fail("samples", "not enough memory");
+    printf("samples");
+    for (size_t i = 0; i < count; i++)
+        printf(" %llu", (unsigned long long)ns[i]);
+    printf("\n");
+    free(ns);
+    return 0;
+}
+
+static int time_steps(const struct library *l, canao_model *m, const struct request *q,
+                      const int32_t *const *in, float *const *out)
+{
+    const struct canao_program *p = l->describe();
+    const size_t steps = (size_t)p->step_count;
+    uint64_t *ns = malloc(steps * sizeof *ns);
+    if (!ns)
+        return fail("profile", "not enough memory");
+    for (long i = 0; i < q->warmup; i++)
+        l->run(m, in, q->length, out);
+    for (size_t i = 0; i < steps; i++)
+        printf("step %s\n", p->steps[i].name);
+    for (long k = 0; k < q->samples; k++) {
+        memset(ns, 0, steps * sizeof *ns);
+        const int status = l->profile(m, in, q->length, out, ns);
+        if (status)
+            return fail("profile", l->message(status));
+        printf("profile");
+        for (size_t i = 0; i < steps; i++)
+            printf(" %llu", (unsigned long long)ns[i]);
+        printf("\n");
+    }
+    free(ns);
+    return 0;
+}
+
+static int parse(char **argv, struct request *q)
+{
+    q->length = (int32_t)atol(argv[3]);
+    q->threads = (int)atol(argv[4]);
+    q->pinned = 0;
+    if (strcmp(argv[5], "-"))
+        for (char *c = strtok(argv[5], ","); c && q->pinned < MAX_THREADS; c = strtok(NULL, ","))
+            q->cores[q->pinned++] = (int)atol(c);
+    q->warmup = atol(argv[6]);
+    q->samples = atol(argv[7]);
+    q->least = (uint64_t)atol(argv[8]) * 1000000u;
+    q->most = (uint64_t)atol(argv[9]) * 1000000u;
+    return q->threads >= 1 && q->threads <= MAX_THREADS &&
+           (!q->pinned || q->pinned == q->threads);
+}
+
+int main(int argc, char **argv)
+{
+    struct library l;
+    struct request q;
+    if (argc != 11 || !parse(argv, &q))
+        return fail("bench", "wrong arguments");
+    const uint64_t start = now();
+    if (!load(argv[1], &l)) {
+        const char *why = dlerror();
+        return fail(argv[1], why ? why : "not a library made by CANAO");
+    }
+    canao_model *m;
+    int status = l.open(argv[2], q.threads, q.pinned ? q.cores : NULL, &m);
+    if (status)
+        return fail(argv[2], l.message(status));
+    printf("load %llu\n", (unsigned long long)(now() - start));
+
+    const struct canao_program *p = l.describe();
+    const int32_t *in[MAX_INPUTS];
+    float *out[MAX_INPUTS];
+    if (p->input_count > MAX_INPUTS || p->output_count > MAX_INPUTS)
+        return fail(argv[1], "too many inputs or outputs");
+    for (int i = 0; i < p->input_count; i++)
+        if (!(in[i] = make_input(&p->inputs[i], q.length)))
+            return fail("inputs", "not enough memory");
+    for (int i = 0; i < p->output_count; i++)
+        if (!(out[i] = malloc((size_t)l.output_size(i, q.length) * sizeof(float) + 64)))
+            return fail("outputs", "not enough memory");
+    const uint64_t first = now();
+    status = l.run(m, in, q.length, out);
+    if (status)
+        return fail("run", l.message(status));
+    printf("cold %llu\n", (unsigned long long)(now() - first));
+    status = strcmp(argv[10], "profile") ? time_runs(&l, m, &q, in, out)
+                                         : time_steps(&l, m, &q, in, out);
+    printf("peak %ld\n", peak_bytes());
+    return status;
+}

@@ -1,0 +1,87 @@
+/* What the generated file and the runtime share. Not part of the public interface. */
+#ifndef CANAO_RUNTIME_H
+#define CANAO_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CANAO_EXPORT __attribute__((visibility("default")))
+
+/* What one thread needs to run a step. */
+struct canao_call {
+    int64_t tokens;
+    const int32_t *const *inputs;
+    const float *weights;
+    float *arena;   /* shared by the team */
+    float *scratch; /* this thread's own */
+    int thread, threads;
+};
+
+/* One kernel; with `waits`, all threads meet before it. */
+struct canao_step {
+    void (*run)(const struct canao_call *call);
+    const char *name;
+    int waits;
+};
+
+/* Ids below `limit` are legal; 0: any that is not negative. */
+struct canao_input {
+    const char *name;
+    int32_t limit;
+};
+
+/* `size` holds the coefficients of 1, s and s^2. */
+struct canao_output {
+    const char *name;
+    int64_t offset;
+    int64_t size[3];
+};
+
+struct canao_program {
+    const struct canao_step *steps;
+    int step_count;
+    const struct canao_input *inputs;
+    int input_count;
+    const struct canao_output *outputs;
+    int output_count;
+    int32_t max_length;
+    uint64_t layout;
+    uint64_t weights_bytes;
+    uint64_t arena_floats, scratch_floats;
+};
+
+extern const struct canao_program canao_program;
+
+/* Thread's share of `total` units, in whole multiples of `tile` but for the last. */
+static inline void canao_share(int64_t total, int64_t tile, const struct canao_call *call,
+                               int64_t *begin, int64_t *end)
+{
+    const int64_t tiles = (total + tile - 1) / tile;
+    const int64_t each = tiles / call->threads, more = tiles % call->threads;
+    const int64_t t = call->thread;
+    const int64_t first = t * each + (t < more ? t : more);
+    const int64_t last = first + each + (t < more);
+    *begin = first * tile < total ? first * tile : total;
+    *end = last * tile < total ? last * tile : total;
+}
+
+/* team.c: `threads` - 1 workers that wait for work, spinning briefly and then asleep. */
+typedef struct canao_team canao_team;
+typedef void (*canao_work)(void *context, int thread);
+
+canao_team *canao_team_start(int threads, const int *cores);
+void canao_team_run(canao_team *team, canao_work work, void *context);
+void canao_team_meet(canao_team *team);
+void canao_team_stop(canao_team *team);
+/* Pins the calling thread to a core; 0 on success. */
+int canao_pin(int core);
+
+/* The description of the program, for the benchmark and for other languages. */
+CANAO_EXPORT const struct canao_program *canao_describe(void);
+
+/* As canao_run, and adds each step's nanoseconds to ns[step]; all threads meet around each step. */
+typedef struct canao_model canao_model;
+CANAO_EXPORT int canao_profile(canao_model *model, const int32_t *const *inputs, int32_t length,
+                               float *const *outputs, uint64_t *ns);
+
+#endif

@@ -1,0 +1,105 @@
+"""Plans: how each region runs, as values. The legal ones are enumerated here; nothing is text.
+
+    m n k      problem            mr nr      register tile (nr in vectors)
+    kc         depth of a pass    mc         rows that stay in cache
+    keys       keys in one tile of attention
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from canao.fuse.form import Attention, Matmul, Product
+from canao.fuse.group import Region
+from canao.graph.ir import dim_at
+from canao.target import Target
+
+# ISA -> (floats in a vector, vector registers, default mr, default nr in vectors).
+# avx2: 6x2 accumulators + 2 of weights + 1 broadcast fill 15 of 16 registers. avx512: 8 rows
+# leave no remainder at 128 tokens on two threads; 16 accumulators cover the FMA latency.
+REGISTERS = {"scalar": (1, 16, 4, 4), "avx2": (8, 16, 6, 2), "avx512": (16, 32, 8, 2),
+             "neon": (4, 32, 6, 4)}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Register tile and cache blocks of one region. Every region of a library shares mr and nr,
+    so that neighbours split rows between threads at the same places."""
+
+    mr: int
+    nr: int
+    kc: int = 0
+    mc: int = 0
+    keys: int = 0
+
+    @property
+    def name(self) -> str:
+        parts = [f"{self.mr}x{self.nr}"]
+        parts += [f"{k}{v}" for k, v in (("kc", self.kc), ("mc", self.mc), ("keys", self.keys)) if v]
+        return "_".join(parts)
+
+
+def tiles(target: Target) -> Iterator[tuple[int, int]]:
+    """Register tiles (mr, nr in floats) that leave room for the operands, widest last."""
+    width, registers, _, _ = REGISTERS[target.isa]
+    for mr in range(2, 15):
+        for vectors in range(1, 5):
+            if mr * vectors + vectors + 1 <= registers and mr * vectors >= 8:
+                yield mr, vectors * width
+
+
+def default_tile(target: Target) -> tuple[int, int]:
+    width, _, mr, vectors = REGISTERS[target.isa]
+    return mr, vectors * width
+
+
+def space(region: Region, target: Target) -> Iterator[Plan]:
+    """Every legal plan of a region."""
+    for mr, nr in tiles(target):
+        form = region.form
+        if isinstance(form, Product):
+            depths = {d for d in (128, 192, 256, 384, 512, 768, form.k) if d <= form.k}
+            for kc in sorted(depths):
+                for blocks in (2, 4, 8, 16, 32):
+                    yield Plan(mr, nr, kc=kc, mc=blocks * mr)
+        elif isinstance(form, Attention):
+            for keys in (64, 128, 256):
+                if keys % nr == 0:
+                    yield Plan(mr, nr, keys=keys)
+        else:
+            yield Plan(mr, nr)
+
+
+def default_plan(region: Region, target: Target) -> Plan:
+    """A good plan without measuring: the panel of weights in half of L1, rows in half of L2."""
+    mr, nr = default_tile(target)
+    form = region.form
+    if isinstance(form, Product):
+        most = max(64, target.l1_bytes // 2 // (4 * nr))
+        passes = -(-form.k // most)
+        kc = -(-form.k // passes)
+        rows = target.l2_bytes // 2 // (4 * max(form.k, form.n))
+        return Plan(mr, nr, kc=kc, mc=max(4, min(32, rows // mr)) * mr)
+    if isinstance(form, Attention):
+        return Plan(mr, nr, keys=-(-128 // nr) * nr)
+    return Plan(mr, nr)
+
+
+def scratch_floats(region: Region, plan: Plan, max_length: int, row_slots: int) -> int:
+    """Floats of scratch that one thread needs for the region, at most."""
+    form, nr = region.form, plan.nr
+
+    def up(value: int) -> int:
+        return -(-value // nr) * nr
+
+    if isinstance(form, Attention):
+        d, keys = form.q.shape[-1], dim_at(form.k.shape[-1], max_length)
+        dv = up(int(form.v.shape[-1]))  # type: ignore[arg-type]
+        tile = plan.mr * (plan.keys + dv)
+        return up(keys) * int(d) + keys * dv + tile + 64  # type: ignore[arg-type]
+    if isinstance(form, Matmul):
+        k, n = (dim_at(x, max_length) for x in form.b.shape[-2:])
+        return k * up(n) + plan.mr * nr + 64
+    width = form.epilogue.width if isinstance(form, Product) else getattr(form, "width", 0)
+    return max(0, row_slots - 1) * (up(dim_at(width, max_length)) + 16)
