@@ -41,21 +41,18 @@ class Kept:
 def inherit(
     teacher: PreTrainedModel,
     arch: Arch,
-    importance: Importance,
+    kept: Kept,
     data: Encoded,
-    layers: Sequence[int] | None = None,
 ) -> PreTrainedModel:
     """A student of shape `arch` that begins where the teacher is; `teacher` is left as it is.
 
-    The student takes the layers `layers` (the lowest, where not given: see `keep`), in them the
-    most important heads and neurons, and the most important dimensions of the residual stream.
-    Then each product is fitted by least squares to what the teacher computes at that place on
-    some of the training texts, given what the student has there: from the embeddings up, so
-    that later layers make good what earlier ones lost (the weight update of ZipLM, Kurtic et al.
-    2023, section 3, done layer after layer on the student's own inputs as in Kwon et al. 2022).
+    The student takes what `kept` names. Then each product is fitted by least squares to what
+    the teacher computes at that place on some of the training texts, given what the student has
+    there: from the embeddings up, so that later layers make good what earlier ones lost (the
+    weight update of ZipLM, Kurtic et al. 2023, section 3, layer after layer on the student's
+    own inputs as in Kwon et al. 2022, section 4.3).
 
-    With the teacher's own `arch` the student is an exact copy. InputError where `arch` has more
-    of something than the teacher.
+    With the teacher's own `arch` the student is an exact copy.
     """
     config = student_config(teacher.config, arch)
     with torch.random.fork_rng():
@@ -63,7 +60,6 @@ def inherit(
     if arch == arch_of(teacher.config):
         student.load_state_dict(teacher.state_dict())
         return student
-    kept = keep(arch_of(teacher.config), arch, importance, layers)
     old, new = parts_of(teacher), parts_of(student)
     with torch.no_grad():
         _copy(old, new, kept, teacher.config.num_attention_heads, arch.heads)
@@ -74,11 +70,12 @@ def inherit(
 def keep(
     teacher: Arch, student: Arch, importance: Importance, layers: Sequence[int] | None = None
 ) -> Kept:
-    """What `student` keeps of `teacher`.
+    """What `student` keeps of `teacher`: its most important heads, neurons and dimensions.
 
-    Lower layers are the better beginning (Wang et al., How to Distill your BERT, ACL 2023).
-    Heads keep the teacher's size or lose their least important dimensions; where the student's
-    are larger, the dimensions of neighbouring heads are joined.
+    InputError where the student has more of something than the teacher. Lower layers are the
+    better beginning (Wang et al., How to Distill your BERT, ACL 2023). Heads keep the teacher's
+    size or lose their least important dimensions; where the student's are larger, the dimensions
+    of neighbouring heads are joined.
     """
     for name in ("layers", "hidden", "heads", "ffn"):
         if getattr(student, name) > getattr(teacher, name):
@@ -202,9 +199,7 @@ class _Fit:
             teacher = self._teacher_layer(layer, teacher)
         self._top(teacher[:, 0], student[:, 0])
 
-    def _layer(
-        self, i: int, old: Layer, teacher: Tensor, student: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _layer(self, i: int, old: Layer, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
         new, kept, hidden = self.new.layers[i], self.kept, self.kept.hidden
         ratio = _score_scale(self.old, self.new, self.old_heads, self.new_heads)
         query, key, value = old.query(teacher), old.key(teacher), old.value(teacher)
@@ -212,15 +207,11 @@ class _Fit:
         self._linear(new.key, student, key[..., kept.scores[i]] * ratio)
         self._linear(new.value, student, value[..., kept.values[i]])
         context = self._attend(query, key, value, self.old_heads)
-        own = self._attend(
-            new.query(student), new.key(student), new.value(student), self.new_heads
-        )
+        own = self._attend(new.query(student), new.key(student), new.value(student), self.new_heads)
         total = teacher + old.output(context)
         self._linear(new.output, own, total[..., hidden] - student)
         teacher = old.attention_norm(total)
-        student = self._norm(
-            new.attention_norm, student + new.output(own), teacher[..., hidden]
-        )
+        student = self._norm(new.attention_norm, student + new.output(own), teacher[..., hidden])
         inner = old.up(teacher)
         self._linear(new.up, student, inner[..., kept.neurons[i]])
         total = teacher + old.down(old.activation(inner))

@@ -84,9 +84,7 @@ def score(predictions: np.ndarray, data: TextData, metric: str | None = None) ->
     return Score(metrics, primary)
 
 
-def _correlation(
-    measure: Callable[..., Any], predictions: np.ndarray, truth: np.ndarray
-) -> float:
+def _correlation(measure: Callable[..., Any], predictions: np.ndarray, truth: np.ndarray) -> float:
     defined = np.isfinite(predictions).all() and len(truth) > 1
     if not defined or np.ptp(predictions) == 0 or np.ptp(truth) == 0:
         return 0.0

@@ -1,0 +1,310 @@
+"""Trainer: what the search asks for a candidate's accuracy, and for the finished student."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from canao.artifact import file_digest, write_whole
+from canao.errors import InputError
+from canao.model import hf
+from canao.model.arch import Arch
+from canao.train.batches import Encoded, encode
+from canao.train.data import Example, TextData
+from canao.train.distill import Recipe, Signals, distill
+from canao.train.finetune import finetune, predict
+from canao.train.importance import Importance, measure_importance
+from canao.train.inherit import Kept, inherit, keep
+from canao.train.loop import Progress, Schedule, threads
+from canao.train.metrics import Score, check_metric, score
+
+Report = Callable[[str, int, int, str], None]  # stage, done, total, note
+_RECIPE = 1  # raise it when a change here makes stored scores incomparable
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the teacher and its students are trained.
+
+    max_length     tokens; longer texts are cut
+    metric         the one that ranks; None: the task's usual one (see metrics.py)
+    quick_steps    optimiser steps of `Trainer.quick`
+    final_epochs   passes over the training set of `Trainer.finish`
+    threads        of torch; None: as torch is set, which is one per core
+    """
+
+    max_length: int = 128
+    batch: int = 32
+    teacher_epochs: int = 3
+    teacher_lr: float = 5e-5
+    quick_steps: int = 60
+    final_epochs: int = 6
+    student_lr: float = 2e-4
+    seed: int = 0
+    metric: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
+            least = 8 if name == "max_length" else 1
+            if getattr(self, name) < least:
+                raise InputError(f"training: {name} is {getattr(self, name)}, least is {least}")
+        for name in ("teacher_lr", "student_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"training: threads is {self.threads}, least is 1")
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained model, as a standard Hugging Face directory, and its score on the dev set."""
+
+    model_dir: Path
+    score: Score
+
+
+class Trainer:
+    """Trains a teacher and students of it; everything it finds out is kept in `work`.
+
+        work/teacher/               the fine-tuned teacher         teacher.json   its score
+        work/skeletons/ARCH/        inherited weights only
+        work/quick/ARCH.json        scores after a short distillation
+        work/students/ARCH/         distilled to the end           ARCH.json      its score
+        work/checkpoints/           what a killed run resumes from
+
+    Results are stored under a key of all that they depend on (teacher, data, options), so that a
+    changed option recomputes what it concerns and nothing else. `progress` is called often, with
+    the stage, steps done, steps in all and a note.
+    """
+
+    def __init__(
+        self,
+        teacher_dir: str | Path,
+        data: TextData,
+        work: str | Path,
+        options: TrainOptions,
+        progress: Report,
+    ) -> None:
+        self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
+        self.options, self.progress = options, progress
+        check_metric(options.metric, data)
+        config = hf.load_config(self.source)
+        self._arch = hf.arch_of(config)
+        if options.max_length > config.max_position_embeddings:
+            raise InputError(
+                f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
+                f"{options.max_length}; give a smaller one"
+            )
+        self.tokenizer = hf.load_tokenizer(self.source)
+        if len(self.tokenizer) > config.vocab_size:
+            raise InputError(
+                f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
+                f"{config.vocab_size}; they do not belong together"
+            )
+        self._key = _digest(
+            [file_digest(f) for f in hf.weight_files(self.source)],
+            asdict(data),
+            [options.max_length, options.batch, options.seed, _RECIPE],
+            [options.teacher_epochs, options.teacher_lr, options.metric],
+        )
+        self._train: Encoded | None = None
+        self._dev: Encoded | None = None
+        self._model: PreTrainedModel | None = None
+        self._importance: Importance | None = None
+        self._signals: dict[int, Signals] = {}
+
+    def teacher_arch(self) -> Arch:
+        """The teacher's shape: no student can exceed it."""
+        return self._arch
+
+    def teacher(self) -> Student:
+        """The teacher: as it is where it was trained for these labels, else fine-tuned."""
+        directory, record = self.work / "teacher", self.work / "teacher.json"
+        stored = _stored(record, self._key)
+        if stored is not None and directory.is_dir():
+            return Student(directory, stored)
+        with threads(self.options.threads):
+            torch.manual_seed(self.options.seed)
+            model = hf.load_classifier(self.source, self.data.labels)
+            if not hf.is_fine_tuned(self.source, self.data.labels):
+                self._finetune(model)
+            found = self._score(model)
+        hf.save_model(model, self.tokenizer, directory)
+        _store(record, self._key, found)
+        self._checkpoint("teacher").unlink(missing_ok=True)
+        return Student(directory, found)
+
+    def skeleton(self, arch: Arch) -> Path:
+        """A model directory with inherited weights: good for measuring latency, not accuracy."""
+        directory, record = self._place("skeletons", arch)
+        if _read_record(record, self._key) is None or not directory.is_dir():
+            with threads(self.options.threads):
+                hf.save_model(self._student(arch), self.tokenizer, directory)
+            _write_record(record, self._key, {})
+        return directory
+
+    def quick(self, arch: Arch) -> Score:
+        """The dev score of `arch` after a short distillation: enough to rank candidates."""
+        record = self._place("quick", arch)[1]
+        key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
+        stored = _stored(record, key)
+        if stored is not None:
+            return stored
+        steps = self.options.quick_steps
+        with threads(self.options.threads):
+            data = self._train_set()
+            data = data.take(range(min(len(data), steps * self.options.batch)))
+            student = self._student(arch)
+            distill(
+                student,
+                self._signals_of(data),
+                self._kept(arch).hidden,
+                data,
+                self._schedule(steps=steps, epochs=1),
+                Recipe(),
+                self._stage(f"quick {arch}"),
+            )
+            found = self._score(student)
+        _store(record, key, found)
+        return found
+
+    def finish(self, arch: Arch) -> Student:
+        """The student of shape `arch`, distilled to the end; the best epoch on the dev set."""
+        directory, record = self._place("students", arch)
+        key = _digest(self._key, self.options.final_epochs, self.options.student_lr)
+        stored = _stored(record, key)
+        if stored is not None and directory.is_dir():
+            return Student(directory, stored)
+        checkpoint = self._checkpoint(directory.name)
+        with threads(self.options.threads):
+            data, student = self._train_set(), self._student(arch)
+            distill(
+                student,
+                self._signals_of(data),
+                self._kept(arch).hidden,
+                data,
+                self._schedule(epochs=self.options.final_epochs),
+                Recipe(),
+                self._stage(f"distil {arch}"),
+                evaluate=lambda: self._score(student).value,
+                checkpoint=checkpoint,
+                key=key,
+            )
+            found = self._score(student)
+        hf.save_model(student, self.tokenizer, directory)
+        _store(record, key, found)
+        checkpoint.unlink(missing_ok=True)
+        return Student(directory, found)
+
+    def _finetune(self, model: PreTrainedModel) -> None:
+        options = self.options
+        finetune(
+            model,
+            self._train_set(),
+            Schedule(
+                epochs=options.teacher_epochs,
+                batch=options.batch,
+                lr=options.teacher_lr,
+                seed=options.seed,
+            ),
+            self._stage("teacher"),
+            evaluate=lambda: self._score(model).value,
+            checkpoint=self._checkpoint("teacher"),
+            key=self._key,
+        )
+
+    def _schedule(self, epochs: int, steps: int = 0) -> Schedule:
+        options = self.options
+        return Schedule(
+            epochs=epochs,
+            steps=steps,
+            batch=options.batch,
+            lr=options.student_lr,
+            seed=options.seed,
+        )
+
+    def _student(self, arch: Arch) -> PreTrainedModel:
+        return inherit(self._teacher_model(), arch, self._kept(arch), self._train_set())
+
+    def _kept(self, arch: Arch) -> Kept:
+        if self._importance is None:
+            path = self.work / "importance.safetensors"
+            self._importance = Importance.load(path, self._key)
+            if self._importance is None:
+                self._importance = measure_importance(self._teacher_model(), self._train_set())
+                self._importance.save(path, self._key)
+        return keep(self._arch, arch, self._importance)
+
+    def _teacher_model(self) -> PreTrainedModel:
+        if self._model is None:
+            self._model = hf.load_classifier(self.teacher().model_dir, self.data.labels)
+        return self._model
+
+    def _signals_of(self, data: Encoded) -> Signals:
+        """The teacher's outputs; those for one set of examples are kept for every candidate."""
+        if len(data) not in self._signals:
+            stage = self._stage("teacher's outputs")
+            self._signals = {len(data): Signals(self._teacher_model(), data, stage)}
+        return self._signals[len(data)]
+
+    def _train_set(self) -> Encoded:
+        """The training examples, mixed: files are often sorted, and parts are taken of it."""
+        if self._train is None:
+            order = list(range(len(self.data.train)))
+            random.Random(self.options.seed).shuffle(order)
+            self._train = self._encode(self.data.train).take(order)
+        return self._train
+
+    def _encode(self, examples: tuple[Example, ...]) -> Encoded:
+        return encode(self.tokenizer, examples, self.options.max_length)
+
+    def _score(self, model: PreTrainedModel) -> Score:
+        if self._dev is None:
+            self._dev = self._encode(self.data.dev)
+        return score(predict(model, self._dev), self.data, self.options.metric)
+
+    def _stage(self, name: str) -> Progress:
+        return lambda done, total, note: self.progress(name, done, total, note)
+
+    def _place(self, kind: str, arch: Arch) -> tuple[Path, Path]:
+        name = str(arch).replace(" ", "-")
+        return self.work / kind / name, self.work / kind / f"{name}.json"
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.work / "checkpoints" / f"{name}.safetensors"
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _write_record(path: Path, key: str, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({"key": key} | content, indent=2) + "\n")
+
+
+def _read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """What was stored under `key`; None if nothing was, or it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("key") == key else None
+
+
+def _store(path: Path, key: str, found: Score) -> None:
+    _write_record(path, key, {"metrics": dict(found.metrics), "primary": found.primary})
+
+
+def _stored(path: Path, key: str) -> Score | None:
+    record = _read_record(path, key)
+    return Score(record["metrics"], record["primary"]) if record else None

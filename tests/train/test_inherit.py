@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from canao.errors import InputError
+from canao.model import hf
+from canao.model.arch import Arch
+from canao.train import inherit as module
+from canao.train.batches import Encoded, collate, encode
+from canao.train.data import TextData
+from canao.train.finetune import label_loss
+from canao.train.importance import Importance, measure_importance
+from canao.train.inherit import inherit, keep
+
+FULL = Arch(3, 32, 4, 64)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny: Path, task: TextData) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = hf.load_classifier(tiny, task.labels)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(0, 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Path, task: TextData) -> Encoded:
+    return encode(hf.load_tokenizer(tiny), task.train, 32)
+
+
+@pytest.fixture(scope="module")
+def importance(teacher: PreTrainedModel, data: Encoded) -> Importance:
+    return measure_importance(teacher, data, examples=64)
+
+
+def states(model: PreTrainedModel, data: Encoded) -> Tensor:
+    batch = collate(data, range(100, 150))
+    with torch.no_grad():
+        return model.bert(**batch.inputs).last_hidden_state[batch.mask.bool()]
+
+
+def logits(model: PreTrainedModel, data: Encoded) -> Tensor:
+    with torch.no_grad():
+        return model(**collate(data, range(32)).inputs).logits
+
+
+def test_importance_is_the_gradient_of_masks(teacher: PreTrainedModel, data: Encoded) -> None:
+    """Against autograd through real masks, put in with hooks."""
+    found = measure_importance(teacher, data, examples=16)
+    layers = hf.parts_of(teacher).layers
+    context = [torch.ones(32, requires_grad=True) for _ in layers]
+    inner = [torch.ones(64, requires_grad=True) for _ in layers]
+    hooks = []
+    for i, layer in enumerate(layers):
+        for linear, mask in ((layer.output, context[i]), (layer.down, inner[i])):
+            hooks.append(linear.register_forward_pre_hook(lambda m, x, k=mask: (x[0] * k,)))
+    batch = collate(data, range(16))
+    label_loss(teacher(**batch.inputs).logits, batch.labels).backward()
+    teacher.zero_grad()
+    for hook in hooks:
+        hook.remove()
+    for i in range(len(layers)):
+        heads = context[i].grad.view(4, 8).sum(1).abs()
+        torch.testing.assert_close(found.heads[i], heads, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(found.values[i], context[i].grad.abs(), rtol=1e-3, atol=1e-6)
+        assert (found.neurons[i] >= inner[i].grad.abs() - 1e-5).all()
+
+
+def test_the_teachers_own_shape_is_an_exact_copy(
+    teacher: PreTrainedModel, data: Encoded, importance: Importance
+) -> None:
+    student = inherit(teacher, FULL, keep(FULL, FULL, importance), data)
+    for name, weight in teacher.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    assert torch.equal(logits(student, data), logits(teacher, data))
+    assert student is not teacher
+
+
+def test_lower_layers_alone_stay_what_they_were(
+    teacher: PreTrainedModel, data: Encoded, importance: Importance
+) -> None:
+    arch = Arch(2, 32, 4, 64)
+    student = inherit(teacher, arch, keep(FULL, arch, importance), data)
+    wanted = teacher.state_dict()
+    for name, weight in student.state_dict().items():
+        if "encoder" in name or "embeddings" in name:
+            torch.testing.assert_close(weight, wanted[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", [Arch(3, 24, 3, 64), Arch(3, 32, 4, 24), Arch(3, 32, 2, 64),
+                                  Arch(3, 24, 4, 40), Arch(3, 20, 2, 33)])  # fmt: skip
+def test_fitting_comes_nearer_to_the_teacher_than_cutting(
+    arch: Arch,
+    teacher: PreTrainedModel,
+    data: Encoded,
+    importance: Importance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = keep(FULL, arch, importance)
+    wanted = states(teacher, data)[:, kept.hidden]
+    fitted = states(inherit(teacher, arch, kept, data), data)
+    monkeypatch.setattr(module._Fit, "run", lambda self: None)
+    cut = states(inherit(teacher, arch, kept, data), data)
+    assert (fitted - wanted).square().mean() < 0.8 * (cut - wanted).square().mean()
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_scores_keep_their_scale(
+    heads: int, teacher: PreTrainedModel, data: Encoded, importance: Importance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A student's score is the mean of the teacher's scores that it was made of."""
+    monkeypatch.setattr(module._Fit, "run", lambda self: None)
+    arch = Arch(3, 32, heads, 64) if heads < 4 else Arch(3, 16, 4, 64)
+    kept = keep(FULL, arch, importance)
+    student = hf.parts_of(inherit(teacher, arch, kept, data)).layers[0]
+    old = hf.parts_of(teacher).layers[0]
+    x = torch.randn(5, 32)
+    x[:, [i for i in range(32) if i not in kept.hidden.tolist()]] = 0
+    with torch.no_grad():
+        mine = student.query(x[:, kept.hidden]) * student.key(x[:, kept.hidden])
+        theirs = (old.query(x) * old.key(x))[:, kept.scores[0]]
+    mine = mine.unflatten(1, (heads, -1)).sum(2) / arch.head_size**0.5
+    joined = max(1, arch.head_size // 8)
+    theirs = theirs.unflatten(1, (heads, -1)).sum(2) / 8**0.5 / joined
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_matters_most_is_kept(importance: Importance) -> None:
+    kept = keep(FULL, Arch(2, 16, 2, 20), importance, layers=(0, 2))
+    top = importance.neurons[2].topk(20).indices.sort().values
+    assert torch.equal(kept.neurons[1], top) and kept.layers == (0, 2)
+    heads = {int(i) // 8 for i in kept.values[0]}
+    assert heads == set(importance.heads[0].topk(2).indices.tolist())
+    assert len(kept.hidden) == len(kept.scores[0]) == len(kept.pooled) == 16
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [(Arch(4, 32, 4, 64), "layers"), (Arch(3, 36, 4, 64), "hidden"),
+     (Arch(3, 32, 8, 64), "heads"), (Arch(3, 32, 4, 65), "ffn")],
+)  # fmt: skip
+def test_a_student_cannot_have_more(arch: Arch, name: str, importance: Importance) -> None:
+    with pytest.raises(InputError, match=f"{name} .* cannot have more"):
+        keep(FULL, arch, importance)
+
+
+def test_inheriting_leaves_torchs_generator_alone(
+    teacher: PreTrainedModel, data: Encoded, importance: Importance
+) -> None:
+    arch = Arch(2, 24, 3, 40)
+    torch.manual_seed(7)
+    first = inherit(teacher, arch, keep(FULL, arch, importance), data)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(1), drawn)
+    second = inherit(teacher, arch, keep(FULL, arch, importance), data)
+    assert torch.equal(logits(first, data), logits(second, data))
+
+
+def test_importance_is_stored_under_its_key(importance: Importance, tmp_path: Path) -> None:
+    path = tmp_path / "importance.safetensors"
+    assert Importance.load(path, "k") is None
+    importance.save(path, "k")
+    assert torch.equal(Importance.load(path, "k").heads, importance.heads)
+    assert Importance.load(path, "other") is None
+    path.write_bytes(b"junk")
+    assert Importance.load(path, "k") is None
