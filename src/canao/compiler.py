@@ -56,7 +56,7 @@ class Stages:
 
     @property
     def layers_after(self) -> int:
-        return len([name for name in self.source.kernel_names if name])
+        return len(self.program.regions)
 
 
 def lower(graph: Graph, target: Target, *, fusion: bool = True) -> Stages:
@@ -172,10 +172,10 @@ def _manifest(
             region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions)},
         "rewrites": _counted([f.rule for f in stages.firings]),
         "kernels": [
-            {"name": name, "plan": plan.name, "ops": list(region.ops), "output": region.output,
+            {"name": name or "alias", "plan": plan.name, "ops": list(region.ops), "output": region.output,
              "flops": region_flops(graph, region, NOMINAL_LENGTH)}
             for name, plan, region in zip(stages.source.kernel_names, stages.plans,
-                                          stages.program.regions, strict=True) if name],
+                                          stages.program.regions, strict=True)],
     }  # fmt: skip
 
 

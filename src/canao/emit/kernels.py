@@ -6,6 +6,7 @@ rows, or (head, row tile) pairs. Register and cache tiles come from the plan; no
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from canao.emit.isa import Isa
@@ -116,9 +117,20 @@ def _plain(d: Dim) -> str:
 
 
 def _signature(parameters: Parameters) -> str:
-    pointers = "".join(f"{p.declaration}, " for p in parameters.list)
-    return (f"static void NAME(int64_t s, {pointers}float *restrict out, float *restrict scratch, "
-            "int64_t begin, int64_t end)")  # fmt: skip
+    return (f"static void NAME(int64_t s, {_declared(parameters.list)}float *restrict out, "
+            "float *restrict scratch, int64_t begin, int64_t end)")  # fmt: skip
+
+
+def _used(parameters: Parameters, text: str) -> list[Parameter]:
+    return [p for p in parameters.list if re.search(rf"\b{p.name}\b", text)]
+
+
+def _declared(parameters: list[Parameter]) -> str:
+    return "".join(f"{p.declaration}, " for p in parameters)
+
+
+def _passed(parameters: list[Parameter]) -> str:
+    return "".join(f"{p.name}, " for p in parameters)
 
 
 def _unused(w: Writer, *names: str) -> None:
@@ -167,28 +179,29 @@ class _ProductCode:
         if later:
             rows.depth = 1
             code.row_pass(rows, later)
-        pointers = "".join(f"{p.declaration}, " for p in self.parameters.list)
-        names = "".join(f"{p.name}, " for p in self.parameters.list)
+        self.tile_uses = _used(self.parameters, tile.text())
+        self.rows_uses = _used(self.parameters, rows.text())
         w = Writer()
         depth = f" in {self.passes} passes of {plan.kc}" if self.passes > 1 else ""
         w.line(f"/* [{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}]{depth}"
                f"{', then ' if len(self.region.ops) > 1 else ''}"
                f"{', '.join(o for o in self.region.ops if o != 'linear')} */")  # fmt: skip
         with w.block(f"CANAO_INLINE void NAME_tile(const int m, const int64_t width, int64_t s, "
-                     f"{pointers}float *restrict out, int64_t row, int64_t col, int64_t k0)"):  # fmt: skip
+                     f"{_declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
+                     "int64_t k0)"):  # fmt: skip
             w.raw(tile.text())
         w.line()
         if later:
             w.line("/* What needs whole rows, on rows that are still in cache. */")
-            w.line(f"static void NAME_rows(int64_t s, {pointers}float *restrict out, "
-                   "float *restrict scratch, int64_t begin, int64_t end)")  # fmt: skip
+            w.line(f"static void NAME_rows(int64_t s, {_declared(self.rows_uses)}float *restrict "
+                   "out, float *restrict scratch, int64_t begin, int64_t end)")  # fmt: skip
             w.line("{")
-            for name in ("s", "scratch", *(p.name for p in self.parameters.list)):
+            for name in ("s", "scratch"):
                 w.line(f"    (void){name};")
             w.raw(rows.text())
             w.line("}")
             w.line()
-        self._main(w, names, bool(later))
+        self._main(w, bool(later))
         name = f"product_{form.k}x{form.n}{_ops(self.region)}_{self.isa.name}_{plan.name}"
         units = expression(form.epilogue.rows)
         needs = frozenset({"tile", *(("strided",) if code.strided else ())})
@@ -238,7 +251,7 @@ class _ProductCode:
                 code.stores(upto, tiled, "n")
                 w.raw(upto.text().replace("_load_n(", "_load_upto(").replace("_store_n(", "_store_upto("))
 
-    def _main(self, w: Writer, names: str, later: bool) -> None:
+    def _main(self, w: Writer, later: bool) -> None:
         form, plan = self.form, self.plan
         whole, rest = form.n - form.n % plan.nr, form.n % plan.nr
         w.line(_signature(self.parameters))
@@ -250,20 +263,22 @@ class _ProductCode:
             with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
                 if whole:
                     with w.block(f"for (int64_t col = 0; col < {whole}; col += NR)"):
-                        self._tiles(w, names, "NR")
+                        self._tiles(w, "NR")
                 if rest:
                     with w.block(""):
                         w.line(f"const int64_t col = {whole};")
-                        self._tiles(w, names, str(rest))
+                        self._tiles(w, str(rest))
             if later:
+                names = _passed(self.rows_uses)
                 w.line(f"NAME_rows(s, {names}out, scratch, top, bottom);")
         w.depth -= 1
         w.line("}")
 
-    def _tiles(self, w: Writer, names: str, width: str) -> None:
+    def _tiles(self, w: Writer, width: str) -> None:
         with w.block("for (int64_t row = top; row < bottom; row += MR)"):
             with w.block("switch (min64(bottom - row, MR))"):
                 for m in range(1, self.plan.mr + 1):
+                    names = _passed(self.tile_uses)
                     call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0)"
                     w.line(f"case {m}: {call}; break;")
 

@@ -1,0 +1,248 @@
+"""CompiledModel: an artifact loaded into this process. NumPy in, NumPy out; text in, labels out."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canao.artifact import Artifact
+from canao.errors import DeviceError, InputError
+from canao.target import Target, get_target
+
+_ISA_ORDER = ("scalar", "avx2", "avx512")
+_STATUS_OK, _STATUS_BUSY = 0, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Scores of one text: (label, score) pairs, best first; a regression has one, unnamed."""
+
+    scores: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        return self.scores[0][0]
+
+
+class CompiledModel:
+    """A compiled library, its weights mapped. Calls from several threads take turns.
+
+    Raises DeviceError if the library cannot run on this machine, InputError if it is damaged.
+    """
+
+    def __init__(
+        self, artifact: Artifact | str | Path, threads: int = 1, cores: Sequence[int] = ()
+    ) -> None:
+        self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
+        if not 1 <= threads <= 64:
+            raise InputError(f"threads is {threads}; give 1 to 64")
+        if cores and len(cores) != threads:
+            raise InputError(f"{len(cores)} cores named for {threads} threads; name one for each")
+        self.threads = threads
+        require_runnable(self.artifact, get_target())
+        self._inputs = self.artifact.manifest["inputs"]
+        self._outputs = self.artifact.manifest["outputs"]
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+        self._library = _library(self.artifact.library)
+        handle = ctypes.c_void_p()
+        pinned = (ctypes.c_int * threads)(*cores) if cores else None
+        path = str(self.artifact.weights).encode()
+        self._check(self._library.canao_open(path, threads, pinned, ctypes.byref(handle)))
+        self._handle = handle
+        self._close = weakref.finalize(self, self._library.canao_close, handle)
+
+    def close(self) -> None:
+        """Unmap the weights and end the threads. A closed model cannot be called again."""
+        with self._lock:
+            self._close()
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, *inputs: Any, **named: Any) -> np.ndarray:
+        """The first output (logits, or the last hidden state) for ids of shape [s] or [batch, s].
+
+        Inputs are given in the order of the manifest or by name; token_type_ids may be left out
+        and are then 0. Texts of a batch run one after another. InputError names what is wrong.
+        """
+        return next(iter(self.run(*inputs, **named).values()))
+
+    def run(self, *inputs: Any, **named: Any) -> dict[str, np.ndarray]:
+        """Every output by name; a batch dimension in the ids is one in the outputs."""
+        arrays = self._bind(inputs, named)
+        batched = arrays[0].ndim == 2
+        if not batched:
+            return {k: v[0] for k, v in self._one([a for a in arrays]).items()}
+        rows = [self._one([a[i] for a in arrays]) for i in range(arrays[0].shape[0])]
+        return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+
+    def predict(self, text: str, pair: str | None = None) -> Prediction:
+        """Labels of a text, or of a pair of texts, with their probabilities."""
+        ids, types = self.encode(text, pair)
+        given = {"input_ids": ids, "token_type_ids": types}
+        logits = self(**{i["name"]: given[i["name"]] for i in self._inputs}).ravel()
+        labels = self.artifact.labels
+        if self.artifact.manifest.get("task") == "text-regression":
+            return Prediction((("score", float(logits[0])),))
+        if not labels:
+            raise InputError(
+                f"{self.artifact.path}: the model has no labels; call it from Python for its vectors"
+            )
+        e = np.exp(logits - logits.max())
+        order = np.argsort(-e, kind="stable")
+        return Prediction(tuple((labels[i], float(e[i] / e.sum())) for i in order))
+
+    def encode(self, text: str, pair: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and type ids of a text, int32 [s], cut at the model's maximum length."""
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self.artifact)
+        encoded = self._tokenizer.encode(text, pair)
+        return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
+
+    def _bind(self, inputs: Sequence[Any], named: dict[str, Any]) -> list[np.ndarray]:
+        names = [i["name"] for i in self._inputs]
+        if len(inputs) > len(names):
+            raise InputError(f"{len(inputs)} inputs given; the model takes {', '.join(names)}")
+        given = dict(zip(names, inputs, strict=False))
+        for name, value in named.items():
+            if name not in names or name in given:
+                raise InputError(f"input '{name}' is unknown or given twice; "
+                                 f"the model takes {', '.join(names)}")  # fmt: skip
+            given[name] = value
+        if "input_ids" not in given:
+            raise InputError("input_ids is missing")
+        first = _ids("input_ids", given["input_ids"])
+        arrays = [_ids(n, given[n]) if given.get(n) is not None else np.zeros_like(first)
+                  for n in names]  # fmt: skip
+        for name, array in zip(names, arrays, strict=True):
+            if array.shape != first.shape:
+                raise InputError(
+                    f"{name} has shape {list(array.shape)}, input_ids {list(first.shape)}; "
+                    "give both the same shape"
+                )
+        return arrays
+
+    def _one(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        length = len(arrays[0])
+        if not 1 <= length <= self.artifact.max_length:
+            raise InputError(f"length {length} is outside 1..{self.artifact.max_length}")
+        for slot, array in zip(self._inputs, arrays, strict=True):
+            limit = slot["limit"] or 2**31
+            if array.min() < 0 or array.max() >= limit:
+                bad = int(array[(array < 0) | (array >= limit)][0])
+                raise InputError(f"{slot['name']} holds {bad}; ids must be 0 to {limit - 1}")
+        ids = [np.ascontiguousarray(a, np.int32) for a in arrays]
+        out = {o["name"]: np.empty(_shape(o, length), np.float32) for o in self._outputs}
+        for i, array in enumerate(out.values()):
+            if self._library.canao_output_size(i, length) != array.size:
+                raise InputError(f"{self.artifact.path}: library and manifest differ; compile again")
+        sources = (ctypes.c_void_p * len(ids))(*(a.ctypes.data for a in ids))
+        targets = (ctypes.c_void_p * len(out))(*(a.ctypes.data for a in out.values()))
+        with self._lock:
+            if not self._close.alive:
+                raise InputError("the model is closed; load it again")
+            self._check(self._library.canao_run(self._handle, sources, length, targets))
+        return out
+
+    def _check(self, status: int) -> None:
+        if status != _STATUS_OK:
+            message = self._library.canao_message(status).decode()
+            raise DeviceError(f"{self.artifact.path}: {message}")
+
+
+def require_runnable(artifact: Artifact, host: Target) -> None:
+    """DeviceError unless this machine can run the artifact's library."""
+    built = artifact.manifest["target"]
+    machine = host.triple.partition("-")[0]
+    same = str(built.get("triple", "")).startswith(machine)
+    isa = built.get("isa")
+    wide = isa in _ISA_ORDER and host.isa in _ISA_ORDER
+    if same and wide:
+        same = _ISA_ORDER.index(isa) <= _ISA_ORDER.index(host.isa)
+    if not same:
+        raise DeviceError(
+            f"{artifact.path}: built for {built.get('name')} ({isa}), this machine is {machine} "
+            f"({host.isa}); compile with --target host"
+        )
+
+
+def _library(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+        library.canao_message.restype = ctypes.c_char_p
+        library.canao_output_size.restype = ctypes.c_int64
+        library.canao_close.argtypes = [ctypes.c_void_p]
+        library.canao_close.restype = None
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"{path}: cannot be loaded ({error}); compile the model again") from None
+    return library
+
+
+def _ids(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or array.size == 0:
+        raise InputError(
+            f"{name} is {array.dtype} of shape {list(array.shape)}; "
+            "give whole numbers of shape [s] or [batch, s]"
+        )
+    return array
+
+
+def _shape(output: dict[str, Any], length: int) -> tuple[int, ...]:
+    """Concrete shape; dimensions are ints or polynomials in s as the manifest writes them."""
+    sizes = []
+    for d in output["shape"]:
+        if isinstance(d, int):
+            sizes.append(d)
+            continue
+        total = 0
+        for term in str(d).split("+"):
+            value = 1
+            for factor in term.strip().split("*"):
+                if factor != "s" and not factor.isdigit():
+                    raise InputError(f"manifest: output shape {output['shape']} is not readable")
+                value *= length if factor == "s" else int(factor)
+            total += value
+        sizes.append(total)
+    return tuple(sizes)
+
+
+def _tokenizer(artifact: Artifact) -> Any:
+    import tokenizers
+
+    path = artifact.path / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(
+            f"{artifact.path}: no tokenizer.json; compile a model directory that has its tokenizer"
+        )
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(artifact.max_length)
+    return tokenizer
+
+
+def compile_to_memory(model: Any, target: Target, *, threads: int, fusion: bool) -> CompiledModel:
+    """Compile into a temporary directory that lives as long as the returned model."""
+    from canao.compiler import compile_model
+
+    folder = tempfile.TemporaryDirectory(prefix="canao-")
+    compiled = CompiledModel(
+        compile_model(model, Path(folder.name) / "model", target=target, fusion=fusion), threads
+    )
+    weakref.finalize(compiled, folder.cleanup)
+    return compiled
