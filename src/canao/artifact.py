@@ -38,7 +38,7 @@ class Artifact:
         path = Path(path)
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{path}: no manifest.json; give a directory written by `canao compile`"
             ) from None

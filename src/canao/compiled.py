@@ -180,7 +180,12 @@ def require_runnable(artifact: Artifact, host: Target) -> None:
 
 def _library(path: Path) -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(path.resolve()))
+        # The loader takes a path that it has seen for the library it loaded from there, though
+        # the model may have been compiled anew since. A link of its own makes it look.
+        with tempfile.TemporaryDirectory(prefix="canao-") as folder:
+            link = Path(folder) / path.name
+            link.symlink_to(path.resolve())
+            library = ctypes.CDLL(str(link))
         library.canao_message.restype = ctypes.c_char_p
         library.canao_output_size.restype = ctypes.c_int64
         library.canao_close.argtypes = [ctypes.c_void_p]

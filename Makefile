@@ -1,0 +1,43 @@
+# `make run` does the main job on the embedded default, `make test` runs the tests. Both set up a
+# virtual environment of their own first; nothing but Python 3.10+ and make is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Pinned and installed first, so that no other package draws in another build of it.
+TORCH ?= torch==2.13.0
+RUN ?= runs/commands
+BIN := $(VENV)/bin
+
+.PHONY: help run test lint setup setup-dev clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: setup ## search, distil, compile and certify on the embedded spoken commands; then label three
+	$(BIN)/python examples/spoken_commands.py --out $(RUN)
+
+test: setup-dev ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup-dev ## style, and the direction of imports
+	$(BIN)/ruff check src tests tools benchmarks examples
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.ready
+
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "canao: error: $(PYTHON) is older than 3.10; name a newer one: make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@touch $@
+
+clean: ## remove the environment and runs, not the build cache
+	rm -rf $(VENV) runs build

@@ -1,0 +1,294 @@
+"""The command line: parse, compose, print. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from canao.api import get_device
+from canao.artifact import Artifact
+from canao.compiled import CompiledModel
+from canao.console import SearchDisplay
+from canao.device.base import Failure, MeasureConfig, Timing
+from canao.errors import CanaoError, DeviceError, InputError
+from canao.target import get_target
+
+app = typer.Typer(
+    help="Latency budget in, certified native language model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False)
+# Typer brings a click of its own in some versions and uses the installed one in others.
+_UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_STAGES = ("graph", "fused", "plan", "source")
+
+Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
+DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
+Length = Annotated[int, typer.Option(help="tokens in the measured input")]
+Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
+Samples = Annotated[int, typer.Option(help="least number of samples")]
+Percentile = Annotated[float, typer.Option(help="percentile that the budget is about")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+
+
+@app.command()
+def search(
+    teacher: Annotated[Path, typer.Option(help="Hugging Face directory of a BERT model")],
+    data: Annotated[Path, typer.Option(help="TSV, CSV or JSONL file, or directory of train, dev")],
+    budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = Path(
+        "runs/search"
+    ),
+    task: Annotated[str, typer.Option(help="text-classification or text-regression")] = (
+        "text-classification"
+    ),
+    device: DeviceName = "local",
+    length: Length = 128,
+    threads: Threads = 1,
+    trials: Annotated[int, typer.Option(help="candidates that get a quick training")] = 16,
+    controller: Annotated[str, typer.Option(help="policy, random, tpe, gp or nsga2")] = "policy",
+    seed: Annotated[int, typer.Option(help="of controller and training")] = 0,
+    percentile: Percentile = 90.0,
+    samples: Samples = 1024,
+    max_minutes: Annotated[float, typer.Option(help="limit of the search; 0: none")] = 0.0,
+    metric: Annotated[str | None, typer.Option(help="metric that ranks candidates")] = None,
+    quick_steps: Annotated[int | None, typer.Option(help="steps of a quick training")] = None,
+    epochs: Annotated[int | None, typer.Option(help="epochs of the final training")] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help="epochs of fine-tuning")] = None,
+) -> None:
+    """Search, distil, compile and certify a student within a latency budget."""
+    from canao import api
+    from canao.report import write_report
+
+    with SearchDisplay(out) as display:
+        result = api.search(
+            teacher=teacher, data=data, budget_ms=budget_ms, run_dir=out_dir, device=device,
+            task=task, length=length, threads=threads, trials=trials, controller=controller,
+            seed=seed, percentile=percentile, samples=samples, max_minutes=max_minutes,
+            metric=metric, quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
+            progress=display.event, train_progress=display.training,
+        )  # fmt: skip
+    page = write_report(out_dir)
+    _print_result(result, page)
+
+
+def _print_result(result: Any, page: Path) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("", "teacher", "student"):
+        table.add_column(head, justify="left" if not head else "right")
+    for name, value in result.teacher.metrics.items():
+        table.add_row(name, f"{value:.4f}", f"{result.score.metrics[name]:.4f}")
+    teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
+    table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
+    layers = result.artifact.manifest["layers"]
+    out.print()
+    out.print(f"student  {result.arch}, layers {layers['before']} -> {layers['after']} after fusion")
+    out.print(table)
+    out.print(f"{result.certificate}")
+    for name, path in (("library", result.artifact.path), ("model", result.model_dir),
+                       ("report", page)):  # fmt: skip
+        out.print(f"{name:8} {escape(str(path))}", soft_wrap=True)
+
+
+@app.command()
+def compile(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
+    target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
+    isa: Annotated[str | None, typer.Option(help="vector table other than the target's")] = None,
+    no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
+    emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
+        None
+    ),
+    max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    cc: Annotated[str, typer.Option(help="zig, or a compiler on the PATH")] = "zig",
+) -> None:
+    """Compile a model into a native library, or print a stage of it."""
+    from canao.build import get_toolchain
+    from canao.compiler import compile_model, load_model, lower
+    from canao.text import format_stage
+
+    machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
+    if emit is not None:
+        if emit not in _STAGES:
+            raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
+        _, graph = load_model(model, max_length)
+        sys.stdout.write(format_stage(emit, lower(graph, machine, fusion=not no_fusion)))
+        return
+    if out_dir is None:
+        raise InputError("no output directory; give one with -o, or print a stage with --emit")
+    artifact = compile_model(
+        model, out_dir, target=machine, fusion=not no_fusion, max_length=max_length,
+        toolchain=get_toolchain(cc),
+    )  # fmt: skip
+    layers, files = artifact.manifest["layers"], artifact.manifest["files"]
+    size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
+    library = artifact.library.stat().st_size / 1e3
+    out.print(f"layers   {layers['before']} before fusion, {layers['after']} kernels after")
+    rewrites = ", ".join(f"{k} x{v}" for k, v in artifact.manifest["rewrites"].items())
+    out.print(f"rewrites {rewrites or 'none'}")
+    out.print(f"target   {machine.name}, {machine.isa}, {machine.triple}")
+    out.print(f"library  {library:.0f} kB, {size:.1f} MB with weights, in {escape(str(out_dir))}")
+
+
+@app.command()
+def run(
+    artifact: Dir,
+    text: Annotated[str, typer.Argument(help="the text")],
+    pair: Annotated[str | None, typer.Argument(help="second text of a pair")] = None,
+    threads: Threads = 1,
+    top: Annotated[int, typer.Option(help="labels to print")] = 3,
+) -> None:
+    """Label a text with a compiled model."""
+    if not text.strip():
+        raise InputError("the text is empty; give at least one word")
+    with CompiledModel(artifact, threads) as model:
+        for label, value in model.predict(text, pair).scores[: max(1, top)]:
+            out.print(f"{value:8.4f}  {escape(label)}")
+
+
+@app.command()
+def bench(
+    artifact: Dir,
+    device: DeviceName = "local",
+    length: Length = 128,
+    threads: Threads = 1,
+    samples: Samples = 1024,
+    seconds: Annotated[float, typer.Option(help="sample at least this long as well")] = 0.0,
+    max_seconds: Annotated[float, typer.Option(help="stop after this long; 0: never")] = 0.0,
+    warmup: Annotated[int, typer.Option(help="runs before the first sample")] = 16,
+    percentile: Annotated[str, typer.Option(help="comma-separated")] = "50,90,95,99",
+    cores: Annotated[str, typer.Option(help="comma-separated cores to pin to")] = "",
+    profile: Annotated[bool, typer.Option("--profile", help="time every kernel as well")] = False,
+    as_json: AsJson = False,
+    raw: Annotated[bool, typer.Option("--raw", help="JSON with every sample")] = False,
+) -> None:
+    """Measure the latency of a compiled model."""
+    config = MeasureConfig(length, threads, warmup, samples, seconds, max_seconds,
+                           tuple(_numbers("cores", cores, int)))  # fmt: skip
+    asked = _numbers("percentile", percentile, float)
+    if not all(0 < q <= 100 for q in asked):
+        raise InputError(f"percentile '{percentile}' is outside (0, 100]")
+    loaded, where = Artifact.load(artifact), get_device(device)
+    loaded.verify()
+    timing = _timed(where.measure(loaded, config))
+    steps = where.profile(loaded, config) if profile else ()
+    if as_json or raw:
+        form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
+        if profile:
+            form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
+        sys.stdout.write(json.dumps(form, indent=2) + "\n")
+        return
+    for name, value in timing.summary(asked).items():
+        if name == "peak_bytes":
+            out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
+        else:
+            out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
+    pinned = timing.environment.get("pinned", [])
+    out.print(f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "
+              f"{timing.environment.get('cpu', where.name)}")  # fmt: skip
+    if profile:
+        _print_profile(loaded, where, steps, config)
+
+
+def _print_profile(
+    artifact: Artifact, device: Any, steps: tuple[tuple[str, float], ...], config: MeasureConfig
+) -> None:
+    """Kernels by their time; rates only at the length that the manifest counts flops for."""
+    counted = artifact.manifest["flops"]["length"] == config.length
+    flops = {k["name"]: k["flops"] for k in artifact.manifest["kernels"]}
+    peak = device.peak_flops(config.threads)
+    total = sum(ms for _, ms in steps) or 1.0
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("kernel", "calls", "ms", "share", "of peak"):
+        table.add_column(head, justify="left" if head == "kernel" else "right")
+    rows: dict[str, list[float]] = {}
+    for name, ms in steps:
+        rows.setdefault(name, []).append(ms)
+    for name, times in sorted(rows.items(), key=lambda row: -sum(row[1])):
+        rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3) / peak
+        share = f"{rate:.0%}" if counted and "product" in name else "-"
+        table.add_row(name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share)
+    out.print(table)
+
+
+@app.command()
+def certify(
+    artifact: Dir,
+    budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
+    device: DeviceName = "local",
+    length: Length = 128,
+    threads: Threads = 1,
+    samples: Samples = 1024,
+    percentile: Percentile = 90.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a library against a budget; exit code 0 only if it holds."""
+    from canao.search.guarantee import certify as measure_against
+    from canao.search.guarantee import require
+
+    config = MeasureConfig(length=length, threads=threads, samples=samples)
+    certificate = measure_against(
+        Artifact.load(artifact), get_device(device), budget_ms, config, percentile
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")
+    else:
+        out.print(str(certificate))
+    require(certificate)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="run directory of a search")]) -> None:
+    """Write the HTML report of a run, finished or not."""
+    from canao.report import write_report
+
+    out.print(str(write_report(run_dir)), soft_wrap=True, markup=False)
+
+
+def _timed(measured: Timing | Failure) -> Timing:
+    if isinstance(measured, Failure):
+        raise DeviceError(f"{measured.stage}: {measured.message}")
+    return measured
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{name} '{text}' is not a comma-separated list of numbers") from None
+
+
+def main() -> None:
+    """Entry point: one line on standard error for every error, and its exit code."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except _UsageProblem as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error.format_message()}\n")
+        else:
+            sys.stderr.write(f"canao: error: {error.format_message()}\n")
+        sys.exit(error.exit_code)
+    except CanaoError as error:
+        sys.stderr.write(f"canao: error: {error}\n")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("canao: interrupted; the same command goes on where it was\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The stages of a compilation as text, for `canao compile --emit`."""
+
+from __future__ import annotations
+
+from canao.compiler import NOMINAL_LENGTH, Stages, form_name, region_flops
+from canao.graph.text import format_graph, format_node
+
+
+def format_stage(stage: str, stages: Stages) -> str:
+    """graph: as captured. fused: regions, rewrites, decisions. plan: how each region runs. source: C."""
+    if stage == "graph":
+        return format_graph(stages.captured)
+    if stage == "fused":
+        return _fused(stages)
+    return _plan(stages) if stage == "plan" else stages.source.code
+
+
+def _fused(stages: Stages) -> str:
+    program = stages.program
+    lines = [f"program: {stages.layers_before} layers -> {stages.layers_after} regions"]
+    lines += [f"rewrite {f.rule} at {f.value} ({f.where})" for f in stages.firings]
+    lines += [f"merge {m.producer} + {m.consumer}: {m.cell}, {m.result}" for m in program.log]
+    for i, region in enumerate(program.regions):
+        lines.append(f"region {i}: {form_name(region)}, {region.mapping} {{")
+        lines += [f"  {format_node(program.graph, n)}" for n in region.nodes]
+        lines.append(f"}} -> {region.output}")
+    return "\n".join(lines) + "\n"
+
+
+def _plan(stages: Stages) -> str:
+    memory, source = stages.source.memory, stages.source
+    lines = [
+        f"arena {4 * memory.floats} bytes, scratch {4 * source.scratch} bytes a thread, "
+        f"weights {source.weights.file_size} bytes, {sum(memory.barriers)} barriers"
+    ]
+    rows = zip(stages.program.regions, stages.plans, source.kernel_names, memory.barriers,
+               strict=True)  # fmt: skip
+    for i, (region, plan, name, waits) in enumerate(rows):
+        place = memory.offsets.get(region.output)
+        lines.append(
+            f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {plan.name} "
+            f"-> {region.output} at {'-' if place is None else 4 * place}, "
+            f"{region_flops(stages.program.graph, region, NOMINAL_LENGTH)} flops at {NOMINAL_LENGTH}"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,111 @@
+"""Compiled models against Transformers in float32, fused and not, one thread and two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from canao.compiled import CompiledModel
+from canao.compiler import compile_model
+from canao.target import get_target
+from tests.compiler.models import SHAPES, classifier, encoder, reference
+from tests.conftest import LENGTHS, TOLERANCE
+
+LONG = (300, 512)
+HOST = get_target()
+HOST_ISAS = {"scalar": ("scalar",), "avx2": ("scalar", "avx2"),
+             "avx512": ("scalar", "avx2", "avx512"), "neon": ("scalar", "neon")}[HOST.isa]  # fmt: skip
+
+
+def assert_close(model, compiled: CompiledModel, lengths, sentences) -> None:
+    names = [o["name"] for o in compiled.artifact.manifest["outputs"]]
+    types = model.config.type_vocab_size
+    for length in lengths:
+        ids, kinds = sentences(length, model.config.vocab_size, types)
+        expected = reference(model, ids, kinds)
+        got = compiled.run(ids[None], kinds[None])
+        assert len(expected) == len(names)
+        for name, want in zip(names, expected, strict=True):
+            assert got[name].shape == want.shape
+            difference = float(np.abs(got[name] - want).max())
+            assert difference <= TOLERANCE, f"{name} at length {length}: {difference:.2e}"
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_models(shape: str, fusion: bool, threads: int, tmp_path: Path, sentences) -> None:
+    model = classifier(shape)
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    with CompiledModel(artifact, threads) as compiled:
+        assert_close(model, compiled, LENGTHS + LONG, sentences)
+
+
+@pytest.mark.parametrize("isa", HOST_ISAS)
+@pytest.mark.parametrize("shape", ("odd", "deep_product"))
+def test_every_isa_of_this_machine(shape: str, isa: str, tmp_path: Path, sentences) -> None:
+    model = classifier(shape)
+    for fusion in (True, False):
+        artifact = compile_model(model, tmp_path / "out", target=HOST.with_isa(isa), fusion=fusion)
+        with CompiledModel(artifact, 2) as compiled:
+            assert_close(model, compiled, LENGTHS, sentences)
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+def test_hidden_states(fusion: bool, tmp_path: Path, sentences) -> None:
+    """A bare encoder gives its last hidden state and its pooled output."""
+    model = encoder("odd")
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    with CompiledModel(artifact, 2) as compiled:
+        assert_close(model, compiled, LENGTHS + LONG, sentences)
+
+
+@pytest.mark.parametrize("attention", ("eager", "sdpa"))
+def test_both_attention_implementations(attention: str, tmp_path: Path, sentences) -> None:
+    model = classifier("small")
+    model.set_attn_implementation(attention)
+    artifact = compile_model(model, tmp_path / "out")
+    assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2
+    with CompiledModel(artifact) as compiled:
+        assert_close(model, compiled, (1, 33, 128), sentences)
+
+
+def test_minilm_with_a_classification_head(minilm: Path, tmp_path: Path, sentences) -> None:
+    from canao.model.hf import load_classifier
+
+    model = load_classifier(minilm, ("no", "yes", "maybe")).eval()
+    for fusion in (True, False):
+        artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+        for threads in (1, 2):
+            with CompiledModel(artifact, threads) as compiled:
+                assert_close(model, compiled, (1, 7, 17, 33, 128, 300, 512), sentences)
+
+
+def test_minilm_hidden_states(minilm: Path, tmp_path: Path, sentences) -> None:
+    from canao.model.source import load_source
+
+    artifact = compile_model(minilm, tmp_path / "out")
+    with CompiledModel(artifact, 2) as compiled:
+        assert_close(load_source(minilm).module, compiled, (1, 8, 31, 64, 127, 512), sentences)
+
+
+def test_twelve_layers_end_in_five_kernels_each(tmp_path: Path) -> None:
+    artifact = compile_model(classifier("small", layers=12), tmp_path / "out")
+    layers = artifact.manifest["layers"]
+    assert layers["after"] <= 5 * 12 + 3  # embeddings, pooler, classifier
+    plain = compile_model(classifier("small", layers=12), tmp_path / "plain", fusion=False)
+    assert plain.manifest["layers"]["after"] == plain.manifest["layers"]["before"]
+    assert plain.manifest["layers"]["before"] == layers["before"] > 250
+
+
+def test_repeated_runs_are_bit_identical(tmp_path: Path, sentences) -> None:
+    """At any number of threads: each row is computed by one thread, in one order."""
+    artifact = compile_model(classifier("odd"), tmp_path / "out")
+    ids, types = sentences(65, 99, 2)
+    results = []
+    for threads in (1, 2, 3):
+        with CompiledModel(artifact, threads) as compiled:
+            results += [compiled(ids, types) for _ in range(3)]
+    assert all((r == results[0]).all() for r in results)
