@@ -1,0 +1,103 @@
+"""The null device: libraries are compiled for it and never run; its latencies are scripted.
+
+`--device null` takes one millisecond for everything. Searches and their tests use it to go
+through every step where no measurement is wanted, or none could be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from canao.artifact import Artifact
+from canao.device.base import Failure, MeasureConfig, Measurement, Timing
+from canao.errors import DeviceError, InputError
+from canao.target import Target, get_target
+
+Script = float | Sequence[float] | Callable[[Artifact], float]
+KernelScript = Callable[[Artifact], Sequence[tuple[str, float]]]
+
+
+class NullDevice:
+    """A device that answers from a script.
+
+    latency_ms   median for every library; or one after the other for each measurement, and a
+                 Failure when they are used up; or a function of the artifact
+    noise        standard deviation of the samples as a fraction of the latency; 0: all equal
+    seed         of the noise
+    kernels      function of the artifact that gives its profile; without it the scripted
+                 latency is divided among the manifest's kernels in proportion to their flops
+    peak         FLOP/s of one thread
+    target       what libraries are compiled for; None: this machine
+    """
+
+    name = "null"
+
+    def __init__(
+        self,
+        latency_ms: Script = 1.0,
+        *,
+        noise: float = 0.0,
+        seed: int = 0,
+        kernels: KernelScript | None = None,
+        peak: float = 1e10,
+        target: Target | None = None,
+    ) -> None:
+        if noise < 0 or peak <= 0:
+            raise InputError(f"null device: noise {noise:g} or peak {peak:g} is out of range")
+        self.target = get_target("host") if target is None else target
+        self._script = latency_ms
+        self._noise = noise
+        self._random = np.random.default_rng(seed)
+        self._kernels = kernels
+        self._peak = peak
+        self._measured = 0
+
+    def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
+        """Always DeviceError: there is nothing to run on."""
+        raise DeviceError("the null device runs nothing; choose another one, as --device local")
+
+    def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """The scripted latency; Failure when a list of latencies is used up."""
+        value = self._next(artifact)
+        if value is None:
+            return Failure("script", f"no latency left after {self._measured} measurements")
+        self._measured += 1
+        spread = self._random.standard_normal(config.samples) * self._noise
+        # Centred, so that the script gives the median; a time cannot be negative.
+        factors = np.maximum(1.0 + spread - np.median(spread), 0.01)
+        samples = tuple(float(value * factor) for factor in factors)
+        return Timing(
+            samples_ms=samples,
+            load_ms=0.0,
+            cold_ms=samples[0],
+            peak_bytes=0,
+            config=config,
+            environment={"device": "null", "note": "scripted latencies: nothing was run"},
+        )
+
+    def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
+        """The scripted kernel times; uses up no entry of a list of latencies."""
+        if self._kernels is not None:
+            return tuple((name, float(ms)) for name, ms in self._kernels(artifact))
+        total = self._next(artifact)
+        if total is None:
+            raise DeviceError(f"null device: no latency left after {self._measured} measurements")
+        kernels = artifact.manifest["kernels"]
+        weights = [float(kernel.get("flops", 0)) + 1.0 for kernel in kernels]
+        return tuple(
+            (kernel["name"], total * weight / sum(weights))
+            for kernel, weight in zip(kernels, weights, strict=True)
+        )
+
+    def peak_flops(self, threads: int = 1) -> float:
+        return self._peak * threads
+
+    def _next(self, artifact: Artifact) -> float | None:
+        if callable(self._script):
+            return float(self._script(artifact))
+        if isinstance(self._script, Sequence):
+            left = self._script[self._measured :]
+            return float(left[0]) if left else None
+        return float(self._script)

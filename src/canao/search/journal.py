@@ -1,0 +1,258 @@
+"""The journal: one Optuna study and one run.json in the run directory.
+
+Everything the loop has to know to go on is read from here, and nothing is kept elsewhere:
+a run that was killed is resumed by opening its directory again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from canao.artifact import write_whole
+from canao.errors import InputError
+from canao.model.arch import Arch
+from canao.search.controller import LATENCY, make_controller, objectives
+from canao.search.options import SearchOptions
+from canao.search.space import Space
+from canao.search.table import dominated
+from canao.search.trial import Trial, best_first
+
+FORMAT = 1
+RUN_FILE = "run.json"
+STUDY_FILE = "study.db"
+
+_STUDY = "canao"
+_TRIAL = "trial"  # user attribute: the Trial in JSON form
+_REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
+_MISSES = "misses"
+_PATIENCE = 12  # proposals in a row that lead to no training before a neighbour is tried
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A proposal that waits for its verdict: `Journal.tell` or `Journal.give_up`."""
+
+    arch: Arch
+    handle: optuna.Trial
+
+
+class Journal:
+    """The study of one run: asks for proposals that were not judged yet, and is told verdicts."""
+
+    def __init__(self, options: SearchOptions, space: Space) -> None:
+        self._space = space
+        self._budget_ms = options.budget_ms
+        self._multi = len(objectives(options.controller)) > 1
+        self._study = _open_study(options, make_controller(options.controller, space, options.seed))
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            # Left behind by a kill. Its number is spent, but it is judged anew.
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every judged architecture once, in order."""
+        return tuple(_record(done) for done in self._done() if _REPEATS not in done.user_attrs)
+
+    @property
+    def misses(self) -> tuple[tuple[float, float], ...]:
+        """(predicted, measured) ms of finished libraries that broke the budget."""
+        return tuple((float(p), float(m)) for p, m in self._study.user_attrs.get(_MISSES, ()))
+
+    def add_miss(self, predicted_ms: float, measured_ms: float) -> None:
+        self._study.set_user_attr(_MISSES, [*self.misses, (predicted_ms, measured_ms)])
+
+    def note(self, name: str) -> Any:
+        """A value that `set_note` kept, or None."""
+        return self._study.user_attrs.get(f"note:{name}")
+
+    def set_note(self, name: str, value: Any) -> None:
+        """Keep a JSON value with the study."""
+        self._study.set_user_attr(f"note:{name}", value)
+
+    def suggest(self, arch: Arch) -> None:
+        """Have `arch` proposed next."""
+        self._study.enqueue_trial(self._space.encode(arch))
+
+    def ask(self) -> Asked | None:
+        """The next architecture that was not judged yet; None when the space is exhausted.
+
+        A repeated proposal is told its known result and the controller is asked again. After
+        a dozen proposals in a row that were repeated or rejected, the untried architecture
+        nearest to the best one is taken instead, so that a search always gets on.
+        """
+        judged = {trial.arch: trial for trial in self.trials}
+        while self._idle_tail() < _PATIENCE:
+            asked = self._propose()
+            if asked.arch not in judged:
+                return asked
+            self.tell(asked, judged[asked.arch], repeated=True)
+        arch = self._nearest_untried(judged)
+        if arch is None:
+            return None
+        self.suggest(arch)
+        return self._propose()
+
+    def tell(self, asked: Asked, trial: Trial, *, repeated: bool = False) -> None:
+        """Journal a verdict and let the controller know.
+
+        The controller gets the accuracy to maximise, with the constraint latency/budget - 1.
+        A candidate that was not trained counts with the lowest accuracy seen so far: a value
+        that draws nobody, and yet does not bend a fitted surface as a large penalty would.
+        """
+        asked.handle.set_constraint(LATENCY, trial.excess)
+        asked.handle.set_user_attr(_TRIAL, trial.to_json())
+        if repeated:
+            asked.handle.set_user_attr(_REPEATS, True)
+        accuracy = self._floor() if trial.accuracy is None else trial.accuracy
+        latency_ms = (1.0 + trial.excess) * self._budget_ms
+        self._study.tell(asked.handle, [accuracy, latency_ms] if self._multi else accuracy)
+
+    def give_up(self, asked: Asked) -> None:
+        """Mark a proposal as failed; it can be proposed again."""
+        self._study.tell(asked.handle, state=TrialState.FAIL)
+
+    def _propose(self) -> Asked:
+        handle = self._study.ask(self._space.distributions())
+        return Asked(self._space.decode(handle.params), handle)
+
+    def _done(self) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _floor(self) -> float:
+        return min((t.accuracy for t in self.trials if t.accuracy is not None), default=0.0)
+
+    def _idle_tail(self) -> int:
+        count = 0
+        for done in reversed(self._done()):
+            if _REPEATS not in done.user_attrs and _record(done).trained:
+                break
+            count += 1
+        return count
+
+    def _nearest_untried(self, judged: Mapping[Arch, Trial]) -> Arch | None:
+        """Breadth-first from the best trained architecture, or from the smallest one."""
+        trials = tuple(judged.values())
+        best = best_first(trials)
+        start = best[0].arch if best else self._space.smallest
+        queue, seen = deque([start]), {start}
+        while queue:
+            arch = queue.popleft()
+            if arch not in judged and not dominated(arch, trials, self._budget_ms):
+                return arch
+            # Larger neighbours first: they are the more accurate ones.
+            for near in reversed(tuple(self._space.neighbours(arch))):
+                if near not in seen:
+                    seen.add(near)
+                    queue.append(near)
+        return None
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory, which is made if need be; InputError if another process does."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"{run_dir}: another search is running in it; wait or choose another "
+                         "run directory") from None  # fmt: skip
+    finally:
+        os.close(handle)
+
+
+def claim(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json, or raise InputError if the directory belongs to a different search."""
+    path = run_dir / RUN_FILE
+    if not path.exists():
+        if (run_dir / STUDY_FILE).exists():
+            raise InputError(f"{run_dir}: has {STUDY_FILE} but no {RUN_FILE}; choose another "
+                             "run directory")  # fmt: skip
+        write_whole(path, json.dumps({"format": FORMAT, "facts": dict(facts)}, indent=1) + "\n")
+        return
+    held = read_run(run_dir)
+    # Compared in JSON form, as the file holds it.
+    asked = json.loads(json.dumps(dict(facts)))
+    differing = [
+        f"{name} was {held.get(name)!r}, now {asked.get(name)!r}"
+        for name in sorted(held.keys() | asked.keys())
+        if held.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise InputError(f"{run_dir}: was started otherwise ({'; '.join(differing)}); "
+                         "give the same options or another run directory")  # fmt: skip
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """The facts of a run; InputError if the directory holds none."""
+    path = run_dir / RUN_FILE
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["format"] != FORMAT:
+            raise InputError(f"{path}: format {held['format']}, this CANAO reads {FORMAT}")
+        return dict(held["facts"])
+    except FileNotFoundError:
+        raise InputError(
+            f"{run_dir}: no {RUN_FILE}; give a directory written by `canao search`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error!r})") from None
+
+
+def read_trials(run_dir: Path) -> tuple[Trial, ...]:
+    """The trials journaled so far, for reports; the study is not changed."""
+    path = run_dir / STUDY_FILE
+    if not path.exists():
+        return ()
+    with _storage_errors(path):
+        study = optuna.load_study(study_name=_STUDY, storage=RDBStorage(f"sqlite:///{path}"))
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return tuple(_record(trial) for trial in done if _REPEATS not in trial.user_attrs)
+
+
+def _open_study(options: SearchOptions, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    path = options.run_dir / STUDY_FILE
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
+    try:
+        with _storage_errors(path):
+            return optuna.create_study(
+                storage=RDBStorage(f"sqlite:///{path}"),
+                study_name=_STUDY,
+                sampler=sampler,
+                directions=list(objectives(options.controller)),
+                load_if_exists=True,
+            )
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be used as a study ({reason}); choose another run "
+                         "directory") from None  # fmt: skip
+
+
+def _record(done: optuna.trial.FrozenTrial) -> Trial:
+    return Trial.from_json(done.user_attrs.get(_TRIAL, ""))

@@ -1,0 +1,128 @@
+"""The search loop: controller, table, compiler, device and trainer in turn.
+
+    ask -> table -> compile and measure -> quick training -> tell
+
+It owns all effects. Whatever it needs to go on after a kill is in the journal.
+"""
+
+from __future__ import annotations
+
+from canao.device.base import Device
+from canao.errors import BudgetError, DeviceError
+from canao.model.arch import Arch
+from canao.search.bench import Bench
+from canao.search.journal import Journal, claim, locked
+from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
+from canao.search.settle import SearchResult, settle
+from canao.search.space import Space
+from canao.search.trial import FAILED, Trial, best_first
+
+_FAILURES = 3  # measurements that fail in a row before the device is given up
+_PROPOSALS = 10  # distinct architectures judged for each one that is wanted trained
+
+
+def run_search(
+    options: SearchOptions,
+    trainer: Trainer,
+    compile: Compile,
+    device: Device,
+    progress: Progress = silent,
+) -> SearchResult:
+    """Search, train and certify a student that keeps the budget on the device.
+
+    Run again with the same `run_dir`, it goes on where it was. Raises InputError if that
+    directory belongs to another search, BudgetError if nothing keeps the budget, and what the
+    trainer, the compiler and the device raise.
+    """
+    bench = Bench(options, trainer, compile, device)
+    teacher = trainer.teacher_arch()
+    space = Space.of_teacher(teacher) if options.space is None else options.space
+    with locked(options.run_dir):
+        facts = options.facts() | {
+            "device": device.name,
+            "target": f"{device.target.name}-{device.target.isa}",
+            "teacher_arch": str(teacher),
+            "space": str(space),
+        }
+        claim(options.run_dir, facts)
+        journal = Journal(options, space)
+        if journal.trials:
+            done = sum(trial.trained for trial in journal.trials)
+            text = f"resuming: {done} of {options.trials} trials done"
+            progress(Event("resume", text, done=done, total=options.trials))
+        _check_feasible(bench, journal, space, teacher, progress)
+        _search(bench, journal, progress)
+        return settle(bench, journal, progress)
+
+
+def _check_feasible(
+    bench: Bench, journal: Journal, space: Space, teacher: Arch, progress: Progress
+) -> None:
+    """Measure the smallest student and the teacher before anything is trained."""
+    options = bench.options
+    if journal.note("teacher_ms") is not None:
+        return
+    progress(Event("check", f"measuring the smallest student, {space.smallest}"))
+    least = bench.latency(space.smallest, options.search_measure)
+    if least > options.budget_ms:
+        raise BudgetError(
+            f"no student keeps {options.budget_ms:g} ms on {bench.device.name}: the smallest in "
+            f"the space, {space.smallest}, takes {least:.4g} ms (p{options.percentile:g}); "
+            "give a larger budget or a shorter length"
+        )
+    progress(Event("check", f"measuring the teacher's shape, {teacher}"))
+    teacher_ms = bench.latency(teacher, options.search_measure)
+    if teacher_ms <= options.budget_ms and space.contains(teacher):
+        journal.suggest(teacher)  # nothing has to be given up: a candidate worth its trial
+    journal.set_note("teacher_ms", teacher_ms)
+
+
+def _search(bench: Bench, journal: Journal, progress: Progress) -> None:
+    """Judge proposals until enough are trained, time is up, or the space is exhausted."""
+    failures = 0
+    while not _enough(bench.options, journal.trials):
+        asked = journal.ask()
+        if asked is None:
+            progress(Event("search", "every architecture in the space has been judged"))
+            return
+        try:
+            trial = bench.judge(asked.arch, journal.trials, journal.misses)
+        except BaseException:  # an interrupt as well: the proposal is free for another time
+            journal.give_up(asked)
+            raise
+        journal.tell(asked, trial)
+        progress(_event(bench.options, trial, journal.trials))
+        failures = failures + 1 if trial.verdict == FAILED else 0
+        if failures == _FAILURES:
+            raise DeviceError(
+                f"{bench.device.name}: {failures} libraries in a row could not be measured, "
+                f"the last one with {trial.reason}; see `canao bench` on one of them"
+            )
+
+
+def _enough(options: SearchOptions, trials: tuple[Trial, ...]) -> bool:
+    spent = sum(trial.seconds for trial in trials)
+    return (
+        sum(trial.trained for trial in trials) >= options.trials
+        or len(trials) >= _PROPOSALS * options.trials
+        or 0 < 60 * options.max_minutes <= spent
+    )
+
+
+def _event(options: SearchOptions, trial: Trial, trials: tuple[Trial, ...]) -> Event:
+    done, best = sum(one.trained for one in trials), best_first(trials)[:1]
+    # Rejected candidates are part of what a trained one costs.
+    left = sum(one.seconds for one in trials) / done * (options.trials - done) if done else None
+    outcome = f"{trial.verdict} ({trial.reason})"
+    if trial.trained:
+        outcome = f"{trial.accuracy:.4f} at {trial.latency_ms:.4g} ms"
+    best_text = f", best {best[0].accuracy:.4f}" if best else ""
+    return Event(
+        "search",
+        f"trial {done} of {options.trials}: {trial.arch} {outcome}{best_text}",
+        trial=trial,
+        best=best[0] if best else None,
+        done=done,
+        total=options.trials,
+        seconds_left=left,
+    )

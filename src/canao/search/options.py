@@ -1,0 +1,153 @@
+"""What a search is asked to do, and what it says while it does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from canao.artifact import Artifact
+from canao.device.base import MeasureConfig
+from canao.errors import InputError
+from canao.model.arch import Arch
+from canao.search.controller import NAMES
+from canao.search.space import Space
+from canao.search.trial import Trial
+from canao.train.metrics import Score
+
+Compile = Callable[[Path, Path], Artifact]
+
+
+class Student(Protocol):
+    """A trained model: its Hugging Face directory, and its score on the development set."""
+
+    @property
+    def model_dir(self) -> Path: ...
+
+    @property
+    def score(self) -> Score: ...
+
+
+class Trainer(Protocol):
+    """What the search needs of `canao.train.trainer.Trainer`."""
+
+    def teacher(self) -> Student:
+        """The fine-tuned teacher."""
+        ...
+
+    def teacher_arch(self) -> Arch:
+        """The teacher's architecture; costs no training."""
+        ...
+
+    def skeleton(self, arch: Arch) -> Path:
+        """A Hugging Face directory of that architecture whose weights need not be trained."""
+        ...
+
+    def quick(self, arch: Arch) -> Score:
+        """What the architecture scores after little or no training of its own."""
+        ...
+
+    def finish(self, arch: Arch) -> Student:
+        """The architecture trained in full."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """The options of one search.
+
+    budget_ms        latency that the student's library must keep
+    run_dir          where everything is written; the same directory resumes the run
+    trials           candidates that get a quick accuracy; rejected ones come on top
+    max_minutes      stop proposing after this much time spent on trials (0: never)
+    controller       one of `canao.search.controller.NAMES`
+    seed             of the controller
+    percentile       of the latency samples that the budget is about
+    measure          protocol of the certification
+    search_samples   samples of a measurement during the search, which only ranks
+    finalists        candidates trained in full, at most, until one holds the budget
+    space            what is searched; None: every shape up to the teacher's
+    identity         facts that a resumed run must share: teacher, data, task and so on
+    """
+
+    budget_ms: float
+    run_dir: Path
+    trials: int = 16
+    max_minutes: float = 0.0
+    controller: str = "tpe"
+    seed: int = 0
+    percentile: float = 90.0
+    measure: MeasureConfig = MeasureConfig()
+    search_samples: int = 128
+    finalists: int = 3
+    space: Space | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget_ms, self.percentile)
+        for name in ("trials", "search_samples", "finalists"):
+            if getattr(self, name) < 1:
+                raise InputError(f"search: {name} is {getattr(self, name)}; give at least 1")
+        if not (math.isfinite(self.max_minutes) and self.max_minutes >= 0):
+            raise InputError(f"search: max_minutes is {self.max_minutes}; give 0 or more")
+        if self.seed < 0:
+            raise InputError(f"search: seed is {self.seed}; give 0 or more")
+        if self.controller not in NAMES:
+            raise InputError(f"controller '{self.controller}' is not one of {', '.join(NAMES)}")
+
+    @property
+    def search_measure(self) -> MeasureConfig:
+        """The cheaper protocol of measurements during the search."""
+        samples = min(self.search_samples, self.measure.samples)
+        return replace(self.measure, samples=samples, seconds=0.0)
+
+    def facts(self) -> dict[str, Any]:
+        """What may not change between a run and its resumption, in JSON form."""
+        measure = asdict(self.measure)
+        measure["cores"] = list(measure["cores"])
+        return {
+            "budget_ms": self.budget_ms,
+            "percentile": self.percentile,
+            "controller": self.controller,
+            "seed": self.seed,
+            "search_samples": self.search_samples,
+            **{f"measure.{name}": value for name, value in measure.items()},
+            **dict(self.identity),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of progress.
+
+    stage   'resume', 'check', 'search', 'finish' or 'certify'
+    text    the line for people; the other fields say the same to programs
+    done, total     trained candidates so far, and wanted
+    seconds_left    estimate for the rest of the search, None before the first trial
+    """
+
+    stage: str
+    text: str
+    trial: Trial | None = None
+    best: Trial | None = None
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+
+
+Progress = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The progress callback that says nothing."""
+
+
+def check_budget(budget_ms: float, percentile: float) -> None:
+    """Raise InputError unless both are numbers that a latency can be compared with."""
+    for name, value, most in (("budget", budget_ms, math.inf), ("percentile", percentile, 100.0)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 < value <= most:
+            bounds = "a number of milliseconds over 0" if most == math.inf else "over 0, up to 100"
+            raise InputError(f"{name} {value!r} cannot be used; give {bounds}")

@@ -1,0 +1,152 @@
+"""The latency table: kernel times measured on fused regions, added up for any depth.
+
+For a layer shape the one-layer and the two-layer model are compiled and profiled. What the
+second has beyond the first is one more layer, so
+
+    latency(L layers) = time of the one-layer model + (L - 1) * time of the added kernels
+
+Times are kept by kernel name, which encodes the kernel's shape, so layers that share a kernel
+share its time. The sum leaves out what lies between kernels; how far it is off is learnt from
+the libraries that were measured end to end (`optimism`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from canao.artifact import write_whole
+from canao.device.base import Device, MeasureConfig
+from canao.errors import DeviceError, InputError
+from canao.model.arch import Arch
+from canao.search.trial import Trial
+
+FORMAT = 1
+_KEPT = 15  # times kept for one kernel
+_PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
+_MARGIN = 0.95
+
+Profile = Sequence[tuple[str, float]]
+
+
+class LatencyTable:
+    """Kernel times of one device, target, thread count and length; kept in a JSON file.
+
+    The file may hold several such tables; it is written whole after each new shape.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._key = key
+        self._tables: dict[str, Any] = _read(path)
+        mine = self._tables.setdefault(key, {"kernels": {}, "shapes": {}})
+        self._kernels: dict[str, list[float]] = mine["kernels"]
+        self._shapes: dict[str, dict[str, list[str]]] = mine["shapes"]
+
+    def __contains__(self, arch: Arch) -> bool:
+        """Whether the layer shape of `arch` was recorded; its depth does not matter."""
+        return _shape(arch) in self._shapes
+
+    def record(self, arch: Arch, one: Profile, two: Profile) -> None:
+        """Enter the shape of `arch` from the profiles of its one- and two-layer models.
+
+        one, two   (kernel name, median ms) in execution order, as `Device.profile` gives
+        """
+        first, both = (Counter(name for name, _ in profile) for profile in (one, two))
+        added = both - first
+        if not added:
+            raise DeviceError(
+                f"latency table: two layers of {_shape(arch)} run the same kernels as one; "
+                "the device's profile cannot be used"
+            )
+        for name, ms in (*one, *two):
+            times = self._kernels.setdefault(name, [])
+            if len(times) < _KEPT:
+                times.append(float(ms))
+        self._shapes[_shape(arch)] = {
+            "first": sorted(first.elements()),
+            "layer": sorted(added.elements()),
+        }
+        write_whole(self._path, _text(self._tables))
+
+    def predict(self, arch: Arch) -> float | None:
+        """Sum of the kernel medians in milliseconds; None while the shape is not recorded."""
+        names = self._shapes.get(_shape(arch))
+        if names is None:
+            return None
+        first, layer = self._sum(names["first"]), self._sum(names["layer"])
+        return first + (arch.layers - 1) * layer
+
+    def _sum(self, names: Iterable[str]) -> float:
+        return sum(median(self._kernels[name]) for name in names)
+
+
+def table_key(device: Device, config: MeasureConfig) -> str:
+    """What kernel times depend on besides the kernel."""
+    return (
+        f"{device.name} {device.target.name}-{device.target.isa} "
+        f"{config.threads} threads {config.length} tokens"
+    )
+
+
+def optimism(trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()) -> float:
+    """The factor that makes a prediction a cautious lower bound of the latency.
+
+    A candidate is rejected untrained where `factor * prediction` is over the budget. The factor
+    is 0.95 of the lower quartile of measured over predicted, with 0.95 as the first entry: about
+    0.9 until something is measured. `misses` are the (predicted, measured) pairs of finished
+    libraries that broke the budget; as they lie above the quartile they raise it.
+    """
+    pairs = [(trial.predicted_ms, trial.latency_ms) for trial in trials]
+    ratios = [_PRIOR_RATIO]
+    ratios += [measured / predicted for predicted, measured in (*pairs, *misses)
+               if predicted and measured]  # fmt: skip
+    return _MARGIN * sorted(ratios)[(len(ratios) - 1) // 4]
+
+
+def dominated(arch: Arch, trials: Iterable[Trial], budget_ms: float) -> Trial | None:
+    """A trial no larger than `arch` in any size that was measured clearly over the budget.
+
+    'Clearly' is by 10 %: an awkward width can be a little slower than the next larger one.
+    """
+    for trial in trials:
+        small, ms = trial.arch, trial.latency_ms
+        no_larger = (
+            small.layers <= arch.layers
+            and small.hidden <= arch.hidden
+            and small.heads <= arch.heads
+            and small.ffn <= arch.ffn
+        )
+        if no_larger and ms is not None and ms > 1.1 * budget_ms:
+            return trial
+    return None
+
+
+def _shape(arch: Arch) -> str:
+    return f"H{arch.hidden} A{arch.heads} F{arch.ffn}"
+
+
+def _text(tables: dict[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "tables": tables}, indent=1, sort_keys=True) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it to measure again") from None
+    if not isinstance(held, dict) or held.get("format") != FORMAT:
+        raise InputError(f"{path}: not a latency table of this version; delete it to measure again")
+    tables = held.get("tables")
+    if not isinstance(tables, dict) or not all(
+        isinstance(table, dict) and {"kernels", "shapes"} <= table.keys()
+        for table in tables.values()
+    ):
+        raise InputError(f"{path}: damaged latency table; delete it to measure again")
+    return tables
