@@ -1,0 +1,53 @@
+"""Compiled models as programs of their own: for sanitizers, emulators and other toolchains."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from canao.build import Toolchain, build_program, runtime_files
+from canao.compiler import Stages, load_model, lower
+from canao.schedule.weights import file_parts
+from canao.target import Target
+
+HARNESS = Path(__file__).with_name("harness.c").read_text(encoding="utf-8")
+
+
+def staged(model: torch.nn.Module, target: Target, fusion: bool) -> Stages:
+    return lower(load_model(model)[1], target, fusion=fusion)
+
+
+def sources(stages: Stages) -> dict[str, str]:
+    return {
+        "program.c": stages.source.code,
+        "canao_model.h": stages.source.header,
+        "main.c": HARNESS,
+        **runtime_files("canao_runtime.h", "team.c", "model.c"),
+    }
+
+
+def build(stages: Stages, target: Target, folder: Path, toolchain: Toolchain | None,
+          flags: Sequence[str] = ()) -> list[str]:  # fmt: skip
+    """Build the harness; the command that runs it with its weights, threads still to be given."""
+    program = build_program(sources(stages), target, toolchain, flags)
+    weights = folder / "weights.bin"
+    with open(weights, "wb") as stream:
+        for part in file_parts(stages.program.graph, stages.source.weights):
+            stream.write(part)
+    return [str(program), str(weights)]
+
+
+def run(command: Sequence[str], texts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """All outputs of each text, flat. The program must end well and say nothing on stderr."""
+    lines = [" ".join(map(str, [len(t[0]), *(i for ids in t for i in ids)])) for t in texts]
+    done = subprocess.run(
+        command, input="\n".join(lines), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr[:2000]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == len(texts) and all(row[0] == "0" for row in rows)
+    return [np.array(row[1:], np.float32) for row in rows]
