@@ -88,7 +88,7 @@ def test_lower_layers_alone_stay_what_they_were(
     teacher: PreTrainedModel, data: Encoded, importance: Importance
 ) -> None:
     arch = Arch(2, 32, 4, 64)
-    student = inherit(teacher, arch, keep(FULL, arch, importance), data)
+    student = inherit(teacher, arch, keep(FULL, arch, importance, layers=(0, 1)), data)
     wanted = teacher.state_dict()
     for name, weight in student.state_dict().items():
         if "encoder" in name or "embeddings" in name:
@@ -141,6 +141,13 @@ def test_what_matters_most_is_kept(importance: Importance) -> None:
     heads = {int(i) // 8 for i in kept.values[0]}
     assert heads == set(importance.heads[0].topk(2).indices.tolist())
     assert len(kept.hidden) == len(kept.scores[0]) == len(kept.pooled) == 16
+
+
+@pytest.mark.parametrize(("layers", "chosen"), [(1, (2,)), (2, (1, 2)), (3, (0, 1, 2))])
+def test_layers_are_spread_and_end_with_the_last(
+    layers: int, chosen: tuple[int, ...], importance: Importance
+) -> None:
+    assert keep(FULL, Arch(layers, 32, 4, 64), importance).layers == chosen
 
 
 @pytest.mark.parametrize(

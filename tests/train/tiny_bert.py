@@ -30,7 +30,7 @@ def save_tiny(folder: Path, **changes: object) -> Path:
     shape = {
         "vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": 3,
         "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
-        "initializer_range": 0.2,
+        "initializer_range": 0.1,
     }  # fmt: skip
     model = BertForSequenceClassification(BertConfig(**(shape | changes)))
     # As an encoder's checkpoint comes: without a head for any task.
@@ -39,7 +39,7 @@ def save_tiny(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def write_task(folder: Path, kind: str = "classes", train: int = 160, dev: int = 60) -> Path:
+def write_task(folder: Path, kind: str = "classes", train: int = 320, dev: int = 60) -> Path:
     """Texts of a few words; the label says which sort of words prevails, or by how much."""
     pick = random.Random(5)
     folder.mkdir(parents=True, exist_ok=True)

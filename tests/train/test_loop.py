@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from canao.errors import InputError
+from canao.model import hf
+from canao.train import loop as module
+from canao.train.batches import Encoded, collate, encode, evaluation_batches, training_order
+from canao.train.data import Example, TextData
+from canao.train.finetune import finetune, predict
+from canao.train.loop import Schedule, read_tensors, threads, write_tensors
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Path, task: TextData) -> Encoded:
+    return encode(hf.load_tokenizer(tiny), task.train[:100], 32)
+
+
+def fresh(tiny: Path, task: TextData) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return hf.load_classifier(tiny, task.labels)
+
+
+def silent(done: int, total: int, note: str) -> None:
+    pass
+
+
+def stop_at(step: int) -> Callable[[int, int, str], None]:
+    def progress(done: int, total: int, note: str) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def collect(steps: list[int]) -> Callable[[int, int, str], None]:
+    return lambda done, total, note: steps.append(done)
+
+
+def weights(model: PreTrainedModel) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_encoding_cuts_pairs_and_marks_them(tiny: Path) -> None:
+    examples = [Example("good film", "bad " * 40, 1), Example("a", "b", 0)]
+    data = encode(hf.load_tokenizer(tiny), examples, 12)
+    assert [len(x) for x in data.ids] == [12, 5]
+    assert data.types[0].tolist() == [0] * 4 + [1] * 8
+    batch = collate(data, [1, 0])
+    assert batch.ids.shape == (2, 16) and batch.labels.tolist() == [0, 1]
+    assert batch.mask.sum(1).tolist() == [5, 12]
+
+
+def test_an_epoch_has_every_example_once_in_like_lengths(data: Encoded) -> None:
+    order = training_order(data, 8, seed=0, epoch=0)
+    assert sorted(i for batch in order for i in batch) == list(range(len(data)))
+    assert order == training_order(data, 8, seed=0, epoch=0)
+    assert order != training_order(data, 8, seed=0, epoch=1)
+    lengths = [[len(data.ids[i]) for i in batch] for batch in order]
+    assert np.mean([max(x) - min(x) for x in lengths]) < 2
+    seen = [i for batch in evaluation_batches(data, 7) for i in batch.index]
+    assert sorted(seen) == list(range(len(data)))
+
+
+def test_rate_rises_then_falls_to_nothing() -> None:
+    schedule = Schedule(lr=1.0, warmup=0.1)
+    rates = [schedule.rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0
+    assert rates[99] == pytest.approx(1 / 90) and rates[54] == pytest.approx(46 / 90)
+    assert Schedule(epochs=3, batch=32).total(100) == 12
+
+
+@pytest.mark.parametrize("step", [3, 13, 21])
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    step: int,
+    tiny: Path,
+    task: TextData,
+    data: Encoded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kills within an epoch, with dropout on: the same weights to the last bit."""
+    schedule = Schedule(epochs=3, batch=10, lr=1e-3)
+    whole = fresh(tiny, task)
+    scores = finetune(whole, data, schedule, silent, evaluate=values([0.1, 0.3, 0.2]))
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(
+            fresh(tiny, task), data, schedule, stop_at(step),
+            evaluate=values([0.1, 0.3, 0.2]), checkpoint=path, key="k",
+        )  # fmt: skip
+    steps: list[int] = []
+    rest = fresh(tiny, task)
+    left = [0.1, 0.3, 0.2][(step - 1) // 10 :]
+    again = finetune(
+        rest, data, schedule, collect(steps), evaluate=values(left), checkpoint=path, key="k"
+    )
+    assert steps[0] == step and steps[-1] == 30
+    assert again == scores == [0.1, 0.3, 0.2]
+    assert torch.equal(weights(rest), weights(whole))
+
+
+def values(found: list[float]) -> Callable[[], float]:
+    left = iter(found)
+    return lambda: next(left)
+
+
+def test_the_best_epoch_is_kept(tiny: Path, task: TextData, data: Encoded) -> None:
+    after: list[Tensor] = []
+    model = fresh(tiny, task)
+    score = values([0.5, 0.9, 0.9, 0.1])
+
+    def evaluate() -> float:
+        after.append(weights(model))
+        return score()
+
+    finetune(model, data, Schedule(epochs=4, batch=25, lr=1e-3), silent, evaluate=evaluate)
+    assert torch.equal(weights(model), after[1])
+    assert not torch.equal(after[1], after[2])
+
+
+def test_other_or_damaged_checkpoints_are_not_used(
+    tiny: Path, task: TextData, data: Encoded, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+    schedule = Schedule(steps=4, batch=10, lr=1e-3)
+    finetune(fresh(tiny, task), data, schedule, silent, checkpoint=path, key="old")
+    for key, content in (("new", path.read_bytes()), ("old", path.read_bytes()[:1000])):
+        path.write_bytes(content)
+        steps: list[int] = []
+        model = fresh(tiny, task)
+        finetune(model, data, schedule, collect(steps), checkpoint=path, key=key)
+        assert steps == [1, 2, 3, 4]
+
+
+def test_divergence_is_told(tiny: Path, task: TextData, data: Encoded) -> None:
+    model = fresh(tiny, task)
+    with torch.no_grad():
+        hf.parts_of(model).head.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="diverged at step 0 .* smaller learning rate"):
+        finetune(model, data, Schedule(steps=2), silent)
+
+
+def test_fine_tuning_learns_the_task(tiny: Path, task: TextData) -> None:
+    model = fresh(tiny, task)
+    train, dev = (encode(hf.load_tokenizer(tiny), x, 32) for x in (task.train, task.dev))
+    finetune(model, train, Schedule(epochs=8, batch=16, lr=2e-3), silent)
+    assert (predict(model, dev) == dev.labels).mean() > 0.9
+
+
+def test_tensor_files_are_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deep" / "t.safetensors"
+    write_tensors(path, {"a": torch.arange(3)}, {"key": "k"})
+    tensors, note = read_tensors(path)
+    assert tensors["a"].tolist() == [0, 1, 2] and note == {"key": "k"}
+
+    def full(*args: object, **kwargs: object) -> None:
+        Path(str(args[1])).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        write_tensors(path, {"a": torch.ones(2)}, {})
+    assert read_tensors(path)[1] == note
+    assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]
+    with pytest.raises(InputError, match="cannot be read"):
+        read_tensors(tmp_path / "none")
+
+
+def test_threads_are_set_and_put_back() -> None:
+    with threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
