@@ -218,7 +218,8 @@ def _described(artifact: Artifact, timing: Timing | None = None) -> Record:
 def _identity(study: Study, task: Task, fraction: float) -> Record:
     """What tells one record from another."""
     return {"dataset": task.name, "fraction": fraction, "seed": study.seed,
-            "threads": study.threads, "trials": study.trials, "options": list(study.extra)}  # fmt: skip
+            "threads": study.threads, "trials": study.trials,
+            "options": list(study.extra)}  # fmt: skip
 
 
 def _is_recorded(study: Study, task: Task, fraction: float) -> bool:
