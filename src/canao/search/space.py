@@ -69,6 +69,14 @@ class Space:
             ffn_step=_ffn_step(teacher.ffn),
         )
 
+    def __str__(self) -> str:
+        heads = " or ".join(map(str, self.head_sizes))
+        return (
+            f"layers 1 to {self.layers}, hidden {self.hidden_step} to {self.hidden} by "
+            f"{self.hidden_step}, heads of {heads}, FFN {self.ffn_step} to {self.ffn} by "
+            f"{self.ffn_step}"
+        )
+
     @property
     def size(self) -> int:
         """Number of architectures in the space."""
@@ -124,7 +132,7 @@ class Space:
     def encode(self, arch: Arch) -> dict[str, int]:
         """The parameters of an architecture; InputError if it is not in the space."""
         if not self.contains(arch):
-            raise InputError(f"architecture {arch} is not in the search space {self}")
+            raise InputError(f"architecture {arch} is not in the search space ({self})")
         return {
             "layers": arch.layers,
             "hidden": arch.hidden,

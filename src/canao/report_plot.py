@@ -1,0 +1,81 @@
+"""The plot of a report: accuracy against latency, with the budget drawn in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from canao.search.trial import Trial, pareto
+
+_BLUE, _GREY, _RED = "#2463eb", "#98a2b3", "#d92d20"
+
+
+def pareto_svg(trials: Sequence[Trial], budget_ms: float) -> str:
+    """An SVG element for an HTML page; '' while nothing has been measured.
+
+    Trained candidates are dots, those on the Pareto front joined; candidates rejected with a
+    known latency stand as crosses on the lower edge, for they have no accuracy.
+    """
+    trained = [trial for trial in trials if trial.trained]
+    rejected = [ms for t in trials if not t.trained and (ms := t.latency_ms or t.predicted_ms)]
+    if not trained and not rejected:
+        return ""
+    # The salt makes the ids, and so the page, the same for the same trials.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "canao", "font.size": 10}):
+        figure = Figure(figsize=(9, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, trained, rejected, budget_ms)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :].strip()
+
+
+def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: float) -> None:
+    front = pareto(trained)
+    if trained:
+        axes.plot(
+            [t.latency_ms for t in trained],
+            [t.accuracy for t in trained],
+            "o",
+            color=_BLUE,
+            alpha=0.45,
+            label="trained",
+        )
+        axes.plot(
+            [t.latency_ms for t in front],
+            [t.accuracy for t in front],
+            "o-",
+            color=_BLUE,
+            label="Pareto front",
+        )
+    # The ends and the middle of the front: more names would run into each other.
+    for trial in front[:: max(1, (len(front) - 1) // 2)]:
+        axes.annotate(
+            str(trial.arch),
+            (trial.latency_ms or 0.0, trial.accuracy or 0.0),
+            xytext=(-6, 7),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+    # Far beyond the budget nothing is of interest, and the rest would be pressed together.
+    right = max([2 * budget_ms, *(1.1 * (t.latency_ms or 0.0) for t in trained)])
+    shown = [ms for ms in rejected if ms <= right]
+    if rejected:
+        beyond = f" ({len(rejected) - len(shown)} beyond)" if len(shown) < len(rejected) else ""
+        edge = axes.get_xaxis_transform()
+        axes.plot(shown, [0.03] * len(shown), "x", color=_GREY, transform=edge,
+                  label=f"rejected untrained{beyond}")  # fmt: skip
+    axes.set_xlim(0.0, right)
+    axes.axvline(budget_ms, color=_RED, linestyle="--", linewidth=1.2, label="budget")
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("quick accuracy")
+    axes.margins(x=0.08, y=0.18)
+    axes.grid(color="#e3e7ee", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -1,0 +1,299 @@
+"""The whole search, with a teacher, a compiler and a device that are formulas."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from canao.artifact import Artifact
+from canao.device.base import Failure
+from canao.device.null import NullDevice
+from canao.errors import BudgetError, DeviceError, InputError
+from canao.model.arch import Arch
+from canao.search import Event, Trial, load_certificate, run_search
+from canao.search.controller import NAMES
+from canao.search.journal import locked, read_trials
+from canao.search.trial import FAILED, TRAINED
+from tests.search.landscape import (
+    TEACHER,
+    FormulaTrainer,
+    accuracy,
+    arch_of,
+    compile_by_formula,
+    device,
+    kernel_times,
+    latency_ms,
+    options,
+)
+
+ROOT = Path(__file__).parents[2]
+KILLED_AT = 4
+
+
+def timeless(trials: tuple[Trial, ...]) -> list[Trial]:
+    return [replace(trial, seconds=0.0) for trial in trials]
+
+
+def test_search_certifies_the_best_candidate(tmp_path: Path) -> None:
+    trainer, events = FormulaTrainer(tmp_path / "work"), []
+    asked = options(tmp_path / "run")
+    result = run_search(asked, trainer, compile_by_formula, device(), events.append)
+
+    assert result.certificate.holds
+    assert result.certificate.measured_ms <= asked.budget_ms
+    assert result.certificate.latency_ms["n"] == 1024
+    assert result.artifact.path == tmp_path / "run" / "artifact"
+    assert load_certificate(Artifact.load(result.artifact.path)) == result.certificate
+    assert result.teacher_ms == pytest.approx(latency_ms(TEACHER))
+
+    trained = [trial for trial in result.trials if trial.trained]
+    assert len(trained) == asked.trials == trainer.count("quick")
+    assert max(trained, key=lambda trial: trial.accuracy or 0).arch == result.arch
+    assert trainer.count("finish") == 1
+    best = next(trial for trial in trained if trial.arch == result.arch)
+    assert best.latency_ms == pytest.approx(latency_ms(result.arch))
+    assert best.layers_before == 60 * result.arch.layers + 9
+    expected = result.arch.flops(128) / (latency_ms(result.arch) / 1000 * 1e10)
+    assert best.utilisation == pytest.approx(expected)
+    last = [event for event in events if event.stage == "search"][-1]
+    assert (last.done, last.total) == (6, 6) and last.best is not None
+    assert not list((tmp_path / "run").glob(".work-*"))
+
+
+@pytest.mark.parametrize("controller", NAMES)
+def test_nothing_over_the_budget_is_trained(tmp_path: Path, controller: str) -> None:
+    trainer = FormulaTrainer(tmp_path / "work")
+    budget = 0.1 * latency_ms(TEACHER)
+    asked = options(tmp_path / "run", controller=controller, budget_ms=budget, trials=3)
+    run_search(asked, trainer, compile_by_formula, device())
+    assert trainer.count("quick") == asked.trials
+    assert all(latency_ms(arch) <= asked.budget_ms for _, arch in trainer.asked)
+
+
+def test_a_teacher_that_fits_is_a_candidate(tmp_path: Path) -> None:
+    asked = options(tmp_path / "run", budget_ms=2 * latency_ms(TEACHER), trials=2)
+    result = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+    assert result.trials[0].arch == TEACHER == result.arch
+
+
+@pytest.mark.parametrize("controller", NAMES)
+def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, controller: str) -> None:
+    whole = run_search(
+        options(tmp_path / "whole", controller=controller, trials=4),
+        FormulaTrainer(tmp_path / "w"), compile_by_formula, device(),
+    )  # fmt: skip
+
+    def interrupt(count: int) -> None:
+        if count == 3:
+            raise KeyboardInterrupt
+
+    parted = options(tmp_path / "parted", controller=controller, trials=4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer = FormulaTrainer(tmp_path / "w", on_quick=interrupt)
+        run_search(parted, trainer, compile_by_formula, device())
+    events: list[Event] = []
+    again = run_search(
+        parted, FormulaTrainer(tmp_path / "w"), compile_by_formula, device(), events.append
+    )
+    assert events[0].text == "resuming: 2 of 4 trials done"
+    assert timeless(again.trials) == timeless(whole.trials)
+    assert again.arch == whole.arch
+
+
+def killed_run(run_dir: Path) -> None:
+    """In a process of its own: a search that is killed in the middle of its fourth training."""
+
+    def kill(count: int) -> None:
+        if count == KILLED_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer = FormulaTrainer(run_dir.parent / "w", on_quick=kill)
+    run_search(options(run_dir), trainer, compile_by_formula, device())
+
+
+def test_killed_run_resumes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from pathlib import Path\n"
+         "from tests.search.test_search import killed_run\n"
+         "killed_run(Path(sys.argv[1]))", str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    before = read_trials(tmp_path / "run")
+    assert sum(trial.trained for trial in before) == KILLED_AT - 1
+
+    trainer, events = FormulaTrainer(tmp_path / "w"), []
+    resumed = run_search(
+        options(tmp_path / "run"), trainer, compile_by_formula, device(), events.append
+    )
+    assert events[0].text == "resuming: 3 of 6 trials done"
+    assert trainer.count("quick") == 3
+    whole = run_search(
+        options(tmp_path / "whole"), FormulaTrainer(tmp_path / "w"), compile_by_formula, device()
+    )
+    assert timeless(resumed.trials) == timeless(whole.trials)
+
+
+def test_finished_run_goes_on_with_more_trials(tmp_path: Path) -> None:
+    first = run_search(
+        options(tmp_path / "run", trials=3), FormulaTrainer(tmp_path / "w"), compile_by_formula,
+        device(),
+    )  # fmt: skip
+    trainer = FormulaTrainer(tmp_path / "w")
+    more = run_search(options(tmp_path / "run", trials=5), trainer, compile_by_formula, device())
+    assert trainer.count("quick") == 2
+    assert more.trials[: len(first.trials)] == first.trials
+    assert Artifact.load(tmp_path / "run" / "artifact").digest == more.artifact.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"budget_ms": 9.5}, "budget_ms was 5.9"),
+        ({"controller": "random"}, "controller was 'tpe', now 'random'"),
+        ({"seed": 4}, "seed was 0, now 4"),
+        ({"identity": {"teacher": "other"}}, "teacher was None, now 'other'"),
+    ],
+)
+def test_another_search_in_the_same_directory_is_refused(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    run_search(
+        options(tmp_path, trials=1), FormulaTrainer(tmp_path / "w"), compile_by_formula, device()
+    )
+    with pytest.raises(InputError, match="give the same options or another run dir") as raised:
+        run_search(
+            options(tmp_path, **change), FormulaTrainer(tmp_path / "w"), compile_by_formula,
+            device(),
+        )  # fmt: skip
+    assert named in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_two_searches_cannot_share_a_directory(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="another search is running in it"):
+        run_search(options(tmp_path), FormulaTrainer(tmp_path), compile_by_formula, device())
+
+
+def test_damaged_study_is_refused(tmp_path: Path) -> None:
+    run_search(
+        options(tmp_path, trials=1), FormulaTrainer(tmp_path / "w"), compile_by_formula, device()
+    )
+    (tmp_path / "study.db").write_bytes(b"not a database, but long enough to be looked at" * 99)
+    with pytest.raises(InputError, match="cannot be used as a study"):
+        run_search(options(tmp_path), FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+
+
+def test_impossible_budget_stops_before_any_training(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError, match=r"the smallest .* L1 H32 A1 F128, takes 0.10\d+ ms"):
+        run_search(options(tmp_path, budget_ms=0.05), trainer, compile_by_formula, device())
+    assert trainer.asked == []
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf"), True, "8"])
+def test_budget_must_be_a_number_over_zero(tmp_path: Path, budget: object) -> None:
+    with pytest.raises(InputError, match="budget"):
+        options(tmp_path, budget_ms=budget)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"trials": 0}, {"search_samples": 0}, {"max_minutes": -1.0}, {"seed": -1},
+     {"controller": "ppo"}, {"percentile": 101.0}, {"finalists": 0}],
+)  # fmt: skip
+def test_options_are_checked(tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        options(tmp_path, **change)
+
+
+def test_time_limit_ends_the_search(tmp_path: Path) -> None:
+    asked = options(tmp_path, trials=50, max_minutes=1e-9)
+    result = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+    assert sum(trial.trained for trial in result.trials) <= 1
+
+
+def slower_when_finished(factor: Callable[[Arch], float], trainer: FormulaTrainer) -> NullDevice:
+    """A device on which libraries of finished students take longer than their skeletons did."""
+
+    def latency(arch: Arch) -> float:
+        finished = ("finish", arch) in trainer.asked
+        return latency_ms(arch) * (factor(arch) if finished else 1.0)
+
+    return device(latency)
+
+
+def test_next_candidate_takes_its_turn_after_a_miss(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w")
+    misses: list[Arch] = []
+
+    def factor(arch: Arch) -> float:
+        if not misses or arch in misses:
+            misses.append(arch)
+            return 100.0
+        return 1.0
+
+    slow = slower_when_finished(factor, trainer)
+    result = run_search(options(tmp_path), trainer, compile_by_formula, slow)
+    finished = [arch for kind, arch in trainer.asked if kind == "finish"]
+    assert len(finished) == 2 and finished[0] == misses[0]
+    assert result.arch == finished[1]
+    # A hundredfold slowdown leaves nobody in front: the order by accuracy remains.
+    ranked = sorted((t for t in result.trials if t.trained), key=lambda t: -(t.accuracy or 0))
+    assert finished == [trial.arch for trial in ranked[:2]]
+
+
+def test_after_a_miss_those_with_slack_go_first(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w")
+    asked = options(tmp_path, trials=8)
+    slow = slower_when_finished(lambda arch: 1.6, trainer)
+    result = run_search(asked, trainer, compile_by_formula, slow)
+    assert result.certificate.measured_ms == pytest.approx(1.6 * latency_ms(result.arch))
+    finished = [arch for kind, arch in trainer.asked if kind == "finish"]
+    assert len(finished) == 2
+    assert latency_ms(finished[0]) * 1.6 > asked.budget_ms
+
+
+def test_when_every_library_misses_the_front_is_named(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w")
+    asked = options(tmp_path, finalists=2)
+    with pytest.raises(BudgetError, match="nearest points measured in the search: L") as raised:
+        slow = slower_when_finished(lambda arch: 1000.0, trainer)
+        run_search(asked, trainer, compile_by_formula, slow)
+    assert trainer.count("finish") == 2
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_device_that_fails_throughout_is_given_up(tmp_path: Path) -> None:
+    class Broken(NullDevice):
+        def measure(self, artifact, config):  # type: ignore[no-untyped-def]
+            if arch_of(artifact) in (TEACHER, Arch(1, 32, 1, 128)):
+                return super().measure(artifact, config)
+            return Failure("load", "no such file")
+
+    broken = Broken(
+        lambda artifact: latency_ms(arch_of(artifact)),
+        kernels=lambda artifact: kernel_times(arch_of(artifact)),
+    )
+    trainer = FormulaTrainer(tmp_path / "w")
+    asked = options(tmp_path, budget_ms=0.9 * latency_ms(TEACHER))
+    with pytest.raises(DeviceError, match="3 libraries in a row .* load: no such file"):
+        run_search(asked, trainer, compile_by_formula, broken)
+    assert trainer.count("quick") == 0
+    assert [trial.verdict for trial in read_trials(tmp_path)].count(FAILED) == 3
+
+
+def test_trial_survives_its_json_form() -> None:
+    trial = Trial(TEACHER, TRAINED, -0.25, accuracy=accuracy(TEACHER), metrics={"f1": 0.5})
+    assert Trial.from_json(trial.to_json()) == trial
+    assert json.loads(trial.to_json())["arch"]["layers"] == 6
+    with pytest.raises(InputError, match="cannot read"):
+        Trial.from_json('{"arch": 3}')
