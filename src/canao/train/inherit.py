@@ -44,7 +44,7 @@ def inherit(
     teacher: PreTrainedModel,
     arch: Arch,
     kept: Kept,
-    data: Encoded,
+    data: Encoded | None,
 ) -> PreTrainedModel:
     """A student of shape `arch` that begins where the teacher is; `teacher` is left as it is.
 
@@ -54,7 +54,8 @@ def inherit(
     weight update of ZipLM, Kurtic et al. 2023, section 3, layer after layer on the student's
     own inputs as in Kwon et al. 2022, section 4.3).
 
-    With the teacher's own `arch` the student is an exact copy.
+    With the teacher's own `arch` the student is an exact copy; without `data` the kept weights
+    are copied and nothing is fitted.
     """
     config = student_config(teacher.config, arch)
     with torch.random.fork_rng():
@@ -65,7 +66,9 @@ def inherit(
     old, new = parts_of(teacher), parts_of(student)
     with torch.no_grad():
         _copy(old, new, kept, teacher.config.num_attention_heads, arch.heads)
-        _Fit(old, new, kept, _calibration(data), arch_of(teacher.config).heads, arch.heads).run()
+        if data is not None:
+            heads = arch_of(teacher.config).heads, arch.heads
+            _Fit(old, new, kept, _calibration(data), *heads).run()
     return student
 
 

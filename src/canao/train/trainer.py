@@ -144,11 +144,12 @@ class Trainer:
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
-        """A model directory with inherited weights: good for measuring latency, not accuracy."""
+        """A model directory with the kept weights as they are: for latency, not for accuracy."""
         directory, record = self._place("skeletons", arch)
         if _read_record(record, self._key) is None or not directory.is_dir():
             with threads(self.options.threads):
-                hf.save_model(self._student(arch), self.tokenizer, directory)
+                student = inherit(self._teacher_model(), arch, self._kept(arch), None)
+                hf.save_model(student, self.tokenizer, directory)
             _write_record(record, self._key, {})
         return directory
 
