@@ -19,7 +19,7 @@ from canao.model import hf
 from canao.model.arch import Arch
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData
-from canao.train.distill import Recipe, Signals, distill
+from canao.train.distill import Signals, distill
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
@@ -171,7 +171,6 @@ class Trainer:
                 self._kept(arch).hidden,
                 data,
                 self._schedule(steps=steps, epochs=1),
-                Recipe(),
                 self._stage(f"quick {arch}"),
             )
             found = self._score(student)
@@ -194,7 +193,6 @@ class Trainer:
                 self._kept(arch).hidden,
                 data,
                 self._schedule(epochs=self.options.final_epochs),
-                Recipe(),
                 self._stage(f"distil {arch}"),
                 evaluate=lambda: self._score(student).value,
                 checkpoint=checkpoint,
