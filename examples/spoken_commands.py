@@ -39,7 +39,7 @@ def main() -> None:
     budget = _budget(teacher, out)
     _canao("search", "--teacher", str(teacher), "--data", str(_commands()), "--device", "local",
            "--budget-ms", f"{budget:.3f}", "--length", str(LENGTH), "--trials", str(TRIALS),
-           "--out", str(out))  # fmt: skip
+           "--teacher-epochs", "6", "--teacher-lr", "1e-4", "--out", str(out))  # fmt: skip
     for sentence in SENTENCES:
         _canao("run", str(out / "artifact"), sentence)
     print(f"\ndone in {(time.monotonic() - begun) / 60:.1f} minutes")

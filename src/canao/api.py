@@ -63,7 +63,8 @@ def search(
     threads: int = 1, trials: int = 16, controller: str = "policy", seed: int = 0,
     percentile: float = 90.0, samples: int = 1024, max_minutes: float = 0.0,
     metric: str | None = None, quick_steps: int | None = None, epochs: int | None = None,
-    teacher_epochs: int | None = None, progress: Callable[[Event], None] | None = None,
+    teacher_epochs: int | None = None, teacher_lr: float | None = None,
+    progress: Callable[[Event], None] | None = None,
     train_progress: TrainReport | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -90,7 +91,8 @@ def search(
                   "task": task, "metric": str(metric)},
     )  # fmt: skip
     where = get_device(device) if isinstance(device, str) else device
-    chosen = {"quick_steps": quick_steps, "final_epochs": epochs, "teacher_epochs": teacher_epochs}
+    chosen = {"quick_steps": quick_steps, "final_epochs": epochs, "teacher_epochs": teacher_epochs,
+              "teacher_lr": teacher_lr}
     training = TrainOptions(
         max_length=length, seed=seed, metric=metric,
         **{name: value for name, value in chosen.items() if value is not None},

@@ -65,6 +65,7 @@ def search(
     quick_steps: Annotated[int | None, typer.Option(help="steps of a quick training")] = None,
     epochs: Annotated[int | None, typer.Option(help="epochs of the final training")] = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="epochs of fine-tuning")] = None,
+    teacher_lr: Annotated[float | None, typer.Option(help="learning rate of fine-tuning")] = None,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     from canao import api
@@ -76,7 +77,7 @@ def search(
             task=task, length=length, threads=threads, trials=trials, controller=controller,
             seed=seed, percentile=percentile, samples=samples, max_minutes=max_minutes,
             metric=metric, quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-            progress=display.event, train_progress=display.training,
+            teacher_lr=teacher_lr, progress=display.event, train_progress=display.training,
         )  # fmt: skip
     page = write_report(out_dir)
     _print_result(result, page)
