@@ -89,13 +89,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     """Kills within an epoch, with dropout on: the same weights to the last bit."""
     schedule = Schedule(epochs=3, batch=10, lr=1e-3)
     whole = fresh(tiny, task)
-    scores = finetune(whole, data, schedule, silent, evaluate=values([0.1, 0.3, 0.2]))
+    scores = finetune(whole, data, schedule, silent, evaluate=values([0.0, 0.1, 0.3, 0.2]))
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "run.safetensors"
     with pytest.raises(KeyboardInterrupt):
         finetune(
             fresh(tiny, task), data, schedule, stop_at(step),
-            evaluate=values([0.1, 0.3, 0.2]), checkpoint=path, key="k",
+            evaluate=values([0.0, 0.1, 0.3, 0.2]), checkpoint=path, key="k",
         )  # fmt: skip
     steps: list[int] = []
     rest = fresh(tiny, task)
@@ -116,15 +116,24 @@ def values(found: list[float]) -> Callable[[], float]:
 def test_the_best_epoch_is_kept(tiny: Path, task: TextData, data: Encoded) -> None:
     after: list[Tensor] = []
     model = fresh(tiny, task)
-    score = values([0.5, 0.9, 0.9, 0.1])
+    score = values([0.4, 0.5, 0.9, 0.9, 0.1])
 
     def evaluate() -> float:
         after.append(weights(model))
         return score()
 
     finetune(model, data, Schedule(epochs=4, batch=25, lr=1e-3), silent, evaluate=evaluate)
-    assert torch.equal(weights(model), after[1])
-    assert not torch.equal(after[1], after[2])
+    assert torch.equal(weights(model), after[2])
+    assert not torch.equal(after[2], after[3])
+
+
+def test_training_never_ends_below_its_start(tiny: Path, task: TextData, data: Encoded) -> None:
+    model = fresh(tiny, task)
+    before = weights(model)
+    scores = finetune(
+        model, data, Schedule(epochs=2, lr=1e-3), silent, evaluate=values([0.8, 0.7, 0.8])
+    )
+    assert scores == [0.7, 0.8] and torch.equal(weights(model), before)
 
 
 def test_other_or_damaged_checkpoints_are_not_used(

@@ -64,7 +64,8 @@ class Loop:
     """One training run of `model` on `data`.
 
     loss          of a batch; the mean over its examples
-    evaluate      called after each epoch; the weights of the best epoch are kept (ties: first)
+    evaluate      called at the start and after each epoch; the best weights are kept (ties: the
+                  earlier), so that training never ends below its start
     checkpoint    file to resume from; `key` must be the one that it was written under
     """
 
@@ -92,6 +93,8 @@ class Loop:
         per_epoch = -(-len(self.data) // self.schedule.batch)
         torch.manual_seed(self.schedule.seed)
         self._resume()
+        if self.state.step == 0 and self.evaluate is not None:
+            self._compare()
         saved = time.monotonic()
         while self.state.step < total:
             epoch, first = divmod(self.state.step, per_epoch)
@@ -103,7 +106,8 @@ class Loop:
                 if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()
-            self._end_epoch()
+            if self.evaluate is not None:
+                self.state.history.append(self._compare())
             self._save()
             saved = time.monotonic()
         if self.best:
@@ -137,15 +141,14 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         return value
 
-    def _end_epoch(self) -> None:
-        if self.evaluate is None:
-            return
+    def _compare(self) -> float:
+        """Evaluate, and keep the weights if they are the best so far."""
         self.model.eval()
         value = self.evaluate()
-        self.state.history.append(value)
         if value > self.state.best:
             self.state.best = value
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
+        return value
 
     def _save(self) -> None:
         if self.checkpoint is None:
