@@ -129,6 +129,6 @@ def options(run_dir: Path, **changes: object) -> SearchOptions:
     """A search that takes a second: 20 % of the teacher's latency, six trials."""
     given: dict[str, object] = {
         "budget_ms": 0.2 * latency_ms(TEACHER), "run_dir": run_dir, "trials": 6,
-        "search_samples": 16,
+        "search_samples": 16, "controller": "tpe",
     }  # fmt: skip
     return SearchOptions(**given | changes)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from canao.model.arch import Arch
 from canao.search import Event, Trial, load_certificate, run_search
 from canao.search.controller import NAMES
 from canao.search.journal import locked, read_trials
-from canao.search.trial import FAILED, TRAINED
+from canao.search.trial import FAILED, MEASURED_OVER, TRAINED
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,
@@ -270,6 +270,22 @@ def test_when_every_library_misses_the_front_is_named(tmp_path: Path) -> None:
     assert trainer.count("finish") == 2
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "artifact").exists()
+
+
+def test_a_busy_moment_costs_no_candidate(tmp_path: Path) -> None:
+    """Every second measurement takes ten times as long; none is rejected for that."""
+    calls = 0
+
+    def busy(arch: Arch) -> float:
+        nonlocal calls
+        calls += 1
+        return latency_ms(arch) * (10.0 if calls % 2 else 1.0)
+
+    asked = options(tmp_path)
+    result = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device(busy))
+    over = [trial.arch for trial in result.trials if trial.verdict == MEASURED_OVER]
+    assert all(latency_ms(arch) > 0.9 * asked.budget_ms for arch in over)
+    assert result.certificate.measured_ms == pytest.approx(latency_ms(result.arch))
 
 
 def test_device_that_fails_throughout_is_given_up(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from canao.artifact import Artifact
-from canao.device.base import Device, Failure, MeasureConfig, Measurement
+from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.errors import DeviceError
 from canao.model.arch import Arch
 from canao.search.options import Compile, SearchOptions, Trainer
@@ -27,6 +28,10 @@ from canao.search.trial import (
     TRAINED,
     Trial,
 )
+
+TRIES = 3  # measurements of a candidate that should be within the budget
+
+Measured = tuple[Mapping[str, Any], Measurement]
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,35 @@ class Bench:
         with workspace(self.options.run_dir) as folder:
             yield self.compile(self.trainer.skeleton(arch), folder / "artifact")
 
-    def measure(self, arch: Arch, config: MeasureConfig) -> tuple[Artifact, Measurement]:
-        with self.skeleton(arch) as artifact:
-            return artifact, self.device.measure(artifact, config)
+    def measure(self, arch: Arch, config: MeasureConfig, tries: int = 1) -> Measured:
+        """The manifest of the library of `arch`, and how long it took.
 
-    def latency(self, arch: Arch, config: MeasureConfig) -> float:
+        With more `tries` a library over the budget is measured again, and the fastest of its
+        measurements counts: something else may have been running. This is for the search, which
+        has to find candidates; a certificate rests on one measurement only.
+        """
+        with self.skeleton(arch) as artifact:
+            best = self.device.measure(artifact, config)
+            for _ in range(tries - 1):
+                if isinstance(best, Failure) or self._excess(best) <= 0:
+                    break
+                again = self.device.measure(artifact, config)
+                if isinstance(again, Timing) and self._excess(again) < self._excess(best):
+                    best = again
+            return artifact.manifest, best
+
+    def latency(self, arch: Arch, config: MeasureConfig, tries: int = 1) -> float:
         """Milliseconds at the budget's percentile; DeviceError if it cannot be measured."""
-        _, measured = self.measure(arch, config)
+        _, measured = self.measure(arch, config, tries)
         if isinstance(measured, Failure):
             raise DeviceError(
                 f"{self.device.name}: {arch} could not be measured "
                 f"({measured.stage}: {measured.message})"
             )
         return measured.percentile(self.options.percentile)
+
+    def _excess(self, timing: Timing) -> float:
+        return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
 
     def predict(self, arch: Arch) -> float:
         """The table's latency; measures the layer shape first if the table lacks it."""
@@ -108,13 +129,15 @@ class Bench:
     def _measured(self, arch: Arch) -> Trial:
         config = self.options.search_measure
         predicted = self.table.predict(arch)
-        artifact, measured = self.measure(arch, config)
+        # A measurement that the table contradicts is worth a second one.
+        doubtful = predicted is not None and predicted <= self.options.budget_ms
+        manifest, measured = self.measure(arch, config, TRIES if doubtful else 1)
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
         latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
-        excess, flops = latency / self.options.budget_ms - 1.0, arch.flops(config.length)
-        layers = artifact.manifest["layers"]
+        excess, flops = self._excess(measured), arch.flops(config.length)
+        layers = manifest["layers"]
         return Trial(
             arch,
             MEASURED_OVER if excess > 0 else TRAINED,

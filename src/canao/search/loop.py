@@ -10,7 +10,7 @@ from __future__ import annotations
 from canao.device.base import Device
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
-from canao.search.bench import Bench
+from canao.search.bench import TRIES, Bench
 from canao.search.journal import Journal, claim, locked
 from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
 from canao.search.settle import SearchResult, settle
@@ -63,7 +63,7 @@ def _check_feasible(
     if journal.note("teacher_ms") is not None:
         return
     progress(Event("check", f"measuring the smallest student, {space.smallest}"))
-    least = bench.latency(space.smallest, options.search_measure)
+    least = bench.latency(space.smallest, options.search_measure, TRIES)
     if least > options.budget_ms:
         raise BudgetError(
             f"no student keeps {options.budget_ms:g} ms on {bench.device.name}: the smallest in "

@@ -76,7 +76,7 @@ class SearchOptions:
     run_dir: Path
     trials: int = 16
     max_minutes: float = 0.0
-    controller: str = "tpe"
+    controller: str = "gp"
     seed: int = 0
     percentile: float = 90.0
     measure: MeasureConfig = MeasureConfig()

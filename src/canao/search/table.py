@@ -29,6 +29,7 @@ FORMAT = 1
 _KEPT = 15  # times kept for one kernel
 _PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
 _MARGIN = 0.95
+_WINDOW = 8  # libraries that the bound is learnt from
 
 Profile = Sequence[tuple[str, float]]
 
@@ -97,15 +98,17 @@ def optimism(trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()
     """The factor that makes a prediction a cautious lower bound of the latency.
 
     A candidate is rejected untrained where `factor * prediction` is over the budget. The factor
-    is 0.95 of the lower quartile of measured over predicted, with 0.95 as the first entry: about
-    0.9 until something is measured. `misses` are the (predicted, measured) pairs of finished
-    libraries that broke the budget; as they lie above the quartile they raise it.
+    is 0.95 of the least measured/predicted among the last eight libraries, with 0.95 standing in
+    for those that are not there yet: about 0.9 at first. `misses` are the (predicted, measured)
+    pairs of finished libraries that broke the budget. They count as the last ones, so that they
+    can tighten the bound and never loosen it.
     """
     pairs = [(trial.predicted_ms, trial.latency_ms) for trial in trials]
-    ratios = [_PRIOR_RATIO]
-    ratios += [measured / predicted for predicted, measured in (*pairs, *misses)
-               if predicted and measured]  # fmt: skip
-    return _MARGIN * sorted(ratios)[(len(ratios) - 1) // 4]
+    ratios = [_PRIOR_RATIO] * _WINDOW
+    ratios += [
+        measured / predicted for predicted, measured in (*pairs, *misses) if predicted and measured
+    ]
+    return _MARGIN * min(ratios[-_WINDOW:])
 
 
 def dominated(arch: Arch, trials: Iterable[Trial], budget_ms: float) -> Trial | None:
