@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canao.artifact import Artifact
-from canao.compiled import CompiledModel, compile_to_memory
+from canao.compiled import CompiledModel
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.target import Target, get_target
@@ -32,9 +34,13 @@ def compile(
     from canao.compiler import compile_model
 
     machine = get_target(target) if isinstance(target, str) else target
-    if out is None:
-        return compile_to_memory(model, machine, threads=threads, fusion=fusion)
-    return CompiledModel(compile_model(model, out, target=machine, fusion=fusion), threads)
+    if out is not None:
+        return CompiledModel(compile_model(model, out, target=machine, fusion=fusion), threads)
+    folder = tempfile.TemporaryDirectory(prefix="canao-")
+    place = Path(folder.name) / "model"
+    compiled = CompiledModel(compile_model(model, place, target=machine, fusion=fusion), threads)
+    weakref.finalize(compiled, folder.cleanup)
+    return compiled
 
 
 def load(path: str | Path, *, threads: int = 1) -> CompiledModel:
@@ -91,8 +97,12 @@ def search(
                   "task": task, "metric": str(metric)},
     )  # fmt: skip
     where = get_device(device) if isinstance(device, str) else device
-    chosen = {"quick_steps": quick_steps, "final_epochs": epochs, "teacher_epochs": teacher_epochs,
-              "teacher_lr": teacher_lr}
+    chosen = {
+        "quick_steps": quick_steps,
+        "final_epochs": epochs,
+        "teacher_epochs": teacher_epochs,
+        "teacher_lr": teacher_lr,
+    }
     training = TrainOptions(
         max_length=length, seed=seed, metric=metric,
         **{name: value for name, value in chosen.items() if value is not None},

@@ -114,9 +114,7 @@ def _build(
     return place / product
 
 
-def _compile(
-    sources: Mapping[str, str], product: str, place: Path, command: Sequence[str]
-) -> None:
+def _compile(sources: Mapping[str, str], product: str, place: Path, command: Sequence[str]) -> None:
     """Build in a directory of its own and move it into place whole."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-") as folder:

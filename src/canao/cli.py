@@ -73,12 +73,28 @@ def search(
 
     with SearchDisplay(out) as display:
         result = api.search(
-            teacher=teacher, data=data, budget_ms=budget_ms, run_dir=out_dir, device=device,
-            task=task, length=length, threads=threads, trials=trials, controller=controller,
-            seed=seed, percentile=percentile, samples=samples, max_minutes=max_minutes,
-            metric=metric, quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-            teacher_lr=teacher_lr, progress=display.event, train_progress=display.training,
-        )  # fmt: skip
+            teacher=teacher,
+            data=data,
+            budget_ms=budget_ms,
+            run_dir=out_dir,
+            device=device,
+            task=task,
+            length=length,
+            threads=threads,
+            trials=trials,
+            controller=controller,
+            seed=seed,
+            percentile=percentile,
+            samples=samples,
+            max_minutes=max_minutes,
+            metric=metric,
+            quick_steps=quick_steps,
+            epochs=epochs,
+            teacher_epochs=teacher_epochs,
+            teacher_lr=teacher_lr,
+            progress=display.event,
+            train_progress=display.training,
+        )
     page = write_report(out_dir)
     _print_result(result, page)
 
@@ -93,11 +109,16 @@ def _print_result(result: Any, page: Path) -> None:
     table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
     layers = result.artifact.manifest["layers"]
     out.print()
-    out.print(f"student  {result.arch}, layers {layers['before']} -> {layers['after']} after fusion")
+    out.print(
+        f"student  {result.arch}, layers {layers['before']} -> {layers['after']} after fusion"
+    )
     out.print(table)
     out.print(f"{result.certificate}")
-    for name, path in (("library", result.artifact.path), ("model", result.model_dir),
-                       ("report", page)):  # fmt: skip
+    for name, path in (
+        ("library", result.artifact.path),
+        ("model", result.model_dir),
+        ("report", page),
+    ):
         out.print(f"{name:8} {escape(str(path))}", soft_wrap=True)
 
 
@@ -129,9 +150,13 @@ def compile(
     if out_dir is None:
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
     artifact = compile_model(
-        model, out_dir, target=machine, fusion=not no_fusion, max_length=max_length,
+        model,
+        out_dir,
+        target=machine,
+        fusion=not no_fusion,
+        max_length=max_length,
         toolchain=get_toolchain(cc),
-    )  # fmt: skip
+    )
     layers, files = artifact.manifest["layers"], artifact.manifest["files"]
     size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
     library = artifact.library.stat().st_size / 1e3
@@ -175,8 +200,9 @@ def bench(
     raw: Annotated[bool, typer.Option("--raw", help="JSON with every sample")] = False,
 ) -> None:
     """Measure the latency of a compiled model."""
-    config = MeasureConfig(length, threads, warmup, samples, seconds, max_seconds,
-                           tuple(_numbers("cores", cores, int)))  # fmt: skip
+    config = MeasureConfig(
+        length, threads, warmup, samples, seconds, max_seconds, tuple(_numbers("cores", cores, int))
+    )
     asked = _numbers("percentile", percentile, float)
     if not all(0 < q <= 100 for q in asked):
         raise InputError(f"percentile '{percentile}' is outside (0, 100]")
@@ -196,8 +222,10 @@ def bench(
         else:
             out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
     pinned = timing.environment.get("pinned", [])
-    out.print(f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "
-              f"{timing.environment.get('cpu', where.name)}")  # fmt: skip
+    out.print(
+        f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "
+        f"{timing.environment.get('cpu', where.name)}"
+    )
     if profile:
         _print_profile(loaded, where, steps, config)
 
@@ -219,7 +247,9 @@ def _print_profile(
     for name, times in sorted(rows.items(), key=lambda row: -sum(row[1])):
         rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3) / peak
         share = f"{rate:.0%}" if counted and "product" in name else "-"
-        table.add_row(name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share)
+        table.add_row(
+            name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share
+        )
     out.print(table)
 
 

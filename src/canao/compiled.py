@@ -98,7 +98,8 @@ class CompiledModel:
             return Prediction((("score", float(logits[0])),))
         if not labels:
             raise InputError(
-                f"{self.artifact.path}: the model has no labels; call it from Python for its vectors"
+                f"{self.artifact.path}: the model has no labels; "
+                "call it from Python for its vectors"
             )
         e = np.exp(logits - logits.max())
         order = np.argsort(-e, kind="stable")
@@ -147,7 +148,9 @@ class CompiledModel:
         out = {o["name"]: np.empty(_shape(o, length), np.float32) for o in self._outputs}
         for i, array in enumerate(out.values()):
             if self._library.canao_output_size(i, length) != array.size:
-                raise InputError(f"{self.artifact.path}: library and manifest differ; compile again")
+                raise InputError(
+                    f"{self.artifact.path}: library and manifest differ; compile again"
+                )
         sources = (ctypes.c_void_p * len(ids))(*(a.ctypes.data for a in ids))
         targets = (ctypes.c_void_p * len(out))(*(a.ctypes.data for a in out.values()))
         with self._lock:
@@ -239,15 +242,3 @@ def _tokenizer(artifact: Artifact) -> Any:
     tokenizer.no_padding()
     tokenizer.enable_truncation(artifact.max_length)
     return tokenizer
-
-
-def compile_to_memory(model: Any, target: Target, *, threads: int, fusion: bool) -> CompiledModel:
-    """Compile into a temporary directory that lives as long as the returned model."""
-    from canao.compiler import compile_model
-
-    folder = tempfile.TemporaryDirectory(prefix="canao-")
-    compiled = CompiledModel(
-        compile_model(model, Path(folder.name) / "model", target=target, fusion=fusion), threads
-    )
-    weakref.finalize(compiled, folder.cleanup)
-    return compiled

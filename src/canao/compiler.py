@@ -20,7 +20,8 @@ from canao.emit.c import Source, default_plans, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.algebra import ALGEBRA, CLEANUP
 from canao.fuse.form import Alias, Attention, Matmul, Product
-from canao.fuse.group import Program, Region, fuse, unfused
+from canao.fuse.group import Profile, Program, Region, fuse, unfused
+from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph, dim_at
 from canao.graph.ops import OPS
@@ -59,12 +60,14 @@ class Stages:
         return len(self.program.regions)
 
 
-def lower(graph: Graph, target: Target, *, fusion: bool = True) -> Stages:
-    """All steps from the captured graph to C."""
+def lower(
+    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided
+) -> Stages:
+    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion."""
     cleaned, cleanup = apply(graph, CLEANUP)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
-        program = fuse(rewritten)
+        program = fuse(rewritten, profile)
     else:
         algebra, program = (), unfused(cleaned)
     plans = default_plans(program, target)
@@ -86,10 +89,16 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
 
 
 def compile_model(
-    model: str | Path | Any, out: str | Path, *, target: Target | None = None,
-    fusion: bool = True, max_length: int | None = None, toolchain: Toolchain | None = None,
+    model: str | Path | Any,
+    out: str | Path,
+    *,
+    target: Target | None = None,
+    fusion: bool = True,
+    max_length: int | None = None,
+    toolchain: Toolchain | None = None,
     build_flags: Sequence[str] = (),
-) -> Artifact:  # fmt: skip
+    profile: Profile = decided,
+) -> Artifact:
     """Compile a Hugging Face directory or a torch module into the artifact directory `out`.
 
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -100,11 +109,13 @@ def compile_model(
     target = target or get_target()
     toolchain = toolchain or get_toolchain()
     source, graph = load_model(model, max_length)
-    stages = lower(graph, target, fusion=fusion)
+    stages = lower(graph, target, fusion=fusion, profile=profile)
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:
-        return _write(out, source, stages, library, _manifest(source, stages, target, toolchain, fusion))
+        return _write(
+            out, source, stages, library, _manifest(source, stages, target, toolchain, fusion)
+        )
     except OSError as error:
         raise ToolchainError(
             f"{out}: cannot be written ({error.strerror}); free space or name another directory"
@@ -159,31 +170,51 @@ def _manifest(
         "model": getattr(config, "model_type", type(source.module).__name__),
         "task": _task(source),
         "labels": list(source.labels),
-        "inputs": [{"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
-                   for i in graph.inputs],
-        "outputs": [{"name": name, "dtype": "float32", "shape": [str(d) if not isinstance(d, int)
-                     else d for d in graph.shape(value)]} for name, value in graph.outputs],
+        "inputs": [
+            {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
+            for i in graph.inputs
+        ],
+        "outputs": [
+            {
+                "name": name,
+                "dtype": "float32",
+                "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
+            }
+            for name, value in graph.outputs
+        ],
         "max_length": graph.max_length,
         "fusion": fusion,
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "parameters": sum(a.size for a in stages.captured.constants.values()
-                          if a.dtype == "float32"),
-        "flops": {"length": NOMINAL_LENGTH, "total": sum(
-            region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions)},
+        "parameters": sum(
+            a.size for a in stages.captured.constants.values() if a.dtype == "float32"
+        ),
+        "flops": {
+            "length": NOMINAL_LENGTH,
+            "total": sum(region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions),
+        },
         "rewrites": _counted([f.rule for f in stages.firings]),
         "kernels": [
-            {"name": name or "alias", "plan": plan.name, "ops": list(region.ops), "output": region.output,
-             "flops": region_flops(graph, region, NOMINAL_LENGTH)}
-            for name, plan, region in zip(stages.source.kernel_names, stages.plans,
-                                          stages.program.regions, strict=True)],
-    }  # fmt: skip
+            {
+                "name": name or "alias",
+                "plan": plan.name,
+                "ops": list(region.ops),
+                "output": region.output,
+                "flops": region_flops(graph, region, NOMINAL_LENGTH),
+            }
+            for name, plan, region in zip(
+                stages.source.kernel_names, stages.plans, stages.program.regions, strict=True
+            )
+        ],
+    }
 
 
 def _task(source: ModelSource) -> str:
     kind = type(source.module).__name__
     if kind.endswith("ForSequenceClassification"):
         return "text-regression" if source.config.num_labels == 1 else "text-classification"
-    return "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
+    return (
+        "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
+    )
 
 
 def _counted(names: list[str]) -> dict[str, int]:
@@ -193,8 +224,10 @@ def _counted(names: list[str]) -> dict[str, int]:
 def region_flops(graph: Graph, region: Region, length: int) -> int:
     """Floating-point operations of a region at `length` tokens (at most the model's maximum)."""
     s = min(length, graph.max_length)
-    return sum(OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
-               for n in region.nodes)  # fmt: skip
+    return sum(
+        OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
+        for n in region.nodes
+    )
 
 
 def region_names(model: str | Path | Any, target: Target | None = None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: one line an event, and a live bar where there is a terminal."""
+"""What a search shows while it runs: one line an event, and a live bar on a terminal."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from canao.graph.text import format_graph, format_node
 
 
 def format_stage(stage: str, stages: Stages) -> str:
-    """graph: as captured. fused: regions, rewrites, decisions. plan: how each region runs. source: C."""
+    """graph: as captured. fused: regions, rewrites and decisions. plan: how each region runs.
+    source: the C text."""
     if stage == "graph":
         return format_graph(stages.captured)
     if stage == "fused":
@@ -37,9 +38,10 @@ def _plan(stages: Stages) -> str:
                strict=True)  # fmt: skip
     for i, (region, plan, name, waits) in enumerate(rows):
         place = memory.offsets.get(region.output)
+        flops = region_flops(stages.program.graph, region, NOMINAL_LENGTH)
         lines.append(
             f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {plan.name} "
             f"-> {region.output} at {'-' if place is None else 4 * place}, "
-            f"{region_flops(stages.program.graph, region, NOMINAL_LENGTH)} flops at {NOMINAL_LENGTH}"
+            f"{flops} flops at {NOMINAL_LENGTH}"
         )
     return "\n".join(lines) + "\n"

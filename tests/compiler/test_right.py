@@ -15,8 +15,12 @@ from tests.conftest import LENGTHS, TOLERANCE
 
 LONG = (300, 512)
 HOST = get_target()
-HOST_ISAS = {"scalar": ("scalar",), "avx2": ("scalar", "avx2"),
-             "avx512": ("scalar", "avx2", "avx512"), "neon": ("scalar", "neon")}[HOST.isa]  # fmt: skip
+HOST_ISAS = {
+    "scalar": ("scalar",),
+    "avx2": ("scalar", "avx2"),
+    "avx512": ("scalar", "avx2", "avx512"),
+    "neon": ("scalar", "neon"),
+}[HOST.isa]
 
 
 def assert_close(model, compiled: CompiledModel, lengths, sentences) -> None:

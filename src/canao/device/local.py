@@ -36,9 +36,7 @@ class LocalDevice:
     def __init__(self) -> None:
         self.target: Target = get_target("host")
 
-    def run(
-        self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1
-    ) -> np.ndarray:
+    def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         with CompiledModel(artifact, threads) as model:
             return model(*inputs)
 

@@ -1,4 +1,4 @@
-"""One table of vector operations per ISA, the same names everywhere; scalar is an ISA like any other.
+"""One table of vector operations per ISA, the same names everywhere; scalar is one of them.
 
 A row is the C body of a static inline function over `vf`, VF floats. Kernels use only these
 names, so that adding an ISA is adding a table here and its registers in schedule/plan.py.
@@ -75,9 +75,12 @@ _AVX2 = Isa(
     "avx2", "__m256", 8,
     (
         "#include <immintrin.h>",
-        "static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};",
+        "static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};",
         "CANAO_INLINE __m256i first_lanes(int64_t n)",
-        "{ return _mm256_loadu_si256((const __m256i *)(lanes + 8 - (n < 0 ? 0 : n > 8 ? 8 : n))); }",
+        "{",
+        "    const int64_t count = n < 0 ? 0 : n > 8 ? 8 : n;",
+        "    return _mm256_loadu_si256((const __m256i *)(lanes + 8 - count));",
+        "}",
     ),
     {
         "load": "return _mm256_loadu_ps(p);",

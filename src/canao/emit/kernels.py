@@ -16,7 +16,7 @@ from canao.fuse.access import Access
 from canao.fuse.form import Attention, Matmul, Product
 from canao.fuse.group import Region
 from canao.fuse.rows import Operand, Reduction, RowProgram, Rows, Stage, lower
-from canao.graph.ir import Dim, Graph, dim_mul, product
+from canao.graph.ir import Dim, Graph, product
 from canao.graph.ops import OPS
 from canao.schedule.plan import Plan
 
@@ -117,8 +117,10 @@ def _plain(d: Dim) -> str:
 
 
 def _signature(parameters: Parameters) -> str:
-    return (f"static void NAME(int64_t s, {_declared(parameters.list)}float *restrict out, "
-            "float *restrict scratch, int64_t begin, int64_t end)")  # fmt: skip
+    return (
+        f"static void NAME(int64_t s, {_declared(parameters.list)}float *restrict out, "
+        "float *restrict scratch, int64_t begin, int64_t end)"
+    )
 
 
 def _used(parameters: Parameters, text: str) -> list[Parameter]:
@@ -159,9 +161,7 @@ def _rows(graph: Graph, region: Region, rows: Rows, isa: Isa) -> Kernel:
 class _ProductCode:
     """A product by blocks of rows, passes of kc and panels of NR columns."""
 
-    def __init__(
-        self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa
-    ) -> None:
+    def __init__(self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa) -> None:
         self.graph, self.region, self.form, self.plan, self.isa = graph, region, form, plan, isa
         self.parameters = Parameters()
         self.a = self.parameters.of(form.a.base)
@@ -183,18 +183,24 @@ class _ProductCode:
         self.rows_uses = _used(self.parameters, rows.text())
         w = Writer()
         depth = f" in {self.passes} passes of {plan.kc}" if self.passes > 1 else ""
-        w.line(f"/* [{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}]{depth}"
-               f"{', then ' if len(self.region.ops) > 1 else ''}"
-               f"{', '.join(o for o in self.region.ops if o != 'linear')} */")  # fmt: skip
-        with w.block(f"CANAO_INLINE void NAME_tile(const int m, const int64_t width, int64_t s, "
-                     f"{_declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
-                     "int64_t k0)"):  # fmt: skip
+        w.line(
+            f"/* [{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}]{depth}"
+            f"{', then ' if len(self.region.ops) > 1 else ''}"
+            f"{', '.join(o for o in self.region.ops if o != 'linear')} */"
+        )
+        with w.block(
+            f"CANAO_INLINE void NAME_tile(const int m, const int64_t width, int64_t s, "
+            f"{_declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
+            "int64_t k0)"
+        ):
             w.raw(tile.text())
         w.line()
         if later:
             w.line("/* What needs whole rows, on rows that are still in cache. */")
-            w.line(f"static void NAME_rows(int64_t s, {_declared(self.rows_uses)}float *restrict "
-                   "out, float *restrict scratch, int64_t begin, int64_t end)")  # fmt: skip
+            w.line(
+                f"static void NAME_rows(int64_t s, {_declared(self.rows_uses)}float *restrict "
+                "out, float *restrict scratch, int64_t begin, int64_t end)"
+            )
             w.line("{")
             for name in ("s", "scratch"):
                 w.line(f"    (void){name};")
@@ -217,24 +223,33 @@ class _ProductCode:
         n = form.n
         w.line("vf acc[MR][NV];")
         with w.block("UNROLL for (int v = 0; v < NV; v++)"):
-            start = f"vf_load_upto({self.bias} + col + v * VF, width - v * VF)" if self.bias else (
-                "vf_set1(0.0f)")  # fmt: skip
+            start = (
+                f"vf_load_upto({self.bias} + col + v * VF, width - v * VF)"
+                if self.bias
+                else ("vf_set1(0.0f)")
+            )
             w.line(f"const vf start = {start};")
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
                 if self.passes > 1:
-                    w.line(f"acc[i][v] = k0 ? vf_load_upto(out + (row + i) * {n} + col + v * VF, "
-                           "width - v * VF) : start;")  # fmt: skip
+                    w.line(
+                        f"acc[i][v] = k0 ? vf_load_upto(out + (row + i) * {n} + col + v * VF, "
+                        "width - v * VF) : start;"
+                    )
                 else:
                     w.line("acc[i][v] = start;")
         depth = str(form.k) if self.passes == 1 else f"min64({self.plan.kc}, {form.k} - k0)"
-        w.line(f"panel_fma(m, {depth}, {self.a} + {place} + k0, {expression(lda)}, "
-               f"{self.w} + col * {form.k} + k0 * NR, acc);")  # fmt: skip
+        w.line(
+            f"panel_fma(m, {depth}, {self.a} + {place} + k0, {expression(lda)}, "
+            f"{self.w} + col * {form.k} + k0 * NR, acc);"
+        )
         if self.passes > 1:
             with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
                 with w.block("UNROLL for (int i = 0; i < m; i++)"):
                     w.line("UNROLL for (int v = 0; v < NV; v++)")
-                    w.line(f"    vf_store_upto(out + (row + i) * {n} + col + v * VF, acc[i][v], "
-                           "width - v * VF);")  # fmt: skip
+                    w.line(
+                        f"    vf_store_upto(out + (row + i) * {n} + col + v * VF, acc[i][v], "
+                        "width - v * VF);"
+                    )
                 w.line("return;")
         first = self.program.stages[0]
         with w.block("UNROLL for (int i = 0; i < m; i++)"):
@@ -249,7 +264,8 @@ class _ProductCode:
                 upto.depth = w.depth
                 code.steps(upto, tiled, "n")
                 code.stores(upto, tiled, "n")
-                w.raw(upto.text().replace("_load_n(", "_load_upto(").replace("_store_n(", "_store_upto("))
+                text = upto.text().replace("_load_n(", "_load_upto(")
+                w.raw(text.replace("_store_n(", "_store_upto("))
 
     def _main(self, w: Writer, later: bool) -> None:
         form, plan = self.form, self.plan
@@ -275,12 +291,14 @@ class _ProductCode:
         w.line("}")
 
     def _tiles(self, w: Writer, width: str) -> None:
-        with w.block("for (int64_t row = top; row < bottom; row += MR)"):
-            with w.block("switch (min64(bottom - row, MR))"):
-                for m in range(1, self.plan.mr + 1):
-                    names = _passed(self.tile_uses)
-                    call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0)"
-                    w.line(f"case {m}: {call}; break;")
+        with (
+            w.block("for (int64_t row = top; row < bottom; row += MR)"),
+            w.block("switch (min64(bottom - row, MR))"),
+        ):
+            for m in range(1, self.plan.mr + 1):
+                names = _passed(self.tile_uses)
+                call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0)"
+                w.line(f"case {m}: {call}; break;")
 
 
 def _stored(program: RowProgram) -> tuple[tuple[Operand, int], ...]:
@@ -333,25 +351,37 @@ def _matmul(form: Matmul, isa: Isa) -> Kernel:
         w.line("const int64_t h = t / tiles, row = t % tiles * MR, rows = min64(m - row, MR);")
         with w.block("if (h != ready)"):
             w.line("for (int64_t j = 0; j < n; j += NR)")
-            w.line(f"    pack_panel(k, n, {b} + {e(form.b.offset)} + h * {e(b_step)}, "
-                   f"{e(form.b.strides[-2])}, {e(form.b.strides[-1])}, j, packed + j * k);")  # fmt: skip
+            w.line(
+                f"    pack_panel(k, n, {b} + {e(form.b.offset)} + h * {e(b_step)}, "
+                f"{e(form.b.strides[-2])}, {e(form.b.strides[-1])}, j, packed + j * k);"
+            )
             w.line("ready = h;")
-        w.line(f"const float *const from = {a} + {e(form.a.offset)} + h * {e(a_step)} "
-               f"+ row * {e(form.a.strides[-2])};")  # fmt: skip
+        w.line(
+            f"const float *const from = {a} + {e(form.a.offset)} + h * {e(a_step)} "
+            f"+ row * {e(form.a.strides[-2])};"
+        )
         with w.block("for (int64_t j = 0; j < n; j += NR)"):
             w.line("for (int64_t i = 0; i < MR * NR; i += VF)")
             w.line("    vf_store(c + i, vf_set1(0.0f));")
             w.line(f"add_product(rows, k, from, {e(form.a.strides[-2])}, packed + j * k, c, NR);")
             w.line("for (int64_t i = 0; i < rows; i++)")
             w.line("    for (int64_t v = 0; v < NR; v += VF)")
-            w.line("        vf_store_upto(out + (h * m + row + i) * n + j + v, "
-                   "vf_load(c + i * NR + v), n - j - v);")  # fmt: skip
+            w.line(
+                "        vf_store_upto(out + (h * m + row + i) * n + j + v, "
+                "vf_load(c + i * NR + v), n - j - v);"
+            )
     w.depth -= 1
     w.line("}")
     name = f"matmul_{_plain(batch)}x{_plain(m)}x{_plain(k)}x{_plain(n)}_{isa.name}"
     units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
-    return Kernel(name, w.text(), tuple(parameters.list), units, False,
-                  frozenset({"tile", "add_tile", "upto"}))  # fmt: skip
+    return Kernel(
+        name,
+        w.text(),
+        tuple(parameters.list),
+        units,
+        False,
+        frozenset({"tile", "add_tile", "upto"}),
+    )
 
 
 def _attention(form: Attention, plan: Plan, isa: Isa) -> Kernel:
@@ -364,18 +394,38 @@ def _attention(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
     e = expression
     text = _ATTENTION.format(
-        signature=_signature(parameters), m=e(m), d=d, keys=e(keys), dv=dv, wide=wide,
-        tile=plan.keys, scale=number(form.scale), batch=batch, q=q, k=k, v=v,
-        q0=e(form.q.offset), k0=e(form.k.offset), v0=e(form.v.offset),
-        q_head=e(steps[0]), k_head=e(steps[1]), v_head=e(steps[2]),
-        q_row=e(form.q.strides[-2]), k_d=e(form.k.strides[-2]), k_key=e(form.k.strides[-1]),
-        v_key=e(form.v.strides[-2]), v_d=e(form.v.strides[-1]), o_head=e(store),
-        o_row=e(form.store[-2]), passes=wide // plan.nr,
-    )  # fmt: skip
+        signature=_signature(parameters),
+        m=e(m),
+        d=d,
+        keys=e(keys),
+        dv=dv,
+        wide=wide,
+        tile=plan.keys,
+        scale=number(form.scale),
+        batch=batch,
+        q=q,
+        k=k,
+        v=v,
+        q0=e(form.q.offset),
+        k0=e(form.k.offset),
+        v0=e(form.v.offset),
+        q_head=e(steps[0]),
+        k_head=e(steps[1]),
+        v_head=e(steps[2]),
+        q_row=e(form.q.strides[-2]),
+        k_d=e(form.k.strides[-2]),
+        k_key=e(form.k.strides[-1]),
+        v_key=e(form.v.strides[-2]),
+        v_d=e(form.v.strides[-1]),
+        o_head=e(store),
+        o_row=e(form.store[-2]),
+        passes=wide // plan.nr,
+    )
     name = f"attention_{_plain(batch)}x{d}_{isa.name}_{plan.name}"
     units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
-    return Kernel(name, text, tuple(parameters.list), units, False,
-                  frozenset({"tile", "add_tile", "upto"}))  # fmt: skip
+    return Kernel(
+        name, text, tuple(parameters.list), units, False, frozenset({"tile", "add_tile", "upto"})
+    )
 
 
 _ATTENTION = """\
@@ -414,7 +464,8 @@ _ATTENTION = """\
                 float *const x = p + i * {tile};
                 vf high = vf_set1(-INF_F), sum = vf_set1(0.0f);
                 for (int64_t j = 0; j < count; j += VF) {{
-                    const vf y = vf_keep(vf_mul(vf_load(x + j), vf_set1({scale})), count - j, -INF_F);
+                    const vf z = vf_mul(vf_load(x + j), vf_set1({scale}));
+                    const vf y = vf_keep(z, count - j, -INF_F);
                     vf_store(x + j, y);
                     high = vf_max(high, y);
                 }}

@@ -137,7 +137,9 @@ class RowCode:
         step: Dim = 1
         for axis in reversed(range(len(sizes))):
             if sizes[axis] != 1:
-                w.line(f"const int64_t i{axis} = r / {expression(step)} % {expression(sizes[axis])};")
+                w.line(
+                    f"const int64_t i{axis} = r / {expression(step)} % {expression(sizes[axis])};"
+                )
             step = dim_mul(step, sizes[axis])
 
     def place(self, access: Access, row: str) -> str:

@@ -191,9 +191,7 @@ def scale_into_weights(view: View, n: Node) -> Change | None:
     return None
 
 
-def _rescaled(
-    view: View, n: Node, matmul: Node, chain: tuple[Node, ...], c: float
-) -> Change:
+def _rescaled(view: View, n: Node, matmul: Node, chain: tuple[Node, ...], c: float) -> Change:
     linear, *views = chain
     constants = {view.fresh("scaled"): (view.array(i) * np.float64(c)).astype(np.float32)
                  for i in linear.inputs[1:]}  # fmt: skip

@@ -106,9 +106,7 @@ def _inputs(graph: Graph, name: str) -> bool:
     return any(i.name == name for i in graph.inputs)
 
 
-def rows_form(
-    graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
-) -> Rows | None:
+def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = "") -> Rows | None:
     """The Rows form, if every node computes within rows of one shape; `source` is given."""
     computed = [n for n in nodes if not OPS[n.op].view and n.output != source]
     anchor = computed[-1].output if computed else (source or output)

@@ -2,8 +2,9 @@
 
 The planner of DNNFusion (PLDI 2021, Listing 1): seeds are one-to-one ops, smallest result first;
 a block grows to its successors, then to its predecessors, as the table of mapping types allows.
-Three things are added. A merge must have a form (a kernel that computes it), and must stay convex.
-A RED cell is allowed where the form is a schedule by tiles. Blocks that hold no one-to-one op grow too, after all seeds.
+Three things are added. A merge must have a form (a kernel that computes it), and must stay
+convex. A RED cell is allowed where the form is a schedule by tiles. Blocks that hold no
+one-to-one op grow too, after all seeds.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from canao.errors import UnsupportedError
 from canao.fuse.form import Form, form_of
 from canao.fuse.profile import decided
-from canao.errors import UnsupportedError
 from canao.graph.ir import Graph, Node, dim_at
 from canao.graph.ops import (
     MANY_TO_MANY,
@@ -88,7 +89,9 @@ class _Block:
 
 def unfused(graph: Graph) -> Program:
     """One region for each node: the baseline that fusion is compared with."""
-    return Program(graph, tuple(_region(graph, [n], n.output, _type(graph, n)) for n in graph.nodes))
+    return Program(
+        graph, tuple(_region(graph, [n], n.output, _type(graph, n)) for n in graph.nodes)
+    )
 
 
 def fuse(graph: Graph, profile: Profile = decided) -> Program:
@@ -161,7 +164,9 @@ class _Planner:
             return
         while True:
             output = self._output(block.nodes)
-            successors = {id(self.block[u.output]): self.block[u.output] for u in self.users[output]}
+            successors = {
+                id(self.block[u.output]): self.block[u.output] for u in self.users[output]
+            }
             if not any(self._try(block, s) for s in successors.values()):
                 break
             block = self.block[seed.output]

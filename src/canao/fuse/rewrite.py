@@ -124,7 +124,9 @@ def _changed(graph: Graph, at: Node, change: Change) -> Graph:
         if n is at:
             nodes.extend(change.nodes)
         inputs = tuple(renamed(i) for i in n.inputs)
-        nodes.append(n if inputs == n.inputs else Node(n.op, inputs, n.output, n.attributes, n.where))
+        nodes.append(
+            n if inputs == n.inputs else Node(n.op, inputs, n.output, n.attributes, n.where)
+        )
     outputs = tuple((name, renamed(value)) for name, value in graph.outputs)
     constants = {**graph.constants, **change.constants}
     return retype(graph.replace(nodes=tuple(nodes), outputs=outputs, constants=constants))

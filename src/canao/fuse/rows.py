@@ -7,9 +7,8 @@ scratch rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from canao.fuse.access import Access
 from canao.graph.ir import Dim, Graph, Node, Shape, product
@@ -66,7 +65,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """After the pass: `scalar` = finish(sum, max of `value`). finish: sum, mean, max, rstd, inverse."""
+    """After the pass: `scalar` = finish(sum or max of `value`); finish: sum, mean, max, rstd,
+    inverse."""
 
     scalar: str
     kind: str

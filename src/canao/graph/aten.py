@@ -78,8 +78,9 @@ def _t(b: Builder, x: str) -> str:
     return _transpose(b, x, -1, -2)
 
 
-def _slice(b: Builder, x: str, axis: int = 0, start: Any = None, stop: Any = None,
-           step: int = 1) -> str:  # fmt: skip
+def _slice(
+    b: Builder, x: str, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
+) -> str:
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
     if step != 1 or (isinstance(start, int) and start < 0) or not isinstance(start or 0, int):
         raise b.unsupported(f"a slice from {start} with step {step}")
@@ -116,8 +117,15 @@ def _addmm(b: Builder, bias: str, x: str, w: str) -> str:
     return b.emit("add", b.emit("matmul", x, w), bias)
 
 
-def _layer_norm(b: Builder, x: str, shape: Any, gamma: str | None = None, beta: str | None = None,
-                eps: float = 1e-5, _cudnn: bool = True) -> str:  # fmt: skip
+def _layer_norm(
+    b: Builder,
+    x: str,
+    shape: Any,
+    gamma: str | None = None,
+    beta: str | None = None,
+    eps: float = 1e-5,
+    _cudnn: bool = True,
+) -> str:
     if len(shape) != 1:
         raise b.unsupported(f"layer_norm over the last {len(shape)} dimensions")
     gamma = gamma or b.constant(np.ones(shape[0], np.float32))
@@ -200,8 +208,18 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return x if b.type(x).dtype == wanted else b.emit("cast", x, dtype=wanted)
 
 
-def _attention(b: Builder, q: str, k: str, v: str, mask: str | None = None, dropout: float = 0.0,
-               is_causal: bool = False, *, scale: float | None = None, **_: Any) -> str:  # fmt: skip
+def _attention(
+    b: Builder,
+    q: str,
+    k: str,
+    v: str,
+    mask: str | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    **_: Any,
+) -> str:
     """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
     if is_causal:
         raise b.unsupported("causal attention")
@@ -218,27 +236,94 @@ def _attention(b: Builder, q: str, k: str, v: str, mask: str | None = None, drop
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("dropout", "contiguous", "clone", "alias", "detach", "detach_", "lift_fresh",
-                     "lift_fresh_copy"), _pass),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten",
-                     "unflatten"), _reshape),
-    **{op: _unary(op) for op in ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf",
-                                 "sigmoid", "relu", "silu")},
-    **{op: _binary(op) for op in ("add", "sub", "mul", "div", "maximum", "minimum", "eq", "ne",
-                                  "ge", "gt", "le", "lt", "logical_and", "logical_or")},
-    "bitwise_and": _binary("logical_and"), "bitwise_or": _binary("logical_or"),
-    "__and__": _binary("logical_and"), "rsqrt": _rsqrt, "pow": _pow, "gelu": _gelu,
-    "permute": _permute, "transpose": _transpose, "t": _t, "slice": _slice, "select": _select,
-    "expand": _expand, "linear": _linear, "addmm": _addmm, "layer_norm": _layer_norm,
-    "softmax": _softmax, "_softmax": _softmax, "mean": _reduce("reduce_mean"),
-    "sum": _reduce("reduce_sum"), "where": _where, "masked_fill": _masked_fill,
-    "arange": _arange, "full": _full, "zeros": _zeros, "ones": _ones, "cat": _cat,
+    **dict.fromkeys(
+        (
+            "dropout",
+            "contiguous",
+            "clone",
+            "alias",
+            "detach",
+            "detach_",
+            "lift_fresh",
+            "lift_fresh_copy",
+        ),
+        _pass,
+    ),
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"),
+        _reshape,
+    ),
+    **{
+        op: _unary(op)
+        for op in (
+            "neg",
+            "abs",
+            "exp",
+            "sqrt",
+            "reciprocal",
+            "tanh",
+            "erf",
+            "sigmoid",
+            "relu",
+            "silu",
+        )
+    },
+    **{
+        op: _binary(op)
+        for op in (
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "maximum",
+            "minimum",
+            "eq",
+            "ne",
+            "ge",
+            "gt",
+            "le",
+            "lt",
+            "logical_and",
+            "logical_or",
+        )
+    },
+    "bitwise_and": _binary("logical_and"),
+    "bitwise_or": _binary("logical_or"),
+    "__and__": _binary("logical_and"),
+    "rsqrt": _rsqrt,
+    "pow": _pow,
+    "gelu": _gelu,
+    "permute": _permute,
+    "transpose": _transpose,
+    "t": _t,
+    "slice": _slice,
+    "select": _select,
+    "expand": _expand,
+    "linear": _linear,
+    "addmm": _addmm,
+    "layer_norm": _layer_norm,
+    "softmax": _softmax,
+    "_softmax": _softmax,
+    "mean": _reduce("reduce_mean"),
+    "sum": _reduce("reduce_sum"),
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "arange": _arange,
+    "full": _full,
+    "zeros": _zeros,
+    "ones": _ones,
+    "cat": _cat,
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
     "scaled_dot_product_attention": _attention,
-}  # fmt: skip
-IGNORED = ("sym_size", "sym_numel", "_assert_tensor_metadata", "_assert_scalar",
-           "sym_constrain_range_for_size")  # fmt: skip
+}
+IGNORED = (
+    "sym_size",
+    "sym_numel",
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "sym_constrain_range_for_size",
+)
 
 __all__ = ["IGNORED", "RULES", "Builder"]

@@ -127,7 +127,9 @@ class Node:
         return dict(self.attributes)[name]
 
 
-def node(op: str, inputs: Iterable[str], output: str, *, where: str = "", **attributes: Any) -> Node:
+def node(
+    op: str, inputs: Iterable[str], output: str, *, where: str = "", **attributes: Any
+) -> Node:
     """A node whose attributes are given by keyword."""
     return Node(op, tuple(inputs), output, tuple(sorted(attributes.items())), where)
 

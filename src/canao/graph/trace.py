@@ -85,7 +85,13 @@ def _export(wrapped: _OneText, names: tuple[str, ...], max_length: int) -> Any:
             return torch.export.export(
                 wrapped, example, dynamic_shapes=(tuple({1: tokens} for _ in names),), strict=False
             )
-    except (RuntimeError, ValueError, TypeError, IndexError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: E501
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        torch._dynamo.exc.TorchDynamoException,
+    ) as error:  # noqa: E501
         first = str(error).strip().splitlines()[0]
         raise UnsupportedError(
             f"{type(wrapped.module).__name__}: torch.export cannot capture it ({first}); "
@@ -116,8 +122,9 @@ class _Importer:
             elif fx.op == "output":
                 named = zip(self.wrapped.output_names, fx.args[0], strict=True)
                 outputs = tuple((name, self.values[v.name]) for name, v in named)
-        limits = {n.inputs[1]: self.types[n.inputs[0]].shape[0]
-                  for n in self.nodes if n.op == "gather"}  # fmt: skip
+        limits = {
+            n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
+        }
         inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
         if not outputs:
             raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
@@ -171,8 +178,11 @@ class _Importer:
     def _bind_placeholders(self) -> None:
         signature = self.program.graph_signature
         tensors: Mapping[str, Any] = {**self.program.state_dict, **self.program.constants}
-        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
-                  **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
+        stored = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
         names = iter(self.wrapped.names)
         shared: dict[int, str] = {}
         for fx in self.program.graph.nodes:
@@ -201,8 +211,11 @@ class _Importer:
                 "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
             )
         arguments = [self._argument(a) for a in fx.args]
-        keywords = {k: self._argument(v) for k, v in fx.kwargs.items()
-                    if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")}  # fmt: skip
+        keywords = {
+            k: self._argument(v)
+            for k, v in fx.kwargs.items()
+            if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")
+        }
         self.values[fx.name] = aten.RULES[name](self, *arguments, **keywords)
 
     def _argument(self, argument: Any) -> Any:

@@ -123,9 +123,7 @@ def _barriers(program: Program, aliases: Mapping[str, str]) -> tuple[bool, ...]:
         for name in _inputs(region):
             source = root(program, name, aliases)
             if source in since:
-                needs |= source != name or not _row_aligned(
-                    program, region, since[source], name
-                )
+                needs |= source != name or not _row_aligned(program, region, since[source], name)
         if needs:
             since.clear()
         waits.append(needs)

@@ -1,8 +1,8 @@
 """Plans: how each region runs, as values. The legal ones are enumerated here; nothing is text.
 
-    m n k      problem            mr nr      register tile (nr in vectors)
-    kc         depth of a pass    mc         rows that stay in cache
-    keys       keys in one tile of attention
+m n k      problem            mr nr      register tile (nr in vectors)
+kc         depth of a pass    mc         rows that stay in cache
+keys       keys in one tile of attention
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Plan:
     @property
     def name(self) -> str:
         parts = [f"{self.mr}x{self.nr}"]
-        parts += [f"{k}{v}" for k, v in (("kc", self.kc), ("mc", self.mc), ("keys", self.keys)) if v]
+        parts += [
+            f"{k}{v}" for k, v in (("kc", self.kc), ("mc", self.mc), ("keys", self.keys)) if v
+        ]
         return "_".join(parts)
 
 

@@ -3,8 +3,8 @@
     header    64 bytes: magic, layout id, size of the file
     sections  each on a 64-byte boundary; float32, little-endian
 
-A product's weights are packed into panels of nr output columns, [n/nr][k][nr], so that its inner loop
-reads them front to back; missing columns of the last panel are zero.
+A product's weights are packed into panels of nr output columns, [n/nr][k][nr], so that its
+inner loop reads them front to back; missing columns of the last panel are zero.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""Measures the yellow cells of the fusion table, and writes src/canao/fuse/profile.json.
+
+    python benchmarks/profile_fusion.py
+
+For each yellow cell that comes up in the models below, the model is compiled twice, with every
+yellow merge and with all but those of this cell; both libraries are timed by turns, in rounds, on
+one pinned core. The cell's figure is the median over rounds and models of the ratio of their
+medians: below 1, fusing is faster.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertModel
+
+from canao.artifact import Artifact, write_json
+from canao.compiled import CompiledModel
+from canao.compiler import compile_model, load_model, lower
+from canao.device.base import MeasureConfig, Timing
+from canao.device.local import LocalDevice, environment
+from canao.errors import DeviceError
+from canao.fuse.group import YELLOW
+from canao.fuse.profile import always
+
+OUT = Path(__file__).resolve().parent.parent / "src" / "canao" / "fuse" / "profile.json"
+# (hidden, heads, ffn): the teacher's width, and two narrow ones as searches propose them.
+MODELS = ((384, 12, 1536), (256, 4, 640), (96, 3, 384))
+LENGTHS = (32, 128)
+ROUNDS = 7
+SAMPLES = 60
+
+
+def model(hidden: int, heads: int, ffn: int) -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(
+        BertConfig(
+            vocab_size=1000,
+            hidden_size=hidden,
+            num_attention_heads=heads,
+            intermediate_size=ffn,
+            num_hidden_layers=4,
+            initializer_range=0.1,
+        )
+    ).eval()
+
+
+def cells(network: BertModel, device: LocalDevice) -> list[str]:
+    """The yellow cells under which this model's regions are merged."""
+    _, graph = load_model(network)
+    log = lower(graph, device.target, profile=always).program.log
+    found = [m.cell.partition(":")[0] for m in log
+             if m.cell.endswith(YELLOW) and m.result == "fused"]  # fmt: skip
+    return sorted(set(found))
+
+
+def ratios(device: LocalDevice, fused: Artifact, separate: Artifact, length: int) -> list[float]:
+    """Fused over separate, one ratio a round, the order reversed in every other round."""
+    config = MeasureConfig(length=length, samples=SAMPLES)
+    out = []
+    for turn in range(ROUNDS):
+        pair = [fused, separate][:: -1 if turn % 2 else 1]
+        times = {a.path: median(device, a, config) for a in pair}
+        out.append(times[fused.path] / times[separate.path])
+    return out
+
+
+def median(device: LocalDevice, artifact: Artifact, config: MeasureConfig) -> float:
+    timing = device.measure(artifact, config)
+    if not isinstance(timing, Timing):
+        raise DeviceError(timing.message)
+    return timing.percentile(50)
+
+
+def compare(fused: Artifact, separate: Artifact) -> float:
+    ids = np.arange(100) % 1000
+    with CompiledModel(fused) as a, CompiledModel(separate) as b:
+        return float(np.abs(a(ids) - b(ids)).max())
+
+
+def main() -> None:
+    device, found = LocalDevice(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in MODELS:
+            network = model(*shape)
+            fused = compile_model(network, Path(folder) / "fused", profile=always)
+            for cell in cells(network, device):
+                separate = compile_model(
+                    network, Path(folder) / "separate",
+                    profile=lambda p, c, cell=cell: cell != f"{p} -> {c}",
+                )  # fmt: skip
+                difference = compare(fused, separate)
+                for length in LENGTHS:
+                    got = ratios(device, fused, separate, length)
+                    found.setdefault(cell, []).append((shape, length, got, difference))
+                    print(f"{cell} {shape} at {length}: {statistics.median(got):.4f}", flush=True)
+    rows = {
+        cell: {
+            "fused_over_separate": round(
+                statistics.median(r for _, _, got, _ in runs for r in got), 4
+            ),
+            "rounds": sum(len(got) for _, _, got, _ in runs),
+            "largest_difference": max(d for *_, d in runs),
+            "by_model": {f"{shape} at {length}": round(statistics.median(got), 4)
+                         for shape, length, got, _ in runs},
+            "measured_on": environment(device.target, ()),
+        }
+        for cell, runs in sorted(found.items())
+    }  # fmt: skip
+    write_json(OUT, rows)
+    print(json.dumps({k: v["fused_over_separate"] for k, v in rows.items()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
