@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +91,6 @@ def search(
 
     run_dir = Path(run_dir)
     measure = MeasureConfig(length=length, threads=threads, samples=samples)
-    options = SearchOptions(
-        budget_ms=budget_ms, run_dir=run_dir, trials=trials, max_minutes=max_minutes,
-        controller=controller, seed=seed, percentile=percentile, measure=measure,
-        identity={"teacher": str(Path(teacher).resolve()), "data": str(Path(data).resolve()),
-                  "task": task, "metric": str(metric)},
-    )  # fmt: skip
-    where = get_device(device) if isinstance(device, str) else device
     chosen = {
         "quick_steps": quick_steps,
         "final_epochs": epochs,
@@ -107,6 +101,15 @@ def search(
         max_length=length, seed=seed, metric=metric,
         **{name: value for name, value in chosen.items() if value is not None},
     )  # fmt: skip
+    facts = asdict(training)
+    del facts["threads"]  # changes the time, not the result
+    options = SearchOptions(
+        budget_ms=budget_ms, run_dir=run_dir, trials=trials, max_minutes=max_minutes,
+        controller=controller, seed=seed, percentile=percentile, measure=measure,
+        identity={"teacher": str(Path(teacher).resolve()), "data": str(Path(data).resolve()),
+                  "task": task, **{f"training.{k}": str(v) for k, v in facts.items()}},
+    )  # fmt: skip
+    where = get_device(device) if isinstance(device, str) else device
     texts = load_data(data, task=task, seed=seed)
     trainer = Trainer(teacher, texts, run_dir / "train", training, train_progress or _quiet)
     return run_search(options, trainer, _compiler(where), where, progress or silent)

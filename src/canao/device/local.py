@@ -132,7 +132,7 @@ def environment(target: Target, pinned: Sequence[int]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "pinned": list(pinned),
         "isa": target.isa,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "load_average": round(load, 2),
         "canao": version("canao"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

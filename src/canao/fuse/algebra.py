@@ -62,7 +62,9 @@ def decide_compare(view: View, n: Node) -> Change | None:
     bound = view.array(n.inputs[1])
     if bound is None or not bound.size or _least(view, n.inputs[0]) < bound.max():
         return None
-    return _folded(view, n, np.array(True))
+    name, shape = view.fresh("const"), view.shape(n.output)
+    true = node("expand", (name,), view.fresh("v"), where=n.where, shape=shape)
+    return Change({n.output: true.output}, (true,), {name: np.array(True)})
 
 
 def _uniform(view: View, name: str) -> Any:

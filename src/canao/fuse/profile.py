@@ -12,7 +12,6 @@ import json
 from functools import cache
 from importlib import resources
 
-
 # Two measurements of one library differ by up to this ratio on the machines measured so far.
 _TIE = 1.02
 

@@ -76,7 +76,7 @@ class SearchOptions:
     run_dir: Path
     trials: int = 16
     max_minutes: float = 0.0
-    controller: str = "gp"
+    controller: str = "policy"
     seed: int = 0
     percentile: float = 90.0
     measure: MeasureConfig = MeasureConfig()
