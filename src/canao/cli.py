@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from canao.api import get_device
+from canao.api import get_device, load
 from canao.artifact import Artifact
-from canao.compiled import CompiledModel
 from canao.console import SearchDisplay
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.errors import CanaoError, DeviceError, InputError
@@ -178,7 +177,7 @@ def run(
     """Label a text with a compiled model."""
     if not text.strip():
         raise InputError("the text is empty; give at least one word")
-    with CompiledModel(artifact, threads) as model:
+    with load(artifact, threads=threads) as model:
         for label, value in model.predict(text, pair).scores[: max(1, top)]:
             out.print(f"{value:8.4f}  {escape(label)}")
 
@@ -270,7 +269,7 @@ def certify(
 
     config = MeasureConfig(length=length, threads=threads, samples=samples)
     certificate = measure_against(
-        Artifact.load(artifact), get_device(device), budget_ms, config, percentile
+        Artifact.load(artifact), get_device(device), budget_ms, config, percentile=percentile
     )
     if as_json:
         sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")

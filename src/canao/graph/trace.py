@@ -203,9 +203,10 @@ class _Importer:
 
     def _call(self, fx: Any) -> None:
         name = getattr(fx.target, "_opname", str(fx.target))
-        if name in aten.IGNORED or not isinstance(fx.meta.get("val"), torch.Tensor):
+        made = fx.meta.get("val")
+        if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
             return
-        if name not in aten.RULES:
+        if name not in aten.RULES or not isinstance(made, torch.Tensor):
             raise UnsupportedError(
                 f"operator {fx.target} at {self._where()} is not supported; "
                 "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
