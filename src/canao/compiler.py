@@ -23,7 +23,7 @@ from canao.fuse.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply
-from canao.graph.ir import Graph, dim_at
+from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
 from canao.model.source import Source as ModelSource
@@ -230,17 +230,7 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
     )
 
 
-def region_names(model: str | Path | Any, target: Target | None = None) -> tuple[str, ...]:
-    """The kernels that a model would run, in order, without building it."""
-    _, graph = load_model(model)
-    return tuple(n for n in lower(graph, target or get_target()).source.kernel_names if n)
-
-
 def form_name(region: Region) -> str:
     form = region.form
     names = {Alias: "alias", Attention: "attention", Matmul: "matmul", Product: "product"}
     return names.get(type(form), "rows")
-
-
-def activation_bytes(program: Program, name: str, length: int) -> int:
-    return 4 * dim_at(program.graph.types[name].elements, length)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canao.emit import kernels, vecmath
+from canao.emit import vecmath
+from canao.emit.attention import add_tile
 from canao.emit.isa import ISAS, prelude
-from canao.emit.kernels import Kernel
+from canao.emit.kernel import Kernel
+from canao.emit.kernels import kernel
+from canao.emit.product import TILE
 from canao.emit.rowcode import Parameter, expression
 from canao.emit.writer import Writer
 from canao.fuse.form import Alias, Product, Rows
@@ -52,7 +55,7 @@ class _Unit:
             r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)
         }
         self.kernels = [
-            None if isinstance(r.form, Alias) else kernels.kernel(self.graph, r, plan, self.isa)
+            None if isinstance(r.form, Alias) else kernel(self.graph, r, plan, self.isa)
             for r, plan in zip(program.regions, plans, strict=True)
         ]
         self.weights = lay_out(self.graph, self._constants())
@@ -121,9 +124,9 @@ class _Unit:
         if "strided" in needs:
             w.raw(vecmath.STRIDED)
         if "tile" in needs:
-            w.raw(kernels.TILE)
+            w.raw(TILE)
         if "add_tile" in needs:
-            w.raw(kernels.add_tile(self.plans[0]))
+            w.raw(add_tile(self.plans[0]))
         w.line()
 
     def _step(self, w: Writer, i: int, k: Kernel) -> None:
@@ -229,11 +232,6 @@ def header(program: Program) -> str:
         input_count=len(graph.inputs),
         output_count=len(graph.outputs),
     )
-
-
-def kernels_of(source: Source) -> Mapping[str, int]:
-    """How many regions run each kernel."""
-    return {n: source.kernel_names.count(n) for n in dict.fromkeys(source.kernel_names) if n}
 
 
 MACROS = """\

@@ -1,0 +1,60 @@
+"""Kernel: the C of one region, and the pieces that all kernels share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from canao.emit.rowcode import Parameter, Parameters
+from canao.emit.writer import Writer
+from canao.fuse.group import Region
+from canao.graph.ir import Dim
+from canao.graph.ops import OPS
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """C of one region: its text (with NAME for its name), pointers, and unit of work."""
+
+    base_name: str
+    text: str
+    parameters: tuple[Parameter, ...]
+    units: str
+    row_units: bool
+    needs: frozenset[str]
+
+    def named(self, name: str) -> str:
+        return self.text.replace("NAME", name)
+
+
+def op_names(region: Region) -> str:
+    names = [n.op for n in region.nodes if not OPS[n.op].view and n.op not in ("linear", "matmul")]
+    return "".join(f"_{name}" for name in names)
+
+
+def plain(d: Dim) -> str:
+    return str(d).replace(" ", "").replace("+", "p").replace("*", "")
+
+
+def signature(parameters: Parameters) -> str:
+    return (
+        f"static void NAME(int64_t s, {declared(parameters.list)}float *restrict out, "
+        "float *restrict scratch, int64_t begin, int64_t end)"
+    )
+
+
+def used_in(parameters: Parameters, text: str) -> list[Parameter]:
+    return [p for p in parameters.list if re.search(rf"\b{p.name}\b", text)]
+
+
+def declared(parameters: list[Parameter]) -> str:
+    return "".join(f"{p.declaration}, " for p in parameters)
+
+
+def passed(parameters: list[Parameter]) -> str:
+    return "".join(f"{p.name}, " for p in parameters)
+
+
+def mark_unused(w: Writer, *names: str) -> None:
+    for name in names:
+        w.line(f"(void){name};")

@@ -1,0 +1,197 @@
+"""C for products with weights packed at compile time, and their epilogues."""
+
+from __future__ import annotations
+
+from canao.emit.isa import Isa
+from canao.emit.kernel import Kernel, declared, mark_unused, op_names, passed, signature, used_in
+from canao.emit.rowcode import Parameters, RowCode, expression
+from canao.emit.writer import Writer
+from canao.fuse.access import Access
+from canao.fuse.form import Product
+from canao.fuse.group import Region
+from canao.fuse.rows import Operand, Reduction, RowProgram, Stage, lower
+from canao.graph.ir import Graph
+from canao.schedule.plan import Plan
+
+TILE = """\
+/* acc[m][NR] += a[m][k] b[k][NR]: a by rows lda apart, b a packed panel. */
+CANAO_INLINE void panel_fma(const int m, int64_t k, const float *a, int64_t lda, const float *b,
+                            vf acc[MR][NV])
+{
+    for (int64_t p = 0; p < k; p++, b += NR) {
+        vf w[NV];
+        UNROLL for (int v = 0; v < NV; v++)
+            w[v] = vf_load(b + v * VF);
+        UNROLL for (int i = 0; i < m; i++) {
+            const vf x = vf_set1(a[i * lda + p]);
+            UNROLL for (int v = 0; v < NV; v++)
+                acc[i][v] = vf_fma(x, w[v], acc[i][v]);
+        }
+    }
+}
+"""
+
+
+class ProductCode:
+    """A product by blocks of rows, passes of kc and panels of NR columns."""
+
+    def __init__(self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa) -> None:
+        self.graph, self.region, self.form, self.plan, self.isa = graph, region, form, plan, isa
+        self.parameters = Parameters()
+        self.a = self.parameters.of(form.a.base)
+        self.w = self.parameters.of(form.weight, "packed")
+        self.bias = self.parameters.of(form.bias) if form.bias else ""
+        self.program = lower(graph, form.epilogue)
+        self.passes = -(-form.k // plan.kc)
+
+    def kernel(self) -> Kernel:
+        form, plan = self.form, self.plan
+        code = RowCode(self.graph, form.epilogue, self.program, self.isa, self.parameters)
+        tile, rows = Writer(), Writer()
+        self._tile_body(tile, code)
+        later = _after_tiles(self.program)
+        if later:
+            rows.depth = 1
+            code.row_pass(rows, later)
+        self.tile_uses = used_in(self.parameters, tile.text())
+        self.rows_uses = used_in(self.parameters, rows.text())
+        w = Writer()
+        depth = f" in {self.passes} passes of {plan.kc}" if self.passes > 1 else ""
+        w.line(
+            f"/* [{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}]{depth}"
+            f"{', then ' if len(self.region.ops) > 1 else ''}"
+            f"{', '.join(o for o in self.region.ops if o != 'linear')} */"
+        )
+        with w.block(
+            f"CANAO_INLINE void NAME_tile(const int m, const int64_t width, int64_t s, "
+            f"{declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
+            "int64_t k0)"
+        ):
+            w.raw(tile.text())
+        w.line()
+        if later:
+            w.line("/* What needs whole rows, on rows that are still in cache. */")
+            w.line(
+                f"static void NAME_rows(int64_t s, {declared(self.rows_uses)}float *restrict "
+                "out, float *restrict scratch, int64_t begin, int64_t end)"
+            )
+            w.line("{")
+            for name in ("s", "scratch"):
+                w.line(f"    (void){name};")
+            w.raw(rows.text())
+            w.line("}")
+            w.line()
+        self._main(w, bool(later))
+        name = f"product_{form.k}x{form.n}{op_names(self.region)}_{self.isa.name}_{plan.name}"
+        units = expression(form.epilogue.rows)
+        needs = frozenset({"tile", *(("strided",) if code.strided else ())})
+        return Kernel(name, w.text(), tuple(self.parameters.list), units, True, needs)
+
+    def _tile_body(self, w: Writer, code: RowCode) -> None:
+        form = self.form
+        w.depth = 1
+        w.line("(void)s;")
+        lda = form.a.rows()
+        assert lda is not None
+        place = code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
+        n = form.n
+        w.line("vf acc[MR][NV];")
+        with w.block("UNROLL for (int v = 0; v < NV; v++)"):
+            start = (
+                f"vf_load_upto({self.bias} + col + v * VF, width - v * VF)"
+                if self.bias
+                else ("vf_set1(0.0f)")
+            )
+            w.line(f"const vf start = {start};")
+            with w.block("UNROLL for (int i = 0; i < m; i++)"):
+                if self.passes > 1:
+                    w.line(
+                        f"acc[i][v] = k0 ? vf_load_upto(out + (row + i) * {n} + col + v * VF, "
+                        "width - v * VF) : start;"
+                    )
+                else:
+                    w.line("acc[i][v] = start;")
+        depth = str(form.k) if self.passes == 1 else f"min64({self.plan.kc}, {form.k} - k0)"
+        w.line(
+            f"panel_fma(m, {depth}, {self.a} + {place} + k0, {expression(lda)}, "
+            f"{self.w} + col * {form.k} + k0 * NR, acc);"
+        )
+        if self.passes > 1:
+            with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
+                with w.block("UNROLL for (int i = 0; i < m; i++)"):
+                    w.line("UNROLL for (int v = 0; v < NV; v++)")
+                    w.line(
+                        f"    vf_store_upto(out + (row + i) * {n} + col + v * VF, acc[i][v], "
+                        "width - v * VF);"
+                    )
+                w.line("return;")
+        first = self.program.stages[0]
+        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            w.line("const int64_t r = row + i;")
+            w.line(f"float *const o = out + r * {n};")
+            code.open_row(w, (Stage(first.steps, first.stores, ()),))
+            with w.block("UNROLL for (int v = 0; v < NV; v++)"):
+                w.line("const int64_t j = col + v * VF, n = width - v * VF;")
+                code.source = "acc[i][v]"
+                tiled = Stage(first.steps, _stored(self.program), ())
+                upto = Writer()
+                upto.depth = w.depth
+                code.steps(upto, tiled, "n")
+                code.stores(upto, tiled, "n")
+                text = upto.text().replace("_load_n(", "_load_upto(")
+                w.raw(text.replace("_store_n(", "_store_upto("))
+
+    def _main(self, w: Writer, later: bool) -> None:
+        form, plan = self.form, self.plan
+        whole, rest = form.n - form.n % plan.nr, form.n % plan.nr
+        w.line(signature(self.parameters))
+        w.line("{")
+        w.depth += 1
+        mark_unused(w, "scratch")
+        with w.block(f"for (int64_t top = begin; top < end; top += {plan.mc})"):
+            w.line(f"const int64_t bottom = min64(top + {plan.mc}, end);")
+            with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
+                if whole:
+                    with w.block(f"for (int64_t col = 0; col < {whole}; col += NR)"):
+                        self._tiles(w, "NR")
+                if rest:
+                    with w.block(""):
+                        w.line(f"const int64_t col = {whole};")
+                        self._tiles(w, str(rest))
+            if later:
+                names = passed(self.rows_uses)
+                w.line(f"NAME_rows(s, {names}out, scratch, top, bottom);")
+        w.depth -= 1
+        w.line("}")
+
+    def _tiles(self, w: Writer, width: str) -> None:
+        with (
+            w.block("for (int64_t row = top; row < bottom; row += MR)"),
+            w.block("switch (min64(bottom - row, MR))"),
+        ):
+            for m in range(1, self.plan.mr + 1):
+                names = passed(self.tile_uses)
+                call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0)"
+                w.line(f"case {m}: {call}; break;")
+
+
+def _stored(program: RowProgram) -> tuple[tuple[Operand, int], ...]:
+    """What the tiles store: the first stage's values, or the bare product if it has none."""
+    first = program.stages[0]
+    if first.stores:
+        return first.stores
+    values = [r.value for r in first.reductions] or [program.result]
+    return ((values[0], 0),)
+
+
+def _after_tiles(program: RowProgram) -> tuple[Stage, ...]:
+    """The stages that need whole rows: reductions of the first, then all others."""
+    first = program.stages[0]
+    if len(program.stages) == 1 and not first.reductions:
+        return ()
+    slots = {x.name: slot for x, slot in _stored(program)}
+    reductions = tuple(
+        Reduction(r.scalar, r.kind, Operand("slot", str(slots[r.value.name])), r.finish, r.eps)
+        for r in first.reductions
+    )
+    return (Stage((), (), reductions), *program.stages[1:])
