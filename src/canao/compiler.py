@@ -140,9 +140,7 @@ def _write(
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.source.weights):
                 stream.write(part)
-        for name in _TOKENIZER_FILES:
-            if source.path and (source.path / name).is_file():
-                shutil.copyfile(source.path / name, staged / name)
+        _copy_tokenizer(source, staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         write_json(staged / "manifest.json", manifest)
         staged.chmod(0o755)
@@ -155,6 +153,26 @@ def _write(
         shutil.rmtree(staged, ignore_errors=True)
         raise
     return Artifact.load(out)
+
+
+def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
+    """The model's tokenizer; one that has a vocabulary only is converted to tokenizer.json."""
+    if source.path is None:
+        return
+    for name in _TOKENIZER_FILES:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, staged / name)
+    older = (source.path / "vocab.txt").is_file()
+    if older and not (staged / "tokenizer.json").is_file():
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+            tokenizer.backend_tokenizer.save(str(staged / "tokenizer.json"))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{source.path}/vocab.txt: cannot be read as a tokenizer ({error})"
+            ) from None
 
 
 def _manifest(

@@ -11,6 +11,8 @@ import torch
 
 from canao.build import Toolchain, build_program, runtime_files
 from canao.compiler import Stages, load_model, lower
+from canao.emit.c import Source
+from canao.fuse.group import Program
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -21,24 +23,41 @@ def staged(model: torch.nn.Module, target: Target, fusion: bool) -> Stages:
     return lower(load_model(model)[1], target, fusion=fusion)
 
 
-def sources(stages: Stages) -> dict[str, str]:
+def sources(source: Source) -> dict[str, str]:
     return {
-        "program.c": stages.source.code,
-        "canao_model.h": stages.source.header,
+        "program.c": source.code,
+        "canao_model.h": source.header,
         "main.c": HARNESS,
         **runtime_files("canao_runtime.h", "team.c", "model.c"),
     }
 
 
-def build(stages: Stages, target: Target, folder: Path, toolchain: Toolchain | None,
-          flags: Sequence[str] = ()) -> list[str]:  # fmt: skip
+def build(
+    stages: Stages,
+    target: Target,
+    folder: Path,
+    toolchain: Toolchain | None,
+    flags: Sequence[str] = (),
+) -> list[str]:
     """Build the harness; the command that runs it with its weights, threads still to be given."""
-    program = build_program(sources(stages), target, toolchain, flags)
+    return build_source(stages.program, stages.source, target, folder, toolchain, flags)
+
+
+def build_source(
+    program: Program,
+    source: Source,
+    target: Target,
+    folder: Path,
+    toolchain: Toolchain | None = None,
+    flags: Sequence[str] = (),
+) -> list[str]:
+    """As `build`, for C that was emitted with plans of its own."""
+    executable = build_program(sources(source), target, toolchain, flags)
     weights = folder / "weights.bin"
     with open(weights, "wb") as stream:
-        for part in file_parts(stages.program.graph, stages.source.weights):
+        for part in file_parts(program.graph, source.weights):
             stream.write(part)
-    return [str(program), str(weights)]
+    return [str(executable), str(weights)]
 
 
 def run(command: Sequence[str], texts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:

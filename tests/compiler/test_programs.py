@@ -83,14 +83,16 @@ def test_no_warnings_for_any_target(target: Target) -> None:
     """Every ISA compiles with the cross toolchain, clean under -Wall -Wextra -Werror."""
     for fusion in (True, False):
         stages = programs.staged(classifier("odd"), target, fusion)
-        build_program(programs.sources(stages), target, None, ("-Werror",))
+        build_program(programs.sources(stages.source), target, None, ("-Werror",))
 
 
 def test_no_warnings_from_gcc() -> None:
     for isa in ("scalar", "avx2", "avx512") if HOST.triple.startswith("x86_64") else ("neon",):
         target = HOST.with_isa(isa)
         stages = programs.staged(classifier("odd"), target, True)
-        build_program(programs.sources(stages), target, get_toolchain(gcc()), ("-Werror", "-O1"))
+        build_program(
+            programs.sources(stages.source), target, get_toolchain(gcc()), ("-Werror", "-O1")
+        )
 
 
 @pytest.mark.parametrize("fusion", (True, False))

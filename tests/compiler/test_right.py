@@ -113,3 +113,33 @@ def test_repeated_runs_are_bit_identical(tmp_path: Path, sentences) -> None:
         with CompiledModel(artifact, threads) as compiled:
             results += [compiled(ids, types) for _ in range(3)]
     assert all((r == results[0]).all() for r in results)
+
+
+def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
+    """Any legal register tile and cache block, at sizes off both, gives the model's numbers."""
+    from canao.compiler import load_model
+    from canao.emit.c import emit
+    from canao.fuse.algebra import ALGEBRA
+    from canao.fuse.form import Attention, Product
+    from canao.fuse.group import fuse
+    from canao.fuse.rewrite import apply
+    from canao.schedule.plan import space, tiles
+    from tests.compiler import programs
+
+    model = classifier("deep_product", layers=1, max_length=64)
+    program = fuse(apply(load_model(model)[1], ALGEBRA)[0])
+    legal = sorted(tiles(HOST))
+    texts = [sentences(n, 99, 2) for n in (1, 17, 33, 64)]
+    want = [reference(model, *t)[0].ravel() for t in texts]
+    for mr, nr in (legal[0], legal[len(legal) // 2], legal[-1]):
+        plans = []
+        for i, region in enumerate(program.regions):
+            choices = [p for p in space(region, HOST) if (p.mr, p.nr) == (mr, nr)]
+            assert choices, f"no plan of tile {mr}x{nr} for {type(region.form).__name__}"
+            if isinstance(region.form, (Product, Attention)):
+                assert len(choices) > 1
+            plans.append(choices[(7 * i) % len(choices)])
+        source = emit(program, tuple(plans), HOST)
+        command = programs.build_source(program, source, HOST, tmp_path)
+        for got, expected in zip(programs.run([*command, "2"], texts), want, strict=True):
+            assert np.abs(got - expected).max() <= TOLERANCE
