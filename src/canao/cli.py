@@ -29,6 +29,7 @@ app = typer.Typer(
 out = Console(highlight=False)
 # Typer brings a click of its own in some versions and uses the installed one in others.
 _UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_INTERRUPTED = 130
 _STAGES = ("graph", "fused", "plan", "source")
 
 Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
@@ -303,6 +304,8 @@ def main() -> None:
     """Entry point: one line on standard error for every error, and its exit code."""
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # some versions of Typer turn the interrupt into a code
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except _UsageProblem as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -315,7 +318,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("canao: interrupted; the same command goes on where it was\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
 
