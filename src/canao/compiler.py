@@ -16,7 +16,7 @@ from typing import Any
 
 from canao.artifact import FORMAT, Artifact, file_digest, write_json
 from canao.build import Toolchain, build_library, get_toolchain
-from canao.emit.c import Source, default_plans, emit
+from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.algebra import ALGEBRA, CLEANUP
 from canao.fuse.form import Alias, Attention, Matmul, Product
@@ -28,7 +28,7 @@ from canao.graph.ops import OPS
 from canao.graph.trace import trace
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
-from canao.schedule.plan import Plan
+from canao.schedule.plan import Plan, default_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 

@@ -18,7 +18,7 @@ from canao.fuse.group import Program, Region
 from canao.fuse.rows import lower
 from canao.graph.ir import Dim, Poly
 from canao.schedule.memory import MemoryPlan, plan_memory, root
-from canao.schedule.plan import Plan, default_plan, scratch_floats
+from canao.schedule.plan import Plan, scratch_floats
 from canao.schedule.weights import WeightLayout, lay_out
 from canao.target import Target
 
@@ -34,10 +34,6 @@ class Source:
     kernel_names: tuple[str, ...]
     memory: MemoryPlan
     scratch: int
-
-
-def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
-    return tuple(default_plan(r, target) for r in program.regions)
 
 
 def emit(program: Program, plans: Sequence[Plan], target: Target) -> Source:

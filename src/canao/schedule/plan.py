@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from canao.fuse.form import Attention, Matmul, Product
-from canao.fuse.group import Region
+from canao.fuse.group import Program, Region
 from canao.graph.ir import dim_at
 from canao.target import Target
 
@@ -86,6 +86,11 @@ def default_plan(region: Region, target: Target) -> Plan:
     if isinstance(form, Attention):
         return Plan(mr, nr, keys=-(-128 // nr) * nr)
     return Plan(mr, nr)
+
+
+def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
+    """The default plan of each region, in their order."""
+    return tuple(default_plan(r, target) for r in program.regions)
 
 
 def scratch_floats(region: Region, plan: Plan, max_length: int, row_slots: int) -> int:
