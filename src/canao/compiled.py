@@ -6,7 +6,7 @@ import ctypes
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ class CompiledModel:
         """The first output (logits, or the last hidden state) for ids of shape [s] or [batch, s].
 
         Inputs are given in the order of the manifest or by name; token_type_ids may be left out
-        and are then 0. Texts of a batch run one after another. InputError names what is wrong.
+        and are then 0. Texts of a batch run one after another; see `run_batch` for texts of several
+        lengths. InputError names what is wrong.
         """
         return next(iter(self.run(*inputs, **named).values()))
 
@@ -87,6 +88,34 @@ class CompiledModel:
             return {k: v[0] for k, v in self._one([a for a in arrays]).items()}
         rows = [self._one([a[i] for a in arrays]) for i in range(arrays[0].shape[0])]
         return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+
+    def run_batch(self, batch: Sequence[Any]) -> list[np.ndarray]:
+        """What `__call__` gives for each text of a batch, in order; lengths may differ.
+
+        A text is its ids alone, of shape [s]; or all inputs in the order of the manifest, each
+        [s]; or a mapping from names to them: what `__call__` takes, as one value. The result is
+        the first output of each text, without a batch dimension, and the same to the bit as from
+        one call a text. Threads share out the texts. Nothing runs unless all texts are right:
+        InputError says which is not and why; DeviceError if the library cannot run batches.
+        """
+        texts: list[list[np.ndarray]] = []
+        results: list[list[np.ndarray]] = []
+        for i, text in enumerate(batch):
+            try:
+                texts.append(self._checked(self._bind_text(text)))
+                results.append(list(self._room(len(texts[-1][0])).values()))
+            except InputError as error:
+                raise InputError(f"text {i}: {error}") from None
+        if texts:
+            function = getattr(self._library, "canao_run_batch", None)
+            if function is None:
+                raise DeviceError(
+                    f"{self.artifact.path}: the library is older than batches; compile again"
+                )
+            lengths = np.array([len(ids[0]) for ids in texts], np.int32)
+            sources, targets = _Table(texts), _Table(results)
+            self._locked(function, len(texts), sources.address, _address(lengths), targets.address)
+        return [arrays[0][0] for arrays in results]
 
     def predict(self, text: str, pair: str | None = None) -> Prediction:
         """Labels of a text, or of a pair of texts, with their probabilities."""
@@ -135,7 +164,20 @@ class CompiledModel:
                 )
         return arrays
 
-    def _one(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def _bind_text(self, text: Any) -> list[np.ndarray]:
+        """The inputs of one text of a batch, each [s]."""
+        if isinstance(text, Mapping):
+            arrays = self._bind((), dict(text))
+        elif isinstance(text, (list, tuple)) and text and hasattr(text[0], "__len__"):
+            arrays = self._bind(text, {})
+        else:
+            arrays = self._bind((text,), {})
+        if arrays[0].ndim != 1:
+            raise InputError(f"input_ids has shape {list(arrays[0].shape)}; give [s]")
+        return arrays
+
+    def _checked(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One text's inputs as the library reads them, if it can run them."""
         length = len(arrays[0])
         if not 1 <= length <= self.artifact.max_length:
             raise InputError(f"length {length} is outside 1..{self.artifact.max_length}")
@@ -144,25 +186,55 @@ class CompiledModel:
             if array.min() < 0 or array.max() >= limit:
                 bad = int(array[(array < 0) | (array >= limit)][0])
                 raise InputError(f"{slot['name']} holds {bad}; ids must be 0 to {limit - 1}")
-        ids = [np.ascontiguousarray(a, np.int32) for a in arrays]
+        return [np.ascontiguousarray(a, np.int32) for a in arrays]
+
+    def _room(self, length: int) -> dict[str, np.ndarray]:
+        """Outputs of a text of `length` tokens, by name, to be written by the library."""
         out = {o["name"]: np.empty(_shape(o, length), np.float32) for o in self._outputs}
         for i, array in enumerate(out.values()):
             if self._library.canao_output_size(i, length) != array.size:
                 raise InputError(
                     f"{self.artifact.path}: library and manifest differ; compile again"
                 )
+        return out
+
+    def _one(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        ids = self._checked(arrays)
+        length = len(ids[0])
+        out = self._room(length)
         sources = (ctypes.c_void_p * len(ids))(*(a.ctypes.data for a in ids))
         targets = (ctypes.c_void_p * len(out))(*(a.ctypes.data for a in out.values()))
+        self._locked(self._library.canao_run, sources, length, targets)
+        return out
+
+    def _locked(self, function: Any, *arguments: Any) -> None:
         with self._lock:
             if not self._close.alive:
                 raise InputError("the model is closed; load it again")
-            self._check(self._library.canao_run(self._handle, sources, length, targets))
-        return out
+            self._check(function(self._handle, *arguments))
 
     def _check(self, status: int) -> None:
         if status != _STATUS_OK:
             message = self._library.canao_message(status).decode()
             raise DeviceError(f"{self.artifact.path}: {message}")
+
+
+class _Table:
+    """Arrays of texts as C takes them, `T *const *const *`: the address of each text's row of
+    addresses. `rows` are all of one length; they and the table must outlive the call."""
+
+    def __init__(self, rows: Sequence[Sequence[np.ndarray]]) -> None:
+        self._cells = np.array([[a.ctypes.data for a in row] for row in rows], np.uintp)
+        starts = np.arange(len(rows), dtype=np.uintp) * np.uintp(self._cells.strides[0])
+        self._rows = starts + np.uintp(self._cells.ctypes.data)
+
+    @property
+    def address(self) -> ctypes.c_void_p:
+        return _address(self._rows)
+
+
+def _address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def require_runnable(artifact: Artifact, host: Target) -> None:

@@ -16,18 +16,19 @@ from canao.fuse.group import Program
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
-HARNESS = Path(__file__).with_name("harness.c").read_text(encoding="utf-8")
+HARNESS = "harness.c"
 
 
 def staged(model: torch.nn.Module, target: Target, fusion: bool) -> Stages:
     return lower(load_model(model)[1], target, fusion=fusion)
 
 
-def sources(source: Source) -> dict[str, str]:
+def sources(source: Source, main: str = HARNESS) -> dict[str, str]:
+    """What a program is built of; its main function is in the file `main` of this directory."""
     return {
         "program.c": source.code,
         "canao_model.h": source.header,
-        "main.c": HARNESS,
+        "main.c": Path(__file__).with_name(main).read_text(encoding="utf-8"),
         **runtime_files("canao_runtime.h", "team.c", "model.c"),
     }
 
@@ -38,9 +39,10 @@ def build(
     folder: Path,
     toolchain: Toolchain | None,
     flags: Sequence[str] = (),
+    main: str = HARNESS,
 ) -> list[str]:
     """Build the harness; the command that runs it with its weights, threads still to be given."""
-    return build_source(stages.program, stages.source, target, folder, toolchain, flags)
+    return build_source(stages.program, stages.source, target, folder, toolchain, flags, main)
 
 
 def build_source(
@@ -50,9 +52,10 @@ def build_source(
     folder: Path,
     toolchain: Toolchain | None = None,
     flags: Sequence[str] = (),
+    main: str = HARNESS,
 ) -> list[str]:
     """As `build`, for C that was emitted with plans of its own."""
-    executable = build_program(sources(source), target, toolchain, flags)
+    executable = build_program(sources(source, main), target, toolchain, flags)
     weights = folder / "weights.bin"
     with open(weights, "wb") as stream:
         for part in file_parts(program.graph, source.weights):

@@ -288,12 +288,23 @@ enum canao_status {{
 typedef struct canao_model canao_model;
 
 /* Maps the weights file and starts `threads` - 1 threads. `cores` pins thread i to cores[i];
- * NULL pins none. Thread 0 is the caller of canao_run, pinned for the length of the call. */
+ * NULL pins none. Thread 0 is the caller of canao_run or canao_run_batch, pinned for the length
+ * of the call. */
 int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
 
 /* One text. Outputs are written by the caller's thread; models are independent of each other. */
 int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
               float *const *outputs);
+
+/* `count` texts of any lengths, nothing padded: inputs[text][i], lengths[text], outputs[text][i].
+ * Threads take whole texts, longest first, or share a text as in canao_run where that ends sooner;
+ * the numbers are those of canao_run, to the bit. All arguments are checked before anything runs:
+ * on any status but CANAO_OK no output is written. The status is that of the first wrong text. No
+ * output may overlap another. The first batch that is shared out takes the memory of an arena for
+ * each thread but one, which is kept until canao_close; CANAO_MEMORY leaves the model usable. A
+ * count of 0 does nothing. */
+int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
+                    const int32_t *lengths, float *const *const *outputs);
 
 /* Floats of an output at a length; 0 for an index or a length out of range. */
 int64_t canao_output_size(int index, int32_t length);

@@ -1,5 +1,5 @@
-/* The public functions of a compiled model: open, run, close. Every argument and the weights file
- * are checked; nothing aborts. */
+/* The public functions of a compiled model: open, run, run a batch, close. Every argument and the
+ * weights file are checked; nothing aborts. */
 #define _GNU_SOURCE
 #include "canao_model.h"
 #include "canao_runtime.h"
@@ -16,17 +16,34 @@
 
 enum { MAX_THREADS = 64, HEADER_BYTES = 64 };
 
+struct text {
+    int32_t length;
+    const int32_t *const *inputs;
+    float *const *outputs;
+};
+
 struct canao_model {
     const unsigned char *file;
-    float *arena, *scratch;
+    float *arenas[MAX_THREADS]; /* 0: for all threads together; the others from the first batch */
+    float *scratch;
     canao_team *team;
     int threads;
     int core; /* of thread 0; -1: not pinned */
     atomic_flag busy;
     /* the call under way */
-    int32_t length;
-    const int32_t *const *inputs;
+#if defined(__linux__)
+    int pinned;
+    cpu_set_t before; /* the caller's cores */
+#endif
+    struct text text;
     uint64_t *ns;
+};
+
+struct batch {
+    canao_model *model;
+    struct text *texts; /* longest first */
+    unsigned count;
+    atomic_uint next; /* the first text that no thread has taken */
 };
 
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '1'};
@@ -81,9 +98,9 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     m->core = cores ? cores[0] : -1;
     int status = map_weights(weights, &m->file);
     if (!status) {
-        m->arena = allocate(canao_program.arena_floats);
+        m->arenas[0] = allocate(canao_program.arena_floats);
         m->scratch = allocate(canao_program.scratch_floats * (uint64_t)threads);
-        if (!m->arena || !m->scratch)
+        if (!m->arenas[0] || !m->scratch)
             status = CANAO_MEMORY;
     }
     if (!status && !(m->team = canao_team_start(threads, cores)))
@@ -102,7 +119,8 @@ CANAO_EXPORT void canao_close(canao_model *m)
         return;
     canao_team_stop(m->team);
     free(m->scratch);
-    free(m->arena);
+    for (int t = 0; t < m->threads; t++)
+        free(m->arenas[t]);
     if (m->file)
         munmap((void *)m->file, (size_t)canao_program.weights_bytes);
     free(m);
@@ -115,18 +133,26 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static struct canao_call make_call(const canao_model *m, const struct text *text, float *arena,
+                                   int thread)
+{
+    return (struct canao_call){
+        .tokens = text->length,
+        .inputs = text->inputs,
+        .weights = (const float *)(m->file + HEADER_BYTES),
+        .arena = arena,
+        .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_floats,
+        .threads = 1,
+    };
+}
+
+/* All threads on one text. */
 static void run_steps(void *context, int thread)
 {
     canao_model *m = context;
-    const struct canao_call call = {
-        .tokens = m->length,
-        .inputs = m->inputs,
-        .weights = (const float *)(m->file + HEADER_BYTES),
-        .arena = m->arena,
-        .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_floats,
-        .thread = thread,
-        .threads = m->threads,
-    };
+    struct canao_call call = make_call(m, &m->text, m->arenas[0], thread);
+    call.thread = thread;
+    call.threads = m->threads;
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_step *step = &canao_program.steps[i];
         uint64_t start = 0;
@@ -143,26 +169,6 @@ static void run_steps(void *context, int thread)
     }
 }
 
-static int check(const int32_t *const *inputs, int32_t length, float *const *outputs)
-{
-    if (!inputs || !outputs)
-        return CANAO_ARGUMENT;
-    for (int i = 0; i < canao_program.output_count; i++)
-        if (!outputs[i])
-            return CANAO_ARGUMENT;
-    if (length < 1 || length > canao_program.max_length)
-        return CANAO_LENGTH;
-    for (int i = 0; i < canao_program.input_count; i++) {
-        if (!inputs[i])
-            return CANAO_ARGUMENT;
-        const int32_t limit = canao_program.inputs[i].limit;
-        for (int32_t t = 0; t < length; t++)
-            if (inputs[i][t] < 0 || (limit && inputs[i][t] >= limit))
-                return CANAO_TOKEN;
-    }
-    return CANAO_OK;
-}
-
 CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
 {
     if (index < 0 || index >= canao_program.output_count || length < 1 ||
@@ -172,49 +178,195 @@ CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
     return size[0] + size[1] * s + size[2] * s * s;
 }
 
-static int run(canao_model *m, const int32_t *const *inputs, int32_t length, float *const *outputs,
-               uint64_t *ns)
+static void copy_outputs(const struct text *text, const float *arena)
 {
-    if (!m)
+    for (int i = 0; i < canao_program.output_count; i++)
+        memcpy(text->outputs[i], arena + canao_program.outputs[i].offset,
+               (size_t)canao_output_size(i, text->length) * sizeof(float));
+}
+
+static void run_together(canao_model *m, const struct text *text, uint64_t *ns)
+{
+    m->text = *text;
+    m->ns = ns;
+    canao_team_run(m->team, run_steps, m);
+    copy_outputs(text, m->arenas[0]);
+}
+
+/* Each thread on texts of its own, in an arena of its own: nothing to wait for. */
+static void run_texts(void *context, int thread)
+{
+    struct batch *b = context;
+    float *arena = b->model->arenas[thread];
+    for (;;) {
+        const unsigned i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed);
+        if (i >= b->count)
+            return;
+        const struct canao_call call = make_call(b->model, &b->texts[i], arena, thread);
+        for (int k = 0; k < canao_program.step_count; k++)
+            canao_program.steps[k].run(&call);
+        copy_outputs(&b->texts[i], arena);
+    }
+}
+
+static int check(const struct text *text)
+{
+    const int32_t length = text->length;
+    if (!text->inputs || !text->outputs)
         return CANAO_ARGUMENT;
-    const int status = check(inputs, length, outputs);
-    if (status)
-        return status;
+    for (int i = 0; i < canao_program.output_count; i++)
+        if (!text->outputs[i])
+            return CANAO_ARGUMENT;
+    if (length < 1 || length > canao_program.max_length)
+        return CANAO_LENGTH;
+    for (int i = 0; i < canao_program.input_count; i++) {
+        const int32_t *ids = text->inputs[i], limit = canao_program.inputs[i].limit;
+        if (!ids)
+            return CANAO_ARGUMENT;
+        for (int32_t t = 0; t < length; t++)
+            if (ids[t] < 0 || (limit && ids[t] >= limit))
+                return CANAO_TOKEN;
+    }
+    return CANAO_OK;
+}
+
+/* Takes the model for one call and pins the caller. */
+static int enter(canao_model *m)
+{
     if (atomic_flag_test_and_set(&m->busy))
         return CANAO_BUSY;
-    m->length = length;
-    m->inputs = inputs;
-    m->ns = ns;
 #if defined(__linux__)
-    cpu_set_t before;
-    const int pinned = m->core >= 0 && !sched_getaffinity(0, sizeof before, &before);
-    if (pinned && canao_pin(m->core)) {
+    m->pinned = m->core >= 0 && !sched_getaffinity(0, sizeof m->before, &m->before);
+    if (m->pinned && canao_pin(m->core)) {
         atomic_flag_clear(&m->busy);
         return CANAO_THREADS;
     }
 #endif
-    canao_team_run(m->team, run_steps, m);
+    return CANAO_OK;
+}
+
+static void leave(canao_model *m)
+{
 #if defined(__linux__)
-    if (pinned)
-        sched_setaffinity(0, sizeof before, &before);
+    if (m->pinned)
+        sched_setaffinity(0, sizeof m->before, &m->before);
 #endif
-    for (int i = 0; i < canao_program.output_count; i++)
-        memcpy(outputs[i], m->arena + canao_program.outputs[i].offset,
-               (size_t)canao_output_size(i, length) * sizeof(float));
     atomic_flag_clear(&m->busy);
+}
+
+static int run(canao_model *m, const struct text *text, uint64_t *ns)
+{
+    if (!m)
+        return CANAO_ARGUMENT;
+    int status = check(text);
+    if (!status)
+        status = enter(m);
+    if (status)
+        return status;
+    run_together(m, text, ns);
+    leave(m);
     return CANAO_OK;
 }
 
 CANAO_EXPORT int canao_run(canao_model *m, const int32_t *const *inputs, int32_t length,
                            float *const *outputs)
 {
-    return run(m, inputs, length, outputs, NULL);
+    return run(m, &(struct text){length, inputs, outputs}, NULL);
 }
 
 CANAO_EXPORT int canao_profile(canao_model *m, const int32_t *const *inputs, int32_t length,
                                float *const *outputs, uint64_t *ns)
 {
-    return ns ? run(m, inputs, length, outputs, ns) : CANAO_ARGUMENT;
+    return ns ? run(m, &(struct text){length, inputs, outputs}, ns) : CANAO_ARGUMENT;
+}
+
+static int longer_first(const void *a, const void *b)
+{
+    const int32_t x = ((const struct text *)a)->length, y = ((const struct text *)b)->length;
+    return (x < y) - (x > y);
+}
+
+/* Tokens of the thread that ends last when texts[first] and on are shared out. */
+static int64_t longest_share(const struct text *texts, int first, int count, int threads)
+{
+    int64_t taken[MAX_THREADS] = {0}, longest = 0;
+    for (int i = first; i < count; i++) {
+        int idle = 0;
+        for (int t = 1; t < threads; t++)
+            if (taken[t] < taken[idle])
+                idle = t;
+        taken[idle] += texts[i].length;
+        if (taken[idle] > longest)
+            longest = taken[idle];
+    }
+    return longest;
+}
+
+/* How many of the longest texts all threads run together, before they share out the others: as many
+ * as are estimated to end first. It pays for a text that alone would keep one thread busy after the
+ * others have none left. Barriers and uneven shares are taken to cost a quarter of the threads. */
+static int count_together(const struct text *texts, int count, int threads)
+{
+    int best = 0;
+    double least = (double)longest_share(texts, 0, count, threads), together = 0, left = 0;
+    for (int i = 0; i < count; i++)
+        left += texts[i].length;
+    for (int n = 1; n <= count; n++) {
+        together += texts[n - 1].length / (0.75 * threads);
+        left -= texts[n - 1].length;
+        if (together + left / threads >= least) /* and with n it only grows */
+            break;
+        const double time = together + (double)longest_share(texts, n, count, threads);
+        if (time < least) {
+            least = time;
+            best = n;
+        }
+    }
+    return best;
+}
+
+static int allocate_arenas(canao_model *m)
+{
+    for (int t = 1; t < m->threads; t++)
+        if (!m->arenas[t] && !(m->arenas[t] = allocate(canao_program.arena_floats)))
+            return CANAO_MEMORY;
+    return CANAO_OK;
+}
+
+static int run_batch(canao_model *m, struct text *texts, int count)
+{
+    qsort(texts, (size_t)count, sizeof *texts, longer_first);
+    const int together = count_together(texts, count, m->threads);
+    if (together < count && allocate_arenas(m))
+        return CANAO_MEMORY;
+    for (int i = 0; i < together; i++)
+        run_together(m, &texts[i], NULL);
+    struct batch batch = {.model = m, .texts = texts, .count = (unsigned)count};
+    atomic_init(&batch.next, (unsigned)together);
+    if (together < count)
+        canao_team_run(m->team, run_texts, &batch);
+    return CANAO_OK;
+}
+
+CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const *const *inputs,
+                                 const int32_t *lengths, float *const *const *outputs)
+{
+    if (!m || count < 0 || (count && (!inputs || !lengths || !outputs)))
+        return CANAO_ARGUMENT;
+    if (!count)
+        return CANAO_OK;
+    struct text *texts = malloc((size_t)count * sizeof *texts);
+    int status = texts ? CANAO_OK : CANAO_MEMORY;
+    for (int i = 0; i < count && !status; i++) {
+        texts[i] = (struct text){lengths[i], inputs[i], outputs[i]};
+        status = check(&texts[i]);
+    }
+    if (!status && !(status = enter(m))) {
+        status = run_batch(m, texts, count);
+        leave(m);
+    }
+    free(texts);
+    return status;
 }
 
 CANAO_EXPORT const struct canao_program *canao_describe(void) { return &canao_program; }
