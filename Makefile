@@ -8,7 +8,13 @@ TORCH ?= torch==2.13.0
 RUN ?= runs/commands
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint setup setup-dev clean
+# Engines that CANAO is measured against, each in an environment of its own.
+BENCH := build/bench
+PEERS := ort openvino mnn litert
+WORK ?= build/bench/work
+BENCH_OPTIONS ?=
+
+.PHONY: help run test lint bench bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +28,12 @@ test: setup-dev ## run the tests
 lint: setup-dev ## style, and the direction of imports
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/lint-imports
+
+bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/speed.md
+	$(BIN)/python benchmarks/speed.py --work $(WORK) $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/speed.py --table
+
+bench-setup: $(VENV)/.ready-bench $(PEERS:%=$(BENCH)/%/.ready) ## the peers' environments
 
 setup: $(VENV)/.ready
 
@@ -37,6 +49,17 @@ $(VENV)/.ready: pyproject.toml
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready benchmarks/peers/canao.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/canao.txt
+	@touch $@
+
+$(BENCH)/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(BENCH)/$*
+	$(if $(filter litert,$*),$(BENCH)/$*/bin/python -m pip install --quiet \
+	    --disable-pip-version-check $(TORCH))
+	$(BENCH)/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 clean: ## remove the environment and runs, not the build cache

@@ -1,0 +1,135 @@
+"""What a measurement needs on disk, made in CANAO's environment.
+
+    python -m peers.prepare weights MODEL FOLDER FILE      weights.pt, checked
+    python -m peers.prepare artifact MODEL FOLDER DIR      CANAO's
+    python -m peers.prepare kernels MODEL FOLDER FILE LENGTH  FLOPs and bytes of its kernels
+    python -m peers.prepare case MODEL FOLDER TEXTS FILE   reference outputs and FLOPs, .npz
+    python -m peers.prepare onnx MODEL FOLDER FILE LENGTH  length 0: dynamic
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from canao.artifact import write_whole
+from canao.errors import CanaoError, InputError
+from canao.fuse.group import Region
+from canao.graph.ir import DTYPES, Graph, dim_at
+from peers.models import Encoder, build_body, load_body, load_encoder, randomise, sensitivity
+from peers.protocol import read_texts
+
+LEAST_SENSITIVITY = 1e-3
+_MAX_TOKENS = 512
+
+
+def weights(name: str, out: str) -> None:
+    """Random weights; InputError if a middle layer's attention hardly shows in the output."""
+    body = build_body(name, "eager")
+    randomise(body)
+    moved = sensitivity(Encoder(body))
+    if not moved >= LEAST_SENSITIVITY:
+        raise InputError(
+            f"{name}: without a layer's query the output moves by {moved:.1e} of its deviation, "
+            f"less than {LEAST_SENSITIVITY:g}; scale the weights in benchmarks/peers/models.py"
+        )
+    torch.save(body.state_dict(), out)
+
+
+def artifact(name: str, folder: str, out: str) -> None:
+    """Compile with CANAO, as one does who holds the module."""
+    from canao.compiler import compile_model
+
+    compile_model(load_body(name, folder, "sdpa"), out)
+
+
+def kernels(name: str, folder: str, out: str, length: str) -> None:
+    """[kernel, FLOPs, bytes] of each kernel of the artifact, in the order of a profile.
+
+    Bytes are those of the values that it must read and write once: its least traffic.
+    """
+    from canao.compiler import load_model, lower, region_flops
+    from canao.target import get_target
+
+    _, graph = load_model(load_body(name, folder, "sdpa"))
+    stages, tokens = lower(graph, get_target()), int(length)
+    rows = [
+        [kernel, region_flops(stages.program.graph, region, tokens),
+         region_bytes(stages.program.graph, region, tokens)]
+        for kernel, region in zip(stages.source.kernel_names, stages.program.regions, strict=True)
+        if kernel  # an alias is no kernel
+    ]  # fmt: skip
+    write_whole(Path(out), json.dumps(rows) + "\n")
+
+
+def region_bytes(graph: Graph, region: Region, tokens: int) -> int:
+    """Bytes of the region's inputs and output; of a table that is gathered from, rows taken."""
+    made = {n.output for n in region.nodes}
+    read = {i for n in region.nodes for i in n.inputs} - made
+    tables = {n.inputs[0]: n.output for n in region.nodes if n.op == "gather"}
+    values = [tables.get(value, value) for value in read] + [region.output]
+    return sum(
+        dim_at(graph.types[v].elements, tokens) * np.dtype(DTYPES[graph.types[v].dtype]).itemsize
+        for v in values
+    )
+
+
+@torch.no_grad()
+def case(name: str, folder: str, texts: str, out: str) -> None:
+    """Outputs of PyTorch on every text, and what the model is: FLOPs, sensitivity, parameters.
+
+    FLOPs are 2 * multiply-adds of linears and attention's products, as FlopCounterMode sees
+    them with eager attention, summed over the texts.
+    """
+    encoder = load_encoder(name, folder)
+    flops, rows = 0, []
+    for text in read_texts(texts):
+        ids = torch.from_numpy(text)[None]
+        with FlopCounterMode(display=False) as counter:
+            rows.append(encoder(ids, torch.ones_like(ids))[0].numpy())
+        flops += counter.get_total_flops()
+    parameters = sum(p.numel() for p in encoder.parameters())
+    np.savez(out, hidden=np.concatenate(rows), flops=flops, parameters=parameters,
+             sensitivity=sensitivity(encoder))  # fmt: skip
+
+
+def onnx(name: str, folder: str, out: str, length: str) -> None:
+    """Export with eager attention by the dynamo exporter.
+
+    MNN gets graphs of the older exporter wrong, and the others run this one as fast.
+    """
+    encoder, static = load_encoder(name, folder), int(length)
+    ids = torch.zeros(1, static or 16, dtype=torch.long)
+    shapes = None
+    if not static:
+        tokens = torch.export.Dim("tokens", min=2, max=_MAX_TOKENS)
+        shapes = ({1: tokens}, {1: tokens})
+    torch.onnx.export(
+        encoder, (ids, torch.ones_like(ids)), out, dynamo=True, external_data=False,
+        input_names=["input_ids", "attention_mask"], output_names=["hidden"],
+        dynamic_shapes=shapes, verbose=False,
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the steps; a CANAO error is one line on standard error."""
+    step, name, *rest = arguments
+    steps: dict[str, Callable[..., None]] = {
+        "weights": weights, "artifact": artifact, "kernels": kernels, "case": case, "onnx": onnx,
+    }  # fmt: skip
+    try:
+        steps[step](name, *rest)
+    except CanaoError as error:
+        print(f"{error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

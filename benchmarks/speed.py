@@ -1,0 +1,262 @@
+"""CANAO and its peers on the same models in interleaved runs.
+
+    python benchmarks/speed.py --work DIR [--models ...] [--lengths ...] [--threads ...]
+    python benchmarks/speed.py --work DIR --mrpc DATA [--stream]
+    python benchmarks/speed.py --work DIR --roofline
+    python benchmarks/speed.py --table
+
+`make bench-setup` makes the engines' environments. One record a line goes to results/speed.jsonl;
+what is there already is not measured again without --again. --table writes the tables of speed.md
+from it. DIR keeps models and conversions, some gigabytes a model, for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peers.catalog import CANAO, ENGINES, Contestant
+from peers.host import python_of
+from peers.interleave import Field, block_sizes, loaded, race, stream
+from peers.machine import Machine
+from peers.models import MODELS, random_ids
+from peers.records import Record, Records
+from peers.roofline import measure_kernels
+from peers.store import Store
+from peers.texts import MODEL, mrpc, one_by_one, streaming
+from speed_table import write_page
+
+from canao.device.local import environment
+from canao.errors import CanaoError, DeviceError, InputError
+from canao.target import get_target
+
+RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
+TEXTS_PER_BLOCK = 24
+ROOFLINE_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run, and where records go."""
+
+    work: Path
+    records: Records
+    engines: tuple[str, ...]
+    rounds: int
+    block_s: float
+    cores: tuple[int, ...]
+    again: bool
+
+    def identity(self, kind: str, model: str, length: int, threads: int) -> Record:
+        """What tells one record from another."""
+        stamp = environment(get_target(), ())
+        return {"kind": kind, "model": model, "length": length, "threads": threads,
+                "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
+
+    def wanted(self, identity: Mapping[str, Any]) -> bool:
+        if self.again or not self.records.holds(identity):
+            return True
+        _say(f"{_title(identity)}: recorded already")
+        return False
+
+    def cores_for(self, threads: int) -> tuple[int, ...]:
+        if threads > len(self.cores):
+            raise InputError(f"{threads} threads need as many cores; {len(self.cores)} are named")
+        return self.cores[:threads]
+
+    def options(self) -> dict[str, Any]:
+        return {"rounds": self.rounds, "block_s": self.block_s}
+
+
+def run_latency(study: Study, model: str, lengths: Sequence[int], threads: Sequence[int]) -> None:
+    """A record for every length and thread count of one model."""
+    cases = [(n, t) for n in lengths for t in threads
+             if study.wanted(study.identity("latency", model, n, t))]  # fmt: skip
+    if not cases:
+        return
+    store = Store.open(study.work, model)
+    missing = _compiled(study, store)
+    for length, count in cases:
+        identity = study.identity("latency", model, length, count)
+        cores = study.cores_for(count)
+        contestants = [Contestant(name, ENGINES[name], length, threads=count)
+                       for name in study.engines if name not in missing]  # fmt: skip
+        texts = store.texts(f"text-{length}", [random_ids(length).numpy()])
+        stamp = environment(get_target(), cores)
+        with loaded(store, contestants, texts, cores) as field:
+            field.unavailable |= missing
+            sizes = block_sizes(field, study.block_s)
+            _say(f"{_title(identity)}: measuring")
+            race(field, Machine(cores), study.rounds, lambda label, _, n=sizes: (0, n[label]))
+            case = store.case(texts)
+        _put(study, identity, field, case, stamp, study.options())
+
+
+def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -> None:
+    """MRPC's sentences one by one (kind 'mrpc') or as a stream (kind 'stream')."""
+    identity = study.identity(kind, MODEL, 0, threads)
+    if not study.wanted(identity):
+        return
+    ids = mrpc(folder, count)
+    store = Store.open(study.work, MODEL)
+    missing = _compiled(study, store)
+    texts, cores = store.texts(f"mrpc-{len(ids)}", ids), study.cores_for(threads)
+    listed = one_by_one if kind == "mrpc" else streaming
+    contestants = listed([name for name in study.engines if name not in missing], threads)
+    stamp, lengths = environment(get_target(), cores), [len(text) for text in ids]
+    with loaded(store, contestants, texts, cores) as field:
+        field.unavailable |= missing
+        _say(f"{_title(identity)}: measuring")
+        if kind == "mrpc":
+            starts = range(0, len(ids), TEXTS_PER_BLOCK)
+            blocks = [(start, min(TEXTS_PER_BLOCK, len(ids) - start)) for start in starts]
+            race(field, Machine(cores), len(blocks), lambda _, turn: blocks[turn])
+        else:
+            stream(field, Machine(cores), study.rounds)
+        case = store.case(texts)
+    padded = {c.label: c.length for c in contestants if c.pad}
+    _put(study, identity, field, case, stamp, {"padded": padded, "lengths": lengths})
+
+
+def run_roofline(study: Study, model: str, threads: int) -> None:
+    """Time of every kernel of CANAO's library against what the machine can do."""
+    identity = study.identity("roofline", model, ROOFLINE_LENGTH, threads)
+    if not study.wanted(identity):
+        return
+    store, cores = Store.open(study.work, model), study.cores_for(threads)
+    missing = _compiled(study, store, needed=True)
+    if missing:
+        _say(f"{model}: {missing[CANAO]}")
+        return
+    stamp = environment(get_target(), cores)
+    measured = measure_kernels(store, ROOFLINE_LENGTH, cores)
+    study.records.put({**identity, **measured, "environment": stamp})
+    _say(f"{_title(identity)}: recorded")
+
+
+def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str]:
+    """Compile with CANAO; {CANAO: why} for a model that it does not compile yet."""
+    if not needed and CANAO not in study.engines:
+        return {}
+    try:
+        store.compile()
+    except DeviceError as error:
+        return {CANAO: f"not supported: {error}"}
+    return {}
+
+
+def _put(
+    study: Study, identity: Record, field: Field, case: Mapping[str, Any],
+    stamp: Mapping[str, Any], options: Mapping[str, Any],
+) -> None:  # fmt: skip
+    facts = {name: case[name] for name in ("flops", "parameters", "sensitivity")}
+    study.records.put({
+        **identity, **facts, "options": dict(options), "environment": dict(stamp),
+        "versions": field.used_versions, "engines": field.engines(),
+        "unavailable": field.unavailable,
+        "peak_flops": [round(x) for x in field.peak_flops],
+        "bandwidth": [round(x) for x in field.bandwidth],
+    })  # fmt: skip
+    _say(f"{_title(identity)}: recorded")
+
+
+def _title(identity: Mapping[str, Any]) -> str:
+    at = f" at {identity['length']}" if identity["length"] else ""
+    return f"{identity['kind']}: {identity['model']}{at}, {identity['threads']} thread(s)"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in known:
+            raise InputError(f"{what} '{name}' is not one of {', '.join(known)}")
+    return names
+
+
+def _numbers(text: str, what: str, least: int = 1) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdigit() and int(word) >= least for word in words):
+        raise InputError(f"{what} '{text}': give whole numbers from {least}, by commas")
+    return tuple(int(word) for word in words)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--table", action="store_true", help="write speed.md's tables and end")
+    parser.add_argument("--work", type=Path, help="folder for models and conversions")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--lengths", default="8,16,32,64,128,384", help="tokens of the text")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--block", type=float, default=0.3, help="seconds of an engine's turn")
+    parser.add_argument("--cores", help="cores to use; default: all allowed ones, in order")
+    parser.add_argument("--mrpc", type=Path, metavar="DATA", help="folder with train and dev.tsv")
+    parser.add_argument("--stream", action="store_true", help="with --mrpc: as a stream")
+    parser.add_argument("--texts", type=int, default=0, help="of MRPC, at most (0: all)")
+    parser.add_argument("--roofline", action="store_true", help="CANAO's kernels, at 128 tokens")
+    parser.add_argument("--again", action="store_true", help="replace records")
+    parser.add_argument("--out", type=Path, default=RECORDS, help="the file of records")
+    options = parser.parse_args(arguments)
+    if not options.table and not options.work:
+        parser.error("give --work, or --table")
+    if options.stream and not options.mrpc:
+        parser.error("--stream needs --mrpc")
+    if options.rounds < 1 or options.block <= 0 or options.texts < 0:
+        parser.error("--rounds is at least 1, --block over 0, --texts not negative")
+    return options
+
+
+def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
+    """Each measurement that was asked for, done when the next is asked."""
+    threads = _numbers(options.threads, "threads")
+    if options.mrpc:
+        kind = "stream" if options.stream else "mrpc"
+        for count in threads:
+            yield run_texts(study, kind, options.mrpc, options.texts, count)
+        return
+    lengths = _numbers(options.lengths, "lengths")
+    for model in _names(options.models, tuple(MODELS), "model"):
+        if options.roofline:
+            for count in threads:
+                yield run_roofline(study, model, count)
+        else:
+            yield run_latency(study, model, lengths, threads)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    records = Records(options.out)
+    try:
+        if options.table:
+            write_page(records.read())
+            return 0
+        allowed = sorted(os.sched_getaffinity(0))
+        cores = _numbers(options.cores, "cores", 0) if options.cores else tuple(allowed)
+        engines = _names(options.engines, tuple(ENGINES), "engine")
+        for name in engines:
+            python_of(ENGINES[name].environment)
+        study = Study(options.work.resolve(), records, engines, options.rounds, options.block,
+                      cores, options.again)  # fmt: skip
+        for _ in _steps(options, study):
+            pass
+    except CanaoError as error:
+        _say(f"speed: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("speed: interrupted; the same command goes on where it was")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""The tables of speed.md, from the records of speed.py."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from canao.artifact import write_whole
+from canao.errors import InputError
+
+PAGE = Path(__file__).resolve().parent / "speed.md"
+CANAO = "canao"
+_LEAST_SHARE = 0.005  # kernels that take less of the time are summed up in one line
+
+Record = Mapping[str, Any]
+Rating = Callable[[Mapping[str, Any]], float]
+
+
+def is_own(label: str) -> bool:
+    """Whether a contestant is CANAO, in whatever way it takes part."""
+    return label.partition(",")[0] == CANAO
+
+
+def median_ms(engine: Mapping[str, Any]) -> float:
+    """Median over all samples, milliseconds."""
+    return statistics.median(chain(*engine["samples_us"])) / 1e3
+
+
+def mean_ms(engine: Mapping[str, Any]) -> float:
+    """Mean over all samples, milliseconds: for texts, which differ."""
+    return statistics.fmean(chain(*engine["samples_us"])) / 1e3
+
+
+def share_of_peak(record: Record, ms: float) -> float:
+    """FLOP/s over the peak that was measured in the same run."""
+    return record["flops"] / (ms / 1e3) / statistics.median(record["peak_flops"])
+
+
+def ratio(engine: Mapping[str, Any], own: Mapping[str, Any]) -> float:
+    """How many times faster CANAO is: the median over the rounds of the ratio in each round.
+
+    In a round that is the ratio of medians; of sums where the samples are different texts, which
+    they are when both have the same ones.
+    """
+    pairs = list(zip(engine["samples_us"], own["samples_us"], strict=True))
+    middle = sum if all(len(a) == len(b) for a, b in pairs) else statistics.median
+    return statistics.median(middle(a) / middle(b) for a, b in pairs)
+
+
+def fastest(record: Record, own: bool) -> str | None:
+    """The label of the fastest right contestant, among CANAO's own or the others.
+
+    None where there is none. The fastest has the smallest median; of texts, the smallest mean.
+    """
+    key = median_ms if record["kind"] == "latency" else mean_ms
+    right = {label: key(engine) for label, engine in record["engines"].items()
+             if engine["right"] and is_own(label) == own and any(engine["samples_us"])}  # fmt: skip
+    return min(right, key=right.__getitem__, default=None)
+
+
+def latency(records: Sequence[Record]) -> str:
+    """For every model and thread count: engines down, lengths across."""
+    parts = []
+    for model, threads in dict.fromkeys((r["model"], r["threads"]) for r in records):
+        cases = sorted((r for r in records if (r["model"], r["threads"]) == (model, threads)),
+                       key=lambda r: r["length"])  # fmt: skip
+        parts.append(f"**{model}, {_count(threads)}**: milliseconds (share of FMA peak)\n")
+        parts.append(_latency_table(cases))
+    return "\n".join(parts)
+
+
+def _latency_table(cases: Sequence[Record]) -> str:
+    rows = [["engine", *(str(case["length"]) for case in cases)], ["---", *["--:"] * len(cases)]]
+    labels = dict.fromkeys(chain(*((*c["engines"], *c["unavailable"]) for c in cases)))
+    for label in sorted(labels, key=lambda name: not is_own(name)):
+        rows.append([label, *(_latency_cell(case, label) for case in cases)])
+    rows.append(["CANAO against the fastest peer", *map(_lead, cases)])
+    return _table(rows)
+
+
+def _latency_cell(case: Record, label: str) -> str:
+    engine = case["engines"].get(label)
+    if engine is None:
+        return "not run" if label not in case["unavailable"] else "-"
+    ms = median_ms(engine)
+    cell = f"{ms:.3g} ({share_of_peak(case, ms):.0%})"
+    cell = f"**{cell}**" if label in (fastest(case, True), fastest(case, False)) else cell
+    return cell if engine["right"] else f"{cell} wrong"
+
+
+def _lead(case: Record) -> str:
+    own, peer = fastest(case, True), fastest(case, False)
+    if own is None or peer is None:
+        return ""
+    return f"{ratio(case['engines'][peer], case['engines'][own]):.2f}x {peer}"
+
+
+def texts(records: Sequence[Record]) -> str:
+    """MRPC one by one: milliseconds a text, and how many times faster CANAO is."""
+    return "\n".join(_text_table(r, "ms a text", mean_ms) for r in records)
+
+
+def streams(records: Sequence[Record]) -> str:
+    """MRPC as a stream: texts a second, and how many times more CANAO takes."""
+    parts = []
+    for record in records:
+        rate = 1e3 * len(record["options"]["lengths"])
+        parts.append(_text_table(record, "texts a second", lambda e, n=rate: n / mean_ms(e)))
+    return "\n".join(parts)
+
+
+def _text_table(record: Record, unit: str, value: Rating) -> str:
+    own, options = fastest(record, True), record["options"]
+    lengths = options["lengths"]
+    head = (f"**{record['model']}, {_count(record['threads'])}**: {len(lengths)} texts of "
+            f"{min(lengths)} to {max(lengths)} tokens, mean {statistics.fmean(lengths):.1f}\n")
+    rows = [["engine", "texts", unit, "CANAO is faster by"], ["---", "---", "--:", "--:"]]
+    for label, engine in sorted(record["engines"].items(), key=lambda item: mean_ms(item[1])):
+        padded = options["padded"].get(label)
+        gain = ""
+        if own is not None and not is_own(label):
+            gain = f"{ratio(engine, record['engines'][own]):.2f}x"
+        rows.append([label, f"padded to {padded}" if padded else "true length",
+                     f"{value(engine):.4g}" + ("" if engine["right"] else " wrong"), gain])
+    return f"{head}\n{_table(rows)}"
+
+
+def rooflines(records: Sequence[Record]) -> str:
+    """CANAO's kernels by their share of the time."""
+    parts = []
+    for record in records:
+        parts.append(f"**{record['model']} at {record['length']}, {_count(record['threads'])}**\n")
+        parts.append(_roofline_table(record))
+    return "\n".join(parts)
+
+
+def _roofline_table(record: Record) -> str:
+    flops, bandwidth = (statistics.median(record[k]) for k in ("peak_flops", "bandwidth"))
+    rows = [["kernel", "calls", "ms", "share", "GFLOP/s", "of FMA peak", "GB/s", "of bandwidth"],
+            ["---", *["--:"] * 7]]  # fmt: skip
+    total = sum(k["ms"] for k in record["kernels"].values())
+    small: list[Mapping[str, float]] = []
+    for name, k in sorted(record["kernels"].items(), key=lambda item: -item[1]["ms"]):
+        if k["ms"] < _LEAST_SHARE * total:
+            small.append(k)
+        else:
+            rows.append([f"`{name}`", *_kernel_cells(k, total, flops, bandwidth)])
+    if small:
+        summed = {key: sum(k[key] for k in small) for key in small[0]}
+        rows.append([f"{len(small)} others", *_kernel_cells(summed, total, flops, bandwidth)])
+    return _table(rows)
+
+
+def _kernel_cells(
+    k: Mapping[str, float], total: float, flops: float, bandwidth: float
+) -> list[str]:
+    seconds = max(k["ms"], 1e-6) / 1e3
+    rate, traffic = k["flops"] / seconds, k["bytes"] / seconds
+    return [f"{k['calls']:.0f}", f"{k['ms']:.3f}", f"{k['ms'] / total:.1%}", f"{rate / 1e9:.1f}",
+            f"{rate / flops:.0%}", f"{traffic / 1e9:.1f}", f"{traffic / bandwidth:.0%}"]
+
+
+def conditions(records: Sequence[Record]) -> str:
+    """The machine's rates while the latencies were taken, the difference to PyTorch, versions."""
+    rows = [["threads", "FMA peak, GFLOP/s", "reading, GB/s", "load average before"],
+            ["--:"] * 4]  # fmt: skip
+    for threads in sorted({r["threads"] for r in records}):
+        of = [r for r in records if r["threads"] == threads]
+        rates = [_spread([x / 1e9 for r in of for x in r[k]]) for k in ("peak_flops", "bandwidth")]
+        loads = [r["environment"]["load_average"] for r in of]
+        rows.append([str(threads), *rates, _spread(loads)])
+    versions = {k: v for r in records for k, v in r.get("versions", {}).items()}
+    named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    return f"{_table(rows)}\nVersions: {named}.\n\n{_agreement(records)}"
+
+
+def _agreement(records: Sequence[Record]) -> str:
+    found: dict[str, list[float]] = {}
+    reasons: dict[str, None] = {}
+    for r in records:
+        for label, engine in r["engines"].items():
+            found.setdefault(label, []).append(engine["difference"])
+        for label, why in r["unavailable"].items():
+            reasons[f"* {r['model']}, {label}: {_plain(why)}"] = None
+    rows = [["engine", "largest difference to PyTorch", "cases"], ["---", "--:", "--:"]]
+    rows += [[label, f"{max(x):.1e}", str(len(x))] for label, x in sorted(found.items())]
+    least = min(r["sensitivity"] for r in records)
+    text = f"{_table(rows)}\nSmallest sensitivity of a model: {least:.1e}.\n"
+    return text + ("\nNot run:\n\n" + "\n".join(reasons) + "\n" if reasons else "")
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def _plain(text: str) -> str:
+    """A message without the folders of the machine that it came from."""
+    return re.sub(r"(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text).replace("|", "/")
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+SECTIONS = {"latency": latency, "mrpc": texts, "stream": streams, "roofline": rooflines}
+
+
+def render(kind: str, records: Sequence[Record]) -> str:
+    """A section: the tables of every kind of machine that there are records of."""
+    parts = []
+    wanted = "latency" if kind == "conditions" else kind
+    build = SECTIONS.get(kind, conditions)
+    for cpu, isa in dict.fromkeys((r["cpu"], r["isa"]) for r in records):
+        of = [r for r in records if (r["kind"], r["cpu"], r["isa"]) == (wanted, cpu, isa)]
+        if of:
+            parts.append(f"{cpu}, {isa}\n\n{build(of)}")
+    return "\n".join(parts) or "No records yet.\n"
+
+
+def write_page(records: Sequence[Record]) -> None:
+    """Put the tables of all records between the markers of speed.md."""
+    page = PAGE.read_text(encoding="utf-8")
+    for kind in (*SECTIONS, "conditions"):
+        begin, end = f"<!-- {kind}: begin -->", f"<!-- {kind}: end -->"
+        before, found, rest = page.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise InputError(f"{PAGE.name}: lacks the lines '{begin}' and '{end}'; put them back")
+        page = f"{before}{begin}\n{render(kind, records)}{end}{after}"
+    write_whole(PAGE, page)
