@@ -17,14 +17,13 @@ class Target:
     isa       row of the vector table: scalar, avx2, avx512, neon
     triple    target triple for the compiler driver
     cpu       value for -mcpu in that driver; '' leaves its default
-    l1_bytes, l2_bytes   data caches of one core, which bound the cache blocks
+    l2_bytes  data cache of one core, which bounds the cache blocks
     """
 
     name: str
     isa: str
     triple: str
     cpu: str = ""
-    l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
 
     def with_isa(self, isa: str) -> Target:
@@ -62,10 +61,10 @@ def get_target(name: str = "host") -> Target:
 def _host() -> Target:
     system, machine = platform.system(), platform.machine().lower()
     if system == "Linux" and machine in ("x86_64", "amd64"):
-        base = Target("host", "scalar", _X86_LINUX, l1_bytes=_cache(1), l2_bytes=_cache(2))
+        base = Target("host", "scalar", _X86_LINUX, l2_bytes=_cache(2))
         return base.with_isa(_x86_isa())
     if system == "Linux" and machine in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l1_bytes=_cache(1), l2_bytes=_cache(2))
+        return Target("host", "neon", _ARM_LINUX, l2_bytes=_cache(2))
     raise InputError(
         f"this machine ({system} {machine}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"
@@ -80,7 +79,7 @@ def _x86_isa() -> str:
 
 
 def _cache(level: int) -> int:
-    """Bytes of core 0's data or unified cache; a small common size where it is not told."""
+    """Bytes of core 0's data or unified cache; a common size of L2 where it is not told."""
     for index in range(4):
         folder = f"/sys/devices/system/cpu/cpu0/cache/index{index}"
         told = _read(f"{folder}/level").strip() == str(level)
@@ -88,7 +87,7 @@ def _cache(level: int) -> int:
             size = _read(f"{folder}/size").strip()
             if size.endswith("K"):
                 return int(size[:-1]) * 1024
-    return {1: 32, 2: 512}[level] * 1024
+    return 512 * 1024
 
 
 def _read(path: str) -> str:

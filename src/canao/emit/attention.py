@@ -36,6 +36,12 @@ static void add_product(int64_t m, int64_t k, const float *a, int64_t lda, const
 static void pack_panel(int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0,
                        float *panel)
 {
+    if (bn == 1) {
+        for (int64_t p = 0; p < k; p++)
+            for (int64_t j = 0; j < NR; j += VF)
+                vf_store(panel + p * NR + j, vf_load_upto(b + p * bk + j0 + j, n - j0 - j));
+        return;
+    }
     for (int64_t p = 0; p < k; p++)
         for (int64_t j = 0; j < NR; j++)
             panel[p * NR + j] = j0 + j < n ? b[p * bk + (j0 + j) * bn] : 0.0f;
@@ -122,6 +128,9 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     store = _batch(form.q.shape, form.store)[1]
     wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
     e = expression
+    scaled = "vf_load(x + j)"
+    if form.scale != 1.0:
+        scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
     text = _ATTENTION.format(
         signature=signature(parameters),
         m=e(m),
@@ -131,6 +140,7 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
         wide=wide,
         tile=plan.keys,
         scale=number(form.scale),
+        scaled=scaled,
         batch=batch,
         q=q,
         k=k,
@@ -191,18 +201,25 @@ _ATTENTION = """\
                 add_product(rows, {d}, from, {q_row}, kt + (key + j) * {d}, p + j, {tile});
             for (int64_t i = 0; i < rows; i++) {{
                 float *const x = p + i * {tile};
+                const int64_t whole = count - count % VF, rest = count - whole;
                 vf high = vf_set1(-INF_F), sum = vf_set1(0.0f);
-                for (int64_t j = 0; j < count; j += VF) {{
-                    const vf z = vf_mul(vf_load(x + j), vf_set1({scale}));
-                    const vf y = vf_keep(z, count - j, -INF_F);
-                    vf_store(x + j, y);
-                    high = vf_max(high, y);
+                for (int64_t j = 0; j < whole; j += VF)
+                    high = vf_max(high, {scaled});
+                if (rest) {{
+                    const int64_t j = whole;
+                    high = vf_max(high, vf_keep({scaled}, rest, -INF_F));
                 }}
                 const float peak = vf_top(vf_max(high, vf_set1(top[i])));
-                for (int64_t j = 0; j < count; j += VF) {{
-                    const vf y = vf_exp(vf_sub(vf_load(x + j), vf_set1(peak)));
+                for (int64_t j = 0; j < whole; j += VF) {{
+                    const vf y = vf_exp(vf_sub({scaled}, vf_set1(peak)));
                     vf_store(x + j, y);
-                    sum = vf_add(sum, vf_keep(y, count - j, 0.0f));
+                    sum = vf_add(sum, y);
+                }}
+                if (rest) {{
+                    const int64_t j = whole;
+                    const vf y = vf_exp(vf_sub({scaled}, vf_set1(peak)));
+                    vf_store(x + j, y);
+                    sum = vf_add(sum, vf_keep(y, rest, 0.0f));
                 }}
                 const vf shrink = vf_exp(vf_set1(top[i] - peak));
                 total[i] = total[i] * vf_top(shrink) + vf_sum(sum);

@@ -5,7 +5,7 @@ names, so that adding an ISA is adding a table here and its registers in schedul
 
     load_n, store_n   the first n lanes, 0 <= n < VF; other lanes read as 0, are not written
     keep              lanes from n on become `fill`
-    exp2i             2^v for whole v in [-126, 127]
+    ldexp             a * 2^n for whole n in [-126, 127]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPERATIONS = {
     "sqrt": ("vf", "vf a"),
     "abs": ("vf", "vf a"),
     "round": ("vf", "vf a"),
-    "exp2i": ("vf", "vf a"),
+    "ldexp": ("vf", "vf a, vf n"),
     "keep": ("vf", "vf v, int64_t n, float fill"),
     "sum": ("float", "vf v"),
     "top": ("float", "vf v"),
@@ -64,8 +64,8 @@ _SCALAR = Isa(
         "abs": "return __builtin_fabsf(a);",
         # Adding and taking away 1.5 * 2^23 rounds to the nearest whole number below 2^22.
         "round": "const float big = 12582912.0f; return (a + big) - big;",
-        "exp2i": "union { uint32_t u; float f; } bits = {(uint32_t)((int32_t)a + 127) << 23}; "
-                 "return bits.f;",
+        "ldexp": "union { uint32_t u; float f; } power = {(uint32_t)((int32_t)n + 127) << 23}; "
+                 "return a * power.f;",
         "keep": "return n > 0 ? v : fill;",
         "sum": "return v;", "top": "return v;",
     },
@@ -95,8 +95,8 @@ _AVX2 = Isa(
         "sqrt": "return _mm256_sqrt_ps(a);",
         "abs": "return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);",
         "round": "return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
-        "exp2i": "return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32("
-                 "_mm256_cvtps_epi32(a), _mm256_set1_epi32(127)), 23));",
+        "ldexp": "return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32("
+                 "_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));",
         "keep": "return _mm256_blendv_ps(_mm256_set1_ps(fill), v, "
                 "_mm256_castsi256_ps(first_lanes(n)));",
         "sum": "__m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); "
@@ -129,8 +129,7 @@ _AVX512 = Isa(
         "sqrt": "return _mm512_sqrt_ps(a);",
         "abs": "return _mm512_abs_ps(a);",
         "round": "return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
-        "exp2i": "return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32("
-                 "_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23));",
+        "ldexp": "return _mm512_scalef_ps(a, n);",
         "keep": "return _mm512_mask_blend_ps(first_lanes(n), _mm512_set1_ps(fill), v);",
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
@@ -155,8 +154,8 @@ _NEON = Isa(
         "sqrt": "return vsqrtq_f32(a);",
         "abs": "return vabsq_f32(a);",
         "round": "return vrndnq_f32(a);",
-        "exp2i": "return vreinterpretq_f32_s32(vshlq_n_s32("
-                 "vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127)), 23));",
+        "ldexp": "return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32("
+                 "vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)));",
         "keep": "float t[4]; vst1q_f32(t, v); for (int64_t i = n < 0 ? 0 : n; i < 4; i++) "
                 "t[i] = fill; return vld1q_f32(t);",
         "sum": "return vaddvq_f32(v);",

@@ -29,6 +29,14 @@ CANAO_INLINE void panel_fma(const int m, int64_t k, const float *a, int64_t lda,
         }
     }
 }
+
+/* Rows of a cache block, at most `most`, so that the last block is not a sliver. */
+CANAO_INLINE int64_t even_block(int64_t rows, int64_t most)
+{
+    const int64_t blocks = (rows + most - 1) / most;
+    const int64_t tiles = (rows + MR - 1) / MR;
+    return blocks > 1 ? (tiles + blocks - 1) / blocks * MR : most;
+}
 """
 
 
@@ -148,8 +156,9 @@ class ProductCode:
         w.line("{")
         w.depth += 1
         mark_unused(w, "scratch")
-        with w.block(f"for (int64_t top = begin; top < end; top += {plan.mc})"):
-            w.line(f"const int64_t bottom = min64(top + {plan.mc}, end);")
+        w.line(f"const int64_t block = even_block(end - begin, {plan.mc});")
+        with w.block("for (int64_t top = begin; top < end; top += block)"):
+            w.line("const int64_t bottom = min64(top + block, end);")
             with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
                 if whole:
                     with w.block(f"for (int64_t col = 0; col < {whole}; col += NR)"):

@@ -45,7 +45,7 @@ CANAO_INLINE vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(0.166665184f));
     p = vf_fma(p, r, vf_set1(0.499999886f));
     p = vf_fma(vf_mul(r, r), p, vf_add(r, vf_set1(1.0f)));
-    return vf_mul(p, vf_exp2i(n));
+    return vf_ldexp(p, n);
 }
 
 /* x P(x^2) / Q(x^2) on [-4, 4], where erf has reached 1 in float32. */

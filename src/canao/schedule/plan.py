@@ -74,14 +74,18 @@ def space(region: Region, target: Target) -> Iterator[Plan]:
 
 
 def default_plan(region: Region, target: Target) -> Plan:
-    """A good plan without measuring: the panel of weights in half of L1, rows in half of L2."""
+    """A good plan without measuring: the panel of weights in a sixteenth of L2, rows in half.
+
+    Deep passes pay: a panel that streams from L2 costs less than storing and loading the tile
+    once more (MiniLM at 128 tokens, avx512: kc 128, 192, 384 take 29.9, 28.4, 27.3 ms).
+    """
     mr, nr = default_tile(target)
     form = region.form
     if isinstance(form, Product):
-        most = max(64, target.l1_bytes // 2 // (4 * nr))
+        most = max(128, target.l2_bytes // 16 // (4 * nr))
         passes = -(-form.k // most)
         kc = -(-form.k // passes)
-        rows = target.l2_bytes // 2 // (4 * max(form.k, form.n))
+        rows = target.l2_bytes // 2 // (4 * kc)
         return Plan(mr, nr, kc=kc, mc=max(4, min(32, rows // mr)) * mr)
     if isinstance(form, Attention):
         return Plan(mr, nr, keys=-(-128 // nr) * nr)
