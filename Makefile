@@ -12,7 +12,9 @@ BIN := $(VENV)/bin
 BENCH := build/bench
 PEERS := ort openvino mnn litert
 WORK ?= build/bench/work
+MRPC ?=
 BENCH_OPTIONS ?=
+SPEED = $(BIN)/python benchmarks/speed.py
 
 .PHONY: help run test lint bench bench-setup setup setup-dev clean
 
@@ -30,8 +32,11 @@ lint: setup-dev ## style, and the direction of imports
 	$(BIN)/lint-imports
 
 bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/speed.md
-	$(BIN)/python benchmarks/speed.py --work $(WORK) $(BENCH_OPTIONS)
-	$(BIN)/python benchmarks/speed.py --table
+	$(SPEED) --work $(WORK) $(BENCH_OPTIONS)
+	$(SPEED) --work $(WORK) --roofline --threads 1
+	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 1)
+	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 2 --stream)
+	$(SPEED) --table
 
 bench-setup: $(VENV)/.ready-bench $(PEERS:%=$(BENCH)/%/.ready) ## the peers' environments
 

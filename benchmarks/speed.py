@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.catalog import CANAO, ENGINES, Contestant
-from peers.host import python_of
+from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
 from peers.models import MODELS, random_ids
@@ -64,11 +64,6 @@ class Study:
         _say(f"{_title(identity)}: recorded already")
         return False
 
-    def cores_for(self, threads: int) -> tuple[int, ...]:
-        if threads > len(self.cores):
-            raise InputError(f"{threads} threads need as many cores; {len(self.cores)} are named")
-        return self.cores[:threads]
-
     def options(self) -> dict[str, Any]:
         return {"rounds": self.rounds, "block_s": self.block_s}
 
@@ -83,7 +78,7 @@ def run_latency(study: Study, model: str, lengths: Sequence[int], threads: Seque
     missing = _compiled(study, store)
     for length, count in cases:
         identity = study.identity("latency", model, length, count)
-        cores = study.cores_for(count)
+        cores = study.cores[:count]
         contestants = [Contestant(name, ENGINES[name], length, threads=count)
                        for name in study.engines if name not in missing]  # fmt: skip
         texts = store.texts(f"text-{length}", [random_ids(length).numpy()])
@@ -105,7 +100,7 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
     ids = mrpc(folder, count)
     store = Store.open(study.work, MODEL)
     missing = _compiled(study, store)
-    texts, cores = store.texts(f"mrpc-{len(ids)}", ids), study.cores_for(threads)
+    texts, cores = store.texts(f"mrpc-{len(ids)}", ids), study.cores[:threads]
     listed = one_by_one if kind == "mrpc" else streaming
     contestants = listed([name for name in study.engines if name not in missing], threads)
     stamp, lengths = environment(get_target(), cores), [len(text) for text in ids]
@@ -128,7 +123,7 @@ def run_roofline(study: Study, model: str, threads: int) -> None:
     identity = study.identity("roofline", model, ROOFLINE_LENGTH, threads)
     if not study.wanted(identity):
         return
-    store, cores = Store.open(study.work, model), study.cores_for(threads)
+    store, cores = Store.open(study.work, model), study.cores[:threads]
     missing = _compiled(study, store, needed=True)
     if missing:
         _say(f"{model}: {missing[CANAO]}")
@@ -146,7 +141,7 @@ def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str
     try:
         store.compile()
     except DeviceError as error:
-        return {CANAO: f"not supported: {error}"}
+        return {CANAO: f"not supported: {without_folders(str(error))}"}
     return {}
 
 
@@ -219,6 +214,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
     """Each measurement that was asked for, done when the next is asked."""
     threads = _numbers(options.threads, "threads")
+    if max(threads) > len(study.cores):
+        raise InputError(f"{max(threads)} threads need as many cores; take --cores or fewer")
     if options.mrpc:
         kind = "stream" if options.stream else "mrpc"
         for count in threads:

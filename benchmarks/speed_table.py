@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -40,15 +39,15 @@ def share_of_peak(record: Record, ms: float) -> float:
     return record["flops"] / (ms / 1e3) / statistics.median(record["peak_flops"])
 
 
-def ratio(engine: Mapping[str, Any], own: Mapping[str, Any]) -> float:
+def ratio(record: Record, peer: str, own: str) -> float:
     """How many times faster CANAO is: the median over the rounds of the ratio in each round.
 
-    In a round that is the ratio of medians; of sums where the samples are different texts, which
-    they are when both have the same ones.
+    In a round that is the ratio of medians; of sums where the samples are different texts, the
+    same ones for all.
     """
-    pairs = list(zip(engine["samples_us"], own["samples_us"], strict=True))
-    middle = sum if all(len(a) == len(b) for a, b in pairs) else statistics.median
-    return statistics.median(middle(a) / middle(b) for a, b in pairs)
+    theirs, ours = (record["engines"][label]["samples_us"] for label in (peer, own))
+    of = statistics.median if record["kind"] == "latency" else sum
+    return statistics.median(of(a) / of(b) for a, b in zip(theirs, ours, strict=True))
 
 
 def fastest(record: Record, own: bool) -> str | None:
@@ -96,7 +95,7 @@ def _lead(case: Record) -> str:
     own, peer = fastest(case, True), fastest(case, False)
     if own is None or peer is None:
         return ""
-    return f"{ratio(case['engines'][peer], case['engines'][own]):.2f}x {peer}"
+    return f"{ratio(case, peer, own):.2f}x {peer}"
 
 
 def texts(records: Sequence[Record]) -> str:
@@ -123,7 +122,7 @@ def _text_table(record: Record, unit: str, value: Rating) -> str:
         padded = options["padded"].get(label)
         gain = ""
         if own is not None and not is_own(label):
-            gain = f"{ratio(engine, record['engines'][own]):.2f}x"
+            gain = f"{ratio(record, label, own):.2f}x"
         rows.append([label, f"padded to {padded}" if padded else "true length",
                      f"{value(engine):.4g}" + ("" if engine["right"] else " wrong"), gain])
     return f"{head}\n{_table(rows)}"
@@ -166,16 +165,23 @@ def _kernel_cells(
 
 def conditions(records: Sequence[Record]) -> str:
     """The machine's rates while the latencies were taken, the difference to PyTorch, versions."""
-    rows = [["threads", "FMA peak, GFLOP/s", "reading, GB/s", "load average before"],
-            ["--:"] * 4]  # fmt: skip
+    rows = [["threads", "FMA peak, GFLOP/s", "reading, GB/s", "preemptions a second",
+             "load average before"], ["--:"] * 5]  # fmt: skip
     for threads in sorted({r["threads"] for r in records}):
         of = [r for r in records if r["threads"] == threads]
         rates = [_spread([x / 1e9 for r in of for x in r[k]]) for k in ("peak_flops", "bandwidth")]
         loads = [r["environment"]["load_average"] for r in of]
-        rows.append([str(threads), *rates, _spread(loads)])
+        rows.append([str(threads), *rates, f"{_preemptions(of):.2g}", _spread(loads)])
     versions = {k: v for r in records for k, v in r.get("versions", {}).items()}
     named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
     return f"{_table(rows)}\nVersions: {named}.\n\n{_agreement(records)}"
+
+
+def _preemptions(records: Sequence[Record]) -> float:
+    """Times a second of the samples that an engine's thread lost its core to something else."""
+    engines = [engine for record in records for engine in record["engines"].values()]
+    seconds = sum(us for engine in engines for us in chain(*engine["samples_us"])) / 1e6
+    return sum(engine["preempted"] for engine in engines) / max(seconds, 1e-9)
 
 
 def _agreement(records: Sequence[Record]) -> str:
@@ -185,7 +191,7 @@ def _agreement(records: Sequence[Record]) -> str:
         for label, engine in r["engines"].items():
             found.setdefault(label, []).append(engine["difference"])
         for label, why in r["unavailable"].items():
-            reasons[f"* {r['model']}, {label}: {_plain(why)}"] = None
+            reasons[f"* {r['model']}, {label}: {why}"] = None
     rows = [["engine", "largest difference to PyTorch", "cases"], ["---", "--:", "--:"]]
     rows += [[label, f"{max(x):.1e}", str(len(x))] for label, x in sorted(found.items())]
     least = min(r["sensitivity"] for r in records)
@@ -195,11 +201,6 @@ def _agreement(records: Sequence[Record]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
-
-
-def _plain(text: str) -> str:
-    """A message without the folders of the machine that it came from."""
-    return re.sub(r"(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text).replace("|", "/")
 
 
 def _count(threads: int) -> str:

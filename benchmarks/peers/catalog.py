@@ -40,8 +40,9 @@ ENGINES = {
         Engine("ort", "ort", "ort", "onnx"),
         Engine("ort-nosln", "ort", "ort", "onnx", ("nosln",)),
         Engine("openvino", "openvino", "openvino", "onnx"),
-        # MNN approximates some functions, and does so at every precision setting.
-        Engine("mnn", "mnn", "mnn", "mnn", tolerance=1e-3),
+        # MNN approximates some functions at every precision setting, and lies about 1e-3 off. A
+        # wrong attention moves the output further: see the sensitivity of the models.
+        Engine("mnn", "mnn", "mnn", "mnn", tolerance=2e-3),
         Engine("torch-eager", "pytorch", OWN, "weights"),
         Engine("torch-compile", "pytorch", OWN, "weights", ("compile",)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def last_words(log: Path) -> str:
     """The last line of a log, which is where a traceback has its message."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].strip()[:300] if lines else "it said nothing"
+
+
+def without_folders(text: str) -> str:
+    """A message without the folders of the machine that it came from."""
+    return re.sub(r"(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text)
 
 
 @contextmanager
@@ -107,10 +113,17 @@ class Worker:
         finally:
             timer.cancel()
         if not line:
-            self.process.wait()
-            raise DeviceError(last_words(self.log))
+            raise DeviceError(self._end())
         self.process.send_signal(signal.SIGSTOP)
         return dict(json.loads(line))
+
+    def _end(self) -> str:
+        """Why the process is gone."""
+        code = self.process.wait()
+        if code >= 0:
+            return last_words(self.log)
+        late = f", silent for {ANSWER_S} s or out of memory" if code == -signal.SIGKILL else ""
+        return f"the worker ended with signal {-code}{late}"
 
     def close(self) -> None:
         """End the process, whatever its state."""

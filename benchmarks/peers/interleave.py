@@ -14,7 +14,7 @@ import numpy as np
 
 from canao.errors import DeviceError
 from peers.catalog import Contestant, obstacle
-from peers.host import Worker
+from peers.host import Worker, without_folders
 from peers.machine import Machine
 from peers.protocol import Job
 from peers.store import Store
@@ -27,7 +27,8 @@ Block = tuple[int, int]  # the first text, and how many inferences
 class Field:
     """The contestants of a run, and what is known of each by its label.
 
-    samples   microseconds, one list a round
+    samples     microseconds, one list a round
+    preempted   how often threads lost their core to others during the samples
     """
 
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Field:
     differences: dict[str, float] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)
     samples: dict[str, list[list[int]]] = field(default_factory=dict)
+    preempted: dict[str, int] = field(default_factory=dict)
     peak_flops: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
     used_versions: dict[str, str] = field(default_factory=dict)
@@ -47,20 +49,29 @@ class Field:
             self.drop(label, str(error))
             return None
 
+    def sample(self, label: str, request: Mapping[str, Any]) -> None:
+        """Ask, and keep the times as one round's."""
+        reply = self.ask(label, request)
+        if reply is not None:
+            self.samples[label].append([max(1, round(ns / 1000)) for ns in reply["ns"]])
+            self.preempted[label] = self.preempted.get(label, 0) + reply["preempted"]
+
     def drop(self, label: str, why: str) -> None:
+        """Leave a contestant out, and say why."""
         print(f"{label}: {why}", file=sys.stderr, flush=True)
-        self.unavailable[label] = why
+        self.unavailable[label] = without_folders(why)
         self.samples.pop(label, None)
         worker = self.workers.pop(label, None)
         if worker is not None:
             worker.close()
 
     def engines(self) -> dict[str, dict[str, Any]]:
-        """For the record: difference to PyTorch, whether that is right, samples."""
+        """For the record: difference to PyTorch, whether that is right, preemptions, samples."""
         return {
             label: {
                 "difference": float(f"{self.differences[label]:.3g}"),
                 "right": self.right[label],
+                "preempted": self.preempted.get(label, 0),
                 "samples_us": rounds,
             }
             for label, rounds in self.samples.items()
@@ -131,11 +142,8 @@ def race(field_: Field, machine: Machine, rounds: int, block: Callable[[str, int
         field_.bandwidth.append(machine.bandwidth())
         for label in list(field_.samples)[:: -1 if turn % 2 else 1]:
             first, count = block(label, turn)
-            if field_.ask(label, {"do": "run", "first": first, "count": 1}) is None:
-                continue
-            reply = field_.ask(label, {"do": "run", "first": first, "count": count})
-            if reply is not None:
-                field_.samples[label].append([max(1, round(ns / 1000)) for ns in reply["ns"]])
+            if field_.ask(label, {"do": "run", "first": first, "count": 1}) is not None:
+                field_.sample(label, {"do": "run", "first": first, "count": count})
 
 
 def block_sizes(field_: Field, seconds: float) -> dict[str, int]:
@@ -154,6 +162,7 @@ def stream(field_: Field, machine: Machine, rounds: int) -> None:
         field_.peak_flops.append(machine.peak_flops())
         field_.bandwidth.append(machine.bandwidth())
         for label in list(field_.samples)[:: -1 if turn % 2 else 1]:
-            reply = field_.ask(label, {"do": "stream"})
-            if reply is not None and turn:  # the first round warms up
-                field_.samples[label].append([max(1, round(reply["ns"] / 1000))])
+            if turn:
+                field_.sample(label, {"do": "stream"})
+            else:
+                field_.ask(label, {"do": "stream"})  # a round to warm up

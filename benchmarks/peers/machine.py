@@ -73,9 +73,7 @@ class Machine:
         started = []
         for core in self.cores:
             with on_cores((core,)):
-                started.append(
-                    subprocess.Popen([str(program)], stdout=subprocess.PIPE, text=True)
-                )
+                started.append(subprocess.Popen([str(program)], stdout=subprocess.PIPE, text=True))
         total = 0.0
         for process in started:
             told, _ = process.communicate(timeout=300)

@@ -5,7 +5,10 @@ Requests come on standard input, replies go to the descriptor that the first arg
     {"do": "load", "job": {...}}            -> {"versions": {...}}
     {"do": "outputs", "to": FILE}           -> {}, all outputs in FILE as float32 [tokens, hidden]
     {"do": "run", "first": i, "count": n}   -> {"ns": [...]}, n inferences, of text i and on
-    {"do": "stream"}                        -> {"ns": total}, every text once, as fast as it goes
+    {"do": "stream"}                        -> {"ns": [total]}, every text once, as fast as it goes
+
+The last two also tell how often a thread of the process was `preempted`: on a quiet machine hardly
+ever.
 
 Needs NumPy and the engine, nothing else. A failure ends the process with its traceback on standard
 error. What is timed is one call from arrays in hand to an output in an array.
@@ -18,6 +21,7 @@ import gc
 import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -75,8 +79,9 @@ def serve(load: Callable[[Job], Engine], versions: Callable[[], Mapping[str, str
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "load":
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in request["job"].items()}
-            worker = _Worker(load, Job(**fields))
+            given: dict[str, Any] = request["job"]
+            listed = {k: tuple(v) for k, v in given.items() if isinstance(v, list)}
+            worker = _Worker(load, Job(**(given | listed)))
             reply: dict[str, Any] = {"versions": dict(versions())}
         elif worker is None:
             raise SystemExit(f"'{request['do']}' came before 'load'")
@@ -98,16 +103,20 @@ class _Worker:
         gc.disable()  # a collection inside a sample would be Python's time, not the engine's
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if request["do"] == "run":
-            return {"ns": self._run(request["first"], request["count"])}
         if request["do"] == "outputs":
             np.save(request["to"], self._outputs())
             return {}
-        if request["do"] == "stream":
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        if request["do"] == "run":
+            samples = self._run(request["first"], request["count"])
+        elif request["do"] == "stream":
             start = time.perf_counter_ns()
             self._stream()
-            return {"ns": time.perf_counter_ns() - start}
-        raise SystemExit(f"unknown request '{request['do']}'")
+            samples = [time.perf_counter_ns() - start]
+        else:
+            raise SystemExit(f"unknown request '{request['do']}'")
+        preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+        return {"ns": samples, "preempted": preempted}
 
     def _run(self, first: int, count: int) -> list[int]:
         run, prepared, samples = self.engines[0].run, self.prepared, []

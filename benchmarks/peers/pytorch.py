@@ -5,6 +5,8 @@ The model is a directory with weights.pt; its name is the option that follows 'm
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -22,7 +24,7 @@ class TorchEngine:
 
             inductor.freezing = True  # constant weights are packed, as the other engines do
         name = next(o.removeprefix("model=") for o in job.options if o.startswith("model="))
-        self.module: torch.nn.Module = load_encoder(name, job.model, attention="sdpa")
+        self.module: Callable[..., torch.Tensor] = load_encoder(name, job.model, attention="sdpa")
         if "compile" in job.options:
             self.module = torch.compile(self.module, dynamic=False)
 
