@@ -70,28 +70,3 @@ def test_inconsistent_space_is_refused(change: dict[str, object]) -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="search space"):
         Space(**fields | change)  # type: ignore[arg-type]
-
-
-def test_cuts_spend_a_share_of_the_teacher_along_one_line_each() -> None:
-    teacher = TEACHERS[0]
-    space = Space.of_teacher(teacher)
-    assert [str(arch) for arch in space.cuts(teacher, 0.55, 128)] == [
-        "L6 H384 A12 F384", "L3 H384 A12 F1536", "L6 H256 A8 F1024",
-    ]  # fmt: skip
-    # Without its FFN the teacher keeps more than a fifth of its cost.
-    assert [str(arch) for arch in space.cuts(teacher, 0.2, 128)] == [
-        "L1 H384 A12 F1536", "L6 H160 A5 F640",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("teacher", TEACHERS, ids=str)
-@pytest.mark.parametrize("share", [1e-6, 0.1, 0.5, 1.0])
-def test_cuts_are_in_the_space_and_within_the_share(teacher: Arch, share: float) -> None:
-    space = Space.of_teacher(teacher)
-    cuts = space.cuts(teacher, share, 32)
-    assert len(cuts) == len(set(cuts)) <= 3
-    for arch in cuts:
-        assert space.contains(arch)
-        assert arch.flops(32) <= share * teacher.flops(32)
-    if share == 1.0:
-        assert cuts == (teacher,)

@@ -74,12 +74,6 @@ def _check_feasible(
     teacher_ms = bench.latency(teacher, options.search_measure)
     if teacher_ms <= options.budget_ms and space.contains(teacher):
         journal.suggest(teacher)  # nothing has to be given up: a candidate worth its trial
-    elif space.contains(teacher):
-        # What one would try by hand. A controller that has seen them searches between them.
-        for arch in space.cuts(
-            teacher, options.budget_ms / teacher_ms, options.measure.length
-        ):
-            journal.suggest(arch)
     journal.set_note("teacher_ms", teacher_ms)
 
 

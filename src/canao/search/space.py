@@ -8,7 +8,7 @@ sampler can be used. This is why the head size is proposed rather than the numbe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -139,26 +139,6 @@ class Space:
             "head_size": arch.head_size,
             "ffn": arch.ffn,
         }
-
-    def cuts(self, teacher: Arch, share: float, length: int) -> tuple[Arch, ...]:
-        """The teacher cut to `share` of its FLOPs at `length` tokens along one line each: its
-        FFN, its depth, its widths together. The largest of each line that fits; none of a line
-        whose least does not.
-        """
-        choices = self.choices()
-        widths = []
-        for hidden in choices["hidden"]:
-            wanted = teacher.ffn * hidden / teacher.hidden
-            ffn = min(choices["ffn"], key=lambda value, wanted=wanted: abs(value - wanted))
-            widths.append(Arch(teacher.layers, hidden, hidden // teacher.head_size, ffn))
-        lines = (
-            [replace(teacher, ffn=ffn) for ffn in choices["ffn"]],
-            [replace(teacher, layers=layers) for layers in choices["layers"]],
-            widths,
-        )
-        most = share * teacher.flops(length)
-        found = [[arch for arch in line if arch.flops(length) <= most] for line in lines]
-        return tuple(dict.fromkeys(line[-1] for line in found if line))
 
     def neighbours(self, arch: Arch) -> Iterator[Arch]:
         """Architectures one step away in one parameter, smaller ones first."""
