@@ -1,6 +1,6 @@
 """The measured models, by configuration, with random weights under which every layer matters.
 
-Needs torch and transformers only: it is imported in LiteRT's environment too.
+Needs torch, transformers and safetensors only: it is imported in LiteRT's environment too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 
 SEED = 20260921
@@ -55,7 +56,7 @@ def build_body(name: str, attention: str) -> nn.Module:
 def load_body(name: str, folder: str | Path, attention: str) -> nn.Module:
     """The model with the weights that `peers.prepare` left in the folder."""
     body = build_body(name, attention)
-    body.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
+    body.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
     return body
 
 

@@ -1,6 +1,6 @@
 """What a measurement needs on disk, made in CANAO's environment.
 
-    python -m peers.prepare weights MODEL FOLDER FILE      weights.pt, checked
+    python -m peers.prepare weights MODEL FOLDER FILE      weights.safetensors, checked
     python -m peers.prepare artifact MODEL FOLDER DIR      CANAO's
     python -m peers.prepare kernels MODEL FOLDER FILE LENGTH  FLOPs and bytes of its kernels
     python -m peers.prepare case MODEL FOLDER TEXTS FILE   reference outputs and FLOPs, .npz
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from canao.artifact import write_whole
@@ -39,7 +40,7 @@ def weights(name: str, out: str) -> None:
             f"{name}: without a layer's query the output moves by {moved:.1e} of its deviation, "
             f"less than {LEAST_SENSITIVITY:g}; scale the weights in benchmarks/peers/models.py"
         )
-    torch.save(body.state_dict(), out)
+    save_file(body.state_dict(), out)
 
 
 def artifact(name: str, folder: str, out: str) -> None:

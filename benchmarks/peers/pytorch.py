@@ -1,6 +1,6 @@
 """Worker for PyTorch. Option 'compile': torch.compile with frozen weights, static shapes.
 
-The model is a directory with weights.pt; its name is the option that follows 'model='.
+The model is a directory with weights.safetensors; its name is the option that follows 'model='.
 """
 
 from __future__ import annotations

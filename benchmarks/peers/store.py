@@ -38,7 +38,7 @@ class Store:
             digest.update(path.read_bytes())
         store = Store(model, work / f"{model}-{digest.hexdigest()[:8]}")
         store.folder.mkdir(parents=True, exist_ok=True)
-        store._make("weights.pt", OWN, "prepare", ("weights", model))
+        store._make("weights.safetensors", OWN, "prepare", ("weights", model))
         return store
 
     def compile(self) -> None:

@@ -61,10 +61,10 @@ def get_target(name: str = "host") -> Target:
 def _host() -> Target:
     system, machine = platform.system(), platform.machine().lower()
     if system == "Linux" and machine in ("x86_64", "amd64"):
-        base = Target("host", "scalar", _X86_LINUX, l2_bytes=_cache(2))
+        base = Target("host", "scalar", _X86_LINUX, l2_bytes=_l2_cache())
         return base.with_isa(_x86_isa())
     if system == "Linux" and machine in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l2_bytes=_cache(2))
+        return Target("host", "neon", _ARM_LINUX, l2_bytes=_l2_cache())
     raise InputError(
         f"this machine ({system} {machine}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"
@@ -78,11 +78,11 @@ def _x86_isa() -> str:
     return "avx2" if {"avx2", "fma"} <= flags else "scalar"
 
 
-def _cache(level: int) -> int:
-    """Bytes of core 0's data or unified cache; a common size of L2 where it is not told."""
+def _l2_cache() -> int:
+    """Bytes of core 0's second cache; a common size where it is not told."""
     for index in range(4):
         folder = f"/sys/devices/system/cpu/cpu0/cache/index{index}"
-        told = _read(f"{folder}/level").strip() == str(level)
+        told = _read(f"{folder}/level").strip() == "2"
         if told and _read(f"{folder}/type").strip() != "Instruction":
             size = _read(f"{folder}/size").strip()
             if size.endswith("K"):
