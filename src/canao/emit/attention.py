@@ -10,52 +10,85 @@ from canao.fuse.form import Attention, Matmul
 from canao.graph.ir import Dim, product
 from canao.schedule.plan import Plan
 
-_ADD_TILE = """\
-/* c[m][NR] += a[m][k] b[k][NR], c by rows ldc apart. */
-CANAO_INLINE void add_tile(const int m, int64_t k, const float *a, int64_t lda, const float *b,
-                           float *c, int64_t ldc)
-{
-    vf acc[MR][NV];
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < NV; v++)
-            acc[i][v] = vf_load(c + i * ldc + v * VF);
-    panel_fma(m, k, a, lda, b, acc);
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < NV; v++)
-            vf_store(c + i * ldc + v * VF, acc[i][v]);
-}
+TRANSPOSE = """\
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t quad_index __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_index){__VA_ARGS__})
+#endif
+typedef float quad __attribute__((vector_size(16)));
 
-static void add_product(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
-                        float *c, int64_t ldc)
+/* 4 x 4 floats: rows of `from`, `step` apart, become columns of `to`, its rows `pitch` apart. */
+CANAO_INLINE void transpose4(const float *from, int64_t step, float *to, int64_t pitch)
 {
-    switch (m) {
-%s    }
+    quad x[4], y[4];
+    UNROLL for (int i = 0; i < 4; i++)
+        __builtin_memcpy(x + i, from + i * step, sizeof(quad));
+    const quad a = SHUFFLE(x[0], x[1], 0, 4, 1, 5), b = SHUFFLE(x[0], x[1], 2, 6, 3, 7);
+    const quad c = SHUFFLE(x[2], x[3], 0, 4, 1, 5), d = SHUFFLE(x[2], x[3], 2, 6, 3, 7);
+    y[0] = SHUFFLE(a, c, 0, 1, 4, 5);
+    y[1] = SHUFFLE(a, c, 2, 3, 6, 7);
+    y[2] = SHUFFLE(b, d, 0, 1, 4, 5);
+    y[3] = SHUFFLE(b, d, 2, 3, 6, 7);
+    UNROLL for (int i = 0; i < 4; i++)
+        __builtin_memcpy(to + i * pitch, y + i, sizeof(quad));
 }
+"""
 
+PACK = """\
 /* Panel of columns j0 .. j0 + NR of b [k][n], element (p, j) at b[p * bk + j * bn]. */
 static void pack_panel(int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0,
                        float *panel)
 {
+    b += j0 * bn;
+    n = min64(n - j0, NR);
     if (bn == 1) {
         for (int64_t p = 0; p < k; p++)
             for (int64_t j = 0; j < NR; j += VF)
-                vf_store(panel + p * NR + j, vf_load_upto(b + p * bk + j0 + j, n - j0 - j));
+                vf_store(panel + p * NR + j, vf_load_upto(b + p * bk + j, n - j));
         return;
     }
+    const int64_t deep = bk == 1 ? k - k % 4 : 0, wide = n - n % 4;
+    for (int64_t p = 0; p < deep; p += 4)
+        for (int64_t j = 0; j < wide; j += 4)
+            transpose4(b + p + j * bn, bn, panel + p * NR + j, NR);
     for (int64_t p = 0; p < k; p++)
-        for (int64_t j = 0; j < NR; j++)
-            panel[p * NR + j] = j0 + j < n ? b[p * bk + (j0 + j) * bn] : 0.0f;
+        for (int64_t j = p < deep ? wide : 0; j < NR; j++)
+            panel[p * NR + j] = j < n ? b[p * bk + j * bn] : 0.0f;
+}
+"""
+
+_SMALL_PRODUCT = """\
+/* c[m][NR] = a[m][k] b[k][NR], c by rows NR apart. */
+CANAO_INLINE void tile_product(const int m, int64_t k, const float *a, int64_t lda, const float *b,
+                               float *c)
+{
+    vf acc[MR][NV];
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int v = 0; v < NV; v++)
+            acc[i][v] = vf_set1(0.0f);
+    panel_fma(m, k, a, lda, b, 0, 0, 0, acc);
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int v = 0; v < NV; v++)
+            vf_store(c + i * NR + v * VF, acc[i][v]);
+}
+
+static void small_product(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
+                          float *c)
+{
+    switch (m) {
+%s    }
 }
 """
 
 
-def add_tile(plan: Plan) -> str:
+def small_product(mr: int) -> str:
     """The product of activations, for each number of rows up to mr."""
     cases = "".join(
-        f"    case {m}: add_tile({m}, k, a, lda, b, c, ldc); break;\n"
-        for m in range(1, plan.mr + 1)
+        f"    case {m}: tile_product({m}, k, a, lda, b, c); break;\n" for m in range(1, mr + 1)
     )
-    return _ADD_TILE % cases
+    return _SMALL_PRODUCT % cases
 
 
 def _batch(shape: tuple[Dim, ...], strides: tuple[Dim, ...]) -> tuple[Dim, Dim]:
@@ -96,9 +129,7 @@ def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
             f"+ row * {e(form.a.strides[-2])};"
         )
         with w.block("for (int64_t j = 0; j < n; j += NR)"):
-            w.line("for (int64_t i = 0; i < MR * NR; i += VF)")
-            w.line("    vf_store(c + i, vf_set1(0.0f));")
-            w.line(f"add_product(rows, k, from, {e(form.a.strides[-2])}, packed + j * k, c, NR);")
+            w.line(f"small_product(rows, k, from, {e(form.a.strides[-2])}, packed + j * k, c);")
             w.line("for (int64_t i = 0; i < rows; i++)")
             w.line("    for (int64_t v = 0; v < NR; v += VF)")
             w.line(
@@ -115,7 +146,7 @@ def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
         tuple(parameters.list),
         units,
         False,
-        frozenset({"tile", "add_tile", "upto"}),
+        frozenset({"tile", "pack", "small_product"}),
     )
 
 
@@ -128,9 +159,13 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     store = _batch(form.q.shape, form.store)[1]
     wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
     e = expression
-    scaled = "vf_load(x + j)"
+    scaled = "acc[i][v]"
     if form.scale != 1.0:
         scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
+    cases = "\n".join(
+        f"            case {rows}: NAME_tile({rows}, s, from, kt, vp, p, o); break;"
+        for rows in range(1, plan.mr + 1)
+    )
     text = _ATTENTION.format(
         signature=signature(parameters),
         m=e(m),
@@ -158,26 +193,102 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
         v_d=e(form.v.strides[-1]),
         o_head=e(store),
         o_row=e(form.store[-2]),
-        passes=wide // plan.nr,
+        cases=cases,
     )
     name = f"attention_{plain(batch)}x{d}_{isa.name}_{plan.name}"
     units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
-    return Kernel(
-        name, text, tuple(parameters.list), units, False, frozenset({"tile", "add_tile", "upto"})
-    )
+    needs = frozenset({"tile", "pack"})
+    return Kernel(name, text, tuple(parameters.list), units, False, needs)
 
 
 _ATTENTION = """\
-/* {batch} heads of softmax(q k^T * {scale}) v, {tile} keys at a time with a running maximum and
-   sum, so that no more than a tile of scores exists at any time. */
+/* m queries of one head against all of its keys, {tile} at a time with a running maximum and sum:
+   no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
+CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float *kt,
+                            const float *vp, float *restrict p, float *restrict o)
+{{
+    const int64_t keys = {keys};
+    float *const mix = p + MR * {tile};
+    vf total[MR];
+    float top[MR];
+    UNROLL for (int i = 0; i < m; i++)
+        top[i] = -INF_F;
+    for (int64_t key = 0; key < keys; key += {tile}) {{
+        const int64_t count = min64(keys - key, {tile}), rest = count % VF, whole = count - rest;
+        vf high[MR], low[MR], sum[MR], shrink[MR];
+        UNROLL for (int i = 0; i < m; i++) {{
+            high[i] = vf_set1(top[i]);
+            sum[i] = vf_set1(0.0f);
+        }}
+        for (int64_t j = 0; j < count; j += NR) {{
+            vf acc[MR][NV];
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < NV; v++)
+                    acc[i][v] = vf_set1(0.0f);
+            panel_fma(m, {d}, q, {q_row}, kt + (key + j) * {d}, 0, 0, 0, acc);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < NV; v++) {{
+                    const vf x = {scaled};
+                    const int64_t left = count - j - v * VF;
+                    vf_store(p + i * {tile} + j + v * VF, x);
+                    high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));
+                }}
+        }}
+        /* exp(x - top) as 2^(x log2 e - top log2 e) */
+        UNROLL for (int i = 0; i < m; i++) {{
+            const float peak = vf_top(high[i]);
+            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
+            low[i] = vf_set1(-peak * LOG2_E);
+            top[i] = peak;
+        }}
+        for (int64_t j = 0; j < whole; j += VF)
+            UNROLL for (int i = 0; i < m; i++) {{
+                const vf x = vf_load(p + i * {tile} + j);
+                const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
+                vf_store(p + i * {tile} + j, y);
+                sum[i] = vf_add(sum[i], y);
+            }}
+        if (rest)
+            UNROLL for (int i = 0; i < m; i++) {{
+                const vf x = vf_load(p + i * {tile} + whole);
+                const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
+                vf_store(p + i * {tile} + whole, y);
+                sum[i] = vf_add(sum[i], vf_keep(y, rest, 0.0f));
+            }}
+        UNROLL for (int i = 0; i < m; i++)
+            total[i] = key ? vf_fma(total[i], shrink[i], sum[i]) : sum[i];
+        const int last = key + {tile} >= keys;
+        UNROLL for (int i = 0; i < m; i++)
+            low[i] = vf_set1(last ? 1.0f / vf_sum(total[i]) : 1.0f);
+        for (int64_t j = 0; j < {wide}; j += NR) {{
+            vf acc[MR][NV];
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < NV; v++)
+                    acc[i][v] = key ? vf_mul(vf_load(mix + i * {wide} + j + v * VF), shrink[i])
+                                    : vf_set1(0.0f);
+            panel_fma(m, count, p, {tile}, vp + j * keys + key * NR, 0, 0, 0, acc);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < NV; v++) {{
+                    const vf x = vf_mul(acc[i][v], low[i]);
+                    const int64_t col = j + v * VF;
+                    if (last)
+                        vf_store_upto(o + i * {o_row} + col, x, {dv} - col);
+                    else
+                        vf_store(mix + i * {wide} + col, x);
+                }}
+        }}
+    }}
+}}
+
+/* {batch} heads of softmax(q k^T * {scale}) v */
 {signature}
 {{
     const int64_t m = {m}, keys = {keys}, tiles = (m + MR - 1) / MR;
-    float *const p = scratch, *const mix = p + MR * {tile}, *const kt = mix + MR * {wide};
+    float *const p = scratch, *const kt = p + MR * ({tile} + {wide});
     float *const vp = kt + (keys + NR - 1) / NR * NR * {d};
     int64_t ready = -1;
     for (int64_t t = begin; t < end; t++) {{
-        const int64_t h = t / tiles, row = t % tiles * MR, rows = min64(m - row, MR);
+        const int64_t h = t / tiles, row = t % tiles * MR;
         if (h != ready) {{
             for (int64_t j = 0; j < keys; j += NR)
                 pack_panel({d}, keys, {k} + {k0} + h * {k_head}, {k_d}, {k_key}, j, kt + j * {d});
@@ -186,55 +297,9 @@ _ATTENTION = """\
             ready = h;
         }}
         const float *const from = {q} + {q0} + h * {q_head} + row * {q_row};
-        float top[MR], total[MR];
-        for (int64_t i = 0; i < MR; i++) {{
-            top[i] = -INF_F;
-            total[i] = 0.0f;
-        }}
-        for (int64_t j = 0; j < MR * {wide}; j += VF)
-            vf_store(mix + j, vf_set1(0.0f));
-        for (int64_t key = 0; key < keys; key += {tile}) {{
-            const int64_t count = min64(keys - key, {tile});
-            for (int64_t j = 0; j < MR * {tile}; j += VF)
-                vf_store(p + j, vf_set1(0.0f));
-            for (int64_t j = 0; j < count; j += NR)
-                add_product(rows, {d}, from, {q_row}, kt + (key + j) * {d}, p + j, {tile});
-            for (int64_t i = 0; i < rows; i++) {{
-                float *const x = p + i * {tile};
-                const int64_t whole = count - count % VF, rest = count - whole;
-                vf high = vf_set1(-INF_F), sum = vf_set1(0.0f);
-                for (int64_t j = 0; j < whole; j += VF)
-                    high = vf_max(high, {scaled});
-                if (rest) {{
-                    const int64_t j = whole;
-                    high = vf_max(high, vf_keep({scaled}, rest, -INF_F));
-                }}
-                const float peak = vf_top(vf_max(high, vf_set1(top[i])));
-                for (int64_t j = 0; j < whole; j += VF) {{
-                    const vf y = vf_exp(vf_sub({scaled}, vf_set1(peak)));
-                    vf_store(x + j, y);
-                    sum = vf_add(sum, y);
-                }}
-                if (rest) {{
-                    const int64_t j = whole;
-                    const vf y = vf_exp(vf_sub({scaled}, vf_set1(peak)));
-                    vf_store(x + j, y);
-                    sum = vf_add(sum, vf_keep(y, rest, 0.0f));
-                }}
-                const vf shrink = vf_exp(vf_set1(top[i] - peak));
-                total[i] = total[i] * vf_top(shrink) + vf_sum(sum);
-                top[i] = peak;
-                for (int64_t j = 0; j < {wide}; j += VF)
-                    vf_store(mix + i * {wide} + j, vf_mul(vf_load(mix + i * {wide} + j), shrink));
-            }}
-            for (int64_t j = 0; j < {wide}; j += NR)
-                add_product(rows, count, p, {tile}, vp + j * keys + key * NR, mix + j, {wide});
-        }}
-        for (int64_t i = 0; i < rows; i++) {{
-            float *const o = out + h * {o_head} + (row + i) * {o_row};
-            const vf inverse = vf_set1(1.0f / total[i]);
-            for (int64_t j = 0; j < {dv}; j += VF)
-                vf_store_upto(o + j, vf_mul(vf_load(mix + i * {wide} + j), inverse), {dv} - j);
+        float *const o = out + h * {o_head} + row * {o_row};
+        switch (min64(m - row, MR)) {{
+{cases}
         }}
     }}
 }}

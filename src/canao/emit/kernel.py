@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from canao.emit.isa import Isa
 from canao.emit.rowcode import Parameter, Parameters
 from canao.emit.writer import Writer
 from canao.fuse.group import Region
 from canao.graph.ir import Dim
 from canao.graph.ops import OPS
+
+# Words of the templates that stand for a plan's register tile, and functions that exist for each.
+_BY_TILE = re.compile(r"\b(NV|NR|panel_fma|pack_panel|tile_product|small_product)\b")
+
+
+def sized(text: str, nr: int, isa: Isa) -> str:
+    """A template for a register tile of nr columns."""
+    numbers = {"NV": str(nr // isa.width), "NR": str(nr)}
+    return _BY_TILE.sub(lambda word: numbers.get(word[1], f"{word[1]}_{nr}"), text)
 
 
 @dataclass(frozen=True, slots=True)

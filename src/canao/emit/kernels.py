@@ -6,9 +6,11 @@ rows, or (head, row tile) pairs. Register and cache tiles come from the plan; no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from canao.emit.attention import attention_kernel, matmul_kernel
 from canao.emit.isa import Isa
-from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature
+from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature, sized
 from canao.emit.product import ProductCode
 from canao.emit.rowcode import Parameters, RowCode, expression
 from canao.emit.writer import Writer
@@ -21,6 +23,11 @@ from canao.schedule.plan import Plan
 
 def kernel(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
     """The kernel of a region that is no alias."""
+    template = _template(graph, region, plan, isa)
+    return replace(template, text=sized(template.text, plan.nr, isa))
+
+
+def _template(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
     form = region.form
     if isinstance(form, Product):
         return ProductCode(graph, region, form, plan, isa).kernel()

@@ -14,11 +14,15 @@ from canao.graph.ir import Graph
 from canao.schedule.plan import Plan
 
 TILE = """\
-/* acc[m][NR] += a[m][k] b[k][NR]: a by rows lda apart, b a packed panel. */
+/* acc[m][NR] += a[m][k] b[k][NR]: a by rows lda apart, b a packed panel. Where `ahead`, what lies
+   at `next` is fetched meanwhile, `step` bytes for every step. */
 CANAO_INLINE void panel_fma(const int m, int64_t k, const float *a, int64_t lda, const float *b,
-                            vf acc[MR][NV])
+                            const int ahead, const char *next, int64_t step, vf acc[MR][NV])
 {
     for (int64_t p = 0; p < k; p++, b += NR) {
+        if (ahead)
+            UNROLL for (int v = 0; v < (NV * VF + 15) / 16; v++)
+                __builtin_prefetch(next + p * step + v * 64);
         vf w[NV];
         UNROLL for (int v = 0; v < NV; v++)
             w[v] = vf_load(b + v * VF);
@@ -29,7 +33,8 @@ CANAO_INLINE void panel_fma(const int m, int64_t k, const float *a, int64_t lda,
         }
     }
 }
-
+"""
+BLOCKS = """\
 /* Rows of a cache block, at most `most`, so that the last block is not a sliver. */
 CANAO_INLINE int64_t even_block(int64_t rows, int64_t most)
 {
@@ -73,7 +78,7 @@ class ProductCode:
         with w.block(
             f"CANAO_INLINE void NAME_tile(const int m, const int64_t width, int64_t s, "
             f"{declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
-            "int64_t k0)"
+            "int64_t k0, const char *next, int64_t step)"
         ):
             w.raw(tile.text())
         w.line()
@@ -122,7 +127,7 @@ class ProductCode:
         depth = str(form.k) if self.passes == 1 else f"min64({self.plan.kc}, {form.k} - k0)"
         w.line(
             f"panel_fma(m, {depth}, {self.a} + {place} + k0, {expression(lda)}, "
-            f"{self.w} + col * {form.k} + k0 * NR, acc);"
+            f"{self.w} + col * {form.k} + k0 * NR, 1, next, step, acc);"
         )
         if self.passes > 1:
             with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
@@ -174,13 +179,21 @@ class ProductCode:
         w.line("}")
 
     def _tiles(self, w: Writer, width: str) -> None:
+        """All tiles of one panel. They share out the fetching of the panel after it; a tile alone
+        has to read faster than that: it fetches its own panel, a page ahead."""
+        k = self.form.k
+        w.line(f"const int64_t depth = min64({self.plan.kc}, {k} - k0), tiles = "
+               "(bottom - top + MR - 1) / MR;")  # fmt: skip
+        w.line("const int64_t step = NR * 4 / tiles;")
+        w.line(f"const char *next = (const char *)({self.w} + col * {k} + k0 * NR) + "
+               f"(tiles > 1 ? NR * 4 * {k} : 4096);")  # fmt: skip
         with (
-            w.block("for (int64_t row = top; row < bottom; row += MR)"),
+            w.block("for (int64_t row = top; row < bottom; row += MR, next += step * depth)"),
             w.block("switch (min64(bottom - row, MR))"),
         ):
             for m in range(1, self.plan.mr + 1):
                 names = passed(self.tile_uses)
-                call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0)"
+                call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0, next, step)"
                 w.line(f"case {m}: {call}; break;")
 
 

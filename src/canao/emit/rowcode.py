@@ -11,6 +11,9 @@ from canao.fuse.access import Access
 from canao.fuse.rows import Operand, Reduction, RowProgram, Rows, Stage
 from canao.graph.ir import Dim, Graph, Poly, dim_mul
 
+# Partial results of a reduction over a row, so that it does not wait for every addition.
+CHAINS = 4
+
 
 def expression(d: Dim) -> str:
     """A dimension as C; `s` is the token count."""
@@ -176,14 +179,27 @@ class RowCode:
 
     def stage(self, w: Writer, stage: Stage) -> None:
         """One pass over row r, with its reductions."""
-        for r in stage.reductions:
-            start = "-INF_F" if r.kind == "max" else "0.0f"
-            w.line(f"vf {self._named(r.scalar + ' lanes', r.kind)} = vf_set1({start});")
         width = self.rows.width
+        chains = 1
+        if stage.reductions and isinstance(width, int) and width >= CHAINS * self.isa.width:
+            chains = CHAINS
+        for r in stage.reductions:
+            start = "vf_set1(-INF_F)" if r.kind == "max" else "vf_set1(0.0f)"
+            name = self._named(r.scalar + " lanes", r.kind)
+            w.line(f"vf {name}[{chains}] = {{{', '.join([start] * chains)}}};")
         if isinstance(width, int):
             full = width - width % self.isa.width
-            if full:
-                with w.block(f"for (int64_t j = 0; j < {full}; j += VF)"):
+            done = 0
+            if chains > 1:
+                done = full - full % (chains * self.isa.width)
+                with (
+                    w.block(f"for (int64_t j0 = 0; j0 < {done}; j0 += {chains} * VF)"),
+                    w.block(f"UNROLL for (int u = 0; u < {chains}; u++)"),
+                ):
+                    w.line("const int64_t j = j0 + u * VF;")
+                    self._body(w, stage, "", "u")
+            if full > done:
+                with w.block(f"for (int64_t j = {done}; j < {full}; j += VF)"):
                     self._body(w, stage, "")
             if width > full:
                 with w.block(""):
@@ -197,21 +213,26 @@ class RowCode:
                 with w.block("else"):
                     self._body(w, stage, "n")
         for r in stage.reductions:
-            self._finish(w, r)
+            self._finish(w, r, chains)
 
-    def _body(self, w: Writer, stage: Stage, partial: str) -> None:
+    def _body(self, w: Writer, stage: Stage, partial: str, chain: str = "0") -> None:
         self.steps(w, stage, partial)
         self.stores(w, stage, partial)
         for r in stage.reductions:
-            lanes, value = self.local[r.scalar + " lanes"], self.operand(r.value, partial)
+            lanes = f"{self.local[r.scalar + ' lanes']}[{chain}]"
+            value = self.operand(r.value, partial)
             if partial:
                 fill = "-INF_F" if r.kind == "max" else "0.0f"
                 value = f"vf_keep({value}, {partial}, {fill})"
             op = "vf_max" if r.kind == "max" else "vf_add"
             w.line(f"{lanes} = {op}({lanes}, {value});")
 
-    def _finish(self, w: Writer, r: Reduction) -> None:
-        lanes = self.local[r.scalar + " lanes"]
+    def _finish(self, w: Writer, r: Reduction, chains: int) -> None:
+        name, op = self.local[r.scalar + " lanes"], "vf_max" if r.kind == "max" else "vf_add"
+        parts = [f"{name}[{u}]" for u in range(chains)]
+        while len(parts) > 1:
+            parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        lanes = parts[0]
         width = f"(float){expression(self.rows.width)}"
         text = {
             "sum": f"vf_sum({lanes})",

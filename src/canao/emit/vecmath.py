@@ -2,7 +2,7 @@
 
 Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes. Largest errors
 in float32 on [-12, 12] (tests/compiler/test_vecmath.py): exp 3e-7 relative; erf, tanh and sigmoid
-5e-7 absolute; both forms of gelu and silu 5e-7 * max(1, |x|).
+5e-7 absolute; both forms of gelu and silu 5e-7 * max(1, |x|). 2^x is for attention: 3e-7 relative.
 """
 
 from __future__ import annotations
@@ -45,6 +45,20 @@ CANAO_INLINE vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(0.166665184f));
     p = vf_fma(p, r, vf_set1(0.499999886f));
     p = vf_fma(vf_mul(r, r), p, vf_add(r, vf_set1(1.0f)));
+    return vf_ldexp(p, n);
+}
+
+/* 2^x for x <= 0; results below the least normal number become it. */
+CANAO_INLINE vf vf_exp2(vf x)
+{
+    x = vf_max(x, vf_set1(-126.0f));
+    const vf n = vf_round(x), r = vf_sub(x, n);
+    vf p = vf_set1(0.00132764713f);
+    p = vf_fma(p, r, vf_set1(0.00967554096f));
+    p = vf_fma(p, r, vf_set1(0.0555071309f));
+    p = vf_fma(p, r, vf_set1(0.240221202f));
+    p = vf_fma(p, r, vf_set1(0.693146944f));
+    p = vf_fma(p, r, vf_set1(1.00000012f));
     return vf_ldexp(p, n);
 }
 

@@ -24,8 +24,8 @@ REGISTERS = {"scalar": (1, 16, 4, 4), "avx2": (8, 16, 6, 2), "avx512": (16, 32, 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Register tile and cache blocks of one region. Every region of a library shares mr and nr,
-    so that neighbours split rows between threads at the same places."""
+    """Register tile and cache blocks of one region. Every region of a library has the same mr, so
+    that neighbours split rows between threads at the same places."""
 
     mr: int
     nr: int
@@ -42,6 +42,10 @@ class Plan:
         return "_".join(parts)
 
 
+# Keys of attention whose scores are held at once: 8 rows of them fill half of a small L1.
+KEYS = 512
+
+
 def tiles(target: Target) -> Iterator[tuple[int, int]]:
     """Register tiles (mr, nr in floats) that leave room for the operands, widest last."""
     width, registers, _, _ = REGISTERS[target.isa]
@@ -51,9 +55,15 @@ def tiles(target: Target) -> Iterator[tuple[int, int]]:
                 yield mr, vectors * width
 
 
-def default_tile(target: Target) -> tuple[int, int]:
-    width, _, mr, vectors = REGISTERS[target.isa]
-    return mr, vectors * width
+def default_tile(target: Target, columns: int = 0) -> tuple[int, int]:
+    """mr and nr for a result of so many columns: few columns of padding, then the widest."""
+    width, registers, mr, vectors = REGISTERS[target.isa]
+    fitting = [v for v in range(1, 5) if mr * v + v + 1 <= registers]
+    if not columns:
+        return mr, vectors * width
+    # A row's broadcasts and the tile's start and end weigh less the more columns share them.
+    cost = {v: -(-columns // (v * width)) * (v + 0.1) for v in fitting}
+    return mr, min(reversed(fitting), key=cost.__getitem__) * width
 
 
 def space(region: Region, target: Target) -> Iterator[Plan]:
@@ -66,30 +76,30 @@ def space(region: Region, target: Target) -> Iterator[Plan]:
                 for blocks in (2, 4, 8, 16, 32):
                     yield Plan(mr, nr, kc=kc, mc=blocks * mr)
         elif isinstance(form, Attention):
-            for keys in (64, 128, 256):
-                if keys % nr == 0:
-                    yield Plan(mr, nr, keys=keys)
+            for keys in (64, 128, 256, KEYS):
+                yield Plan(mr, nr, keys=max(1, keys // nr) * nr)
         else:
             yield Plan(mr, nr)
 
 
 def default_plan(region: Region, target: Target) -> Plan:
-    """A good plan without measuring: the panel of weights in a sixteenth of L2, rows in half.
+    """A good plan without measuring: the panel of weights in a fifth of L2, rows in half.
 
     Deep passes pay: a panel that streams from L2 costs less than storing and loading the tile
     once more (MiniLM at 128 tokens, avx512: kc 128, 192, 384 take 29.9, 28.4, 27.3 ms).
     """
-    mr, nr = default_tile(target)
     form = region.form
     if isinstance(form, Product):
-        most = max(128, target.l2_bytes // 16 // (4 * nr))
+        mr, nr = default_tile(target, form.n)
+        most = max(128, target.l2_bytes // 5 // (4 * nr))
         passes = -(-form.k // most)
         kc = -(-form.k // passes)
         rows = target.l2_bytes // 2 // (4 * kc)
         return Plan(mr, nr, kc=kc, mc=max(4, min(32, rows // mr)) * mr)
     if isinstance(form, Attention):
-        return Plan(mr, nr, keys=-(-128 // nr) * nr)
-    return Plan(mr, nr)
+        mr, nr = default_tile(target, int(form.v.shape[-1]))  # type: ignore[arg-type]
+        return Plan(mr, nr, keys=max(1, KEYS // nr) * nr)
+    return Plan(*default_tile(target))
 
 
 def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
