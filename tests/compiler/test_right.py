@@ -120,27 +120,22 @@ def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
     from canao.compiler import load_model
     from canao.emit.c import emit
     from canao.fuse.algebra import ALGEBRA
-    from canao.fuse.form import Attention, Product
     from canao.fuse.group import fuse
     from canao.fuse.rewrite import apply
-    from canao.schedule.plan import space, tiles
+    from canao.schedule.plan import space
     from tests.compiler import programs
 
     model = classifier("deep_product", layers=1, max_length=200)
     program = fuse(apply(load_model(model)[1], ALGEBRA)[0])
-    rows = sorted({mr for mr, _ in tiles(HOST)})
     texts = [sentences(n, 99, 2) for n in (1, 17, 33, 64, 200)]
     want = [reference(model, *t)[0].ravel() for t in texts]
-    for mr in (rows[0], rows[len(rows) // 2], rows[-1]):
-        plans, widths = [], set()
+    for step in (7, 11, 13):
+        plans = []
         for i, region in enumerate(program.regions):
-            choices = [p for p in space(region, HOST) if p.mr == mr]
-            assert choices, f"no plan of {mr} rows for {type(region.form).__name__}"
-            if isinstance(region.form, (Product, Attention)):
-                assert len(choices) > 1
-                widths |= {p.nr for p in choices}
-            plans.append(choices[(7 * i) % len(choices)])
-        assert len({p.nr for p in plans}) > 1 or len(widths) == 1
+            choices = list(space(region, HOST))
+            assert len(choices) > 1, f"no plans for {type(region.form).__name__}"
+            plans.append(choices[step * (step + i) ** 2 % len(choices)])
+        assert len({p.tile for p in plans}) > 2
         source = emit(program, tuple(plans), HOST)
         command = programs.build_source(program, source, HOST, tmp_path)
         for got, expected in zip(programs.run([*command, "2"], texts), want, strict=True):

@@ -116,7 +116,8 @@ def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
     w.line("float *const c = scratch, *const packed = scratch + MR * NR;")
     w.line("int64_t ready = -1;")
     with w.block("for (int64_t t = begin; t < end; t++)"):
-        w.line("const int64_t h = t / tiles, row = t % tiles * MR, rows = min64(m - row, MR);")
+        w.line("const int64_t h = t / tiles, row = part(m, tiles, t % tiles);")
+        w.line("const int64_t rows = part(m, tiles, t % tiles + 1) - row;")
         with w.block("if (h != ready)"):
             w.line("for (int64_t j = 0; j < n; j += NR)")
             w.line(
@@ -145,7 +146,6 @@ def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
         w.text(),
         tuple(parameters.list),
         units,
-        False,
         frozenset({"tile", "pack", "small_product"}),
     )
 
@@ -198,7 +198,7 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     name = f"attention_{plain(batch)}x{d}_{isa.name}_{plan.name}"
     units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
     needs = frozenset({"tile", "pack"})
-    return Kernel(name, text, tuple(parameters.list), units, False, needs)
+    return Kernel(name, text, tuple(parameters.list), units, needs)
 
 
 _ATTENTION = """\
@@ -288,7 +288,7 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float 
     float *const vp = kt + (keys + NR - 1) / NR * NR * {d};
     int64_t ready = -1;
     for (int64_t t = begin; t < end; t++) {{
-        const int64_t h = t / tiles, row = t % tiles * MR;
+        const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
         if (h != ready) {{
             for (int64_t j = 0; j < keys; j += NR)
                 pack_panel({d}, keys, {k} + {k0} + h * {k_head}, {k_d}, {k_key}, j, kt + j * {d});
@@ -298,7 +298,7 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float 
         }}
         const float *const from = {q} + {q0} + h * {q_head} + row * {q_row};
         float *const o = out + h * {o_head} + row * {o_row};
-        switch (min64(m - row, MR)) {{
+        switch (part(m, tiles, t % tiles + 1) - row) {{
 {cases}
         }}
     }}

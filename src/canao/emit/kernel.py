@@ -13,13 +13,14 @@ from canao.graph.ir import Dim
 from canao.graph.ops import OPS
 
 # Words of the templates that stand for a plan's register tile, and functions that exist for each.
-_BY_TILE = re.compile(r"\b(NV|NR|panel_fma|pack_panel|tile_product|small_product)\b")
+_BY_TILE = re.compile(r"\b(MR|NV|NR|panel_fma|pack_panel|tile_product|small_product)\b")
 
 
-def sized(text: str, nr: int, isa: Isa) -> str:
-    """A template for a register tile of nr columns."""
-    numbers = {"NV": str(nr // isa.width), "NR": str(nr)}
-    return _BY_TILE.sub(lambda word: numbers.get(word[1], f"{word[1]}_{nr}"), text)
+def sized(text: str, tile: tuple[int, int], isa: Isa) -> str:
+    """A template for a register tile of `tile` rows and columns."""
+    mr, nr = tile
+    numbers = {"MR": str(mr), "NV": str(nr // isa.width), "NR": str(nr)}
+    return _BY_TILE.sub(lambda word: numbers.get(word[1], f"{word[1]}_{mr}x{nr}"), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,6 @@ class Kernel:
     text: str
     parameters: tuple[Parameter, ...]
     units: str
-    row_units: bool
     needs: frozenset[str]
 
     def named(self, name: str) -> str:

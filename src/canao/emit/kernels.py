@@ -24,7 +24,8 @@ from canao.schedule.plan import Plan
 def kernel(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
     """The kernel of a region that is no alias."""
     template = _template(graph, region, plan, isa)
-    return replace(template, text=sized(template.text, plan.nr, isa))
+    text, units = (sized(t, plan.tile, isa) for t in (template.text, template.units))
+    return replace(template, text=text, units=units)
 
 
 def _template(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
@@ -54,4 +55,4 @@ def _rows(graph: Graph, region: Region, rows: Rows, isa: Isa) -> Kernel:
     ops = op_names(region) or "_copy"
     name = f"rows_{plain(rows.width)}{ops}_{isa.name}"
     needs = frozenset({"strided"} if code.strided else ())
-    return Kernel(name, w.text(), tuple(parameters.list), expression(rows.rows), True, needs)
+    return Kernel(name, w.text(), tuple(parameters.list), expression(rows.rows), needs)

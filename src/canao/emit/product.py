@@ -35,13 +35,8 @@ CANAO_INLINE void panel_fma(const int m, int64_t k, const float *a, int64_t lda,
 }
 """
 BLOCKS = """\
-/* Rows of a cache block, at most `most`, so that the last block is not a sliver. */
-CANAO_INLINE int64_t even_block(int64_t rows, int64_t most)
-{
-    const int64_t blocks = (rows + most - 1) / most;
-    const int64_t tiles = (rows + MR - 1) / MR;
-    return blocks > 1 ? (tiles + blocks - 1) / blocks * MR : most;
-}
+/* First of the rows of part i, where `rows` are shared out evenly: no block or tile is a sliver. */
+CANAO_INLINE int64_t part(int64_t rows, int64_t parts, int64_t i) { return rows * i / parts; }
 """
 
 
@@ -98,7 +93,7 @@ class ProductCode:
         name = f"product_{form.k}x{form.n}{op_names(self.region)}_{self.isa.name}_{plan.name}"
         units = expression(form.epilogue.rows)
         needs = frozenset({"tile", *(("strided",) if code.strided else ())})
-        return Kernel(name, w.text(), tuple(self.parameters.list), units, True, needs)
+        return Kernel(name, w.text(), tuple(self.parameters.list), units, needs)
 
     def _tile_body(self, w: Writer, code: RowCode) -> None:
         form = self.form
@@ -161,9 +156,11 @@ class ProductCode:
         w.line("{")
         w.depth += 1
         mark_unused(w, "scratch")
-        w.line(f"const int64_t block = even_block(end - begin, {plan.mc});")
-        with w.block("for (int64_t top = begin; top < end; top += block)"):
-            w.line("const int64_t bottom = min64(top + block, end);")
+        w.line(f"const int64_t all = end - begin, blocks = (all + {plan.mc} - 1) / {plan.mc};")
+        with w.block("for (int64_t block = 0; block < blocks; block++)"):
+            w.line("const int64_t top = begin + part(all, blocks, block);")
+            w.line("const int64_t rows = begin + part(all, blocks, block + 1) - top;")
+            w.line("const int64_t tiles = (rows + MR - 1) / MR;")
             with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
                 if whole:
                     with w.block(f"for (int64_t col = 0; col < {whole}; col += NR)"):
@@ -174,7 +171,7 @@ class ProductCode:
                         self._tiles(w, str(rest))
             if later:
                 names = passed(self.rows_uses)
-                w.line(f"NAME_rows(s, {names}out, scratch, top, bottom);")
+                w.line(f"NAME_rows(s, {names}out, scratch, top, top + rows);")
         w.depth -= 1
         w.line("}")
 
@@ -182,19 +179,16 @@ class ProductCode:
         """All tiles of one panel. They share out the fetching of the panel after it; a tile alone
         has to read faster than that: it fetches its own panel, a page ahead."""
         k = self.form.k
-        w.line(f"const int64_t depth = min64({self.plan.kc}, {k} - k0), tiles = "
-               "(bottom - top + MR - 1) / MR;")  # fmt: skip
-        w.line("const int64_t step = NR * 4 / tiles;")
+        w.line(f"const int64_t depth = min64({self.plan.kc}, {k} - k0), step = NR * 4 / tiles;")
         w.line(f"const char *next = (const char *)({self.w} + col * {k} + k0 * NR) + "
                f"(tiles > 1 ? NR * 4 * {k} : 4096);")  # fmt: skip
-        with (
-            w.block("for (int64_t row = top; row < bottom; row += MR, next += step * depth)"),
-            w.block("switch (min64(bottom - row, MR))"),
-        ):
-            for m in range(1, self.plan.mr + 1):
-                names = passed(self.tile_uses)
-                call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0, next, step)"
-                w.line(f"case {m}: {call}; break;")
+        with w.block("for (int64_t t = 0; t < tiles; t++, next += step * depth)"):
+            w.line("const int64_t row = top + part(rows, tiles, t);")
+            with w.block("switch (top + part(rows, tiles, t + 1) - row)"):
+                for m in range(1, self.plan.mr + 1):
+                    names = passed(self.tile_uses)
+                    call = f"NAME_tile({m}, {width}, s, {names}out, row, col, k0, next, step)"
+                    w.line(f"case {m}: {call}; break;")
 
 
 def _stored(program: RowProgram) -> tuple[tuple[Operand, int], ...]:

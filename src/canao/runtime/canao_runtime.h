@@ -52,17 +52,12 @@ struct canao_program {
 
 extern const struct canao_program canao_program;
 
-/* Thread's share of `total` units, in whole multiples of `tile` but for the last. */
-static inline void canao_share(int64_t total, int64_t tile, const struct canao_call *call,
-                               int64_t *begin, int64_t *end)
+/* Thread's share of `total` units, at the same places in every kernel that works on rows. */
+static inline void canao_share(int64_t total, const struct canao_call *call, int64_t *begin,
+                               int64_t *end)
 {
-    const int64_t tiles = (total + tile - 1) / tile;
-    const int64_t each = tiles / call->threads, more = tiles % call->threads;
-    const int64_t t = call->thread;
-    const int64_t first = t * each + (t < more ? t : more);
-    const int64_t last = first + each + (t < more);
-    *begin = first * tile < total ? first * tile : total;
-    *end = last * tile < total ? last * tile : total;
+    *begin = total * call->thread / call->threads;
+    *end = total * (call->thread + 1) / call->threads;
 }
 
 /* team.c: `threads` - 1 workers that wait for work, spinning briefly and then asleep. */

@@ -77,7 +77,7 @@ def _inputs(region: Region) -> list[str]:
 
 
 def partition(region: Region) -> Dim | None:
-    """Number of rows that the region's threads share out by row tiles; None if by other units."""
+    """Number of rows that the region's threads share out evenly; None if by other units."""
     if isinstance(region.form, Product):
         return region.form.epilogue.rows
     return region.form.rows if isinstance(region.form, Rows) else None

@@ -24,14 +24,17 @@ REGISTERS = {"scalar": (1, 16, 4, 4), "avx2": (8, 16, 6, 2), "avx512": (16, 32, 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Register tile and cache blocks of one region. Every region of a library has the same mr, so
-    that neighbours split rows between threads at the same places."""
+    """Register tile and cache blocks of one region."""
 
     mr: int
     nr: int
     kc: int = 0
     mc: int = 0
     keys: int = 0
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.mr, self.nr
 
     @property
     def name(self) -> str:
