@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import Shape, Type
+from canao.graph.ir import Shape, Type, dim_add
 
 
 class Builder(Protocol):
@@ -79,7 +79,7 @@ def _t(b: Builder, x: str) -> str:
 
 
 def _slice(
-    b: Builder, x: str, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
+    b: Builder, x: str, axis: int = 0, start: Any = None, _stop: Any = None, step: int = 1
 ) -> str:
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
     if step != 1 or (isinstance(start, int) and start < 0) or not isinstance(start or 0, int):
@@ -88,10 +88,7 @@ def _slice(
     if out == shape:
         return x
     first = start or 0
-    last = out[axis] if first == 0 else stop
-    if isinstance(last, int) and isinstance(shape[axis], int):
-        last = min(last, shape[axis])
-    return b.emit("slice", x, axis=axis, start=first, stop=last)
+    return b.emit("slice", x, axis=axis, start=first, stop=dim_add(first, out[axis]))
 
 
 def _select(b: Builder, x: str, axis: int, index: int) -> str:
@@ -201,6 +198,25 @@ def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
     if len(parts) == 1:
         return parts[0]
     return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
+
+
+def _pad(b: Builder, x: str, widths: Any, mode: str = "constant", value: Any = None) -> str:
+    """x between constants: `widths` are (before, after) pairs, of the last dimension first."""
+    if mode != "constant" or any(not isinstance(w, int) or w < 0 for w in widths):
+        raise b.unsupported(f"padding by {widths} in mode '{mode}'")
+    kind, axis = b.type(x).dtype, len(b.type(x).shape)
+    fill = b.value(float(value or 0) if kind == "f32" else int(value or 0))
+    for before, after in zip(widths[::2], widths[1::2], strict=True):
+        axis -= 1
+        shape = b.type(x).shape
+        parts = [
+            b.emit("expand", fill, shape=(*shape[:axis], width, *shape[axis + 1 :]))
+            if width
+            else ""
+            for width in (before, after)
+        ]
+        x = _cat(b, [p for p in (parts[0], x, parts[1]) if p], axis)
+    return x
 
 
 def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -313,6 +329,7 @@ RULES: dict[str, Rule] = {
     "zeros": _zeros,
     "ones": _ones,
     "cat": _cat,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),

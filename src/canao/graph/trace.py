@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.fx.experimental._config as symbolic
 
 from canao.errors import InputError, UnsupportedError
 from canao.graph import aten
@@ -82,21 +83,27 @@ def _export(wrapped: _OneText, names: tuple[str, ...], max_length: int) -> Any:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             wrapped(*example)  # to learn the outputs' names: export undoes what it assigns
-            return torch.export.export(
-                wrapped, example, dynamic_shapes=(tuple({1: tokens} for _ in names),), strict=False
-            )
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        torch._dynamo.exc.TorchDynamoException,
-    ) as error:  # noqa: E501
-        first = str(error).strip().splitlines()[0]
+            # Sizes that depend on s are never taken for 0 or 1: what holds of the others holds of
+            # those too, and s - 1, where a model shifts its tokens, must not exclude s = 2.
+            with symbolic.patch(backed_size_oblivious=True):
+                shapes = (tuple({1: tokens} for _ in names),)
+                return torch.export.export(wrapped, example, dynamic_shapes=shapes, strict=False)
+    except _EXPORT_ERRORS as error:
         raise UnsupportedError(
-            f"{type(wrapped.module).__name__}: torch.export cannot capture it ({first}); "
+            f"{type(wrapped.module).__name__}: torch.export cannot capture it ({_cause(error)}); "
             "a model whose control flow depends on the tokens cannot be compiled"
         ) from None
+
+
+_EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
+                  torch._dynamo.exc.TorchDynamoException)  # fmt: skip
+
+
+def _cause(error: BaseException) -> str:
+    """The line that names the constraint where sizes were constrained, else the first line."""
+    lines = [line.strip(" -") for line in str(error).strip().splitlines()]
+    guards = [line for line in lines if "satisfy the generated guard" in line]
+    return (guards or lines or [type(error).__name__])[0][:300]
 
 
 class _Importer:
