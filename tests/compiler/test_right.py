@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from canao.compiled import CompiledModel
 from canao.compiler import compile_model
 from canao.target import get_target
-from tests.compiler.models import SHAPES, classifier, encoder, reference
+from tests.compiler.models import MOBILE, SHAPES, classifier, encoder, mobile, reference
 from tests.conftest import LENGTHS, TOLERANCE
 
 LONG = (300, 512)
@@ -64,6 +65,33 @@ def test_hidden_states(fusion: bool, tmp_path: Path, sentences) -> None:
     artifact = compile_model(model, tmp_path / "out", fusion=fusion)
     with CompiledModel(artifact, 2) as compiled:
         assert_close(model, compiled, LENGTHS + LONG, sentences)
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+@pytest.mark.parametrize("shape", MOBILE)
+def test_mobilebert(shape: str, fusion: bool, tmp_path: Path, sentences) -> None:
+    model = mobile(shape)
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    for threads in (1, 2):
+        with CompiledModel(artifact, threads) as compiled:
+            assert_close(model, compiled, (2, *LENGTHS, *LONG), sentences)
+
+
+def test_attention_moves_what_mobilebert_gives(sentences) -> None:
+    """Else an attention that computed nonsense would pass the comparison above."""
+    for shape in MOBILE:
+        model = mobile(shape)
+        before = reference(model, *sentences(33, 99))[0]
+        with torch.no_grad():
+            model.encoder.layer[0].attention.self.query.weight.zero_()
+        assert np.abs(reference(model, *sentences(33, 99))[0] - before).max() > 100 * TOLERANCE
+
+
+def test_mobilebert_ends_in_thirteen_kernels_a_layer(tmp_path: Path) -> None:
+    """One for the trigrams and one for their product; then the bottlenecks with the values, query
+    and key, attention, its output, two for each of four networks, and the way out."""
+    artifact = compile_model(mobile("standard", layers=3), tmp_path / "out")
+    assert artifact.manifest["layers"]["after"] == 2 + 3 * 13 + 1  # the pooler
 
 
 @pytest.mark.parametrize("attention", ("eager", "sdpa"))
