@@ -16,6 +16,7 @@ from canao.fuse.rewrite import apply
 from canao.graph.interp import interpret, outputs
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, dim, node
 from canao.graph.verify import infer, verify
+from canao.schedule.memory import plan_memory
 from tests.compiler.models import classifier
 
 RNG = np.random.default_rng(0)
@@ -250,3 +251,18 @@ def test_unfused_has_a_region_for_each_node() -> None:
 def test_interpreter_gives_every_value() -> None:
     values = interpret(_attention(), [np.arange(5)])
     np.testing.assert_allclose(values["p"].sum(-1), 1.0)
+
+
+@pytest.mark.parametrize("read_by_all", (False, True))
+def test_values_share_memory_where_threads_keep_to_their_rows(read_by_all: bool) -> None:
+    """Without a barrier between them, unless another thread's rows of the first are read."""
+    nodes = [X, node("linear", ("x", "up"), "wide1"), node("linear", ("wide1", "down"), "narrow1"),
+             node("linear", ("narrow1", "up"), "wide2"), node("linear", ("wide2", "down"), "y")]
+    if read_by_all:
+        nodes[3:3] = [node("transpose", ("wide1",), "t", perm=(0, 2, 1)),
+                      node("matmul", ("wide1", "t"), "square")]  # fmt: skip
+    up = np.ones((24, 6), np.float32)
+    shown = ("y", "square") if read_by_all else ("y",)
+    g = graph(nodes, {"table": TABLE_ROWS, "up": up, "down": up.T.copy()}, *shown)
+    memory = plan_memory(unfused(g))
+    assert (memory.offsets["wide1"] == memory.offsets["wide2"]) is not read_by_all
