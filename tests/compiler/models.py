@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
     MobileBertConfig,
@@ -53,6 +54,11 @@ def classifier(name: str = "small", *, layers: int = 2, max_length: int = 512, l
                seed: int = 0) -> BertForSequenceClassification:  # fmt: skip
     torch.manual_seed(seed)
     return BertForSequenceClassification(_config(name, layers, max_length, labels)).eval()
+
+
+def spans(name: str = "small") -> BertForQuestionAnswering:
+    torch.manual_seed(3)
+    return BertForQuestionAnswering(_config(name, 1, 512, 2)).eval()
 
 
 def encoder(name: str = "small", *, layers: int = 2, max_length: int = 512) -> BertModel:

@@ -1,7 +1,8 @@
 """How each ATen operator of an exported program becomes nodes of the IR: one table.
 
 A rule takes the builder, the exported node and its arguments (values by name, numbers, dims) and
-returns the name of the result. Operators that change nothing at inference return their input.
+returns the name of the result, or of each result. Operators that change nothing at inference
+return their input.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Builder(Protocol):
     def unsupported(self, what: str) -> UnsupportedError: ...
 
 
-Rule = Callable[..., str]
+Rule = Callable[..., str | list[str]]
 
 
 def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -99,6 +100,18 @@ def _select(b: Builder, x: str, axis: int, index: int) -> str:
         raise b.unsupported(f"a selection of position {index} from the end")
     cut = b.emit("slice", x, axis=axis, start=index, stop=index + 1)
     return b.emit("reshape", cut, shape=b.result_shape())
+
+
+def _split(b: Builder, x: str, size: Any, axis: int = 0) -> list[str]:
+    """Pieces of x of one size, the last of what is left, or of a list of sizes."""
+    axis %= len(b.type(x).shape)
+    total = b.type(x).shape[axis]
+    if not isinstance(total, int):
+        raise b.unsupported("a split of the tokens")
+    sizes = size if isinstance(size, list) else [size] * -(-total // size)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [b.emit("slice", x, axis=axis, start=start, stop=min(start + length, total))
+            for start, length in zip(starts, sizes, strict=True)]  # fmt: skip
 
 
 def _expand(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -314,6 +327,7 @@ RULES: dict[str, Rule] = {
     "t": _t,
     "slice": _slice,
     "select": _select,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
     "expand": _expand,
     "linear": _linear,
     "addmm": _addmm,

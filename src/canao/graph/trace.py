@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
+import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -78,9 +81,12 @@ def _export(wrapped: _OneText, names: tuple[str, ...], max_length: int) -> Any:
     # Each input needs a tensor of its own: export takes one passed twice for one input.
     example = tuple(torch.zeros(1, size, dtype=torch.long) for _ in names)
     tokens = torch.export.Dim("s", min=2, max=max_length)
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    for name in ("torch.export", "torch.fx.experimental.symbolic_shapes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # Where it fails, torch prints the graph so far: the error says what the user needs.
+        silence = contextlib.redirect_stderr(io.StringIO())
+        with warnings.catch_warnings(), silence, torch.no_grad():
             warnings.simplefilter("ignore")
             wrapped(*example)  # to learn the outputs' names: export undoes what it assigns
             # Sizes that depend on s are never taken for 0 or 1: what holds of the others holds of
@@ -100,10 +106,10 @@ _EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeErr
 
 
 def _cause(error: BaseException) -> str:
-    """The line that names the constraint where sizes were constrained, else the first line."""
+    """The first line that names something: after "Constraints violated", the constraint."""
     lines = [line.strip(" -") for line in str(error).strip().splitlines()]
-    guards = [line for line in lines if "satisfy the generated guard" in line]
-    return (guards or lines or [type(error).__name__])[0][:300]
+    telling = [line for line in lines if not line.startswith("Constraints violated")]
+    return (telling or [type(error).__name__])[0][:300]
 
 
 class _Importer:
@@ -114,7 +120,7 @@ class _Importer:
         self.constants: dict[str, np.ndarray] = {}
         self.nodes: list[Node] = []
         self.types: dict[str, Type] = {}
-        self.values: dict[str, str] = {}
+        self.values: dict[str, Any] = {}  # names; lists of them for operators with many results
         self.inputs: list[Input] = []
         self.scalars: dict[tuple[str, float], str] = {}
         self.current: Any = None
@@ -209,11 +215,14 @@ class _Importer:
             self.values[fx.name] = shared[id(tensor)]
 
     def _call(self, fx: Any) -> None:
+        if fx.target is operator.getitem:
+            self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
+            return
         name = getattr(fx.target, "_opname", str(fx.target))
         made = fx.meta.get("val")
         if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
             return
-        if name not in aten.RULES or not isinstance(made, torch.Tensor):
+        if name not in aten.RULES:
             raise UnsupportedError(
                 f"operator {fx.target} at {self._where()} is not supported; "
                 "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
