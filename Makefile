@@ -16,7 +16,7 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test lint bench table2 bench-setup setup setup-dev clean
+.PHONY: help run test lint bench table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/
 
 table2: bench-setup ## measure the paper's Table 2 on this machine, write benchmarks/table2.md
 	$(BIN)/python benchmarks/table2.py --work $(WORK) --layers --table $(BENCH_OPTIONS)
+
+footprint: setup ## measure loading, first inference, memory and compiling, write benchmarks/footprint.md
+	$(BIN)/python benchmarks/footprint.py
 
 bench-setup: $(VENV)/.ready-bench $(PEERS:%=$(BENCH)/%/.ready) ## the peers' environments
 
