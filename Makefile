@@ -19,7 +19,7 @@ SPEED = $(BIN)/python benchmarks/speed.py
 .PHONY: help run test lint bench table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: setup ## search, distil, compile and certify on the embedded spoken commands; then label three
 	$(BIN)/python examples/spoken_commands.py --out $(RUN)
