@@ -44,10 +44,14 @@ def compile(
     return compiled
 
 
-def load(path: str | Path, *, threads: int = 1) -> CompiledModel:
-    """Load an artifact directory, after checking every file against its manifest."""
+def load(path: str | Path, *, threads: int = 1, verify: bool = False) -> CompiledModel:
+    """Load an artifact directory, after checking every file against its manifest.
+
+    Weights are compared by size and fingerprint; `verify` reads all of them, as `canao bench` and
+    `canao certify` do.
+    """
     artifact = Artifact.load(path)
-    artifact.verify()
+    artifact.verify(whole=verify)
     return CompiledModel(artifact, threads)
 
 

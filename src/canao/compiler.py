@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import FORMAT, Artifact, file_digest, write_json
+from canao.artifact import FORMAT, Artifact, file_digest, fingerprint, write_json
 from canao.build import Toolchain, build_library, get_toolchain
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
@@ -143,6 +143,7 @@ def _write(
                 stream.write(part)
         _copy_tokenizer(source, staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
+        manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)
         staged.chmod(0o755)
         old = out.with_name(f".{out.name}.old-{os.getpid()}")
