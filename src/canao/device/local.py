@@ -139,11 +139,25 @@ def environment(target: Target, pinned: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def cpu_stamp() -> str:
+    """The processor, as exactly as it says: virtual machines often name no more than a vendor."""
+    facts = _cpu_facts("model name", "cpu family", "model", "stepping")
+    return " ".join([_cpu_name(), *(f"{k} {v}" for k, v in facts.items() if k != "model name")])
+
+
 def _cpu_name() -> str:
+    known = _cpu_facts("model name").get("model name")
+    return known or platform.processor() or platform.machine()
+
+
+def _cpu_facts(*wanted: str) -> dict[str, str]:
+    """What the system tells of its first core."""
+    facts: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            name, _, value = line.partition(":")
+            if name.strip() in wanted:
+                facts.setdefault(name.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return facts
