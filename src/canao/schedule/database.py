@@ -109,6 +109,8 @@ class Database:
         query = f"SELECT {_COLUMNS} FROM times WHERE region = ? AND place = ? LIMIT {_MOST_ROWS}"
         found: dict[str, tuple[Measured, ...]] = {}
         with self._opened(write=False) as connection:
+            if _version(connection) == 0:  # made, and nothing written yet
+                return dict.fromkeys(regions, ())
             for region in regions:
                 rows = [_checked(row) for row in connection.execute(query, (region, self.place))]
                 whole = [row for row in rows if row is not None]
@@ -159,7 +161,7 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection, write: bool) -> None:
         connection.execute("PRAGMA trusted_schema = OFF")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        version = _version(connection)
         if version not in (0, VERSION):
             raise InputError(
                 f"{self.path}: a tuning database of format {version}, this CANAO reads {VERSION}; "
@@ -180,6 +182,10 @@ class Database:
         return InputError(
             f"{self.path}: not a tuning database or damaged ({text}); delete it and tune again"
         )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _order(m: Measured) -> tuple[object, ...]:

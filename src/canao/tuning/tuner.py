@@ -45,12 +45,13 @@ from canao.tuning.trial import Pair, Subject, Trial, build_trial
 
 # Trials hold weights of at most as many bytes as the model, or this: more than caches keep.
 _FOOTPRINT = 64 << 20
-_MOST_COPIES = 32
+_MOST_STEPS = 32  # of one trial, unless it has more pairs
 _MOST_BYTES, _MOST_PAIRS = 256 << 20, 24  # of one trial
 _SCOUTED, _SEARCHED = 6, 2  # groups besides the default's own
-_STEPS = 4  # of the coordinate descent
+_STEPS = 6  # of the coordinate descent
 _SMALL = 0.02  # kernels with a smaller part of the time are measured, not searched
 _CLEARLY_SLOWER = 1.05
+_NOISE = 0.005  # differences of ratios that lead the descent nowhere
 _QUICK, _FINAL = (3, 4), (8, 4)  # (rounds, samples in each)
 
 Say = Callable[[str], None]
@@ -227,7 +228,7 @@ class Tuner:
                 plans = [start]
                 if s.calls * self.base(s) >= _SMALL * self.total():
                     legal = legal_plans(s.region, self.target, group)
-                    plans += neighbours(self._best(s, group) or start, legal)
+                    plans += neighbours(self._place(s, group, start), legal)
                 pairs += [(s, p) for p in dict.fromkeys(plans) if p not in self.known[s]]
             pairs.sort(key=lambda pair: pair[1] != counterpart(pair[0].region, self.target, group))
             if not self._measure(pairs, _QUICK):
@@ -235,6 +236,15 @@ class Tuner:
             self.say(f"tile {_shown(group)}, {len(pairs)} plans: {self.total(group):.3f} ms")
             if self.total(group) > _CLEARLY_SLOWER * self.total(self.own):
                 return
+
+    def _place(self, subject: Subject, group: Group, start: Plan) -> Plan:
+        """Where the descent stands: of the plans that are as fast as any but for noise, the one
+        nearest to the start."""
+        legal = set(legal_plans(subject.region, self.target, group))
+        ratios = {p: m.ratio for p, m in self.known[subject].items() if p in legal}
+        least = min(ratios.values(), default=math.inf)
+        fast = [p for p, ratio in ratios.items() if ratio <= least + _NOISE and ratio < math.inf]
+        return min(fast, key=lambda p: (distance(p, start), astuple(p)), default=start)
 
     def _scout(self) -> list[Group]:
         """The most promising other groups, by the kernel that takes most time."""
@@ -331,6 +341,8 @@ class Tuner:
             if failed and failed.ms is None:
                 continue
             ratio, base = _compared(ms, times[s, self.default[s]], final)
+            if self.default[s] in self.known[s]:
+                base = min(base, self.base(s))
             rows.setdefault(s, []).append(self._row(plan, ratio * base, base, final))
         self._keep(rows)
 
@@ -375,7 +387,8 @@ class Tuner:
     def _build(self, pairs: Sequence[Pair]) -> Trial:
         self.trials, start = self.trials + 1, time.monotonic()
         size = sum(s.constant_bytes for s, _ in pairs)
-        copies = min(_MOST_COPIES, max(1, -(-self.footprint // max(1, size))))
+        wanted = -(-self.footprint // max(1, size))
+        copies = max(1, min(wanted, _MOST_STEPS // len(pairs)))
         place = self.folder / str(self.trials)
         trial = build_trial(pairs, self.target, place, copies=copies, toolchain=self.toolchain)
         self.build_s = time.monotonic() - start
