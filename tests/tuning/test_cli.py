@@ -50,7 +50,7 @@ def test_wrong_options_are_one_line(canao, model_dir: Path, tmp_path: Path) -> N
 
 def test_a_damaged_database(canao, model_dir: Path, tmp_path: Path, database: Path) -> None:
     database.write_bytes(b"not a database" * 1000)
-    for command in (("tune",), ("compile", "-o", str(tmp_path / "out"))):
+    for command in (("tune", "--length", "17"), ("compile", "-o", str(tmp_path / "out"))):
         refused(canao(*command, str(model_dir)), str(database), "delete it and tune again")
     out = str(tmp_path / "out")
     assert canao("compile", str(model_dir), "-o", out, "--no-tuned").returncode == 0

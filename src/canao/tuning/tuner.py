@@ -220,6 +220,8 @@ class Tuner:
     def _descend(self, group: Group) -> None:
         """Coordinate descent in a group, all kernels at once."""
         for _ in range(_STEPS):
+            if _CLEARLY_SLOWER * self.total(self.own) < self.total(group) < math.inf:
+                return
             pairs = []
             for s in self._by_weight():
                 start = counterpart(s.region, self.target, group)
@@ -234,8 +236,6 @@ class Tuner:
             if not self._measure(pairs, _QUICK):
                 return
             self.say(f"tile {_shown(group)}, {len(pairs)} plans: {self.total(group):.3f} ms")
-            if self.total(group) > _CLEARLY_SLOWER * self.total(self.own):
-                return
 
     def _place(self, subject: Subject, group: Group, start: Plan) -> Plan:
         """Where the descent stands: of the plans that are as fast as any but for noise, the one
