@@ -173,11 +173,17 @@ def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_measured_twice(model) -> None:
-    timer = device(lambda n: planted(n, 192))
-    assert tune_model(model, length=33, device=timer).plans_measured
-    again = tune_model(model, length=33, device=timer)
-    assert again.plans_measured == 0 and again.complete
-    assert tune_model(model, length=34, device=timer).plans_measured, "another length, other times"
+    def tuned(length: int, kc: int) -> tuple[int, str]:
+        report = tune_model(model, length=length, device=device(lambda n: planted(n, kc)))
+        assert report.complete
+        return report.plans_measured, report.kernels[0].plan
+
+    first, plan = tuned(33, 192)
+    assert first > 0 and "_kc192_" in plan
+    assert tuned(33, 192) == (0, plan)
+    other, another = tuned(34, 512)
+    assert other > 0 and "_kc512_" in another, "another length, other times"
+    assert tuned(33, 192) == (0, plan), "what was tuned last counts, measured or not"
 
 
 def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:

@@ -304,6 +304,8 @@ class Tuner:
         if any(not self.known[s][p].final for s, p in pairs):
             self.say(f"{len(pairs)} of the fastest plans once more")
             self._measure(pairs, _FINAL, final=True)
+        # Compilations go by what was tuned last, which is this, though it be known for long.
+        self._keep({s: [m for m in self.known[s].values() if m.final] for s in self.subjects})
 
     # Measuring.
 
@@ -356,6 +358,7 @@ class Tuner:
 
     def _reference(self) -> Trial:
         trial = self._build([(s, self.default[s]) for s in self.subjects])
+        trial.times(self.device, self._once())  # if nothing can run, this says so
         wrong = trial.wrong(self.config.length)
         if wrong:
             raise DeviceError(
@@ -369,7 +372,7 @@ class Tuner:
         away from the others, one that computes wrong numbers does not count."""
         trial = self._build(pairs)
         try:
-            trial.times(self.device, MeasureConfig(self.config.length, self.config.threads, 0, 1))
+            trial.times(self.device, self._once())
         except DeviceError:
             if len(pairs) > 1:
                 return [t for pair in pairs for t in self._admitted([pair])]
@@ -377,6 +380,9 @@ class Tuner:
             return []
         self._fail(trial.wrong(self.config.length))
         return [trial]
+
+    def _once(self) -> MeasureConfig:
+        return MeasureConfig(self.config.length, self.config.threads, 0, 1)
 
     def _fail(self, pairs: Iterable[Pair]) -> None:
         for s, plan in pairs:
