@@ -233,7 +233,7 @@ class Tuner:
                     plans += neighbours(self._place(s, group, start), legal)
                 pairs += [(s, p) for p in dict.fromkeys(plans) if p not in self.known[s]]
             pairs.sort(key=lambda pair: pair[1] != counterpart(pair[0].region, self.target, group))
-            if not self._measure(pairs, _QUICK):
+            if not pairs or not self._measure(pairs, _QUICK):
                 return
             self.say(f"tile {_shown(group)}, {len(pairs)} plans: {self.total(group):.3f} ms")
 
@@ -257,7 +257,7 @@ class Tuner:
         others.sort(key=lambda g: (self._rough_cost(heavy, g), g))
         pairs = [(heavy, p) for g in others[:_SCOUTED] for p in self._starts(heavy, g)
                  if p not in self.known[heavy]]  # fmt: skip
-        if self._measure(pairs, _QUICK):
+        if pairs and self._measure(pairs, _QUICK):
             self.say(f"{len(pairs)} other tiles, by the heaviest kernel")
         ranked = sorted((self._ratio(heavy, g), g) for g in others)
         return [g for ratio, g in ranked[:_SEARCHED] if ratio < _CLEARLY_SLOWER]
