@@ -19,7 +19,7 @@ from canao.target import Target
 # ISA -> (floats in a vector, vector registers, default mr, default nr in vectors).
 # avx2: 6x2 accumulators + 2 of weights + 1 broadcast fill 15 of 16 registers. avx512: 8 rows
 # leave no remainder at 128 tokens on two threads; 16 accumulators cover the FMA latency.
-REGISTERS = {"scalar": (1, 16, 4, 4), "avx2": (8, 16, 6, 2), "avx512": (16, 32, 8, 2),
+REGISTERS = {"scalar": (1, 16, 4, 3), "avx2": (8, 16, 6, 2), "avx512": (16, 32, 8, 2),
              "neon": (4, 32, 6, 4)}  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def default_plan(region: Region, target: Target) -> Plan:
 def space(region: Region, target: Target) -> tuple[Plan, ...]:
     """Every legal plan of a region, the default first."""
     plans = [default_plan(region, target)]
-    for tile in tiles(target):
+    for tile in dict.fromkeys([plans[0].tile, *tiles(target)]):
         plans += _of_tile(region, target, *tile)
     return tuple(dict.fromkeys(plans))
 

@@ -171,15 +171,16 @@ def _nearest(plan: Plan, plans: Sequence[Plan]) -> Plan:
 def _rough_cost(bench: Bench, subject: Subject, tile: tuple[int, int]) -> float:
     """Instructions of the inner loop for a row: only for the order of scouting.
 
-    A tile issues a multiply-add for each vector, loads its operands, and with fewer than eight
-    chains waits for the multiply-adds; rows are shared out evenly, columns padded to whole tiles.
+    A tile issues a multiply-add for each vector, with fewer than eight chains waits for them, and
+    loads its operands, mostly meanwhile; rows are shared out evenly, columns padded to whole tiles.
     """
     (mr, nr), form = tile, subject.region.form
     vectors = nr // REGISTERS[bench.target.isa][0]
     m = bench.rows / -(-bench.rows // mr)
     columns = (form.n,) if isinstance(form, Product) else (form.v.shape[-1], bench.config.length)
     panels = sum(-(-n // nr) / n for n in columns)
-    return panels * max(m * vectors, m + vectors, 8) / m
+    loads = m + vectors
+    return panels * (max(m * vectors, loads, 8) + 0.1 * loads) / m
 
 
 def _nearby(bench: Bench) -> list[Pair]:
