@@ -19,6 +19,7 @@ from canao.build import Toolchain, build_library, get_toolchain
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.algebra import ALGEBRA, CLEANUP
+from canao.fuse.concat import Concat
 from canao.fuse.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.profile import decided
@@ -250,5 +251,6 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
 
 def form_name(region: Region) -> str:
     form = region.form
-    names = {Alias: "alias", Attention: "attention", Matmul: "matmul", Product: "product"}
+    names = {Alias: "alias", Attention: "attention", Concat: "concat", Matmul: "matmul",
+             Product: "product"}  # fmt: skip
     return names.get(type(form), "rows")

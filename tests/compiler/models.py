@@ -1,4 +1,4 @@
-"""Random BERT models of odd shapes, and what Transformers says of them."""
+"""Random BERT and MobileBERT models of odd shapes, and what Transformers says of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    MobileBertConfig,
+    MobileBertModel,
+)
 
 # Weights of this spread keep every part of a random model in play: at the default, 0.02, an
 # attention that computed nonsense would hardly move the logits.
@@ -27,11 +34,31 @@ SHAPES: dict[str, dict[str, Any]] = {
                      "hidden_act": "tanh"},
 }  # fmt: skip
 
+_BOTTLENECK = {"hidden_size": 37, "embedding_size": 19, "intra_bottleneck_size": 26,
+               "num_attention_heads": 2, "intermediate_size": 41}  # fmt: skip
+# name -> configuration of MobileBERT: what each option adds or leaves out of the graph.
+MOBILE: dict[str, dict[str, Any]] = {
+    "standard": {"hidden_size": 64, "embedding_size": 32, "intra_bottleneck_size": 24,
+                 "num_attention_heads": 3, "intermediate_size": 40},
+    "odd": {**_BOTTLENECK, "num_feedforward_networks": 2},
+    "one_network": {**_BOTTLENECK, "num_feedforward_networks": 1},
+    "layer_norm": {**_BOTTLENECK, "normalization_type": "layer_norm"},
+    "attention_in_bottleneck": {**_BOTTLENECK, "use_bottleneck_attention": True},
+    "no_bottleneck": {**_BOTTLENECK, "hidden_size": 36, "use_bottleneck": False,
+                      "num_attention_heads": 3},
+    "no_trigram": {**_BOTTLENECK, "trigram_input": False, "num_feedforward_networks": 1},
+}  # fmt: skip
+
 
 def classifier(name: str = "small", *, layers: int = 2, max_length: int = 512, labels: int = 3,
                seed: int = 0) -> BertForSequenceClassification:  # fmt: skip
     torch.manual_seed(seed)
     return BertForSequenceClassification(_config(name, layers, max_length, labels)).eval()
+
+
+def spans(name: str = "small") -> BertForQuestionAnswering:
+    torch.manual_seed(3)
+    return BertForQuestionAnswering(_config(name, 1, 512, 2)).eval()
 
 
 def encoder(name: str = "small", *, layers: int = 2, max_length: int = 512) -> BertModel:
@@ -44,6 +71,28 @@ def _config(name: str, layers: int, max_length: int, labels: int) -> BertConfig:
         vocab_size=99, num_hidden_layers=layers, max_position_embeddings=max_length,
         num_labels=labels, initializer_range=SPREAD, **SHAPES[name],
     )  # fmt: skip
+
+
+def mobile(name: str, *, layers: int = 2, max_length: int = 512) -> MobileBertModel:
+    torch.manual_seed(2)
+    model = MobileBertModel(MobileBertConfig(
+        vocab_size=99, num_hidden_layers=layers, max_position_embeddings=max_length, **MOBILE[name],
+    ))  # fmt: skip
+    _stir(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def _stir(model: torch.nn.Module) -> None:
+    """Weights that keep the signal's size through bottlenecks, and norms that are not 1 and 0."""
+    for path, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "embeddings.weight" not in path:
+            gain = 2.0 if ".query." in path or ".key." in path else 1.0
+            parameter.normal_(0.0, gain * parameter.shape[1] ** -0.5)
+        elif parameter.dim() == 2:
+            parameter.normal_(0.0, 1.0)
+        else:
+            parameter.normal_(0.7 if path.endswith("LayerNorm.weight") else 0.0, 0.1)
 
 
 def reference(model: torch.nn.Module, ids: np.ndarray, types: np.ndarray) -> list[np.ndarray]:

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from canao.fuse.algebra import ALGEBRA, CLEANUP
+from canao.fuse.concat import Concat
+from canao.fuse.form import form_of
 from canao.fuse.group import GREEN, RED, TABLE, YELLOW, fuse, unfused
 from canao.fuse.profile import always, measured
 from canao.fuse.rewrite import apply
 from canao.graph.interp import interpret, outputs
-from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
+from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, dim, node
 from canao.graph.verify import infer, verify
+from canao.schedule.memory import plan_memory
 from tests.compiler.models import classifier
 
 RNG = np.random.default_rng(0)
@@ -108,6 +111,19 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _pointwise(node("mul", ("x", "a"), "xa"), node("add", ("b", "xa"), "y"),
                            a=f32(*range(1, 7)), b=f32(3.0)),
     ),
+    "columns_into_weights": (
+        lambda: _pointwise(node("linear", ("x", "wq"), "p"), node("mul", ("p", "a"), "pa"),
+                           node("add", ("b", "pa"), "y"), a=f32(*range(1, 7)), b=f32(2.0), **W),
+        lambda: _pointwise(node("linear", ("x", "wq"), "p"), node("mul", ("p", "a"), "pa"),
+                           a=f32(*range(1, 7)), shown=("pa", "p"), **W),
+    ),
+    "columns_past_residual": (
+        lambda: _pointwise(node("linear", ("x", "wq"), "p"), node("add", ("x", "p"), "xp"),
+                           node("mul", ("xp", "a"), "xpa"), node("add", ("xpa", "b"), "y"),
+                           a=f32(*range(1, 7)), b=f32(*range(6)), **W),
+        lambda: _pointwise(node("linear", ("x", "wq"), "p"), node("add", ("p", "p"), "pp"),
+                           node("mul", ("pp", "a"), "y"), a=f32(*range(1, 7)), **W),
+    ),
     "distribute": (
         lambda: _pointwise(node("exp", ("x",), "e"), node("tanh", ("x",), "t"),
                            node("mul", ("x", "e"), "xe"), node("mul", ("t", "x"), "tx"),
@@ -168,6 +184,35 @@ def test_attention_becomes_one_region() -> None:
     assert forms == ["Rows", "Product", "Attention"]
 
 
+def test_shifted_tokens_side_by_side_are_one_region() -> None:
+    """Each row beside the one that follows it, zeros after the last."""
+    g = graph(
+        [X, node("slice", ("x",), "next", axis=1, start=1, stop=TOKENS),
+         node("expand", ("z",), "zeros", shape=(1, 1, 6)),
+         node("concat", ("next", "zeros"), "moved", axis=1),
+         node("concat", ("x", "moved"), "y", axis=2)],
+        {"table": TABLE_ROWS, "z": f32(0.0)},
+    )  # fmt: skip
+    (region,) = fuse(g).regions
+    assert isinstance(region.form, Concat) and len(region.ops) == 5
+    assert [(p.column, p.bounds) for p in region.form.pieces] == [
+        (0, ()),
+        (6, ((1, 0, dim((-1, 1))),)),
+        (6, ((1, dim((-1, 1)), TOKENS),)),
+    ]
+
+
+def test_a_norm_of_the_residual_stays_out_of_the_product() -> None:
+    """Tiles of the product hold no row of what is added to it."""
+    g = graph(
+        [X, node("layer_norm", ("x", "g", "b"), "n", eps=1e-5), node("linear", ("x", "wq"), "p"),
+         node("add", ("p", "n"), "y")],
+        {"table": TABLE_ROWS, **W, "g": f32(*range(1, 7)), "b": f32(*range(6))},
+    )  # fmt: skip
+    assert form_of(g, g.nodes[1:], "y") is None
+    assert ("linear", "add") in [r.ops for r in fuse(g, always).regions]
+
+
 def test_yellow_cells_obey_the_profile() -> None:
     rewritten, _ = apply(_attention(), ALGEBRA)
     never = fuse(rewritten, lambda producer, consumer: False)
@@ -206,3 +251,18 @@ def test_unfused_has_a_region_for_each_node() -> None:
 def test_interpreter_gives_every_value() -> None:
     values = interpret(_attention(), [np.arange(5)])
     np.testing.assert_allclose(values["p"].sum(-1), 1.0)
+
+
+@pytest.mark.parametrize("read_by_all", (False, True))
+def test_values_share_memory_where_threads_keep_to_their_rows(read_by_all: bool) -> None:
+    """Without a barrier between them, unless another thread's rows of the first are read."""
+    nodes = [X, node("linear", ("x", "up"), "wide1"), node("linear", ("wide1", "down"), "narrow1"),
+             node("linear", ("narrow1", "up"), "wide2"), node("linear", ("wide2", "down"), "y")]
+    if read_by_all:
+        nodes[3:3] = [node("transpose", ("wide1",), "t", perm=(0, 2, 1)),
+                      node("matmul", ("wide1", "t"), "square")]  # fmt: skip
+    up = np.ones((24, 6), np.float32)
+    shown = ("y", "square") if read_by_all else ("y",)
+    g = graph(nodes, {"table": TABLE_ROWS, "up": up, "down": up.T.copy()}, *shown)
+    memory = plan_memory(unfused(g))
+    assert (memory.offsets["wide1"] == memory.offsets["wide2"]) is not read_by_all

@@ -13,7 +13,7 @@ from canao.build import build_program, get_toolchain
 from canao.emit.isa import ISAS
 from canao.target import Target, get_target
 from tests.compiler import programs
-from tests.compiler.models import classifier, encoder, reference
+from tests.compiler.models import classifier, encoder, mobile, reference
 from tests.conftest import LENGTHS, TOLERANCE
 
 HOST = get_target()
@@ -51,7 +51,9 @@ def test_under_address_and_undefined_sanitizers(
         pytest.skip("this machine has no AVX2")
     target = HOST.with_isa(isa)
     toolchain = get_toolchain(gcc())
-    for model in (classifier("odd", layers=1), encoder("prime", layers=1)):
+    for model in (
+        classifier("odd", layers=1), encoder("prime", layers=1), mobile("odd", layers=1)
+    ):  # fmt: skip
         stages = programs.staged(model, target, fusion)
         command = programs.build(stages, target, tmp_path, toolchain, SANITIZERS)
         for threads in (1, 2):
@@ -60,8 +62,9 @@ def test_under_address_and_undefined_sanitizers(
 
 def test_under_thread_sanitizer(tmp_path: Path, sentences) -> None:
     """Barriers and memory reuse: a missing barrier is a data race here."""
-    model = classifier("small", layers=2)
-    for fusion in (True, False):
+    cases = [(classifier("small", layers=2), True), (classifier("small", layers=2), False),
+             (mobile("standard", layers=2), True)]  # fmt: skip
+    for model, fusion in cases:
         stages = programs.staged(model, HOST, fusion)
         flags = ("-fsanitize=thread", "-g", "-O1")
         command = programs.build(stages, HOST, tmp_path, get_toolchain(gcc()), flags)

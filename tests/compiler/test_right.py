@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from canao.compiled import CompiledModel
 from canao.compiler import compile_model
+from canao.errors import UnsupportedError
+from canao.graph.trace import trace
 from canao.target import get_target
-from tests.compiler.models import SHAPES, classifier, encoder, reference
+from tests.compiler.models import MOBILE, SHAPES, classifier, encoder, mobile, reference, spans
 from tests.conftest import LENGTHS, TOLERANCE
 
 LONG = (300, 512)
@@ -64,6 +67,60 @@ def test_hidden_states(fusion: bool, tmp_path: Path, sentences) -> None:
     artifact = compile_model(model, tmp_path / "out", fusion=fusion)
     with CompiledModel(artifact, 2) as compiled:
         assert_close(model, compiled, LENGTHS + LONG, sentences)
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+@pytest.mark.parametrize("shape", MOBILE)
+def test_mobilebert(shape: str, fusion: bool, tmp_path: Path, sentences) -> None:
+    model = mobile(shape)
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    for threads in (1, 2):
+        with CompiledModel(artifact, threads) as compiled:
+            assert_close(model, compiled, (2, *LENGTHS, *LONG), sentences)
+
+
+def test_attention_moves_what_mobilebert_gives(sentences) -> None:
+    """Else an attention that computed nonsense would pass the comparison above."""
+    for shape in MOBILE:
+        model = mobile(shape)
+        before = reference(model, *sentences(33, 99))[0]
+        with torch.no_grad():
+            model.encoder.layer[0].attention.self.query.weight.zero_()
+        assert np.abs(reference(model, *sentences(33, 99))[0] - before).max() > 100 * TOLERANCE
+
+
+def test_mobilebert_ends_in_thirteen_kernels_a_layer(tmp_path: Path) -> None:
+    """One for the trigrams and one for their product; then the bottlenecks with the values, query
+    and key, attention, its output, two for each of four networks, and the way out."""
+    artifact = compile_model(mobile("standard", layers=3), tmp_path / "out")
+    assert artifact.manifest["layers"]["after"] == 2 + 3 * 13 + 1  # the pooler
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+def test_a_head_that_splits_its_scores(fusion: bool, tmp_path: Path, sentences) -> None:
+    model = spans("odd")
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    with CompiledModel(artifact, 2) as compiled:
+        assert_close(model, compiled, LENGTHS, sentences)
+
+
+class Long(torch.nn.Module):
+    """Computes otherwise on long texts, so that one graph cannot stand for all lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(9, 4)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(input_ids)
+        return x * 2 if x.shape[1] > 5 else x
+
+
+def test_what_export_refuses_is_named_in_one_line(capfd) -> None:
+    with pytest.raises(UnsupportedError, match="Long: .*generated guard 6 <= .*") as refused:
+        trace(Long().eval(), 16)
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("attention", ("eager", "sdpa"))

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from canao.emit.attention import attention_kernel, matmul_kernel
+from canao.emit.concat import concat_kernel
 from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature, sized
 from canao.emit.product import ProductCode
 from canao.emit.rowcode import Parameters, RowCode, expression
 from canao.emit.writer import Writer
+from canao.fuse.concat import Concat
 from canao.fuse.form import Attention, Matmul, Product
 from canao.fuse.group import Region
 from canao.fuse.rows import Rows, lower
@@ -36,6 +38,8 @@ def _template(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
         return attention_kernel(form, plan, isa)
     if isinstance(form, Matmul):
         return matmul_kernel(form, isa)
+    if isinstance(form, Concat):
+        return concat_kernel(form, isa)
     assert isinstance(form, Rows)
     return _rows(graph, region, form, isa)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canao.graph.ir import Dim, Node, Shape, dim_add, dim_div, dim_mul
+from canao.graph.ir import Dim, Graph, Node, Shape, dim_add, dim_div, dim_mul
+from canao.graph.ops import OPS
 
 
 def contiguous(shape: Shape) -> tuple[Dim, ...]:
@@ -49,6 +50,13 @@ class Access:
             return self.broadcast(shape)
         strides = _reshaped(self.shape, self.strides, shape)
         return None if strides is None else Access(self.base, shape, strides, self.offset)
+
+    def shifted(self, by: Sequence[Dim]) -> Access:
+        """This access with index i + by in place of i, in the leading dimensions."""
+        offset = self.offset
+        for shift, stride in zip(by, self.strides, strict=False):
+            offset = dim_add(offset, dim_mul(shift, stride))
+        return Access(self.base, self.shape, self.strides, offset)
 
     def broadcast(self, shape: Shape) -> Access:
         """This access repeated along dimensions of size 1, by strides of 0."""
@@ -112,3 +120,21 @@ def stored_as(views: Sequence[Node], shapes: Sequence[Shape]) -> tuple[Dim, ...]
         if strides is None:
             return None
     return strides
+
+
+def resolve(graph: Graph, nodes: Sequence[Node], name: str) -> Access | None:
+    """How a value is read where only views of `nodes` lie between it and the outside."""
+    made = {n.output: n for n in nodes}
+    chain: list[Node] = []
+    while name in made:
+        n = made[name]
+        if not OPS[n.op].view:
+            return None
+        chain.append(n)
+        name = n.inputs[0]
+    access: Access | None = Access.of(name, graph.shape(name))
+    for n in reversed(chain):
+        if access is None:
+            return None
+        access = access.through(n, graph.shape(n.output))
+    return access

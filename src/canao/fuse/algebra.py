@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from canao.fuse.rewrite import Change, Rule, View
+from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.rewrite import VIEWS, Change, Rule, View
 from canao.graph.ir import Node, node
 from canao.graph.ops import OPS
 
-_VIEWS = ("reshape", "transpose", "slice", "expand")
 _FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
 
 
@@ -48,7 +48,7 @@ def _least(view: View, name: str) -> float:
         return 0.0  # an input: token and type ids are checked to be >= 0 before a run
     if n.op == "arange":
         return 0.0
-    if n.op in _VIEWS or (n.op == "cast" and n.attribute("dtype") == "i32"):
+    if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == "i32"):
         return _least(view, n.inputs[0])
     if n.op == "add":
         return _least(view, n.inputs[0]) + _least(view, n.inputs[1])
@@ -70,7 +70,7 @@ def decide_compare(view: View, n: Node) -> Change | None:
 def _uniform(view: View, name: str) -> Any:
     """The value that every element of `name` has, if that is known from constants."""
     n = view.producer.get(name)
-    while n is not None and n.op in _VIEWS:
+    while n is not None and n.op in VIEWS:
         name, n = n.inputs[0], view.producer.get(n.inputs[0])
     array = view.array(name)
     if array is None or array.size == 0 or (array != array.flat[0]).any():
@@ -167,44 +167,6 @@ def merge_products(view: View, n: Node) -> Change | None:
     return Change(replaced, (merged, *cuts), dict(zip(names, stacked, strict=True)))
 
 
-def _scalar(view: View, name: str) -> float | None:
-    array = view.array(name)
-    return float(array.reshape(())) if array is not None and array.size == 1 else None
-
-
-def scale_into_weights(view: View, n: Node) -> Change | None:
-    """(view(x W^T + b) y) * c  ->  view(x (c W)^T + c b) y"""
-    if n.op != "mul":
-        return None
-    for product, factor in (n.inputs, n.inputs[::-1]):
-        c, matmul = _scalar(view, factor), view.made_by(product, "matmul")
-        if c is None or matmul is None or not view.only_used_by(product, n):
-            continue
-        chain, user = [], matmul
-        source = view.producer.get(matmul.inputs[0])
-        while source and source.op in _VIEWS and view.only_used_by(source.output, user):
-            chain.append(source)
-            user, source = source, view.producer.get(source.inputs[0])
-        if source is None or source.op != "linear" or not view.only_used_by(source.output, user):
-            continue
-        arrays = [view.array(i) for i in source.inputs[1:]]
-        if all(a is not None for a in arrays):
-            return _rescaled(view, n, matmul, (source, *reversed(chain)), c)
-    return None
-
-
-def _rescaled(view: View, n: Node, matmul: Node, chain: tuple[Node, ...], c: float) -> Change:
-    linear, *views = chain
-    constants = {view.fresh("scaled"): (view.array(i) * np.float64(c)).astype(np.float32)
-                 for i in linear.inputs[1:]}  # fmt: skip
-    made = [Node("linear", (linear.inputs[0], *constants), view.fresh("v"), (), linear.where)]
-    for v in views:
-        made.append(Node(v.op, (made[-1].output,), view.fresh("v"), v.attributes, v.where))
-    operands = (made[-1].output, matmul.inputs[1])
-    made.append(Node("matmul", operands, view.fresh("v"), (), matmul.where))
-    return Change({n.output: made[-1].output}, made, constants)
-
-
 def associate_constants(view: View, n: Node) -> Change | None:
     """(x + a) + b, (x * a) * b with constants a, b  ->  x + (a + b), x * (a * b)"""
     if n.op not in ("add", "mul"):
@@ -251,6 +213,8 @@ ALGEBRA = (
     Rule("join_reshapes", join_reshapes),
     Rule("join_transposes", join_transposes),
     Rule("associate_constants", associate_constants),
+    Rule("columns_into_weights", columns_into_weights),
+    Rule("columns_past_residual", columns_past_residual),
     Rule("distribute", distribute),
     Rule("scale_into_weights", scale_into_weights),
     Rule("merge_products", merge_products),

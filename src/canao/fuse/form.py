@@ -2,6 +2,7 @@
 
     Alias      views that keep the order of bytes: no work
     Rows       any row-local computation: gathers, element-wise ops, norms, softmax over a row
+    Concat     rows put together from pieces of others, from table rows and from constants
     Product    x W^T with weights packed at compile time, then a row-local epilogue
     Matmul     a product of two activations
     Attention  softmax(q k^T * scale) v by tiles of queries and keys, scores never stored
@@ -15,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from canao.fuse.access import Access, stored_as
-from canao.fuse.rows import REDUCTIONS, Rows, lower
+from canao.fuse.access import Access, resolve, stored_as
+from canao.fuse.concat import Concat, concat_form
+from canao.fuse.rows import REDUCTIONS, Rows, Stage, lower
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
@@ -61,37 +63,21 @@ class Attention:
     store: tuple[Dim, ...]
 
 
-Form = Alias | Rows | Product | Matmul | Attention
+Form = Alias | Rows | Concat | Product | Matmul | Attention
 
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     """The form of a region of `nodes` (in execution order) whose one result is `output`."""
     heavy = [n.op for n in nodes if n.op in ("matmul", "linear")]
     if not heavy:
+        if any(n.op == "concat" for n in nodes):
+            return concat_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if heavy == ["linear"]:
         return _product(graph, nodes, output)
     if heavy == ["matmul"]:
         return _matmul(graph, nodes, output)
     return _attention(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
-
-
-def resolve(graph: Graph, nodes: Sequence[Node], name: str) -> Access | None:
-    """How a value is read where only views of `nodes` lie between it and the outside."""
-    made = {n.output: n for n in nodes}
-    chain: list[Node] = []
-    while name in made:
-        n = made[name]
-        if not OPS[n.op].view:
-            return None
-        chain.append(n)
-        name = n.inputs[0]
-    access: Access | None = Access.of(name, graph.shape(name))
-    for n in reversed(chain):
-        if access is None:
-            return None
-        access = access.through(n, graph.shape(n.output))
-    return access
 
 
 def _alias(graph: Graph, nodes: Sequence[Node], output: str) -> Alias | None:
@@ -200,11 +186,19 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None
     before = {x.output for x in nodes[: nodes.index(linear)]}
     rest = [x for x in nodes if x.output not in before or not _feeds(nodes, x, linear)]
     epilogue = rows_form(graph, rest, output, linear.output)
-    # What the tiles of the product hand on to later stages has just the output row to stay in.
-    if epilogue is None or any(slot for _, slot in lower(graph, epilogue).stages[0].stores):
+    if epilogue is None or not _tiles_suffice(lower(graph, epilogue).stages[0]):
         return None
     bias = weights[1] if len(weights) == 2 else ""
     return Product(a, weights[0], bias, k, n, epilogue)
+
+
+def _tiles_suffice(first: Stage) -> bool:
+    """Whether tiles of the product can run the first stage: what they hand on to later stages has
+    just the output row to stay in, and is all that those can reduce."""
+    stored = {x.name for x, _ in first.stores}
+    return not any(slot for _, slot in first.stores) and all(
+        r.value.name in stored or not stored for r in first.reductions
+    )
 
 
 def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:

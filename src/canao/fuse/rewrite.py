@@ -13,6 +13,7 @@ from canao.graph.verify import retype
 
 # More firings than this on one graph mean rules that undo each other.
 _LIMIT = 20_000
+VIEWS = ("reshape", "transpose", "slice", "expand")
 _NUMBERED = re.compile(r"\.(\d+)$")
 
 

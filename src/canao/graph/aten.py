@@ -1,7 +1,8 @@
 """How each ATen operator of an exported program becomes nodes of the IR: one table.
 
 A rule takes the builder, the exported node and its arguments (values by name, numbers, dims) and
-returns the name of the result. Operators that change nothing at inference return their input.
+returns the name of the result, or of each result. Operators that change nothing at inference
+return their input.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import Shape, Type
+from canao.graph.ir import Shape, Type, dim_add
 
 
 class Builder(Protocol):
@@ -28,7 +29,7 @@ class Builder(Protocol):
     def unsupported(self, what: str) -> UnsupportedError: ...
 
 
-Rule = Callable[..., str]
+Rule = Callable[..., str | list[str]]
 
 
 def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -79,7 +80,7 @@ def _t(b: Builder, x: str) -> str:
 
 
 def _slice(
-    b: Builder, x: str, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
+    b: Builder, x: str, axis: int = 0, start: Any = None, _stop: Any = None, step: int = 1
 ) -> str:
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
     if step != 1 or (isinstance(start, int) and start < 0) or not isinstance(start or 0, int):
@@ -88,10 +89,7 @@ def _slice(
     if out == shape:
         return x
     first = start or 0
-    last = out[axis] if first == 0 else stop
-    if isinstance(last, int) and isinstance(shape[axis], int):
-        last = min(last, shape[axis])
-    return b.emit("slice", x, axis=axis, start=first, stop=last)
+    return b.emit("slice", x, axis=axis, start=first, stop=dim_add(first, out[axis]))
 
 
 def _select(b: Builder, x: str, axis: int, index: int) -> str:
@@ -102,6 +100,18 @@ def _select(b: Builder, x: str, axis: int, index: int) -> str:
         raise b.unsupported(f"a selection of position {index} from the end")
     cut = b.emit("slice", x, axis=axis, start=index, stop=index + 1)
     return b.emit("reshape", cut, shape=b.result_shape())
+
+
+def _split(b: Builder, x: str, size: Any, axis: int = 0) -> list[str]:
+    """Pieces of x of one size, the last of what is left, or of a list of sizes."""
+    axis %= len(b.type(x).shape)
+    total = b.type(x).shape[axis]
+    if not isinstance(total, int):
+        raise b.unsupported("a split of the tokens")
+    sizes = size if isinstance(size, list) else [size] * -(-total // size)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [b.emit("slice", x, axis=axis, start=start, stop=min(start + length, total))
+            for start, length in zip(starts, sizes, strict=True)]  # fmt: skip
 
 
 def _expand(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -203,6 +213,25 @@ def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
     return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
 
 
+def _pad(b: Builder, x: str, widths: Any, mode: str = "constant", value: Any = None) -> str:
+    """x between constants: `widths` are (before, after) pairs, of the last dimension first."""
+    if mode != "constant" or any(not isinstance(w, int) or w < 0 for w in widths):
+        raise b.unsupported(f"padding by {widths} in mode '{mode}'")
+    kind, axis = b.type(x).dtype, len(b.type(x).shape)
+    fill = b.value(float(value or 0) if kind == "f32" else int(value or 0))
+    for before, after in zip(widths[::2], widths[1::2], strict=True):
+        axis -= 1
+        shape = b.type(x).shape
+        parts = [
+            b.emit("expand", fill, shape=(*shape[:axis], width, *shape[axis + 1 :]))
+            if width
+            else ""
+            for width in (before, after)
+        ]
+        x = _cat(b, [p for p in (parts[0], x, parts[1]) if p], axis)
+    return x
+
+
 def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     wanted = b.result_dtype()
     return x if b.type(x).dtype == wanted else b.emit("cast", x, dtype=wanted)
@@ -298,6 +327,7 @@ RULES: dict[str, Rule] = {
     "t": _t,
     "slice": _slice,
     "select": _select,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
     "expand": _expand,
     "linear": _linear,
     "addmm": _addmm,
@@ -313,6 +343,7 @@ RULES: dict[str, Rule] = {
     "zeros": _zeros,
     "ones": _ones,
     "cat": _cat,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),

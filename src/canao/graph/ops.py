@@ -117,6 +117,10 @@ def _expand_shape(types: Sequence[Type], a: Attributes) -> Type:
 def _concat_shape(types: Sequence[Type], a: Attributes) -> Type:
     axis, shape = a["axis"], list(types[0].shape)
     for other in types[1:]:
+        same = zip(other.shape, types[0].shape, strict=False)
+        fits = all(a == b for i, (a, b) in enumerate(same) if i != axis)
+        if len(other.shape) != len(shape) or other.dtype != types[0].dtype or not fits:
+            raise ShapeError(f"concat of {types[0]} and {other} along dimension {axis}")
         shape[axis] = dim_add(shape[axis], other.shape[axis])
     return Type(types[0].dtype, tuple(shape))
 
@@ -226,6 +230,8 @@ def mapping_type(op: str, inputs: Sequence[Type], weights: Sequence[bool], outpu
     """DNNFusion's type of an op at a call site: element-wise ops that spread an activation
     over more elements are One-to-Many; weights and scalars that broadcast don't count."""
     row = OPS[op]
+    if row.mapping == ONE_TO_MANY and all(weights):
+        return ONE_TO_ONE
     if row.pointwise:
         for t, weight in zip(inputs, weights, strict=True):
             if not weight and t.elements not in (1, product(output.shape)):

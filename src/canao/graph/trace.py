@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
+import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.fx.experimental._config as symbolic
 
 from canao.errors import InputError, UnsupportedError
 from canao.graph import aten
@@ -77,26 +81,35 @@ def _export(wrapped: _OneText, names: tuple[str, ...], max_length: int) -> Any:
     # Each input needs a tensor of its own: export takes one passed twice for one input.
     example = tuple(torch.zeros(1, size, dtype=torch.long) for _ in names)
     tokens = torch.export.Dim("s", min=2, max=max_length)
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    for name in ("torch.export", "torch.fx.experimental.symbolic_shapes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # Where it fails, torch prints the graph so far: the error says what the user needs.
+        silence = contextlib.redirect_stderr(io.StringIO())
+        with warnings.catch_warnings(), silence, torch.no_grad():
             warnings.simplefilter("ignore")
             wrapped(*example)  # to learn the outputs' names: export undoes what it assigns
-            return torch.export.export(
-                wrapped, example, dynamic_shapes=(tuple({1: tokens} for _ in names),), strict=False
-            )
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        torch._dynamo.exc.TorchDynamoException,
-    ) as error:  # noqa: E501
-        first = str(error).strip().splitlines()[0]
+            # Sizes that depend on s are never taken for 0 or 1: what holds of the others holds of
+            # those too, and s - 1, where a model shifts its tokens, must not exclude s = 2.
+            with symbolic.patch(backed_size_oblivious=True):
+                shapes = (tuple({1: tokens} for _ in names),)
+                return torch.export.export(wrapped, example, dynamic_shapes=shapes, strict=False)
+    except _EXPORT_ERRORS as error:
         raise UnsupportedError(
-            f"{type(wrapped.module).__name__}: torch.export cannot capture it ({first}); "
+            f"{type(wrapped.module).__name__}: torch.export cannot capture it ({_cause(error)}); "
             "a model whose control flow depends on the tokens cannot be compiled"
         ) from None
+
+
+_EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
+                  torch._dynamo.exc.TorchDynamoException)  # fmt: skip
+
+
+def _cause(error: BaseException) -> str:
+    """The first line that names something: after "Constraints violated", the constraint."""
+    lines = [line.strip(" -") for line in str(error).strip().splitlines()]
+    telling = [line for line in lines if not line.startswith("Constraints violated")]
+    return (telling or [type(error).__name__])[0][:300]
 
 
 class _Importer:
@@ -107,7 +120,7 @@ class _Importer:
         self.constants: dict[str, np.ndarray] = {}
         self.nodes: list[Node] = []
         self.types: dict[str, Type] = {}
-        self.values: dict[str, str] = {}
+        self.values: dict[str, Any] = {}  # names; lists of them for operators with many results
         self.inputs: list[Input] = []
         self.scalars: dict[tuple[str, float], str] = {}
         self.current: Any = None
@@ -202,11 +215,14 @@ class _Importer:
             self.values[fx.name] = shared[id(tensor)]
 
     def _call(self, fx: Any) -> None:
+        if fx.target is operator.getitem:
+            self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
+            return
         name = getattr(fx.target, "_opname", str(fx.target))
         made = fx.meta.get("val")
         if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
             return
-        if name not in aten.RULES or not isinstance(made, torch.Tensor):
+        if name not in aten.RULES:
             raise UnsupportedError(
                 f"operator {fx.target} at {self._where()} is not supported; "
                 "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"

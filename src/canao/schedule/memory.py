@@ -2,7 +2,8 @@
 
 Every thread runs all regions on rows of its own. A region that reads only the rows that its
 own thread wrote needs no barrier; attention reads other rows and does. Between two barriers
-threads are in different places, so memory is reused only across one.
+threads are in different places, so memory is reused across one, or where each thread keeps to the
+same rows of both values: the networks of a layer then work in one buffer, which stays in cache.
 """
 
 from __future__ import annotations
@@ -41,34 +42,88 @@ def plan_memory(program: Program) -> MemoryPlan:
     for waits in barriers:
         epoch += waits
         epochs.append(epoch)
-    spans: dict[str, list[int]] = {}
-    for region, at in zip(program.regions, epochs, strict=True):
-        for name in [*_inputs(region), region.output]:
-            name = root(program, name, aliases)
-            spans.setdefault(name, [at, at])[1] = at
-    for _, value in program.graph.outputs:
-        spans.setdefault(root(program, value, aliases), [epoch, epoch])[1] = epoch
-    made = {r.output for r in program.regions} - set(aliases)
-    return _place(program, {k: v for k, v in spans.items() if k in made}, barriers)
-
-
-def _place(
-    program: Program, spans: Mapping[str, Sequence[int]], barriers: tuple[bool, ...]
-) -> MemoryPlan:
-    graph = program.graph
-    placed: list[tuple[int, int, int, int]] = []  # offset, size, first epoch, last epoch
-    offsets: dict[str, int] = {}
-    for name, (first, last) in sorted(spans.items(), key=lambda item: (item[1][0], item[0])):
-        size = dim_at(graph.types[name].elements, graph.max_length)
-        size = -(-size // _ALIGN) * _ALIGN
-        offset = 0
-        for start, taken, begin, end in sorted(placed):
-            if begin <= last and first <= end and start < offset + size and offset < start + taken:
-                offset = start + taken
-        offsets[name] = offset
-        placed.append((offset, size, first, last))
-    total = max((start + size for start, size, _, _ in placed), default=0)
+    spans = _spans(program, aliases, epochs)
+    offsets = _place(spans)
+    total = max((offsets[name] + span.size for name, span in spans.items()), default=0)
     return MemoryPlan(offsets, total, barriers)
+
+
+@dataclass(slots=True)
+class _Span:
+    """When a value is in use, and by whose rows.
+
+    first, last   epochs            size      floats
+    made, read    regions           written   (rows, pitch) if each thread writes rows of its own
+    kept          `written`, if in the last epoch each thread touches those rows only
+    """
+
+    first: int
+    last: int
+    made: int
+    read: int
+    size: int
+    written: tuple[Dim, Dim] | None
+    kept: tuple[Dim, Dim] | None
+
+    def touched(self, region: int, epoch: int, rows: tuple[Dim, Dim] | None) -> None:
+        """A region reads the value, each thread in those rows only (None: in any)."""
+        if epoch > self.last:
+            self.last, self.kept = epoch, rows
+        elif rows != self.kept:
+            self.kept = None
+        self.read = region
+
+    def overlaps(self, other: _Span) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+    def hands_on(self, to: _Span) -> bool:
+        """Whether `to` may lie in the same place though no barrier is between the two."""
+        same = self.kept is not None and self.kept == to.written and self.size == to.size
+        return same and self.last == to.first and self.read < to.made
+
+
+def _spans(
+    program: Program, aliases: Mapping[str, str], epochs: Sequence[int]
+) -> dict[str, _Span]:
+    """The span of each value that a region stores, in the order in which they are made."""
+    graph, spans = program.graph, dict[str, _Span]()
+    for i, (region, at) in enumerate(zip(program.regions, epochs, strict=True)):
+        for name in dict.fromkeys(_inputs(region)):
+            source = root(program, name, aliases)
+            if source in spans:
+                own = _own_rows(program, region, name) if source == name else None
+                spans[source].touched(i, at, own)
+        if region.output not in aliases:
+            size = dim_at(graph.types[region.output].elements, graph.max_length)
+            size, rows = -(-size // _ALIGN) * _ALIGN, _written_rows(program, region)
+            spans[region.output] = _Span(at, at, i, i, size, rows, rows)
+    for _, value in graph.outputs:
+        spans[root(program, value, aliases)].touched(len(epochs), epochs[-1], None)
+    return spans
+
+
+def _place(spans: Mapping[str, _Span]) -> dict[str, int]:
+    """Offsets: where the last value that hands on its place lay, else the first that is free."""
+    offsets: dict[str, int] = {}
+    for name, span in spans.items():
+        live = [(offsets[k], v) for k, v in spans.items() if k in offsets and v.overlaps(span)]
+        handed = sorted((v.read, at) for at, v in live if v.hands_on(span))
+        offset = 0
+        for candidate in [at for _, at in reversed(handed)]:
+            if not any(_meet(candidate, span, at, v) for at, v in live
+                       if at != candidate or not v.hands_on(span)):  # fmt: skip
+                offset = candidate
+                break
+        else:
+            for at, v in sorted(live, key=lambda item: item[0]):
+                if _meet(offset, span, at, v):
+                    offset = at + v.size
+        offsets[name] = offset
+    return offsets
+
+
+def _meet(at: int, span: _Span, other_at: int, other: _Span) -> bool:
+    return at < other_at + other.size and other_at < at + span.size
 
 
 def _inputs(region: Region) -> list[str]:
@@ -98,18 +153,32 @@ def _reads(region: Region) -> dict[str, list[Access]]:
 
 def _row_aligned(program: Program, region: Region, producer: Region, name: str) -> bool:
     """Whether each row that `region` reads of `name` was written by the same thread."""
-    shared = partition(region)
-    if shared is None or partition(producer) != shared or isinstance(shared, int):
-        return False
-    pitch = program.graph.shape(name)[-1]
+    own = _own_rows(program, region, name)
+    return own is not None and partition(producer) == own[0]
+
+
+def _own_rows(program: Program, region: Region, name: str) -> tuple[Dim, Dim] | None:
+    """(rows, pitch) if row r of `region` reads row r of `name` and no other, else None."""
+    shared, pitch = partition(region), program.graph.shape(name)[-1]
+    if shared is None or isinstance(shared, int):
+        return None
     for access in _reads(region).get(name, []):
         span = access.rows()
         within = isinstance(access.offset, int) and isinstance(pitch, int) and access.offset < pitch
         if span != pitch or not within or access.strides[-1] not in (0, 1):
-            return False
+            return None
         if dim_mul(pitch, shared) != program.graph.types[name].elements:
-            return False
-    return True
+            return None
+    return shared, pitch
+
+
+def _written_rows(program: Program, region: Region) -> tuple[Dim, Dim] | None:
+    """(rows, pitch) of a result whose row r is written by the thread that has row r."""
+    shared, shape = partition(region), program.graph.shape(region.output)
+    if shared is None or isinstance(shared, int) or not shape:
+        return None
+    whole = dim_mul(shape[-1], shared) == program.graph.types[region.output].elements
+    return (shared, shape[-1]) if whole else None
 
 
 def _barriers(program: Program, aliases: Mapping[str, str]) -> tuple[bool, ...]:

@@ -1,0 +1,64 @@
+"""C for concatenations: every row of the output, piece by piece."""
+
+from __future__ import annotations
+
+from canao.emit.isa import Isa
+from canao.emit.kernel import Kernel, mark_unused, plain, signature
+from canao.emit.rowcode import Parameters, expression
+from canao.emit.writer import Writer
+from canao.fuse.concat import Concat, Piece
+from canao.graph.ir import Dim, dim_mul
+
+
+def concat_kernel(form: Concat, isa: Isa) -> Kernel:
+    parameters, body = Parameters(), Writer()
+    body.depth = 1
+    mark_unused(body, "s", "scratch")
+    with body.block("for (int64_t r = begin; r < end; r++)"):
+        body.line(f"float *const o = out + r * {form.width};")
+        _indices(body, form)
+        for piece in form.pieces:
+            _piece(body, piece, parameters)
+    w = Writer()
+    w.line(f"/* rows of {form.width} from {len(form.pieces)} pieces */")
+    w.line(signature(parameters))
+    w.line("{")
+    w.raw(body.text())
+    w.line("}")
+    name = f"concat_{plain(form.width)}_{len(form.pieces)}_{isa.name}"
+    rows = expression(form.rows)
+    return Kernel(name, w.text(), tuple(parameters.list), rows, True, frozenset())
+
+
+def _indices(w: Writer, form: Concat) -> None:
+    """The indices of row r in the leading dimensions."""
+    step: Dim = 1
+    for axis in reversed(range(len(form.lead))):
+        if form.lead[axis] != 1:
+            size = expression(form.lead[axis])
+            w.line(f"const int64_t i{axis} = r / {expression(step)} % {size};")
+            step = dim_mul(step, form.lead[axis])
+        else:
+            w.line(f"const int64_t i{axis} = 0;")
+        w.line(f"(void)i{axis};")
+
+
+def _piece(w: Writer, piece: Piece, parameters: Parameters) -> None:
+    terms = [expression(piece.source.offset)]
+    lead = piece.source.strides if piece.table else piece.source.strides[:-1]
+    terms += [f"i{axis} * {expression(step)}" for axis, step in enumerate(lead) if step != 0]
+    place, step = " + ".join(terms), "1"
+    if piece.table:
+        index = f"{parameters.of(piece.source.base, 'ids')}[{place}]"
+        start = f"{parameters.of(piece.table)} + (int64_t){index} * {piece.width}"
+    else:
+        start = f"{parameters.of(piece.source.base)} + {place}"
+        step = expression(piece.source.strides[-1])
+    inside = [
+        f"i{axis} >= {expression(first)} && i{axis} < {expression(end)}"
+        for axis, first, end in piece.bounds
+    ]
+    with w.block(f"if ({' && '.join(inside)})" if inside else ""):
+        w.line(f"const float *const p = {start};")
+        w.line(f"for (int64_t j = 0; j < {piece.width}; j++)")
+        w.line(f"    o[{piece.column} + j] = p[j * {step}];")
