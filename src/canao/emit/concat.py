@@ -27,7 +27,7 @@ def concat_kernel(form: Concat, isa: Isa) -> Kernel:
     w.line("}")
     name = f"concat_{plain(form.width)}_{len(form.pieces)}_{isa.name}"
     rows = expression(form.rows)
-    return Kernel(name, w.text(), tuple(parameters.list), rows, True, frozenset())
+    return Kernel(name, w.text(), tuple(parameters.list), rows, frozenset())
 
 
 def _indices(w: Writer, form: Concat) -> None:
