@@ -27,15 +27,17 @@ from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
+from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
+from canao.model.task import describe_head
+from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
 from canao.schedule.plan import Plan, default_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
 # FLOPs and layer tables in the manifest are given at this length, the paper's (section 4.1).
 NOMINAL_LENGTH = 128
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ def _write(
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.source.weights):
                 stream.write(part)
-        _copy_tokenizer(source, staged)
+        copy_tokenizer(source.path, staged)
+        manifest["tokenizer"] = describe_tokenizer(staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         write_json(staged / "manifest.json", manifest)
         staged.chmod(0o755)
@@ -156,26 +159,6 @@ def _write(
     return Artifact.load(out)
 
 
-def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
-    """The model's tokenizer; one that has a vocabulary only is converted to tokenizer.json."""
-    if source.path is None:
-        return
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, staged / name)
-    older = (source.path / "vocab.txt").is_file()
-    if older and not (staged / "tokenizer.json").is_file():
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-            tokenizer.backend_tokenizer.save(str(staged / "tokenizer.json"))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{source.path}/vocab.txt: cannot be read as a tokenizer ({error})"
-            ) from None
-
-
 def _manifest(
     source: ModelSource, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
 ) -> dict[str, Any]:
@@ -187,8 +170,8 @@ def _manifest(
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "model": getattr(config, "model_type", type(source.module).__name__),
-        "task": _task(source),
-        "labels": list(source.labels),
+        **describe_head(source),
+        "left_padding": ignores_left_padding(source),
         "inputs": [
             {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
             for i in graph.inputs
@@ -204,13 +187,8 @@ def _manifest(
         "max_length": graph.max_length,
         "fusion": fusion,
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "parameters": sum(
-            a.size for a in stages.captured.constants.values() if a.dtype == "float32"
-        ),
-        "flops": {
-            "length": NOMINAL_LENGTH,
-            "total": sum(region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions),
-        },
+        "parameters": parameter_count(stages),
+        "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
         "rewrites": _counted([f.rule for f in stages.firings]),
         "kernels": [
             {
@@ -227,15 +205,6 @@ def _manifest(
     }
 
 
-def _task(source: ModelSource) -> str:
-    kind = type(source.module).__name__
-    if kind.endswith("ForSequenceClassification"):
-        return "text-regression" if source.config.num_labels == 1 else "text-classification"
-    return (
-        "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
-    )
-
-
 def _counted(names: list[str]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
@@ -247,6 +216,16 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
         OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
         for n in region.nodes
     )
+
+
+def total_flops(stages: Stages, length: int) -> int:
+    """Floating-point operations of one text of `length` tokens."""
+    graph = stages.program.graph
+    return sum(region_flops(graph, r, length) for r in stages.program.regions)
+
+
+def parameter_count(stages: Stages) -> int:
+    return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
 
 
 def form_name(region: Region) -> str:
