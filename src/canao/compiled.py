@@ -141,6 +141,8 @@ class CompiledModel:
                 raise InputError("one text is given and several second texts; give a list of each")
             prepared = [self.prepare(text, pair, truncate=truncate, **options)]
             return self.predict_prepared(prepared)[0]
+        if not isinstance(text, Sequence):
+            raise InputError(f"the text is {type(text).__name__}; give a string, or a list of them")
         pairs = [pair] * len(text) if pair is None or isinstance(pair, str) else list(pair)
         if len(pairs) != len(text):
             raise InputError(f"{len(text)} texts and {len(pairs)} second texts; give as many")
