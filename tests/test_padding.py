@@ -29,7 +29,8 @@ def compiled(model) -> CompiledModel:
 def batch(left: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ids, types and mask of texts of LENGTHS, padded to 9."""
     rng = np.random.default_rng(0)
-    ids, types, mask = rng.integers(5, 99, (3, 9)), rng.integers(0, 2, (3, 9)), np.zeros((3, 9), int)
+    ids, types = rng.integers(5, 99, (3, 9)), rng.integers(0, 2, (3, 9))
+    mask = np.zeros((3, 9), int)
     for row, length in enumerate(LENGTHS):
         mask[row, 9 - length if left else 0 : 9 if left else length] = 1
     return ids * mask, types * mask, mask

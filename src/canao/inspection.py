@@ -42,11 +42,11 @@ def inspect_model(
     source: Source | None = None
     try:
         source, graph = load_model(model, max_length)
-        head = describe_head(source)
+        head = describe_head(source, [name for name, _ in graph.outputs])
         stages = lower(graph, target)
     except UnsupportedError as error:
         return _refused(model, source, error)
-    report = {"model": str(model), "supported": True, "problems": []}
+    report = {"model": _name(model), "supported": True, "problems": []}
     return report | _identity(source, head) | _compiled(graph, stages, length), None
 
 
@@ -54,7 +54,7 @@ def _refused(
     model: Any, source: Source | None, error: UnsupportedError
 ) -> tuple[Report, UnsupportedError]:
     """What can be said of a model that is not compiled."""
-    report: Report = {"model": str(model), "supported": False, "problems": []}
+    report: Report = {"model": _name(model), "supported": False, "problems": []}
     if source is None and isinstance(model, (str, Path)) and Path(model).is_dir():
         try:
             source = load_source(model)
@@ -65,16 +65,21 @@ def _refused(
     report["problems"] = problems or [{"operator": None, "where": None, "remedy": None,
                                        "detail": str(error)}]  # fmt: skip
     if len(error.problems) > 1:
-        short = f"{model}: {len(error.problems)} operators are not supported; they are listed above"
+        count = len(error.problems)
+        short = f"{report['model']}: {count} operators are not supported; they are listed above"
         return report, UnsupportedError(short, error.problems)
     return report, error
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
 def _identity(source: Source, head: Report) -> Report:
     """Everything that is known of a model from its directory."""
     config = source.config
     return {
-        "class": type(source.module).__name__,
+        "class": source.kind,
         "type": getattr(config, "model_type", None),
         **head,
         "tokenizer": describe_tokenizer(source.path),

@@ -19,6 +19,11 @@ class Source:
     path: Path | None
 
     @property
+    def kind(self) -> str:
+        """The name of the model's class."""
+        return type(self.module).__name__
+
+    @property
     def max_length(self) -> int:
         """The most tokens that the model takes."""
         return int(getattr(self.config, "max_position_embeddings", 512))

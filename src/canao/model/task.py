@@ -8,7 +8,7 @@ a text's tokens become one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ _OLDER_POOLINGS = {
 }
 
 
-def describe_head(source: Source) -> dict[str, Any]:
-    """What the manifest says of the head.
+def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]:
+    """What the manifest says of the head; `outputs` tell of models whose class says nothing.
 
     task           as the Hugging Face hub calls it; "sentence-embedding" for a directory of
                    Sentence-Transformers; "none" for a head that has no task for texts
@@ -45,7 +45,9 @@ def describe_head(source: Source) -> dict[str, Any]:
     problem_type   single_label_classification, multi_label_classification, regression or ""
     pooling        of a sentence embedding (see `read_pooling`), else None
     """
-    task = _task(source)
+    task = next((task for end, task in _HEADS if source.kind.endswith(end)), "none")
+    if task == "none" and list(outputs[:1]) == ["last_hidden_state"]:
+        task = "feature-extraction"
     pooling = read_pooling(source.path) if task == "feature-extraction" else None
     labels = _labels(source.config) if task.endswith("-classification") else []
     problem = _problem_type(source.config) if task == "text-classification" else ""
@@ -55,14 +57,6 @@ def describe_head(source: Source) -> dict[str, Any]:
     if pooling is not None:
         task = "sentence-embedding"
     return {"task": task, "labels": labels, "problem_type": problem, "pooling": pooling}
-
-
-def _task(source: Source) -> str:
-    named = (getattr(source.config, "architectures", None) or [""])[0]
-    # A module that Transformers made says what it is; its configuration may be of another head.
-    own = hasattr(source.module, "config") or not named
-    name = type(source.module).__name__ if own else named
-    return next((task for end, task in _HEADS if name.endswith(end)), "none")
 
 
 def _labels(config: Any) -> list[str]:
