@@ -235,17 +235,64 @@ def _print_tuning(report: Any) -> None:
 @app.command()
 def run(
     artifact: Dir,
-    text: Annotated[str, typer.Argument(help="the text")],
-    pair: Annotated[str | None, typer.Argument(help="second text of a pair")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="texts; a second one is the pair or context, if the task has one; "
+                       "- reads standard input"),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "--pair", help="context of a question; second text")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="a text on each line; a tab divides a pair")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="labels, answers or tokens of each text")] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="entities: first, average, max, simple or none")
+    ] = None,
+    max_answer_tokens: Annotated[int | None, typer.Option(help="longest answer; 15")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="one vector a text: mean, cls, max, ...")
+    ] = None,
+    truncate: Annotated[
+        bool | None, typer.Option("--truncate", help="cut texts longer than the model")
+    ] = None,
     threads: Threads = 1,
-    top: Annotated[int, typer.Option(help="labels to print")] = 3,
-) -> None:
-    """Label a text with a compiled model."""
-    if not text.strip():
-        raise InputError("the text is empty; give at least one word")
+    as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
+) -> None:  # fmt: skip
+    """Say what the model's task says of texts: labels, entities, answers, tokens or vectors."""
+    from canao.running import gather, run_texts
+
+    asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
+             "pooling": pooling}  # fmt: skip
+    options = {name: value for name, value in asked.items() if value is not None}
     with load(artifact, threads=threads) as model:
-        for label, value in model.predict(text, pair).scores[: max(1, top)]:
-            out.print(f"{value:8.4f}  {escape(label)}")
+        run_texts(
+            model,
+            gather(model, texts or [], context, file),
+            truncate=truncate,
+            options=options,
+            as_json=as_json,
+            say=lambda line: print(line, flush=True),
+            note=lambda line: print(f"canao: note: {line}", file=sys.stderr),
+        )
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    length: Annotated[int, typer.Option(help="tokens that work and memory are given at")] = 128,
+    target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
+    max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say before compiling what a model is, what is fused and what it takes; compile nothing."""
+    from canao.inspection import format_report, inspect_model
+
+    report, error = inspect_model(model, get_target(target), length, max_length)
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else format_report(report))
+    if error is not None:
+        raise error
 
 
 @app.command()

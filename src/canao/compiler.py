@@ -35,8 +35,11 @@ from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
+from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
+from canao.model.task import describe_head
+from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
 from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
 from canao.schedule.tuned import tuned_plans
@@ -47,7 +50,6 @@ from canao.target import Target, get_target
 NOMINAL_LENGTH = 128
 # How the plans of a program are chosen.
 Planner = Callable[[Program, Target], Sequence[Plan]]
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,8 @@ def _write(
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.source.weights):
                 stream.write(part)
-        _copy_tokenizer(source, staged)
+        copy_tokenizer(source.path, staged)
+        manifest["tokenizer"] = describe_tokenizer(staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)
@@ -203,26 +206,6 @@ def _write(
     return Artifact.load(out)
 
 
-def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
-    """The model's tokenizer; one that has a vocabulary only is converted to tokenizer.json."""
-    if source.path is None:
-        return
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, staged / name)
-    older = (source.path / "vocab.txt").is_file()
-    if older and not (staged / "tokenizer.json").is_file():
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-            tokenizer.backend_tokenizer.save(str(staged / "tokenizer.json"))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{source.path}/vocab.txt: cannot be read as a tokenizer ({error})"
-            ) from None
-
-
 def _manifest(
     source: ModelSource, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
 ) -> dict[str, Any]:
@@ -233,19 +216,14 @@ def _manifest(
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
-        "model": getattr(config, "model_type", type(source.module).__name__),
-        "task": _task(source),
-        "labels": list(source.labels),
+        "model": getattr(config, "model_type", source.kind),
+        **describe_head(source, [name for name, _ in graph.outputs]),
+        "left_padding": ignores_left_padding(source),
         **interface(graph),
         "fusion": fusion,
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "parameters": sum(
-            a.size for a in stages.captured.constants.values() if a.dtype == "float32"
-        ),
-        "flops": {
-            "length": NOMINAL_LENGTH,
-            "total": sum(region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions),
-        },
+        "parameters": parameter_count(stages),
+        "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
         "rewrites": _counted([f.rule for f in stages.firings]),
         "kernels": [
             {
@@ -283,15 +261,6 @@ def interface(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _task(source: ModelSource) -> str:
-    kind = type(source.module).__name__
-    if kind.endswith("ForSequenceClassification"):
-        return "text-regression" if source.config.num_labels == 1 else "text-classification"
-    return (
-        "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
-    )
-
-
 def _counted(names: list[str]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
@@ -303,6 +272,16 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
         OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
         for n in region.nodes
     )
+
+
+def total_flops(stages: Stages, length: int) -> int:
+    """Floating-point operations of one text of `length` tokens."""
+    graph = stages.program.graph
+    return sum(region_flops(graph, r, length) for r in stages.program.regions)
+
+
+def parameter_count(stages: Stages) -> int:
+    return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
 
 
 def form_name(region: Region) -> str:

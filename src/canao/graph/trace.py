@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 
-from canao.errors import InputError, UnsupportedError
+from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph import aten
 from canao.graph.ir import (
     DTYPES,
@@ -41,7 +41,7 @@ def trace(module: torch.nn.Module, max_length: int) -> Graph:
 
     Inputs are those of input_ids and token_type_ids that the module's forward takes, int
     [1, s]; outputs are the float tensors of its result, by their names there. Raises
-    UnsupportedError naming the operator and its place in the module.
+    UnsupportedError with every operator that is not supported and its place in the module.
     """
     names = tuple(n for n in INPUT_NAMES if n in inspect.signature(module.forward).parameters)
     if "input_ids" not in names:
@@ -124,6 +124,7 @@ class _Importer:
         self.inputs: list[Input] = []
         self.scalars: dict[tuple[str, float], str] = {}
         self.current: Any = None
+        self.problems: list[Problem] = []
 
     def graph(self) -> Graph:
         self._bind_placeholders()
@@ -131,10 +132,12 @@ class _Importer:
         for fx in self.program.graph.nodes:
             self.current = fx
             if fx.op == "call_function":
-                self._call(fx)
+                self._call_or_note(fx)
             elif fx.op == "output":
                 named = zip(self.wrapped.output_names, fx.args[0], strict=True)
                 outputs = tuple((name, self.values[v.name]) for name, v in named)
+        if self.problems:
+            raise UnsupportedError.of(self.problems)
         limits = {
             n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
         }
@@ -181,10 +184,7 @@ class _Importer:
         return _dtype_name(self.current.meta["val"].dtype)
 
     def unsupported(self, what: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"operator {self.current.target} at {self._where()}: {what} is not supported; "
-            "remove it from the model, or compile a model without it"
-        )
+        return self._refusal("remove it from the model, or compile a model without it", what)
 
     # The walk.
 
@@ -214,6 +214,31 @@ class _Importer:
                 shared[id(tensor)] = name
             self.values[fx.name] = shared[id(tensor)]
 
+    def _call_or_note(self, fx: Any) -> None:
+        """Translate a call; one that is refused is noted, and the walk goes on after it."""
+        try:
+            self._call(fx)
+        except UnsupportedError as error:
+            self.problems += error.problems
+            try:
+                made = fx.meta["val"]
+                several = isinstance(made, (list, tuple))
+                names = [self._stand_in(v) for v in (made if several else [made])]
+            except UnsupportedError:  # a shape that has no name here either: nothing can follow
+                raise UnsupportedError.of(self.problems) from None
+            self.values[fx.name] = names if several else names[0]
+
+    def _stand_in(self, tensor: torch.Tensor) -> str:
+        """A value of the type that a refused call would have had."""
+        name = f"refused{len(self.types)}"
+        shape = tuple(self._dim(d) for d in tensor.shape)
+        self.types[name] = Type(_dtype_name(tensor.dtype), shape)
+        return name
+
+    def _refusal(self, remedy: str, detail: str = "") -> UnsupportedError:
+        problem = Problem(str(self.current.target), self._where(), remedy, detail)
+        return UnsupportedError.of([problem])
+
     def _call(self, fx: Any) -> None:
         if fx.target is operator.getitem:
             self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
@@ -223,8 +248,7 @@ class _Importer:
         if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
             return
         if name not in aten.RULES:
-            raise UnsupportedError(
-                f"operator {fx.target} at {self._where()} is not supported; "
+            raise self._refusal(
                 "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
             )
         arguments = [self._argument(a) for a in fx.args]
