@@ -26,11 +26,13 @@ from canao.target import Target
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _TIMEOUT_S = 600
-# Sources that decide what the code of a kernel is, by package; () is every module of it.
+# Sources that decide what the code of a kernel is, and which plan it is compared with, by package;
+# () is every module of it.
 _STAMPED = {
     "canao.emit": (),
     "canao.fuse": ("access.py", "form.py", "rows.py"),
     "canao.runtime": ("canao_runtime.h", "team.c"),
+    "canao.schedule": ("plan.py",),
 }
 
 
@@ -78,8 +80,8 @@ def get_toolchain(name: str = "zig") -> Toolchain:
 
 @cache
 def code_stamp(toolchain: Toolchain) -> str:
-    """Another one whenever kernels may take another time: what emits them, the flags or the
-    compiler changed."""
+    """Another one whenever kernels may take another time, or another part of their default's: what
+    emits or plans them, the flags or the compiler changed."""
     h = hashlib.sha256()
     for part in (toolchain.name, toolchain.version, *_FLAGS, *_SHARED):
         h.update(part.encode() + b"\0")

@@ -19,16 +19,14 @@ from canao.device.base import MeasureConfig
 from canao.device.local import LocalDevice
 from canao.device.null import NullDevice
 from canao.errors import InputError
-from canao.schedule.plan import default_plan, default_plans
-from canao.schedule.tuned import counterpart, groups, legal_plans, shared
+from canao.schedule.plan import REGISTERS, default_plan, default_plans, space
 from canao.target import get_target
-from canao.tuning import trial, tune_model, tuner
+from canao.tuning import measure, trial, tune_model, tuner
 from tests.compiler.models import classifier, reference
 from tests.conftest import TOLERANCE
 
 HOST = get_target()
 DEEP = "product_1100x24"
-DEFAULT_KC = 367  # of 1100
 
 
 @pytest.fixture(autouse=True)
@@ -75,10 +73,10 @@ def assert_right(model, artifact: Path, sentences) -> None:
 def test_finds_a_planted_plan(model, tmp_path: Path, sentences) -> None:
     said: list[str] = []
     report = tune_model(
-        model, length=33, device=device(lambda n: planted(n, 192)), progress=said.append
+        model, length=33, device=device(lambda n: planted(n, 275)), progress=said.append
     )
     kernel = next(k for k in report.kernels if k.name.startswith(DEEP))
-    assert "_kc192_" in f"{kernel.plan}_" and kernel.tuned_ms < kernel.default_ms
+    assert "_kc275_" in f"{kernel.plan}_" and kernel.tuned_ms < kernel.default_ms
     assert report.complete and said
     assert all(k.plan == k.default for k in report.kernels if k is not kernel)
     made = compiled_plan(model, tmp_path / "out")
@@ -88,39 +86,39 @@ def test_finds_a_planted_plan(model, tmp_path: Path, sentences) -> None:
     assert not any(k["tuned"] for k in untuned.manifest["kernels"])
 
 
-def test_finds_another_tile_for_the_whole_library(
-    model, tmp_path: Path, sentences, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finds_a_tile_for_one_kernel(model, tmp_path: Path, sentences) -> None:
+    """Two rows fewer than the default's, for one kernel; the others stay as they are."""
     stages = lower(load_model(model)[1], HOST, planner=default_plans)
-    subjects = tuner.find_subjects(stages.program)
-    own = shared(stages.plans[0])
-    group = next(g for g in groups(subjects[0].region, HOST)
-                 if g != own and all(counterpart(s.region, HOST, g) for s in subjects))  # fmt: skip
-    monkeypatch.setattr(tuner, "_SCOUTED", 99)
-    monkeypatch.setattr(tuner, "_SEARCHED", 1)
-    monkeypatch.setattr(tuner.Tuner, "_rough_cost", lambda self, s, g: g != group)
-    monkeypatch.setattr(tuner, "groups", lambda region, target: (own, group))
-    tile = f"_{group[0]}x"
-    tune_model(model, length=33, device=device(lambda n: 0.5 if tile in n else 1.0))
-    kernels = compile_model(model, tmp_path / "o").manifest["kernels"]
-    assert all(k["plan"].startswith(tile[1:]) for k in kernels)
+    defaults = dict(zip((r.output for r in stages.program.regions), stages.plans, strict=True))
+
+    def cost(name: str) -> float:
+        found = re.match(rf"{DEEP}_.*_(\d+)x\d+_kc", name)
+        return 3.0 + abs(int(found[1]) - REGISTERS[HOST.isa][2] + 2) if found else 1.0
+
+    tune_model(model, length=33, device=device(cost))
+    for k in compile_model(model, tmp_path / "o").manifest["kernels"]:
+        default = defaults[k["output"]]
+        if k["name"].startswith(DEEP):
+            assert k["tuned"] and k["plan"].startswith(f"{default.mr - 2}x")
+        else:
+            assert not k["tuned"] and k["plan"] == default.name
     assert_right(model, tmp_path / "o", sentences)
 
 
 def test_a_wrong_plan_never_wins(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kc 256 is fastest and leaves out a part of the sum."""
+    """kc 367 is fastest and leaves out a part of the sum."""
     emit = trial.emit
 
     def broken(program, plans, target):
         source = emit(program, plans, target)
-        code = source.code.replace("k0 < 1100; k0 += 256", "k0 < 1024; k0 += 256")
+        code = source.code.replace("k0 < 1100; k0 += 367", "k0 < 1024; k0 += 367")
         return dataclasses.replace(source, code=code)
 
     monkeypatch.setattr(trial, "emit", broken)
     said: list[str] = []
-    tune_model(model, length=33, device=device(lambda n: planted(n, 256)), progress=said.append)
-    assert any("_kc256_" in line and "does not count" in line for line in said)
-    assert "_kc256_" not in compiled_plan(model, tmp_path / "out")["plan"]
+    tune_model(model, length=33, device=device(lambda n: planted(n, 367)), progress=said.append)
+    assert any("_kc367_" in line and "does not count" in line for line in said)
+    assert "_kc367_" not in compiled_plan(model, tmp_path / "out")["plan"]
 
 
 def test_a_plan_that_crashes_does_not_count(
@@ -130,23 +128,21 @@ def test_a_plan_that_crashes_does_not_count(
 
     def broken(program, plans, target):
         source = emit(program, plans, target)
-        loop = "for (int64_t k0 = 0; k0 < 1100; k0 += 256)"
+        loop = "for (int64_t k0 = 0; k0 < 1100; k0 += 367)"
         code = source.code.replace(loop, "__builtin_trap();" + loop)
         return dataclasses.replace(source, code=code)
 
     monkeypatch.setattr(trial, "emit", broken)
     subjects = tuner.find_subjects(lower(load_model(model)[1], HOST).program)
-    deep = next(s for s in subjects if default_plan(s.region, HOST).kc == DEFAULT_KC)
-    own = shared(default_plan(deep.region, HOST))
-    legal = legal_plans(deep.region, HOST, own)
-    crashing, sound = (next(p for p in legal if p.kc == kc) for kc in (256, 512))
-    tune = tuner.Tuner(
+    deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
+    crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
+    bench = measure.Bench(
         subjects, HOST, LocalDevice(), tuning_database(HOST), MeasureConfig(17), tmp_path / "w",
         None, math.inf, lambda text: None,
     )  # fmt: skip
-    admitted = tune._admitted([(deep, crashing), (deep, sound)])
+    admitted = bench.admitted([(deep, crashing), (deep, sound)])
     assert [t.pairs for t in admitted] == [((deep, sound),)]
-    assert [m.plan for m in tune.database.read(deep.text) if m.ms is None] == [crashing]
+    assert [m.plan for m in bench.database.read(deep.text) if m.ms is None] == [crashing]
 
 
 def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,16 +154,16 @@ def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
         return build(pairs, *args, **kwargs)
 
     def interrupt(text: str) -> None:
-        if text.startswith("tile"):
+        if "plans nearby" in text:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuner, "build_trial", logged)
-    timer = device(lambda n: planted(n, 192))
+    monkeypatch.setattr(measure, "build_trial", logged)
+    timer = device(lambda n: planted(n, 275))
     with pytest.raises(KeyboardInterrupt):
         tune_model(model, length=33, device=timer, progress=interrupt)
     first, default = set(built), {(s, default_plan(s.region, HOST)) for s, _ in built}
     built.clear()
-    monkeypatch.setattr(tuner.Tuner, "_confirm", lambda self: None)
+    monkeypatch.setattr(tuner, "_confirm", lambda bench: None)
     report = tune_model(model, length=33, device=timer)
     assert report.plans_measured and not (set(built) & first) - default
 
@@ -178,12 +174,12 @@ def test_nothing_is_measured_twice(model) -> None:
         assert report.complete
         return report.plans_measured, report.kernels[0].plan
 
-    first, plan = tuned(33, 192)
-    assert first > 0 and "_kc192_" in plan
-    assert tuned(33, 192) == (0, plan)
-    other, another = tuned(34, 128)
-    assert other > 0 and "_kc128_" in another, "another length, other times"
-    assert tuned(33, 192) == (0, plan), "what was tuned last counts, measured or not"
+    first, plan = tuned(33, 275)
+    assert first > 0 and "_kc275_" in plan
+    assert tuned(33, 275) == (0, plan)
+    other, another = tuned(34, 184)
+    assert other > 0 and "_kc184_" in another, "another length, other times"
+    assert tuned(33, 275) == (0, plan), "what was tuned last counts, measured or not"
 
 
 def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:

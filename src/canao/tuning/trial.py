@@ -27,7 +27,7 @@ from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
 from canao.schedule.plan import Plan, default_plan
-from canao.schedule.tuned import counterpart, row_width, shared
+from canao.schedule.tuned import row_width
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -58,7 +58,7 @@ Pair = tuple[Subject, Plan]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A built library for `pairs`, all plans of one group."""
+    """A built library for `pairs`, of any plans."""
 
     pairs: tuple[Pair, ...]
     artifact: Artifact
@@ -139,7 +139,7 @@ class _Assembly:
     """The program of a trial: for each copy of each pair a block of nodes with its own names."""
 
     def __init__(self, pairs: Sequence[Pair], target: Target, copies: int) -> None:
-        self.target, self.group = target, shared(pairs[0][1])
+        self.target = target
         self.constants: dict[str, np.ndarray] = {}
         self.types = {IDS: Type("i32", (1, TOKENS))}
         self.all_nodes: list[Node] = []
@@ -217,9 +217,5 @@ class _Assembly:
             form = form_of(graph, nodes, output)
             assert form is not None, f"{output}: a region of the model that has no form here"
             regions.append(Region(nodes, output, form, mapping))
-            plans.append(plan or self._plain(regions[-1]))
+            plans.append(plan or default_plan(regions[-1], self.target))
         self.program, self.plans = Program(graph, tuple(regions)), tuple(plans)
-
-    def _plain(self, region: Region) -> Plan:
-        """A plan for what only makes activations."""
-        return counterpart(region, self.target, self.group) or default_plan(region, self.target)
