@@ -144,6 +144,7 @@ def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
     assert report["supported"] and report["tokenizer"]["kind"] == "WordPiece"
     refused(canao("inspect", str(tmp_path / "none")), "none")
     refused(canao("inspect", folder, "--length", "0"), "length")
+    refused(canao("inspect", made["vectors"]), "compiled already")
     modules = Path(folder) / "modules.json"
     kept = modules.read_text()
     modules.write_text(kept.replace("Normalize", "Dense"))

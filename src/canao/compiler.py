@@ -159,12 +159,11 @@ def compile_model(
     source, graph = load_model(model, max_length)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = lower(graph, target, fusion=fusion, profile=profile, planner=planner)
+    manifest = _manifest(source, stages, target, toolchain, fusion)  # refuses before it is built
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:
-        return _write(
-            out, source, stages, library, _manifest(source, stages, target, toolchain, fusion)
-        )
+        return _write(out, source, stages, library, manifest)
     except OSError as error:
         raise ToolchainError(
             f"{out}: cannot be written ({error.strerror}); free space or name another directory"

@@ -39,6 +39,8 @@ def inspect_model(
     """
     if length < 1:
         raise InputError(f"length is {length}; give at least 1")
+    if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
+        raise InputError(f"{model}: is compiled already; give the model that it was compiled from")
     source: Source | None = None
     try:
         source, graph = load_model(model, max_length)

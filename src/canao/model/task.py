@@ -76,6 +76,7 @@ def read_pooling(path: Path | None) -> dict[str, Any] | None:
     normalize    whether the vector is scaled to length 1
     max_tokens   texts are cut there; None: at the model's maximum
     lowercase    whether texts are put in lower case before anything else
+    prompt       what is put before every text
     """
     if path is None or not (path / "modules.json").is_file():
         return None
@@ -96,7 +97,22 @@ def read_pooling(path: Path | None) -> dict[str, Any] | None:
         "normalize": "Normalize" in kinds,
         "max_tokens": int(limit) if limit else None,
         "lowercase": bool(settings.get("do_lower_case", False)),
+        "prompt": _prompt(path, pooling),
     }
+
+
+def _prompt(path: Path, pooling: Mapping[str, Any]) -> str:
+    """The prompt that Sentence-Transformers puts before a text when none is named."""
+    if not (path / "config_sentence_transformers.json").is_file():
+        return ""
+    settings = _read(path / "config_sentence_transformers.json", dict)
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or ""
+    if prompt and not pooling.get("include_prompt", True):
+        raise UnsupportedError(
+            f"{path}: pooling without the tokens of its prompt is not supported; "
+            "set include_prompt or remove default_prompt_name"
+        )
+    return prompt
 
 
 def _modes(path: Path, pooling: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,17 @@ def copy_tokenizer(path: Path | None, to: Path) -> None:
 
 
 def _convert(path: Path, files: str) -> Any:
-    from transformers import AutoTokenizer
+    import transformers
 
+    transformers.utils.logging.set_verbosity_error()
     remedy = "save it as tokenizer.json"
-    if files.endswith(".model"):
-        remedy = "install sentencepiece, or save it as tokenizer.json where that is installed"
+    if files.endswith(".model") and find_spec("sentencepiece") is None:
+        raise InputError(
+            f"{path}/{files}: needs sentencepiece to be converted; install that, or save the "
+            "tokenizer as tokenizer.json where it is installed"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # noqa: BLE001  readers of vocabularies raise bare Exception
         lines = str(error).strip().splitlines() or [type(error).__name__]

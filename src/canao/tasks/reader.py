@@ -39,16 +39,14 @@ class Reader:
         self.limit = min(artifact.max_length, pooling.get("max_tokens") or artifact.max_length)
         # Sentence-Transformers cuts at its own length without being asked.
         self.cuts = bool(pooling)
-        self.lowercase = bool(pooling.get("lowercase"))
+        self.lowercase, self.prompt = pooling.get("lowercase", False), pooling.get("prompt", "")
         self.windows = manifest.get("task") == "question-answering"
         self.inputs = {i["name"]: i["limit"] for i in manifest["inputs"]}
         self.tokenizer = _tokenizer(artifact)
 
     def encode(self, text: str, pair: str | None = None) -> tuple[Any, ...]:
         """Encodings of a text cut at the limit: one, or the windows over a long context."""
-        if self.lowercase:
-            text, pair = text.lower(), pair.lower() if pair is not None else None
-        whole = _encoded(self.tokenizer, text, pair)
+        whole = self._whole(text, pair)
         if len(whole.ids) <= self.limit:
             return (whole,)
         by_window = self.windows and pair is not None
@@ -57,7 +55,7 @@ class Reader:
         strategy = "only_second" if by_window else "longest_first"
         try:
             self.tokenizer.enable_truncation(self.limit, stride=stride, strategy=strategy)
-            first = _encoded(self.tokenizer, text, pair)
+            first = self._whole(text, pair)
         except InputError:
             what = "question" if by_window else "second text"
             raise InputError(
@@ -67,6 +65,16 @@ class Reader:
             self.tokenizer.no_truncation()
         # The library hands out what was cut off in windows too; only a context is read on there.
         return (first, *first.overflowing) if by_window else (first,)
+
+    def _whole(self, text: str, pair: str | None) -> Any:
+        """A text as the tokenizer gives it, with what belongs before it."""
+        text = self.prompt + text
+        if self.lowercase:
+            text, pair = text.lower(), pair.lower() if pair is not None else None
+        try:
+            return self.tokenizer.encode(text, pair)
+        except Exception as error:  # noqa: BLE001  the library raises bare Exception
+            raise InputError(f"the text cannot be tokenized ({error})") from None
 
     def prepare(
         self, text: str, pair: str | None, truncate: bool | None, options: dict[str, Any]
@@ -78,7 +86,7 @@ class Reader:
         windows = self.encode(text, pair)
         cut = 0
         if windows[0].overflowing and len(windows) == 1:
-            cut = len(_encoded(self.tokenizer, text, pair).ids)
+            cut = len(self._whole(text, pair).ids)
             if not (self.cuts if truncate is None else truncate):
                 raise InputError(
                     f"the text has {cut} tokens, the model takes {self.limit}; "
@@ -104,13 +112,6 @@ class Reader:
 
 def _side(window: Any, side: int) -> list[int]:
     return [i for i, s in enumerate(window.sequence_ids) if s == side]
-
-
-def _encoded(tokenizer: Any, text: str, pair: str | None) -> Any:
-    try:
-        return tokenizer.encode(text, pair)
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception
-        raise InputError(f"the text cannot be tokenized ({error})") from None
 
 
 def _check_text(what: str, text: Any) -> None:
