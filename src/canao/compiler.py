@@ -27,6 +27,7 @@ from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
+from canao.model.beside import beside
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
 from canao.schedule.plan import Plan, default_plans
@@ -76,7 +77,9 @@ def lower(
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
-    """A Hugging Face directory or a torch module, and its graph."""
+    """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+        return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
         source = load_source(model)
     elif hasattr(model, "forward"):
@@ -87,6 +90,17 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
     return source, trace(source.module, max_length or limit)
+
+
+def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
+    from canao.graph.onnx.importer import import_text
+    from canao.graph.onnx.load import load
+
+    if max_length is not None and max_length < 2:
+        raise InputError(f"maximum length {max_length} is too short; give at least 2")
+    graph = import_text(load(path), max_length)
+    columns = graph.shape(graph.outputs[0][1])[-1:]
+    return beside(path, columns[0] if columns and isinstance(columns[0], int) else None), graph
 
 
 def compile_model(
@@ -100,7 +114,7 @@ def compile_model(
     build_flags: Sequence[str] = (),
     profile: Profile = decided,
 ) -> Artifact:
-    """Compile a Hugging Face directory or a torch module into the artifact directory `out`.
+    """Compile a Hugging Face directory, an .onnx file or a torch module into the artifact directory `out`.
 
     An artifact already at `out` is replaced, once the new one is whole; any other existing
     directory that is not empty is refused. Raises InputError, UnsupportedError or ToolchainError.
@@ -186,7 +200,7 @@ def _manifest(
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
-        "model": getattr(config, "model_type", type(source.module).__name__),
+        "model": getattr(config, "model_type", source.kind),
         "task": _task(source),
         "labels": list(source.labels),
         "inputs": [
@@ -228,7 +242,7 @@ def _manifest(
 
 
 def _task(source: ModelSource) -> str:
-    kind = type(source.module).__name__
+    kind = source.kind
     if kind.endswith("ForSequenceClassification"):
         return "text-regression" if source.config.num_labels == 1 else "text-classification"
     return (
