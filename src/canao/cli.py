@@ -38,6 +38,7 @@ Length = Annotated[int, typer.Option(help="tokens in the measured input")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that the budget is about")]
+Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 
@@ -133,11 +134,15 @@ def compile(
         None
     ),
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
-    cc: Annotated[str, typer.Option(help="zig, or a compiler on the PATH")] = "zig",
+    cc: Compiler = "zig",
+    no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
+    from functools import partial
+
     from canao.build import get_toolchain
-    from canao.compiler import compile_model, load_model, lower
+    from canao.compiler import best_plans, compile_model, load_model, lower
+    from canao.schedule.plan import default_plans
     from canao.text import format_stage
 
     machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
@@ -145,7 +150,9 @@ def compile(
         if emit not in _STAGES:
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
         _, graph = load_model(model, max_length)
-        sys.stdout.write(format_stage(emit, lower(graph, machine, fusion=not no_fusion)))
+        planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
+        stages = lower(graph, machine, fusion=not no_fusion, planner=planner)
+        sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
@@ -156,6 +163,7 @@ def compile(
         fusion=not no_fusion,
         max_length=max_length,
         toolchain=get_toolchain(cc),
+        tuned=not no_tuned,
     )
     layers, files = artifact.manifest["layers"], artifact.manifest["files"]
     size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
@@ -164,7 +172,64 @@ def compile(
     rewrites = ", ".join(f"{k} x{v}" for k, v in artifact.manifest["rewrites"].items())
     out.print(f"rewrites {rewrites or 'none'}")
     out.print(f"target   {machine.name}, {machine.isa}, {machine.triple}")
+    tuned = sum(kernel["tuned"] for kernel in artifact.manifest["kernels"])
+    if tuned:
+        out.print(f"plans    {tuned} tuned, {layers['after'] - tuned} default")
     out.print(f"library  {library:.0f} kB, {size:.1f} MB with weights, in {escape(str(out_dir))}")
+
+
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = "host",
+    length: Annotated[int, typer.Option(help="tokens that plans are measured at")] = 128,
+    threads: Threads = 1,
+    budget_s: Annotated[float, typer.Option(help="seconds after which the search ends")] = 90.0,
+    max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    cc: Compiler = "zig",
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget what was measured before")] = False,
+) -> None:
+    """Measure plans of a model's kernels on this machine; compilations use the fastest."""
+    import time
+
+    from canao.build import get_toolchain
+    from canao.tuning import tune_model
+
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
+
+    report = tune_model(
+        model,
+        target=get_target(target),
+        length=length,
+        threads=threads,
+        budget_s=budget_s,
+        max_length=max_length,
+        toolchain=get_toolchain(cc),
+        fresh=fresh,
+        progress=say,
+    )
+    _print_tuning(report)
+
+
+def _print_tuning(report: Any) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("kernel", "calls", "default ms", "tuned ms", "gain", "plan"):
+        table.add_column(head, justify="left" if head in ("kernel", "plan") else "right")
+    for k in report.kernels:
+        gain = f"{1 - k.tuned_ms / k.default_ms:.1%}"
+        table.add_row(
+            k.name, str(k.calls), f"{k.default_ms:.3f}", f"{k.tuned_ms:.3f}",
+            gain if k.plan != k.default else "-", k.plan,
+        )  # fmt: skip
+    out.print(table)
+    before = sum(k.calls * k.default_ms for k in report.kernels)
+    after = sum(k.calls * k.tuned_ms for k in report.kernels)
+    out.print(f"{before:.3f} ms a text by default plans, {after:.3f} ms tuned")
+    ended = "complete" if report.complete else "out of time; the same command goes on"
+    out.print(f"{report.plans_measured} plans measured in {report.seconds:.0f} s, {ended}")
 
 
 @app.command()

@@ -8,14 +8,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import FORMAT, Artifact, file_digest, write_json
-from canao.build import Toolchain, build_library, get_toolchain
+from canao.artifact import FORMAT, Artifact, file_digest, fingerprint, write_json
+from canao.build import (
+    Toolchain,
+    build_library,
+    cache_directory,
+    code_stamp,
+    get_toolchain,
+)
+from canao.device.local import cpu_stamp
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.algebra import ALGEBRA, CLEANUP
@@ -30,12 +38,16 @@ from canao.graph.trace import trace
 from canao.model.beside import beside
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
+from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
+from canao.schedule.tuned import tuned_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
 # FLOPs and layer tables in the manifest are given at this length, the paper's (section 4.1).
 NOMINAL_LENGTH = 128
+# How the plans of a program are chosen.
+Planner = Callable[[Program, Target], Sequence[Plan]]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -52,6 +64,7 @@ class Stages:
     program: Program
     plans: tuple[Plan, ...]
     source: Source
+    target: Target
 
     @property
     def layers_before(self) -> int:
@@ -61,19 +74,47 @@ class Stages:
     def layers_after(self) -> int:
         return len(self.program.regions)
 
+    @property
+    def tuned(self) -> tuple[bool, ...]:
+        """For each region, whether its plan is another than the default."""
+        defaults = default_plans(self.program, self.target)
+        return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
+
+
+def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Database:
+    """What `canao tune` measured for a target, on this machine, with the code as it is now."""
+    stamp = code_stamp(toolchain or get_toolchain())
+    place = (
+        f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
+        f"{cpu_stamp()}; code {stamp}"
+    )
+    return Database(cache_directory() / "tuning.sqlite", place)
+
+
+def best_plans(
+    program: Program, target: Target, toolchain: Toolchain | None = None
+) -> tuple[Plan, ...]:
+    """Tuned plans where this machine is the target and was tuned for it, else the defaults."""
+    if target.name != "host":
+        return default_plans(program, target)
+    return tuned_plans(program, target, tuning_database(target, toolchain))
+
 
 def lower(
-    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided
-) -> Stages:
-    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion."""
+    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided,
+    planner: Planner = best_plans,
+) -> Stages:  # fmt: skip
+    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion,
+    `planner` how each region runs; `default_plans` takes no heed of measurements."""
     cleaned, cleanup = apply(graph, CLEANUP)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
         program = fuse(rewritten, profile)
     else:
         algebra, program = (), unfused(cleaned)
-    plans = default_plans(program, target)
-    return Stages(cleaned, (*cleanup, *algebra), program, plans, emit(program, plans, target))
+    plans = tuple(planner(program, target))
+    source = emit(program, plans, target)
+    return Stages(cleaned, (*cleanup, *algebra), program, plans, source, target)
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
@@ -113,8 +154,12 @@ def compile_model(
     toolchain: Toolchain | None = None,
     build_flags: Sequence[str] = (),
     profile: Profile = decided,
+    tuned: bool = True,
 ) -> Artifact:
     """Compile a Hugging Face directory, an .onnx file or a torch module into the artifact directory `out`.
+
+    Kernels run as `canao tune` found best on this machine; all by default plans where it is
+    not the target, where nothing was tuned, or without `tuned`.
 
     An artifact already at `out` is replaced, once the new one is whole; any other existing
     directory that is not empty is refused. Raises InputError, UnsupportedError or ToolchainError.
@@ -124,7 +169,8 @@ def compile_model(
     target = target or get_target()
     toolchain = toolchain or get_toolchain()
     source, graph = load_model(model, max_length)
-    stages = lower(graph, target, fusion=fusion, profile=profile)
+    planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
+    stages = lower(graph, target, fusion=fusion, profile=profile, planner=planner)
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:
@@ -157,6 +203,7 @@ def _write(
                 stream.write(part)
         _copy_tokenizer(source, staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
+        manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)
         staged.chmod(0o755)
         old = out.with_name(f".{out.name}.old-{os.getpid()}")
@@ -203,19 +250,7 @@ def _manifest(
         "model": getattr(config, "model_type", source.kind),
         "task": _task(source),
         "labels": list(source.labels),
-        "inputs": [
-            {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
-            for i in graph.inputs
-        ],
-        "outputs": [
-            {
-                "name": name,
-                "dtype": "float32",
-                "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
-            }
-            for name, value in graph.outputs
-        ],
-        "max_length": graph.max_length,
+        **interface(graph),
         "fusion": fusion,
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
         "parameters": sum(
@@ -230,14 +265,35 @@ def _manifest(
             {
                 "name": name or "alias",
                 "plan": plan.name,
+                "tuned": tuned,
                 "ops": list(region.ops),
                 "output": region.output,
                 "flops": region_flops(graph, region, NOMINAL_LENGTH),
             }
-            for name, plan, region in zip(
-                stages.source.kernel_names, stages.plans, stages.program.regions, strict=True
+            for name, plan, tuned, region in zip(
+                stages.source.kernel_names, stages.plans, stages.tuned, stages.program.regions,
+                strict=True,
             )
         ],
+    }
+
+
+def interface(graph: Graph) -> dict[str, Any]:
+    """The part of a manifest that says how the library is called."""
+    return {
+        "inputs": [
+            {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
+            for i in graph.inputs
+        ],
+        "outputs": [
+            {
+                "name": name,
+                "dtype": "float32",
+                "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
+            }
+            for name, value in graph.outputs
+        ],
+        "max_length": graph.max_length,
     }
 
 

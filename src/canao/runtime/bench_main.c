@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_INPUTS = 8, MAX_THREADS = 64 };
+enum { MAX_INPUTS = 8, MAX_OUTPUTS = 64, MAX_THREADS = 64 };
 
 struct library {
     const struct canao_program *(*describe)(void);
@@ -180,8 +180,8 @@ int main(int argc, char **argv)
 
     const struct canao_program *p = l.describe();
     const int32_t *in[MAX_INPUTS];
-    float *out[MAX_INPUTS];
-    if (p->input_count > MAX_INPUTS || p->output_count > MAX_INPUTS)
+    float *out[MAX_OUTPUTS];
+    if (p->input_count > MAX_INPUTS || p->output_count > MAX_OUTPUTS)
         return fail(argv[1], "too many inputs or outputs");
     for (int i = 0; i < p->input_count; i++)
         if (!(in[i] = make_input(&p->inputs[i], q.length)))
