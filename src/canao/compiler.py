@@ -156,7 +156,7 @@ def compile_model(
     profile: Profile = decided,
     tuned: bool = True,
 ) -> Artifact:
-    """Compile a Hugging Face directory, an .onnx file or a torch module into the artifact directory `out`.
+    """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
     Kernels run as `canao tune` found best on this machine; all by default plans where it is
     not the target, where nothing was tuned, or without `tuned`.

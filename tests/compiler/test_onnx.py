@@ -90,12 +90,13 @@ def export(model: torch.nn.Module, path: Path, opset: int, *, dynamo: bool, mask
             tokens = torch.export.Dim("s", min=2, max=128)
             torch.onnx.export(
                 wrapped, example, path, dynamo=True, opset_version=opset, verbose=False,
-                input_names=names, dynamic_shapes=(tuple({1: tokens} for _ in names),),
+                input_names=list(names), dynamic_shapes=(tuple({1: tokens} for _ in names),),
                 external_data=external,
             )  # fmt: skip
         else:
             torch.onnx.export(
-                wrapped, example, path, dynamo=False, opset_version=opset, input_names=names,
+                wrapped, example, path, dynamo=False, opset_version=opset,
+                input_names=list(names),
                 dynamic_axes={n: {0: "batch", 1: "tokens"} for n in names},
             )  # fmt: skip
     return wrapped

@@ -15,6 +15,7 @@ import numpy as np
 from canao.errors import InputError, UnsupportedError
 from canao.graph.ir import (
     DTYPES,
+    FLOATS,
     TOKENS,
     Dim,
     Graph,
@@ -26,6 +27,7 @@ from canao.graph.ir import (
     constant_type,
     dim_at,
     node,
+    product,
 )
 from canao.graph.onnx.load import Model, require_onnx
 from canao.graph.onnx.rules import RULES
@@ -34,6 +36,7 @@ from canao.graph.onnx.values import (
     Ramp,
     Undecided,
     Value,
+    at_lengths,
     computed,
     expanded,
     fill,
@@ -41,7 +44,7 @@ from canao.graph.onnx.values import (
     known,
     shifted,
 )
-from canao.graph.ops import ShapeError, broadcast
+from canao.graph.ops import OPS, ShapeError, broadcast
 from canao.graph.verify import MalformedGraph, infer, retype, verify
 
 # Names that exporters and Hugging Face give to the inputs of a text encoder.
@@ -51,6 +54,7 @@ MASKS = ("attention_mask", "input_mask", "mask", "attention_masks")
 POSITIONS = ("position_ids", "positions")
 # The longest text of a model whose tables don't say, and of any model.
 DEFAULT_LENGTH, LONGEST = 512, 1 << 15
+MOST = 1 << 31  # elements of one value
 _FLOAT, _INTS = (1, 10, 11, 16), (6, 7)
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -75,7 +79,7 @@ def import_text(model: Model, max_length: int | None = None) -> Graph:
                 "the graph fits texts of one token only; export with a dynamic number of tokens"
             )
         graph = Importer(model, best).graph()
-    return graph
+    return _sane(graph)
 
 
 def import_tensors(model: Model, known_inputs: Mapping[str, np.ndarray]) -> Graph:
@@ -83,7 +87,34 @@ def import_tensors(model: Model, known_inputs: Mapping[str, np.ndarray]) -> Grap
 
     Inputs of other types must be given; they become constants.
     """
-    return Importer(model, 1, known_inputs).graph()
+    return _sane(Importer(model, 1, known_inputs).graph())
+
+
+def _sane(graph: Graph) -> Graph:
+    """The graph, if every value has elements and none more than a library could hold."""
+    for n in graph.nodes:
+        shape = graph.shape(n.output)
+        counts = [at_lengths(d, graph.max_length) for d in shape]
+        empty = any(d == 0 for d in shape) or any(c.min() < 0 for c in counts)
+        most = max(dim_at(product(shape), s) for s in (1, graph.max_length))
+        if empty or most > MOST:
+            raise UnsupportedError(
+                f"node '{n.where}': {graph.types[n.output]} is empty or has more than {MOST} "
+                "elements; export the model anew"
+            )
+    return graph
+
+
+def _limits(graph: Graph) -> dict[str, int]:
+    """Rows of the smallest table that each input, or a part of it, looks up."""
+    made, limits = graph.producers(), dict[str, int]()
+    for n in graph.nodes:
+        if n.op == "gather":
+            name, rows = n.inputs[1], int(graph.constants[n.inputs[0]].shape[0])
+            while name in made and OPS[made[name].op].view:
+                name = made[name].inputs[0]
+            limits[name] = min(rows, limits.get(name, rows))
+    return limits
 
 
 class Importer:
@@ -115,12 +146,11 @@ class Importer:
             self._call(n)
         self.current = None
         outputs = self._outputs()
-        limits = {
-            n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
-        }
-        inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
-        raw = Graph(inputs, self.constants, tuple(self.nodes), outputs, self.types, self.max_length)
-        return verify(retype(raw))
+        raw = retype(Graph(tuple(self.inputs), self.constants, tuple(self.nodes), outputs,
+                           self.types, self.max_length))  # fmt: skip
+        limits = _limits(raw)
+        inputs = tuple(Input(i.name, i.type, i.limit or limits.get(i.name, 0)) for i in raw.inputs)
+        return verify(raw.replace(inputs=inputs))
 
     # What the rules call.
 
@@ -207,10 +237,17 @@ class Importer:
         """Texts must be so short that `size` is at most `room`: the rows of a table."""
         if not isinstance(room, int):
             return
-        if dim_at(size, 1) > room:
+        too_long = np.flatnonzero(at_lengths(size, self.longest) > room)
+        if too_long.size and too_long[0] == 0:
             raise self.unsupported(f"reading {size} rows of {room}")
-        while dim_at(size, self.longest) > room:
-            self.longest -= 1
+        if too_long.size:
+            self.longest = int(too_long[0])
+
+    def inside(self, start: Dim, size: Dim, room: Dim) -> None:
+        """A part must lie within what it is part of, at every length."""
+        first, count, most = (at_lengths(d, self.longest) for d in (start, size, room))
+        if (first < 0).any() or (count < 0).any() or (first + count > most).any():
+            raise self.unsupported(f"a part of {size} from {start} on, of {room},")
 
     def reaches(self, name: str, through: tuple[str, ...], goal: str) -> bool:
         """Whether an operator `goal` reads the ONNX value, past operators of `through` only."""
@@ -306,7 +343,8 @@ class Importer:
             )
         if dims[0] not in (None, 1):
             raise UnsupportedError(
-                f"input '{name}' has a batch of {dims[0]}; export with a batch of 1 or a dynamic one"
+                f"input '{name}' has a batch of {dims[0]}; export with a batch of 1, or a dynamic "
+                "one"
             )
         if dims[1] is not None:
             raise UnsupportedError(
@@ -339,10 +377,11 @@ class Importer:
             raise UnsupportedError(
                 f"input '{name}' is not float32 of a fixed shape; give a model of such inputs"
             )
-        return self._input(f"input_{len(self.inputs)}", Type("f32", tuple(d or 0 for d in dims)))
+        shape = tuple(d or 0 for d in dims)
+        return self._input(f"input_{len(self.inputs)}", Type("f32", shape), FLOATS)
 
-    def _input(self, name: str, kind: Type) -> str:
-        self.inputs.append(Input(name, kind))
+    def _input(self, name: str, kind: Type, limit: int = 0) -> str:
+        self.inputs.append(Input(name, kind, limit))
         self.types[name] = kind
         return name
 
@@ -350,7 +389,12 @@ class Importer:
         found: dict[str, str] = {}
         for o in self.model.graph.output:
             x = self.values.get(o.name)
+            declared = o.type.tensor_type.elem_type
+            if self.given is not None and declared != 1:
+                raise UnsupportedError(f"output '{o.name}' is not float32")
             if isinstance(x, str) and self.types[x].dtype == "f32":
+                if any(i.name == x for i in self.inputs):
+                    x = self.emit("reshape", x, shape=self.types[x].shape)  # a copy
                 # Names come from the file, and go into C and into manifests.
                 plain = _PLAIN.sub("_", o.name)[:100] or "output"
                 while plain in found:

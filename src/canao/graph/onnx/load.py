@@ -82,6 +82,7 @@ def load(path: str | Path) -> Model:
 def checked(proto: Any, folder: Path | None) -> Model:
     """A model in memory; external data is looked for in `folder`."""
     onnx = require_onnx()
+    _readable(proto)
     opset = _opset(proto)
     _refuse(proto.graph, opset)
     if proto.functions:
@@ -99,6 +100,23 @@ def checked(proto: Any, folder: Path | None) -> Model:
         tensors[t.name] = read_tensor(t, folder)
     _check(onnx, proto)
     return Model(proto.graph, opset, tensors, folder)
+
+
+def _readable(proto: Any) -> None:
+    """InputError unless the names in a model are text: they are decoded when they are read."""
+    try:
+        for g in (proto.graph, *proto.functions):
+            for n in g.node:
+                _ = (n.name, n.op_type, n.domain, *n.input, *n.output)
+                _ = [a.name for a in n.attribute]
+        for t in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+            _ = t.name
+        for o in proto.opset_import:
+            _ = o.domain
+        for t in proto.graph.initializer:
+            _ = [(e.key, e.value) for e in t.external_data]
+    except UnicodeDecodeError:
+        raise InputError("a name in it is not text; it is damaged, export it again") from None
 
 
 def _check(onnx: Any, proto: Any) -> None:

@@ -251,8 +251,7 @@ def _heads(b: Builder, x: Value, count: int) -> Value:
 
 def _axes(b: Builder, x: Value, axes: Sequence[int]) -> list[int]:
     rank = len(b.shape(x))
-    found = sorted({views.axis(b, a, rank) for a in axes})
-    return found
+    return sorted({views.axis(b, a, rank) for a in axes})
 
 
 def _softmax(b: Builder, x: Value, axis: int = -1) -> Value:

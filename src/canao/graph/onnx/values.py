@@ -99,6 +99,9 @@ def _dtype(array: np.ndarray) -> str:
 
 def _held(array: np.ndarray, shape: Shape, dtype: str) -> Known:
     """A Known whose array is of the plainest type that holds its elements."""
+    for v in array.flat if array.dtype == object else ():
+        if isinstance(v, Poly) and (len(v.coefficients) > 5 or max(map(abs, v.coefficients)) >> 62):
+            raise Undecided("a size of more than the fourth power of the number of tokens")
     if array.dtype != object or not any(isinstance(v, Poly) for v in array.flat):
         array = array.astype({"f32": np.float32, "i32": np.int64, "bool": np.bool_}[dtype])
     return Known(array, shape, dtype)
@@ -112,7 +115,7 @@ def has_length(x: Known) -> bool:
 # Pointwise operators.
 
 
-def _values(d: Dim, longest: int) -> np.ndarray:
+def at_lengths(d: Dim, longest: int) -> np.ndarray:
     """A dimension at every length."""
     lengths = np.arange(1, longest + 1, dtype=np.int64)
     coefficients = d.coefficients if isinstance(d, Poly) else (d,)
@@ -121,7 +124,7 @@ def _values(d: Dim, longest: int) -> np.ndarray:
 
 def holds(test: Callable[[Any, Any], Any], a: Dim, b: Dim, longest: int) -> bool:
     """Whether a comparison holds at every length; Undecided if at some only."""
-    found = np.asarray(test(_values(a, longest), _values(b, longest)))
+    found = np.asarray(test(at_lengths(a, longest), at_lengths(b, longest)))
     if found.all() or not found.any():
         return bool(found.all())
     raise Undecided(f"whether {a} and {b} compare one way or the other depends on the length")

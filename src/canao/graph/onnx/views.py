@@ -14,7 +14,6 @@ from canao.graph.onnx.values import (
     Ramp,
     Undecided,
     Value,
-    expanded,
     fill,
     known,
     progression,
@@ -189,7 +188,8 @@ def _cut(b: Builder, x: Value, at: int, start: Dim, end: Dim, step: int) -> Valu
         return _stepped(b, x, at, (start, end, step))
     start, end = (_bound(b, bound, size) for bound in (start, end))
     b.fits(end, size)
-    return part(b, x, at, start, dim_add(end, dim_mul(start, -1)))
+    length = dim_add(end, dim_mul(start, -1))
+    return part(b, x, at, start, max(0, length) if isinstance(length, int) else length)
 
 
 def _stepped(b: Builder, x: Value, at: int, bounds: tuple[Dim, Dim, int]) -> Value:
@@ -208,7 +208,7 @@ def _bound(b: Builder, bound: Dim, size: Dim) -> Dim:
             bound = dim_add(size, bound)
             if isinstance(bound, int):
                 return max(0, bound)
-            if bound_is_huge(bound):
+            if abs(bound.coefficients[0]) >= 1 << 31:
                 return 0
         elif not isinstance(size, int):
             return size if bound >= 1 << 31 else bound
@@ -218,18 +218,13 @@ def _bound(b: Builder, bound: Dim, size: Dim) -> Dim:
     return bound
 
 
-def bound_is_huge(bound: Poly) -> bool:
-    return abs(bound.coefficients[0]) >= 1 << 31
-
-
 def part(b: Builder, x: Value, at: int, start: Dim, size: Dim) -> Value:
     """`size` elements of x along `at`, from `start` on."""
     shape = b.shape(x)
     out = (*shape[:at], size, *shape[at + 1 :])
     if start == 0 and out == shape:
         return x
-    if isinstance(size, int) and size < 0:
-        size, out = 0, (*shape[:at], 0, *shape[at + 1 :])
+    b.inside(start, size, shape[at])
     if isinstance(x, Ramp):
         if at != x.axis:
             return Ramp(out, x.axis, x.start, x.step)
@@ -413,5 +408,3 @@ RULES: dict[str, Rule] = {
     "Slice": _slice, "Split": _split, "Concat": _concat, "Pad": _pad, "Gather": _gather,
     "GatherElements": _gather_elements, "GatherND": _gather_nd,
 }  # fmt: skip
-
-__all__ = ["RULES", "axis", "common", "expanded", "part", "transpose"]
