@@ -35,6 +35,7 @@ from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
+from canao.model.beside import beside
 from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
@@ -119,7 +120,9 @@ def lower(
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
-    """A Hugging Face directory or a torch module, and its graph."""
+    """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+        return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
         source = load_source(model)
     elif hasattr(model, "forward"):
@@ -130,6 +133,17 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
     return source, trace(source.module, max_length or limit)
+
+
+def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
+    from canao.graph.onnx.importer import import_text
+    from canao.graph.onnx.load import load
+
+    if max_length is not None and max_length < 2:
+        raise InputError(f"maximum length {max_length} is too short; give at least 2")
+    graph = import_text(load(path), max_length)
+    columns = graph.shape(graph.outputs[0][1])[-1:]
+    return beside(path, columns[0] if columns and isinstance(columns[0], int) else None), graph
 
 
 def compile_model(
@@ -144,7 +158,7 @@ def compile_model(
     profile: Profile = decided,
     tuned: bool = True,
 ) -> Artifact:
-    """Compile a Hugging Face directory or a torch module into the artifact directory `out`.
+    """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
     Kernels run as `canao tune` found best on this machine; all by default plans where it is
     not the target, where nothing was tuned, or without `tuned`.

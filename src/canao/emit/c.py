@@ -16,7 +16,7 @@ from canao.emit.writer import Writer
 from canao.fuse.form import Alias, Product, Rows
 from canao.fuse.group import Program, Region
 from canao.fuse.rows import lower
-from canao.graph.ir import Dim, Poly
+from canao.graph.ir import FLOATS, Dim, Poly
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
 from canao.schedule.weights import WeightLayout, lay_out
@@ -154,7 +154,8 @@ class _Unit:
             return f"c->weights + {self.weights.offset(p.value, nr)}"
         for i, slot in enumerate(self.graph.inputs):
             if slot.name == p.value:
-                return f"c->inputs[{i}]"
+                cast = "(const float *)" if slot.limit == FLOATS else ""
+                return f"{cast}c->inputs[{i}]"
         return f"c->arena + {self.memory.offsets[root(self.program, p.value, self.aliases)]}"
 
     def _tables(self, w: Writer, scratch: int) -> None:

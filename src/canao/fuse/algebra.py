@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 
 from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.recognize import (
+    columns_into_norm,
+    divide_by_constant,
+    find_gelu,
+    find_norm,
+    find_silu,
+    scale_past_matmul,
+)
 from canao.fuse.rewrite import VIEWS, Change, Rule, View
 from canao.graph.ir import Node, node
 from canao.graph.ops import OPS
@@ -210,6 +218,12 @@ CLEANUP = (
 )
 ALGEBRA = (
     *CLEANUP,
+    Rule("find_gelu", find_gelu),
+    Rule("find_silu", find_silu),
+    Rule("find_norm", find_norm),
+    Rule("columns_into_norm", columns_into_norm),
+    Rule("divide_by_constant", divide_by_constant),
+    Rule("scale_past_matmul", scale_past_matmul),
     Rule("join_reshapes", join_reshapes),
     Rule("join_transposes", join_transposes),
     Rule("associate_constants", associate_constants),
