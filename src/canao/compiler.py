@@ -32,6 +32,7 @@ from canao.fuse.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply
+from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
@@ -132,7 +133,11 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     limit = source.max_length
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
-    return source, trace(source.module, max_length or limit)
+    graph = trace(source.module, max_length or limit)
+    if max_length is not None and graph.max_length < max_length:
+        allowed = graph.max_length
+        raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")
+    return source, graph
 
 
 def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
@@ -300,5 +305,5 @@ def parameter_count(stages: Stages) -> int:
 def form_name(region: Region) -> str:
     form = region.form
     names = {Alias: "alias", Attention: "attention", Concat: "concat", Matmul: "matmul",
-             Product: "product"}  # fmt: skip
+             Product: "product", Scan: "scan"}  # fmt: skip
     return names.get(type(form), "rows")
