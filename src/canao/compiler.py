@@ -26,6 +26,7 @@ from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
+from canao.graph.resume import resuming
 from canao.graph.trace import trace
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
@@ -66,6 +67,7 @@ def lower(
 ) -> Stages:
     """All steps from the captured graph to C. `profile` decides the yellow cells of fusion."""
     cleaned, cleanup = apply(graph, CLEANUP)
+    cleaned = resuming(cleaned)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
         program = fuse(rewritten, profile)
@@ -187,11 +189,13 @@ def _manifest(
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "model": getattr(config, "model_type", type(source.module).__name__),
-        "task": _task(source),
+        "task": "text-generation" if _generates(graph) else _task(source),
+        "stop_tokens": _stop_tokens(source),
         "labels": list(source.labels),
         "inputs": [
             {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
             for i in graph.inputs
+            if i.given
         ],
         "outputs": [
             {
@@ -202,6 +206,7 @@ def _manifest(
             for name, value in graph.outputs
         ],
         "max_length": graph.max_length,
+        "resumes": graph.resumes,
         "fusion": fusion,
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
         "parameters": sum(
@@ -234,6 +239,18 @@ def _task(source: ModelSource) -> str:
     return (
         "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
     )
+
+
+def _generates(graph: Graph) -> bool:
+    """Whether a graph that continues texts gives a number for each token that could come next."""
+    width = graph.shape(graph.outputs[0][1])[-1]
+    return graph.resumes and width == graph.inputs[0].limit
+
+
+def _stop_tokens(source: ModelSource) -> list[int]:
+    """The tokens that end a text, where the model's configuration names them."""
+    ends = getattr(source.config, "eos_token_id", None)
+    return [int(e) for e in (ends if isinstance(ends, (list, tuple)) else [ends]) if e is not None]
 
 
 def _counted(names: list[str]) -> dict[str, int]:

@@ -25,13 +25,15 @@ def sized(text: str, tile: tuple[int, int], isa: Isa) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """C of one region: its text (with NAME for its name), pointers, and unit of work."""
+    """C of one region: its text (with NAME for its name), pointers, and unit of work. One with
+    `heads` is causal attention: NAME_append, by heads, goes before it."""
 
     base_name: str
     text: str
     parameters: tuple[Parameter, ...]
     units: str
     needs: frozenset[str]
+    heads: str = ""
 
     def named(self, name: str) -> str:
         return self.text.replace("NAME", name)

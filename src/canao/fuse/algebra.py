@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.causal import causal_attention, gather_by_position, product_with_weights
 from canao.fuse.rewrite import VIEWS, Change, Rule, View
 from canao.graph.ir import Node, node
 from canao.graph.ops import OPS
@@ -207,6 +208,9 @@ CLEANUP = (
     Rule("known_where", known_where),
     Rule("drop_identity", drop_identity),
     Rule("gather_known_rows", gather_known_rows),
+    Rule("gather_by_position", gather_by_position),
+    Rule("product_with_weights", product_with_weights),
+    Rule("causal_attention", causal_attention),
 )
 ALGEBRA = (
     *CLEANUP,

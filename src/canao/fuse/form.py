@@ -14,7 +14,7 @@ forbids; they are legal because a schedule by tiles exists (blocks of rows; onli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from canao.fuse.access import Access, resolve, stored_as
 from canao.fuse.concat import Concat, concat_form
@@ -54,13 +54,15 @@ class Matmul:
 @dataclass(frozen=True, slots=True)
 class Attention:
     """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the
-    strides of the result [batch..., m, dv] in the output."""
+    strides of the result [batch..., m, dv] in the output. Where `causal`, keys and values of the
+    tokens that came before lie in a cache, which those of the new tokens join."""
 
     q: Access
     k: Access
     v: Access
     scale: float
     store: tuple[Dim, ...]
+    causal: bool = False
 
 
 Form = Alias | Rows | Concat | Product | Matmul | Attention
@@ -68,7 +70,7 @@ Form = Alias | Rows | Concat | Product | Matmul | Attention
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     """The form of a region of `nodes` (in execution order) whose one result is `output`."""
-    heavy = [n.op for n in nodes if n.op in ("matmul", "linear")]
+    heavy = [n.op for n in nodes if n.op in ("matmul", "linear", "causal_attention")]
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
@@ -77,6 +79,8 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
         return _product(graph, nodes, output)
     if heavy == ["matmul"]:
         return _matmul(graph, nodes, output)
+    if heavy == ["causal_attention"]:
+        return _causal(graph, nodes, output)
     return _attention(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
 
 
@@ -230,7 +234,6 @@ def _one_batch(batch: Shape) -> bool:
 
 
 def _attention(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
-    made = {n.output: n for n in nodes}
     core = [n for n in nodes if not OPS[n.op].view]
     if [n.op for n in core if n.op != "mul"] != ["matmul", "softmax", "matmul"]:
         return None
@@ -239,7 +242,31 @@ def _attention(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | 
     if scale is None or mix.inputs[0] != softmax.output:
         return None
     q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
-    if q is None or k is None or v is None or not isinstance(q.shape[-1], int):
+    if q is None or k is None or v is None:
+        return None
+    return _tiled(graph, nodes, (mix.output, output), Attention(q, k, v, scale, ()))
+
+
+def _causal(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
+    core = [n for n in nodes if not OPS[n.op].view]
+    q, k, v = (resolve(graph, nodes, x) for x in core[0].inputs)
+    if len(core) > 1 or q is None or k is None or v is None:
+        return None
+    rank = len(k.shape)
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    turned = k.transposed(order)
+    form = Attention(q, turned, v, core[0].attribute("scale"), (), causal=True)
+    return _tiled(graph, nodes, (core[0].output, output), form)
+
+
+def _tiled(
+    graph: Graph, nodes: Sequence[Node], names: tuple[str, str], form: Attention
+) -> Attention | None:
+    """The form with its store, if operands and result lie as tiles can read and write them;
+    `names` are the attention's own result and, after views, the region's."""
+    made = {n.output: n for n in nodes}
+    (mix, output), q, k, v = names, form.q, form.k, form.v
+    if not isinstance(q.shape[-1], int):
         return None
     if not isinstance(v.shape[-1], int) or not _one_batch(q.shape[:-2]):
         return None
@@ -247,16 +274,16 @@ def _attention(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | 
         return None
     views: list[Node] = []
     name = output
-    while name != mix.output:
+    while name != mix:
         if name not in made or not OPS[made[name].op].view:
             return None
         views.insert(0, made[name])
         name = made[name].inputs[0]
-    shapes = [graph.shape(mix.output), *(graph.shape(n.output) for n in views)]
+    shapes = [graph.shape(mix), *(graph.shape(n.output) for n in views)]
     store = stored_as(views, shapes)
     if store is None or store[-1] != 1:
         return None
-    return Attention(q, k, v, scale, store)
+    return replace(form, store=store)
 
 
 def _scale(graph: Graph, muls: Sequence[Node], scores: Node, softmax: Node) -> float | None:

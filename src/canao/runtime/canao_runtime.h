@@ -10,9 +10,13 @@
 /* What one thread needs to run a step. */
 struct canao_call {
     int64_t tokens;
+    int64_t past;  /* tokens before these in the text */
+    int64_t first; /* of these tokens, the first whose outputs are wanted */
     const int32_t *const *inputs;
+    const int32_t *positions; /* past, past + 1 ... */
     const float *weights;
     float *arena;   /* shared by the team */
+    float *cache;   /* keys and values, shared by the team */
     float *scratch; /* this thread's own */
     int thread, threads;
 };
@@ -47,7 +51,7 @@ struct canao_program {
     int32_t max_length;
     uint64_t layout;
     uint64_t weights_bytes;
-    uint64_t arena_floats, scratch_floats;
+    uint64_t arena_floats, scratch_floats, cache_floats;
 };
 
 extern const struct canao_program canao_program;
@@ -58,6 +62,16 @@ static inline void canao_share(int64_t total, const struct canao_call *call, int
 {
     *begin = total * call->thread / call->threads;
     *end = total * (call->thread + 1) / call->threads;
+}
+
+/* Thread's share of rows, c for each token, without those of tokens before the first wanted. */
+static inline void canao_share_last(int64_t total, const struct canao_call *call, int64_t *begin,
+                                    int64_t *end)
+{
+    const int64_t first = total / call->tokens * call->first;
+    canao_share(total - first, call, begin, end);
+    *begin += first;
+    *end += first;
 }
 
 /* team.c: `threads` - 1 workers that wait for work, spinning briefly and then asleep. */
