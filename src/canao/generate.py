@@ -1,4 +1,4 @@
-"""Text generation: which token comes next, and when it is over. NumPy only; the model is a function.
+"""Text generation: which token comes next, and when it is over. The model is a function here.
 
 At temperature 0 the token with the largest logit is taken. Otherwise tokens are drawn: logits are
 divided by the temperature, then cut to the `top_k` largest, then to the fewest that together have

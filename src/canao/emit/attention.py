@@ -10,9 +10,9 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, declared, mark_unused, plain, signature
 from canao.emit.rowcode import Parameters, expression
 from canao.emit.writer import Writer, number
-from canao.schedule.cache import Cache
 from canao.fuse.form import Attention, Matmul
 from canao.graph.ir import Dim, product
+from canao.schedule.cache import Cache
 from canao.schedule.plan import Plan
 
 TRANSPOSE = """\
@@ -228,8 +228,9 @@ _MASKED = """\
                     high[i] = vf_max(high[i], seen);"""
 
 _TILE = """\
-/* m queries of one head against `keys` of its keys, {tile} at a time with a running maximum and sum:
-   no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
+/* m queries of one head against `keys` of its keys, {tile} at a time with a running maximum and
+   sum: no more scores than that exist at any time. `p` holds them, and after them the mix of
+   values. */
 CANAO_INLINE void NAME_tile(const int m, int64_t s, int64_t keys, const float *q, const float *kt,
                             const float *vp, float *restrict p, float *restrict o)
 {{

@@ -155,8 +155,16 @@ class _Unit:
             w.line(f"const int64_t first = {'c->first' if last else 0};")
         share = "canao_share_last" if last and not k.heads else "canao_share"
         w.line(f"{share}({k.units}, c, &begin, &end);")
+        columns = ""
+        if k.columns:
+            columns, nr = ", left, right", self.plans[i].nr
+            w.line(f"int64_t left = 0, right = {k.columns};")
+            w.line(
+                f"canao_share_columns({k.units}, {int(last)}, {k.columns}, {nr}, c, &begin, &end, "
+                "&left, &right);"
+            )
         out = f"c->arena + {self.memory.offsets[region.output]}"
-        w.line(f"{self.names[i]}(s, {state}{pointers}{out}, c->scratch, begin, end);")
+        w.line(f"{self.names[i]}(s, {state}{pointers}{out}, c->scratch, begin, end{columns});")
         w.depth -= 1
         w.line("}")
         w.line()
@@ -187,10 +195,11 @@ class _Unit:
             for i, k in enumerate(self.kernels):
                 if k:
                     waits = int(self.memory.barriers[i])
+                    last = int(self.program.regions[i].output in self.memory.last)
                     if k.heads:
-                        w.line(f'{{step_{i}_append, "{self.names[i]}_append", {waits}}},')
+                        w.line(f'{{step_{i}_append, "{self.names[i]}_append", {waits}, 0}},')
                         waits = 1
-                    w.line(f'{{step_{i}, "{self.names[i]}", {waits}}},')
+                    w.line(f'{{step_{i}, "{self.names[i]}", {waits}, {last}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
             for slot in _given(graph):
                 w.line(f'{{"{slot.name}", {slot.limit}}},')

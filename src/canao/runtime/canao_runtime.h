@@ -21,11 +21,12 @@ struct canao_call {
     int thread, threads;
 };
 
-/* One kernel; with `waits`, all threads meet before it. */
+/* One kernel; with `waits`, all threads meet before it. With `last`, it computes only rows of tokens
+ * whose outputs are wanted. */
 struct canao_step {
     void (*run)(const struct canao_call *call);
     const char *name;
-    int waits;
+    int waits, last;
 };
 
 /* Ids below `limit` are legal; 0: any that is not negative. */
@@ -72,6 +73,27 @@ static inline void canao_share_last(int64_t total, const struct canao_call *call
     canao_share(total - first, call, begin, end);
     *begin += first;
     *end += first;
+}
+
+/* Whether a step has fewer tokens than threads. All threads then meet before it, as their shares
+ * are by other things than rows. */
+static inline int canao_narrow(const struct canao_call *call, int last)
+{
+    return call->tokens - (last ? call->first : 0) < call->threads;
+}
+
+/* In a narrow step a thread has all rows of the product, and some of its columns: panels of nr. */
+static inline void canao_share_columns(int64_t total, int last, int64_t columns, int64_t nr,
+                                       const struct canao_call *call, int64_t *begin, int64_t *end,
+                                       int64_t *left, int64_t *right)
+{
+    if (!canao_narrow(call, last))
+        return;
+    *begin = last ? total / call->tokens * call->first : 0;
+    *end = total;
+    canao_share((columns + nr - 1) / nr, call, left, right);
+    *left *= nr;
+    *right = *right * nr < columns ? *right * nr : columns;
 }
 
 /* team.c: `threads` - 1 workers that wait for work, spinning briefly and then asleep. */

@@ -192,7 +192,7 @@ static void run_steps(void *context, int thread)
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_step *step = &canao_program.steps[i];
         uint64_t start = 0;
-        if (step->waits || m->ns)
+        if (step->waits || m->ns || canao_narrow(&call, step->last))
             canao_team_meet(m->team);
         if (m->ns)
             start = now();

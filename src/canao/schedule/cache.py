@@ -58,9 +58,10 @@ def last_rows(program: Program) -> frozenset[str]:
     if not program.graph.resumes:
         return frozenset()
     for region in reversed(program.regions):
-        users = list(_users(program, region.output))
-        if all(u.output in found and _by_row(u, region.output) for u in users) and _in_order(region):
-            found.add(region.output)
+        name = region.output
+        users = all(u.output in found and _by_row(u, name) for u in _users(program, name))
+        if users and _in_order(region):
+            found.add(name)
     return frozenset(found)
 
 
