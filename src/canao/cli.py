@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,13 +176,28 @@ def run(
     pair: Annotated[str | None, typer.Argument(help="second text of a pair")] = None,
     threads: Threads = 1,
     top: Annotated[int, typer.Option(help="labels to print")] = 3,
+    max_new_tokens: Annotated[int, typer.Option(help="most tokens to generate")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="draw from so many tokens; 0: from all")] = 0,
+    seed: Annotated[int | None, typer.Option(help="of the drawn tokens")] = None,
 ) -> None:
-    """Label a text with a compiled model."""
+    """Label a text with a compiled model, or go on with it where the model generates text."""
     if not text.strip():
         raise InputError("the text is empty; give at least one word")
     with load(artifact, threads=threads) as model:
+        if model.artifact.manifest.get("task") == "text-generation":
+            options = {"temperature": temperature, "top_k": top_k, "seed": seed}
+            _print_text(text, model.stream_text(text, max_new_tokens, **options))
+            return
         for label, value in model.predict(text, pair).scores[: max(1, top)]:
             out.print(f"{value:8.4f}  {escape(label)}")
+
+
+def _print_text(prompt: str, pieces: Iterator[str]) -> None:
+    """The text as it is generated, without the console's wrapping."""
+    for piece in itertools.chain([prompt], pieces, ["\n"]):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
 
 
 @app.command()
@@ -210,8 +227,12 @@ def bench(
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()
+    more = loaded.resumes and length < loaded.max_length
+    each = _timed(where.measure_next(loaded, config)) if more else None
     if as_json or raw:
         form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
+        if each:
+            form["token_ms"] = each.summary(asked)
         if profile:
             form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
@@ -221,6 +242,8 @@ def bench(
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
         else:
             out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
+    if each:
+        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, the median of a token after these")
     pinned = timing.environment.get("pinned", [])
     out.print(
         f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "

@@ -189,7 +189,7 @@ class CompiledModel:
         return pieces(lambda ids: self._tokens().decode(ids, skip_special_tokens=True), source)
 
     def _require_text(self) -> None:
-        if not self.artifact.manifest.get("resumes"):
+        if not self.artifact.resumes:
             raise InputError(
                 f"{self.artifact.path}: the model does not continue texts; "
                 "compile a decoder with causal attention"

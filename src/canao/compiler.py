@@ -159,13 +159,13 @@ def _write(
 
 
 def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
-    """The model's tokenizer; one that has a vocabulary only is converted to tokenizer.json."""
+    """The model's tokenizer; an older form, of a vocabulary, is converted to tokenizer.json."""
     if source.path is None:
         return
     for name in _TOKENIZER_FILES:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, staged / name)
-    older = (source.path / "vocab.txt").is_file()
+    older = [n for n in ("vocab.txt", "vocab.json") if (source.path / n).is_file()]
     if older and not (staged / "tokenizer.json").is_file():
         from transformers import AutoTokenizer
 
@@ -174,7 +174,7 @@ def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
             tokenizer.backend_tokenizer.save(str(staged / "tokenizer.json"))
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise InputError(
-                f"{source.path}/vocab.txt: cannot be read as a tokenizer ({error})"
+                f"{source.path}/{older[0]}: cannot be read as a tokenizer ({error})"
             ) from None
 
 

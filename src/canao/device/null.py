@@ -77,6 +77,10 @@ class NullDevice:
             environment={"device": "null", "note": "scripted latencies: nothing was run"},
         )
 
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """As `measure`: the script knows of libraries only."""
+        return self.measure(artifact, config)
+
     def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
         """The scripted kernel times; uses up no entry of a list of latencies."""
         if self._kernels is not None:
