@@ -60,6 +60,26 @@ def _attention(scale_use: int = 1) -> Graph:
     return graph(nodes, {"table": TABLE_ROWS, **W, "c": f32(0.5)}, *shown)
 
 
+def _masked(compare: str) -> Graph:
+    """Attention that sees a key where (key, query) compare so."""
+    nodes = [
+        X,
+        node("transpose", ("x",), "xt", perm=(0, 2, 1)),
+        node("matmul", ("x", "xt"), "scores"),
+        node("mul", ("scores", "c"), "scaled"),
+        node("arange", (), "key", stop=TOKENS),
+        node("reshape", ("key",), "query", shape=(TOKENS, 1)),
+        node(compare, ("key", "query"), "seen"),
+        node("where", ("seen", "zero", "far"), "mask"),
+        node("add", ("mask", "scaled"), "masked"),
+        node("softmax", ("masked",), "p"),
+        node("matmul", ("p", "x"), "y"),
+    ]
+    far = np.array(np.finfo(np.float32).min)
+    constants = {"table": TABLE_ROWS, "c": f32(0.5), "zero": f32(0.0), "far": far}
+    return graph(nodes, constants)
+
+
 def _pointwise(*nodes: Node, shown: tuple[str, ...] = (), **constants: np.ndarray) -> Graph:
     return graph([X, *nodes], {"table": TABLE_ROWS, **constants}, *shown)
 
@@ -95,6 +115,21 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                       {"table": TABLE_ROWS, "pos": np.arange(16, dtype=np.int32)[None] % 9}),
         lambda: _pointwise(node("add", ("x", "x"), "y")),
     ),
+    "gather_by_position": (
+        lambda: graph([X, node("arange", (), "p", stop=TOKENS),
+                       node("reshape", ("p",), "p2", shape=(1, TOKENS)),
+                       node("add", ("p2", "two"), "p3"), node("gather", ("table", "p3"), "e"),
+                       node("add", ("x", "e"), "y")],
+                      {"table": np.tile(TABLE_ROWS, (2, 1)), "two": np.array(2, np.int32)}),
+        lambda: _pointwise(node("add", ("ids", "zero"), "p"), node("gather", ("table", "p"), "e"),
+                           node("add", ("x", "e"), "y"), zero=np.array(0, np.int32)),
+    ),
+    "product_with_weights": (
+        lambda: _pointwise(node("matmul", ("x", "wq"), "y"), **W),
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("matmul", ("x", "t"), "y")),
+    ),
+    "causal_attention": (lambda: _masked("le"), lambda: _masked("ge")),
     "join_reshapes": (
         lambda: _pointwise(node("reshape", ("x",), "a", shape=(1, TOKENS, 2, 3)),
                            node("reshape", ("a",), "y", shape=(1, TOKENS, 3, 2))),
