@@ -119,6 +119,22 @@ def _rotary(left: int) -> Graph:
     return _pointwise(*nodes, c=f32(*range(6)), s=f32(*range(1, 7)))
 
 
+def _erf_gelu(half: float) -> Graph:
+    """Gelu in its parts where `half` is 0.5."""
+    nodes = [node("div", ("x", "r"), "u"), node("erf", ("u",), "e"), node("add", ("e", "one"), "p"),
+             node("mul", ("x", "p"), "xp"), node("mul", ("xp", "h"), "y")]
+    return _pointwise(*nodes, r=f32(np.sqrt(2)), one=f32(1.0), h=f32(half))
+
+
+def _norm_in_parts(numerator: str) -> Graph:
+    """A layer norm in its parts where the numerator is d, x less its mean."""
+    nodes = [node("reduce_mean", ("x",), "m"), node("sub", ("x", "m"), "d"),
+             node("mul", ("d", "d"), "dd"), node("reduce_mean", ("dd",), "v"),
+             node("add", ("v", "eps"), "ve"), node("sqrt", ("ve",), "root"),
+             node("div", (numerator, "root"), "y")]
+    return _pointwise(*nodes, eps=f32(1e-5))
+
+
 # rule -> (a graph in which it fires, one that looks alike in which it must not)
 CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
     "fold_constants": (
@@ -213,7 +229,36 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _masked("down"),
         lambda: _masked("ids"),
     ),
-    "multiply_by_inverse": (
+    "find_gelu": (
+        lambda: _erf_gelu(0.5),
+        lambda: _erf_gelu(0.25),
+    ),
+    "find_silu": (
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("x", "s"), "y")),
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("neg", ("x",), "m"),
+                           node("mul", ("m", "s"), "y")),
+    ),
+    "find_norm": (
+        lambda: _norm_in_parts("d"),
+        lambda: _norm_in_parts("x"),
+    ),
+    "columns_into_norm": (
+        lambda: _pointwise(node("layer_norm", ("x", "g", "b"), "n", eps=1e-5),
+                           node("mul", ("n", "c"), "y"),
+                           g=f32(*range(1, 7)), b=f32(*range(6)), c=f32(*range(2, 8))),
+        lambda: _pointwise(node("layer_norm", ("x", "g", "b"), "n", eps=1e-5),
+                           node("mul", ("n", "c"), "m"), node("add", ("m", "n"), "y"),
+                           g=f32(*range(1, 7)), b=f32(*range(6)), c=f32(*range(2, 8))),
+    ),
+    "scale_past_matmul": (
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
+                           c=f32(3.0)),
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
+                           c=f32(*range(6))),
+    ),
+    "divide_by_constant": (
         lambda: _pointwise(node("div", ("x", "c"), "y"), c=f32(3.0)),
         lambda: _pointwise(node("div", ("c", "x"), "y"), c=f32(3.0)),
     ),
