@@ -27,7 +27,7 @@ from canao.target import Target
 @dataclass(frozen=True, slots=True)
 class Source:
     """What the toolchain needs: the C file and header, the weight layout, and the kernel names,
-    one for each region ('' for an alias, which does no work)."""
+    one for each region ('' for an alias, which does no work). Sizes are in floats."""
 
     code: str
     header: str
@@ -35,6 +35,7 @@ class Source:
     kernel_names: tuple[str, ...]
     memory: MemoryPlan
     scratch: int
+    cache: int
 
 
 def emit(program: Program, plans: Sequence[Plan], target: Target) -> Source:
@@ -105,8 +106,9 @@ class _Unit:
                 self._step(w, i, k)
         self._tables(w, scratch)
         return Source(
-            w.text(), header(self.program), self.weights, tuple(self.names), self.memory, scratch
-        )
+            w.text(), header(self.program), self.weights, tuple(self.names), self.memory, scratch,
+            self.cache_floats,
+        )  # fmt: skip
 
     def _head(self, w: Writer) -> None:
         t = self.target

@@ -124,13 +124,14 @@ def build_trial(
             f"{folder}: the trial's weights cannot be written ({error.strerror}); free space, or "
             "name another directory in TMPDIR"
         ) from None
-    names = [name for name in source.kernel_names if name]
+    place = _steps(made.program)
+    names = [n for steps, name in zip(place, source.kernel_names, strict=True)
+             for n in (f"{name}_append", name)[2 - len(steps):]]  # fmt: skip
     manifest = {
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "kernels": [{"name": name} for name in names],
         **interface(made.program.graph),
     }
-    place = _steps(made.program)
     steps = {pair: tuple(place[i] for i in at) for pair, at in made.places.items()}
     return Trial(
         tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
