@@ -60,6 +60,31 @@ def _attention(scale_use: int = 1) -> Graph:
     return graph(nodes, {"table": TABLE_ROWS, **W, "c": f32(0.5)}, *shown)
 
 
+def _seeing(table: np.ndarray) -> Graph:
+    """Attention with a term: a table of distances, or one of all pairs of positions."""
+    if table.ndim == 1:
+        views = [node("diagonals", ("pairs",), "term", longest=16)]
+    else:
+        views = [node("slice", ("pairs",), "rows", axis=0, start=0, stop=TOKENS),
+                 node("slice", ("rows",), "term", axis=1, start=0, stop=TOKENS)]  # fmt: skip
+    nodes = [
+        X,
+        node("transpose", ("x",), "xt", perm=(0, 2, 1)),
+        node("matmul", ("x", "xt"), "scores"),
+        node("mul", ("scores", "c"), "scaled"),
+        *views,
+        node("add", ("term", "scaled"), "masked"),
+        node("softmax", ("masked",), "p"),
+        node("matmul", ("p", "x"), "y"),
+    ]
+    return graph(nodes, {"table": TABLE_ROWS, "c": f32(0.5), "pairs": table})
+
+
+FAR = np.finfo(np.float32).min
+DISTANCES = np.arange(-15, 16)
+PAIRS = np.subtract.outer(np.arange(16), np.arange(16))  # query - key
+
+
 def _pointwise(*nodes: Node, shown: tuple[str, ...] = (), **constants: np.ndarray) -> Graph:
     return graph([X, *nodes], {"table": TABLE_ROWS, **constants}, *shown)
 
@@ -140,6 +165,15 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                        node("gather", ("table", "p"), "e"), node("add", ("x", "e"), "y")],
                       {"table": TABLE_ROWS, "pos": np.arange(16, dtype=np.int32)[None] % 9}),
         lambda: _pointwise(node("add", ("x", "x"), "y")),
+    ),
+    "product_with_weights": (
+        lambda: _pointwise(node("matmul", ("x", "wq"), "y"), **W),
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("matmul", ("x", "t"), "y")),
+    ),
+    "causal_attention": (
+        lambda: _seeing(np.where(DISTANCES > 0, FAR, 0).astype(np.float32)),
+        lambda: _seeing(np.where(abs(DISTANCES + 5) > 5, FAR, 0).astype(np.float32)),
     ),
     "join_reshapes": (
         lambda: _pointwise(node("reshape", ("x",), "a", shape=(1, TOKENS, 2, 3)),
@@ -274,6 +308,23 @@ def same_values(before: Graph, after: Graph) -> None:
         for a, b in zip(outputs(before, [ids]), outputs(after, [ids]), strict=True):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _hides(hidden: np.ndarray, other: float = 0.0) -> np.ndarray:
+    return np.where(hidden, FAR, other).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("table", "causal"),
+    ((_hides(PAIRS < 0), True), (_hides(PAIRS < 0, 0.5), False), (_hides(PAIRS < 1), False),
+     (_hides((PAIRS < 0) | (PAIRS > 14)), False), (_hides(PAIRS > 0), False),
+     (_hides((PAIRS < 0) | ((PAIRS == 3) & (np.arange(16) == 9))), False)),
+)  # fmt: skip
+def test_a_table_of_pairs_is_causal_where_it_hides_what_comes_later(
+    table: np.ndarray, causal: bool
+) -> None:
+    rule = next(r for r in ALGEBRA if r.name == "causal_attention")
+    assert bool(apply(_seeing(table), [rule])[1]) == causal
 
 
 @pytest.mark.parametrize("rule", ALGEBRA, ids=lambda r: r.name)
