@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import DTYPES, Shape, Type, dim_add, product
+from canao.graph.convolve import conv1d, im2col
+from canao.graph.ir import DTYPES, Dim, Shape, Type, dim_add, product
 
 
 class Builder(Protocol):
@@ -24,6 +25,7 @@ class Builder(Protocol):
     def constant(self, array: np.ndarray) -> str: ...
     def value(self, operand: Any) -> str: ...
     def type(self, name: str) -> Type: ...
+    def uniform(self, name: str) -> str | None: ...
     def result_shape(self) -> Shape: ...
     def result_dtype(self) -> str: ...
     def unsupported(self, what: str) -> UnsupportedError: ...
@@ -218,9 +220,10 @@ def _hardswish(b: Builder, x: str) -> str:
 
 
 def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
-    if axis not in (-1, len(b.type(x).shape) - 1):
-        raise b.unsupported(f"softmax over dimension {axis}, which is not the last")
-    return b.emit("softmax", x)
+    rank = len(b.type(x).shape)
+    if axis % rank == rank - 1:
+        return b.emit("softmax", x)
+    return _transpose(b, b.emit("softmax", _transpose(b, x, axis, -1)), axis, -1)
 
 
 def _reduce(op: str) -> Rule:
@@ -303,6 +306,14 @@ def _cumsum(b: Builder, x: str, axis: int) -> str:
     return b.emit("cumsum", _as(b, x, "i32"))
 
 
+def _index(b: Builder, x: str, _places: Any) -> str:
+    """Elements at places given by tensors: of what is the same everywhere, as masks are."""
+    scalar = b.uniform(x)
+    if scalar is None:
+        raise b.unsupported("indexing by tensors")
+    return b.emit("expand", _as(b, scalar, b.result_dtype()), shape=b.result_shape())
+
+
 def _pick(b: Builder, x: str, axis: int, places: str) -> str:
     if axis % len(b.type(x).shape) != len(b.type(x).shape) - 1:
         raise b.unsupported(f"gather along dimension {axis}, which is not the last,")
@@ -338,6 +349,12 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return _as(b, x, b.result_dtype())
 
 
+def _not_ahead(b: Builder, queries: Dim, keys: Dim) -> str:
+    """Whether a key is not ahead of a query: [queries, keys]."""
+    row = b.emit("reshape", b.emit("arange", stop=queries), shape=(queries, 1))
+    return b.emit("ge", row, b.emit("reshape", b.emit("arange", stop=keys), shape=(1, keys)))
+
+
 def _attention(
     b: Builder,
     q: str,
@@ -352,7 +369,7 @@ def _attention(
 ) -> str:
     """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
     if is_causal:
-        raise b.unsupported("causal attention")
+        mask = _not_ahead(b, b.type(q).shape[-2], b.type(k).shape[-2])
     width = b.type(q).shape[-1]
     assert isinstance(width, int)
     factor = 1 / math.sqrt(width) if scale is None else float(scale)
@@ -465,6 +482,9 @@ RULES: dict[str, Rule] = {
     "chunk": _chunk,
     "cumsum": _cumsum,
     "gather": _pick,
+    "index": _index,
+    "conv1d": conv1d,
+    "im2col": im2col,
     "cat": _cat,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
