@@ -129,9 +129,13 @@ PICK = """\
 static vf vf_pick(const float *p, int64_t apart, int64_t step, const int32_t *at, int64_t next,
                   int64_t n)
 {
-    float t[VF];
-    for (int64_t i = 0; i < VF; i++)
-        t[i] = i < n ? p[i * apart + at[i * next] * step] : 0.0f;
+    float t[VF] = {0};
+    if (n >= VF)
+        for (int64_t i = 0; i < VF; i++)
+            t[i] = p[i * apart + at[i * next] * step];
+    else
+        for (int64_t i = 0; i < n; i++)
+            t[i] = p[i * apart + at[i * next] * step];
     return vf_load(t);
 }
 """

@@ -9,7 +9,7 @@ one-to-one op grow too, after all seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from canao.errors import UnsupportedError
@@ -21,6 +21,7 @@ from canao.graph.ops import (
     MANY_TO_MANY,
     ONE_TO_MANY,
     ONE_TO_ONE,
+    OPS,
     REORGANIZE,
     SHUFFLE,
     mapping_type,
@@ -90,7 +91,7 @@ class _Block:
 def unfused(graph: Graph) -> Program:
     """One region for each node: the baseline that fusion is compared with."""
     return Program(
-        graph, tuple(_region(graph, [n], n.output, _type(graph, n)) for n in graph.nodes)
+        graph, tuple(_region(graph, [n], n.output, m) for n, m in _mappings(graph))
     )
 
 
@@ -100,10 +101,15 @@ def fuse(graph: Graph, profile: Profile = decided) -> Program:
     return _Planner(graph, profile).program()
 
 
-def _type(graph: Graph, n: Node) -> str:
-    weights = [i in graph.constants for i in n.inputs]
-    types = [graph.types[i] for i in n.inputs]
-    return mapping_type(n.op, types, weights, graph.types[n.output])
+def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
+    """Each node with its mapping type; weights, in it, are constants and what is read of them."""
+    fixed = set(graph.constants)
+    for n in graph.nodes:
+        weights = [i in fixed for i in n.inputs]
+        types = [graph.types[i] for i in n.inputs]
+        if OPS[n.op].view and all(weights):
+            fixed.add(n.output)
+        yield n, mapping_type(n.op, types, weights, graph.types[n.output])
 
 
 def _region(graph: Graph, nodes: Sequence[Node], output: str, mapping: str) -> Region:
@@ -122,14 +128,15 @@ class _Planner:
         self.graph, self.profile = graph, profile
         self.order = {n.output: i for i, n in enumerate(graph.nodes)}
         self.users, self.kept = graph.users(), graph.output_values()
-        self.block = {n.output: _Block([n], _type(graph, n)) for n in graph.nodes}
+        self.mapping = {n.output: m for n, m in _mappings(graph)}
+        self.block = {n.output: _Block([n], self.mapping[n.output]) for n in graph.nodes}
         self.log: list[Merge] = []
 
     def program(self) -> Program:
         self._join_attention()
         simple = (ONE_TO_ONE, REORGANIZE, SHUFFLE, ONE_TO_MANY, MANY_TO_MANY)
         for mapping in simple:
-            seeds = [n for n in self.graph.nodes if _type(self.graph, n) == mapping]
+            seeds = [n for n in self.graph.nodes if self.mapping[n.output] == mapping]
             for n in sorted(seeds, key=self._size):
                 self._grow(n)
         blocks = {id(b): b for b in self.block.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,21 +92,42 @@ class View:
 
 
 def apply(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, tuple[Firing, ...]]:
-    """The graph after applying `rules`, in their order, until none fires; and the log."""
+    """The graph after applying `rules`, in their order, until none fires; and the log.
+
+    The rule that fired last goes first: in a deep model it fires in each layer.
+    """
     log: list[Firing] = []
+    last: tuple[Rule, ...] = ()
     # Names made by an earlier call must not be made again.
     serial = max((int(m[1]) for m in map(_NUMBERED.search, graph.types) if m), default=0)
     while True:
         view = View(graph, serial)
-        found = _first(view, rules)
+        found = _first(view, (*last, *rules))
         if found is None:
             return graph, tuple(log)
         rule, n, change = found
+        last = (rule,)
         log.append(Firing(rule.name, n.output, n.where))
         if len(log) > _LIMIT:
             raise RuleCycle(f"rules fire without end, last {rule.name} at {n.output}")
         serial = view.serial
         graph = _changed(graph, n, change)
+
+
+def shared(graph: Graph) -> Graph:
+    """The graph with one constant in place of those that rules made alike for each layer."""
+    first: dict[tuple[str, bytes], str] = {}
+    renamed: dict[str, str] = {}
+    for name, array in graph.constants.items():
+        if _NUMBERED.search(name):
+            content = hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()
+            renamed[name] = first.setdefault((str(graph.types[name]), content), name)
+    nodes = tuple(
+        Node(n.op, tuple(renamed.get(i, i) for i in n.inputs), n.output, n.attributes, n.where)
+        for n in graph.nodes
+    )
+    outputs = tuple((name, renamed.get(value, value)) for name, value in graph.outputs)
+    return retype(graph.replace(nodes=nodes, outputs=outputs))
 
 
 def _first(view: View, rules: Sequence[Rule]) -> tuple[Rule, Node, Change] | None:

@@ -120,7 +120,7 @@ def _shared(view: View, name: str) -> bool:
     """Whether it is a view of a table that other nodes read, too."""
     if name not in view.producer or not is_table(view, name):
         return False
-    return len(view.users[name]) > 1 and all(u.op not in VIEWS for u in view.users[name])
+    return len(view.users[name]) > 1
 
 
 def _views(view: View, name: str) -> Sequence[Node]:

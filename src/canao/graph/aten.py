@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
+from canao.graph.convolve import conv1d, im2col
 from canao.graph.ir import DTYPES, Dim, Shape, Type, dim_add, product
 
 
@@ -24,6 +25,7 @@ class Builder(Protocol):
     def constant(self, array: np.ndarray) -> str: ...
     def value(self, operand: Any) -> str: ...
     def type(self, name: str) -> Type: ...
+    def uniform(self, name: str) -> str | None: ...
     def result_shape(self) -> Shape: ...
     def result_dtype(self) -> str: ...
     def unsupported(self, what: str) -> UnsupportedError: ...
@@ -218,9 +220,10 @@ def _hardswish(b: Builder, x: str) -> str:
 
 
 def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
-    if axis not in (-1, len(b.type(x).shape) - 1):
-        raise b.unsupported(f"softmax over dimension {axis}, which is not the last")
-    return b.emit("softmax", x)
+    rank = len(b.type(x).shape)
+    if axis % rank == rank - 1:
+        return b.emit("softmax", x)
+    return _transpose(b, b.emit("softmax", _transpose(b, x, axis, -1)), axis, -1)
 
 
 def _reduce(op: str) -> Rule:
@@ -301,6 +304,14 @@ def _cumsum(b: Builder, x: str, axis: int) -> str:
     if b.type(x).dtype == "f32" or axis % len(shape) != len(shape) - 1:
         raise b.unsupported("a running sum, other than of integers along the last dimension,")
     return b.emit("cumsum", _as(b, x, "i32"))
+
+
+def _index(b: Builder, x: str, _places: Any) -> str:
+    """Elements at places given by tensors: of what is the same everywhere, as masks are."""
+    scalar = b.uniform(x)
+    if scalar is None:
+        raise b.unsupported("indexing by tensors")
+    return b.emit("expand", _as(b, scalar, b.result_dtype()), shape=b.result_shape())
 
 
 def _pick(b: Builder, x: str, axis: int, places: str) -> str:
@@ -475,6 +486,9 @@ RULES: dict[str, Rule] = {
     "chunk": _chunk,
     "cumsum": _cumsum,
     "gather": _pick,
+    "index": _index,
+    "conv1d": conv1d,
+    "im2col": im2col,
     "cat": _cat,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),

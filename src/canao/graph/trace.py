@@ -196,6 +196,13 @@ class _Importer:
     def type(self, name: str) -> Type:
         return self.types[name]
 
+    def uniform(self, name: str) -> str | None:
+        """The number that every element of a value is, as a value of rank 0, if it is one."""
+        made = {n.output: n for n in self.nodes}
+        while name in made and made[name].op in ("expand", "reshape", "cast"):
+            name = made[name].inputs[0]
+        return name if name in self.constants and not self.types[name].shape else None
+
     def result_shape(self) -> Shape:
         return tuple(self._dim(d) for d in self.current.meta["val"].shape)
 

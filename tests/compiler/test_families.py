@@ -1,0 +1,288 @@
+"""Every family and head against Transformers in float32: rewritten graphs in NumPy, for all pairs,
+and compiled libraries, for each family with one of the heads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers.activations import ACT2CLS
+
+from canao.compiled import CompiledModel
+from canao.compiler import Stages, compile_model, load_model, lower
+from canao.errors import InputError, UnsupportedError
+from canao.fuse.attention import Attention
+from canao.graph.interp import outputs
+from canao.target import get_target
+from tests.compiler.families import FAMILIES, HEADS, make, reference, text
+from tests.conftest import LENGTHS
+
+# Largest difference of logits and hidden states, which are of unit scale.
+TOLERANCE = 2e-4
+# Code for tests need not be fast, but it should be compiled soon.
+QUICK = ("-O1",)
+
+
+def stages(model: torch.nn.Module, max_length: int | None = None) -> Stages:
+    return lower(load_model(model, max_length)[1], get_target())
+
+
+def assert_graph(model: torch.nn.Module, staged: Stages, lengths: tuple[int, ...]) -> None:
+    graph = staged.program.graph
+    names = tuple(i.name for i in graph.inputs)
+    for length in lengths:
+        ids = text(model, names, length)
+        want = reference(model, names, ids)
+        for (name, _), got in zip(graph.outputs, outputs(graph, ids), strict=True):
+            assert got.shape == want[name].shape
+            assert np.abs(got - want[name]).max() <= TOLERANCE, f"{name} at length {length}"
+
+
+def assert_compiled(
+    model: torch.nn.Module, folder: Path, lengths: tuple[int, ...], threads: int = 2, **how: Any
+) -> dict[str, Any]:
+    """Compile and compare; the manifest."""
+    artifact = compile_model(model, folder / "out", build_flags=QUICK, **how)
+    manifest = artifact.manifest
+    names = tuple(i["name"] for i in manifest["inputs"])
+    with CompiledModel(artifact, threads) as compiled:
+        for length in lengths:
+            ids = text(model, names, length)
+            want = reference(model, names, ids)
+            got = compiled.run(*(i[None] for i in ids))
+            assert got.keys() == want.keys()
+            for name, value in got.items():
+                difference = np.abs(value - want[name]).max()
+                assert difference <= TOLERANCE, f"{name} at length {length}: {difference:.1e}"
+    return manifest
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graphs(family: str, head: str) -> None:
+    model = make(family, head)
+    assert_graph(model, stages(model), (1, 9, 33))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_libraries(family: str, tmp_path: Path) -> None:
+    head = HEADS[list(FAMILIES).index(family) % len(HEADS)]
+    model = make(family, head)
+    longest = stages(model).program.graph.max_length
+    assert_compiled(model, tmp_path, (*LENGTHS, longest))
+
+
+@pytest.mark.parametrize("family", ("Roberta", "DebertaV2", "ModernBert"))
+def test_libraries_without_fusion(family: str, tmp_path: Path) -> None:
+    assert_compiled(make(family), tmp_path, (1, 7, 33, 128), fusion=False)
+
+
+KERNELS = {"Bert": 5, "Roberta": 5, "Electra": 5, "Albert": 5, "DistilBert": 5, "MPNet": 5,
+           "DebertaV2": 7, "ModernBert": 10}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", KERNELS)
+def test_kernels_of_a_layer(family: str) -> None:
+    """Attention is one region in each, whatever is added to its scores."""
+    few, more = 2, 4
+    counts = []
+    for layers in (few, more):
+        key = "n_layers" if family == "DistilBert" else "num_hidden_layers"
+        staged = stages(make(family, **{key: layers}))
+        forms = [r.form for r in staged.program.regions]
+        assert sum(isinstance(f, Attention) for f in forms) == layers
+        counts.append(len(forms))
+    assert counts[1] - counts[0] == KERNELS[family] * (more - few)
+
+
+def test_local_attention_visits_a_band() -> None:
+    program = stages(make("ModernBert")).program
+    bands = [r.form.band for r in program.regions if isinstance(r.form, Attention)]
+    assert bands == [None, (8, 8), None]
+
+
+def test_wide_bands_and_tiles(tmp_path: Path) -> None:
+    """Longer than a tile of keys: most of them are outside the band."""
+    model = make("ModernBert", num_hidden_layers=2, local_attention=4, hidden_size=32,
+                 num_attention_heads=2, max_position_embeddings=1100)  # fmt: skip
+    assert_compiled(model, tmp_path, (5, 513, 1030, 1100))
+
+
+@pytest.mark.parametrize("shared", (True, False))
+@pytest.mark.parametrize("terms", (["c2p"], ["p2c"], ["p2c", "c2p"], []), ids="-".join)
+def test_disentangled_attention(terms: list[str], shared: bool) -> None:
+    """Each term by itself, with buckets and with plain distances, shorter than the text, too."""
+    for buckets, farthest in ((8, -1), (-1, 20), (16, 64)):
+        model = make("DebertaV2", pos_att_type=terms, share_att_key=shared,
+                     position_buckets=buckets, max_relative_positions=farthest,
+                     position_biased_input=True, type_vocab_size=2)  # fmt: skip
+        assert_graph(model, stages(model), (1, 17, 140))
+
+
+class Activations(torch.nn.Module):
+    """Each activation of Transformers, of the same numbers."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        from transformers.activations import ACT2FN
+
+        rows = torch.linspace(-9, 9, 64 * 21).reshape(64, 21)
+        self.table = torch.nn.Embedding.from_pretrained(rows)
+        self.functions = torch.nn.ModuleDict({name: ACT2FN[name] for name in names})
+
+    def forward(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.table(input_ids)
+        return {name: f(x) for name, f in self.functions.items()}
+
+
+def test_activations(tmp_path: Path) -> None:
+    model = Activations([name for name in ACT2CLS if name not in ("xielu",)]).eval()
+    ids = np.arange(64, dtype=np.int32)
+    with torch.no_grad():
+        want = model(torch.from_numpy(ids).long()[None])
+    artifact = compile_model(model, tmp_path / "out", max_length=64, build_flags=QUICK)
+    with CompiledModel(artifact) as compiled:
+        got = compiled.run(ids[None])
+    assert got.keys() == want.keys()
+    for name, value in got.items():
+        assert np.abs(value - want[name].numpy()).max() <= 1e-5, name
+
+
+@pytest.mark.parametrize("kind", ("single_label", "multi_label", "regression"))
+def test_kinds_of_classification(kind: str) -> None:
+    labels = 1 if kind == "regression" else 5
+    problem = kind if kind == "regression" else f"{kind}_classification"
+    model = make("Roberta", "ForSequenceClassification", num_labels=labels, problem_type=problem)
+    assert_graph(model, stages(model), (1, 12))
+
+
+def test_positions_skip_padding(tmp_path: Path) -> None:
+    """Ids of padding within a text: its position is that of padding, and no other is spent."""
+    model = make("Roberta", pad_token_id=5)
+    artifact = compile_model(model, tmp_path / "out", build_flags=QUICK)
+    assert artifact.manifest["max_length"] == 140 - 5 - 1
+    ids = np.array([5, 7, 5, 5, 9, 1, 5, 2], np.int32)
+    names = tuple(i["name"] for i in artifact.manifest["inputs"])
+    every = [ids, np.zeros_like(ids)]
+    with CompiledModel(artifact) as compiled:
+        got = compiled.run(*(i[None] for i in every))
+    want = reference(model, names, every)
+    assert np.abs(got["last_hidden_state"] - want["last_hidden_state"]).max() <= TOLERANCE
+
+
+def test_a_maximum_beyond_the_positions_is_refused() -> None:
+    with pytest.raises(InputError, match=r"maximum length 140 is outside 2\.\.138"):
+        load_model(make("Roberta"), 140)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_checkpoints_of_half_precision_in_shards(dtype: torch.dtype, tmp_path: Path) -> None:
+    """They are read as float32, from as many files as there are."""
+    model = make("Electra", "ForTokenClassification").to(dtype)
+    model.save_pretrained(tmp_path / "model", max_shard_size="40KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    source, graph = load_model(tmp_path / "model")
+    assert all(p.dtype == torch.float32 for p in source.module.parameters())
+    ids = [np.arange(9, dtype=np.int32), np.zeros(9, np.int32)]
+    want = reference(model.float(), ("input_ids", "token_type_ids"), ids)["logits"]
+    assert np.abs(outputs(graph, ids)[0] - want).max() <= TOLERANCE
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    model = make("Electra")
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    (tmp_path / sorted(set(index["weight_map"].values()))[-1]).unlink()
+    with pytest.raises(InputError) as refused:
+        load_model(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("tied", (True, False))
+def test_tied_and_untied_vocabularies(tied: bool) -> None:
+    model = make("Bert", "ForMaskedLM", tie_word_embeddings=tied)
+    same = model.bert.embeddings.word_embeddings.weight is model.cls.predictions.decoder.weight
+    assert same == tied
+    assert_graph(model, stages(model), (1, 8))
+
+
+def test_a_large_vocabulary(tmp_path: Path) -> None:
+    model = make("XLMRoberta", "ForMaskedLM", vocab_size=250_002, hidden_size=16,
+                 num_attention_heads=2, num_hidden_layers=1,
+                 max_position_embeddings=12)  # fmt: skip
+    assert_compiled(model, tmp_path, (1, 8))
+
+
+class Refused(torch.nn.Module):
+    """A model with an operator that no kernel computes, in a part that has a name."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(9, 4)
+        self.head = _Head(function)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(input_ids))
+
+
+class _Head(torch.nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+REFUSALS = {
+    "operator": (lambda x: torch.fft.fft(x).real, r"aten\.fft_fft.* at head .*replace it"),
+    "reduction": (lambda x: x.amax(1), r"aten\.amax.* at head .*replace it"),
+    "dimension": (lambda x: x.cumsum(1), r"aten\.cumsum.* at head: a running sum.*not supported"),
+    "dtype": (lambda x: x.to(torch.complex64).real, r"at head.*not supported"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_name_operator_and_place_in_one_line(name: str) -> None:
+    function, message = REFUSALS[name]
+    with pytest.raises(UnsupportedError, match=message) as refused:
+        stages(Refused(function).eval(), 16)
+    assert "\n" not in str(refused.value)
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
+    family = draw(st.sampled_from([f for f in FAMILIES if f not in ("MobileBert", "DistilBert")]))
+    heads = draw(st.integers(1, 5))
+    size = draw(st.sampled_from((8, 10, 14, 32, 64, 128) if heads < 3 else (8, 10, 14)))
+    changes = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * size,
+        "intermediate_size": draw(st.integers(9, 130)),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "vocab_size": draw(st.sampled_from((99, 1000, 30_011))),
+        "max_position_embeddings": draw(st.integers(24, 200)),
+    }
+    if family not in ("ModernBert", "DebertaV2", "MPNet"):
+        changes["type_vocab_size"] = draw(st.sampled_from((1, 2, 16)))
+        changes["hidden_act"] = draw(st.sampled_from([a for a in ACT2CLS if a != "xielu"]))
+    if family == "ModernBert":
+        changes["local_attention"] = 2 * draw(st.integers(1, 40))
+        changes["global_attn_every_n_layers"] = draw(st.integers(1, 3))
+    return family, draw(st.sampled_from(HEADS)), changes
+
+
+@settings(max_examples=25, deadline=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(configurations())
+def test_random_configurations(drawn: tuple[str, str, dict[str, Any]]) -> None:
+    family, head, changes = drawn
+    model = make(family, head, **changes)
+    staged = stages(model)
+    assert_graph(model, staged, (1, 8, staged.program.graph.max_length))
