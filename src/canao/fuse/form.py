@@ -153,6 +153,8 @@ def _row_local(
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
+    if n.op in REDUCTIONS and graph.shape(n.inputs[0])[-1] != frame[1]:
+        return False  # a pass over a row reduces all of the row
     for position, name in enumerate(n.inputs):
         if name in names:
             if product(graph.shape(name)[:-1]) != product(frame[0]):

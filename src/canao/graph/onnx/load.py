@@ -142,7 +142,7 @@ def _opset(proto: Any) -> int:
     versions = {o.domain: o.version for o in proto.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
     if not opset:
-        raise InputError("it imports no version of the ONNX operators; export it again")
+        raise UnsupportedError("it imports no version of the ONNX operators; export it again")
     if opset < OLDEST:
         raise UnsupportedError(
             f"opset {opset} is too old; export with opset {OLDEST} or later, or convert it with "
