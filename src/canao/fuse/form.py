@@ -167,7 +167,8 @@ def _row_local(
         access = resolve(graph, nodes, name)
         if access is None:
             return False
-        wanted = shape[:-1] if n.op == "gather" else graph.shape(n.output)
+        # One number a row is repeated along the row, by whatever reads it there.
+        wanted = shape[:-1] if n.op == "gather" else (*shape[:-1], frame[1])
         if n.op in ("reduce_sum", "reduce_mean"):
             wanted = graph.shape(name)
         known = access.broadcast(wanted)
