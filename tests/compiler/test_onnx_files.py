@@ -138,7 +138,7 @@ def test_old_opset_and_none(tmp_path: Path) -> None:
     refused(UnsupportedError, saved(tmp_path, after_lookup("Relu")(opset=12)), "opset 12", "13")
     proto = after_lookup("Relu")()
     del proto.opset_import[:]
-    refused(InputError, saved(tmp_path, proto), "no version")
+    refused(UnsupportedError, saved(tmp_path, proto), "no version")
 
 
 @pytest.mark.parametrize(

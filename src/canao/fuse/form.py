@@ -150,6 +150,8 @@ def _row_local(
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
+    if n.op in REDUCTIONS and graph.shape(n.inputs[0])[-1] != frame[1]:
+        return False  # a pass over a row reduces all of the row
     for position, name in enumerate(n.inputs):
         if name in names:
             if n.op == "pick" or product(graph.shape(name)[:-1]) != product(frame[0]):
@@ -162,21 +164,22 @@ def _row_local(
         access = resolve(graph, nodes, name)
         if access is None:
             return False
-        wanted = _read_as(graph, n, position)
+        wanted = _read_as(graph, n, position, frame[1])
         known = access.broadcast(wanted)
         if reads.setdefault(name, known) != known:
             return False
     return True
 
 
-def _read_as(graph: Graph, n: Node, position: int) -> Shape:
-    """The shape at which row-local `n` reads one of its operands."""
+def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
+    """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
+    a row is repeated along the row, by whatever reads it there."""
     shape, name = graph.shape(n.output), n.inputs[position]
     if n.op in ("reduce_sum", "reduce_mean"):
         return graph.shape(name)
     if n.op == "pick" and position == 0:
         return (*shape[:-1], graph.shape(name)[-1])
-    return shape[:-1] if n.op == "gather" else shape
+    return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
 
 
 def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:

@@ -113,6 +113,11 @@ def _limits(graph: Graph) -> dict[str, int]:
             name, rows = n.inputs[1], int(graph.constants[n.inputs[0]].shape[0])
             while name in made and OPS[made[name].op].view:
                 name = made[name].inputs[0]
+            if name in graph.constants and made[n.inputs[1]].op != "slice":
+                raise UnsupportedError(
+                    f"node '{n.where}': looking up rows by numbers that are in the file; "
+                    "export a model that takes token ids"
+                )
             limits[name] = min(rows, limits.get(name, rows))
     return limits
 

@@ -103,20 +103,21 @@ def checked(proto: Any, folder: Path | None) -> Model:
 
 
 def _readable(proto: Any) -> None:
-    """InputError unless the names in a model are text: they are decoded when they are read."""
+    """InputError unless the names in a model are text: protobuf gives others as bytes, or fails."""
+    graphs, found = (proto.graph, *proto.functions), []
     try:
-        for g in (proto.graph, *proto.functions):
-            for n in g.node:
-                _ = (n.name, n.op_type, n.domain, *n.input, *n.output)
-                _ = [a.name for a in n.attribute]
+        for n in (n for g in graphs for n in g.node):
+            found += [n.name, n.op_type, n.domain, *n.input, *n.output]
+            found += [a.name for a in n.attribute]
         for t in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
-            _ = t.name
-        for o in proto.opset_import:
-            _ = o.domain
+            found.append(t.name)
         for t in proto.graph.initializer:
-            _ = [(e.key, e.value) for e in t.external_data]
+            found += [text for e in t.external_data for text in (e.key, e.value)]
+        found += [o.domain for o in proto.opset_import]
     except UnicodeDecodeError:
-        raise InputError("a name in it is not text; it is damaged, export it again") from None
+        found.append(b"")
+    if not all(isinstance(text, str) for text in found):
+        raise InputError("a name in it is not text; it is damaged, export it again")
 
 
 def _check(onnx: Any, proto: Any) -> None:
@@ -141,7 +142,7 @@ def _opset(proto: Any) -> int:
     versions = {o.domain: o.version for o in proto.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
     if not opset:
-        raise InputError("it imports no version of the ONNX operators; export it again")
+        raise UnsupportedError("it imports no version of the ONNX operators; export it again")
     if opset < OLDEST:
         raise UnsupportedError(
             f"opset {opset} is too old; export with opset {OLDEST} or later, or convert it with "

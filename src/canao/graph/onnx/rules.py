@@ -48,14 +48,16 @@ def _many(op: str) -> Rule:
 
 
 def _mean(b: Builder, *operands: Value) -> Value:
-    return b.pointwise("mul", _many("add")(b, *operands), _number(1 / len(operands)))
+    total = _many("add")(b, *operands)
+    return b.pointwise("mul", total, _number(1 / len(operands))) if len(operands) > 1 else total
 
 
-def _pass(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
+def _pass(b: Builder, x: Value) -> Value:
     return x
 
 
-def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None, **__: Any) -> Any:
+def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None,
+             seed: int = 0) -> Any:  # fmt: skip
     if isinstance(training, Known) and training.item():
         raise b.unsupported("training")
     return [x, fill(True, b.shape(x), "bool")]
@@ -91,7 +93,7 @@ def _where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     return b.pointwise("where", *operands)
 
 
-def _cast(b: Builder, x: Value, to: int, **_: Any) -> Value:
+def _cast(b: Builder, x: Value, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
     if to not in _KINDS:
         raise b.unsupported(f"a cast to element type {to}")
     kind = _KINDS[to]
@@ -213,7 +215,7 @@ def _gemm(b: Builder, x: Value, w: Value, c: Value | None = None, alpha: float =
 def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = None,
                *past: Value | None, scale: float | None = None, q_num_heads: int = 0,
                kv_num_heads: int = 0, is_causal: int = 0, softcap: float = 0.0,
-               qk_matmul_output_mode: int = 0, **_: Any) -> Value:  # fmt: skip
+               qk_matmul_output_mode: int = 0, softmax_precision: int = 1) -> Value:  # fmt: skip
     """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
     if any(p is not None for p in past) or is_causal or softcap or qk_matmul_output_mode:
         raise b.unsupported("attention that is causal, capped or keeps keys and values")
@@ -296,7 +298,7 @@ def _reduced(b: Builder, op: str, x: str, axes: list[int], keepdims: int) -> str
 
 
 def _layer_norm(b: Builder, x: Value, scale: Value, bias: Value | None = None, axis: int = -1,
-                epsilon: float = 1e-5, **_: Any) -> Value:  # fmt: skip
+                epsilon: float = 1e-5, stash_type: int = 1) -> Value:  # fmt: skip
     shape = b.shape(x)
     axis = views.axis(b, axis, len(shape))
     width = product(shape[axis:])
@@ -317,7 +319,7 @@ def _row(b: Builder, x: Value, width: int, shape: Sequence[Dim]) -> str:
 
 
 def _rms_norm(b: Builder, x: Value, scale: Value, axis: int = -1, epsilon: float = 1e-5,
-              **_: Any) -> Value:  # fmt: skip
+              stash_type: int = 1) -> Value:  # fmt: skip
     name = b.name(x)
     axes = list(range(views.axis(b, axis, len(b.shape(x))), len(b.shape(x))))
     mean = _reduced(b, "reduce_mean", b.emit("mul", name, name), axes, 1)

@@ -339,12 +339,16 @@ def _gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:  # noqa: 
         return fill(x.item(), out, x.dtype)
     if isinstance(ids, Known) and not any(isinstance(d, Poly) for d in ids.shape):
         return _as(b, _take(b, x, ids, at), out)
+    if isinstance(ids, Known) and ids.uniform:
+        row = _take(b, x, known(ids.array.reshape(1)), at)
+        ones = (*shape[:at], *[1] * len(ids.shape), *shape[at + 1 :])
+        return b.spread(_as(b, row, ones), out)
     if isinstance(ids, Ramp) and ids.step == 1:
         count = ids.shape[ids.axis]
         if product(ids.shape) == count:
             b.fits(dim_add(ids.start, count), shape[at])
             return _as(b, part(b, x, at, ids.start, count), out)
-    if isinstance(x, Known) and at == 0 and x.dtype == "f32":
+    if isinstance(x, Known) and at == 0 and x.dtype == "f32" and isinstance(ids, str):
         table = x if len(shape) == 2 else _as(b, x, (shape[0], product(shape[1:])))
         return b.reshape(b.emit("gather", b.name(table), b.name(ids)), out)
     raise b.unsupported("looking up what is computed from the text")
