@@ -28,7 +28,7 @@ def compile(
     model: str | Path | Any, out: str | Path | None = None, *, target: str | Target = "host",
     threads: int = 1, fusion: bool = True, tuned: bool = True,
 ) -> CompiledModel:  # fmt: skip
-    """Compile a Hugging Face directory or a torch module, and load it.
+    """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
     The artifact is written to `out`, or kept in a temporary directory as long as the returned
     model lives. For a target other than this machine use `compile_model` in canao.compiler.

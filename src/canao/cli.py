@@ -125,7 +125,7 @@ def _print_result(result: Any, page: Path) -> None:
 
 @app.command()
 def compile(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory, or .onnx file")],
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
     isa: Annotated[str | None, typer.Option(help="vector table other than the target's")] = None,

@@ -32,9 +32,11 @@ from canao.fuse.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply
+from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.trace import trace
+from canao.model.beside import beside
 from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
@@ -119,7 +121,9 @@ def lower(
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
-    """A Hugging Face directory or a torch module, and its graph."""
+    """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+        return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
         source = load_source(model)
     elif hasattr(model, "forward"):
@@ -129,7 +133,22 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     limit = source.max_length
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
-    return source, trace(source.module, max_length or limit)
+    graph = trace(source.module, max_length or limit)
+    if max_length is not None and graph.max_length < max_length:
+        allowed = graph.max_length
+        raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")
+    return source, graph
+
+
+def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
+    from canao.graph.onnx.importer import import_text
+    from canao.graph.onnx.load import load
+
+    if max_length is not None and max_length < 2:
+        raise InputError(f"maximum length {max_length} is too short; give at least 2")
+    graph = import_text(load(path), max_length)
+    columns = graph.shape(graph.outputs[0][1])[-1:]
+    return beside(path, columns[0] if columns and isinstance(columns[0], int) else None), graph
 
 
 def compile_model(
@@ -144,7 +163,7 @@ def compile_model(
     profile: Profile = decided,
     tuned: bool = True,
 ) -> Artifact:
-    """Compile a Hugging Face directory or a torch module into the artifact directory `out`.
+    """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
     Kernels run as `canao tune` found best on this machine; all by default plans where it is
     not the target, where nothing was tuned, or without `tuned`.
@@ -286,5 +305,5 @@ def parameter_count(stages: Stages) -> int:
 def form_name(region: Region) -> str:
     form = region.form
     names = {Alias: "alias", Attention: "attention", Concat: "concat", Matmul: "matmul",
-             Product: "product"}  # fmt: skip
+             Product: "product", Scan: "scan"}  # fmt: skip
     return names.get(type(form), "rows")

@@ -64,6 +64,36 @@ def _pointwise(*nodes: Node, shown: tuple[str, ...] = (), **constants: np.ndarra
     return graph([X, *nodes], {"table": TABLE_ROWS, **constants}, *shown)
 
 
+POSITIONS = (node("arange", (), "i", stop=TOKENS),
+             node("reshape", ("i",), "down", shape=(1, TOKENS, 1)),
+             node("reshape", ("i",), "across", shape=(1, 1, TOKENS)))  # fmt: skip
+SCORES = (node("transpose", ("x",), "t", perm=(0, 2, 1)), node("matmul", ("x", "t"), "scores"))
+PLACES = np.array([[[5, 0, 3]]], np.int32)
+
+
+def _masked(rows: str) -> Graph:
+    """Scores of keys that are not more than 2 after what `rows` says."""
+    nodes = [*POSITIONS, *SCORES, node("reshape", (rows,), "r", shape=(1, TOKENS, 1)),
+             node("sub", ("across", "r"), "d"), node("le", ("d", "two"), "m"),
+             node("where", ("m", "scores", "z"), "masked"), node("softmax", ("masked",), "y")]
+    return _pointwise(*nodes, two=np.array(2, np.int32), z=f32(-np.inf))
+
+
+def _terms() -> Graph:
+    nodes = [*SCORES, node("exp", ("scores",), "e"), node("tanh", ("scores",), "h"),
+             node("add", ("e", "h"), "terms"), node("add", ("terms", "scores"), "y")]
+    return _pointwise(*nodes)
+
+
+def _rotary(left: int) -> Graph:
+    """Rotation by halves where `left` is 3."""
+    nodes = [node("slice", ("x",), "a", axis=2, start=0, stop=left),
+             node("slice", ("x",), "b", axis=2, start=left, stop=6),
+             node("concat", ("b", "a"), "ba", axis=2), node("mul", ("ba", "s"), "bas"),
+             node("mul", ("c", "x"), "xc"), node("add", ("xc", "bas"), "y")]
+    return _pointwise(*nodes, c=f32(*range(6)), s=f32(*range(1, 7)))
+
+
 # rule -> (a graph in which it fires, one that looks alike in which it must not)
 CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
     "fold_constants": (
@@ -138,6 +168,57 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                        node("mul", ("q", "k"), "y")], {"table": TABLE_ROWS, **W}),
         lambda: graph([X, node("linear", ("x", "wq"), "q"), node("linear", ("q", "wk"), "k")],
                       {"table": TABLE_ROWS, **W}),
+    ),
+    "tabulate": (
+        lambda: _pointwise(*POSITIONS, node("cast", ("down",), "f", dtype="f32"),
+                           node("cos", ("f",), "c"), node("mul", ("x", "c"), "y")),
+        lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),
+                           node("mul", ("x", "c"), "y"), p=np.ones((1, 16, 1), np.float32)),
+    ),
+    "mask_to_term": (
+        lambda: _masked("down"),
+        lambda: _masked("ids"),
+    ),
+    "multiply_by_inverse": (
+        lambda: _pointwise(node("div", ("x", "c"), "y"), c=f32(3.0)),
+        lambda: _pointwise(node("div", ("c", "x"), "y"), c=f32(3.0)),
+    ),
+    "signs_past_concat": (
+        lambda: _pointwise(node("neg", ("x",), "m"),
+                           node("concat", ("m", "x"), "y", axis=2)),
+        lambda: _pointwise(node("neg", ("x",), "m"),
+                           node("concat", ("m", "x"), "y", axis=1)),
+    ),
+    "rotate_halves": (lambda: _rotary(3), lambda: _rotary(2)),
+    "terms_apart": (
+        _terms,
+        lambda: _pointwise(node("add", ("x", "c"), "t"), node("add", ("x", "t"), "y"), c=f32(2.0)),
+    ),
+    "scale_past_pick": (
+        lambda: _pointwise(node("pick", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
+                           at=PLACES, c=f32(2.0)),
+        lambda: _pointwise(node("pick", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
+                           at=PLACES, c=f32(2.0), shown=("y", "p")),
+    ),
+    "scale_past_product": (
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("mul", ("t", "c"), "tc"), node("matmul", ("x", "tc"), "y"),
+                           c=f32(2.0)),
+        lambda: _pointwise(node("mul", ("w", "c"), "wc"), node("matmul", ("x", "wc"), "y"),
+                           c=f32(2.0), w=W["wq"]),
+    ),
+    "scale_into_table": (
+        lambda: _pointwise(node("matmul", ("x", "w"), "p"), node("mul", ("p", "c"), "y"),
+                           c=f32(2.0), w=W["wq"]),
+        lambda: _pointwise(node("matmul", ("x", "w"), "p"), node("mul", ("p", "c"), "y"),
+                           c=f32(2.0), w=W["wq"], shown=("y", "p")),
+    ),
+    "own_views": (
+        lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),
+                           node("mul", ("x", "c"), "xc"), node("add", ("xc", "c"), "y"),
+                           p=np.ones((1, 16, 6), np.float32)),
+        lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),
+                           node("mul", ("x", "c"), "y"), p=np.ones((1, 16, 6), np.float32)),
     ),
 }  # fmt: skip
 

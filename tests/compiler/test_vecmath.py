@@ -27,6 +27,7 @@ FUNCTIONS = {
     "sigmoid": (torch.sigmoid, expit(WIDE), 5e-7),
     "gelu": (torch.nn.GELU(), WIDE * 0.5 * (1 + erf(WIDE / np.sqrt(2))), 5e-7 * SCALE),
     "gelu_tanh": (torch.nn.GELU("tanh"), 0.5 * WIDE * (1 + np.tanh(CUBIC)), 5e-7 * SCALE),
+    "softplus": (torch.nn.Softplus(), np.logaddexp(WIDE, 0), 5e-7 * SCALE),
     "silu": (torch.nn.SiLU(), WIDE * expit(WIDE), 5e-7 * SCALE),
 }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, plain, signature
-from canao.emit.rowcode import Parameters, expression
+from canao.emit.rowcode import C_TYPES, Parameters, expression
 from canao.emit.writer import Writer, number
-from canao.fuse.form import Attention, Matmul
+from canao.fuse.attention import Attention
+from canao.fuse.form import Matmul
 from canao.graph.ir import Dim, product
 from canao.schedule.plan import Plan
 
@@ -159,11 +160,13 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     store = _batch(form.q.shape, form.store)[1]
     wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
     e = expression
+    terms, starts = _terms(form, parameters), _starts(form, parameters)
     scaled = "acc[i][v]"
     if form.scale != 1.0:
         scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
     cases = "\n".join(
-        f"            case {rows}: NAME_tile({rows}, s, from, kt, vp, p, o); break;"
+        f"            case {rows}: NAME_tile({rows}, s, {''.join(f'{x}, ' for x, _, _ in starts)}"
+        f"{'row, ' if form.band else ''}from, kt, vp, p, o); break;"
         for rows in range(1, plan.mr + 1)
     )
     text = _ATTENTION.format(
@@ -194,27 +197,117 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
         o_head=e(store),
         o_row=e(form.store[-2]),
         cases=cases,
+        more=_more(form, starts),
+        starts="".join(
+            f"        const {c} *const {name} = {place};\n" for name, c, place in starts
+        ),
+        first="0" if form.band is None else f"max64(0, row - {form.band[0]}) / NR * NR",
+        end="keys" if form.band is None else f"min64(keys, row + m + {form.band[1]})",
+        high=_WITH_TERMS.format(tile=plan.keys, terms=terms, band=_band(form, plan))
+        if terms or form.band
+        else "",
+        largest="" if terms or form.band else _LARGEST,
+        floor="" if form.band is None else _FLOOR,
     )
     name = f"attention_{plain(batch)}x{d}_{isa.name}_{plan.name}"
     units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
-    needs = frozenset({"tile", "pack"})
+    needs = frozenset({"tile", "pack", *(_needs(form))})
     return Kernel(name, text, tuple(parameters.list), units, needs)
 
+
+def _starts(form: Attention, parameters: Parameters) -> list[tuple[str, str, str]]:
+    """(name, type, place): where each operand of a term begins for a head and its first query."""
+    out = []
+    for i, term in enumerate(form.terms):
+        for access, prefix, kind in ((term.read, "bias", "float"), (term.places, "at", "ids")):
+            if access is not None:
+                place = (
+                    f"{parameters.of(access.base, kind)} + {expression(access.offset)} "
+                    f"+ h * {expression(_batch(access.shape, access.strides)[1])} "
+                    f"+ row * {expression(access.strides[-2])}"
+                )
+                out.append((f"{prefix}{i}", C_TYPES[kind], place))
+    return out
+
+
+def _more(form: Attention, starts: list[tuple[str, str, str]]) -> str:
+    """The parameters of a tile that these terms and this band add."""
+    more = "".join(f"const {c} *{name}, " for name, c, _ in starts)
+    return more + ("int64_t row, " if form.band else "")
+
+
+def _terms(form: Attention, parameters: Parameters) -> str:
+    """C that adds to x, the scores of query i and keys from c on, `left` of them."""
+    lines = []
+    for i, term in enumerate(form.terms):
+        row, column = (expression(x) for x in term.read.strides[-2:])
+        start = f"bias{i} + i * {row} + c * {column}"
+        if term.places is not None:
+            of_row, apart = (expression(x) for x in term.places.strides[-2:])
+            value = (
+                f"vf_pick({start}, {column}, {expression(term.step)}, "
+                f"at{i} + i * {of_row} + c * {apart}, {apart}, left)"
+            )
+        elif term.read.strides[-1] == 1:
+            value = f"vf_load_upto({start}, left)"
+        else:
+            value = f"vf_gather({start}, {column}, left)"
+        lines.append(f"                x = vf_add(x, {value});\n")
+    return "".join(lines)
+
+
+def _needs(form: Attention) -> set[str]:
+    needs = {"pick" for t in form.terms if t.places is not None}
+    strided = any(t.places is None and t.read.strides[-1] != 1 for t in form.terms)
+    return needs | ({"strided"} if strided else set())
+
+
+def _band(form: Attention, plan: Plan) -> str:
+    """C that takes out what query i does not see, of scores that have been stored."""
+    if form.band is None:
+        return ""
+    before, after = form.band
+    return _OUTSIDE.format(tile=plan.keys, before=before, after=after)
+
+
+_LARGEST = """\
+
+                    const int64_t left = count - j - v * VF;
+                    high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));"""
+_WITH_TERMS = """\
+        for (int i = 0; i < m; i++) {{
+{band}            for (int64_t j = 0; j < count; j += VF) {{
+                const int64_t c = key + j, left = count - j;
+                vf x = vf_load(p + i * {tile} + j);
+                (void)c;
+{terms}                vf_store(p + i * {tile} + j, x);
+                high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));
+            }}
+        }}
+"""
+_OUTSIDE = """\
+            for (int64_t c = key; c < min64(key + count, row + i - {before}); c++)
+                p[i * {tile} + c - key] = -INF_F;
+            for (int64_t c = max64(key, row + i + {after} + 1); c < key + count; c++)
+                p[i * {tile} + c - key] = -INF_F;
+"""
+# A query may see none of these keys: its maximum must stay a number.
+_FLOOR = "            peak = peak > -1e30f ? peak : -1e30f;\n"
 
 _ATTENTION = """\
 /* m queries of one head against all of its keys, {tile} at a time with a running maximum and sum:
    no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
-CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float *kt,
+CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const float *kt,
                             const float *vp, float *restrict p, float *restrict o)
 {{
-    const int64_t keys = {keys};
+    const int64_t keys = {keys}, first = {first}, end = {end};
     float *const mix = p + MR * {tile};
     vf total[MR];
     float top[MR];
     UNROLL for (int i = 0; i < m; i++)
         top[i] = -INF_F;
-    for (int64_t key = 0; key < keys; key += {tile}) {{
-        const int64_t count = min64(keys - key, {tile}), rest = count % VF, whole = count - rest;
+    for (int64_t key = first; key < end; key += {tile}) {{
+        const int64_t count = min64(end - key, {tile}), rest = count % VF, whole = count - rest;
         vf high[MR], low[MR], sum[MR], shrink[MR];
         UNROLL for (int i = 0; i < m; i++) {{
             high[i] = vf_set1(top[i]);
@@ -229,15 +322,13 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float 
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < NV; v++) {{
                     const vf x = {scaled};
-                    const int64_t left = count - j - v * VF;
-                    vf_store(p + i * {tile} + j + v * VF, x);
-                    high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));
+                    vf_store(p + i * {tile} + j + v * VF, x);{largest}
                 }}
         }}
-        /* exp(x - top) as 2^(x log2 e - top log2 e) */
+{high}        /* exp(x - top) as 2^(x log2 e - top log2 e) */
         UNROLL for (int i = 0; i < m; i++) {{
-            const float peak = vf_top(high[i]);
-            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
+            float peak = vf_top(high[i]);
+{floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
             low[i] = vf_set1(-peak * LOG2_E);
             top[i] = peak;
         }}
@@ -256,15 +347,16 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float 
                 sum[i] = vf_add(sum[i], vf_keep(y, rest, 0.0f));
             }}
         UNROLL for (int i = 0; i < m; i++)
-            total[i] = key ? vf_fma(total[i], shrink[i], sum[i]) : sum[i];
-        const int last = key + {tile} >= keys;
+            total[i] = key > first ? vf_fma(total[i], shrink[i], sum[i]) : sum[i];
+        const int last = key + {tile} >= end;
         UNROLL for (int i = 0; i < m; i++)
             low[i] = vf_set1(last ? 1.0f / vf_sum(total[i]) : 1.0f);
         for (int64_t j = 0; j < {wide}; j += NR) {{
             vf acc[MR][NV];
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < NV; v++)
-                    acc[i][v] = key ? vf_mul(vf_load(mix + i * {wide} + j + v * VF), shrink[i])
+                    acc[i][v] = key > first
+                                    ? vf_mul(vf_load(mix + i * {wide} + j + v * VF), shrink[i])
                                     : vf_set1(0.0f);
             panel_fma(m, count, p, {tile}, vp + j * keys + key * NR, 0, 0, 0, acc);
             UNROLL for (int i = 0; i < m; i++)
@@ -298,7 +390,7 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, const float *q, const float 
         }}
         const float *const from = {q} + {q0} + h * {q_head} + row * {q_row};
         float *const o = out + h * {o_head} + row * {o_row};
-        switch (part(m, tiles, t % tiles + 1) - row) {{
+{starts}        switch (part(m, tiles, t % tiles + 1) - row) {{
 {cases}
         }}
     }}

@@ -16,7 +16,7 @@ from canao.emit.writer import Writer
 from canao.fuse.form import Alias, Product, Rows
 from canao.fuse.group import Program, Region
 from canao.fuse.rows import lower
-from canao.graph.ir import Dim, Poly
+from canao.graph.ir import FLOATS, Dim, Poly
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
 from canao.schedule.weights import WeightLayout, lay_out
@@ -116,6 +116,8 @@ class _Unit:
         w.raw(vecmath.FUNCTIONS)
         if "strided" in needs:
             w.raw(vecmath.STRIDED)
+        if "pick" in needs:
+            w.raw(vecmath.PICK)
         if "tile" in needs:
             w.raw(BLOCKS)
         if "pack" in needs:
@@ -149,13 +151,16 @@ class _Unit:
         w.line()
 
     def _pointer(self, p: Parameter, plan: Plan) -> str:
+        cast, end = ("(const int32_t *)(", ")") if p.kind == "ids" else ("", "")
         if p.value in self.graph.constants:
             nr = plan.nr if p.kind == "packed" else 0
-            return f"c->weights + {self.weights.offset(p.value, nr)}"
+            return f"{cast}c->weights + {self.weights.offset(p.value, nr)}{end}"
         for i, slot in enumerate(self.graph.inputs):
             if slot.name == p.value:
-                return f"c->inputs[{i}]"
-        return f"c->arena + {self.memory.offsets[root(self.program, p.value, self.aliases)]}"
+                number = "(const float *)" if slot.limit == FLOATS else ""
+                return f"{number}c->inputs[{i}]"
+        place = self.memory.offsets[root(self.program, p.value, self.aliases)]
+        return f"{cast}c->arena + {place}{end}"
 
     def _tables(self, w: Writer, scratch: int) -> None:
         graph = self.graph
@@ -247,6 +252,7 @@ MACROS = """\
 #define LOG2_E 1.44269504f
 
 CANAO_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+CANAO_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 """
 _UPTO = """\
 CANAO_INLINE vf vf_load_upto(const float *p, int64_t n)

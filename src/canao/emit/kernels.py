@@ -14,11 +14,13 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature, sized
 from canao.emit.product import ProductCode
 from canao.emit.rowcode import Parameters, RowCode, expression
+from canao.emit.scan import scan_kernel
 from canao.emit.writer import Writer
 from canao.fuse.concat import Concat
 from canao.fuse.form import Attention, Matmul, Product
 from canao.fuse.group import Region
 from canao.fuse.rows import Rows, lower
+from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.schedule.plan import Plan
 
@@ -40,6 +42,8 @@ def _template(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
         return matmul_kernel(form, isa)
     if isinstance(form, Concat):
         return concat_kernel(form, isa)
+    if isinstance(form, Scan):
+        return scan_kernel(form, isa)
     assert isinstance(form, Rows)
     return _rows(graph, region, form, isa)
 
@@ -58,5 +62,5 @@ def _rows(graph: Graph, region: Region, rows: Rows, isa: Isa) -> Kernel:
     w.line("}")
     ops = op_names(region) or "_copy"
     name = f"rows_{plain(rows.width)}{ops}_{isa.name}"
-    needs = frozenset({"strided"} if code.strided else ())
+    needs = frozenset(code.needs)
     return Kernel(name, w.text(), tuple(parameters.list), expression(rows.rows), needs)

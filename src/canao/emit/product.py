@@ -92,7 +92,7 @@ class ProductCode:
         self._main(w, bool(later))
         name = f"product_{form.k}x{form.n}{op_names(self.region)}_{self.isa.name}_{plan.name}"
         units = expression(form.epilogue.rows)
-        needs = frozenset({"tile", *(("strided",) if code.strided else ())})
+        needs = frozenset({"tile", *code.needs})
         return Kernel(name, w.text(), tuple(self.parameters.list), units, needs)
 
     def _tile_body(self, w: Writer, code: RowCode) -> None:

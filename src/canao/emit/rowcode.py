@@ -20,6 +20,9 @@ def expression(d: Dim) -> str:
     return f"({d})" if isinstance(d, Poly) else str(d)
 
 
+C_TYPES = {"float": "float", "packed": "float", "ids": "int32_t"}
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A pointer that a kernel takes: the value it points to, and the C name.
@@ -33,7 +36,7 @@ class Parameter:
 
     @property
     def declaration(self) -> str:
-        return f"const {'int32_t' if self.kind == 'ids' else 'float'} *restrict {self.name}"
+        return f"const {C_TYPES[self.kind]} *restrict {self.name}"
 
 
 class Parameters:
@@ -61,7 +64,7 @@ class RowCode:
         self.parameters = parameters
         self.local: dict[str, str] = {}
         self.pointers: dict[str, str] = {}
-        self.strided = False
+        self.needs: set[str] = set()
         self.source = ""
 
     # Operands.
@@ -82,14 +85,24 @@ class RowCode:
         if x.kind == "slot":
             return self._load(f"{self._slot(int(x.name))} + j", partial)
         pointer = self.pointers[x.name]
+        if x.kind == "pick":
+            return self._picked(x, pointer, partial)
         step = 1 if x.kind == "gather" else self.rows.reads[x.name].strides[-1]
         if step == 0:
             return f"vf_set1({pointer}[0])"
         if step == 1:
             return self._load(f"{pointer} + j", partial)
-        self.strided = True
+        self.needs.add("strided")
         count = partial or "VF"
         return f"vf_gather({pointer} + j * {expression(step)}, {expression(step)}, {count})"
+
+    def _picked(self, x: Operand, pointer: str, partial: str) -> str:
+        """Elements of the row at `pointer`, at the places that row r of the other operand names."""
+        self.needs.add("pick")
+        source, places = (self.rows.reads[name] for name in x.name.split("\n"))
+        step, apart = expression(source.strides[-1]), expression(places.strides[-1])
+        return (f"vf_pick({pointer}, 0, {step}, {pointer}_at + j * {apart}, {apart}, "
+                f"{partial or 'VF'})")  # fmt: skip
 
     def _load(self, place: str, partial: str) -> str:
         return f"vf_load_n({place}, {partial})" if partial else f"vf_load({place})"
@@ -108,9 +121,9 @@ class RowCode:
         for stage in stages:
             used = [x for step in stage.steps for x in step.operands]
             used += [r.value for r in stage.reductions]
-            needed.update({x.name: x for x in used if x.kind in ("read", "gather")})
+            needed.update({x.name: x for x in used if x.kind in ("read", "gather", "pick")})
         self.pointers = {}
-        self._indices(w, [self._access(x) for x in needed.values()])
+        self._indices(w, [a for x in needed.values() for a in self._accesses(x)])
         for k, x in enumerate(needed.values()):
             self.pointers[x.name] = name = f"p{k}"
             if x.kind == "gather":
@@ -120,17 +133,18 @@ class RowCode:
                 width = self.graph.shape(table)[1]
                 w.line(f"const float *{name} = {self.parameters.of(table)} "
                        f"+ (int64_t){index} * {width};")  # fmt: skip
-            else:
-                access = self.rows.reads[x.name]
-                base = self.parameters.of(access.base)
-                row = Access(access.base, access.shape[:-1], access.strides[:-1], access.offset)
-                w.line(f"const float *{name} = {base} + {self.place(row, 'r')};")
+                continue
+            starts = zip(self._accesses(x), ("", "_at"), ("float", "ids"), strict=False)
+            for row, suffix, kind in starts:
+                base, c = self.parameters.of(row.base, kind), C_TYPES[kind]
+                w.line(f"const {c} *{name}{suffix} = {base} + {self.place(row, 'r')};")
 
-    def _access(self, x: Operand) -> Access:
+    def _accesses(self, x: Operand) -> list[Access]:
+        """Where row r of each operand begins."""
         if x.kind == "gather":
-            return self.rows.reads[x.name.split("\n")[1]]
-        access = self.rows.reads[x.name]
-        return Access(access.base, access.shape[:-1], access.strides[:-1], access.offset)
+            return [self.rows.reads[x.name.split("\n")[1]]]
+        whole = [self.rows.reads[name] for name in x.name.split("\n")]
+        return [Access(a.base, a.shape[:-1], a.strides[:-1], a.offset) for a in whole]
 
     def _indices(self, w: Writer, accesses: list[Access]) -> None:
         """Split r into the indices of the leading dimensions where one stride cannot serve."""
@@ -162,7 +176,7 @@ class RowCode:
 
     def steps(self, w: Writer, stage: Stage, partial: str) -> None:
         for step in stage.steps:
-            if step.op == "gather":
+            if step.op in ("gather", "pick"):
                 text = self.operand(step.operands[0], partial)
             else:
                 text = POINTWISE[step.op].format(*(self.operand(x, partial) for x in step.operands))

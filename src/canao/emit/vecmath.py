@@ -2,7 +2,8 @@
 
 Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes. Largest errors
 in float32 on [-12, 12] (tests/compiler/test_vecmath.py): exp 3e-7 relative; erf, tanh and sigmoid
-5e-7 absolute; both forms of gelu and silu 5e-7 * max(1, |x|). 2^x is for attention: 3e-7 relative.
+5e-7 absolute; both forms of gelu, silu and
+softplus 5e-7 * max(1, |x|). 2^x is for attention: 3e-7 relative.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ POINTWISE = {
     "gelu": "vf_gelu({0})",
     "gelu_tanh": "vf_gelu_tanh({0})",
     "silu": "vf_mul({0}, vf_sigmoid({0}))",
+    "softplus": "vf_softplus({0})",
     "add": "vf_add({0}, {1})",
     "sub": "vf_sub({0}, {1})",
     "mul": "vf_mul({0}, {1})",
@@ -92,6 +94,21 @@ CANAO_INLINE vf vf_tanh(vf x)
     return vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), vf_add(e, vf_set1(1.0f))));
 }
 
+/* max(x, 0) + log(1 + e^-|x|), log(1 + t) = 2 artanh(t / (2 + t)) by its series. */
+CANAO_INLINE vf vf_softplus(vf x)
+{
+    const vf t = vf_exp(vf_sub(vf_set1(0.0f), vf_abs(x)));
+    const vf z = vf_div(t, vf_add(t, vf_set1(2.0f))), y = vf_mul(z, z);
+    vf p = vf_set1(1.0f / 13.0f);
+    p = vf_fma(p, y, vf_set1(1.0f / 11.0f));
+    p = vf_fma(p, y, vf_set1(1.0f / 9.0f));
+    p = vf_fma(p, y, vf_set1(1.0f / 7.0f));
+    p = vf_fma(p, y, vf_set1(0.2f));
+    p = vf_fma(p, y, vf_set1(1.0f / 3.0f));
+    p = vf_fma(p, y, vf_set1(1.0f));
+    return vf_fma(vf_add(z, z), p, vf_max(x, vf_set1(0.0f)));
+}
+
 CANAO_INLINE vf vf_gelu(vf x)
 {
     const vf half = vf_mul(x, vf_set1(0.5f));
@@ -107,6 +124,17 @@ CANAO_INLINE vf vf_gelu_tanh(vf x)
 }
 """
 
+PICK = """\
+/* Lane i: row i of p, rows `apart`, at the place that at[i * next] names, places `step` apart. */
+static vf vf_pick(const float *p, int64_t apart, int64_t step, const int32_t *at, int64_t next,
+                  int64_t n)
+{
+    float t[VF];
+    for (int64_t i = 0; i < VF; i++)
+        t[i] = i < n ? p[i * apart + at[i * next] * step] : 0.0f;
+    return vf_load(t);
+}
+"""
 STRIDED = """\
 CANAO_INLINE vf vf_gather(const float *p, int64_t step, int64_t n)
 {

@@ -48,6 +48,16 @@ class Access:
             return Access(self.base, shape, self.strides, offset)
         if n.op == "expand":
             return self.broadcast(shape)
+        if n.op == "flip":
+            axis = n.attribute("axis")
+            strides = list(self.strides)
+            strides[axis] = dim_mul(-1, strides[axis])
+            last = dim_mul(dim_add(shape[axis], -1), self.strides[axis])
+            return Access(self.base, shape, tuple(strides), dim_add(self.offset, last))
+        if n.op == "diagonals":
+            step = self.strides[-1]
+            first = dim_add(self.offset, dim_mul(n.attribute("longest") - 1, step))
+            return Access(self.base, shape, (*self.strides[:-1], dim_mul(-1, step), step), first)
         strides = _reshaped(self.shape, self.strides, shape)
         return None if strides is None else Access(self.base, shape, strides, self.offset)
 

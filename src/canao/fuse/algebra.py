@@ -12,7 +12,25 @@ from typing import Any
 import numpy as np
 
 from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.positions import positional, tabulate
+from canao.fuse.recognize import (
+    columns_into_norm,
+    divide_by_constant,
+    find_gelu,
+    find_norm,
+    find_silu,
+    scale_past_matmul,
+)
 from canao.fuse.rewrite import VIEWS, Change, Rule, View
+from canao.fuse.rotary import rotate_halves, signs_past_concat
+from canao.fuse.scores import (
+    mask_to_term,
+    own_views,
+    scale_into_table,
+    scale_past_pick,
+    scale_past_product,
+    terms_apart,
+)
 from canao.graph.ir import Node, node
 from canao.graph.ops import OPS
 
@@ -167,16 +185,20 @@ def merge_products(view: View, n: Node) -> Change | None:
     return Change(replaced, (merged, *cuts), dict(zip(names, stacked, strict=True)))
 
 
+def _fixed(view: View, name: str) -> bool:
+    return view.array(name) is not None or positional(view, name)
+
+
 def associate_constants(view: View, n: Node) -> Change | None:
-    """(x + a) + b, (x * a) * b with constants a, b  ->  x + (a + b), x * (a * b)"""
+    """(x + a) + b, (x * a) * b with a, b known at compile time  ->  x + (a + b), x * (a * b)"""
     if n.op not in ("add", "mul"):
         return None
     for inner_name, b in (n.inputs, n.inputs[::-1]):
         inner = view.made_by(inner_name, n.op)
-        if inner is None or view.array(b) is None or not view.only_used_by(inner_name, n):
+        if inner is None or not _fixed(view, b) or not view.only_used_by(inner_name, n):
             continue
         for x, a in (inner.inputs, inner.inputs[::-1]):
-            if view.array(a) is not None and view.array(x) is None:
+            if _fixed(view, a) and not _fixed(view, x):
                 joined = node(n.op, (a, b), view.fresh("v"), where=n.where)
                 outer = node(n.op, (x, joined.output), view.fresh("v"), where=n.where)
                 return Change({n.output: outer.output}, (joined, outer))
@@ -207,15 +229,30 @@ CLEANUP = (
     Rule("known_where", known_where),
     Rule("drop_identity", drop_identity),
     Rule("gather_known_rows", gather_known_rows),
+    Rule("mask_to_term", mask_to_term),
+    Rule("tabulate", tabulate),
 )
 ALGEBRA = (
     *CLEANUP,
+    Rule("find_gelu", find_gelu),
+    Rule("find_silu", find_silu),
+    Rule("find_norm", find_norm),
+    Rule("columns_into_norm", columns_into_norm),
+    Rule("divide_by_constant", divide_by_constant),
+    Rule("scale_past_matmul", scale_past_matmul),
     Rule("join_reshapes", join_reshapes),
     Rule("join_transposes", join_transposes),
     Rule("associate_constants", associate_constants),
+    Rule("signs_past_concat", signs_past_concat),
+    Rule("rotate_halves", rotate_halves),
+    Rule("terms_apart", terms_apart),
+    Rule("scale_past_pick", scale_past_pick),
+    Rule("scale_past_product", scale_past_product),
+    Rule("scale_into_table", scale_into_table),
     Rule("columns_into_weights", columns_into_weights),
     Rule("columns_past_residual", columns_past_residual),
     Rule("distribute", distribute),
     Rule("scale_into_weights", scale_into_weights),
     Rule("merge_products", merge_products),
+    Rule("own_views", own_views),
 )

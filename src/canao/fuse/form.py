@@ -3,9 +3,10 @@
     Alias      views that keep the order of bytes: no work
     Rows       any row-local computation: gathers, element-wise ops, norms, softmax over a row
     Concat     rows put together from pieces of others, from table rows and from constants
+    Scan       whole numbers of the tokens, such as positions, one after another
     Product    x W^T with weights packed at compile time, then a row-local epilogue
     Matmul     a product of two activations
-    Attention  softmax(q k^T * scale) v by tiles of queries and keys, scores never stored
+    Attention  softmax(q k^T * scale + terms) v by tiles of queries and keys, no scores stored
 
 Product with a norm in its epilogue and Attention join many-to-many ops, which DNNFusion's table
 forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
@@ -16,14 +17,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from canao.fuse.access import Access, resolve, stored_as
+from canao.fuse.access import Access, resolve
+from canao.fuse.attention import Attention, attention_form, one_batch
 from canao.fuse.concat import Concat, concat_form
 from canao.fuse.rows import REDUCTIONS, Rows, Stage, lower
+from canao.fuse.scan import Scan, scan_form
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
 POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
-             "gelu_tanh", "silu", "add", "sub", "mul", "div", "maximum", "minimum")  # fmt: skip
+             "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
+             "minimum")  # fmt: skip
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +56,7 @@ class Matmul:
     b: Access
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the
-    strides of the result [batch..., m, dv] in the output."""
-
-    q: Access
-    k: Access
-    v: Access
-    scale: float
-    store: tuple[Dim, ...]
-
-
-Form = Alias | Rows | Concat | Product | Matmul | Attention
+Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
 
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
@@ -72,12 +65,14 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
+        if graph.types[output].dtype != "f32" and not all(OPS[n.op].view for n in nodes):
+            return scan_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if heavy == ["linear"]:
         return _product(graph, nodes, output)
     if heavy == ["matmul"]:
         return _matmul(graph, nodes, output)
-    return _attention(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
+    return attention_form(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
 
 
 def _alias(graph: Graph, nodes: Sequence[Node], output: str) -> Alias | None:
@@ -149,13 +144,13 @@ def _row_local(
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
     shape = graph.shape(n.output)
-    if n.op not in POINTWISE + REDUCTIONS + ("gather",) or graph.types[n.output].dtype != "f32":
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != "f32":
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
     for position, name in enumerate(n.inputs):
         if name in names:
-            if product(graph.shape(name)[:-1]) != product(frame[0]):
+            if n.op == "pick" or product(graph.shape(name)[:-1]) != product(frame[0]):
                 return False
             continue
         if n.op == "gather" and position == 0:
@@ -165,13 +160,21 @@ def _row_local(
         access = resolve(graph, nodes, name)
         if access is None:
             return False
-        wanted = shape[:-1] if n.op == "gather" else graph.shape(n.output)
-        if n.op in ("reduce_sum", "reduce_mean"):
-            wanted = graph.shape(name)
+        wanted = _read_as(graph, n, position)
         known = access.broadcast(wanted)
         if reads.setdefault(name, known) != known:
             return False
     return True
+
+
+def _read_as(graph: Graph, n: Node, position: int) -> Shape:
+    """The shape at which row-local `n` reads one of its operands."""
+    shape, name = graph.shape(n.output), n.inputs[position]
+    if n.op in ("reduce_sum", "reduce_mean"):
+        return graph.shape(name)
+    if n.op == "pick" and position == 0:
+        return (*shape[:-1], graph.shape(name)[-1])
+    return shape[:-1] if n.op == "gather" else shape
 
 
 def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:
@@ -219,52 +222,6 @@ def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> Matmul | None:
     if a is None or b is None or a.strides[-1] != 1:
         return None
     batch = graph.shape(output)[:-2]
-    if not _one_batch(batch):
+    if not one_batch(batch):
         return None
     return Matmul(a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:])))
-
-
-def _one_batch(batch: Shape) -> bool:
-    """Whether at most one batch dimension (the heads) is not 1."""
-    return sum(d != 1 for d in batch) <= 1
-
-
-def _attention(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
-    made = {n.output: n for n in nodes}
-    core = [n for n in nodes if not OPS[n.op].view]
-    if [n.op for n in core if n.op != "mul"] != ["matmul", "softmax", "matmul"]:
-        return None
-    scores, softmax, mix = (n for n in core if n.op != "mul")
-    scale = _scale(graph, [n for n in core if n.op == "mul"], scores, softmax)
-    if scale is None or mix.inputs[0] != softmax.output:
-        return None
-    q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
-    if q is None or k is None or v is None or not isinstance(q.shape[-1], int):
-        return None
-    if not isinstance(v.shape[-1], int) or not _one_batch(q.shape[:-2]):
-        return None
-    if q.strides[-1] != 1 or any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
-        return None
-    views: list[Node] = []
-    name = output
-    while name != mix.output:
-        if name not in made or not OPS[made[name].op].view:
-            return None
-        views.insert(0, made[name])
-        name = made[name].inputs[0]
-    shapes = [graph.shape(mix.output), *(graph.shape(n.output) for n in views)]
-    store = stored_as(views, shapes)
-    if store is None or store[-1] != 1:
-        return None
-    return Attention(q, k, v, scale, store)
-
-
-def _scale(graph: Graph, muls: Sequence[Node], scores: Node, softmax: Node) -> float | None:
-    """The constant factor between the scores and the softmax: 1 without a mul, else one mul."""
-    if not muls:
-        return 1.0 if softmax.inputs[0] == scores.output else None
-    factors = [i for i in muls[0].inputs if i != scores.output]
-    array = graph.constants.get(factors[0]) if len(factors) == 1 else None
-    if len(muls) > 1 or array is None or array.size != 1 or softmax.inputs[0] != muls[0].output:
-        return None
-    return float(array.reshape(()))

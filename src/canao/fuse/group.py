@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from canao.errors import UnsupportedError
+from canao.fuse.attention import chain
 from canao.fuse.form import Form, form_of
 from canao.fuse.profile import decided
 from canao.graph.ir import Graph, Node, dim_at
@@ -20,7 +21,6 @@ from canao.graph.ops import (
     MANY_TO_MANY,
     ONE_TO_MANY,
     ONE_TO_ONE,
-    OPS,
     REORGANIZE,
     SHUFFLE,
     mapping_type,
@@ -147,16 +147,15 @@ class _Planner:
         three have a schedule by tiles without the third."""
         made = self.graph.producers()
         for mix in self.graph.nodes:
-            softmax = made.get(mix.inputs[0]) if mix.op == "matmul" else None
-            if softmax is None or softmax.op != "softmax":
-                continue
-            chain, name = [softmax], softmax.inputs[0]
-            while name in made and OPS[made[name].op].pointwise:
-                chain.insert(0, made[name])
-                name = next((i for i in made[name].inputs if i in made), "")
-            if name in made and made[name].op == "matmul":
-                nodes = [made[name], *chain, mix]
-                self._merge([self.block[n.output] for n in nodes], "attention", RED)
+            after = [mix]
+            while mix.op == "matmul" and after[0].inputs[0] in made:
+                after.insert(0, made[after[0].inputs[0]])
+                if after[0].op != "reshape":
+                    break
+            found = chain(made, after[0].inputs[0]) if after[0].op == "softmax" else None
+            if found is not None:
+                inside = dict.fromkeys(n.output for n in (found[0], *found[1], *after))
+                self._merge([self.block[name] for name in inside], "attention", RED)
 
     def _grow(self, seed: Node) -> None:
         block = self.block[seed.output]

@@ -62,6 +62,7 @@ class View:
         self.producer = graph.producers()
         self.users = graph.users()
         self.kept = graph.output_values()
+        self.positions: Mapping[str, frozenset[tuple[int, ...]]] | None = None  # positions.py
         self._serial = serial
 
     def fresh(self, hint: str) -> str:

@@ -47,7 +47,7 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Operand:
     """kind: local (a value of this stage), slot (stored row), read (outside value), scalar
-    (one number a row), number (a constant), gather (row of a table)."""
+    (one number a row), number (a constant), gather (row of a table), pick (elements of a row)."""
 
     kind: str
     name: str
@@ -196,6 +196,11 @@ def _gather(state: _Lowering, n: Node) -> None:
     state.step("gather", Operand("gather", f"{table}\n{ids}"), target=n.output)
 
 
+def _pick(state: _Lowering, n: Node) -> None:
+    x, places = n.inputs
+    state.step("pick", Operand("pick", f"{x}\n{places}"), target=n.output)
+
+
 def _layer_norm(state: _Lowering, n: Node) -> None:
     x = state.operand(n.inputs[0])
     mean = state.reduce("sum", x, "mean")
@@ -236,5 +241,5 @@ def _reduce(state: _Lowering, n: Node) -> None:
     state.scalars.add(n.output)
 
 
-_NODE = {"gather": _gather, "layer_norm": _layer_norm, "softmax": _softmax,
+_NODE = {"gather": _gather, "pick": _pick, "layer_norm": _layer_norm, "softmax": _softmax,
          "reduce_sum": _reduce, "reduce_mean": _reduce}  # fmt: skip

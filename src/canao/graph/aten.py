@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import Shape, Type, dim_add
+from canao.graph.ir import DTYPES, Shape, Type, dim_add, product
 
 
 class Builder(Protocol):
@@ -50,13 +50,55 @@ def _binary(op: str) -> Rule:
     return rule
 
 
+def _logical(op: str) -> Rule:
+    def rule(b: Builder, *operands: str) -> str:
+        if any(b.type(x).dtype != "bool" for x in operands):
+            raise b.unsupported("bits of integers")
+        return b.emit(op, *operands)
+
+    return rule
+
+
+_RANK = ("bool", "i32", "f32")
+
+
 def _same_dtype(b: Builder, operand: Any, *both: Any) -> str:
-    """`operand` as a value, cast to f32 where the other operand is a float."""
-    name = b.value(operand)
-    dtypes = {b.type(b.value(v)).dtype for v in both}
-    if "f32" in dtypes and b.type(name).dtype != "f32":
-        return b.emit("cast", name, dtype="f32")
-    return name
+    """`operand` as a value, cast to the wider of the operands' types."""
+    dtypes = [b.type(b.value(v)).dtype for v in both]
+    return _as(b, b.value(operand), max(dtypes, key=_RANK.index))
+
+
+def _as(b: Builder, x: str, dtype: str) -> str:
+    return x if b.type(x).dtype == dtype else b.emit("cast", x, dtype=dtype)
+
+
+def _div(b: Builder, x: Any, y: Any, rounding_mode: str | None = None) -> str:
+    if rounding_mode is not None:
+        raise b.unsupported(f"division that rounds to {rounding_mode}")
+    return b.emit("div", *(_as(b, b.value(v), "f32") for v in (x, y)))
+
+
+def _reverse_sub(b: Builder, x: str, y: Any, alpha: float = 1) -> str:
+    return _binary("sub")(b, y, x, alpha)
+
+
+def _clamp(b: Builder, x: str, low: Any = None, high: Any = None) -> str:
+    kind = float if b.type(x).dtype == "f32" else int
+    for op, bound in (("maximum", low), ("minimum", high)):
+        if bound is not None:
+            x = b.emit(op, x, b.value(kind(bound)))
+    return x
+
+
+def _two_operands(op: str) -> Rule:
+    """max and min are also names of reductions."""
+
+    def rule(b: Builder, *operands: Any) -> str:
+        if len(operands) != 2 or not isinstance(operands[1], str):
+            raise b.unsupported("a reduction to the largest or smallest element")
+        return _binary(op)(b, *operands)
+
+    return rule
 
 
 def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -147,6 +189,34 @@ def _gelu(b: Builder, x: str, approximate: str = "none") -> str:
     return b.emit("gelu" if approximate == "none" else "gelu_tanh", x)
 
 
+def _square(b: Builder, x: str) -> str:
+    return b.emit("mul", x, x)
+
+
+def _mish(b: Builder, x: str) -> str:
+    return b.emit("mul", x, b.emit("tanh", b.emit("softplus", x)))
+
+
+def _softplus(b: Builder, x: str, beta: float = 1, _threshold: float = 20) -> str:
+    if beta != 1:
+        raise b.unsupported(f"softplus with beta {beta}")
+    return b.emit("softplus", x)
+
+
+def _leaky(b: Builder, x: str, slope: Any = 0.01) -> str:
+    """x where it is positive, else x * slope; the slope of prelu is a weight."""
+    if isinstance(slope, str) and product(b.type(slope).shape) != 1:
+        raise b.unsupported("prelu with a slope for each channel")
+    slope = b.emit("reshape", slope, shape=()) if isinstance(slope, str) else b.value(float(slope))
+    below = b.emit("mul", b.emit("minimum", x, b.value(0.0)), slope)
+    return b.emit("add", b.emit("relu", x), below)
+
+
+def _hardswish(b: Builder, x: str) -> str:
+    gate = _clamp(b, b.emit("add", x, b.value(3.0)), 0, 6)
+    return b.emit("mul", b.emit("mul", x, gate), b.value(1 / 6))
+
+
 def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
     if axis not in (-1, len(b.type(x).shape) - 1):
         raise b.unsupported(f"softmax over dimension {axis}, which is not the last")
@@ -194,17 +264,49 @@ def _arange(b: Builder, *bounds: Any, **_: Any) -> str:
     return b.emit("arange", stop=bounds[0])
 
 
-def _full(b: Builder, shape: Any, value: float = 0.0, **_: Any) -> str:
-    scalar = b.value(value)
+def _full(b: Builder, _: Any, value: float = 0.0, **__: Any) -> str:
+    scalar = b.constant(np.array(value, DTYPES[b.result_dtype()]))
     return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
 
 
-def _zeros(b: Builder, *_: Any, **__: Any) -> str:
-    return _full(b, None, 0.0)
+def _filled(value: float) -> Rule:
+    return lambda b, *_, **__: _full(b, None, value)
 
 
-def _ones(b: Builder, *_: Any, **__: Any) -> str:
-    return _full(b, None, 1.0)
+def _repeat(b: Builder, x: str, counts: Any) -> str:
+    if any(count != 1 for count in counts):
+        raise b.unsupported(f"repetition by {counts}")
+    return _reshape(b, x)
+
+
+def _unbind(b: Builder, x: str, axis: int = 0) -> list[str]:
+    """Each element along one dimension."""
+    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
+    if not isinstance(shape[axis], int):
+        raise b.unsupported("taking the tokens apart")
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(shape[axis])]
+    return [b.emit("reshape", cut, shape=rest) for cut in cuts]
+
+
+def _chunk(b: Builder, x: str, count: int, axis: int = 0) -> list[str]:
+    total = b.type(x).shape[axis]
+    if not isinstance(total, int):
+        raise b.unsupported("a split of the tokens")
+    return _split(b, x, -(-total // count), axis)
+
+
+def _cumsum(b: Builder, x: str, axis: int) -> str:
+    shape = b.type(x).shape
+    if b.type(x).dtype == "f32" or axis % len(shape) != len(shape) - 1:
+        raise b.unsupported("a running sum, other than of integers along the last dimension,")
+    return b.emit("cumsum", _as(b, x, "i32"))
+
+
+def _pick(b: Builder, x: str, axis: int, places: str) -> str:
+    if axis % len(b.type(x).shape) != len(b.type(x).shape) - 1:
+        raise b.unsupported(f"gather along dimension {axis}, which is not the last,")
+    return b.emit("pick", x, places)
 
 
 def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
@@ -233,8 +335,7 @@ def _pad(b: Builder, x: str, widths: Any, mode: str = "constant", value: Any = N
 
 
 def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
-    wanted = b.result_dtype()
-    return x if b.type(x).dtype == wanted else b.emit("cast", x, dtype=wanted)
+    return _as(b, x, b.result_dtype())
 
 
 def _attention(
@@ -295,6 +396,12 @@ RULES: dict[str, Rule] = {
             "sigmoid",
             "relu",
             "silu",
+            "log",
+            "cos",
+            "sin",
+            "sign",
+            "ceil",
+            "floor",
         )
     },
     **{
@@ -303,7 +410,6 @@ RULES: dict[str, Rule] = {
             "add",
             "sub",
             "mul",
-            "div",
             "maximum",
             "minimum",
             "eq",
@@ -312,13 +418,25 @@ RULES: dict[str, Rule] = {
             "gt",
             "le",
             "lt",
-            "logical_and",
-            "logical_or",
         )
     },
-    "bitwise_and": _binary("logical_and"),
-    "bitwise_or": _binary("logical_or"),
-    "__and__": _binary("logical_and"),
+    "div": _div,
+    "multiply": _binary("mul"),
+    "rsub": _reverse_sub,
+    "max": _two_operands("maximum"),
+    "min": _two_operands("minimum"),
+    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
+    "relu6": lambda b, x: _clamp(b, x, 0, 6),
+    "clamp_min": lambda b, x, low: _clamp(b, x, low),
+    "clamp_max": lambda b, x, high: _clamp(b, x, None, high),
+    **dict.fromkeys(("logical_and", "bitwise_and", "__and__"), _logical("logical_and")),
+    **dict.fromkeys(("logical_or", "bitwise_or", "__or__"), _logical("logical_or")),
+    **dict.fromkeys(("logical_not", "bitwise_not"), _logical("logical_not")),
+    "square": _square,
+    "mish": _mish,
+    "softplus": _softplus,
+    "hardswish": _hardswish,
+    **dict.fromkeys(("leaky_relu", "prelu"), _leaky),
     "rsqrt": _rsqrt,
     "pow": _pow,
     "gelu": _gelu,
@@ -339,9 +457,14 @@ RULES: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "arange": _arange,
-    "full": _full,
-    "zeros": _zeros,
-    "ones": _ones,
+    **dict.fromkeys(("full", "full_like", "new_full"), _full),
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), _filled(0)),
+    **dict.fromkeys(("ones", "ones_like", "new_ones"), _filled(1)),
+    "repeat": _repeat,
+    "unbind": _unbind,
+    "chunk": _chunk,
+    "cumsum": _cumsum,
+    "gather": _pick,
     "cat": _cat,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
@@ -349,6 +472,10 @@ RULES: dict[str, Rule] = {
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
     "scaled_dot_product_attention": _attention,
 }
+# Results that share memory with their operand: writing to one would write to the other.
+VIEWS = ("view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten", "permute", "transpose",
+         "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "expand",
+         "detach", "alias", "to", "type_as", "contiguous", "dropout")  # fmt: skip
 IGNORED = (
     "sym_size",
     "sym_numel",
@@ -357,4 +484,4 @@ IGNORED = (
     "sym_constrain_range_for_size",
 )
 
-__all__ = ["IGNORED", "RULES", "Builder"]
+__all__ = ["IGNORED", "RULES", "VIEWS", "Builder"]

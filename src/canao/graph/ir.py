@@ -134,9 +134,13 @@ def node(
     return Node(op, tuple(inputs), output, tuple(sorted(attributes.items())), where)
 
 
+FLOATS = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known)."""
+    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known; FLOATS:
+    it is a tensor of float32 of a fixed shape, not ids)."""
 
     name: str
     type: Type

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from canao.graph.ir import Dim, Shape, Type, dim_add, dim_at, dim_mul, product
+from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_at, dim_mul, product
 
 Attributes = Mapping[str, Any]
 Array = np.ndarray
@@ -129,6 +129,19 @@ def _reduce_shape(types: Sequence[Type], _: Attributes) -> Type:
     return Type(types[0].dtype, (*types[0].shape[:-1], 1))
 
 
+def _diagonals_shape(types: Sequence[Type], a: Attributes) -> Type:
+    if types[0].shape[-1] != 2 * a["longest"] - 1:
+        raise ShapeError(f"diagonals of {types[0]} for {a['longest']} tokens at most")
+    return Type(types[0].dtype, (*types[0].shape[:-1], TOKENS, TOKENS))
+
+
+def _pick_shape(types: Sequence[Type], _: Attributes) -> Type:
+    x, places = types[0].shape, types[1].shape
+    if types[1].dtype != "i32" or len(x) < 2 or broadcast([x[:-1], places[:-1]]) != x[:-1]:
+        raise ShapeError(f"pick of {types[1]} from {types[0]}")
+    return Type(types[0].dtype, (*x[:-1], places[-1]))
+
+
 def _concrete(values: Sequence[Dim], a: Attributes) -> tuple[int, ...]:
     return tuple(dim_at(v, a["s"]) for v in values)
 
@@ -138,6 +151,17 @@ def _slice_meaning(x: Sequence[Array], a: Attributes) -> Array:
     index = [slice(None)] * x[0].ndim
     index[a["axis"]] = slice(start, stop)
     return x[0][tuple(index)]
+
+
+def _diagonals(x: Sequence[Array], a: Attributes) -> Array:
+    """Element [..., i, j] is x[..., longest - 1 + j - i]: it depends on the distance only."""
+    index = np.arange(a["s"])
+    return x[0][..., a["longest"] - 1 + index - index[:, None]]
+
+
+def _pick(x: Sequence[Array], _: Attributes) -> Array:
+    places = np.broadcast_to(x[1], (*x[0].shape[:-1], x[1].shape[-1]))
+    return np.take_along_axis(x[0], places, -1)
 
 
 def _softmax(x: Sequence[Array], _: Attributes) -> Array:
@@ -189,6 +213,10 @@ _ROWS = (
     _unary("sigmoid", _sigmoid, 10), _unary("relu", lambda x: np.maximum(x, 0)),
     _unary("gelu", lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), 14),
     _unary("gelu_tanh", _gelu_tanh, 16), _unary("silu", lambda x: x * _sigmoid(x), 11),
+    _unary("softplus", lambda x: np.logaddexp(x, 0), 14),
+    _unary("log", np.log, 10), _unary("cos", np.cos, 10), _unary("sin", np.sin, 10),
+    _unary("sign", np.sign), _unary("ceil", np.ceil), _unary("floor", np.floor),
+    _unary("logical_not", np.logical_not),
     _binary("add", np.add), _binary("sub", np.subtract), _binary("mul", np.multiply),
     _binary("div", np.divide), _binary("maximum", np.maximum), _binary("minimum", np.minimum),
     _compare("eq", np.equal), _compare("ne", np.not_equal), _compare("ge", np.greater_equal),
@@ -204,6 +232,8 @@ _ROWS = (
        lambda t, _, s: dim_at(t[0].elements, s)),
     Op("reduce_mean", (1,), _reduce_shape, lambda x, _: x[0].mean(-1, keepdims=True), MANY_TO_MANY,
        lambda t, _, s: dim_at(t[0].elements, s)),
+    Op("cumsum", (1,), _same, lambda x, _: x[0].cumsum(-1), MANY_TO_MANY, _per_element(1)),
+    Op("pick", (2,), _pick_shape, _pick, SHUFFLE, _per_element(0)),
     Op("gather", (2,), _gather_shape, lambda x, _: x[0][x[1]], ONE_TO_MANY, _per_element(0)),
     Op("arange", (0,), lambda _, a: Type("i32", (a["stop"],)),
        lambda _, a: np.arange(dim_at(a["stop"], a["s"])), ONE_TO_ONE, _per_element(0)),
@@ -216,9 +246,12 @@ _ROWS = (
     Op("transpose", (1,), _transpose_shape, lambda x, a: x[0].transpose(a["perm"]), SHUFFLE,
        _per_element(0), view=True),
     Op("slice", (1,), _slice_shape, _slice_meaning, ONE_TO_ONE, _per_element(0), view=True),
+    Op("flip", (1,), _same, lambda x, a: np.flip(x[0], a["axis"]), SHUFFLE, _per_element(0),
+       view=True),
     Op("expand", (1,), _expand_shape,
        lambda x, a: np.broadcast_to(x[0], _concrete(a["shape"], a)), ONE_TO_MANY, _per_element(0),
        view=True),
+    Op("diagonals", (1,), _diagonals_shape, _diagonals, ONE_TO_MANY, _per_element(0), view=True),
     Op("concat", tuple(range(1, 17)), _concat_shape,
        lambda x, a: np.concatenate(x, a["axis"]), ONE_TO_ONE, _per_element(0)),
 )  # fmt: skip

@@ -30,6 +30,7 @@ from canao.graph.ir import (
     dim,
     node,
 )
+from canao.graph.limits import limited
 from canao.graph.verify import MalformedGraph, infer, retype, verify
 
 INPUT_NAMES = ("input_ids", "token_type_ids")
@@ -144,8 +145,10 @@ class _Importer:
         inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
         if not outputs:
             raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
+        read = {name for n in self.nodes for name in n.inputs}
+        inputs = tuple(i for i in inputs if i.name in read)
         raw = Graph(inputs, self.constants, tuple(self.nodes), outputs, self.types, self.max_length)
-        return verify(retype(raw))
+        return limited(verify(retype(raw)))
 
     # What the rules call.
 
@@ -243,13 +246,14 @@ class _Importer:
         if fx.target is operator.getitem:
             self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
             return
-        name = getattr(fx.target, "_opname", str(fx.target))
-        made = fx.meta.get("val")
+        name, made = _operator(fx), fx.meta.get("val")
         if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
             return
+        in_place = name.endswith("_") and not name.endswith("__") and name not in aten.RULES
+        name = name.removesuffix("_") if in_place else name
         if name not in aten.RULES:
             raise self._refusal(
-                "CANAO compiles encoders of the BERT family (see the list in docs/operators.md)"
+                "replace it in the model by operators of docs/operators.md"
             )
         arguments = [self._argument(a) for a in fx.args]
         keywords = {
@@ -258,6 +262,17 @@ class _Importer:
             if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")
         }
         self.values[fx.name] = aten.RULES[name](self, *arguments, **keywords)
+        if in_place:
+            self._overwrite(fx)
+
+    def _overwrite(self, fx: Any) -> None:
+        """Whoever reads the first operand from here on reads the result."""
+        target = fx.args[0]
+        seen = (n.target is operator.getitem or _operator(n) in aten.VIEWS
+                for n in (target, *target.users))  # fmt: skip
+        if target.op == "placeholder" or any(seen):
+            raise self.unsupported("writing to a tensor that others may see")
+        self.values[target.name] = self.values[fx.name]
 
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
@@ -288,6 +303,10 @@ class _Importer:
         stack = self.current.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
         return path.removeprefix("module.").removeprefix("module") or "the top of the model"
+
+
+def _operator(fx: Any) -> str:
+    return getattr(fx.target, "_opname", str(fx.target))
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

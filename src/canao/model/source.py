@@ -64,7 +64,9 @@ def _check_directory(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: no such directory; give a Hugging Face model directory")
     if not path.is_dir():
-        raise InputError(f"{path}: not a directory; give a Hugging Face model directory")
+        raise InputError(
+            f"{path}: not a directory; give a Hugging Face model directory or an .onnx file"
+        )
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: no config.json; give a Hugging Face model directory")
     try:

@@ -24,7 +24,10 @@ struct canao_step {
     int waits;
 };
 
-/* Ids below `limit` are legal; 0: any that is not negative. */
+/* Ids below `limit` are legal; 0: any that is not negative; CANAO_FLOATS: no ids but a tensor of
+ * float32 of a fixed shape, whose size the caller answers for. */
+enum { CANAO_FLOATS = -1 };
+
 struct canao_input {
     const char *name;
     int32_t limit;

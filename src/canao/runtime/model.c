@@ -236,6 +236,8 @@ static int check(const struct text *text)
         const int32_t *ids = text->inputs[i], limit = canao_program.inputs[i].limit;
         if (!ids)
             return CANAO_ARGUMENT;
+        if (limit == CANAO_FLOATS)
+            continue;
         for (int32_t t = 0; t < length; t++)
             if (ids[t] < 0 || (limit && ids[t] >= limit))
                 return CANAO_TOKEN;

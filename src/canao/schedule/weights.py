@@ -1,7 +1,7 @@
 """Layout of the weights file: which constant lies where, and in which packing.
 
     header    64 bytes: magic, layout id, size of the file
-    sections  each on a 64-byte boundary; float32, little-endian
+    sections  each on a 64-byte boundary; float32, or int32 for ids; little-endian
 
 A product's weights are packed into panels of nr output columns, [n/nr][k][nr], so that its
 inner loop reads them front to back; missing columns of the last panel are zero.
@@ -80,6 +80,7 @@ def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
     for s in layout.sections:
         yield bytes(4 * (s.offset - at))
         array = graph.constants[s.name]
-        yield (pack(array, s.nr) if s.nr else np.ascontiguousarray(array, "<f4")).tobytes()
+        kind = "<f4" if array.dtype == np.float32 else "<i4"
+        yield (pack(array, s.nr) if s.nr else np.ascontiguousarray(array, kind)).tobytes()
         at = s.offset + s.size
     yield bytes(4 * (layout.floats - at))

@@ -1,0 +1,55 @@
+"""C for whole numbers of the tokens, one after another."""
+
+from __future__ import annotations
+
+from canao.emit.isa import Isa
+from canao.emit.kernel import Kernel, mark_unused, plain, signature
+from canao.emit.rowcode import Parameters, expression
+from canao.emit.writer import Writer
+from canao.fuse.scan import INTEGER, Scan
+
+
+def scan_kernel(form: Scan, isa: Isa) -> Kernel:
+    parameters, body = Parameters(), Writer()
+    local: dict[str, str] = {}
+
+    def operand(name: str) -> str:
+        if name not in local:
+            known = form.operands[name]
+            if isinstance(known, int):
+                return str(known)
+            local[name] = f"{parameters.of(name, 'ids')}[t]"
+        return local[name]
+
+    sums: list[str] = []
+    body.depth = 2
+    for i, n in enumerate(form.body):
+        operands = [operand(name) for name in n.inputs]
+        if n.op == "cumsum":
+            sums.append(f"sum{i}")
+            body.line(f"sum{i} += {operands[0]};")
+            local[n.output] = f"sum{i}"
+        elif n.op == "reshape":
+            local[n.output] = operands[0]
+        else:
+            truth = n.op == "cast" and n.attribute("dtype") == "bool"
+            value = f"{operands[0]} != 0" if truth else INTEGER[n.op].format(*operands)
+            body.line(f"const int32_t v{i} = {value};")
+            local[n.output] = f"v{i}"
+    w = Writer()
+    w.line(f"/* {', '.join(n.op for n in form.body)} of each token */")
+    w.line(signature(parameters))
+    w.line("{")
+    w.depth += 1
+    mark_unused(w, "scratch")
+    w.line("int32_t *const to = (int32_t *)out;")
+    for name in sums:
+        w.line(f"int32_t {name} = 0;")
+    with w.block(f"for (int64_t t = 0; begin < end && t < {expression(form.length)}; t++)"):
+        w.raw(body.text())
+        w.line(f"to[t] = {local[form.output]};")
+    w.depth -= 1
+    w.line("}")
+    names = "".join(f"_{n.op}" for n in form.body if n.op != "reshape")
+    name = f"scan_{plain(form.length)}{names}_{isa.name}"
+    return Kernel(name, w.text(), tuple(parameters.list), "1", frozenset())

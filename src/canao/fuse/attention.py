@@ -1,0 +1,212 @@
+"""softmax(scores) v as one form: what may stand between the scores and their softmax.
+
+    scores = q k^T * scale + terms, within a band of keys around each query
+
+A term is read at (head, query, key): a relative bias, or scores of relative positions that each
+pair picks by its distance. A term that is 0 or -inf by distance alone is a band: keys outside it
+are never visited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from canao.fuse.access import Access, resolve, stored_as
+from canao.graph.ir import Dim, Graph, Node, Shape, product
+from canao.graph.ops import OPS
+
+# A model's -inf: adding it leaves nothing of a score.
+MASKED = -1e30
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`read` at (head, query, key); where there are `places`, at that distance further on, times
+    `step`: the element of its last dimension that the pair picks."""
+
+    read: Access
+    places: Access | None = None
+    step: Dim = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the strides
+    of the result [batch..., m, dv] in the output. `band`: how many keys before and after its own
+    position a query sees, or None."""
+
+    q: Access
+    k: Access
+    v: Access
+    scale: float
+    store: tuple[Dim, ...]
+    terms: tuple[Term, ...] = ()
+    band: tuple[int, int] | None = None
+
+
+def chain(made: Mapping[str, Node], name: str) -> tuple[Node, list[Node]] | None:
+    """The product of two activations that the scores `name` come from, and all nodes between, or
+    None. Views of tables belong to them, and what picks by distance."""
+    n = made.get(name)
+    if n is None or n.op == "matmul":
+        return None if n is None else (n, [])
+    if n.op not in ("mul", "add", "reshape"):
+        return None
+    found = [chain(made, i) for i in n.inputs]
+    scores = [(i, f) for i, f in zip(n.inputs, found, strict=True) if f is not None]
+    if len(scores) != 1:
+        return None
+    on_the_way, (product_, between) = scores[0]
+    others = [i for i in n.inputs if i != on_the_way]
+    return product_, [*between, *(x for i in others for x in _term_nodes(made, i)), n]
+
+
+def _term_nodes(made: Mapping[str, Node], name: str) -> list[Node]:
+    n = made.get(name)
+    if n is None or not (OPS[n.op].view or n.op == "pick"):
+        return []
+    read = n.inputs[1:] if n.op == "pick" else n.inputs
+    return [*(x for i in read for x in _term_nodes(made, i)), n]
+
+
+def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
+    """The Attention form of exactly these nodes."""
+    made = {n.output: n for n in nodes}
+    softmax = next((n for n in nodes if n.op == "softmax"), None)
+    mix, views = _mixed(graph, made, output)
+    if softmax is None or mix is None or _bare(graph, made, mix.inputs[0]) != softmax.output:
+        return None
+    parsed = _scores(graph, nodes, made, softmax.inputs[0])
+    if parsed is None:
+        return None
+    scores, scale, terms = parsed
+    q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
+    if q is None or k is None or v is None or not isinstance(q.shape[-1], int):
+        return None
+    if not isinstance(v.shape[-1], int) or not one_batch(q.shape[:-2]):
+        return None
+    if q.strides[-1] != 1 or any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
+        return None
+    store = stored_as(views, [graph.shape(mix.output), *(graph.shape(n.output) for n in views)])
+    if store is None or store[-1] != 1:
+        return None
+    kept, band = _banded(graph, terms)
+    return Attention(q, k, v, scale, store, kept, band)
+
+
+def one_batch(batch: Shape) -> bool:
+    """Whether at most one batch dimension (the heads) is not 1."""
+    return sum(d != 1 for d in batch) <= 1
+
+
+def _mixed(
+    graph: Graph, made: Mapping[str, Node], output: str
+) -> tuple[Node | None, list[Node]]:
+    """The product that mixes values, and the views that lay out its result."""
+    views: list[Node] = []
+    while output in made and OPS[made[output].op].view:
+        views.insert(0, made[output])
+        output = made[output].inputs[0]
+    n = made.get(output)
+    return (n if n is not None and n.op == "matmul" else None), views
+
+
+def _bare(graph: Graph, made: Mapping[str, Node], name: str) -> str:
+    """`name` without the reshapes that only add or drop batch dimensions of 1."""
+    while name in made and made[name].op == "reshape":
+        before, after = graph.shape(made[name].inputs[0]), graph.shape(name)
+        if before[-2:] != after[-2:] or product(before) != product(after):
+            break
+        name = made[name].inputs[0]
+    return name
+
+
+def _scores(
+    graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str
+) -> tuple[Node, float, list[Term]] | None:
+    """The product q k^T, its factor, and the terms added to it, before the softmax of `name`."""
+    scale, terms = 1.0, list[Term]()
+    while True:
+        name = _bare(graph, made, name)
+        n = made.get(name)
+        if n is None or n.op == "matmul":
+            return None if n is None else (n, scale, terms)
+        found = [i for i in n.inputs if i in made and chain(made, i) is not None]
+        if n.op not in ("add", "mul") or len(found) != 1 or n.inputs[0] == n.inputs[1]:
+            return None
+        other = n.inputs[1] if n.inputs[0] == found[0] else n.inputs[0]
+        if n.op == "mul":
+            array = graph.constants.get(other)
+            if array is None or array.size != 1:
+                return None
+            scale *= float(array.reshape(()))
+        else:
+            term = _term(graph, nodes, made, other, graph.shape(name))
+            if term is None or scale != 1.0:
+                return None
+            terms.append(term)
+        name = found[0]
+
+
+def _term(
+    graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str, shape: Shape
+) -> Term | None:
+    views: list[Node] = []
+    inner = name
+    while inner in made and OPS[made[inner].op].view:
+        views.insert(0, made[inner])
+        inner = made[inner].inputs[0]
+    n = made.get(inner)
+    if n is None:
+        access = resolve(graph, nodes, name)
+        return None if access is None else Term(access.broadcast(shape))
+    if n.op != "pick":
+        return None
+    picked = graph.shape(n.output)
+    source, places = (resolve(graph, nodes, i) for i in n.inputs)
+    if source is None or places is None:
+        return None
+    step = source.strides[-1]
+    reads: list[Access | None] = [
+        Access(source.base, picked, (*source.strides[:-1], 0), source.offset),
+        places.broadcast(picked),
+    ]
+    for view in views:
+        reads = [a and a.through(view, graph.shape(view.output)) for a in reads]
+    if reads[0] is None or reads[1] is None:
+        return None
+    return Term(reads[0].broadcast(shape), reads[1].broadcast(shape), step)
+
+
+def _banded(
+    graph: Graph, terms: Sequence[Term]
+) -> tuple[tuple[Term, ...], tuple[int, int] | None]:
+    """Terms that say no more than how far a query sees become a band."""
+    kept, bands = [], []
+    for term in terms:
+        band = _band(graph, term)
+        kept += [term] if band is None else []
+        bands += [] if band is None else [band]
+    if not bands:
+        return tuple(kept), None
+    return tuple(kept), (min(b for b, _ in bands), min(a for _, a in bands))
+
+
+def _band(graph: Graph, term: Term) -> tuple[int, int] | None:
+    array = graph.constants.get(term.read.base)
+    lead, (row, column) = term.read.strides[:-2], term.read.strides[-2:]
+    if array is None or array.dtype != np.float32 or term.places is not None:
+        return None
+    if (row, column) != (-1, 1) or any(lead) or array.size != 2 * graph.max_length - 1:
+        return None
+    seen = np.flatnonzero(array > MASKED)
+    own = graph.max_length - 1
+    whole = array[seen].any() or len(seen) == 0 or seen[-1] - seen[0] + 1 != len(seen)
+    if whole or not seen[0] <= own <= seen[-1]:
+        return None
+    return int(own - seen[0]), int(seen[-1] - own)
+
+

@@ -1,0 +1,83 @@
+"""Rules for rotary positions: pairs of halves of a row are rotated by an angle of the position.
+
+Models write it as x * cos + cat(-second half, first half) * sin. The sign goes into the table of
+sines, and the two halves become a dimension that is read backwards: one pass over the row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from canao.fuse.rewrite import Change, View
+from canao.graph.ir import Node, Shape, node
+
+
+def signs_past_concat(view: View, n: Node) -> Change | None:
+    """concat(-a, b)  ->  concat(a, b) * (-1, 1)"""
+    rank = len(view.shape(n.output))
+    if n.op != "concat" or n.attribute("axis") != rank - 1:
+        return None
+    negated = [view.made_by(i, "neg") for i in n.inputs]
+    widths = [view.shape(i)[-1] for i in n.inputs]
+    if not any(negated) or not all(isinstance(w, int) for w in widths):
+        return None
+    signs = [np.full(w, -1 if neg else 1, np.float32)
+             for w, neg in zip(widths, negated, strict=True)]  # fmt: skip
+    inputs = [neg.inputs[0] if neg else i for i, neg in zip(n.inputs, negated, strict=True)]
+    joined = Node("concat", tuple(inputs), view.fresh("v"), n.attributes, n.where)
+    name = view.fresh("signs")
+    made = node("mul", (joined.output, name), view.fresh("v"), where=n.where)
+    return Change({n.output: made.output}, (joined, made), {name: np.concatenate(signs)})
+
+
+def rotate_halves(view: View, n: Node) -> Change | None:
+    """x * c + concat(right, left of x) * s  ->  x * c + x flipped * s, by halves"""
+    if n.op != "add":
+        return None
+    for one, other in (n.inputs, n.inputs[::-1]):
+        straight, crossed = view.made_by(one, "mul"), view.made_by(other, "mul")
+        if straight is None or crossed is None:
+            continue
+        for swapped, s in (crossed.inputs, crossed.inputs[::-1]):
+            x = _swapped(view, swapped)
+            if x is None or x not in straight.inputs or not view.only_used_by(swapped, crossed):
+                continue
+            c = straight.inputs[1 - straight.inputs.index(x)]
+            if all(view.shape(i)[-1:] == view.shape(x)[-1:] for i in (c, s)):
+                return _rotated(view, n, x, c, s)
+    return None
+
+
+def _swapped(view: View, name: str) -> str | None:
+    """x where the value is its right half and then its left."""
+    n = view.made_by(name, "concat")
+    if n is None or len(n.inputs) != 2:
+        return None
+    right, left = (view.made_by(i, "slice") for i in n.inputs)
+    if right is None or left is None or right.inputs != left.inputs:
+        return None
+    x, axis = right.inputs[0], len(view.shape(name)) - 1
+    width = view.shape(x)[-1]
+    places = [(v.attribute("axis"), v.attribute("start"), v.attribute("stop"))
+              for v in (right, left)]  # fmt: skip
+    if n.attribute("axis") != axis or not isinstance(width, int) or width % 2:
+        return None
+    return x if places == [(axis, width // 2, width), (axis, 0, width // 2)] else None
+
+
+def _rotated(view: View, n: Node, x: str, c: str, s: str) -> Change:
+    made: list[Node] = []
+
+    def emit(op: str, *inputs: str, **attributes: object) -> str:
+        made.append(node(op, inputs, view.fresh("v"), where=n.where, **attributes))
+        return made[-1].output
+
+    def halves(name: str) -> Shape:
+        shape = view.shape(name)
+        return (*shape[:-1], 2, shape[-1] // 2)  # type: ignore[operator]
+
+    by_halves, cos, sin = (emit("reshape", name, shape=halves(name)) for name in (x, c, s))
+    flipped = emit("flip", by_halves, axis=len(view.shape(x)) - 1)
+    straight, crossed = emit("mul", by_halves, cos), emit("mul", flipped, sin)
+    total = emit("add", straight, crossed)
+    return Change({n.output: emit("reshape", total, shape=view.shape(n.output))}, made)

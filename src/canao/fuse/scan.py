@@ -1,0 +1,62 @@
+"""Integers of the tokens, from the first to the last: positions that skip some ids.
+
+Where padding does not count as a position, that of a token is the running sum of those before
+it that do. A text has few tokens, so one thread computes them, one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from canao.graph.ir import Dim, Graph, Node, product
+from canao.graph.ops import OPS
+
+# op -> expression in C
+INTEGER = {"add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "cast": "{0}",
+           "maximum": "({0} > {1} ? {0} : {1})", "minimum": "({0} < {1} ? {0} : {1})",
+           "eq": "{0} == {1}", "ne": "{0} != {1}", "ge": "{0} >= {1}", "gt": "{0} > {1}",
+           "le": "{0} <= {1}", "lt": "{0} < {1}", "logical_and": "{0} && {1}",
+           "logical_or": "{0} || {1}", "logical_not": "!{0}", "neg": "-{0}"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """`body` on each of `length` elements in their order. `operands` says what each value read is:
+    the name of a value of as many elements, or a number."""
+
+    length: Dim
+    body: tuple[Node, ...]
+    operands: Mapping[str, str | int]
+    output: str
+
+
+def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
+    """The Scan form, if every node computes whole numbers or truths of the tokens, one by one."""
+    length = graph.types[output].elements
+    operands: dict[str, str | int] = {}
+    for n in nodes:
+        t = graph.types[n.output]
+        rows = product(t.shape[:-1])
+        if t.dtype == "f32" or t.elements != length or (n.op == "cumsum" and rows != 1):
+            return None
+        if OPS[n.op].view and n.op != "reshape":
+            return None
+        if n.op not in INTEGER and n.op not in ("cumsum", "reshape"):
+            return None
+        for name in n.inputs:
+            if name not in operands:
+                known = _operand(graph, name, length)
+                if known is None:
+                    return None
+                operands[name] = known
+    return Scan(length, tuple(nodes), operands, output)
+
+
+def _operand(graph: Graph, name: str, length: Dim) -> str | int | None:
+    array = graph.constants.get(name)
+    if graph.types[name].dtype == "f32":
+        return None
+    if array is not None:
+        return int(array.reshape(())) if array.size == 1 else None
+    return name if graph.types[name].elements == length else None
