@@ -118,11 +118,12 @@ def test_onnx_files(tmp_path: Path) -> None:
     graph = helper.make_graph(
         nodes, "g",
         [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "s"])],
-        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [1])],
         [table],
     )  # fmt: skip
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    versions = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=8), path)
     report, error = inspect_model(path, HOST)
     assert error is not None and "2 operators" in str(error)
     found = [(p["operator"], p["where"]) for p in report["problems"]]
