@@ -66,6 +66,11 @@ class Artifact:
         return int(self.manifest["max_length"])
 
     @property
+    def resumes(self) -> bool:
+        """Whether the library continues texts: canao_extend."""
+        return bool(self.manifest.get("resumes", False))
+
+    @property
     def digest(self) -> str:
         """Hash of the library and its weights: what a certificate is about."""
         files = self.manifest["files"]

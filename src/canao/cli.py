@@ -258,13 +258,24 @@ def run(
         bool | None, typer.Option("--truncate", help="cut texts longer than the model")
     ] = None,
     threads: Threads = 1,
+    max_new_tokens: Annotated[int | None, typer.Option(help="most tokens to generate; 64")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0, the default, takes the likeliest token")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="draw from so many tokens; 0: all")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="draw from the fewest tokens of this probability; 1: all")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of the drawn tokens")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
 ) -> None:  # fmt: skip
-    """Say what the model's task says of texts: labels, entities, answers, tokens or vectors."""
+    """Say what the model's task says of texts: labels, entities, answers, tokens, vectors, or how
+    they go on."""
     from canao.running import gather, run_texts
 
     asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
-             "pooling": pooling}  # fmt: skip
+             "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
+             "top_k": top_k, "top_p": top_p, "seed": seed}  # fmt: skip
     options = {name: value for name, value in asked.items() if value is not None}
     with load(artifact, threads=threads) as model:
         run_texts(
@@ -273,7 +284,7 @@ def run(
             truncate=truncate,
             options=options,
             as_json=as_json,
-            say=lambda line: print(line, flush=True),
+            write=lambda text: print(text, end="", flush=True),
             note=lambda line: print(f"canao: note: {line}", file=sys.stderr),
         )
 
@@ -322,8 +333,12 @@ def bench(
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()
+    more = loaded.resumes and length < loaded.max_length
+    each = _timed(where.measure_next(loaded, config)) if more else None
     if as_json or raw:
         form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
+        if each:
+            form["token_ms"] = each.summary(asked)
         if profile:
             form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
@@ -333,6 +348,8 @@ def bench(
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
         else:
             out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
+    if each:
+        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, the median of a token after these")
     pinned = timing.environment.get("pinned", [])
     out.print(
         f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "

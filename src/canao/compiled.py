@@ -10,7 +10,7 @@ import ctypes
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 
 from canao.artifact import Artifact
 from canao.errors import DeviceError, InputError
+from canao.generate import Sampling, pieces, tokens
 from canao.target import Target, get_target
-from canao.tasks import Prepared, Reader, prepare, tell
+from canao.tasks import GENERATION, Prepared, Reader, prepare, tell
 
 _ISA_ORDER = ("scalar", "avx2", "avx512")
 _STATUS_OK, _STATUS_BUSY = 0, 8
@@ -45,6 +46,7 @@ class CompiledModel:
         self._outputs = self.artifact.manifest["outputs"]
         self._lock = threading.Lock()
         self._texts: Reader | None = None
+        self._text_length = 0
         self._library = _library(self.artifact.library)
         handle = ctypes.c_void_p()
         pinned = (ctypes.c_int * threads)(*cores) if cores else None
@@ -116,6 +118,102 @@ class CompiledModel:
                 raise InputError(f"text {i}: {error}") from None
         return [next(iter(row.values()))[0] for row in self._many(bound)]
 
+    @property
+    def text_length(self) -> int:
+        """Tokens of the text that `extend` has made, and whose keys and values are kept."""
+        return self._text_length
+
+    def extend(self, *inputs: Any, wanted: int = 1, **named: Any) -> dict[str, np.ndarray]:
+        """Append tokens, ids of shape [s], to the model's text; every output by name, with rows
+        [wanted, ...] for the last of these tokens only. Decoders can; others are an InputError.
+
+        `run`, `run_batch` and calling the model start anew: the text is empty after them.
+        """
+        self._require_text()
+        arrays = self._bind(inputs, named)
+        if arrays[0].ndim != 1:
+            raise InputError(f"input_ids has shape {list(arrays[0].shape)}; give [s]")
+        ids = self._checked(arrays)
+        length = len(ids[0])
+        if not 0 <= wanted <= length:
+            raise InputError(f"outputs of {wanted} tokens are wanted; {length} are given")
+        if self._text_length + length > self.artifact.max_length:
+            raise InputError(
+                f"{length} tokens after {self._text_length} are over the model's maximum, "
+                f"{self.artifact.max_length}"
+            )
+        out = self._room(wanted) if wanted else {}
+        sources, targets = _row(ids), _row(list(out.values()))
+        self._locked(self._library.canao_extend, sources, length, wanted, targets)
+        self._text_length += length
+        return {name: array[0] for name, array in out.items()}
+
+    def reset(self, kept: int = 0) -> None:
+        """Forget the text that `extend` has made, but for its first `kept` tokens."""
+        self._require_text()
+        if not 0 <= kept <= self._text_length:
+            raise InputError(f"{kept} tokens cannot be kept; the text has {self._text_length}")
+        self._locked(self._library.canao_reset, kept)
+        self._text_length = kept
+
+    def stream(
+        self, prompt: str | Any, max_new_tokens: int = 64, *, temperature: float = 0.0,
+        top_k: int = 0, top_p: float = 1.0, seed: int | None = None,
+        stop: Sequence[int] | None = None,
+    ) -> Iterator[int]:  # fmt: skip
+        """New tokens after the prompt, a text or ids of shape [s], as they are computed.
+
+        Greedy at temperature 0. It ends after a token of `stop` (default: those that end the
+        model's texts), after `max_new_tokens`, or where the model's maximum length is reached.
+        """
+        self._require_text()
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        ids = self._prompt(prompt)
+        if max_new_tokens < 0:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
+        ends = self.artifact.manifest.get("stop_tokens", ()) if stop is None else stop
+        count = min(max_new_tokens, self.artifact.max_length - len(ids) + 1)
+        self.reset()
+        return tokens(lambda new: next(iter(self.extend(new).values()))[-1], ids, count, sampling,
+                      tuple(ends))  # fmt: skip
+
+    def generate(self, prompt: str | Any, max_new_tokens: int = 64, **options: Any) -> np.ndarray:
+        """All new tokens after the prompt, int32 [n]; options as for `stream`."""
+        return np.array(list(self.stream(prompt, max_new_tokens, **options)), np.int32)
+
+    def stream_text(
+        self, prompt: str | Any, max_new_tokens: int = 64, **options: Any
+    ) -> Iterator[str]:
+        """The text after the prompt, piece by piece; options as for `stream`."""
+        source, tokenizer = self.stream(prompt, max_new_tokens, **options), self._reader().tokenizer
+        return pieces(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), source)
+
+    def stream_prepared(self, prepared: Prepared) -> Iterator[str]:
+        """As `stream_text`, for a text that `prepare` has made of the prompt and its options."""
+        return self.stream_text(prepared.windows[0].ids, **prepared.options)
+
+    def _require_text(self) -> None:
+        if not self.artifact.resumes:
+            raise InputError(
+                f"{self.artifact.path}: the model does not continue texts; "
+                "compile a decoder with causal attention"
+            )
+
+    def _prompt(self, prompt: str | Any) -> np.ndarray:
+        """Ids of a prompt, not cut."""
+        if not isinstance(prompt, str):
+            ids = _ids("prompt", prompt)
+            if ids.ndim == 2 and len(ids) == 1:
+                ids = ids[0]
+        else:
+            ids = np.array(self._reader().whole(prompt).ids, np.int32)
+        if ids.ndim != 1 or not 1 <= len(ids) <= self.artifact.max_length:
+            raise InputError(
+                f"the prompt has shape {list(ids.shape)}; give 1 to "
+                f"{self.artifact.max_length} tokens of one text"
+            )
+        return self._checked([ids])[0]
+
     def predict(
         self, text: str | Sequence[str], pair: str | Sequence[str] | None = None, *,
         context: str | Sequence[str] | None = None, truncate: bool | None = None, **options: Any,
@@ -129,6 +227,7 @@ class CompiledModel:
             fill-mask              lists of Filling, one for each mask    top
             feature-extraction     array [s, width]  pooling (then [width]), normalize
             sentence-embedding     array [width]
+            text-generation        text after it     max_new_tokens and the options of `stream`
 
         A text longer than the model is an InputError, or cut where `truncate` is true; a long
         context is read in windows. Sentence embeddings are cut as Sentence-Transformers cuts them.
@@ -161,7 +260,10 @@ class CompiledModel:
         return prepare(self._reader(), text, pair, truncate, options)
 
     def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Any]:
-        """What `predict` gives, for each text; all of them run as one batch."""
+        """What `predict` gives, for each text; all of them run as one batch, but texts that are
+        continued: these one after another."""
+        if self.artifact.manifest.get("task") == GENERATION:
+            return ["".join(self.stream_prepared(p)) for p in prepared]
         reader = self._reader()
         rows = iter(self._many([reader.arrays(w) for p in prepared for w in p.windows]))
         results = []
@@ -287,9 +389,9 @@ class CompiledModel:
         ids = self._checked(arrays)
         length = len(ids[0])
         out = self._room(length)
-        sources = (ctypes.c_void_p * len(ids))(*(a.ctypes.data for a in ids))
-        targets = (ctypes.c_void_p * len(out))(*(a.ctypes.data for a in out.values()))
+        sources, targets = _row(ids), _row(list(out.values()))
         self._locked(self._library.canao_run, sources, length, targets)
+        self._text_length = 0
         return out
 
     def _many(self, bound: Sequence[Sequence[np.ndarray]]) -> list[dict[str, np.ndarray]]:
@@ -311,6 +413,7 @@ class CompiledModel:
             lengths = np.array([len(ids[0]) for ids in texts], np.int32)
             sources, targets = _Table(texts), _Table([list(r.values()) for r in results])
             self._locked(function, len(texts), sources.address, _address(lengths), targets.address)
+            self._text_length = 0
         return results
 
     def _locked(self, function: Any, *arguments: Any) -> None:
@@ -337,6 +440,11 @@ class _Table:
     @property
     def address(self) -> ctypes.c_void_p:
         return _address(self._rows)
+
+
+def _row(arrays: Sequence[np.ndarray]) -> Any:
+    """Addresses of one text's arrays, as C takes them."""
+    return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
 
 
 def _address(array: np.ndarray) -> ctypes.c_void_p:

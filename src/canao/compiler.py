@@ -35,12 +35,13 @@ from canao.fuse.rewrite import Firing, apply
 from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
+from canao.graph.resume import resuming
 from canao.graph.trace import trace
 from canao.model.beside import beside
 from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
-from canao.model.task import describe_head
+from canao.model.task import describe_head, stop_tokens
 from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
 from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
@@ -110,6 +111,7 @@ def lower(
     """All steps from the captured graph to C. `profile` decides the yellow cells of fusion,
     `planner` how each region runs; `default_plans` takes no heed of measurements."""
     cleaned, cleanup = apply(graph, CLEANUP)
+    cleaned = resuming(cleaned)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
         program = fuse(rewritten, profile)
@@ -236,6 +238,7 @@ def _manifest(
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "model": getattr(config, "model_type", source.kind),
         **describe_head(source, [name for name, _ in graph.outputs]),
+        "stop_tokens": stop_tokens(source.config),
         "left_padding": ignores_left_padding(source),
         **interface(graph),
         "fusion": fusion,
@@ -266,6 +269,7 @@ def interface(graph: Graph) -> dict[str, Any]:
         "inputs": [
             {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
             for i in graph.inputs
+            if i.given
         ],
         "outputs": [
             {
@@ -276,6 +280,7 @@ def interface(graph: Graph) -> dict[str, Any]:
             for name, value in graph.outputs
         ],
         "max_length": graph.max_length,
+        "resumes": graph.resumes,
     }
 
 

@@ -104,6 +104,7 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
             "weights": source.weights.file_size,
             "arena": 4 * source.memory.floats,
             "arena_if_max_length_is_length": 4 * plan_memory(shorter).floats,
+            "cache": 4 * source.cache,
             "scratch_per_thread": 4 * source.scratch,
         },
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
@@ -176,6 +177,7 @@ def _identity_lines(report: Report) -> list[str]:
 def _compiled_lines(report: Report) -> list[str]:
     memory, layers, length = report["memory"], report["layers"], report["length"]
     rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
+    cache = f"keys and values {_mb(memory['cache'])}, " if memory["cache"] else ""
     forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
     lines = [
         _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),
@@ -186,7 +188,7 @@ def _compiled_lines(report: Report) -> list[str]:
             "memory",
             f"weights {_mb(memory['weights'])}, arena {_mb(memory['arena'])} "
             f"({_mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
-            f"scratch {_mb(memory['scratch_per_thread'])} a thread",
+            f"{cache}scratch {_mb(memory['scratch_per_thread'])} a thread",
         ),
         _row("layers", f"{layers['before']} before fusion, {layers['after']} kernels after"),
         _row("rewrites", rewrites or "none"),

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from canao.compiled import CompiledModel
 from canao.errors import InputError
-from canao.tasks import Prediction, Prepared, task_of
+from canao.tasks import GENERATION, Prediction, Prepared, task_of
 
 # Labels printed of a classification where --top says nothing: JSON has all of them.
 _TOP_PRINTED = 3
@@ -84,9 +84,20 @@ def _items(name: str, stream: BinaryIO, second: str | None, split: bool) -> Iter
 
 def run_texts(
     model: CompiledModel, items: Iterable[Item], *, truncate: bool | None,
-    options: Mapping[str, Any], as_json: bool, say: _Say, note: _Say,
+    options: Mapping[str, Any], as_json: bool, write: _Say, note: _Say,
 ) -> None:  # fmt: skip
-    """Run the texts in batches and say the results of each; `note` hears of texts that are cut."""
+    """Run the texts in batches and write the results of each; `note` hears of texts that are cut.
+    A text that is continued is written as it grows."""
+
+    def say(line: str) -> None:
+        write(f"{line}\n")
+
+    if model.artifact.manifest.get("task") == GENERATION and not as_json:
+        for item in items:
+            ready = _prepare(model, item, truncate, options, note)
+            for piece in chain([item.text], model.stream_prepared(ready), ["\n"]):
+                write(piece)
+        return
     stream = iter(items)
     heads = False
     while batch := list(islice(stream, _BATCH_PER_THREAD * model.threads)):
@@ -127,6 +138,8 @@ def _form(item: Item, ready: Prepared, result: Any) -> dict[str, Any]:
         form["pair"] = item.pair
     if ready.cut:
         form["cut_from"] = ready.cut
+    if isinstance(result, str):
+        return form | {"generated": result}
     if isinstance(result, Prediction):
         return form | result.to_dict()
     if isinstance(result, np.ndarray):

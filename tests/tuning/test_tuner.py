@@ -22,7 +22,7 @@ from canao.errors import InputError
 from canao.schedule.plan import REGISTERS, default_plan, default_plans, space
 from canao.target import get_target
 from canao.tuning import measure, trial, tune_model, tuner
-from tests.compiler.models import classifier, reference
+from tests.compiler.models import classifier, decoder, reference
 from tests.conftest import TOLERANCE
 
 HOST = get_target()
@@ -210,3 +210,20 @@ def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:
 def test_what_cannot_be_tuned(model, options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tune_model(model, **options)
+
+
+def test_decoders_are_tuned(tmp_path: Path) -> None:
+    """Their attention is two steps, one of which writes the cache; both count as one kernel."""
+    small = decoder(layers=1, max_length=64)
+    program = lower(load_model(small)[1], HOST, planner=default_plans).program
+    subjects = [s for s in tuner.find_subjects(program) if s.text.startswith("attention")]
+    assert len(subjects) == 1
+    region = subjects[0].region
+    plans = [default_plan(region, HOST), *space(region, HOST)]
+    pairs = [(subjects[0], plan) for plan in list(dict.fromkeys(plans))[:3]]
+    made = trial.build_trial(pairs, HOST, tmp_path / "trial", copies=2)
+    assert not made.wrong(33)
+    times = made.times(device(lambda name: 1.0), MeasureConfig(33))
+    assert set(times.values()) == {2.0}
+    real = made.times(LocalDevice(), MeasureConfig(33, samples=3))
+    assert all(ms > 0 for ms in real.values())

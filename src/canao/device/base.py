@@ -110,7 +110,12 @@ class Device(Protocol):
         ...
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """End-to-end latency of the library, the profiler off."""
+        """End-to-end latency of the library, the profiler off: of a text, or for a library that
+        continues texts, of taking it in as far as the outputs of its last token."""
+        ...
+
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """Latency of one more token after a text of the length, where the library continues it."""
         ...
 
     def profile(

@@ -41,8 +41,14 @@ class LocalDevice:
             return model(*inputs)
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        return self._measure(artifact, config, "time")
+
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        return self._measure(artifact, config, "next")
+
+    def _measure(self, artifact: Artifact, config: MeasureConfig, mode: str) -> Measurement:
         try:
-            rows = self._bench(artifact, config, "time")
+            rows = self._bench(artifact, config, mode)
         except CanaoError as error:
             return Failure("measure", str(error))
         samples = tuple(int(x) / 1e6 for x in rows["samples"][0])
@@ -70,6 +76,8 @@ class LocalDevice:
             raise DeviceError(
                 f"length {config.length} is over the model's maximum, {artifact.max_length}"
             )
+        if mode == "next" and config.length == artifact.max_length:
+            raise DeviceError(f"no token can follow {config.length}, the model's maximum")
         program = bench_program(self.target)
         samples = min(config.samples, _PROFILE_SAMPLES) if mode == "profile" else config.samples
         arguments = [config.length, config.threads, ",".join(map(str, cores(config))) or "-",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.causal import causal_attention, product_with_weights
 from canao.fuse.positions import positional, tabulate
 from canao.fuse.recognize import (
     columns_into_norm,
@@ -231,6 +232,8 @@ CLEANUP = (
     Rule("gather_known_rows", gather_known_rows),
     Rule("mask_to_term", mask_to_term),
     Rule("tabulate", tabulate),
+    Rule("product_with_weights", product_with_weights),
+    Rule("causal_attention", causal_attention),
 )
 ALGEBRA = (
     *CLEANUP,

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access, resolve
-from canao.fuse.attention import Attention, attention_form, one_batch
+from canao.fuse.attention import Attention, attention_form, causal_form, one_batch
 from canao.fuse.concat import Concat, concat_form
 from canao.fuse.rows import REDUCTIONS, Rows, Stage, lower
 from canao.fuse.scan import Scan, scan_form
@@ -61,7 +61,7 @@ Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     """The form of a region of `nodes` (in execution order) whose one result is `output`."""
-    heavy = [n.op for n in nodes if n.op in ("matmul", "linear")]
+    heavy = [n.op for n in nodes if n.op in ("matmul", "linear", "causal_attention")]
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
@@ -72,6 +72,8 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
         return _product(graph, nodes, output)
     if heavy == ["matmul"]:
         return _matmul(graph, nodes, output)
+    if heavy == ["causal_attention"]:
+        return causal_form(graph, nodes, output)
     return attention_form(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
 
 

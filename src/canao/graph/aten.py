@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import DTYPES, Shape, Type, dim_add, product
+from canao.graph.ir import DTYPES, Dim, Shape, Type, dim_add, product
 
 
 class Builder(Protocol):
@@ -310,6 +310,8 @@ def _pick(b: Builder, x: str, axis: int, places: str) -> str:
 
 
 def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
+    """A cache of keys that is empty yet has no elements, and perhaps another rank."""
+    parts = [p for p in parts if 0 not in b.type(p).shape] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
@@ -338,6 +340,12 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return _as(b, x, b.result_dtype())
 
 
+def _causal_mask(b: Builder, queries: Dim, keys: Dim) -> str:
+    """True where key <= query, [queries, keys]."""
+    query = b.emit("reshape", b.emit("arange", stop=queries), shape=(queries, 1))
+    return b.emit("le", b.emit("arange", stop=keys), query)
+
+
 def _attention(
     b: Builder,
     q: str,
@@ -352,7 +360,9 @@ def _attention(
 ) -> str:
     """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
     if is_causal:
-        raise b.unsupported("causal attention")
+        if mask is not None:
+            raise b.unsupported("is_causal together with a mask")
+        mask = _causal_mask(b, b.type(q).shape[-2], b.type(k).shape[-2])
     width = b.type(q).shape[-1]
     assert isinstance(width, int)
     factor = 1 / math.sqrt(width) if scale is None else float(scale)

@@ -49,8 +49,24 @@ def trace(module: torch.nn.Module, max_length: int) -> Graph:
         raise UnsupportedError(
             f"{type(module).__name__}: its forward takes no input_ids; give a text encoder"
         )
+    names = tuple(n for n in names if _zero_when_left_out(module, n))
     wrapped = _OneText(module, names)
     return _Importer(_export(wrapped, names, max_length), wrapped, max_length).graph()
+
+
+def _zero_when_left_out(module: torch.nn.Module, name: str) -> bool:
+    """Whether an input may be taken for 0 where a text has none: to GPT-2, which uses the table of
+    its tokens for them, type 0 is not the same as no type."""
+    if name == "input_ids":
+        return True
+    ids, module = torch.zeros(1, 2, dtype=torch.long), module.eval()
+    alone, both = _OneText(module, ("input_ids",)), _OneText(module, ("input_ids", name))
+    try:
+        with torch.no_grad():
+            results = alone(ids), both(ids, ids)
+    except _EXPORT_ERRORS:
+        return True
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 class _OneText(torch.nn.Module):

@@ -59,6 +59,12 @@ def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]
     return {"task": task, "labels": labels, "problem_type": problem, "pooling": pooling}
 
 
+def stop_tokens(config: Any) -> list[int]:
+    """The tokens that end a text, where the model's configuration names them."""
+    ends = getattr(config, "eos_token_id", None)
+    return [int(e) for e in (ends if isinstance(ends, (list, tuple)) else [ends]) if e is not None]
+
+
 def _labels(config: Any) -> list[str]:
     return [str(config.id2label[i]) for i in sorted(config.id2label)]
 

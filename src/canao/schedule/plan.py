@@ -155,6 +155,8 @@ def scratch_floats(region: Region, plan: Plan, max_length: int, row_slots: int) 
         d, keys = form.q.shape[-1], dim_at(form.k.shape[-1], max_length)
         dv = up(int(form.v.shape[-1]))  # type: ignore[arg-type]
         tile = plan.mr * (plan.keys + dv)
+        if form.cached:  # keys and values lie in the cache
+            return tile + 64
         return up(keys) * int(d) + keys * dv + tile + 64  # type: ignore[arg-type]
     if isinstance(form, Matmul):
         k, n = (dim_at(x, max_length) for x in form.b.shape[-2:])

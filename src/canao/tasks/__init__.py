@@ -32,6 +32,8 @@ class Task:
     pairs: str = ""
 
 
+# The task that is a text's continuation: `CompiledModel.stream` does it, token by token.
+GENERATION = "text-generation"
 TASKS: Mapping[str, Task] = {
     "text-classification": Task({"top": None}, "optional"),
     "text-regression": Task({}, "optional"),
@@ -40,6 +42,9 @@ TASKS: Mapping[str, Task] = {
     "fill-mask": Task({"top": 5}),
     "feature-extraction": Task({"pooling": None, "normalize": False}),
     "sentence-embedding": Task({}),
+    GENERATION: Task(
+        {"max_new_tokens": 64, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": None}
+    ),
 }
 _CHOICES = {"aggregate": STRATEGIES, "pooling": (None, *POOLINGS)}
 
@@ -132,6 +137,7 @@ def _named(outputs: Outputs, name: str) -> np.ndarray:
 
 
 __all__ = [
+    "GENERATION",
     "TASKS",
     "Answer",
     "Entity",

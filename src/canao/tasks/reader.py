@@ -46,7 +46,7 @@ class Reader:
 
     def encode(self, text: str, pair: str | None = None) -> tuple[Any, ...]:
         """Encodings of a text cut at the limit: one, or the windows over a long context."""
-        whole = self._whole(text, pair)
+        whole = self.whole(text, pair)
         if len(whole.ids) <= self.limit:
             return (whole,)
         by_window = self.windows and pair is not None
@@ -55,7 +55,7 @@ class Reader:
         strategy = "only_second" if by_window else "longest_first"
         try:
             self.tokenizer.enable_truncation(self.limit, stride=stride, strategy=strategy)
-            first = self._whole(text, pair)
+            first = self.whole(text, pair)
         except InputError:
             what = "question" if by_window else "second text"
             raise InputError(
@@ -66,8 +66,8 @@ class Reader:
         # The library hands out what was cut off in windows too; only a context is read on there.
         return (first, *first.overflowing) if by_window else (first,)
 
-    def _whole(self, text: str, pair: str | None) -> Any:
-        """A text as the tokenizer gives it, with what belongs before it."""
+    def whole(self, text: str, pair: str | None = None) -> Any:
+        """A text as the tokenizer gives it, with what belongs before it; not cut."""
         text = self.prompt + text
         if self.lowercase:
             text, pair = text.lower(), pair.lower() if pair is not None else None
@@ -86,7 +86,7 @@ class Reader:
         windows = self.encode(text, pair)
         cut = 0
         if windows[0].overflowing and len(windows) == 1:
-            cut = len(self._whole(text, pair).ids)
+            cut = len(self.whole(text, pair).ids)
             if not (self.cuts if truncate is None else truncate):
                 raise InputError(
                     f"the text has {cut} tokens, the model takes {self.limit}; "

@@ -21,7 +21,7 @@ from canao.compiler import interface
 from canao.device.base import Device, MeasureConfig
 from canao.emit.c import emit
 from canao.errors import DeviceError
-from canao.fuse.form import Alias, form_of
+from canao.fuse.form import Alias, Attention, form_of
 from canao.fuse.group import Program, Region
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
@@ -65,13 +65,16 @@ class Trial:
     program: Program
     nodes: Mapping[Pair, tuple[Node, ...]]  # of the first copy, what makes its activations included
     outputs: Mapping[Pair, str]
-    steps: Mapping[Pair, tuple[int, ...]]
+    steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; attention may have two
 
     def times(self, device: Device, config: MeasureConfig) -> dict[Pair, float]:
         """Milliseconds of each pair: the least of the samples, as what disturbs a sample only
         adds to it; the median of its copies."""
         rows = device.profile(self.artifact, config, min)
-        return {pair: median(rows[i][1] for i in self.steps[pair]) for pair in self.pairs}
+        return {
+            pair: median(sum(rows[i][1] for i in copy) for copy in self.steps[pair])
+            for pair in self.pairs
+        }
 
     def wrong(self, length: int) -> tuple[Pair, ...]:
         """The pairs whose numbers are not those of the interpreter."""
@@ -121,18 +124,29 @@ def build_trial(
             f"{folder}: the trial's weights cannot be written ({error.strerror}); free space, or "
             "name another directory in TMPDIR"
         ) from None
-    names = [name for name in source.kernel_names if name]
+    place = _steps(made.program)
+    names = [n for steps, name in zip(place, source.kernel_names, strict=True)
+             for n in (f"{name}_append", name)[2 - len(steps):]]  # fmt: skip
     manifest = {
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "kernels": [{"name": name} for name in names],
         **interface(made.program.graph),
     }
-    running = [i for i, r in enumerate(made.program.regions) if not isinstance(r.form, Alias)]
-    place = {region: step for step, region in enumerate(running)}
     steps = {pair: tuple(place[i] for i in at) for pair, at in made.places.items()}
     return Trial(
         tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
     )
+
+
+def _steps(program: Program) -> list[tuple[int, ...]]:
+    """The steps that each region is in the library."""
+    places, count = list[tuple[int, ...]](), 0
+    for region in program.regions:
+        form = region.form
+        size = 0 if isinstance(form, Alias) else 1 + (isinstance(form, Attention) and form.cached)
+        places.append(tuple(range(count, count + size)))
+        count += size
+    return places
 
 
 class _Assembly:
