@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from canao.compiler import compile_model
 from canao.inspection import format_report, inspect_model
+from canao.model.beside import beside
+from canao.model.task import describe_head
 from canao.target import get_target
 from tests.heads import save_model
 
@@ -98,3 +101,52 @@ def test_everything_that_is_not_supported_is_listed() -> None:
     text = format_report(report)
     for words in ("aten.sort.default x2", "at layers.0", "at layers.1", "dimension 1"):
         assert words in text, text
+
+
+def test_onnx_files(tmp_path: Path) -> None:
+    """The same for an ONNX file: every node whose operator is not supported, by its name."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    table = helper.make_tensor("table", TensorProto.FLOAT, [9, 4], [0.5] * 36)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"], name="look_up"),
+        helper.make_node("Hardmax", ["rows"], ["summed"], name="most"),
+        helper.make_node("Det", ["summed"], ["spots"], name="spot"),
+        helper.make_node("Relu", ["spots"], ["last_hidden_state"], name="relu"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "s"])],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [1])],
+        [table],
+    )  # fmt: skip
+    path = tmp_path / "model.onnx"
+    versions = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=8), path)
+    report, error = inspect_model(path, HOST)
+    assert error is not None and "2 operators" in str(error)
+    found = [(p["operator"], p["where"]) for p in report["problems"]]
+    assert found == [("Hardmax", "node 'most' (opset 17)"), ("Det", "node 'spot' (opset 17)")]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "width", "task"),
+    [
+        ("BertForQuestionAnswering", {}, None, "question-answering"),
+        ("BertForMaskedLM", {}, 99, "fill-mask"),
+        ("BertForSequenceClassification", {}, 2, "text-classification"),
+        ("BertForSequenceClassification", {"id2label": {"0": "x"}}, 1, "text-regression"),
+        ("BertForSequenceClassification", {}, 48, "feature-extraction"),
+        ("BertModel", {}, 48, "feature-extraction"),
+    ],
+)
+def test_heads_of_onnx_files(
+    architecture: str, settings: dict, width: int | None, task: str, tmp_path: Path
+) -> None:
+    """The configuration beside the file names the head, unless its labels do not fit."""
+    config = {"architectures": [architecture], "model_type": "bert", **settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    head = describe_head(beside(tmp_path / "model.onnx", width), ["last_hidden_state"])
+    assert head["task"] == task
+    assert head["labels"] == (["LABEL_0", "LABEL_1"] if task == "text-classification" else [])

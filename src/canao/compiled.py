@@ -352,6 +352,8 @@ class CompiledModel:
     def _bind_text(self, text: Any) -> list[np.ndarray]:
         """The inputs of one text of a batch, each [s]."""
         if isinstance(text, Mapping):
+            if "attention_mask" in text:
+                raise InputError("attention_mask is not taken here; give texts without padding")
             arrays = self._bind((), dict(text))
         elif isinstance(text, (list, tuple)) and text and hasattr(text[0], "__len__"):
             arrays = self._bind(text, {})

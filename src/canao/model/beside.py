@@ -13,6 +13,7 @@ from typing import Any
 
 from canao.errors import InputError
 from canao.model.source import Source
+from canao.model.tokenizer import describe_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,16 @@ def beside(path: str | Path, width: int | None) -> OnnxSource:
     """
     folder = Path(path).parent
     config = _config(folder / "config.json")
-    labels = config.id2label
-    if not labels or (width is not None and len(labels) != width):
+    labels, kind = config.id2label, config.kind
+    # Only a classifier has as many outputs as labels: the configuration names two for any model.
+    if kind.endswith("Classification") and width is not None and len(labels) != width:
         config = SimpleNamespace(model_type=config.model_type, num_labels=0, id2label={})
         kind = "onnx"
-    else:
-        kind = config.kind
-    tokenizer = (folder / "tokenizer.json").is_file() or (
-        (folder / "vocab.txt").is_file() and (folder / "config.json").is_file()
-    )
-    return OnnxSource(None, config, folder if tokenizer else None, kind)
+    # A vocabulary alone is converted by what the configuration says of the model.
+    found = describe_tokenizer(folder)
+    told = (folder / "config.json").is_file()
+    usable = found is not None and (told or found["file"] == "tokenizer.json")
+    return OnnxSource(None, config, folder if usable else None, kind)
 
 
 def _config(path: Path) -> Any:
@@ -51,7 +52,7 @@ def _config(path: Path) -> Any:
             raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a JSON object; remove it, or put the model's there")
-    names = found.get("id2label") or {}
+    names = found.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # Transformers' own default
     try:
         labels = {int(k): str(v) for k, v in names.items()}
     except (AttributeError, TypeError, ValueError):
@@ -62,4 +63,5 @@ def _config(path: Path) -> Any:
     return SimpleNamespace(
         model_type=model_type if isinstance(model_type, str) else "onnx",
         id2label=labels, num_labels=len(labels), kind=str(kind),
+        problem_type=found.get("problem_type"),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from canao.errors import InputError, UnsupportedError
+from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph.ir import (
     DTYPES,
     FLOATS,
@@ -145,6 +145,7 @@ class Importer:
     def graph(self) -> Graph:
         for name, array in self.model.tensors.items():
             self.values[name] = known(array)
+        self._require_rules()
         self._bind_inputs()
         for n in self.model.graph.node:
             self.current = n
@@ -270,22 +271,28 @@ class Importer:
         return (n.name or (n.output[0] if n.output else "")) if n is not None else ""
 
     def unsupported(self, what: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"operator {self.current.op_type} of node '{self.where()}' (opset "
-            f"{self.model.opset}): {what} is not supported; remove it from the model, or compile "
-            "the original model"
-        )
+        remedy = "remove it from the model, or compile the original model"
+        return UnsupportedError.of([self._problem(self.current, remedy, what)])
+
+    def _problem(self, n: Any, remedy: str, detail: str = "") -> Problem:
+        operator = f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
+        name = n.name or (n.output[0] if n.output else "")
+        return Problem(operator, f"node '{name}' (opset {self.model.opset})", remedy, detail)
 
     # The walk.
 
+    def _require_rules(self) -> None:
+        """UnsupportedError with every node whose operator has no rule."""
+        remedy = "CANAO compiles encoders of the BERT family (see the list in docs/onnx.md)"
+        without = [
+            n
+            for n in self.model.graph.node
+            if n.domain not in ("", "ai.onnx") or n.op_type not in RULES
+        ]
+        if without:
+            raise UnsupportedError.of([self._problem(n, remedy) for n in without])
+
     def _call(self, n: Any) -> None:
-        if n.domain not in ("", "ai.onnx") or n.op_type not in RULES:
-            domain = f"{n.domain}." if n.domain else ""
-            raise UnsupportedError(
-                f"operator {domain}{n.op_type} of node '{self.where()}' (opset "
-                f"{self.model.opset}) is not supported; CANAO compiles encoders of the BERT "
-                "family (see the list in docs/onnx.md)"
-            )
         missing = [i for i in n.input if i not in self.values]
         if missing:
             raise InputError(f"node '{self.where()}' reads '{missing[0]}', which nothing computes")
