@@ -6,6 +6,8 @@ VENV ?= .venv
 # Pinned and installed first, so that no other package draws in another build of it.
 TORCH ?= torch==2.13.0
 RUN ?= runs/commands
+# Processes that run the tests. Tests of speed allow for each other.
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 # Engines that CANAO is measured against, each in an environment of its own.
@@ -25,7 +27,7 @@ run: setup ## search, distil, compile and certify on the embedded spoken command
 	$(BIN)/python examples/spoken_commands.py --out $(RUN)
 
 test: setup-dev ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: setup-dev ## style, and the direction of imports
 	$(BIN)/ruff check src tests tools benchmarks examples

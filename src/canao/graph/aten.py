@@ -300,7 +300,12 @@ def _chunk(b: Builder, x: str, count: int, axis: int = 0) -> list[str]:
 
 
 def _cumsum(b: Builder, x: str, axis: int) -> str:
-    shape = b.type(x).shape
+    shape, same = b.type(x).shape, b.uniform(x)
+    if same is not None and len(shape) == 2 and shape[0] == 1 and axis % 2 == 1:
+        # A mask of ones, say: the sums are multiples of its one number.
+        count = b.emit("add", b.emit("arange", stop=shape[1]), b.constant(np.array(1, np.int32)))
+        row = b.emit("reshape", _as(b, count, b.type(same).dtype), shape=shape)
+        return b.emit("mul", row, same)
     if b.type(x).dtype == "f32" or axis % len(shape) != len(shape) - 1:
         raise b.unsupported("a running sum, other than of integers along the last dimension,")
     return b.emit("cumsum", _as(b, x, "i32"))
