@@ -197,15 +197,17 @@ def _banded(
 
 def _band(graph: Graph, term: Term) -> tuple[int, int] | None:
     array = graph.constants.get(term.read.base)
-    lead, (row, column) = term.read.strides[:-2], term.read.strides[-2:]
+    by_head = any(step != 0 for size, step in zip(term.read.shape[:-2], term.read.strides[:-2],
+                                                  strict=True) if size != 1)  # fmt: skip
+    row, column = term.read.strides[-2:]
     if array is None or array.dtype != np.float32 or term.places is not None:
         return None
-    if (row, column) != (-1, 1) or any(lead) or array.size != 2 * graph.max_length - 1:
+    if (row, column) != (-1, 1) or by_head or array.size != 2 * graph.max_length - 1:
         return None
-    seen = np.flatnonzero(array > MASKED)
-    own = graph.max_length - 1
-    whole = array[seen].any() or len(seen) == 0 or seen[-1] - seen[0] + 1 != len(seen)
-    if whole or not seen[0] <= own <= seen[-1]:
+    seen, own = np.flatnonzero(array > MASKED), graph.max_length - 1
+    if len(seen) == 0 or array.reshape(-1)[seen].any() or not seen[0] <= own <= seen[-1]:
+        return None
+    if seen[-1] - seen[0] + 1 != len(seen):
         return None
     return int(own - seen[0]), int(seen[-1] - own)
 
