@@ -16,10 +16,10 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test lint bench bench-setup setup setup-dev clean
+.PHONY: help run test lint bench table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: setup ## search, distil, compile and certify on the embedded spoken commands; then label three
 	$(BIN)/python examples/spoken_commands.py --out $(RUN)
@@ -37,6 +37,12 @@ bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 1)
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 2 --stream)
 	$(SPEED) --table
+
+table2: bench-setup ## measure the paper's Table 2 on this machine, write benchmarks/table2.md
+	$(BIN)/python benchmarks/table2.py --work $(WORK) --layers --table $(BENCH_OPTIONS)
+
+footprint: setup ## measure loading, first inference, memory and compiling, write benchmarks/footprint.md
+	$(BIN)/python benchmarks/footprint.py
 
 bench-setup: $(VENV)/.ready-bench $(PEERS:%=$(BENCH)/%/.ready) ## the peers' environments
 

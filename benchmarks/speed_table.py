@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import write_whole
-from canao.errors import InputError
+from pages import Record, by_machine, fill, table, threads_of
 
 PAGE = Path(__file__).resolve().parent / "speed.md"
 CANAO = "canao"
 _LEAST_SHARE = 0.005  # kernels that take less of the time are summed up in one line
 
-Record = Mapping[str, Any]
 Rating = Callable[[Mapping[str, Any]], float]
 
 
@@ -67,7 +65,7 @@ def latency(records: Sequence[Record]) -> str:
     for model, threads in dict.fromkeys((r["model"], r["threads"]) for r in records):
         cases = sorted((r for r in records if (r["model"], r["threads"]) == (model, threads)),
                        key=lambda r: r["length"])  # fmt: skip
-        parts.append(f"**{model}, {_count(threads)}**: milliseconds (share of FMA peak)\n")
+        parts.append(f"**{model}, {threads_of(cases[0])}**: milliseconds (share of FMA peak)\n")
         parts.append(_latency_table(cases))
     return "\n".join(parts)
 
@@ -78,7 +76,7 @@ def _latency_table(cases: Sequence[Record]) -> str:
     for label in sorted(labels, key=lambda name: not is_own(name)):
         rows.append([label, *(_latency_cell(case, label) for case in cases)])
     rows.append(["CANAO against the fastest peer", *map(_lead, cases)])
-    return _table(rows)
+    return table(rows)
 
 
 def _latency_cell(case: Record, label: str) -> str:
@@ -115,7 +113,7 @@ def streams(records: Sequence[Record]) -> str:
 def _text_table(record: Record, unit: str, value: Rating) -> str:
     own, options = fastest(record, True), record["options"]
     lengths = options["lengths"]
-    head = (f"**{record['model']}, {_count(record['threads'])}**: {len(lengths)} texts of "
+    head = (f"**{record['model']}, {threads_of(record)}**: {len(lengths)} texts of "
             f"{min(lengths)} to {max(lengths)} tokens, mean {statistics.fmean(lengths):.1f}\n")
     rows = [["engine", "texts", unit, "CANAO is faster by"], ["---", "---", "--:", "--:"]]
     for label, engine in sorted(record["engines"].items(), key=lambda item: mean_ms(item[1])):
@@ -125,14 +123,14 @@ def _text_table(record: Record, unit: str, value: Rating) -> str:
             gain = f"{ratio(record, label, own):.2f}x"
         rows.append([label, f"padded to {padded}" if padded else "true length",
                      f"{value(engine):.4g}" + ("" if engine["right"] else " wrong"), gain])
-    return f"{head}\n{_table(rows)}"
+    return f"{head}\n{table(rows)}"
 
 
 def rooflines(records: Sequence[Record]) -> str:
     """CANAO's kernels by their share of the time."""
     parts = []
     for record in records:
-        parts.append(f"**{record['model']} at {record['length']}, {_count(record['threads'])}**\n")
+        parts.append(f"**{record['model']} at {record['length']}, {threads_of(record)}**\n")
         parts.append(_roofline_table(record))
     return "\n".join(parts)
 
@@ -151,7 +149,7 @@ def _roofline_table(record: Record) -> str:
     if small:
         summed = {key: sum(k[key] for k in small) for key in small[0]}
         rows.append([f"{len(small)} others", *_kernel_cells(summed, total, flops, bandwidth)])
-    return _table(rows)
+    return table(rows)
 
 
 def _kernel_cells(
@@ -174,7 +172,7 @@ def conditions(records: Sequence[Record]) -> str:
         rows.append([str(threads), *rates, f"{_preemptions(of):.2g}", _spread(loads)])
     versions = {k: v for r in records for k, v in r.get("versions", {}).items()}
     named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
-    return f"{_table(rows)}\nVersions: {named}.\n\n{_agreement(records)}"
+    return f"{table(rows)}\nVersions: {named}.\n\n{_agreement(records)}"
 
 
 def _preemptions(records: Sequence[Record]) -> float:
@@ -195,7 +193,7 @@ def _agreement(records: Sequence[Record]) -> str:
     rows = [["engine", "largest difference to PyTorch", "cases"], ["---", "--:", "--:"]]
     rows += [[label, f"{max(x):.1e}", str(len(x))] for label, x in sorted(found.items())]
     least = min(r["sensitivity"] for r in records)
-    text = f"{_table(rows)}\nSmallest sensitivity of a model: {least:.1e}.\n"
+    text = f"{table(rows)}\nSmallest sensitivity of a model: {least:.1e}.\n"
     return text + ("\nNot run:\n\n" + "\n".join(reasons) + "\n" if reasons else "")
 
 
@@ -203,37 +201,10 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-def _count(threads: int) -> str:
-    return "1 thread" if threads == 1 else f"{threads} threads"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
 SECTIONS = {"latency": latency, "mrpc": texts, "stream": streams, "roofline": rooflines}
-
-
-def render(kind: str, records: Sequence[Record]) -> str:
-    """A section: the tables of every kind of machine that there are records of."""
-    parts = []
-    wanted = "latency" if kind == "conditions" else kind
-    build = SECTIONS.get(kind, conditions)
-    for cpu, isa in dict.fromkeys((r["cpu"], r["isa"]) for r in records):
-        of = [r for r in records if (r["kind"], r["cpu"], r["isa"]) == (wanted, cpu, isa)]
-        if of:
-            parts.append(f"{cpu}, {isa}\n\n{build(of)}")
-    return "\n".join(parts) or "No records yet.\n"
 
 
 def write_page(records: Sequence[Record]) -> None:
     """Put the tables of all records between the markers of speed.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    for kind in (*SECTIONS, "conditions"):
-        begin, end = f"<!-- {kind}: begin -->", f"<!-- {kind}: end -->"
-        before, found, rest = page.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not found or not closed:
-            raise InputError(f"{PAGE.name}: lacks the lines '{begin}' and '{end}'; put them back")
-        page = f"{before}{begin}\n{render(kind, records)}{end}{after}"
-    write_whole(PAGE, page)
+    sections = {kind: by_machine(records, kind, build) for kind, build in SECTIONS.items()}
+    fill(PAGE, sections | {"conditions": by_machine(records, "latency", conditions)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,15 @@ def no_torch_threads() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_tuning_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels run by their default plans here, whatever this machine was tuned for."""
+    empty = tmp_path_factory.mktemp("untuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("canao.compiler.cache_directory", lambda: empty)
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_hidden_states_keep_their_length(sentences) -> None:
         (([1.5],), ("float64", "whole")),
         (([[[1]]],), ("shape",)),
         (([1] * 41,), ("41", "40")),
-        (([1], [0], [0]), ("3 inputs",)),
+        (([1], [0], [1], [1]), ("4 inputs",)),
         ((), ("input_ids", "missing")),
         (([2**40],), ("input_ids",)),
     ],
@@ -70,8 +71,6 @@ def test_refused(compiled: CompiledModel, arguments, words) -> None:
     with pytest.raises(canao.InputError) as error:
         compiled(*arguments)
     assert all(word in str(error.value) for word in words), error.value
-    with pytest.raises(canao.InputError, match="attention_mask"):
-        compiled([1], attention_mask=[1])
 
 
 def test_calls_from_several_threads(compiled: CompiledModel, sentences) -> None:
@@ -113,5 +112,40 @@ def test_load_checks_every_file(tmp_path: Path) -> None:
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
     weights.write_bytes(raw)
+    with pytest.raises(canao.InputError, match=r"weights\.bin"):
+        canao.load(tmp_path / "out")
+
+
+def test_load_samples_the_weights(tmp_path: Path) -> None:
+    """Other weights of the same layout are found at once; one bit only when all are read."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path, seed in ((first, 1), (second, 2)):
+        canao.compile(classifier("deep_product", layers=8, seed=seed), path).close()
+    weights = (first / "weights.bin").read_bytes()
+    assert len(weights) > 64 * 4096  # a fingerprint is not all of it
+    (second / "weights.bin").write_bytes(weights)
+    with pytest.raises(canao.InputError, match=r"weights\.bin"):
+        canao.load(second)
+    (first / "weights.bin").write_bytes(weights[:-1])
+    with pytest.raises(canao.InputError, match=r"weights\.bin"):
+        canao.load(first)
+    flipped = bytearray(weights)
+    flipped[4096 + 1] ^= 1
+    (first / "weights.bin").write_bytes(flipped)
+    canao.load(first).close()
+    with pytest.raises(canao.InputError, match=r"weights\.bin"):
+        canao.load(first, verify=True)
+
+
+def test_load_of_artifacts_without_a_fingerprint(tmp_path: Path) -> None:
+    """Those compiled before there were fingerprints are read whole."""
+    canao.compile(classifier("small", max_length=16), tmp_path / "out").close()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    del manifest["fingerprint"]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    canao.load(tmp_path / "out").close()
+    with open(tmp_path / "out" / "weights.bin", "r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"?")
     with pytest.raises(canao.InputError, match=r"weights\.bin"):
         canao.load(tmp_path / "out")

@@ -19,7 +19,7 @@ class Engine:
 
     module        the worker, a module of this package
     environment   folder under build/bench, or OWN
-    takes         what it loads: artifact, weights, onnx, mnn or tflite
+    takes         what it loads: artifact, unfused, weights, onnx, mnn or tflite
     options       words for the worker
     tolerance     largest right difference to PyTorch, in standard deviations of the output
     """
@@ -47,6 +47,9 @@ ENGINES = {
         Engine("torch-compile", "pytorch", OWN, "weights", ("compile",)),
     )
 }
+
+# CANAO with one kernel for every layer: a baseline of table2.py, no peer.
+UNFUSED = Engine("canao-unfused", "native", OWN, "unfused")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from peers.catalog import ENVIRONMENTS, HERE, OWN
 from peers.protocol import Job
 
 ANSWER_S = 1800  # a worker silent for so long is ended
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+OFFLINE = {"HF_HUBOFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def python_of(environment: str) -> str:
@@ -38,7 +38,7 @@ def run_tool(environment: str, module: str, arguments: Sequence[str], log: Path)
     command = [python_of(environment), "-m", f"peers.{module}", *arguments]
     with open(log, "w", encoding="utf-8") as stream:
         done = subprocess.run(
-            command, cwd=HERE.parent, stdout=stream, stderr=stream, env=os.environ | _OFFLINE
+            command, cwd=HERE.parent, stdout=stream, stderr=stream, env=os.environ | OFFLINE
         )
     if done.returncode:
         raise DeviceError(last_words(log))
@@ -84,7 +84,7 @@ class Worker:
             self.process = subprocess.Popen(
                 command, cwd=HERE.parent, text=True, pass_fds=(writing,),
                 stdin=subprocess.PIPE, stdout=stream, stderr=stream,
-                env=os.environ | _OFFLINE | {
+                env=os.environ | OFFLINE | {
                     "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
                     "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 },

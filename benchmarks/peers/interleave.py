@@ -105,6 +105,20 @@ def loaded(
             worker.close()
 
 
+def joined(fields: Mapping[str, Field]) -> Field:
+    """Fields of several models as one, in which labels are `model/label`; for one race of all.
+
+    The workers stay those of the fields, which end them.
+    """
+    whole = Field()
+    for model, part in fields.items():
+        for name in ("workers", "unavailable", "differences", "right", "samples"):
+            own = getattr(part, name)
+            getattr(whole, name).update({f"{model}/{label}": own[label] for label in own})
+        whole.used_versions |= part.used_versions
+    return whole
+
+
 def _start(store: Store, contestant: Contestant, texts: Path, cores: Sequence[int]) -> Worker:
     engine = contestant.engine
     job = Job(

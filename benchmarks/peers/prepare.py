@@ -2,6 +2,7 @@
 
     python -m peers.prepare weights MODEL FOLDER FILE      weights.safetensors, checked
     python -m peers.prepare artifact MODEL FOLDER DIR      CANAO's
+    python -m peers.prepare unfused MODEL FOLDER DIR       CANAO's, one kernel for every layer
     python -m peers.prepare kernels MODEL FOLDER FILE LENGTH  FLOPs and bytes of its kernels
     python -m peers.prepare case MODEL FOLDER TEXTS FILE   reference outputs and FLOPs, .npz
     python -m peers.prepare onnx MODEL FOLDER FILE LENGTH  length 0: dynamic
@@ -48,6 +49,13 @@ def artifact(name: str, folder: str, out: str) -> None:
     from canao.compiler import compile_model
 
     compile_model(load_body(name, folder, "sdpa"), out)
+
+
+def unfused(name: str, folder: str, out: str) -> None:
+    """Compile with CANAO's layer fusion left out."""
+    from canao.compiler import compile_model
+
+    compile_model(load_body(name, folder, "sdpa"), out, fusion=False)
 
 
 def kernels(name: str, folder: str, out: str, length: str) -> None:
@@ -122,7 +130,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the steps; a CANAO error is one line on standard error."""
     step, name, *rest = arguments
     steps: dict[str, Callable[..., None]] = {
-        "weights": weights, "artifact": artifact, "kernels": kernels, "case": case, "onnx": onnx,
+        "weights": weights, "artifact": artifact, "unfused": unfused, "kernels": kernels,
+        "case": case, "onnx": onnx,
     }  # fmt: skip
     try:
         steps[step](name, *rest)

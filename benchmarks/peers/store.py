@@ -17,6 +17,9 @@ from peers.catalog import HERE, OWN, Contestant
 from peers.host import run_tool
 from peers.protocol import write_texts
 
+# What an engine takes -> the directory of CANAO's artifact.
+_ARTIFACTS = {"artifact": "canao", "unfused": "canao-unfused"}
+
 
 @dataclass(frozen=True)
 class Store:
@@ -41,11 +44,12 @@ class Store:
         store._make("weights.safetensors", OWN, "prepare", ("weights", model))
         return store
 
-    def compile(self) -> None:
-        """CANAO's artifact, by the sources as they are now."""
-        _say(f"{self.model}: compiling with CANAO")
-        where = ("artifact", self.model, str(self.folder), str(self.folder / "canao"))
-        run_tool(OWN, "prepare", where, self.folder / "canao.log")
+    def compile(self, kind: str = "artifact") -> None:
+        """CANAO's artifact, fused or 'unfused', by the sources as they are now."""
+        _say(f"{self.model}: compiling with CANAO ({kind})")
+        name = _ARTIFACTS[kind]
+        where = (kind, self.model, str(self.folder), str(self.folder / name))
+        run_tool(OWN, "prepare", where, self.folder / f"{name}.log")
 
     def texts(self, name: str, texts: Sequence[np.ndarray]) -> Path:
         """A file with these texts' ids."""
@@ -71,8 +75,8 @@ class Store:
     def model_file(self, contestant: Contestant) -> Path:
         """What the contestant's engine loads, converted if it is not there yet."""
         takes, length = contestant.engine.takes, contestant.length
-        if takes == "artifact":
-            return self.folder / "canao"
+        if takes in _ARTIFACTS:
+            return self.folder / _ARTIFACTS[takes]
         if takes == "weights":
             return self.folder
         if takes == "tflite":

@@ -21,7 +21,7 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, load, search
+    from canao.api import compile, load, search, tune
     from canao.artifact import Artifact
     from canao.compiled import CompiledModel
     from canao.model.arch import Arch
@@ -39,6 +39,7 @@ __all__ = [
     "compile",
     "load",
     "search",
+    "tune",
 ]
 _HOMES = {
     "Arch": "canao.model.arch",
@@ -47,6 +48,7 @@ _HOMES = {
     "compile": "canao.api",
     "load": "canao.api",
     "search": "canao.api",
+    "tune": "canao.api",
 }
 
 

@@ -18,6 +18,7 @@ from canao.target import Target, get_target
 if TYPE_CHECKING:
     from canao.search import SearchResult
     from canao.search.options import Event
+    from canao.tuning import Report
 
 DEVICES = ("local", "null")
 TrainReport = Callable[[str, int, int, str], None]
@@ -25,29 +26,54 @@ TrainReport = Callable[[str, int, int, str], None]
 
 def compile(
     model: str | Path | Any, out: str | Path | None = None, *, target: str | Target = "host",
-    threads: int = 1, fusion: bool = True,
+    threads: int = 1, fusion: bool = True, tuned: bool = True,
 ) -> CompiledModel:  # fmt: skip
-    """Compile a Hugging Face directory or a torch module, and load it.
+    """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
     The artifact is written to `out`, or kept in a temporary directory as long as the returned
     model lives. For a target other than this machine use `compile_model` in canao.compiler.
+    Kernels run as `tune` found best on this machine; without `tuned`, by the default plans.
     """
     from canao.compiler import compile_model
 
     machine = get_target(target) if isinstance(target, str) else target
     if out is not None:
-        return CompiledModel(compile_model(model, out, target=machine, fusion=fusion), threads)
+        artifact = compile_model(model, out, target=machine, fusion=fusion, tuned=tuned)
+        return CompiledModel(artifact, threads)
     folder = tempfile.TemporaryDirectory(prefix="canao-")
     place = Path(folder.name) / "model"
-    compiled = CompiledModel(compile_model(model, place, target=machine, fusion=fusion), threads)
+    artifact = compile_model(model, place, target=machine, fusion=fusion, tuned=tuned)
+    compiled = CompiledModel(artifact, threads)
     weakref.finalize(compiled, folder.cleanup)
     return compiled
 
 
-def load(path: str | Path, *, threads: int = 1) -> CompiledModel:
-    """Load an artifact directory, after checking every file against its manifest."""
+def tune(
+    model: str | Path | Any, *, target: str | Target = "host", length: int = 128, threads: int = 1,
+    budget_s: float = 90.0, fresh: bool = False, progress: Callable[[str], None] | None = None,
+) -> Report:  # fmt: skip
+    """Measure plans of a model's kernels on this machine; later compilations use the fastest.
+
+    Plans are measured at `length` tokens and `threads`, and compute the same at any other. What
+    was measured earlier is not measured again, unless `fresh` forgets it.
+    """
+    from canao.tuning import tune_model
+
+    machine = get_target(target) if isinstance(target, str) else target
+    return tune_model(
+        model, target=machine, length=length, threads=threads, budget_s=budget_s, fresh=fresh,
+        progress=progress,
+    )  # fmt: skip
+
+
+def load(path: str | Path, *, threads: int = 1, verify: bool = False) -> CompiledModel:
+    """Load an artifact directory, after checking every file against its manifest.
+
+    Weights are compared by size and fingerprint; `verify` reads all of them, as `canao bench` and
+    `canao certify` do.
+    """
     artifact = Artifact.load(path)
-    artifact.verify()
+    artifact.verify(whole=verify)
     return CompiledModel(artifact, threads)
 
 

@@ -26,6 +26,14 @@ from canao.target import Target
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _TIMEOUT_S = 600
+# Sources that decide what the code of a kernel is, and which plan it is compared with, by package;
+# () is every module of it.
+_STAMPED = {
+    "canao.emit": (),
+    "canao.fuse": ("access.py", "form.py", "rows.py"),
+    "canao.runtime": ("canao_runtime.h", "team.c"),
+    "canao.schedule": ("plan.py",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,20 @@ def get_toolchain(name: str = "zig") -> Toolchain:
         remedy = "run: pip install ziglang" if name == "zig" else "name another compiler"
         raise ToolchainError(f"compiler '{name}' does not run ({error}); {remedy}") from None
     return Toolchain(name, command, shown.stdout.strip())
+
+
+@cache
+def code_stamp(toolchain: Toolchain) -> str:
+    """Another one whenever kernels may take another time, or another part of their default's: what
+    emits or plans them, the flags or the compiler changed."""
+    h = hashlib.sha256()
+    for part in (toolchain.name, toolchain.version, *_FLAGS, *_SHARED):
+        h.update(part.encode() + b"\0")
+    for package, names in _STAMPED.items():
+        folder = resources.files(package)
+        for name in sorted(names or (f.name for f in folder.iterdir() if f.name.endswith(".py"))):
+            h.update(folder.joinpath(name).read_bytes() + b"\0")
+    return h.hexdigest()[:16]
 
 
 def runtime_files(*names: str) -> dict[str, str]:

@@ -38,6 +38,7 @@ Length = Annotated[int, typer.Option(help="tokens in the measured input")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that the budget is about")]
+Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 
@@ -124,7 +125,7 @@ def _print_result(result: Any, page: Path) -> None:
 
 @app.command()
 def compile(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory, or .onnx file")],
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
     isa: Annotated[str | None, typer.Option(help="vector table other than the target's")] = None,
@@ -133,11 +134,15 @@ def compile(
         None
     ),
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
-    cc: Annotated[str, typer.Option(help="zig, or a compiler on the PATH")] = "zig",
+    cc: Compiler = "zig",
+    no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
+    from functools import partial
+
     from canao.build import get_toolchain
-    from canao.compiler import compile_model, load_model, lower
+    from canao.compiler import best_plans, compile_model, load_model, lower
+    from canao.schedule.plan import default_plans
     from canao.text import format_stage
 
     machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
@@ -145,7 +150,9 @@ def compile(
         if emit not in _STAGES:
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
         _, graph = load_model(model, max_length)
-        sys.stdout.write(format_stage(emit, lower(graph, machine, fusion=not no_fusion)))
+        planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
+        stages = lower(graph, machine, fusion=not no_fusion, planner=planner)
+        sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
@@ -156,6 +163,7 @@ def compile(
         fusion=not no_fusion,
         max_length=max_length,
         toolchain=get_toolchain(cc),
+        tuned=not no_tuned,
     )
     layers, files = artifact.manifest["layers"], artifact.manifest["files"]
     size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
@@ -164,23 +172,138 @@ def compile(
     rewrites = ", ".join(f"{k} x{v}" for k, v in artifact.manifest["rewrites"].items())
     out.print(f"rewrites {rewrites or 'none'}")
     out.print(f"target   {machine.name}, {machine.isa}, {machine.triple}")
+    tuned = sum(kernel["tuned"] for kernel in artifact.manifest["kernels"])
+    if tuned:
+        out.print(f"plans    {tuned} tuned, {layers['after'] - tuned} default")
     out.print(f"library  {library:.0f} kB, {size:.1f} MB with weights, in {escape(str(out_dir))}")
+
+
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = "host",
+    length: Annotated[int, typer.Option(help="tokens that plans are measured at")] = 128,
+    threads: Threads = 1,
+    budget_s: Annotated[float, typer.Option(help="seconds after which the search ends")] = 90.0,
+    max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    cc: Compiler = "zig",
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget what was measured before")] = False,
+) -> None:
+    """Measure plans of a model's kernels on this machine; compilations use the fastest."""
+    import time
+
+    from canao.build import get_toolchain
+    from canao.tuning import tune_model
+
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
+
+    report = tune_model(
+        model,
+        target=get_target(target),
+        length=length,
+        threads=threads,
+        budget_s=budget_s,
+        max_length=max_length,
+        toolchain=get_toolchain(cc),
+        fresh=fresh,
+        progress=say,
+    )
+    _print_tuning(report)
+
+
+def _print_tuning(report: Any) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("kernel", "calls", "default ms", "tuned ms", "gain", "plan"):
+        table.add_column(head, justify="left" if head in ("kernel", "plan") else "right")
+    for k in report.kernels:
+        gain = f"{1 - k.tuned_ms / k.default_ms:.1%}"
+        table.add_row(
+            k.name, str(k.calls), f"{k.default_ms:.3f}", f"{k.tuned_ms:.3f}",
+            gain if k.plan != k.default else "-", k.plan,
+        )  # fmt: skip
+    out.print(table)
+    before = sum(k.calls * k.default_ms for k in report.kernels)
+    after = sum(k.calls * k.tuned_ms for k in report.kernels)
+    out.print(f"{before:.3f} ms a text by default plans, {after:.3f} ms tuned")
+    ended = "complete" if report.complete else "out of time; the same command goes on"
+    out.print(f"{report.plans_measured} plans measured in {report.seconds:.0f} s, {ended}")
 
 
 @app.command()
 def run(
     artifact: Dir,
-    text: Annotated[str, typer.Argument(help="the text")],
-    pair: Annotated[str | None, typer.Argument(help="second text of a pair")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="texts; a second one is the pair or context, if the task has one; "
+                       "- reads standard input"),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "--pair", help="context of a question; second text")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="a text on each line; a tab divides a pair")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="labels, answers or tokens of each text")] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="entities: first, average, max, simple or none")
+    ] = None,
+    max_answer_tokens: Annotated[int | None, typer.Option(help="longest answer; 15")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="one vector a text: mean, cls, max, ...")
+    ] = None,
+    truncate: Annotated[
+        bool | None, typer.Option("--truncate", help="cut texts longer than the model")
+    ] = None,
     threads: Threads = 1,
-    top: Annotated[int, typer.Option(help="labels to print")] = 3,
-) -> None:
-    """Label a text with a compiled model."""
-    if not text.strip():
-        raise InputError("the text is empty; give at least one word")
+    max_new_tokens: Annotated[int | None, typer.Option(help="most tokens to generate; 64")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0, the default, takes the likeliest token")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="draw from so many tokens; 0: all")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="draw from the fewest tokens of this probability; 1: all")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of the drawn tokens")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
+) -> None:  # fmt: skip
+    """Say what the model's task says of texts: labels, entities, answers, tokens, vectors, or how
+    they go on."""
+    from canao.running import gather, run_texts
+
+    asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
+             "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
+             "top_k": top_k, "top_p": top_p, "seed": seed}  # fmt: skip
+    options = {name: value for name, value in asked.items() if value is not None}
     with load(artifact, threads=threads) as model:
-        for label, value in model.predict(text, pair).scores[: max(1, top)]:
-            out.print(f"{value:8.4f}  {escape(label)}")
+        run_texts(
+            model,
+            gather(model, texts or [], context, file),
+            truncate=truncate,
+            options=options,
+            as_json=as_json,
+            write=lambda text: print(text, end="", flush=True),
+            note=lambda line: print(f"canao: note: {line}", file=sys.stderr),
+        )
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    length: Annotated[int, typer.Option(help="tokens that work and memory are given at")] = 128,
+    target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
+    max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say before compiling what a model is, what is fused and what it takes; compile nothing."""
+    from canao.inspection import format_report, inspect_model
+
+    report, error = inspect_model(model, get_target(target), length, max_length)
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else format_report(report))
+    if error is not None:
+        raise error
 
 
 @app.command()
@@ -210,8 +333,12 @@ def bench(
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()
+    more = loaded.resumes and length < loaded.max_length
+    each = _timed(where.measure_next(loaded, config)) if more else None
     if as_json or raw:
         form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
+        if each:
+            form["token_ms"] = each.summary(asked)
         if profile:
             form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
@@ -221,6 +348,8 @@ def bench(
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
         else:
             out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
+    if each:
+        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, the median of a token after these")
     pinned = timing.environment.get("pinned", [])
     out.print(
         f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "

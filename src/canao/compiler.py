@@ -8,14 +8,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import FORMAT, Artifact, file_digest, write_json
-from canao.build import Toolchain, build_library, get_toolchain
+from canao.artifact import FORMAT, Artifact, file_digest, fingerprint, write_json
+from canao.build import (
+    Toolchain,
+    build_library,
+    cache_directory,
+    code_stamp,
+    get_toolchain,
+)
+from canao.device.local import cpu_stamp
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.algebra import ALGEBRA, CLEANUP
@@ -27,16 +35,24 @@ from canao.fuse.rewrite import Firing, apply, shared
 from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
+from canao.graph.resume import resuming
 from canao.graph.trace import trace
+from canao.model.beside import beside
+from canao.model.padding import ignores_left_padding
 from canao.model.source import Source as ModelSource
 from canao.model.source import load_source
+from canao.model.task import describe_head, stop_tokens
+from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
+from canao.schedule.tuned import tuned_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
 # FLOPs and layer tables in the manifest are given at this length, the paper's (section 4.1).
 NOMINAL_LENGTH = 128
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# How the plans of a program are chosen.
+Planner = Callable[[Program, Target], Sequence[Plan]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,7 @@ class Stages:
     program: Program
     plans: tuple[Plan, ...]
     source: Source
+    target: Target
 
     @property
     def layers_before(self) -> int:
@@ -61,23 +78,54 @@ class Stages:
     def layers_after(self) -> int:
         return len(self.program.regions)
 
+    @property
+    def tuned(self) -> tuple[bool, ...]:
+        """For each region, whether its plan is another than the default."""
+        defaults = default_plans(self.program, self.target)
+        return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
+
+
+def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Database:
+    """What `canao tune` measured for a target, on this machine, with the code as it is now."""
+    stamp = code_stamp(toolchain or get_toolchain())
+    place = (
+        f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
+        f"{cpu_stamp()}; code {stamp}"
+    )
+    return Database(cache_directory() / "tuning.sqlite", place)
+
+
+def best_plans(
+    program: Program, target: Target, toolchain: Toolchain | None = None
+) -> tuple[Plan, ...]:
+    """Tuned plans where this machine is the target and was tuned for it, else the defaults."""
+    if target.name != "host":
+        return default_plans(program, target)
+    return tuned_plans(program, target, tuning_database(target, toolchain))
+
 
 def lower(
-    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided
-) -> Stages:
-    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion."""
+    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided,
+    planner: Planner = best_plans,
+) -> Stages:  # fmt: skip
+    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion,
+    `planner` how each region runs; `default_plans` takes no heed of measurements."""
     cleaned, cleanup = apply(graph, CLEANUP)
+    cleaned = resuming(cleaned)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
         program = fuse(shared(rewritten), profile)
     else:
         algebra, program = (), unfused(cleaned)
-    plans = default_plans(program, target)
-    return Stages(cleaned, (*cleanup, *algebra), program, plans, emit(program, plans, target))
+    plans = tuple(planner(program, target))
+    source = emit(program, plans, target)
+    return Stages(cleaned, (*cleanup, *algebra), program, plans, source, target)
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
-    """A Hugging Face directory or a torch module, and its graph."""
+    """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+        return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
         source = load_source(model)
     elif hasattr(model, "forward"):
@@ -94,6 +142,17 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     return source, graph
 
 
+def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
+    from canao.graph.onnx.importer import import_text
+    from canao.graph.onnx.load import load
+
+    if max_length is not None and max_length < 2:
+        raise InputError(f"maximum length {max_length} is too short; give at least 2")
+    graph = import_text(load(path), max_length)
+    columns = graph.shape(graph.outputs[0][1])[-1:]
+    return beside(path, columns[0] if columns and isinstance(columns[0], int) else None), graph
+
+
 def compile_model(
     model: str | Path | Any,
     out: str | Path,
@@ -104,8 +163,12 @@ def compile_model(
     toolchain: Toolchain | None = None,
     build_flags: Sequence[str] = (),
     profile: Profile = decided,
+    tuned: bool = True,
 ) -> Artifact:
-    """Compile a Hugging Face directory or a torch module into the artifact directory `out`.
+    """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
+
+    Kernels run as `canao tune` found best on this machine; all by default plans where it is
+    not the target, where nothing was tuned, or without `tuned`.
 
     An artifact already at `out` is replaced, once the new one is whole; any other existing
     directory that is not empty is refused. Raises InputError, UnsupportedError or ToolchainError.
@@ -115,13 +178,13 @@ def compile_model(
     target = target or get_target()
     toolchain = toolchain or get_toolchain()
     source, graph = load_model(model, max_length)
-    stages = lower(graph, target, fusion=fusion, profile=profile)
+    planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
+    stages = lower(graph, target, fusion=fusion, profile=profile, planner=planner)
+    manifest = _manifest(source, stages, target, toolchain, fusion)  # refuses before it is built
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:
-        return _write(
-            out, source, stages, library, _manifest(source, stages, target, toolchain, fusion)
-        )
+        return _write(out, source, stages, library, manifest)
     except OSError as error:
         raise ToolchainError(
             f"{out}: cannot be written ({error.strerror}); free space or name another directory"
@@ -146,8 +209,10 @@ def _write(
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.source.weights):
                 stream.write(part)
-        _copy_tokenizer(source, staged)
+        copy_tokenizer(source.path, staged)
+        manifest["tokenizer"] = describe_tokenizer(staged)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
+        manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)
         staged.chmod(0o755)
         old = out.with_name(f".{out.name}.old-{os.getpid()}")
@@ -161,26 +226,6 @@ def _write(
     return Artifact.load(out)
 
 
-def _copy_tokenizer(source: ModelSource, staged: Path) -> None:
-    """The model's tokenizer; one that has a vocabulary only is converted to tokenizer.json."""
-    if source.path is None:
-        return
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, staged / name)
-    older = (source.path / "vocab.txt").is_file()
-    if older and not (staged / "tokenizer.json").is_file():
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-            tokenizer.backend_tokenizer.save(str(staged / "tokenizer.json"))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{source.path}/vocab.txt: cannot be read as a tokenizer ({error})"
-            ) from None
-
-
 def _manifest(
     source: ModelSource, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
 ) -> dict[str, Any]:
@@ -191,12 +236,40 @@ def _manifest(
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
-        "model": getattr(config, "model_type", type(source.module).__name__),
-        "task": _task(source),
-        "labels": list(source.labels),
+        "model": getattr(config, "model_type", source.kind),
+        **describe_head(source, [name for name, _ in graph.outputs]),
+        "stop_tokens": stop_tokens(source.config),
+        "left_padding": ignores_left_padding(source),
+        **interface(graph),
+        "fusion": fusion,
+        "layers": {"before": stages.layers_before, "after": stages.layers_after},
+        "parameters": parameter_count(stages),
+        "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
+        "rewrites": _counted([f.rule for f in stages.firings]),
+        "kernels": [
+            {
+                "name": name or "alias",
+                "plan": plan.name,
+                "tuned": tuned,
+                "ops": list(region.ops),
+                "output": region.output,
+                "flops": region_flops(graph, region, NOMINAL_LENGTH),
+            }
+            for name, plan, tuned, region in zip(
+                stages.source.kernel_names, stages.plans, stages.tuned, stages.program.regions,
+                strict=True,
+            )
+        ],
+    }
+
+
+def interface(graph: Graph) -> dict[str, Any]:
+    """The part of a manifest that says how the library is called."""
+    return {
         "inputs": [
             {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
             for i in graph.inputs
+            if i.given
         ],
         "outputs": [
             {
@@ -207,38 +280,8 @@ def _manifest(
             for name, value in graph.outputs
         ],
         "max_length": graph.max_length,
-        "fusion": fusion,
-        "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "parameters": sum(
-            a.size for a in stages.captured.constants.values() if a.dtype == "float32"
-        ),
-        "flops": {
-            "length": NOMINAL_LENGTH,
-            "total": sum(region_flops(graph, r, NOMINAL_LENGTH) for r in stages.program.regions),
-        },
-        "rewrites": _counted([f.rule for f in stages.firings]),
-        "kernels": [
-            {
-                "name": name or "alias",
-                "plan": plan.name,
-                "ops": list(region.ops),
-                "output": region.output,
-                "flops": region_flops(graph, region, NOMINAL_LENGTH),
-            }
-            for name, plan, region in zip(
-                stages.source.kernel_names, stages.plans, stages.program.regions, strict=True
-            )
-        ],
+        "resumes": graph.resumes,
     }
-
-
-def _task(source: ModelSource) -> str:
-    kind = type(source.module).__name__
-    if kind.endswith("ForSequenceClassification"):
-        return "text-regression" if source.config.num_labels == 1 else "text-classification"
-    return (
-        "token-classification" if kind.endswith("ForTokenClassification") else "feature-extraction"
-    )
 
 
 def _counted(names: list[str]) -> dict[str, int]:
@@ -252,6 +295,16 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
         OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
         for n in region.nodes
     )
+
+
+def total_flops(stages: Stages, length: int) -> int:
+    """Floating-point operations of one text of `length` tokens."""
+    graph = stages.program.graph
+    return sum(region_flops(graph, r, length) for r in stages.program.regions)
+
+
+def parameter_count(stages: Stages) -> int:
+    return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
 
 
 def form_name(region: Region) -> str:

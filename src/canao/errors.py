@@ -11,6 +11,11 @@ Every message is one line that names the thing and the remedy; the command line 
 and leaves with the exit code.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class CanaoError(Exception):
     """Base of every error that a user can cause or cure."""
@@ -22,10 +27,40 @@ class InputError(CanaoError):
     """A file, option or value that the user gave cannot be used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An operator that is not compiled: its place in the source model, what of it, what to do."""
+
+    operator: str
+    where: str
+    remedy: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return (
+            f"operator {self.operator} at {self.where}{detail} is not supported; {self.remedy}"
+        )
+
+
 class UnsupportedError(CanaoError):
-    """The model holds an operator, dtype or shape that CANAO does not compile."""
+    """The model holds an operator, dtype or shape that CANAO does not compile.
+
+    `problems` lists all of them where the importer went on after the first.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> UnsupportedError:
+        """The error for problems found together: one line about the first, and their number."""
+        more = len(problems) - 1
+        rest = f" ({more} more: see `canao inspect`)" if more else ""
+        return cls(f"{problems[0]}{rest}", problems)
 
 
 class ToolchainError(CanaoError):

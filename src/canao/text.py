@@ -34,13 +34,14 @@ def _plan(stages: Stages) -> str:
         f"arena {4 * memory.floats} bytes, scratch {4 * source.scratch} bytes a thread, "
         f"weights {source.weights.file_size} bytes, {sum(memory.barriers)} barriers"
     ]
-    rows = zip(stages.program.regions, stages.plans, source.kernel_names, memory.barriers,
-               strict=True)  # fmt: skip
-    for i, (region, plan, name, waits) in enumerate(rows):
+    rows = zip(stages.program.regions, stages.plans, stages.tuned, source.kernel_names,
+               memory.barriers, strict=True)  # fmt: skip
+    for i, (region, plan, tuned, name, waits) in enumerate(rows):
         place = memory.offsets.get(region.output)
         flops = region_flops(stages.program.graph, region, NOMINAL_LENGTH)
+        how = f"{plan.name} tuned" if tuned else plan.name
         lines.append(
-            f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {plan.name} "
+            f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {how} "
             f"-> {region.output} at {'-' if place is None else 4 * place}, "
             f"{flops} flops at {NOMINAL_LENGTH}"
         )

@@ -1,4 +1,4 @@
-"""Random BERT and MobileBERT models of odd shapes, and what Transformers says of them."""
+"""Random BERT, MobileBERT and GPT-2 models of odd shapes, and what Transformers says of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
     MobileBertConfig,
     MobileBertModel,
 )
@@ -48,6 +51,45 @@ MOBILE: dict[str, dict[str, Any]] = {
                       "num_attention_heads": 3},
     "no_trigram": {**_BOTTLENECK, "trigram_input": False, "num_feedforward_networks": 1},
 }  # fmt: skip
+
+
+# name -> configuration of GPT-2: head sizes off the vector, one head, other activations.
+DECODERS: dict[str, dict[str, Any]] = {
+    "small": {"n_embd": 64, "n_head": 4},
+    "three_heads": {"n_embd": 48, "n_head": 3},
+    "odd": {"n_embd": 74, "n_head": 2, "n_inner": 101, "activation_function": "gelu"},
+    "prime": {"n_embd": 37, "n_head": 1, "scale_attn_by_inverse_layer_idx": True},
+    "wide_head": {"n_embd": 160, "n_head": 2, "activation_function": "relu",
+                  "scale_attn_weights": False, "initializer_range": 0.03},
+    "untied": {"n_embd": 40, "n_head": 5, "tie_word_embeddings": False},
+}  # fmt: skip
+
+
+def decoder(name: str = "three_heads", *, layers: int = 2, max_length: int = 200,
+            vocabulary: int = 99) -> GPT2LMHeadModel:  # fmt: skip
+    torch.manual_seed(4)
+    model = GPT2LMHeadModel(_decoder_config(name, layers, max_length, vocabulary))
+    _shift(model)
+    return model.eval()
+
+
+def bare_decoder(name: str = "odd") -> GPT2Model:
+    torch.manual_seed(5)
+    return GPT2Model(_decoder_config(name, 2, 130, 99)).eval()
+
+
+def _decoder_config(name: str, layers: int, max_length: int, vocabulary: int) -> GPT2Config:
+    options = {"initializer_range": SPREAD, **DECODERS[name]}
+    return GPT2Config(vocab_size=vocabulary, n_layer=layers, n_positions=max_length,
+                      bos_token_id=0, eos_token_id=vocabulary - 1, **options)  # fmt: skip
+
+
+@torch.no_grad()
+def _shift(model: torch.nn.Module) -> None:
+    """Biases that are not 0, and norms that are not 1."""
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.add_(torch.randn_like(parameter) * SPREAD)
 
 
 def classifier(name: str = "small", *, layers: int = 2, max_length: int = 512, labels: int = 3,

@@ -60,6 +60,31 @@ def _attention(scale_use: int = 1) -> Graph:
     return graph(nodes, {"table": TABLE_ROWS, **W, "c": f32(0.5)}, *shown)
 
 
+def _seeing(table: np.ndarray) -> Graph:
+    """Attention with a term: a table of distances, or one of all pairs of positions."""
+    if table.ndim == 1:
+        views = [node("diagonals", ("pairs",), "term", longest=16)]
+    else:
+        views = [node("slice", ("pairs",), "rows", axis=0, start=0, stop=TOKENS),
+                 node("slice", ("rows",), "term", axis=1, start=0, stop=TOKENS)]  # fmt: skip
+    nodes = [
+        X,
+        node("transpose", ("x",), "xt", perm=(0, 2, 1)),
+        node("matmul", ("x", "xt"), "scores"),
+        node("mul", ("scores", "c"), "scaled"),
+        *views,
+        node("add", ("term", "scaled"), "masked"),
+        node("softmax", ("masked",), "p"),
+        node("matmul", ("p", "x"), "y"),
+    ]
+    return graph(nodes, {"table": TABLE_ROWS, "c": f32(0.5), "pairs": table})
+
+
+FAR = np.finfo(np.float32).min
+DISTANCES = np.arange(-15, 16)
+PAIRS = np.subtract.outer(np.arange(16), np.arange(16))  # query - key
+
+
 def _pointwise(*nodes: Node, shown: tuple[str, ...] = (), **constants: np.ndarray) -> Graph:
     return graph([X, *nodes], {"table": TABLE_ROWS, **constants}, *shown)
 
@@ -94,6 +119,22 @@ def _rotary(left: int) -> Graph:
     return _pointwise(*nodes, c=f32(*range(6)), s=f32(*range(1, 7)))
 
 
+def _erf_gelu(half: float) -> Graph:
+    """Gelu in its parts where `half` is 0.5."""
+    nodes = [node("div", ("x", "r"), "u"), node("erf", ("u",), "e"), node("add", ("e", "one"), "p"),
+             node("mul", ("x", "p"), "xp"), node("mul", ("xp", "h"), "y")]
+    return _pointwise(*nodes, r=f32(np.sqrt(2)), one=f32(1.0), h=f32(half))
+
+
+def _norm_in_parts(numerator: str) -> Graph:
+    """A layer norm in its parts where the numerator is d, x less its mean."""
+    nodes = [node("reduce_mean", ("x",), "m"), node("sub", ("x", "m"), "d"),
+             node("mul", ("d", "d"), "dd"), node("reduce_mean", ("dd",), "v"),
+             node("add", ("v", "eps"), "ve"), node("sqrt", ("ve",), "root"),
+             node("div", (numerator, "root"), "y")]
+    return _pointwise(*nodes, eps=f32(1e-5))
+
+
 # rule -> (a graph in which it fires, one that looks alike in which it must not)
 CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
     "fold_constants": (
@@ -124,6 +165,15 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                        node("gather", ("table", "p"), "e"), node("add", ("x", "e"), "y")],
                       {"table": TABLE_ROWS, "pos": np.arange(16, dtype=np.int32)[None] % 9}),
         lambda: _pointwise(node("add", ("x", "x"), "y")),
+    ),
+    "product_with_weights": (
+        lambda: _pointwise(node("matmul", ("x", "wq"), "y"), **W),
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("matmul", ("x", "t"), "y")),
+    ),
+    "causal_attention": (
+        lambda: _seeing(np.where(DISTANCES > 0, FAR, 0).astype(np.float32)),
+        lambda: _seeing(np.where(abs(DISTANCES + 5) > 5, FAR, 0).astype(np.float32)),
     ),
     "join_reshapes": (
         lambda: _pointwise(node("reshape", ("x",), "a", shape=(1, TOKENS, 2, 3)),
@@ -179,7 +229,36 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _masked("down"),
         lambda: _masked("ids"),
     ),
-    "multiply_by_inverse": (
+    "find_gelu": (
+        lambda: _erf_gelu(0.5),
+        lambda: _erf_gelu(0.25),
+    ),
+    "find_silu": (
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("x", "s"), "y")),
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("neg", ("x",), "m"),
+                           node("mul", ("m", "s"), "y")),
+    ),
+    "find_norm": (
+        lambda: _norm_in_parts("d"),
+        lambda: _norm_in_parts("x"),
+    ),
+    "columns_into_norm": (
+        lambda: _pointwise(node("layer_norm", ("x", "g", "b"), "n", eps=1e-5),
+                           node("mul", ("n", "c"), "y"),
+                           g=f32(*range(1, 7)), b=f32(*range(6)), c=f32(*range(2, 8))),
+        lambda: _pointwise(node("layer_norm", ("x", "g", "b"), "n", eps=1e-5),
+                           node("mul", ("n", "c"), "m"), node("add", ("m", "n"), "y"),
+                           g=f32(*range(1, 7)), b=f32(*range(6)), c=f32(*range(2, 8))),
+    ),
+    "scale_past_matmul": (
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
+                           c=f32(3.0)),
+        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
+                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
+                           c=f32(*range(6))),
+    ),
+    "divide_by_constant": (
         lambda: _pointwise(node("div", ("x", "c"), "y"), c=f32(3.0)),
         lambda: _pointwise(node("div", ("c", "x"), "y"), c=f32(3.0)),
     ),
@@ -229,6 +308,23 @@ def same_values(before: Graph, after: Graph) -> None:
         for a, b in zip(outputs(before, [ids]), outputs(after, [ids]), strict=True):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _hides(hidden: np.ndarray, other: float = 0.0) -> np.ndarray:
+    return np.where(hidden, FAR, other).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("table", "causal"),
+    ((_hides(PAIRS < 0), True), (_hides(PAIRS < 0, 0.5), False), (_hides(PAIRS < 1), False),
+     (_hides((PAIRS < 0) | (PAIRS > 14)), False), (_hides(PAIRS > 0), False),
+     (_hides((PAIRS < 0) | ((PAIRS == 3) & (np.arange(16) == 9))), False)),
+)  # fmt: skip
+def test_a_table_of_pairs_is_causal_where_it_hides_what_comes_later(
+    table: np.ndarray, causal: bool
+) -> None:
+    rule = next(r for r in ALGEBRA if r.name == "causal_attention")
+    assert bool(apply(_seeing(table), [rule])[1]) == causal
 
 
 @pytest.mark.parametrize("rule", ALGEBRA, ids=lambda r: r.name)

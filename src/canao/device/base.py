@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from canao.artifact import Artifact
 from canao.errors import InputError
 from canao.target import Target
+
+Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,19 @@ class Device(Protocol):
         ...
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """End-to-end latency of the library, the profiler off."""
+        """End-to-end latency of the library, the profiler off: of a text, or for a library that
+        continues texts, of taking it in as far as the outputs of its last token."""
         ...
 
-    def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
-        """(kernel name, median ms) for each kernel in execution order; raises DeviceError."""
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """Latency of one more token after a text of the length, where the library continues it."""
+        ...
+
+    def profile(
+        self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
+    ) -> tuple[tuple[str, float], ...]:
+        """(kernel name, ms) for each kernel in execution order, by default the median of its
+        samples; raises DeviceError."""
         ...
 
     def peak_flops(self, threads: int = 1) -> float:

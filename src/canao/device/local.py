@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from canao.artifact import Artifact
 from canao.build import build_program, runtime_files
 from canao.compiled import CompiledModel, require_runnable
-from canao.device.base import Failure, MeasureConfig, Measurement, Timing
+from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
 from canao.emit.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.target import Target, get_target
@@ -41,8 +41,14 @@ class LocalDevice:
             return model(*inputs)
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        return self._measure(artifact, config, "time")
+
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        return self._measure(artifact, config, "next")
+
+    def _measure(self, artifact: Artifact, config: MeasureConfig, mode: str) -> Measurement:
         try:
-            rows = self._bench(artifact, config, "time")
+            rows = self._bench(artifact, config, mode)
         except CanaoError as error:
             return Failure("measure", str(error))
         samples = tuple(int(x) / 1e6 for x in rows["samples"][0])
@@ -51,11 +57,13 @@ class LocalDevice:
             int(rows["peak"][0][0]), config, environment(self.target, cores(config)),
         )  # fmt: skip
 
-    def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
+    def profile(
+        self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
+    ) -> tuple[tuple[str, float], ...]:
         rows = self._bench(artifact, config, "profile")
         names = [row[0] for row in rows["step"]]
         columns = zip(*([int(x) / 1e6 for x in row] for row in rows["profile"]), strict=True)
-        return tuple(zip(names, (statistics.median(c) for c in columns), strict=True))
+        return tuple(zip(names, (statistic(c) for c in columns), strict=True))
 
     def peak_flops(self, threads: int = 1) -> float:
         return _peak(self.target) * threads
@@ -68,6 +76,8 @@ class LocalDevice:
             raise DeviceError(
                 f"length {config.length} is over the model's maximum, {artifact.max_length}"
             )
+        if mode == "next" and config.length == artifact.max_length:
+            raise DeviceError(f"no token can follow {config.length}, the model's maximum")
         program = bench_program(self.target)
         samples = min(config.samples, _PROFILE_SAMPLES) if mode == "profile" else config.samples
         arguments = [config.length, config.threads, ",".join(map(str, cores(config))) or "-",
@@ -139,11 +149,25 @@ def environment(target: Target, pinned: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def cpu_stamp() -> str:
+    """The processor, as exactly as it says: virtual machines often name no more than a vendor."""
+    facts = _cpu_facts("model name", "cpu family", "model", "stepping")
+    return " ".join([_cpu_name(), *(f"{k} {v}" for k, v in facts.items() if k != "model name")])
+
+
 def _cpu_name() -> str:
+    known = _cpu_facts("model name").get("model name")
+    return known or platform.processor() or platform.machine()
+
+
+def _cpu_facts(*wanted: str) -> dict[str, str]:
+    """What the system tells of its first core."""
+    facts: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            name, _, value = line.partition(":")
+            if name.strip() in wanted:
+                facts.setdefault(name.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return facts

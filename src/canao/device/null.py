@@ -7,11 +7,12 @@ through every step where no measurement is wanted, or none could be repeated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 import numpy as np
 
 from canao.artifact import Artifact
-from canao.device.base import Failure, MeasureConfig, Measurement, Timing
+from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
 from canao.errors import DeviceError, InputError
 from canao.target import Target, get_target
 
@@ -77,8 +78,14 @@ class NullDevice:
             environment={"device": "null", "note": "scripted latencies: nothing was run"},
         )
 
-    def profile(self, artifact: Artifact, config: MeasureConfig) -> tuple[tuple[str, float], ...]:
-        """The scripted kernel times; uses up no entry of a list of latencies."""
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """As `measure`: the script knows of libraries only."""
+        return self.measure(artifact, config)
+
+    def profile(
+        self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
+    ) -> tuple[tuple[str, float], ...]:
+        """The scripted kernel times, of one sample; uses up no entry of a list of latencies."""
         if self._kernels is not None:
             return tuple((name, float(ms)) for name, ms in self._kernels(artifact))
         total = self._next(artifact)

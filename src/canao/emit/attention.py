@@ -1,14 +1,19 @@
-"""C for products of two activations: matmul by itself, and attention by tiles."""
+"""C for products of two activations: matmul by itself, and attention by tiles.
+
+Causal attention is two kernels: one that puts new keys and values into the cache, and one that
+reads them there.
+"""
 
 from __future__ import annotations
 
 from canao.emit.isa import Isa
-from canao.emit.kernel import Kernel, mark_unused, plain, signature
+from canao.emit.kernel import Kernel, declared, mark_unused, plain, signature
 from canao.emit.rowcode import C_TYPES, Parameters, expression
 from canao.emit.writer import Writer, number
 from canao.fuse.attention import Attention
 from canao.fuse.form import Matmul
 from canao.graph.ir import Dim, product
+from canao.schedule.cache import Cache
 from canao.schedule.plan import Plan
 
 TRANSPOSE = """\
@@ -151,7 +156,8 @@ def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
     )
 
 
-def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
+def attention_kernel(form: Attention, plan: Plan, isa: Isa, cache: Cache | None = None) -> Kernel:
+    """Attention over the keys of the text, or causal over those of `cache` as well."""
     parameters = Parameters()
     q, k, v = (parameters.of(x.base) for x in (form.q, form.k, form.v))
     m, d, keys, dv = form.q.shape[-2], form.q.shape[-1], form.k.shape[-1], form.v.shape[-1]
@@ -164,12 +170,14 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
     scaled = "acc[i][v]"
     if form.scale != 1.0:
         scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
+    own = "past + row, " if cache else "row, " if form.band else ""
     cases = "\n".join(
         f"            case {rows}: NAME_tile({rows}, s, {''.join(f'{x}, ' for x, _, _ in starts)}"
-        f"{'row, ' if form.band else ''}from, kt, vp, p, o); break;"
+        f"{own}from, kt, vp, p, o); break;"
         for rows in range(1, plan.mr + 1)
     )
-    text = _ATTENTION.format(
+    template = _TILE + (_CAUSAL if cache else _WHOLE)
+    text = template.format(
         signature=signature(parameters),
         m=e(m),
         d=d,
@@ -201,18 +209,40 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa) -> Kernel:
         starts="".join(
             f"        const {c} *const {name} = {place};\n" for name, c, place in starts
         ),
-        first="0" if form.band is None else f"max64(0, row - {form.band[0]}) / NR * NR",
-        end="keys" if form.band is None else f"min64(keys, row + m + {form.band[1]})",
-        high=_WITH_TERMS.format(tile=plan.keys, terms=terms, band=_band(form, plan))
-        if terms or form.band
-        else "",
-        largest="" if terms or form.band else _LARGEST,
-        floor="" if form.band is None else _FLOOR,
+        parameters=declared(parameters.list),
+        unused=" ".join(f"(void){p.name};" for p in parameters.list),
+        room=cache.value_head // wide if cache else "keys",
+        key_head=cache.key_head if cache else 0,
+        value_head=cache.value_head if cache else 0,
+        values=cache.values if cache else 0,
+        **_reach(form, plan, terms),
     )
-    name = f"attention_{plain(batch)}x{d}_{isa.name}_{plan.name}"
-    units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
+    kind = "causal" if cache else "attention"
+    name = f"{kind}_{plain(batch)}x{d}_{isa.name}_{plan.name}"
+    rows, heads = "(s - first)" if cache else e(m), e(batch)
+    units = f"{heads} * (({rows} + MR - 1) / MR)"
     needs = frozenset({"tile", "pack", *(_needs(form))})
-    return Kernel(name, text, tuple(parameters.list), units, needs)
+    return Kernel(name, text, tuple(parameters.list), units, needs, heads if cache else "")
+
+
+def _reach(form: Attention, plan: Plan, terms: str) -> dict[str, str]:
+    """The parts of a tile that say which keys it visits, and what of their scores counts."""
+    if form.cached:
+        return {"bounds": _BEFORE, "scored": _MASKED.format(tile=plan.keys), "high": "",
+                "floor": ""}  # fmt: skip
+    first, end = "0", "keys"
+    if form.band is not None:
+        first = f"max64(0, row - {form.band[0]}) / NR * NR"
+        end = f"min64(keys, row + m + {form.band[1]})"
+    later = bool(terms or form.band)
+    return {
+        "bounds": _BOUNDS.format(keys=expression(form.k.shape[-1]), first=first, end=end),
+        "scored": _STORED.format(tile=plan.keys) + ("" if later else _LARGEST),
+        "high": _WITH_TERMS.format(tile=plan.keys, terms=terms, band=_band(form, plan))
+        if later
+        else "",
+        "floor": "" if form.band is None else _FLOOR,
+    }
 
 
 def _starts(form: Attention, parameters: Parameters) -> list[tuple[str, str, str]]:
@@ -270,10 +300,21 @@ def _band(form: Attention, plan: Plan) -> str:
     return _OUTSIDE.format(tile=plan.keys, before=before, after=after)
 
 
+_BOUNDS = "    const int64_t keys = {keys}, first = {first}, end = {end};"
+_BEFORE = """\
+    (void)s;
+    const int64_t first = 0, end = row + m;"""
+# What is done with the scores x of one vector; `left` of its lanes are keys that count.
+_STORED = "                    vf_store(p + i * {tile} + j + v * VF, x);"
 _LARGEST = """\
 
                     const int64_t left = count - j - v * VF;
                     high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));"""
+_MASKED = """\
+                    const int64_t left = row + i + 1 - key - j - v * VF;
+                    const vf seen = left >= VF ? x : vf_keep(x, left, -INF_F);
+                    vf_store(p + i * {tile} + j + v * VF, seen);
+                    high[i] = vf_max(high[i], seen);"""
 _WITH_TERMS = """\
         for (int i = 0; i < m; i++) {{
 {band}            for (int64_t j = 0; j < count; j += VF) {{
@@ -294,13 +335,13 @@ _OUTSIDE = """\
 # A query may see none of these keys: its maximum must stay a number.
 _FLOOR = "            peak = peak > -1e30f ? peak : -1e30f;\n"
 
-_ATTENTION = """\
-/* m queries of one head against all of its keys, {tile} at a time with a running maximum and sum:
+_TILE = """\
+/* m queries of one head against the keys they see, {tile} at a time with a running maximum and sum:
    no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
 CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const float *kt,
                             const float *vp, float *restrict p, float *restrict o)
 {{
-    const int64_t keys = {keys}, first = {first}, end = {end};
+{bounds}
     float *const mix = p + MR * {tile};
     vf total[MR];
     float top[MR];
@@ -322,7 +363,7 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const 
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < NV; v++) {{
                     const vf x = {scaled};
-                    vf_store(p + i * {tile} + j + v * VF, x);{largest}
+{scored}
                 }}
         }}
 {high}        /* exp(x - top) as 2^(x log2 e - top log2 e) */
@@ -358,7 +399,7 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const 
                     acc[i][v] = key > first
                                     ? vf_mul(vf_load(mix + i * {wide} + j + v * VF), shrink[i])
                                     : vf_set1(0.0f);
-            panel_fma(m, count, p, {tile}, vp + j * keys + key * NR, 0, 0, 0, acc);
+            panel_fma(m, count, p, {tile}, vp + j * {room} + key * NR, 0, 0, 0, acc);
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < NV; v++) {{
                     const vf x = vf_mul(acc[i][v], low[i]);
@@ -372,6 +413,9 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const 
     }}
 }}
 
+"""
+
+_WHOLE = """\
 /* {batch} heads of softmax(q k^T * {scale}) v */
 {signature}
 {{
@@ -391,6 +435,50 @@ CANAO_INLINE void NAME_tile(const int m, int64_t s, {more}const float *q, const 
         const float *const from = {q} + {q0} + h * {q_head} + row * {q_row};
         float *const o = out + h * {o_head} + row * {o_row};
 {starts}        switch (part(m, tiles, t % tiles + 1) - row) {{
+{cases}
+        }}
+    }}
+}}
+"""
+
+_CAUSAL = """\
+/* Keys and values of the new tokens join those of the text. A panel of keys that was begun before
+   is filled up first. */
+static void NAME_append(int64_t s, int64_t past, {parameters}float *restrict cache,
+                        int64_t begin, int64_t end)
+{{
+    {unused}
+    for (int64_t h = begin; h < end; h++) {{
+        const float *const k = {k} + {k0} + h * {k_head}, *const v = {v} + {v0} + h * {v_head};
+        float *const kt = cache + h * {key_head}, *const vp = cache + {values} + h * {value_head};
+        int64_t i = 0;
+        for (; i < s && (past + i) % NR; i++)
+            for (int64_t p = 0; p < {d}; p++)
+                kt[(past + i) / NR * NR * {d} + p * NR + (past + i) % NR] =
+                    k[i * {k_key} + p * {k_d}];
+        for (; i < s; i += NR)
+            pack_panel({d}, s, k, {k_d}, {k_key}, i, kt + (past + i) * {d});
+        for (int64_t j = 0; j < {dv}; j += NR)
+            pack_panel(s, {dv}, v, {v_key}, {v_d}, j, vp + j * {room} + past * NR);
+    }}
+}}
+
+/* {batch} heads of softmax(q k^T * {scale}) v, each query from `first` on with its own key and all
+   before it: a tile ends at the key of its last query. */
+static void NAME(int64_t s, int64_t past, int64_t first, {parameters}const float *restrict cache,
+                 float *restrict out, float *restrict scratch, int64_t begin, int64_t end)
+{{
+    {unused}
+    const int64_t m = s - first, tiles = (m + MR - 1) / MR;
+    float *const p = scratch;
+    for (int64_t t = begin; t < end; t++) {{
+        const int64_t h = t / tiles, row = first + part(m, tiles, t % tiles);
+        const int64_t rows = first + part(m, tiles, t % tiles + 1) - row;
+        const float *const kt = cache + h * {key_head};
+        const float *const vp = cache + {values} + h * {value_head};
+        const float *const from = {q} + {q0} + h * {q_head} + row * {q_row};
+        float *const o = out + h * {o_head} + row * {o_row};
+        switch (rows) {{
 {cases}
         }}
     }}

@@ -16,7 +16,8 @@ from canao.emit.writer import Writer
 from canao.fuse.form import Alias, Product, Rows
 from canao.fuse.group import Program, Region
 from canao.fuse.rows import lower
-from canao.graph.ir import Dim, Poly
+from canao.graph.ir import FLOATS, Dim, Graph, Input, Poly
+from canao.schedule.cache import plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
 from canao.schedule.weights import WeightLayout, lay_out
@@ -26,7 +27,7 @@ from canao.target import Target
 @dataclass(frozen=True, slots=True)
 class Source:
     """What the toolchain needs: the C file and header, the weight layout, and the kernel names,
-    one for each region ('' for an alias, which does no work)."""
+    one for each region ('' for an alias, which does no work). Sizes are in floats."""
 
     code: str
     header: str
@@ -34,6 +35,7 @@ class Source:
     kernel_names: tuple[str, ...]
     memory: MemoryPlan
     scratch: int
+    cache: int
 
 
 def emit(program: Program, plans: Sequence[Plan], target: Target) -> Source:
@@ -50,8 +52,11 @@ class _Unit:
         self.aliases = {
             r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)
         }
+        self.caches, self.cache_floats = plan_cache(program, plans)
         self.kernels = [
-            None if isinstance(r.form, Alias) else kernel(self.graph, r, plan, self.isa)
+            None
+            if isinstance(r.form, Alias)
+            else kernel(self.graph, r, plan, self.isa, self.caches.get(r.output))
             for r, plan in zip(program.regions, plans, strict=True)
         ]
         self.weights = lay_out(self.graph, self._constants())
@@ -101,8 +106,9 @@ class _Unit:
                 self._step(w, i, k)
         self._tables(w, scratch)
         return Source(
-            w.text(), header(self.program), self.weights, tuple(self.names), self.memory, scratch
-        )
+            w.text(), header(self.program), self.weights, tuple(self.names), self.memory, scratch,
+            self.cache_floats,
+        )  # fmt: skip
 
     def _head(self, w: Writer) -> None:
         t = self.target
@@ -137,15 +143,43 @@ class _Unit:
 
     def _step(self, w: Writer, i: int, k: Kernel) -> None:
         region = self.program.regions[i]
+        pointers = "".join(f"{self._pointer(p, self.plans[i])}, " for p in k.parameters)
+        state = ""
+        if k.heads:
+            cache = f"c->cache + {self.caches[region.output].offset}"
+            self._append(w, i, k, pointers + cache)
+            state, pointers = "c->past, first, ", f"{pointers}{cache}, "
+        last = region.output in self.memory.last
         w.line(f"static void step_{i}(const struct canao_call *c) /* {region.output} */")
         w.line("{")
         w.depth += 1
         w.line("int64_t begin, end;")
         w.line("const int64_t s = c->tokens;")
-        w.line(f"canao_share({k.units}, c, &begin, &end);")
-        pointers = "".join(f"{self._pointer(p, self.plans[i])}, " for p in k.parameters)
+        if k.heads:
+            w.line(f"const int64_t first = {'c->first' if last else 0};")
+        share = "canao_share_last" if last and not k.heads else "canao_share"
+        w.line(f"{share}({k.units}, c, &begin, &end);")
+        columns = ""
+        if k.columns:
+            columns, nr = ", left, right", self.plans[i].nr
+            w.line(f"int64_t left = 0, right = {k.columns};")
+            w.line(
+                f"canao_share_columns({k.units}, {int(last)}, {k.columns}, {nr}, c, &begin, &end, "
+                "&left, &right);"
+            )
         out = f"c->arena + {self.memory.offsets[region.output]}"
-        w.line(f"{self.names[i]}(s, {pointers}{out}, c->scratch, begin, end);")
+        w.line(f"{self.names[i]}(s, {state}{pointers}{out}, c->scratch, begin, end{columns});")
+        w.depth -= 1
+        w.line("}")
+        w.line()
+
+    def _append(self, w: Writer, i: int, k: Kernel, pointers: str) -> None:
+        w.line(f"static void step_{i}_append(const struct canao_call *c)")
+        w.line("{")
+        w.depth += 1
+        w.line("int64_t begin, end;")
+        w.line(f"canao_share({k.heads}, c, &begin, &end);")
+        w.line(f"{self.names[i]}_append(c->tokens, c->past, {pointers}, begin, end);")
         w.depth -= 1
         w.line("}")
         w.line()
@@ -157,7 +191,8 @@ class _Unit:
             return f"{cast}c->weights + {self.weights.offset(p.value, nr)}{end}"
         for i, slot in enumerate(self.graph.inputs):
             if slot.name == p.value:
-                return f"c->inputs[{i}]"
+                number = "(const float *)" if slot.limit == FLOATS else ""
+                return f"{number}c->inputs[{i}]" if slot.given else "c->positions"
         place = self.memory.offsets[root(self.program, p.value, self.aliases)]
         return f"{cast}c->arena + {place}{end}"
 
@@ -167,22 +202,26 @@ class _Unit:
             for i, k in enumerate(self.kernels):
                 if k:
                     waits = int(self.memory.barriers[i])
-                    w.line(f'{{step_{i}, "{self.names[i]}", {waits}}},')
+                    last = int(self.program.regions[i].output in self.memory.last)
+                    if k.heads:
+                        w.line(f'{{step_{i}_append, "{self.names[i]}_append", {waits}, 0}},')
+                        waits = 1
+                    w.line(f'{{step_{i}, "{self.names[i]}", {waits}, {last}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
-            for slot in graph.inputs:
+            for slot in _given(graph):
                 w.line(f'{{"{slot.name}", {slot.limit}}},')
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 place = self.memory.offsets[root(self.program, value, self.aliases)]
                 sizes = ", ".join(str(c) for c in _coefficients(graph.types[value].elements))
                 w.line(f'{{"{name}", {place}, {{{sizes}}}}},')
-        steps = sum(k is not None for k in self.kernels)
+        steps = sum(1 + bool(k.heads) for k in self.kernels if k)
         with _table(w, "const struct canao_program canao_program ="):
             for field, value in (
                 ("steps", "steps"),
                 ("step_count", steps),
                 ("inputs", "inputs"),
-                ("input_count", len(graph.inputs)),
+                ("input_count", len(_given(graph))),
                 ("outputs", "outputs"),
                 ("output_count", len(graph.outputs)),
                 ("max_length", graph.max_length),
@@ -190,6 +229,7 @@ class _Unit:
                 ("weights_bytes", self.weights.file_size),
                 ("arena_floats", self.memory.floats),
                 ("scratch_floats", scratch),
+                ("cache_floats", self.cache_floats),
             ):
                 w.line(f".{field} = {value},")
 
@@ -216,6 +256,10 @@ def _slots(program: Program, region: Region) -> int:
     return lower(program.graph, rows).slots if isinstance(rows, Rows) else 1
 
 
+def _given(graph: Graph) -> list[Input]:
+    return [slot for slot in graph.inputs if slot.given]
+
+
 def _coefficients(size: Dim) -> tuple[int, int, int]:
     values = size.coefficients if isinstance(size, Poly) else (size,)
     return (*values, 0, 0, 0)[:3]
@@ -226,7 +270,7 @@ def header(program: Program) -> str:
     graph = program.graph
     inputs = "\n".join(
         f" *   inputs[{i}]   {slot.name}, {'ids below ' + str(slot.limit) if slot.limit else 'ids'}"
-        for i, slot in enumerate(graph.inputs)
+        for i, slot in enumerate(_given(graph))
     )
     outputs = "\n".join(
         f" *   outputs[{i}]  {name}, "
@@ -237,8 +281,9 @@ def header(program: Program) -> str:
         inputs=inputs,
         outputs=outputs,
         max_length=graph.max_length,
-        input_count=len(graph.inputs),
+        input_count=len(_given(graph)),
         output_count=len(graph.outputs),
+        resumes=_RESUMES if graph.resumes else "",
     )
 
 
@@ -265,6 +310,23 @@ CANAO_INLINE void vf_store_upto(float *p, vf v, int64_t n)
     else
         vf_store_n(p, v, n);
 }
+"""
+_RESUMES = """\
+/* A text that grows. The model keeps keys and values of its tokens, so that each is computed once.
+ *
+ * canao_extend appends `length` tokens, of which it gives the outputs of the last `wanted` as if
+ * these were a text of that length: canao_output_size(i, wanted) floats. wanted is 0 to length; for
+ * 0, outputs may be NULL. A text is at most CANAO_MAX_LENGTH tokens in all: what would go beyond is
+ * CANAO_LENGTH. On any status but CANAO_OK the text is as it was.
+ *
+ * canao_reset forgets all tokens but the first `kept`, 0 to the length of the text.
+ *
+ * canao_run and canao_run_batch use the same memory: after them the text is empty. */
+#define CANAO_RESUMES 1
+int canao_extend(canao_model *model, const int32_t *const *inputs, int32_t length, int32_t wanted,
+                 float *const *outputs);
+int canao_reset(canao_model *model, int32_t kept);
+
 """
 _HEADER = """\
 /* C interface of a model compiled by CANAO. Link with model.so; it needs libc only.
@@ -320,7 +382,7 @@ int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
 int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
                     const int32_t *lengths, float *const *const *outputs);
 
-/* Floats of an output at a length; 0 for an index or a length out of range. */
+{resumes}/* Floats of an output at a length; 0 for an index or a length out of range. */
 int64_t canao_output_size(int index, int32_t length);
 
 void canao_close(canao_model *model);

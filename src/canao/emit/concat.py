@@ -18,7 +18,7 @@ def concat_kernel(form: Concat, isa: Isa) -> Kernel:
         body.line(f"float *const o = out + r * {form.width};")
         _indices(body, form)
         for piece in form.pieces:
-            _piece(body, piece, parameters)
+            _piece(body, form, piece, parameters)
     w = Writer()
     w.line(f"/* rows of {form.width} from {len(form.pieces)} pieces */")
     w.line(signature(parameters))
@@ -30,35 +30,45 @@ def concat_kernel(form: Concat, isa: Isa) -> Kernel:
     return Kernel(name, w.text(), tuple(parameters.list), rows, frozenset())
 
 
+def _axes(form: Concat, piece: Piece) -> list[tuple[int, Dim]]:
+    """The leading dimensions that the piece's place in its source depends on, with strides."""
+    strides = piece.source.strides if piece.table else piece.source.strides[:-1]
+    return [(axis, step) for axis, step in enumerate(strides)
+            if step != 0 and form.lead[axis] != 1]  # fmt: skip
+
+
 def _indices(w: Writer, form: Concat) -> None:
-    """The indices of row r in the leading dimensions."""
+    """The indices of row r in those leading dimensions that a piece depends on."""
+    used = {axis for p in form.pieces for axis, *_ in (*p.bounds, *_axes(form, p))}
     step: Dim = 1
     for axis in reversed(range(len(form.lead))):
-        if form.lead[axis] != 1:
+        if axis in used:
             size = expression(form.lead[axis])
-            w.line(f"const int64_t i{axis} = r / {expression(step)} % {size};")
-            step = dim_mul(step, form.lead[axis])
-        else:
-            w.line(f"const int64_t i{axis} = 0;")
-        w.line(f"(void)i{axis};")
+            w.line(f"const int64_t i{axis} = r{_scaled(' / ', step)} % {size};")
+        step = dim_mul(step, form.lead[axis])
 
 
-def _piece(w: Writer, piece: Piece, parameters: Parameters) -> None:
-    terms = [expression(piece.source.offset)]
-    lead = piece.source.strides if piece.table else piece.source.strides[:-1]
-    terms += [f"i{axis} * {expression(step)}" for axis, step in enumerate(lead) if step != 0]
-    place, step = " + ".join(terms), "1"
+def _scaled(operator: str, step: Dim) -> str:
+    return "" if step == 1 else f"{operator}{expression(step)}"
+
+
+def _piece(w: Writer, form: Concat, piece: Piece, parameters: Parameters) -> None:
+    terms = [expression(piece.source.offset)] if piece.source.offset != 0 else []
+    terms += [f"i{axis}{_scaled(' * ', step)}" for axis, step in _axes(form, piece)]
+    place, step = " + ".join(terms) or "0", 1
     if piece.table:
         index = f"{parameters.of(piece.source.base, 'ids')}[{place}]"
         start = f"{parameters.of(piece.table)} + (int64_t){index} * {piece.width}"
     else:
         start = f"{parameters.of(piece.source.base)} + {place}"
-        step = expression(piece.source.strides[-1])
+        step = piece.source.strides[-1]
     inside = [
         f"i{axis} >= {expression(first)} && i{axis} < {expression(end)}"
         for axis, first, end in piece.bounds
     ]
+    column = "j" if piece.column == 0 else f"{piece.column} + j"
+    element = "0" if step == 0 else f"j{_scaled(' * ', step)}"
     with w.block(f"if ({' && '.join(inside)})" if inside else ""):
         w.line(f"const float *const p = {start};")
         w.line(f"for (int64_t j = 0; j < {piece.width}; j++)")
-        w.line(f"    o[{piece.column} + j] = p[j * {step}];")
+        w.line(f"    o[{column}] = p[{element}];")

@@ -25,13 +25,17 @@ def sized(text: str, tile: tuple[int, int], isa: Isa) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """C of one region: its text (with NAME for its name), pointers, and unit of work."""
+    """C of one region: its text (with NAME for its name), pointers, and unit of work. One with
+    `heads` is causal attention: NAME_append, by heads, goes before it. One with `columns` takes a
+    range of these as well as one of rows."""
 
     base_name: str
     text: str
     parameters: tuple[Parameter, ...]
     units: str
     needs: frozenset[str]
+    heads: str = ""
+    columns: int = 0
 
     def named(self, name: str) -> str:
         return self.text.replace("NAME", name)
@@ -46,10 +50,10 @@ def plain(d: Dim) -> str:
     return str(d).replace(" ", "").replace("+", "p").replace("*", "")
 
 
-def signature(parameters: Parameters) -> str:
+def signature(parameters: Parameters, more: str = "") -> str:
     return (
         f"static void NAME(int64_t s, {declared(parameters.list)}float *restrict out, "
-        "float *restrict scratch, int64_t begin, int64_t end)"
+        f"float *restrict scratch, int64_t begin, int64_t end{more})"
     )
 
 

@@ -22,22 +22,27 @@ from canao.fuse.group import Region
 from canao.fuse.rows import Rows, lower
 from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
+from canao.schedule.cache import Cache
 from canao.schedule.plan import Plan
 
 
-def kernel(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
-    """The kernel of a region that is no alias."""
-    template = _template(graph, region, plan, isa)
+def kernel(
+    graph: Graph, region: Region, plan: Plan, isa: Isa, cache: Cache | None = None
+) -> Kernel:
+    """The kernel of a region that is no alias; causal attention has its part of the cache."""
+    template = _template(graph, region, plan, isa, cache)
     text, units = (sized(t, plan.tile, isa) for t in (template.text, template.units))
     return replace(template, text=text, units=units)
 
 
-def _template(graph: Graph, region: Region, plan: Plan, isa: Isa) -> Kernel:
+def _template(
+    graph: Graph, region: Region, plan: Plan, isa: Isa, cache: Cache | None
+) -> Kernel:
     form = region.form
     if isinstance(form, Product):
         return ProductCode(graph, region, form, plan, isa).kernel()
     if isinstance(form, Attention):
-        return attention_kernel(form, plan, isa)
+        return attention_kernel(form, plan, isa, cache)
     if isinstance(form, Matmul):
         return matmul_kernel(form, isa)
     if isinstance(form, Concat):

@@ -41,7 +41,11 @@ CANAO_INLINE int64_t part(int64_t rows, int64_t parts, int64_t i) { return rows 
 
 
 class ProductCode:
-    """A product by blocks of rows, passes of kc and panels of NR columns."""
+    """A product by blocks of rows, passes of kc and panels of NR columns.
+
+    In a program that continues texts, which runs single tokens, the kernel takes a range of columns
+    as well, so that threads can share out these where there are no rows to share out.
+    """
 
     def __init__(self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa) -> None:
         self.graph, self.region, self.form, self.plan, self.isa = graph, region, form, plan, isa
@@ -51,6 +55,7 @@ class ProductCode:
         self.bias = self.parameters.of(form.bias) if form.bias else ""
         self.program = lower(graph, form.epilogue)
         self.passes = -(-form.k // plan.kc)
+        self.by_columns = graph.resumes and not _after_tiles(self.program)
 
     def kernel(self) -> Kernel:
         form, plan = self.form, self.plan
@@ -93,7 +98,8 @@ class ProductCode:
         name = f"product_{form.k}x{form.n}{op_names(self.region)}_{self.isa.name}_{plan.name}"
         units = expression(form.epilogue.rows)
         needs = frozenset({"tile", *code.needs})
-        return Kernel(name, w.text(), tuple(self.parameters.list), units, needs)
+        columns = form.n if self.by_columns else 0
+        return Kernel(name, w.text(), tuple(self.parameters.list), units, needs, columns=columns)
 
     def _tile_body(self, w: Writer, code: RowCode) -> None:
         form = self.form
@@ -152,10 +158,13 @@ class ProductCode:
     def _main(self, w: Writer, later: bool) -> None:
         form, plan = self.form, self.plan
         whole, rest = form.n - form.n % plan.nr, form.n % plan.nr
-        w.line(signature(self.parameters))
+        first, stop, beyond = "0", str(whole), ""
+        if self.by_columns:
+            first, stop, beyond = "left", f"min64(right, {whole})", f"if (right > {whole})"
+        w.line(signature(self.parameters, ", int64_t left, int64_t right" * self.by_columns))
         w.line("{")
         w.depth += 1
-        mark_unused(w, "scratch")
+        mark_unused(w, "scratch", *(("left",) if self.by_columns else ()))
         w.line(f"const int64_t all = end - begin, blocks = (all + {plan.mc} - 1) / {plan.mc};")
         with w.block("for (int64_t block = 0; block < blocks; block++)"):
             w.line("const int64_t top = begin + part(all, blocks, block);")
@@ -163,10 +172,10 @@ class ProductCode:
             w.line("const int64_t tiles = (rows + MR - 1) / MR;")
             with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
                 if whole:
-                    with w.block(f"for (int64_t col = 0; col < {whole}; col += NR)"):
+                    with w.block(f"for (int64_t col = {first}; col < {stop}; col += NR)"):
                         self._tiles(w, "NR")
                 if rest:
-                    with w.block(""):
+                    with w.block(beyond):
                         w.line(f"const int64_t col = {whole};")
                         self._tiles(w, str(rest))
             if later:

@@ -54,7 +54,7 @@ def _rescaled(view: View, n: Node, matmul: Node, chain: tuple[Node, ...], c: flo
 
 def columns_into_weights(view: View, n: Node) -> Change | None:
     """(x W^T + b) * c, (x W^T + b) + c  ->  x W'^T + b' with c a number for each column"""
-    for name, _, c in _by_columns(view, n):
+    for name, _, c in by_columns(view, n):
         linear = view.made_by(name, "linear")
         if linear is None or not view.only_used_by(name, n):
             continue
@@ -67,7 +67,7 @@ def columns_into_weights(view: View, n: Node) -> Change | None:
 
 def columns_past_residual(view: View, n: Node) -> Change | None:
     """(x W^T + b + y) * c, (x W^T + b + y) + c  ->  x W'^T + b' + y * c, x W^T + b' + y"""
-    for name, factor, c in _by_columns(view, n):
+    for name, factor, c in by_columns(view, n):
         total = view.made_by(name, "add")
         if total is None or not view.only_used_by(name, n):
             continue
@@ -95,7 +95,7 @@ def _with_residual(
     return Change({n.output: nodes[-1].output}, nodes, constants)
 
 
-def _by_columns(view: View, n: Node) -> Iterator[tuple[str, str, np.ndarray]]:
+def by_columns(view: View, n: Node) -> Iterator[tuple[str, str, np.ndarray]]:
     """(x, c, numbers of c) where n adds or multiplies x and a constant number for each column."""
     if n.op not in ("add", "mul"):
         return

@@ -40,8 +40,7 @@ class Access:
     def through(self, n: Node, shape: Shape) -> Access | None:
         """This access seen through a view of `shape`; None where strides cannot say it."""
         if n.op == "transpose":
-            perm = n.attribute("perm")
-            return Access(self.base, shape, tuple(self.strides[p] for p in perm), self.offset)
+            return self.transposed(n.attribute("perm"))
         if n.op == "slice":
             step = self.strides[n.attribute("axis")]
             offset = dim_add(self.offset, dim_mul(n.attribute("start"), step))
@@ -60,6 +59,11 @@ class Access:
             return Access(self.base, shape, (*self.strides[:-1], dim_mul(-1, step), step), first)
         strides = _reshaped(self.shape, self.strides, shape)
         return None if strides is None else Access(self.base, shape, strides, self.offset)
+
+    def transposed(self, perm: Sequence[int]) -> Access:
+        """This access with its dimensions in the order `perm`."""
+        shape, strides = (tuple(x[p] for p in perm) for x in (self.shape, self.strides))
+        return Access(self.base, shape, strides, self.offset)
 
     def shifted(self, by: Sequence[Dim]) -> Access:
         """This access with index i + by in place of i, in the leading dimensions."""

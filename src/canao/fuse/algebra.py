@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 
 from canao.fuse.absorb import columns_into_weights, columns_past_residual, scale_into_weights
+from canao.fuse.causal import causal_attention, product_with_weights
 from canao.fuse.positions import positional, tabulate
+from canao.fuse.recognize import (
+    columns_into_norm,
+    divide_by_constant,
+    find_gelu,
+    find_norm,
+    find_silu,
+    scale_past_matmul,
+)
 from canao.fuse.rewrite import VIEWS, Change, Rule, View
 from canao.fuse.rotary import rotate_halves, signs_past_concat
 from canao.fuse.scores import (
     mask_to_term,
-    multiply_by_inverse,
     own_views,
     scale_into_table,
     scale_past_pick,
@@ -224,12 +232,19 @@ CLEANUP = (
     Rule("gather_known_rows", gather_known_rows),
     Rule("mask_to_term", mask_to_term),
     Rule("tabulate", tabulate),
+    Rule("product_with_weights", product_with_weights),
+    Rule("causal_attention", causal_attention),
 )
 ALGEBRA = (
     *CLEANUP,
+    Rule("find_gelu", find_gelu),
+    Rule("find_silu", find_silu),
+    Rule("find_norm", find_norm),
+    Rule("columns_into_norm", columns_into_norm),
+    Rule("divide_by_constant", divide_by_constant),
+    Rule("scale_past_matmul", scale_past_matmul),
     Rule("join_reshapes", join_reshapes),
     Rule("join_transposes", join_transposes),
-    Rule("multiply_by_inverse", multiply_by_inverse),
     Rule("associate_constants", associate_constants),
     Rule("signs_past_concat", signs_past_concat),
     Rule("rotate_halves", rotate_halves),

@@ -4,13 +4,14 @@
 
 A term is read at (head, query, key): a relative bias, or scores of relative positions that each
 pair picks by its distance. A term that is 0 or -inf by distance alone is a band: keys outside it
-are never visited.
+are never visited. Where the band is all that came before, the rule in causal.py has made attention
+one op, `causal_attention`, which keeps keys and values for the tokens that follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Term:
 class Attention:
     """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the strides
     of the result [batch..., m, dv] in the output. `band`: how many keys before and after its own
-    position a query sees, or None."""
+    position a query sees, or None. `cached`: keys and values of the tokens that came before lie in
+    a cache, which those of the new tokens join; nothing after a query is seen then."""
 
     q: Access
     k: Access
@@ -45,6 +47,7 @@ class Attention:
     store: tuple[Dim, ...]
     terms: tuple[Term, ...] = ()
     band: tuple[int, int] | None = None
+    cached: bool = False
 
 
 def chain(made: Mapping[str, Node], name: str) -> tuple[Node, list[Node]] | None:
@@ -84,17 +87,42 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
         return None
     scores, scale, terms = parsed
     q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
-    if q is None or k is None or v is None or not isinstance(q.shape[-1], int):
+    if q is None or k is None or v is None:
         return None
-    if not isinstance(v.shape[-1], int) or not one_batch(q.shape[:-2]):
+    kept, band = _banded(graph, terms)
+    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, band))
+
+
+def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
+    """The Attention form of one `causal_attention` and views."""
+    made = {n.output: n for n in nodes}
+    mix, views = _mixed(graph, made, output)
+    if mix is None or sum(not OPS[n.op].view for n in nodes) > 1:
+        return None
+    q, k, v = (resolve(graph, nodes, x) for x in mix.inputs)
+    if q is None or k is None or v is None:
+        return None
+    rank, band = len(k.shape), (graph.max_length - 1, 0)
+    turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
+    form = Attention(q, turned, v, mix.attribute("scale"), (), band=band, cached=True)
+    return _stored(graph, mix, views, form)
+
+
+def _stored(
+    graph: Graph, mix: Node, views: Sequence[Node], form: Attention
+) -> Attention | None:
+    """The form with its store, if operands and result lie as tiles can read and write them."""
+    q, k, v = form.q, form.k, form.v
+    if not isinstance(q.shape[-1], int) or not isinstance(v.shape[-1], int):
+        return None
+    if not one_batch(q.shape[:-2]):
         return None
     if q.strides[-1] != 1 or any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
         return None
     store = stored_as(views, [graph.shape(mix.output), *(graph.shape(n.output) for n in views)])
     if store is None or store[-1] != 1:
         return None
-    kept, band = _banded(graph, terms)
-    return Attention(q, k, v, scale, store, kept, band)
+    return replace(form, store=store)
 
 
 def one_batch(batch: Shape) -> bool:
@@ -105,13 +133,14 @@ def one_batch(batch: Shape) -> bool:
 def _mixed(
     graph: Graph, made: Mapping[str, Node], output: str
 ) -> tuple[Node | None, list[Node]]:
-    """The product that mixes values, and the views that lay out its result."""
+    """What mixes values, and the views that lay out its result."""
     views: list[Node] = []
     while output in made and OPS[made[output].op].view:
         views.insert(0, made[output])
         output = made[output].inputs[0]
     n = made.get(output)
-    return (n if n is not None and n.op == "matmul" else None), views
+    mixes = n is not None and n.op in ("matmul", "causal_attention")
+    return (n if mixes else None), views
 
 
 def _bare(graph: Graph, made: Mapping[str, Node], name: str) -> str:
@@ -187,7 +216,7 @@ def _banded(
     """Terms that say no more than how far a query sees become a band."""
     kept, bands = [], []
     for term in terms:
-        band = _band(graph, term)
+        band = None if term.places is not None else band_of(graph, term.read)
         kept += [term] if band is None else []
         bands += [] if band is None else [band]
     if not bands:
@@ -195,20 +224,46 @@ def _banded(
     return tuple(kept), (min(b for b, _ in bands), min(a for _, a in bands))
 
 
-def _band(graph: Graph, term: Term) -> tuple[int, int] | None:
-    array = graph.constants.get(term.read.base)
-    by_head = any(step != 0 for size, step in zip(term.read.shape[:-2], term.read.strides[:-2],
-                                                  strict=True) if size != 1)  # fmt: skip
-    row, column = term.read.strides[-2:]
-    if array is None or array.dtype != np.float32 or term.places is not None:
+def band_of(graph: Graph, read: Access) -> tuple[int, int] | None:
+    """How many keys before and after its own a query sees, where what is read at (query, key) is
+    0 for those and -inf for all others; else None."""
+    array, longest = graph.constants.get(read.base), graph.max_length
+    lead, (row, column) = zip(read.shape, read.strides, strict=True), read.strides[-2:]
+    if array is None or array.dtype != np.float32 or not isinstance(read.offset, int):
         return None
-    if (row, column) != (-1, 1) or by_head or array.size != 2 * graph.max_length - 1:
+    if any(step != 0 and size != 1 for size, step in list(lead)[:-2]):
         return None
-    seen, own = np.flatnonzero(array > MASKED), graph.max_length - 1
-    if len(seen) == 0 or array.reshape(-1)[seen].any() or not seen[0] <= own <= seen[-1]:
+    if not isinstance(row, int) or not isinstance(column, int):
         return None
-    if seen[-1] - seen[0] + 1 != len(seen):
+    flat = array.reshape(-1)
+    if row == -column:  # a table of distances
+        corners = [read.offset + d * column for d in (1 - longest, longest - 1)]
+        if min(corners) < 0 or max(corners) >= flat.size:
+            return None
+        return _run(flat[read.offset + column * np.arange(1 - longest, longest)])
+    corners = [read.offset + i * row + j * column for i in (0, longest - 1)
+               for j in (0, longest - 1)]  # fmt: skip
+    if min(corners) < 0 or max(corners) >= flat.size:
+        return None
+    steps = (flat.itemsize * row, flat.itemsize * column)
+    values = np.lib.stride_tricks.as_strided(
+        flat[read.offset :], (longest, longest), steps, writeable=False
+    )
+    # Along the first column and the first row lie all distances.
+    by_distance = np.concatenate([values[:0:-1, 0], values[0]])
+    band = _run(by_distance)
+    if band is None:
+        return None
+    seen = np.tri(longest, k=band[1], dtype=bool) & ~np.tri(longest, k=-band[0] - 1, dtype=bool)
+    alike = np.array_equal(values > MASKED, seen) and not values[seen].any()
+    return band if alike else None
+
+
+def _run(values: np.ndarray) -> tuple[int, int] | None:
+    """The band of values for the distances 1 - n to n - 1: one run of zeros that has 0 in it."""
+    seen, own = np.flatnonzero(values > MASKED), len(values) // 2
+    if not len(seen) or values[seen].any() or seen[-1] - seen[0] + 1 != len(seen):
+        return None
+    if not seen[0] <= own <= seen[-1]:
         return None
     return int(own - seen[0]), int(seen[-1] - own)
-
-

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access, resolve
-from canao.fuse.attention import Attention, attention_form, one_batch
+from canao.fuse.attention import Attention, attention_form, causal_form, one_batch
 from canao.fuse.concat import Concat, concat_form
 from canao.fuse.rows import REDUCTIONS, Rows, Stage, lower
 from canao.fuse.scan import Scan, scan_form
@@ -61,7 +61,7 @@ Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     """The form of a region of `nodes` (in execution order) whose one result is `output`."""
-    heavy = [n.op for n in nodes if n.op in ("matmul", "linear")]
+    heavy = [n.op for n in nodes if n.op in ("matmul", "linear", "causal_attention")]
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
@@ -72,6 +72,8 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
         return _product(graph, nodes, output)
     if heavy == ["matmul"]:
         return _matmul(graph, nodes, output)
+    if heavy == ["causal_attention"]:
+        return causal_form(graph, nodes, output)
     return attention_form(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
 
 
@@ -148,6 +150,8 @@ def _row_local(
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
+    if n.op in REDUCTIONS and graph.shape(n.inputs[0])[-1] != frame[1]:
+        return False  # a pass over a row reduces all of the row
     for position, name in enumerate(n.inputs):
         if name in names:
             if n.op == "pick" or product(graph.shape(name)[:-1]) != product(frame[0]):
@@ -160,21 +164,22 @@ def _row_local(
         access = resolve(graph, nodes, name)
         if access is None:
             return False
-        wanted = _read_as(graph, n, position)
+        wanted = _read_as(graph, n, position, frame[1])
         known = access.broadcast(wanted)
         if reads.setdefault(name, known) != known:
             return False
     return True
 
 
-def _read_as(graph: Graph, n: Node, position: int) -> Shape:
-    """The shape at which row-local `n` reads one of its operands."""
+def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
+    """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
+    a row is repeated along the row, by whatever reads it there."""
     shape, name = graph.shape(n.output), n.inputs[position]
     if n.op in ("reduce_sum", "reduce_mean"):
         return graph.shape(name)
     if n.op == "pick" and position == 0:
         return (*shape[:-1], graph.shape(name)[-1])
-    return shape[:-1] if n.op == "gather" else shape
+    return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
 
 
 def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:

@@ -56,17 +56,6 @@ def _scalar(view: View, n: Node) -> tuple[str, str] | None:
     return None
 
 
-def multiply_by_inverse(view: View, n: Node) -> Change | None:
-    """x / c with a number c  ->  x * (1 / c)"""
-    array = view.array(n.inputs[1]) if n.op == "div" else None
-    if array is None or array.size != 1 or view.array(n.inputs[0]) is not None:
-        return None
-    name = view.fresh("inverse")
-    made = node("mul", (n.inputs[0], name), view.fresh("v"), where=n.where)
-    inverse = (1 / array.astype(np.float64)).astype(np.float32)
-    return Change({n.output: made.output}, (made,), {name: inverse})
-
-
 def scale_past_pick(view: View, n: Node) -> Change | None:
     """view(pick(x)) * c  ->  view(pick(x * c))"""
     found = _scalar(view, n) if n.op == "mul" else None

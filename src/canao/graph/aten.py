@@ -321,6 +321,8 @@ def _pick(b: Builder, x: str, axis: int, places: str) -> str:
 
 
 def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
+    """A cache of keys that is empty yet has no elements, and perhaps another rank."""
+    parts = [p for p in parts if 0 not in b.type(p).shape] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
@@ -349,10 +351,10 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return _as(b, x, b.result_dtype())
 
 
-def _not_ahead(b: Builder, queries: Dim, keys: Dim) -> str:
-    """Whether a key is not ahead of a query: [queries, keys]."""
-    row = b.emit("reshape", b.emit("arange", stop=queries), shape=(queries, 1))
-    return b.emit("ge", row, b.emit("reshape", b.emit("arange", stop=keys), shape=(1, keys)))
+def _causal_mask(b: Builder, queries: Dim, keys: Dim) -> str:
+    """True where key <= query, [queries, keys]."""
+    query = b.emit("reshape", b.emit("arange", stop=queries), shape=(queries, 1))
+    return b.emit("le", b.emit("arange", stop=keys), query)
 
 
 def _attention(
@@ -369,7 +371,9 @@ def _attention(
 ) -> str:
     """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
     if is_causal:
-        mask = _not_ahead(b, b.type(q).shape[-2], b.type(k).shape[-2])
+        if mask is not None:
+            raise b.unsupported("is_causal together with a mask")
+        mask = _causal_mask(b, b.type(q).shape[-2], b.type(k).shape[-2])
     width = b.type(q).shape[-1]
     assert isinstance(width, int)
     factor = 1 / math.sqrt(width) if scale is None else float(scale)

@@ -1,4 +1,8 @@
-"""The oracle: runs a graph node by node with NumPy, in float64 unless told otherwise."""
+"""The oracle: runs a graph node by node with NumPy, in float64 unless told otherwise.
+
+A graph that resumes runs a text piece by piece with a `cache`, at first an empty dictionary: it
+holds keys and values of each attention, and with them the count of tokens that came before.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,49 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from canao.graph.ir import Graph
+from canao.graph.ir import FLOATS, Graph, Node, shape_at
 from canao.graph.ops import OPS
+
+Cache = dict[str, list[np.ndarray]]
 
 
 def interpret(
-    graph: Graph, inputs: Sequence[np.ndarray], dtype: type[np.floating] = np.float64
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    dtype: type[np.floating] = np.float64,
+    cache: Cache | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every value of the graph for int inputs of shape [tokens], by name."""
-    s = len(inputs[0])
+    """Every value of the graph for int inputs of shape [tokens] or float tensors, by name."""
+    cache = {} if cache is None else cache
+    given = [i for i in graph.inputs if i.given]
+    s = next((len(a) for a, i in zip(inputs, given, strict=True) if i.limit != FLOATS), 1)
+    past = next((keys.shape[-2] for keys, _ in cache.values()), 0)
     values: dict[str, np.ndarray] = {}
-    for slot, array in zip(graph.inputs, inputs, strict=True):
-        values[slot.name] = np.asarray(array).reshape(1, s)
+    for slot, array in zip(given, inputs, strict=True):
+        floats = slot.limit == FLOATS
+        values[slot.name] = (
+            np.asarray(array, dtype) if floats else np.asarray(array).reshape(1, s)
+        )
+    for slot in graph.inputs:
+        if not slot.given:
+            values[slot.name] = np.arange(past, past + s).reshape(shape_at(slot.type.shape, s))
     for name, array in graph.constants.items():
         values[name] = array.astype(dtype) if array.dtype == np.float32 else array
     for n in graph.nodes:
         attributes = dict(n.attributes) | {"s": s}
-        values[n.output] = OPS[n.op].meaning([values[i] for i in n.inputs], attributes)
+        operands = [values[i] for i in n.inputs]
+        if n.op == "causal_attention":
+            operands = _remembered(n, operands, cache)
+        values[n.output] = OPS[n.op].meaning(operands, attributes)
     return values
+
+
+def _remembered(n: Node, operands: list[np.ndarray], cache: Cache) -> list[np.ndarray]:
+    """Queries, and the keys and values of all tokens so far."""
+    q, *new = operands
+    before = cache.get(n.output, [x[..., :0, :] for x in new])
+    cache[n.output] = [np.concatenate(pair, -2) for pair in zip(before, new, strict=True)]
+    return [q, *cache[n.output]]
 
 
 def outputs(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

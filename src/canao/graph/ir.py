@@ -134,13 +134,21 @@ def node(
     return Node(op, tuple(inputs), output, tuple(sorted(attributes.items())), where)
 
 
+FLOATS = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known)."""
+    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known; FLOATS:
+    it is a tensor of float32 of a fixed shape, not ids).
+
+    One that is not `given` by the caller holds the tokens' positions in the text, from 0.
+    """
 
     name: str
     type: Type
     limit: int = 0
+    given: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +157,7 @@ class Graph:
 
     outputs   (name shown to users, value) pairs
     types     the type of every value: inputs, constants, node outputs
+    resumes   whether a text can be run piece by piece: see graph/resume.py
     """
 
     inputs: tuple[Input, ...]
@@ -157,6 +166,7 @@ class Graph:
     outputs: tuple[tuple[str, str], ...]
     types: Mapping[str, Type]
     max_length: int
+    resumes: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))

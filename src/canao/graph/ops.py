@@ -176,6 +176,28 @@ def _layer_norm(x: Sequence[Array], a: Attributes) -> Array:
     return scaled * x[1] + x[2]
 
 
+def _causal_shape(types: Sequence[Type], _: Attributes) -> Type:
+    q, k, v = (t.shape for t in types)
+    if q != k or q[:-1] != v[:-1] or len(q) < 2:
+        raise ShapeError(f"causal attention of {types[0]}, {types[1]}, {types[2]}")
+    return types[2]
+
+
+def _causal_attention(x: Sequence[Array], a: Attributes) -> Array:
+    """The queries are those of the last tokens; each sees its own key and all before it."""
+    q, k, v = x
+    scores = q @ k.swapaxes(-1, -2) * a["scale"]
+    queries, keys = scores.shape[-2:]
+    seen = np.tri(queries, keys, keys - queries, dtype=bool)
+    return _softmax([np.where(seen, scores, -np.inf)], a) @ v
+
+
+def _causal_flops(types: Sequence[Type], out: Type, s: int) -> int:
+    """Two products over the pairs of a query and a key that it sees."""
+    elements = dim_at(types[1].elements, s) + dim_at(out.elements, s)
+    return elements * (s + 1)
+
+
 def _gelu_tanh(x: Array) -> Array:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -226,6 +248,7 @@ _ROWS = (
     Op("linear", (2, 3), _linear_shape,
        lambda x, _: x[0] @ x[1].T + (x[2] if len(x) == 3 else 0), MANY_TO_MANY, _product_flops),
     Op("matmul", (2,), _matmul_shape, lambda x, _: x[0] @ x[1], MANY_TO_MANY, _product_flops),
+    Op("causal_attention", (3,), _causal_shape, _causal_attention, MANY_TO_MANY, _causal_flops),
     Op("softmax", (1,), _same, _softmax, MANY_TO_MANY, _per_element(12)),
     Op("layer_norm", (3,), _same, _layer_norm, MANY_TO_MANY, _per_element(8)),
     Op("reduce_sum", (1,), _reduce_shape, lambda x, _: x[0].sum(-1, keepdims=True), MANY_TO_MANY,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 
-from canao.errors import InputError, UnsupportedError
+from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph import aten
 from canao.graph.ir import (
     DTYPES,
@@ -42,15 +42,31 @@ def trace(module: torch.nn.Module, max_length: int) -> Graph:
 
     Inputs are those of input_ids and token_type_ids that the module's forward takes, int
     [1, s]; outputs are the float tensors of its result, by their names there. Raises
-    UnsupportedError naming the operator and its place in the module.
+    UnsupportedError with every operator that is not supported and its place in the module.
     """
     names = tuple(n for n in INPUT_NAMES if n in inspect.signature(module.forward).parameters)
     if "input_ids" not in names:
         raise UnsupportedError(
             f"{type(module).__name__}: its forward takes no input_ids; give a text encoder"
         )
+    names = tuple(n for n in names if _zero_when_left_out(module, n))
     wrapped = _OneText(module, names)
     return _Importer(_export(wrapped, names, max_length), wrapped, max_length).graph()
+
+
+def _zero_when_left_out(module: torch.nn.Module, name: str) -> bool:
+    """Whether an input may be taken for 0 where a text has none: to GPT-2, which uses the table of
+    its tokens for them, type 0 is not the same as no type."""
+    if name == "input_ids":
+        return True
+    ids, module = torch.zeros(1, 2, dtype=torch.long), module.eval()
+    alone, both = _OneText(module, ("input_ids",)), _OneText(module, ("input_ids", name))
+    try:
+        with torch.no_grad():
+            results = alone(ids), both(ids, ids)
+    except _EXPORT_ERRORS:
+        return True
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 class _OneText(torch.nn.Module):
@@ -125,6 +141,7 @@ class _Importer:
         self.inputs: list[Input] = []
         self.scalars: dict[tuple[str, float], str] = {}
         self.current: Any = None
+        self.problems: list[Problem] = []
 
     def graph(self) -> Graph:
         self._bind_placeholders()
@@ -132,10 +149,12 @@ class _Importer:
         for fx in self.program.graph.nodes:
             self.current = fx
             if fx.op == "call_function":
-                self._call(fx)
+                self._call_or_note(fx)
             elif fx.op == "output":
                 named = zip(self.wrapped.output_names, fx.args[0], strict=True)
                 outputs = tuple((name, self.values[v.name]) for name, v in named)
+        if self.problems:
+            raise UnsupportedError.of(self.problems)
         limits = {
             n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
         }
@@ -191,10 +210,7 @@ class _Importer:
         return _dtype_name(self.current.meta["val"].dtype)
 
     def unsupported(self, what: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"operator {self.current.target} at {self._where()}: {what} is not supported; "
-            "remove it from the model, or compile a model without it"
-        )
+        return self._refusal("remove it from the model, or compile a model without it", what)
 
     # The walk.
 
@@ -224,6 +240,31 @@ class _Importer:
                 shared[id(tensor)] = name
             self.values[fx.name] = shared[id(tensor)]
 
+    def _call_or_note(self, fx: Any) -> None:
+        """Translate a call; one that is refused is noted, and the walk goes on after it."""
+        try:
+            self._call(fx)
+        except UnsupportedError as error:
+            self.problems += error.problems
+            try:
+                made = fx.meta["val"]
+                several = isinstance(made, (list, tuple))
+                names = [self._stand_in(v) for v in (made if several else [made])]
+            except UnsupportedError:  # a shape that has no name here either: nothing can follow
+                raise UnsupportedError.of(self.problems) from None
+            self.values[fx.name] = names if several else names[0]
+
+    def _stand_in(self, tensor: torch.Tensor) -> str:
+        """A value of the type that a refused call would have had."""
+        name = f"refused{len(self.types)}"
+        shape = tuple(self._dim(d) for d in tensor.shape)
+        self.types[name] = Type(_dtype_name(tensor.dtype), shape)
+        return name
+
+    def _refusal(self, remedy: str, detail: str = "") -> UnsupportedError:
+        problem = Problem(str(self.current.target), self._where(), remedy, detail)
+        return UnsupportedError.of([problem])
+
     def _call(self, fx: Any) -> None:
         if fx.target is operator.getitem:
             self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
@@ -234,9 +275,8 @@ class _Importer:
         in_place = name.endswith("_") and not name.endswith("__") and name not in aten.RULES
         name = name.removesuffix("_") if in_place else name
         if name not in aten.RULES:
-            raise UnsupportedError(
-                f"operator {fx.target} at {self._where()} is not supported; replace it in the "
-                "model by operators of docs/operators.md"
+            raise self._refusal(
+                "replace it in the model by operators of docs/operators.md"
             )
         arguments = [self._argument(a) for a in fx.args]
         keywords = {

@@ -19,19 +19,14 @@ class Source:
     path: Path | None
 
     @property
+    def kind(self) -> str:
+        """The name of the model's class."""
+        return type(self.module).__name__
+
+    @property
     def max_length(self) -> int:
         """The most tokens that the model takes."""
         return int(getattr(self.config, "max_position_embeddings", 512))
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names in the order of the logits; empty where the model has no such head."""
-        if not type(self.module).__name__.endswith("Classification"):
-            return ()
-        if self.config.num_labels == 1:
-            return ()
-        names = self.config.id2label
-        return tuple(str(names[i]) for i in sorted(names))
 
 
 def load_source(path: str | Path) -> Source:
@@ -69,7 +64,9 @@ def _check_directory(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: no such directory; give a Hugging Face model directory")
     if not path.is_dir():
-        raise InputError(f"{path}: not a directory; give a Hugging Face model directory")
+        raise InputError(
+            f"{path}: not a directory; give a Hugging Face model directory or an .onnx file"
+        )
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: no config.json; give a Hugging Face model directory")
     try:

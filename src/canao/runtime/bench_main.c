@@ -2,8 +2,9 @@
  *
  *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode
  *
- * cores: comma-separated, one a thread, or - for none. mode: time, or profile. The report on
- * standard output is one item a line, `name value...`; samples are nanoseconds. */
+ * cores: comma-separated, one a thread, or - for none. mode: time, next (one token after a text of
+ * that length), or profile. The report on standard output is one item a line, `name value...`;
+ * samples are nanoseconds. A library that continues texts gives the last token's outputs only. */
 #define _GNU_SOURCE
 #include "canao_runtime.h"
 
@@ -13,19 +14,22 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_INPUTS = 8, MAX_THREADS = 64 };
+enum { MAX_INPUTS = 8, MAX_OUTPUTS = 64, MAX_THREADS = 64 };
 
 struct library {
     const struct canao_program *(*describe)(void);
     int (*open)(const char *, int, const int *, canao_model **);
     int (*run)(canao_model *, const int32_t *const *, int32_t, float *const *);
     int (*profile)(canao_model *, const int32_t *const *, int32_t, float *const *, uint64_t *);
+    int (*extend)(canao_model *, const int32_t *const *, int32_t, int32_t, float *const *);
+    int (*reset)(canao_model *, int32_t);
     int64_t (*output_size)(int, int32_t);
     const char *(*message)(int);
 };
 
 struct request {
     int32_t length;
+    int next;
     int threads, pinned, cores[MAX_THREADS];
     long warmup, samples;
     uint64_t least, most; /* nanoseconds */
@@ -54,11 +58,14 @@ static int find(void *handle, const char *name, void *function)
 static int load(const char *path, struct library *l)
 {
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (handle && !find(handle, "canao_extend", &l->extend))
+        dlerror(); /* an encoder */
     return handle && find(handle, "canao_describe", &l->describe) &&
            find(handle, "canao_open", &l->open) && find(handle, "canao_run", &l->run) &&
            find(handle, "canao_profile", &l->profile) &&
            find(handle, "canao_output_size", &l->output_size) &&
-           find(handle, "canao_message", &l->message);
+           find(handle, "canao_message", &l->message) &&
+           (!l->extend || find(handle, "canao_reset", &l->reset));
 }
 
 /* Ids spread over each input's table, the same in every run. */
@@ -88,21 +95,40 @@ static long peak_bytes(void)
     return kilobytes * 1024;
 }
 
+/* What one sample is of: a whole text, or what makes its next token. */
+static int run_once(const struct library *l, canao_model *m, const struct request *q,
+                    const int32_t *const *in, float *const *out)
+{
+    return l->extend ? l->extend(m, in, q->next ? 1 : q->length, 1, out)
+                     : l->run(m, in, q->length, out);
+}
+
+static int make_ready(const struct library *l, canao_model *m, const struct request *q)
+{
+    return l->extend ? l->reset(m, q->next ? q->length : 0) : 0;
+}
+
 static int time_runs(const struct library *l, canao_model *m, const struct request *q,
                      const int32_t *const *in, float *const *out)
 {
-    for (long i = 0; i < q->warmup; i++)
-        l->run(m, in, q->length, out);
+    if (q->next)
+        l->extend(m, in, q->length, 0, out);
+    for (long i = 0; i < q->warmup; i++) {
+        make_ready(l, m, q);
+        run_once(l, m, q, in, out);
+    }
     size_t room = 4096, count = 0;
     uint64_t *ns = malloc(room * sizeof *ns);
     const uint64_t start = now();
     while (ns) {
+        int status = make_ready(l, m, q);
         const uint64_t before = now();
         if (count >= (size_t)q->samples && before - start >= q->least)
             break;
         if (count && q->most && before - start >= q->most)
             break;
-        const int status = l->run(m, in, q->length, out);
+        if (!status)
+            status = run_once(l, m, q, in, out);
         if (status)
             return fail("run", l->message(status));
         ns[count++] = now() - before;
@@ -163,15 +189,18 @@ static int parse(char **argv, struct request *q)
 
 int main(int argc, char **argv)
 {
-    struct library l;
+    struct library l = {0};
     struct request q;
     if (argc != 11 || !parse(argv, &q))
         return fail("bench", "wrong arguments");
+    q.next = !strcmp(argv[10], "next");
     const uint64_t start = now();
     if (!load(argv[1], &l)) {
         const char *why = dlerror();
         return fail(argv[1], why ? why : "not a library made by CANAO");
     }
+    if (q.next && !l.extend)
+        return fail(argv[1], "the model does not continue texts");
     canao_model *m;
     int status = l.open(argv[2], q.threads, q.pinned ? q.cores : NULL, &m);
     if (status)
@@ -180,8 +209,8 @@ int main(int argc, char **argv)
 
     const struct canao_program *p = l.describe();
     const int32_t *in[MAX_INPUTS];
-    float *out[MAX_INPUTS];
-    if (p->input_count > MAX_INPUTS || p->output_count > MAX_INPUTS)
+    float *out[MAX_OUTPUTS];
+    if (p->input_count > MAX_INPUTS || p->output_count > MAX_OUTPUTS)
         return fail(argv[1], "too many inputs or outputs");
     for (int i = 0; i < p->input_count; i++)
         if (!(in[i] = make_input(&p->inputs[i], q.length)))
@@ -190,7 +219,9 @@ int main(int argc, char **argv)
         if (!(out[i] = malloc((size_t)l.output_size(i, q.length) * sizeof(float) + 64)))
             return fail("outputs", "not enough memory");
     const uint64_t first = now();
-    status = l.run(m, in, q.length, out);
+    status = l.extend ? l.extend(m, in, q.length, 1, out) : l.run(m, in, q.length, out);
+    if (!status && l.extend)
+        status = l.reset(m, 0);
     if (status)
         return fail("run", l.message(status));
     printf("cold %llu\n", (unsigned long long)(now() - first));

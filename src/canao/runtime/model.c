@@ -18,13 +18,17 @@ enum { MAX_THREADS = 64, HEADER_BYTES = 64 };
 
 struct text {
     int32_t length;
+    int32_t past, wanted; /* tokens before these; last tokens whose outputs are copied */
     const int32_t *const *inputs;
     float *const *outputs;
 };
 
 struct canao_model {
     const unsigned char *file;
-    float *arenas[MAX_THREADS]; /* 0: for all threads together; the others from the first batch */
+    /* Activations, then the cache. 0: for all threads together; the others from the first batch */
+    float *arenas[MAX_THREADS];
+    int32_t *positions; /* 0, 1 ... max_length - 1 */
+    int32_t past;       /* tokens of the text whose keys and values are in the cache */
     float *scratch;
     canao_team *team;
     int threads;
@@ -77,6 +81,14 @@ static int map_weights(const char *path, const unsigned char **file)
     return CANAO_OK;
 }
 
+static int32_t *count_up(int32_t count)
+{
+    int32_t *numbers = malloc((size_t)count * sizeof *numbers);
+    for (int32_t i = 0; numbers && i < count; i++)
+        numbers[i] = i;
+    return numbers;
+}
+
 /* Large pages where they are to be had: rows of activations that lie on small pages all over
  * memory evict each other from L2 (BERT-base at 128 tokens: 2 %). */
 static float *allocate(uint64_t floats)
@@ -96,6 +108,11 @@ static float *allocate(uint64_t floats)
     return posix_memalign(&p, 64, bytes) ? NULL : p;
 }
 
+static float *allocate_arena(void)
+{
+    return allocate(canao_program.arena_floats + canao_program.cache_floats);
+}
+
 CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, canao_model **model)
 {
     if (!weights || !model)
@@ -111,9 +128,10 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     m->core = cores ? cores[0] : -1;
     int status = map_weights(weights, &m->file);
     if (!status) {
-        m->arenas[0] = allocate(canao_program.arena_floats);
+        m->arenas[0] = allocate_arena();
+        m->positions = count_up(canao_program.max_length);
         m->scratch = allocate(canao_program.scratch_floats * (uint64_t)threads);
-        if (!m->arenas[0] || !m->scratch)
+        if (!m->arenas[0] || !m->scratch || !m->positions)
             status = CANAO_MEMORY;
     }
     if (!status && !(m->team = canao_team_start(threads, cores)))
@@ -132,6 +150,7 @@ CANAO_EXPORT void canao_close(canao_model *m)
         return;
     canao_team_stop(m->team);
     free(m->scratch);
+    free(m->positions);
     for (int t = 0; t < m->threads; t++)
         free(m->arenas[t]);
     if (m->file)
@@ -151,9 +170,13 @@ static struct canao_call make_call(const canao_model *m, const struct text *text
 {
     return (struct canao_call){
         .tokens = text->length,
+        .past = text->past,
+        .first = text->length - text->wanted,
         .inputs = text->inputs,
+        .positions = m->positions + text->past,
         .weights = (const float *)(m->file + HEADER_BYTES),
         .arena = arena,
+        .cache = arena + canao_program.arena_floats,
         .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_floats,
         .threads = 1,
     };
@@ -169,7 +192,7 @@ static void run_steps(void *context, int thread)
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_step *step = &canao_program.steps[i];
         uint64_t start = 0;
-        if (step->waits || m->ns)
+        if (step->waits || m->ns || canao_narrow(&call, step->last))
             canao_team_meet(m->team);
         if (m->ns)
             start = now();
@@ -191,11 +214,15 @@ CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
     return size[0] + size[1] * s + size[2] * s * s;
 }
 
+/* Where only some tokens' outputs are wanted, an output has a row for each. */
 static void copy_outputs(const struct text *text, const float *arena)
 {
-    for (int i = 0; i < canao_program.output_count; i++)
-        memcpy(text->outputs[i], arena + canao_program.outputs[i].offset,
-               (size_t)canao_output_size(i, text->length) * sizeof(float));
+    for (int i = 0; i < canao_program.output_count && text->wanted; i++) {
+        const int64_t size = canao_output_size(i, text->wanted);
+        memcpy(text->outputs[i],
+               arena + canao_program.outputs[i].offset + canao_output_size(i, text->length) - size,
+               (size_t)size * sizeof(float));
+    }
 }
 
 static void run_together(canao_model *m, const struct text *text, uint64_t *ns)
@@ -225,17 +252,19 @@ static void run_texts(void *context, int thread)
 static int check(const struct text *text)
 {
     const int32_t length = text->length;
-    if (!text->inputs || !text->outputs)
+    if (!text->inputs || (text->wanted && !text->outputs))
         return CANAO_ARGUMENT;
-    for (int i = 0; i < canao_program.output_count; i++)
+    for (int i = 0; i < canao_program.output_count && text->wanted; i++)
         if (!text->outputs[i])
             return CANAO_ARGUMENT;
-    if (length < 1 || length > canao_program.max_length)
+    if (length < 1 || length > canao_program.max_length - text->past)
         return CANAO_LENGTH;
     for (int i = 0; i < canao_program.input_count; i++) {
         const int32_t *ids = text->inputs[i], limit = canao_program.inputs[i].limit;
         if (!ids)
             return CANAO_ARGUMENT;
+        if (limit == CANAO_FLOATS)
+            continue;
         for (int32_t t = 0; t < length; t++)
             if (ids[t] < 0 || (limit && ids[t] >= limit))
                 return CANAO_TOKEN;
@@ -277,21 +306,64 @@ static int run(canao_model *m, const struct text *text, uint64_t *ns)
     if (status)
         return status;
     run_together(m, text, ns);
+    m->past = 0;
     leave(m);
     return CANAO_OK;
+}
+
+static struct text whole_text(const int32_t *const *inputs, int32_t length, float *const *outputs)
+{
+    return (struct text){length, 0, length, inputs, outputs};
 }
 
 CANAO_EXPORT int canao_run(canao_model *m, const int32_t *const *inputs, int32_t length,
                            float *const *outputs)
 {
-    return run(m, &(struct text){length, inputs, outputs}, NULL);
+    const struct text text = whole_text(inputs, length, outputs);
+    return run(m, &text, NULL);
 }
 
 CANAO_EXPORT int canao_profile(canao_model *m, const int32_t *const *inputs, int32_t length,
                                float *const *outputs, uint64_t *ns)
 {
-    return ns ? run(m, &(struct text){length, inputs, outputs}, ns) : CANAO_ARGUMENT;
+    const struct text text = whole_text(inputs, length, outputs);
+    return ns ? run(m, &text, ns) : CANAO_ARGUMENT;
 }
+
+#ifdef CANAO_RESUMES
+CANAO_EXPORT int canao_extend(canao_model *m, const int32_t *const *inputs, int32_t length,
+                              int32_t wanted, float *const *outputs)
+{
+    if (!m || wanted < 0 || wanted > length)
+        return CANAO_ARGUMENT;
+    int status = enter(m);
+    if (status)
+        return status;
+    const struct text text = {length, m->past, wanted, inputs, outputs};
+    status = check(&text);
+    if (!status) {
+        run_together(m, &text, NULL);
+        m->past += length;
+    }
+    leave(m);
+    return status;
+}
+
+CANAO_EXPORT int canao_reset(canao_model *m, int32_t kept)
+{
+    if (!m || kept < 0)
+        return CANAO_ARGUMENT;
+    int status = enter(m);
+    if (status)
+        return status;
+    if (kept > m->past)
+        status = CANAO_ARGUMENT;
+    else
+        m->past = kept;
+    leave(m);
+    return status;
+}
+#endif
 
 static int longer_first(const void *a, const void *b)
 {
@@ -341,7 +413,7 @@ static int count_together(const struct text *texts, int count, int threads)
 static int allocate_arenas(canao_model *m)
 {
     for (int t = 1; t < m->threads; t++)
-        if (!m->arenas[t] && !(m->arenas[t] = allocate(canao_program.arena_floats)))
+        if (!m->arenas[t] && !(m->arenas[t] = allocate_arena()))
             return CANAO_MEMORY;
     return CANAO_OK;
 }
@@ -371,11 +443,12 @@ CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const
     struct text *texts = malloc((size_t)count * sizeof *texts);
     int status = texts ? CANAO_OK : CANAO_MEMORY;
     for (int i = 0; i < count && !status; i++) {
-        texts[i] = (struct text){lengths[i], inputs[i], outputs[i]};
+        texts[i] = whole_text(inputs[i], lengths[i], outputs[i]);
         status = check(&texts[i]);
     }
     if (!status && !(status = enter(m))) {
         status = run_batch(m, texts, count);
+        m->past = 0;
         leave(m);
     }
     free(texts);

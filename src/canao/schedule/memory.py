@@ -15,17 +15,22 @@ from canao.fuse.access import Access
 from canao.fuse.form import Alias, Product, Rows
 from canao.fuse.group import Program, Region
 from canao.graph.ir import Dim, dim_at, dim_mul
+from canao.schedule.cache import last_rows
 
 _ALIGN = 16  # floats: 64 bytes
+# How threads share out a value's rows: (rows, pitch, whether it may be the last rows only).
+_Own = tuple[Dim, Dim, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """offsets: value -> first float in the arena. barriers[i]: wait before region i."""
+    """offsets: value -> first float in the arena. barriers[i]: wait before region i.
+    last: values of which a run may leave out all rows but the last, see schedule/cache.py."""
 
     offsets: Mapping[str, int]
     floats: int
     barriers: tuple[bool, ...]
+    last: frozenset[str]
 
 
 def root(program: Program, name: str, aliases: Mapping[str, str]) -> str:
@@ -37,15 +42,16 @@ def root(program: Program, name: str, aliases: Mapping[str, str]) -> str:
 def plan_memory(program: Program) -> MemoryPlan:
     """Barriers first, then first-fit offsets by their epochs."""
     aliases = {r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)}
-    barriers = _barriers(program, aliases)
+    last = last_rows(program)
+    barriers = _barriers(program, aliases, last)
     epoch, epochs = 0, []
     for waits in barriers:
         epoch += waits
         epochs.append(epoch)
-    spans = _spans(program, aliases, epochs)
+    spans = _spans(program, aliases, epochs, last)
     offsets = _place(spans)
     total = max((offsets[name] + span.size for name, span in spans.items()), default=0)
-    return MemoryPlan(offsets, total, barriers)
+    return MemoryPlan(offsets, total, barriers, last)
 
 
 @dataclass(slots=True)
@@ -53,7 +59,7 @@ class _Span:
     """When a value is in use, and by whose rows.
 
     first, last   epochs            size      floats
-    made, read    regions           written   (rows, pitch) if each thread writes rows of its own
+    made, read    regions           written   _Own rows, if each thread writes rows of its own
     kept          `written`, if in the last epoch each thread touches those rows only
     """
 
@@ -62,10 +68,10 @@ class _Span:
     made: int
     read: int
     size: int
-    written: tuple[Dim, Dim] | None
-    kept: tuple[Dim, Dim] | None
+    written: _Own | None
+    kept: _Own | None
 
-    def touched(self, region: int, epoch: int, rows: tuple[Dim, Dim] | None) -> None:
+    def touched(self, region: int, epoch: int, rows: _Own | None) -> None:
         """A region reads the value, each thread in those rows only (None: in any)."""
         if epoch > self.last:
             self.last, self.kept = epoch, rows
@@ -83,7 +89,7 @@ class _Span:
 
 
 def _spans(
-    program: Program, aliases: Mapping[str, str], epochs: Sequence[int]
+    program: Program, aliases: Mapping[str, str], epochs: Sequence[int], last: frozenset[str]
 ) -> dict[str, _Span]:
     """The span of each value that a region stores, in the order in which they are made."""
     graph, spans = program.graph, dict[str, _Span]()
@@ -91,11 +97,11 @@ def _spans(
         for name in dict.fromkeys(_inputs(region)):
             source = root(program, name, aliases)
             if source in spans:
-                own = _own_rows(program, region, name) if source == name else None
+                own = _own_rows(program, region, name, last) if source == name else None
                 spans[source].touched(i, at, own)
         if region.output not in aliases:
             size = dim_at(graph.types[region.output].elements, graph.max_length)
-            size, rows = -(-size // _ALIGN) * _ALIGN, _written_rows(program, region)
+            size, rows = -(-size // _ALIGN) * _ALIGN, _written_rows(program, region, last)
             spans[region.output] = _Span(at, at, i, i, size, rows, rows)
     for _, value in graph.outputs:
         spans[root(program, value, aliases)].touched(len(epochs), epochs[-1], None)
@@ -151,14 +157,16 @@ def _reads(region: Region) -> dict[str, list[Access]]:
     return out
 
 
-def _row_aligned(program: Program, region: Region, producer: Region, name: str) -> bool:
+def _row_aligned(
+    program: Program, region: Region, producer: Region, name: str, last: frozenset[str]
+) -> bool:
     """Whether each row that `region` reads of `name` was written by the same thread."""
-    own = _own_rows(program, region, name)
-    return own is not None and partition(producer) == own[0]
+    own = _own_rows(program, region, name, last)
+    return own is not None and (partition(producer), producer.output in last) == (own[0], own[2])
 
 
-def _own_rows(program: Program, region: Region, name: str) -> tuple[Dim, Dim] | None:
-    """(rows, pitch) if row r of `region` reads row r of `name` and no other, else None."""
+def _own_rows(program: Program, region: Region, name: str, last: frozenset[str]) -> _Own | None:
+    """The rows if row r of `region` reads row r of `name` and no other, else None."""
     shared, pitch = partition(region), program.graph.shape(name)[-1]
     if shared is None or isinstance(shared, int):
         return None
@@ -169,19 +177,21 @@ def _own_rows(program: Program, region: Region, name: str) -> tuple[Dim, Dim] | 
             return None
         if dim_mul(pitch, shared) != program.graph.types[name].elements:
             return None
-    return shared, pitch
+    return shared, pitch, region.output in last
 
 
-def _written_rows(program: Program, region: Region) -> tuple[Dim, Dim] | None:
-    """(rows, pitch) of a result whose row r is written by the thread that has row r."""
+def _written_rows(program: Program, region: Region, last: frozenset[str]) -> _Own | None:
+    """The rows of a result whose row r is written by the thread that has row r."""
     shared, shape = partition(region), program.graph.shape(region.output)
     if shared is None or isinstance(shared, int) or not shape:
         return None
     whole = dim_mul(shape[-1], shared) == program.graph.types[region.output].elements
-    return (shared, shape[-1]) if whole else None
+    return (shared, shape[-1], region.output in last) if whole else None
 
 
-def _barriers(program: Program, aliases: Mapping[str, str]) -> tuple[bool, ...]:
+def _barriers(
+    program: Program, aliases: Mapping[str, str], last: frozenset[str]
+) -> tuple[bool, ...]:
     waits: list[bool] = []
     since: dict[str, Region] = {}  # made since the last barrier
     for region in program.regions:
@@ -192,7 +202,9 @@ def _barriers(program: Program, aliases: Mapping[str, str]) -> tuple[bool, ...]:
         for name in _inputs(region):
             source = root(program, name, aliases)
             if source in since:
-                needs |= source != name or not _row_aligned(program, region, since[source], name)
+                needs |= source != name or not _row_aligned(
+                    program, region, since[source], name, last
+                )
         if needs:
             since.clear()
         waits.append(needs)

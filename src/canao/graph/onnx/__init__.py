@@ -1,0 +1,7 @@
+"""ONNX files as a second entrance: an .onnx file -> Graph.
+
+    load.py       the file, which is not trusted -> a checked model and its tensors
+    values.py     what is known at compile time: shapes, positions, masks
+    rules.py      one table of operators; views.py those that only move elements
+    importer.py   the walk over the nodes
+"""

@@ -1,0 +1,257 @@
+"""An .onnx file -> a checked model and its tensors. The file is not trusted.
+
+Weights are read by this module alone: external data must be regular files inside the model's
+directory, and every tensor must have exactly the bytes that its shape and type call for. Nothing
+is unpickled and nothing is executed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canao.errors import InputError, UnsupportedError
+
+OLDEST = 13  # Squeeze, ReduceSum and Softmax changed their meaning there
+_MICROSOFT = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+# ONNX's number of a type -> (its name, bytes an element)
+_TYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2),
+          6: ("int32", 4), 7: ("int64", 8), 9: ("bool", 1), 10: ("float16", 2),
+          11: ("float64", 8), 16: ("bfloat16", 2)}  # fmt: skip
+
+
+def require_onnx() -> Any:
+    """The onnx package, or InputError saying how to install it."""
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.inliner
+        import onnx.numpy_helper
+    except ImportError:
+        raise InputError(
+            "reading ONNX files needs the onnx package; run: pip install 'canao[onnx]'"
+        ) from None
+    return onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checked model: its graph, the version of its operators and its tensors by name."""
+
+    graph: Any
+    opset: int
+    tensors: Mapping[str, np.ndarray]
+    folder: Path | None = field(default=None)
+
+    def tensor(self, proto: Any) -> np.ndarray:
+        """A tensor in an attribute of a node."""
+        return read_tensor(proto, self.folder)
+
+
+def load(path: str | Path) -> Model:
+    """The model in an .onnx file. InputError or UnsupportedError in one line."""
+    path = Path(path)
+    onnx = require_onnx()
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give an .onnx file")
+    if not path.is_file():
+        raise InputError(f"{path}: not a file; give an .onnx file")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  protobuf raises an error of each implementation
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: not an ONNX file, or truncated; export it again") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise InputError(f"{path}: not an ONNX file, or it holds no graph; export it again")
+    try:
+        return checked(proto, path.parent)
+    except (InputError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def checked(proto: Any, folder: Path | None) -> Model:
+    """A model in memory; external data is looked for in `folder`."""
+    onnx = require_onnx()
+    _readable(proto)
+    opset = _opset(proto)
+    _refuse(proto.graph, opset)
+    if proto.functions:
+        try:
+            proto = onnx.inliner.inline_local_functions(proto)
+        except Exception as error:  # noqa: BLE001  the C++ core raises RuntimeError and others
+            raise InputError(f"its functions cannot be inlined ({_line(error)})") from None
+        _refuse(proto.graph, opset)
+    if proto.graph.sparse_initializer:
+        raise UnsupportedError("sparse initialisers are not supported; store weights densely")
+    tensors = {}
+    for t in proto.graph.initializer:
+        if t.name in tensors:
+            raise InputError(f"initialiser '{t.name}' is given twice; export it again")
+        tensors[t.name] = read_tensor(t, folder)
+    _check(onnx, proto)
+    return Model(proto.graph, opset, tensors, folder)
+
+
+def _readable(proto: Any) -> None:
+    """InputError unless the names in a model are text: protobuf gives others as bytes, or fails."""
+    graphs, found = (proto.graph, *proto.functions), []
+    try:
+        for n in (n for g in graphs for n in g.node):
+            found += [n.name, n.op_type, n.domain, *n.input, *n.output]
+            found += [a.name for a in n.attribute]
+        for t in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+            found.append(t.name)
+        for t in proto.graph.initializer:
+            found += [text for e in t.external_data for text in (e.key, e.value)]
+        found += [o.domain for o in proto.opset_import]
+    except UnicodeDecodeError:
+        found.append(b"")
+    if not all(isinstance(text, str) for text in found):
+        raise InputError("a name in it is not text; it is damaged, export it again")
+
+
+def _check(onnx: Any, proto: Any) -> None:
+    """onnx.checker on the model without its weights, which have been checked already."""
+    bare = type(proto)()
+    bare.CopyFrom(proto)
+    for t in bare.graph.initializer:
+        dims, kind, name = list(t.dims), t.data_type, t.name
+        t.Clear()
+        t.name, t.data_type = name, kind
+        # The checker wants data for every tensor that has elements.
+        t.dims.extend([0] if math.prod(dims) else dims)
+    try:
+        onnx.checker.check_model(bare)
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"not a valid ONNX model ({_line(error)})") from None
+    except Exception as error:  # noqa: BLE001  the C++ core raises RuntimeError and others
+        raise InputError(f"not a valid ONNX model ({_line(error)})") from None
+
+
+def _opset(proto: Any) -> int:
+    versions = {o.domain: o.version for o in proto.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if not opset:
+        raise UnsupportedError("it imports no version of the ONNX operators; export it again")
+    if opset < OLDEST:
+        raise UnsupportedError(
+            f"opset {opset} is too old; export with opset {OLDEST} or later, or convert it with "
+            "onnx.version_converter"
+        )
+    return int(opset)
+
+
+def _refuse(graph: Any, opset: int) -> None:
+    """What no import can do, before the checker says it in its own words."""
+    for n in graph.node:
+        place = f"operator {n.op_type} of node '{n.name or n.output[0] if n.output else n.name}'"
+        if n.domain in _MICROSOFT:
+            raise UnsupportedError(
+                f"{place}: {n.domain} is a fusion of ONNX Runtime, which CANAO does not read; "
+                "export without optimisation, or give the original model"
+            )
+        if n.op_type in _CONTROL and n.domain in ("", "ai.onnx"):
+            raise UnsupportedError(
+                f"{place} (opset {opset}): control flow is not supported; export a model whose "
+                "steps do not depend on its input"
+            )
+
+
+def read_tensor(t: Any, folder: Path | None) -> np.ndarray:
+    """A tensor as float32, int64 or bool. InputError where bytes, shape and type disagree."""
+    label = f"tensor '{t.name}'"
+    if t.data_type not in _TYPES:
+        raise UnsupportedError(f"{label}: element type {t.data_type} is not supported; "
+                               "export weights as float32")  # fmt: skip
+    if any(d < 0 for d in t.dims):
+        raise InputError(f"{label}: its shape {list(t.dims)} has a negative dimension")
+    kind, width = _TYPES[t.data_type]
+    shape = tuple(int(d) for d in t.dims)
+    raw = _bytes(t, folder, label, width * math.prod(shape))
+    if raw is None:
+        array = _fields(t, shape, label)
+    elif kind == "bfloat16":
+        array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    else:
+        array = np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).reshape(shape)
+    with np.errstate(over="ignore"):
+        wanted = {"b": np.bool_, "f": np.float32}.get(array.dtype.kind, np.int64)
+        return np.ascontiguousarray(array.astype(wanted)).reshape(shape)
+
+
+def _fields(t: Any, shape: tuple[int, ...], label: str) -> np.ndarray:
+    """Elements stored one by one, in the field of their type."""
+    onnx = require_onnx()
+    try:
+        array = np.asarray(onnx.numpy_helper.to_array(t))
+        if array.dtype.kind not in "biuf":  # bfloat16 is a type of its own
+            array = array.astype(np.float32)
+        if array.shape != shape:
+            raise ValueError(f"shape {list(array.shape)}")
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{label}: its elements do not fit its shape {list(shape)} ({_line(error)})"
+        ) from None
+    return array
+
+
+def _bytes(t: Any, folder: Path | None, label: str, expected: int) -> bytes | None:
+    """The raw bytes of a tensor; None if its elements are stored one by one."""
+    if t.data_location == 1:
+        return _external(t, folder, label, expected)
+    if not t.HasField("raw_data"):
+        return None
+    if len(t.raw_data) != expected:
+        raise InputError(f"{label}: it has {len(t.raw_data)} bytes, its shape {list(t.dims)} "
+                         f"calls for {expected}; export it again")  # fmt: skip
+    return bytes(t.raw_data)
+
+
+def _external(t: Any, folder: Path | None, label: str, expected: int) -> bytes:
+    entries = {e.key: e.value for e in t.external_data}
+    location = entries.get("location", "")
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
+    except ValueError:
+        raise InputError(f"{label}: offset or length of its external data is no number") from None
+    if offset < 0 or length != expected:
+        raise InputError(f"{label}: external data of {length} bytes at {offset}, its shape "
+                         f"{list(t.dims)} calls for {expected}")  # fmt: skip
+    path = _inside(folder, location, label)
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size < offset + length:
+                raise InputError(f"{label}: {path.name} ends before its data; copy it again")
+            stream.seek(offset)
+            return stream.read(length)
+    except OSError as error:
+        raise InputError(f"{label}: {path.name} cannot be read ({error.strerror})") from None
+
+
+def _inside(folder: Path | None, location: str, label: str) -> Path:
+    """The file of external data; InputError unless it is one inside the model's directory."""
+    if folder is None:
+        raise InputError(f"{label}: its data is external, and the model has no directory")
+    root = folder.resolve()
+    path = root / location
+    outside = not location or "\0" in location or Path(location).is_absolute()
+    if outside or not path.resolve().is_relative_to(root):
+        raise InputError(f"{label}: its data {location!r} is outside of the model's directory")
+    if not path.is_file():
+        raise InputError(f"{label}: no file {location!r} beside the model; copy it there")
+    return path.resolve()
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

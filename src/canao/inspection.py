@@ -1,0 +1,237 @@
+"""`canao inspect`: what a model is and what compiling it would give, before it is compiled.
+
+It goes the way of a compilation up to the C text, so what it says is what will be built; only the
+size of the library itself is not known. Where an operator is not supported, all such are listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from canao.compiler import (
+    Stages,
+    form_name,
+    load_model,
+    lower,
+    parameter_count,
+    region_flops,
+    total_flops,
+)
+from canao.errors import InputError, UnsupportedError
+from canao.graph.ir import Graph
+from canao.model.source import Source, load_source
+from canao.model.task import describe_head
+from canao.model.tokenizer import describe_tokenizer
+from canao.schedule.memory import plan_memory
+from canao.target import Target
+
+Report = dict[str, Any]
+
+
+def inspect_model(
+    model: str | Path | Any, target: Target, length: int = 128, max_length: int | None = None
+) -> tuple[Report, UnsupportedError | None]:
+    """The report, and the error of a compilation if something is not supported.
+
+    InputError for what cannot be read at all.
+    """
+    if length < 1:
+        raise InputError(f"length is {length}; give at least 1")
+    if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
+        raise InputError(f"{model}: is compiled already; give the model that it was compiled from")
+    source: Source | None = None
+    try:
+        source, graph = load_model(model, max_length)
+        head = describe_head(source, [name for name, _ in graph.outputs])
+        stages = lower(graph, target)
+    except UnsupportedError as error:
+        return _refused(model, source, error)
+    report = {"model": _name(model), "supported": True, "problems": []}
+    return report | _identity(source, head) | _compiled(graph, stages, length), None
+
+
+def _refused(
+    model: Any, source: Source | None, error: UnsupportedError
+) -> tuple[Report, UnsupportedError]:
+    """What can be said of a model that is not compiled."""
+    report: Report = {"model": _name(model), "supported": False, "problems": []}
+    if source is None and isinstance(model, (str, Path)) and Path(model).is_dir():
+        try:
+            source = load_source(model)
+            report |= _identity(source, describe_head(source))
+        except UnsupportedError:
+            source = None
+    problems = [asdict(p) for p in error.problems]
+    report["problems"] = problems or [{"operator": None, "where": None, "remedy": None,
+                                       "detail": str(error)}]  # fmt: skip
+    if len(error.problems) > 1:
+        count = len(error.problems)
+        short = f"{report['model']}: {count} operators are not supported; they are listed above"
+        return report, UnsupportedError(short, error.problems)
+    return report, error
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
+
+
+def _identity(source: Source, head: Report) -> Report:
+    """Everything that is known of a model from its directory."""
+    config = source.config
+    return {
+        "class": source.kind,
+        "type": getattr(config, "model_type", None),
+        **head,
+        "tokenizer": describe_tokenizer(source.path),
+    }
+
+
+def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
+    """What the compilation would make. Memory is what a process takes beside the library."""
+    program, source = stages.program, stages.source
+    at = max(2, min(length, graph.max_length))
+    shorter = replace(program, graph=replace(program.graph, max_length=at))
+    return {
+        "inputs": [i.name for i in graph.inputs],
+        "outputs": [name for name, _ in program.graph.outputs],
+        "max_length": graph.max_length,
+        "length": at,
+        "parameters": parameter_count(stages),
+        "flops": total_flops(stages, at),
+        "memory": {
+            "weights": source.weights.file_size,
+            "arena": 4 * source.memory.floats,
+            "arena_if_max_length_is_length": 4 * plan_memory(shorter).floats,
+            "cache": 4 * source.cache,
+            "scratch_per_thread": 4 * source.scratch,
+        },
+        "layers": {"before": stages.layers_before, "after": stages.layers_after},
+        "rewrites": _counts([f.rule for f in stages.firings]),
+        "forms": _counts([form_name(r) for r in program.regions]),
+        "kernels": _kernels(stages, at),
+    }
+
+
+def _counts(names: list[str]) -> dict[str, int]:
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _kernels(stages: Stages, length: int) -> list[Report]:
+    """Kernels of the same form and operations as one row, in the order of execution."""
+    rows: dict[tuple[str, tuple[str, ...]], Report] = {}
+    for region in stages.program.regions:
+        form, ops = form_name(region), tuple(region.ops)
+        row = rows.setdefault(
+            (form, ops), {"form": form, "ops": list(ops), "count": 0, "flops": 0}
+        )
+        row["count"] += 1
+        row["flops"] += region_flops(stages.program.graph, region, length)
+    return list(rows.values())
+
+
+def format_report(report: Report) -> str:
+    """The report for people."""
+    lines = [_row("model", report["model"])]
+    if "class" in report:
+        lines += _identity_lines(report)
+    if report["supported"]:
+        lines += _compiled_lines(report)
+    else:
+        lines += ["", "not supported"]
+        lines += _problem_lines(report["problems"])
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:10} {value}"
+
+
+def _identity_lines(report: Report) -> list[str]:
+    task = report["task"]
+    if report["labels"]:
+        task += f", {len(report['labels'])} labels: {', '.join(report['labels'][:6])}"
+        task += ", ..." if len(report["labels"]) > 6 else ""
+    if report["problem_type"] == "multi_label_classification":
+        task += " (each for itself)"
+    pooling = report["pooling"]
+    if pooling:
+        task += f", pooling {' and '.join(pooling['modes'])}"
+        task += ", normalized" if pooling["normalize"] else ""
+        task += f", texts cut at {pooling['max_tokens']} tokens" if pooling["max_tokens"] else ""
+    found = report["tokenizer"]
+    tokenizer = "none; texts cannot be run, token ids can"
+    if found:
+        tokens = f", {found['tokens']} tokens" if found["tokens"] else ""
+        tokenizer = f"{found['kind']}{tokens}, {found['file']}"
+        tokenizer += "" if found["file"] == "tokenizer.json" else " (converted when compiled)"
+    kind = f" ({report['type']})" if report["type"] else ""
+    return [
+        _row("class", f"{report['class']}{kind}"),
+        _row("task", task),
+        _row("tokenizer", tokenizer),
+    ]
+
+
+def _compiled_lines(report: Report) -> list[str]:
+    memory, layers, length = report["memory"], report["layers"], report["length"]
+    rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
+    cache = f"keys and values {_mb(memory['cache'])}, " if memory["cache"] else ""
+    forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
+    lines = [
+        _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),
+        _row("outputs", ", ".join(report["outputs"])),
+        _row("parameters", f"{report['parameters'] / 1e6:.1f} M"),
+        _row("work", f"{report['flops'] / 1e9:.2f} GFLOPs at {length} tokens"),
+        _row(
+            "memory",
+            f"weights {_mb(memory['weights'])}, arena {_mb(memory['arena'])} "
+            f"({_mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
+            f"{cache}scratch {_mb(memory['scratch_per_thread'])} a thread",
+        ),
+        _row("layers", f"{layers['before']} before fusion, {layers['after']} kernels after"),
+        _row("rewrites", rewrites or "none"),
+        _row("kernels", forms),
+        "",
+        f"{'count':>5}  {'form':9}  {'work':>6}  operations",
+    ]
+    total = max(1, report["flops"])
+    lines += [
+        f"{k['count']:5}  {k['form']:9}  {k['flops'] / total:6.1%}  {_ops(k['ops'])}"
+        for k in report["kernels"]
+    ]
+    return lines
+
+
+def _ops(ops: list[str]) -> str:
+    """Operations in their order, repeated ones counted: add x2."""
+    runs: list[list[Any]] = []
+    for op in ops:
+        if runs and runs[-1][0] == op:
+            runs[-1][1] += 1
+        else:
+            runs.append([op, 1])
+    return " ".join(op if count == 1 else f"{op} x{count}" for op, count in runs)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _problem_lines(problems: list[Report]) -> list[str]:
+    """Each operator once, with every place in the source model, and what to do."""
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for p in problems:
+        if p["operator"] is None:
+            return [f"  {p['detail']}"]
+        key = (p["operator"], p["detail"], p["remedy"])
+        grouped.setdefault(key, []).append(p["where"])
+    lines = []
+    for (operator, detail, remedy), places in grouped.items():
+        lines.append(f"  {operator} x{len(places)}{': ' + detail if detail else ''}")
+        lines += [f"      at {place}" for place in dict.fromkeys(places)]
+        lines.append(f"      {remedy}")
+    return lines
+
+

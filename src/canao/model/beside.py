@@ -1,0 +1,67 @@
+"""What lies beside an .onnx file: its tokenizer, and its labels in a config.json.
+
+The file itself says neither; Hugging Face's exporter puts both into the same directory.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from canao.errors import InputError
+from canao.model.source import Source
+from canao.model.tokenizer import describe_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSource(Source):
+    """A model that came as a graph: there is no module, and its class is what the config names."""
+
+    kind: str = "onnx"
+
+
+def beside(path: str | Path, width: int | None) -> OnnxSource:
+    """The source for an .onnx file whose first output has `width` columns.
+
+    A config.json of another number of labels is taken to be about another model.
+    """
+    folder = Path(path).parent
+    config = _config(folder / "config.json")
+    labels, kind = config.id2label, config.kind
+    # Only a classifier has as many outputs as labels: the configuration names two for any model.
+    if kind.endswith("Classification") and width is not None and len(labels) != width:
+        config = SimpleNamespace(model_type=config.model_type, num_labels=0, id2label={})
+        kind = "onnx"
+    # A vocabulary alone is converted by what the configuration says of the model.
+    found = describe_tokenizer(folder)
+    told = (folder / "config.json").is_file()
+    usable = found is not None and (told or found["file"] == "tokenizer.json")
+    return OnnxSource(None, config, folder if usable else None, kind)
+
+
+def _config(path: Path) -> Any:
+    """model_type, labels by number, their count and the class, of a config.json if there is one."""
+    found: Any = {}
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a JSON object; remove it, or put the model's there")
+    names = found.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # Transformers' own default
+    try:
+        labels = {int(k): str(v) for k, v in names.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path}: id2label is not a mapping from numbers to names") from None
+    kinds = found.get("architectures")
+    kind = kinds[0] if isinstance(kinds, list) and kinds else "onnx"
+    model_type = found.get("model_type")
+    return SimpleNamespace(
+        model_type=model_type if isinstance(model_type, str) else "onnx",
+        id2label=labels, num_labels=len(labels), kind=str(kind),
+        problem_type=found.get("problem_type"),
+    )  # fmt: skip

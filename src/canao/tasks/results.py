@@ -1,0 +1,68 @@
+"""What a task says of a text. Offsets count characters of the text that was given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Scores of one text: (label, score) pairs, best first.
+
+    Probabilities that sum to 1, or one of each label for itself where the problem is multi-label;
+    a regression has plain values in the order of its outputs, a single one called "score".
+    """
+
+    scores: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        return self.scores[0][0]
+
+    @property
+    def score(self) -> float:
+        return self.scores[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"labels": [{"label": name, "score": value} for name, value in self.scores]}
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A named part of the text: text[start:end]."""
+
+    label: str
+    score: float
+    start: int
+    end: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A part of the context that answers the question: context[start:end]."""
+
+    score: float
+    start: int
+    end: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A token for a masked place, and the text with it there as the tokenizer decodes it."""
+
+    score: float
+    token_id: int
+    token: str
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,205 @@
+"""Measuring plans for the tuner: trials in turns with the default plans, kept in the database.
+
+Every batch of trials runs in turns with the reference, a library of all kernels by their default
+plans, so that a slower spell of the machine falls on both. All ratios go into the database as they
+are taken; a plan that crashes or computes wrong numbers is recorded as failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from canao.build import Toolchain
+from canao.device.base import Device, MeasureConfig
+from canao.errors import DeviceError
+from canao.schedule.database import Database, Measured
+from canao.schedule.plan import Plan, default_plan, space
+from canao.target import Target
+from canao.tuning.trial import Pair, Subject, Trial, build_trial
+
+# Trials hold weights of at most as many bytes as the model, or this: more than caches keep.
+_FOOTPRINT = 64 << 20
+_MOST_STEPS = 32  # of one trial, unless it has more pairs
+_MOST_BYTES, _MOST_PAIRS = 256 << 20, 24  # of one trial
+_QUICK, _FINAL = (3, 4), (8, 4)  # (rounds, samples in each)
+
+Say = Callable[[str], None]
+
+
+class Bench:
+    """Plans measured under one length and number of threads.
+
+    known    of each kernel, what was measured earlier or now, by plan
+    legal    of each kernel, all plans that may be
+    """
+
+    def __init__(
+        self, subjects: Sequence[Subject], target: Target, device: Device, database: Database,
+        config: MeasureConfig, folder: Path, toolchain: Toolchain | None, end: float, say: Say,
+    ) -> None:  # fmt: skip
+        self.subjects, self.target, self.device = tuple(subjects), target, device
+        self.database, self.config, self.folder = database, config, folder
+        self.toolchain, self.end, self.say = toolchain, end, say
+        self.default = {s: default_plan(s.region, target) for s in subjects}
+        self.legal = {s: space(s.region, target) for s in subjects}
+        rows = database.read_all([s.text for s in subjects])
+        self.known: dict[Subject, dict[Plan, Measured]] = {
+            s: {m.plan: m for m in rows[s.text]
+                if (m.length, m.threads) == (config.length, config.threads)}
+            for s in subjects
+        }  # fmt: skip
+        total = sum(s.calls * s.constant_bytes for s in subjects)
+        self.footprint = min(total, _FOOTPRINT)
+        self.measured = self.trials = 0
+        self.build_s = self.run_s = 0.0  # of the longest trial
+        self.reference: Trial | None = None
+        self.cut_short = False  # something was left out for lack of time
+
+    @property
+    def rows(self) -> int:
+        """Tokens of a thread."""
+        return -(-self.config.length // self.config.threads)
+
+    def base(self, subject: Subject) -> float:
+        """Milliseconds of a call by the default plan."""
+        return self.known[subject][self.default[subject]].base_ms
+
+    def total(self, best: bool = False) -> float:
+        """Milliseconds of all kernels in a text, by the default plans or the best known."""
+        ratio = {s: self.ranked(s)[0].ratio if best else 1.0 for s in self.subjects}
+        return sum(s.calls * self.base(s) * ratio[s] for s in self.subjects)
+
+    def ranked(self, subject: Subject) -> list[Measured]:
+        """What is known of legal plans that work, the fastest first."""
+        known = self.known[subject]
+        rows = [known[p] for p in self.legal[subject] if p in known and known[p].ms is not None]
+        return sorted(rows, key=lambda m: (m.ratio, astuple(m.plan)))
+
+    def with_part(self, least: float) -> list[Subject]:
+        """The kernels that take at least a part of the time, the heaviest first."""
+        weight = {s: s.calls * self.base(s) for s in self.subjects}
+        total = sum(weight.values())
+        heavy = [s for s in self.subjects if weight[s] >= least * total]
+        return sorted(heavy, key=lambda s: -weight[s])
+
+    def _affords(self, trials: int, rounds: int) -> bool:
+        """Whether there is time to build one more trial, to run it and `trials` others in turns
+        with the reference, and to confirm what comes of it."""
+        confirming = 2 * self.build_s + 3 * _FINAL[0] * self.run_s
+        needed = self.build_s + (trials + 2) * rounds * self.run_s + confirming
+        return time.monotonic() + needed < self.end
+
+    def measure(self, pairs: Sequence[Pair], final: bool = False) -> bool:
+        """Time pairs in turns with the default plans and record them, as many as there is time
+        for; whether there were any. No pairs: the default plans alone."""
+        if self.reference is None:
+            self.reference = self._reference()
+        rounds, samples = _FINAL if final else _QUICK
+        trials: list[Trial] = []
+        for part in _parts(pairs):
+            if not final and not self._affords(len(trials), rounds):
+                self.cut_short = True
+                break
+            trials += self.admitted(part)
+        times: dict[Pair, list[float]] = {}
+        config = MeasureConfig(self.config.length, self.config.threads, 1, samples)
+        for _ in range(rounds if trials or not pairs else 0):
+            for trial in (*trials, self.reference):
+                start = time.monotonic()
+                for pair, ms in trial.times(self.device, config).items():
+                    times.setdefault(pair, []).append(ms)
+                self.run_s = max(self.run_s, time.monotonic() - start)
+        self._record(times, final)
+        self.measured += sum(len(t.pairs) for t in trials)
+        return bool(trials)
+
+    def _record(self, times: dict[Pair, list[float]], final: bool) -> None:
+        rows: dict[Subject, list[Measured]] = {}
+        for (s, plan), ms in times.items():
+            failed = self.known[s].get(plan)
+            if failed and failed.ms is None:
+                continue
+            ratio, base = _compared(ms, times[s, self.default[s]], final)
+            if self.default[s] in self.known[s]:
+                base = min(base, self.base(s))
+            rows.setdefault(s, []).append(self._row(plan, ratio * base, base, final))
+        self.keep(rows)
+
+    def _row(self, plan: Plan, ms: float | None, base: float, final: bool = False) -> Measured:
+        return Measured(plan, self.config.length, self.config.threads, ms, base, final)
+
+    def keep(self, rows: dict[Subject, list[Measured]]) -> None:
+        """Know rows, from now on and in the database."""
+        for s, several in rows.items():
+            self.known[s].update({m.plan: m for m in several})
+        self.database.add({s.text: several for s, several in rows.items()})
+
+    def _reference(self) -> Trial:
+        trial = self._build([(s, self.default[s]) for s in self.subjects])
+        trial.times(self.device, self._once())  # if nothing can run, this says so
+        wrong = trial.wrong(self.config.length)
+        if wrong:
+            raise DeviceError(
+                f"{wrong[0][1].name}: the default plan computes wrong numbers on this machine "
+                f"({wrong[0][0].text[:80]}); nothing can be tuned"
+            )
+        return trial
+
+    def admitted(self, pairs: Sequence[Pair]) -> list[Trial]:
+        """Trials of the pairs, whose failures are recorded: a plan that crashes is measured
+        away from the others, one that computes wrong numbers does not count."""
+        trial = self._build(pairs)
+        try:
+            trial.times(self.device, self._once())
+        except DeviceError:
+            if len(pairs) > 1:
+                return [t for pair in pairs for t in self.admitted([pair])]
+            self._fail(pairs)
+            return []
+        self._fail(trial.wrong(self.config.length))
+        return [trial]
+
+    def _once(self) -> MeasureConfig:
+        return MeasureConfig(self.config.length, self.config.threads, 0, 1)
+
+    def _fail(self, pairs: Iterable[Pair]) -> None:
+        for s, plan in pairs:
+            self.say(f"plan {plan.name} fails and does not count")
+            base = self.base(s) if self.default[s] in self.known[s] else 1.0
+            self.keep({s: [self._row(plan, None, base)]})
+
+    def _build(self, pairs: Sequence[Pair]) -> Trial:
+        self.trials, start = self.trials + 1, time.monotonic()
+        size = sum(s.constant_bytes for s, _ in pairs)
+        wanted = -(-self.footprint // max(1, size))
+        copies = max(1, min(wanted, _MOST_STEPS // len(pairs)))
+        place = self.folder / str(self.trials)
+        trial = build_trial(pairs, self.target, place, copies=copies, toolchain=self.toolchain)
+        self.build_s = max(self.build_s, time.monotonic() - start)
+        return trial
+
+
+def _compared(ms: Sequence[float], base: Sequence[float], final: bool) -> tuple[float, float]:
+    """Time over the default's, and the default's time. A final comparison is a cautious one: three
+    of four rounds must be at least as good."""
+    ratio = min(ms) / min(base)
+    if final:
+        rounds = sorted(a / b for a, b in zip(ms, base, strict=True))
+        ratio = max(ratio, rounds[-(-3 * len(rounds) // 4) - 1])
+    return ratio, min(base)
+
+
+def _parts(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs by the libraries that they are measured in, none of them too large."""
+    parts: list[list[Pair]] = []
+    size = 0
+    for pair in pairs:
+        size += pair[0].constant_bytes
+        if not parts or size > _MOST_BYTES or len(parts[-1]) == _MOST_PAIRS:
+            parts.append([])
+            size = pair[0].constant_bytes
+        parts[-1].append(pair)
+    return parts

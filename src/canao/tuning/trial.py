@@ -1,0 +1,235 @@
+"""Trial libraries: one region of a model, many plans, each timed as a step of its own.
+
+A trial is an ordinary program, emitted and built as every model is. For each plan it holds the
+region once or several times, each time with activations just made by a gather, as by the kernel
+before it, and with constants of its own, so that weights come from as far away as in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from canao.artifact import Artifact
+from canao.build import Toolchain, build_library
+from canao.compiled import CompiledModel
+from canao.compiler import interface
+from canao.device.base import Device, MeasureConfig
+from canao.emit.c import emit
+from canao.errors import DeviceError
+from canao.fuse.form import Alias, Attention, form_of
+from canao.fuse.group import Program, Region
+from canao.graph.interp import interpret
+from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
+from canao.graph.verify import infer
+from canao.schedule.plan import Plan, default_plan
+from canao.schedule.tuned import row_width
+from canao.schedule.weights import file_parts
+from canao.target import Target
+
+IDS = "input_ids"
+ROWS = 256  # of the tables that activations are gathered from
+# A plan's numbers may differ from float64 by this part of the largest of them.
+TOLERANCE = 1e-4
+_CHECKED_LENGTHS = (1, 37)  # besides the measured one
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A region to be tuned, which occurs `calls` times in its model. Equal texts are equal."""
+
+    text: str
+    graph: Graph = field(compare=False, repr=False)
+    region: Region = field(compare=False, repr=False)
+    calls: int = field(compare=False, default=1)
+
+    @property
+    def constant_bytes(self) -> int:
+        names = {i for n in self.region.nodes for i in n.inputs} & set(self.graph.constants)
+        return sum(self.graph.constants[name].nbytes for name in names)
+
+
+Pair = tuple[Subject, Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A built library for `pairs`, of any plans."""
+
+    pairs: tuple[Pair, ...]
+    artifact: Artifact
+    program: Program
+    nodes: Mapping[Pair, tuple[Node, ...]]  # of the first copy, what makes its activations included
+    outputs: Mapping[Pair, str]
+    steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; attention may have two
+
+    def times(self, device: Device, config: MeasureConfig) -> dict[Pair, float]:
+        """Milliseconds of each pair: the least of the samples, as what disturbs a sample only
+        adds to it; the median of its copies."""
+        rows = device.profile(self.artifact, config, min)
+        return {
+            pair: median(sum(rows[i][1] for i in copy) for copy in self.steps[pair])
+            for pair in self.pairs
+        }
+
+    def wrong(self, length: int) -> tuple[Pair, ...]:
+        """The pairs whose numbers are not those of the interpreter."""
+        graph = self.program.graph
+        found: list[Pair] = []
+        with CompiledModel(self.artifact) as model:
+            for s in sorted({min(n, graph.max_length) for n in (length, *_CHECKED_LENGTHS)}):
+                ids = np.random.default_rng(s).integers(0, ROWS, s).astype(np.int32)
+                got, expected = model.run(ids[None]), dict[Subject, np.ndarray]()
+                for pair in self.pairs:
+                    if pair[0] not in expected:
+                        expected[pair[0]] = self._expected(pair, ids)
+                    if not _close(got[self.outputs[pair]], expected[pair[0]]):
+                        found.append(pair)
+        return tuple(dict.fromkeys(found))
+
+    def _expected(self, pair: Pair, ids: np.ndarray) -> np.ndarray:
+        graph, nodes = self.program.graph, self.nodes[pair]
+        read = {name for n in nodes for name in n.inputs}
+        constants = {k: v for k, v in graph.constants.items() if k in read}
+        return interpret(graph.replace(nodes=nodes, constants=constants), [ids])[nodes[-1].output]
+
+
+def _close(got: np.ndarray, expected: np.ndarray) -> bool:
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    difference = np.abs(got.ravel().astype(np.float64) - expected.ravel())
+    return bool((difference <= allowed).all())  # a NaN is not close either
+
+
+def build_trial(
+    pairs: Sequence[Pair], target: Target, folder: Path, *, copies: int = 1,
+    toolchain: Toolchain | None = None,
+) -> Trial:  # fmt: skip
+    """A library in which each pair runs `copies` times. ToolchainError if it cannot be built."""
+    made = _Assembly(pairs, target, copies)
+    source = emit(made.program, made.plans, target)
+    sources = {"program.c": source.code, "canao_model.h": source.header}
+    library = build_library(sources, target, toolchain)
+    folder.mkdir(parents=True)
+    (folder / "model.so").symlink_to(library.resolve())
+    try:
+        with open(folder / "weights.bin", "wb") as stream:
+            for part in file_parts(made.program.graph, source.weights):
+                stream.write(part)
+    except OSError as error:
+        raise DeviceError(
+            f"{folder}: the trial's weights cannot be written ({error.strerror}); free space, or "
+            "name another directory in TMPDIR"
+        ) from None
+    place = _steps(made.program)
+    names = [n for steps, name in zip(place, source.kernel_names, strict=True)
+             for n in (f"{name}_append", name)[2 - len(steps):]]  # fmt: skip
+    manifest = {
+        "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
+        "kernels": [{"name": name} for name in names],
+        **interface(made.program.graph),
+    }
+    steps = {pair: tuple(place[i] for i in at) for pair, at in made.places.items()}
+    return Trial(
+        tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
+    )
+
+
+def _steps(program: Program) -> list[tuple[int, ...]]:
+    """The steps that each region is in the library."""
+    places, count = list[tuple[int, ...]](), 0
+    for region in program.regions:
+        form = region.form
+        size = 0 if isinstance(form, Alias) else 1 + (isinstance(form, Attention) and form.cached)
+        places.append(tuple(range(count, count + size)))
+        count += size
+    return places
+
+
+class _Assembly:
+    """The program of a trial: for each copy of each pair a block of nodes with its own names."""
+
+    def __init__(self, pairs: Sequence[Pair], target: Target, copies: int) -> None:
+        self.target = target
+        self.constants: dict[str, np.ndarray] = {}
+        self.types = {IDS: Type("i32", (1, TOKENS))}
+        self.all_nodes: list[Node] = []
+        self.cut: list[tuple[tuple[Node, ...], str, Plan | None, str]] = []
+        self.nodes: dict[Pair, tuple[Node, ...]] = {}
+        self.outputs: dict[Pair, str] = {}
+        self.places: dict[Pair, list[int]] = {pair: [] for pair in pairs}
+        for copy in range(copies):
+            for i, pair in enumerate(pairs):
+                self._block(pair, f"p{i}c{copy}", first=copy == 0)
+        self._finish(max(s.graph.max_length for s, _ in pairs))
+
+    def _block(self, pair: Pair, tag: str, first: bool) -> None:
+        subject, plan = pair
+        start, graph, names = len(self.all_nodes), subject.graph, dict[str, str]()
+        for n in subject.region.nodes:
+            for name in n.inputs:
+                if name not in names and name in graph.constants:
+                    names[name] = f"{tag}.{name}"
+                    self.constants[names[name]] = graph.constants[name]
+                    self.types[names[name]] = graph.types[name]
+                elif name not in names:
+                    names[name] = self._activation(graph, name, f"{tag}.{name}")
+            names[n.output] = f"{tag}.{n.output}"
+        own = [Node(n.op, tuple(names[i] for i in n.inputs), names[n.output], n.attributes)
+               for n in subject.region.nodes]  # fmt: skip
+        for n in own:
+            self._add(n)
+        self.places[pair].append(len(self.cut))
+        result = names[subject.region.output]
+        self.cut.append((tuple(own), result, plan, subject.region.mapping))
+        if first:
+            # The region's result comes last, whatever else its nodes make.
+            block = self.all_nodes[start:]
+            last = next(n for n in block if n.output == result)
+            self.nodes[pair] = (*(n for n in block if n is not last), last)
+            self.outputs[pair] = f"{tag}.out"
+
+    def _activation(self, graph: Graph, name: str, result: str) -> str:
+        """Nodes that make a value of the type of `name`, out of rows of a table."""
+        width, shape = row_width(graph, name), graph.shape(name)
+        table = f"table{width}"
+        if table not in self.constants:
+            rng = np.random.default_rng(width)
+            self.constants[table] = rng.standard_normal((ROWS, width), np.float32)
+            self.types[table] = constant_type(self.constants[table])
+        chain = [("gather", (table, IDS), {})]
+        have = (1, TOKENS, width)
+        if isinstance(graph.types[name].elements, int):
+            have = (1, 1, width)
+            chain.append(("slice", (), {"axis": 1, "start": 0, "stop": 1}))
+        if shape != have:
+            chain.append(("reshape", (), {"shape": shape}))
+        value = ""
+        for i, (op, operands, attributes) in enumerate(chain):
+            output = result if i == len(chain) - 1 else f"{result}.{op}"
+            made = node(op, operands or (value,), output, **attributes)
+            self._add(made)
+            self.cut.append(((made,), output, None, ""))
+            value = output
+        return value
+
+    def _add(self, n: Node) -> None:
+        self.types[n.output] = infer(n, [self.types[i] for i in n.inputs])
+        self.all_nodes.append(n)
+
+    def _finish(self, max_length: int) -> None:
+        shown = tuple((name, self.nodes[pair][-1].output) for pair, name in self.outputs.items())
+        slot = Input(IDS, self.types[IDS], ROWS)
+        graph = Graph(
+            (slot,), self.constants, tuple(self.all_nodes), shown, self.types, max_length
+        )
+        regions, plans = [], []
+        for nodes, output, plan, mapping in self.cut:
+            form = form_of(graph, nodes, output)
+            assert form is not None, f"{output}: a region of the model that has no form here"
+            regions.append(Region(nodes, output, form, mapping))
+            plans.append(plan or default_plan(regions[-1], self.target))
+        self.program, self.plans = Program(graph, tuple(regions)), tuple(plans)

@@ -1,0 +1,287 @@
+"""Decoders against Transformers in float32: prompts at once, in pieces and token by token."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from canao.build import build_program, get_toolchain
+from canao.compiled import CompiledModel
+from canao.compiler import compile_model, load_model, lower
+from canao.errors import InputError
+from canao.fuse.form import Attention
+from canao.graph.interp import interpret
+from canao.target import get_target
+from tests.compiler import programs
+from tests.compiler.models import DECODERS, bare_decoder, classifier, decoder
+from tests.compiler.test_programs import ARM, SANITIZERS, gcc
+from tests.compiler.test_right import HOST_ISAS
+from tests.conftest import LENGTHS
+
+HOST = get_target()
+TOLERANCE = 2e-4
+IDS = np.random.default_rng(7).integers(0, 99, 200).astype(np.int32)
+# Where texts are cut: within a panel of keys, at its end, token by token, over a block of keys.
+CUTS = ((5, 6, 13), (1, 2, 3, 4), (63, 64, 65, 66), (100,), (33, 97, 98, 131), range(1, 200))
+
+
+def logits(model: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.from_numpy(ids).long()[None])[0][0].numpy()
+
+
+def close(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= TOLERANCE * max(1.0, float(want.std()))
+
+
+def in_pieces(compiled: CompiledModel, cuts: Iterable[int], last: bool) -> np.ndarray:
+    compiled.reset()
+    rows = [
+        next(iter(compiled.extend(piece, wanted=1 if last else len(piece)).values()))
+        for piece in np.split(IDS, list(cuts))
+    ]
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+@pytest.mark.parametrize("shape", DECODERS)
+def test_prompts_and_pieces(shape: str, fusion: bool, tmp_path: Path) -> None:
+    model = decoder(shape)
+    wanted = {length: logits(model, IDS[:length]) for length in (*LENGTHS, 200)}
+    artifact = compile_model(model, tmp_path / "out", fusion=fusion)
+    assert artifact.manifest["task"] == "text-generation"
+    assert [i["name"] for i in artifact.manifest["inputs"]] == ["input_ids"]
+    for threads in (1, 2, 3):
+        with CompiledModel(artifact, threads) as compiled:
+            for length, want in wanted.items():
+                close(compiled(IDS[:length]), want)
+                compiled.reset()
+                close(compiled.extend(IDS[:length])["logits"], want[-1:])
+            for cuts in CUTS:
+                close(in_pieces(compiled, cuts, last=False), wanted[200])
+                ends = [*(c - 1 for c in cuts), 199]
+                close(in_pieces(compiled, cuts, last=True), wanted[200][ends])
+
+
+@pytest.mark.parametrize("attention", ("eager", "sdpa"))
+def test_decoding_is_as_with_past_key_values(attention: str, tmp_path: Path) -> None:
+    model = decoder()
+    model.set_attn_implementation(attention)
+    artifact = compile_model(model, tmp_path / "out")
+    with CompiledModel(artifact) as compiled, torch.no_grad():
+        known = model(torch.from_numpy(IDS[:31]).long()[None], use_cache=True)
+        compiled.extend(IDS[:31], wanted=0)
+        for token in IDS[31:70]:
+            known = model(
+                torch.tensor([[int(token)]]), past_key_values=known.past_key_values, use_cache=True
+            )
+            close(compiled.extend([token])["logits"], known.logits[0].numpy())
+
+
+def test_the_oracle_continues_texts() -> None:
+    model = decoder("odd")
+    graph = lower(load_model(model)[1], HOST).program.graph
+    result, cache = dict(graph.outputs)["logits"], {}
+    pieces = [interpret(graph, [p], cache=cache)[result][0] for p in np.split(IDS[:40], [1, 9, 32])]
+    close(np.concatenate(pieces), logits(model, IDS[:40]))
+
+
+def test_long_texts_pass_over_blocks_of_keys(tmp_path: Path) -> None:
+    """More keys than are held at once, with a diagonal in the middle of a block."""
+    model = decoder("prime", layers=1, max_length=1300)
+    ids = np.random.default_rng(1).integers(0, 99, 1300).astype(np.int32)
+    want = logits(model, ids)
+    with CompiledModel(compile_model(model, tmp_path / "out"), 2) as compiled:
+        close(compiled(ids), want)
+        for piece in np.split(ids, [509, 510, 515, 1021, 1022, 1023, 1024, 1025, 1299]):
+            got = compiled.extend(piece)["logits"]
+        close(got, want[-1:])
+
+
+def test_greedy_text_is_that_of_transformers(tmp_path: Path) -> None:
+    model = decoder("untied")  # a tied head repeats its last token
+    with CompiledModel(compile_model(model, tmp_path / "out"), 2) as compiled:
+        for length in (1, 5, 40):
+            prompt = torch.from_numpy(IDS[:length]).long()[None]
+            want = model.generate(
+                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=60,
+                do_sample=False, pad_token_id=0,
+            )  # fmt: skip
+            got = compiled.generate(IDS[:length], 60)
+            assert got.tolist() == want[0, length:].tolist() and len(set(got.tolist())) > 5
+            assert compiled.generate(IDS[:length], 60, stop=[int(got[2])]).tolist() == [
+                *got[: got.tolist().index(got[2]) + 1]
+            ]
+
+
+def test_hidden_states_continue(tmp_path: Path) -> None:
+    model = bare_decoder()
+    artifact = compile_model(model, tmp_path / "out")
+    assert artifact.manifest["task"] == "feature-extraction"
+    with CompiledModel(artifact, 2) as compiled:
+        compiled.extend(IDS[:64], wanted=0)
+        close(next(iter(compiled.extend(IDS[64:100], wanted=9).values())),
+              logits(model, IDS[:100])[-9:])  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", HOST_ISAS)
+def test_every_isa_of_this_machine(isa: str, tmp_path: Path) -> None:
+    model = decoder("odd")
+    want = logits(model, IDS)
+    for fusion in (True, False):
+        artifact = compile_model(model, tmp_path / "out", target=HOST.with_isa(isa), fusion=fusion)
+        with CompiledModel(artifact, 2) as compiled:
+            close(in_pieces(compiled, (31, 32, 33, 90), last=False), want)
+
+
+def test_runs_start_anew(tmp_path: Path) -> None:
+    model = decoder()
+    with CompiledModel(compile_model(model, tmp_path / "out"), 2) as compiled:
+        compiled.extend(IDS[:9])
+        assert compiled.text_length == 9
+        compiled(IDS[:5])
+        assert compiled.text_length == 0
+        compiled.extend(IDS[:20])
+        compiled.reset(7)
+        close(compiled.extend(IDS[7:12])["logits"], logits(model, IDS[:12])[-1:])
+        texts = [IDS[:n] for n in (3, 100, 31, 7)]
+        for text, got in zip(texts, compiled.run_batch(texts), strict=True):
+            close(got, logits(model, text))
+        close(compiled.extend(IDS[:3])["logits"], logits(model, IDS[:3])[-1:])
+        for wrong in (
+            lambda: compiled.extend(IDS[:198]), lambda: compiled.extend([99]),
+            lambda: compiled.extend([1], wanted=2), lambda: compiled.reset(4),
+            lambda: compiled.generate(np.zeros(201, np.int32)), lambda: compiled.generate([]),
+            lambda: compiled.generate([1], temperature=-1.0),
+        ):  # fmt: skip
+            with pytest.raises(InputError):
+                wrong()
+        assert compiled.text_length == 3
+
+
+def test_encoders_have_no_text(tmp_path: Path) -> None:
+    artifact = compile_model(classifier("small"), tmp_path / "out")
+    assert "canao_extend" not in (tmp_path / "out" / "canao_model.h").read_text()
+    with CompiledModel(artifact) as compiled, pytest.raises(InputError, match="does not continue"):
+        compiled.generate([1])
+
+
+def test_other_models_of_causal_attention(tmp_path: Path) -> None:
+    """Positions that start elsewhere, masks written otherwise, heads that look at one token."""
+    torch.manual_seed(0)
+    small = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 2, "pad_token_id": 1}
+    opt = OPTForCausalLM(
+        OPTConfig(ffn_dim=40, num_hidden_layers=2, word_embed_proj_dim=32,
+                  max_position_embeddings=200, init_std=0.1, **small)
+    )  # fmt: skip
+    bert = BertLMHeadModel(
+        BertConfig(intermediate_size=40, num_hidden_layers=2, is_decoder=True,
+                   initializer_range=0.1, **small)
+    )  # fmt: skip
+    for model in (opt, bert):
+        artifact = compile_model(model.eval(), tmp_path / "out")
+        assert artifact.resumes and artifact.manifest["task"] == "text-generation"
+        with CompiledModel(artifact, 2) as compiled:
+            close(in_pieces(compiled, (3, 64, 65), last=False), logits(model, IDS))
+
+
+def run(command: Sequence[str], lines: Sequence[str]) -> list[np.ndarray]:
+    done = subprocess.run(
+        command, input="\n".join(lines), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr[:2000]
+    return [np.array(line.split(), np.float32) for line in done.stdout.splitlines()]
+
+
+def extend(ids: np.ndarray, wanted: int) -> str:
+    return " ".join(map(str, ("e", len(ids), wanted, *ids)))
+
+
+def check_program(model: torch.nn.Module, command: Sequence[str], threads: int) -> None:
+    want = logits(model, IDS)
+    cuts = (1, 15, 16, 17, 50, 130, 199)
+    lines = [extend(p, len(p)) for p in np.split(IDS, cuts)]
+    lines += [extend(IDS[:1], 1), "r 201", "r -1", "r 40", "e 1 0 99", "e 1 0 -1", "e 0 0",
+              extend(IDS[:3], 4), extend(IDS[40:90], 2), "w 33 " + " ".join(map(str, IDS[:33])),
+              "r 1", extend(IDS[:200], 0), extend(IDS[:1], 0)]  # fmt: skip
+    rows = run([*command, str(threads)], lines)
+    pieces = [row[1:] for row in rows[: len(cuts) + 1]]
+    close(np.concatenate(pieces).reshape(want.shape), want)
+    full, beyond, below, reset, high, low, none, more, two, whole, empty, all_, over = rows[8:]
+    codes = [int(r[0]) for r in (full, beyond, below, reset, high, low, none, more, two, empty)]
+    assert codes == [2, 1, 1, 0, 3, 3, 2, 1, 0, 1] and (all_[0], over[0]) == (0, 2)
+    close(two[1:].reshape(2, -1), want[88:90])
+    close(whole[1:].reshape(33, -1), want[:33])
+
+
+@pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
+@pytest.mark.parametrize("isa", sorted({"scalar", HOST.isa}))
+def test_under_address_and_undefined_sanitizers(isa: str, fusion: bool, tmp_path: Path) -> None:
+    for shape in ("odd", "three_heads"):
+        model = decoder(shape, layers=1)
+        stages = programs.staged(model, HOST.with_isa(isa), fusion)
+        command = programs.build(stages, HOST.with_isa(isa), tmp_path, get_toolchain(gcc()),
+                                 SANITIZERS, "extend_harness.c")  # fmt: skip
+        for threads in (1, 2):
+            check_program(model, command, threads)
+
+
+def test_under_thread_sanitizer(tmp_path: Path) -> None:
+    for fusion in (True, False):
+        model = decoder("three_heads")
+        stages = programs.staged(model, HOST, fusion)
+        flags = ("-fsanitize=thread", "-g", "-O1")
+        command = programs.build(stages, HOST, tmp_path, get_toolchain(gcc()), flags,
+                                 "extend_harness.c")  # fmt: skip
+        check_program(model, command, 3)
+
+
+@pytest.mark.cross
+def test_neon_under_qemu(qemu: str, tmp_path: Path) -> None:
+    for fusion in (True, False):
+        model = decoder("odd")
+        stages = programs.staged(model, ARM, fusion)
+        command = programs.build(stages, ARM, tmp_path, None, ("-static",), "extend_harness.c")
+        check_program(model, [qemu, *command], 2)
+
+
+@pytest.mark.parametrize("compiler", ("zig", "gcc"))
+def test_no_warnings(compiler: str) -> None:
+    toolchain = get_toolchain(gcc() if compiler == "gcc" else "zig")
+    for fusion in (True, False):
+        stages = programs.staged(decoder("odd", layers=1), HOST, fusion)
+        build_program(programs.sources(stages.source, "extend_harness.c"), HOST, toolchain,
+                      ("-Werror", "-O1"))  # fmt: skip
+
+
+def test_layers_end_in_seven_kernels() -> None:
+    stages = lower(load_model(decoder(layers=4))[1], HOST)
+    assert stages.layers_after <= 7 * 4 + 4
+    attention = [r for r in stages.program.regions if isinstance(r.form, Attention)]
+    last = stages.source.memory.last
+    # From the last attention on: its result, its output, the norm, two products, the head.
+    assert [r.output in last for r in attention] == [False] * 3 + [True]
+    assert len(last) == 6
+
+
+def test_a_head_that_picks_one_token_has_no_text() -> None:
+    """It looks for the last token that is no padding: another place in each text."""
+    config = GPT2Config(vocab_size=99, n_embd=48, n_head=3, n_layer=1, n_positions=64,
+                        bos_token_id=0, eos_token_id=98, pad_token_id=98)  # fmt: skip
+    model = GPT2ForSequenceClassification(config).eval()
+    with pytest.raises(Exception, match="not supported|cannot"):
+        load_model(model)

@@ -1,0 +1,210 @@
+"""ONNX files: models of several families, by both of PyTorch's exporters, against PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForTokenClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from canao.compiled import CompiledModel
+from canao.compiler import compile_model
+from tests.compiler.models import SPREAD, classifier, mobile
+from tests.conftest import LENGTHS
+
+pytest.importorskip("onnx")
+TOLERANCE = 2e-4  # of outputs of unit scale
+_SIZES = {"vocab_size": 99, "num_hidden_layers": 2, "initializer_range": SPREAD,
+          "max_position_embeddings": 140}  # fmt: skip
+_BERT = {**_SIZES, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 80}
+
+
+def _distilbert() -> torch.nn.Module:
+    sizes = {"vocab_size": 99, "n_layers": 2, "dim": 48, "n_heads": 3, "hidden_dim": 80}
+    config = DistilBertConfig(**sizes, initializer_range=SPREAD, max_position_embeddings=140)
+    return DistilBertForSequenceClassification(config)
+
+
+FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
+    "bert": lambda: classifier("small", max_length=140),
+    "gelu_new": lambda: classifier("wide_head", max_length=140),
+    "silu": lambda: classifier("silu", max_length=140, layers=1),
+    "distilbert": _distilbert,
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_BERT, pad_token_id=1)),
+    "electra": lambda: ElectraForTokenClassification(ElectraConfig(**_BERT, embedding_size=16)),
+    "albert": lambda: AlbertModel(AlbertConfig(**_BERT, embedding_size=16)),
+    "mobilebert": lambda: mobile("standard", max_length=140),
+}
+
+
+class Positional(torch.nn.Module):
+    """A model called by position, which both exporters take; outputs as a tuple."""
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model(**dict(zip(self.names, inputs, strict=True))).values())
+
+
+def make(family: str) -> torch.nn.Module:
+    torch.manual_seed(5)
+    return FAMILIES[family]().eval()
+
+
+def export(model: torch.nn.Module, path: Path, opset: int, *, dynamo: bool, mask: bool = True,
+           external: bool = False) -> Positional:  # fmt: skip
+    """The model as an ONNX file, and what was exported."""
+    names: tuple[str, ...] = ("input_ids",)
+    names += ("attention_mask",) if mask else ()
+    kind = type(model).__name__
+    names += ("token_type_ids",) if not kind.startswith(("Roberta", "DistilBert")) else ()
+    if not dynamo and opset < 14:
+        model.set_attn_implementation("eager")
+    wrapped = Positional(model, names).eval()
+    ids = torch.randint(2, 99, (1, 8))
+    example = tuple(torch.ones_like(ids) if "mask" in n else ids % 2 if "type" in n else ids
+                    for n in names)  # fmt: skip
+    silence = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), silence, contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        if dynamo:
+            tokens = torch.export.Dim("s", min=2, max=128)
+            torch.onnx.export(
+                wrapped, example, path, dynamo=True, opset_version=opset, verbose=False,
+                input_names=list(names), dynamic_shapes=(tuple({1: tokens} for _ in names),),
+                external_data=external,
+            )  # fmt: skip
+        else:
+            torch.onnx.export(
+                wrapped, example, path, dynamo=False, opset_version=opset,
+                input_names=list(names),
+                dynamic_axes={n: {0: "batch", 1: "tokens"} for n in names},
+            )  # fmt: skip
+    return wrapped
+
+
+def opset_of(path: Path) -> int:
+    import onnx
+
+    found = onnx.load(path, load_external_data=False).opset_import
+    return next(o.version for o in found if o.domain == "")
+
+
+@torch.no_grad()
+def compare(wrapped: Positional, compiled: CompiledModel, sentences: Any) -> None:
+    slots = [i["name"] for i in compiled.artifact.manifest["inputs"]]
+    for length in LENGTHS:
+        ids, types = sentences(length, 97)
+        ids = ids + 2  # 0 and 1 are padding
+        given = {"input_ids": ids, "token_type_ids": types, "attention_mask": np.ones_like(ids)}
+        tensors = (torch.from_numpy(given[n]).long()[None] for n in wrapped.names)
+        expected = wrapped(*tensors)
+        got = compiled.run(*(given[n][None] for n in slots))
+        assert len(got) == len(expected)
+        for (name, array), want in zip(got.items(), expected, strict=True):
+            assert array.shape == tuple(want.shape)
+            scale = max(1.0, float(want.abs().max()))
+            worst = float(np.abs(array - want.numpy()).max()) / scale
+            assert worst <= TOLERANCE, f"{name} at length {length}: {worst:.1e}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, tmp_path: Path, sentences) -> None:
+    """By the exporter on torch.export, whose operators are the same at any opset from 18 on."""
+    wrapped = export(make(family), tmp_path / "model.onnx", 18, dynamo=True)
+    artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
+    with CompiledModel(artifact, 2) as compiled:
+        compare(wrapped, compiled, sentences)
+
+
+@pytest.mark.parametrize("opset", (13, 14, 16, 17, 18))
+@pytest.mark.parametrize("family", ("bert", "roberta"))
+def test_older_opsets(family: str, opset: int, tmp_path: Path, sentences) -> None:
+    """By the exporter on TorchScript; before 17 it takes norms apart, and gelu always."""
+    wrapped = export(make(family), tmp_path / "model.onnx", opset, dynamo=False)
+    assert opset_of(tmp_path / "model.onnx") == opset
+    artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
+    assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2
+    with CompiledModel(artifact, 1) as compiled:
+        compare(wrapped, compiled, sentences)
+
+
+@pytest.mark.parametrize("family", ("gelu_new", "mobilebert", "albert"))
+def test_older_opset_of_other_families(family: str, tmp_path: Path, sentences) -> None:
+    wrapped = export(make(family), tmp_path / "model.onnx", 14, dynamo=False)
+    artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
+    with CompiledModel(artifact, 1) as compiled:
+        compare(wrapped, compiled, sentences)
+
+
+@pytest.mark.parametrize("opset", (20, 23))
+def test_newer_opsets(opset: int, tmp_path: Path, sentences) -> None:
+    """Gelu is an operator from 20 on, attention from 23."""
+    wrapped = export(make("bert"), tmp_path / "model.onnx", opset, dynamo=True)
+    assert opset_of(tmp_path / "model.onnx") == opset
+    artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
+    assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2
+    with CompiledModel(artifact, 1) as compiled:
+        compare(wrapped, compiled, sentences)
+
+
+@pytest.mark.parametrize("family", ("bert", "gelu_new", "distilbert", "mobilebert"))
+def test_as_few_kernels_as_from_the_module(family: str, tmp_path: Path) -> None:
+    model = make(family)
+    whole = compile_model(model, tmp_path / "module").manifest["layers"]["after"]
+    export(model, tmp_path / "model.onnx", 18, dynamo=True)
+    parts = compile_model(tmp_path / "model.onnx", tmp_path / "out").manifest["layers"]["after"]
+    assert parts == whole
+
+
+def test_unfused_and_without_a_mask(tmp_path: Path, sentences) -> None:
+    wrapped = export(make("bert"), tmp_path / "model.onnx", 14, dynamo=False, mask=False)
+    artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out", fusion=False)
+    with CompiledModel(artifact, 2) as compiled:
+        compare(wrapped, compiled, sentences)
+
+
+def test_weights_beside_the_file_and_labels(tmp_path: Path, sentences) -> None:
+    """External data, the tokenizer and the names of labels lie in the model's directory."""
+    from canao import compile as compile_
+    from tests.test_cli import _write_tokenizer
+
+    model = make("bert")
+    model.config.id2label = {0: "no", 1: "yes", 2: "maybe"}
+    wrapped = export(model, tmp_path / "model.onnx", 18, dynamo=True, external=True)
+    assert (tmp_path / "model.onnx.data").is_file()
+    model.config.architectures = [type(model).__name__]
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict()))
+    _write_tokenizer(tmp_path)
+    with compile_(tmp_path / "model.onnx") as compiled:
+        assert compiled.artifact.labels == ("no", "yes", "maybe")
+        assert compiled.artifact.manifest["task"] == "text-classification"
+        assert compiled.predict("wake me at seven").label in ("no", "yes", "maybe")
+        compare(wrapped, compiled, sentences)
+
+
+def test_the_longest_text_is_that_of_the_position_table(tmp_path: Path) -> None:
+    from canao.compiler import load_model
+
+    export(make("roberta"), tmp_path / "model.onnx", 14, dynamo=False)
+    assert load_model(tmp_path / "model.onnx")[1].max_length == 138  # two rows are for padding
+    assert load_model(tmp_path / "model.onnx", 64)[1].max_length == 64

@@ -1,0 +1,156 @@
+"""`canao run` and `canao inspect` as a user meets them."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from canao.compiler import compile_model
+from tests.heads import LONGEST, TAGS, save_model
+from tests.test_cli import canao, refused  # noqa: F401
+from tests.test_tasks import write_pooling
+from tests.tokens import SENTENCES
+
+HEADS = {
+    "labels": ("ForSequenceClassification", {"num_labels": 4}),
+    "entities": ("ForTokenClassification", {"id2label": dict(enumerate(TAGS)),
+                                            "label2id": {t: i for i, t in enumerate(TAGS)}}),
+    "answers": ("ForQuestionAnswering", {}),
+    "masks": ("ForMaskedLM", {}),
+    "vectors": ("Model", {}),
+}  # fmt: skip
+TEXT = SENTENCES[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The artifact of each head, by name."""
+    folder, out = tmp_path_factory.mktemp("models"), {}
+    for name, (head, settings) in HEADS.items():
+        save_model(head, folder / name, **settings)
+        if name == "vectors":
+            write_pooling(folder / name, {"pooling_mode": "mean"}, "Normalize")
+        out[name] = str(compile_model(folder / name, folder / f"{name}-out").path)
+    return out
+
+
+@pytest.fixture
+def as_json(canao):  # noqa: F811
+    def run(*arguments: str) -> list:
+        done = canao("run", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+def test_labels(canao, made, as_json) -> None:  # noqa: F811
+    lines = canao("run", made["labels"], TEXT).stdout.splitlines()
+    assert len(lines) == 3 and all("LABEL_" in line for line in lines)
+    assert len(canao("run", made["labels"], TEXT, "--top", "1").stdout.splitlines()) == 1
+    (form,) = as_json(made["labels"], TEXT)
+    assert form["text"] == TEXT and len(form["labels"]) == 4
+    assert sum(row["score"] for row in form["labels"]) == pytest.approx(1)
+    (second,), (named,) = (as_json(made["labels"], TEXT, *p) for p in (["Ada"], ["--pair", "Ada"]))
+    assert second == named and second["pair"] == "Ada" and second["labels"] != form["labels"]
+
+
+def test_entities(canao, made, as_json) -> None:  # noqa: F811
+    one, two = as_json(made["entities"], *SENTENCES[:2])
+    assert one["text"] == SENTENCES[0] and two["text"] == SENTENCES[1]
+    for form in (one, two):
+        assert form["entities"]
+        for e in form["entities"]:
+            assert form["text"][e["start"] : e["end"]] == e["text"] and e["label"] in ("PER", "LOC")
+    said = canao("run", made["entities"], *SENTENCES[:2]).stdout
+    assert SENTENCES[1] in said and f"{one['entities'][0]['start']}-" in said
+    tags = as_json(made["entities"], TEXT, "--aggregate", "none")[0]["entities"]
+    assert {t["label"] for t in tags} <= set(TAGS)
+
+
+def test_answers(canao, made, as_json) -> None:  # noqa: F811
+    (form,) = as_json(made["answers"], "Where?", "--context", TEXT, "--top", "2")
+    assert len(form["answers"]) == 2
+    assert all(TEXT[a["start"] : a["end"]] == a["text"] for a in form["answers"])
+    assert as_json(made["answers"], "Where?", TEXT, "--top", "2") == [form]
+    said = canao("run", made["answers"], "Where?", TEXT).stdout
+    assert form["answers"][0]["text"] in said
+    two = as_json(made["answers"], "Where?", "Who?", "--context", TEXT)
+    assert [f["text"] for f in two] == ["Where?", "Who?"]
+
+
+def test_masks_and_vectors(canao, made, as_json) -> None:  # noqa: F811
+    (form,) = as_json(made["masks"], "Ada [MASK] in [MASK].", "--top", "2")
+    assert [len(mask) for mask in form["masks"]] == [2, 2]
+    assert "mask 2" in canao("run", made["masks"], "Ada [MASK] in [MASK].").stdout
+    said = canao("run", made["vectors"], *SENTENCES[:2])
+    rows = [np.array(json.loads(line)) for line in said.stdout.splitlines()]
+    assert [r.shape for r in rows] == [(48,), (48,)]
+    np.testing.assert_array_equal(as_json(made["vectors"], TEXT)[0]["vector"], rows[0])
+
+
+def test_files_and_standard_input(canao, made, as_json, monkeypatch, tmp_path: Path) -> None:  # noqa: F811
+    texts = [f"{s} {i}" for i, s in enumerate(SENTENCES * 10)]
+    (tmp_path / "texts.txt").write_text("\r\n".join(texts), encoding="utf-8")
+    forms = as_json(made["entities"], "--file", str(tmp_path / "texts.txt"), "--threads", "2")
+    assert [f["text"] for f in forms] == texts
+    (tmp_path / "pairs.txt").write_text(f"Where?\t{TEXT}\n", encoding="utf-8")
+    assert as_json(made["answers"], "--file", str(tmp_path / "pairs.txt"))[0]["pair"] == TEXT
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Zürich\n".encode())))
+    assert as_json(made["vectors"], "-")[0]["text"] == "Zürich"
+
+
+def test_what_is_refused(canao, made, tmp_path: Path) -> None:  # noqa: F811
+    labels, lines = made["labels"], tmp_path / "lines.txt"
+    lines.write_bytes(b"good\n\xff\xfe\n")
+    refused(canao("run", labels, "--file", str(lines)), "line 2", "UTF-8")
+    lines.write_bytes(b"good\n\n")
+    refused(canao("run", labels, "--file", str(lines)), "line 2", "empty")
+    lines.write_bytes(b"")
+    refused(canao("run", labels, "--file", str(lines)), "is empty")
+    refused(canao("run", labels, "--file", str(tmp_path / "none")), "none")
+    refused(canao("run", labels, "a", "--file", str(lines)), "--file")
+    refused(canao("run", labels), "no text")
+    refused(canao("run", labels, "a", "b", "c"), "3 texts", "--file")
+    refused(canao("run", labels, "\udcff"), "UTF-8")
+    refused(canao("run", labels, "a", "--aggregate", "first"), "aggregate", "text-classification")
+    refused(canao("run", labels, "a", "--top", "0"), "top")
+    refused(canao("run", labels, "a", "--tpo", "2"), "--tpo")
+    refused(canao("run", made["entities"], "a", "--context", "b"), "token-classification", "pair")
+    refused(canao("run", made["entities"], "a", " "), "text 2", "empty")
+    refused(canao("run", made["answers"], "Where?"), "--context")
+    refused(canao("run", made["masks"], "Ada"), "[MASK]")
+    refused(canao("run", made["vectors"], "Ada", "--pooling", "cls"), "sentence-embedding")
+
+
+def test_long_texts(canao, made, as_json) -> None:  # noqa: F811
+    long = "seven " * 99
+    refused(canao("run", made["labels"], long), str(LONGEST), "--truncate")
+    cut = canao("run", made["labels"], long, "--truncate")
+    assert cut.returncode == 0 and f"to {LONGEST}" in cut.stderr
+    assert as_json(made["labels"], long, "--truncate")[0]["cut_from"] > LONGEST
+
+
+def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
+    folder = made["vectors"].removesuffix("-out")
+    done = canao("inspect", folder, "--length", "32")
+    assert done.returncode == 0 and "sentence-embedding, pooling mean, normalized" in done.stdout
+    report = json.loads(canao("inspect", folder, "--json").stdout)
+    assert report["supported"] and report["tokenizer"]["kind"] == "WordPiece"
+    refused(canao("inspect", str(tmp_path / "none")), "none")
+    refused(canao("inspect", folder, "--length", "0"), "length")
+    refused(canao("inspect", made["vectors"]), "compiled already")
+    modules = Path(folder) / "modules.json"
+    kept = modules.read_text()
+    modules.write_text(kept.replace("Normalize", "Dense"))
+    try:
+        wrong = canao("inspect", folder)
+    finally:
+        modules.write_text(kept)
+    refused(wrong, "Dense")
+    assert wrong.returncode == 3 and "not supported" in wrong.stdout

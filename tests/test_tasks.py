@@ -1,0 +1,355 @@
+"""Texts in, results out: each task beside Transformers, with tokenizers of three kinds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+import canao
+from canao.compiled import CompiledModel
+from canao.model.task import read_pooling
+from tests import tokens
+from tests.heads import LONGEST, TAGS, save_model
+
+TEXT = "Ada Lovelace worked in London, with Charles Babbage."
+CONTEXT = tokens.SENTENCES[0]
+CLOSE = 1e-5
+Made = tuple[CompiledModel, Any, Any]
+Make = Callable[..., Made]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """(compiled, Transformers' model, its tokenizer) of a head; each is made once."""
+    made: dict[str, Made] = {}
+
+    def compiled(head: str, kind: str = "WordPiece", **settings: Any) -> Made:
+        key = f"{head} {kind} {settings}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp("model")
+            model, tokenizer = save_model(head, folder, kind=kind, **settings)
+            made[key] = canao.compile(folder), model, tokenizer
+        return made[key]
+
+    return compiled
+
+
+def pipeline(task: str, made: Made, **settings: Any) -> Any:
+    return transformers.pipeline(task, model=made[1], tokenizer=made[2], device="cpu", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_labels": 3},
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        {"num_labels": 2, "problem_type": "regression"},
+        {"num_labels": 1, "problem_type": "regression"},
+    ],
+    ids=["single", "multi", "values", "value"],
+)
+def test_classification(make: Make, settings: dict[str, Any]) -> None:
+    made = make("ForSequenceClassification", **settings)
+    for text, pair in ((TEXT, None), (TEXT, CONTEXT)):
+        given = text if pair is None else {"text": text, "text_pair": pair}
+        want = {w["label"]: w["score"] for w in pipeline("text-classification", made)(
+            given, top_k=None)}  # fmt: skip
+        got = made[0].predict(text, pair)
+        if settings["num_labels"] == 1:
+            want = {"score": want["LABEL_0"]}
+        assert dict(got.scores) == pytest.approx(want, abs=CLOSE)
+    manifest = made[0].artifact.manifest
+    regression = settings.get("problem_type") == "regression"
+    assert manifest["task"] == ("text-regression" if regression else "text-classification")
+    if not regression:
+        assert [s for _, s in got.scores] == sorted((s for _, s in got.scores), reverse=True)
+        assert len(made[0].predict(TEXT, top=2).scores) == 2
+
+
+@pytest.mark.parametrize("strategy", ("none", "simple", "first", "average", "max"))
+def test_entities(make: Make, strategy: str) -> None:
+    made = make("ForTokenClassification", id2label=dict(enumerate(TAGS)),
+                label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
+    for text in (TEXT, *tokens.SENTENCES):
+        want = pipeline("token-classification", made, aggregation_strategy=strategy)(text)
+        got = made[0].predict(text, aggregate=strategy)
+        name = "entity" if strategy == "none" else "entity_group"
+        assert [(e.label, e.start, e.end) for e in got] == [
+            (w[name], w["start"], w["end"]) for w in want
+        ]
+        np.testing.assert_allclose(
+            [e.score for e in got], [float(w["score"]) for w in want], atol=CLOSE
+        )
+        assert all(e.text == text[e.start : e.end] for e in got)
+
+
+@pytest.mark.parametrize("kind", ("BPE", "Unigram"))
+def test_entities_are_words_without_blanks(make: Make, kind: str) -> None:
+    model = make("ForTokenClassification", kind, id2label=dict(enumerate(TAGS)),
+                 label2id={tag: i for i, tag in enumerate(TAGS)})[0]  # fmt: skip
+    for text in tokens.SENTENCES:
+        for entity in model.predict(text):
+            assert entity.text == text[entity.start : entity.end] == entity.text.strip() != ""
+            assert entity.start == 0 or not text[entity.start - 1].isalpha() or kind == "BPE"
+
+
+def test_answers(make: Make) -> None:
+    """Every span of at most 15 tokens of the context, scored one by one."""
+    compiled, model, tokenizer = make("ForQuestionAnswering")
+    question = "Where was Ada born?"
+    encoded = tokenizer(question, CONTEXT, return_tensors="pt", return_offsets_mapping=True)
+    offsets = encoded.pop("offset_mapping")[0].tolist()
+    with torch.no_grad():
+        out = model(**encoded)
+    inside = [i for i, s in enumerate(encoded.sequence_ids(0)) if s == 1]
+    start, end = (torch.softmax(x[0, inside].double(), 0) for x in out.values())
+    words = [encoded.word_ids(0)[i] for i in inside]
+    scores: dict[tuple[int, int], float] = {}
+    for i in range(len(inside)):
+        for j in range(i, min(i + 15, len(inside))):
+            first = words.index(words[i])
+            last = len(words) - 1 - words[::-1].index(words[j])
+            span = offsets[inside[first]][0], offsets[inside[last]][1]
+            scores[span] = max(scores.get(span, 0.0), float(start[i] * end[j]))
+    best = sorted(scores.items(), key=lambda item: -item[1])[:3]
+    got = compiled.predict(question, context=CONTEXT, top=3)
+    assert [(a.start, a.end) for a in got] == [span for span, _ in best]
+    assert [a.score for a in got] == pytest.approx([s for _, s in best], abs=CLOSE)
+    assert all(a.text == CONTEXT[a.start : a.end] for a in got)
+    short = compiled.predict(question, CONTEXT, max_answer_tokens=1)[0]
+    assert len(short.text.split()) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
+def test_answers_in_a_long_context(make: Make, kind: str) -> None:
+    """A context of several windows: the whole of it is read, and spans are of the whole."""
+    model = make("ForQuestionAnswering", kind)[0]
+    context = " ".join(tokens.SENTENCES * 3)
+    ready = model.prepare("Where?", context)
+    assert len(ready.windows) > 2 and not ready.cut
+    assert all(len(w.ids) <= LONGEST for w in ready.windows)
+    ends = [w.offsets[i] for w in ready.windows for i, s in enumerate(w.sequence_ids) if s == 1]
+    covered = {c for start, end in ends for c in range(start, end)}
+    assert all(i in covered or context[i].isspace() for i in range(len(context)))
+    found = model.predict("Where?", context, top=20)
+    assert len(found) == 20 and len({(a.start, a.end) for a in found}) == 20
+    assert all(a.text == context[a.start : a.end].strip() != "" for a in found)
+    assert 0 < sum(a.score for a in found) <= 1
+    with pytest.raises(canao.InputError, match="question alone fills the 64"):
+        model.predict(context, "London")
+
+
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
+def test_masks(make: Make, kind: str) -> None:
+    made = make("ForMaskedLM", kind)
+    mask = made[2].mask_token
+    text = f"Ada was born in {mask}."
+    want = pipeline("fill-mask", made)(text, top_k=4)
+    (got,) = made[0].predict(text, top=4)
+    assert [f.token_id for f in got] == [w["token"] for w in want]
+    assert [f.score for f in got] == pytest.approx([w["score"] for w in want], abs=CLOSE)
+    assert [f.token for f in got] == [w["token_str"].strip() for w in want]
+    assert [f.text for f in got] == [w["sequence"] for w in want]
+    assert len(made[0].predict(f"{mask} was born in {mask}.")) == 2
+    with pytest.raises(canao.InputError, match=re.escape(f"no {mask}")):
+        made[0].predict("Ada was born.")
+
+
+def write_pooling(folder: Path, modes: dict[str, Any], *kinds: str, **settings: Any) -> None:
+    """What Sentence-Transformers writes beside a model."""
+    kinds = ("Transformer", "Pooling", *kinds)
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "",
+         "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 48, **modes})
+    )
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+
+
+def test_pooling(tmp_path: Path) -> None:
+    model, tokenizer = save_model("Model", tmp_path)
+    with torch.no_grad():
+        hidden = model(**tokenizer(TEXT, return_tensors="pt")).last_hidden_state[0].numpy()
+    weights = np.arange(1, len(hidden) + 1)
+    cases = [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, hidden.mean(0)),
+        ({"pooling_mode_cls_token": True}, hidden[0]),
+        ({"pooling_mode_max_tokens": True}, hidden.max(0)),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, hidden.sum(0) / len(hidden) ** 0.5),
+        ({"pooling_mode": "lasttoken"}, hidden[-1]),
+        ({"pooling_mode": ["cls", "weightedmean"]},
+         np.concatenate([hidden[0], weights @ hidden / weights.sum()])),
+    ]  # fmt: skip
+    write_pooling(tmp_path, {"pooling_mode": "mean"}, max_seq_length=8)
+    compiled = canao.compile(tmp_path)
+    manifest = compiled.artifact.manifest
+    assert manifest["task"] == "sentence-embedding"
+    ready = compiled.prepare(TEXT)
+    assert len(ready.windows[0].ids) == 8 and ready.cut == len(hidden)
+    with pytest.raises(canao.InputError, match="the model takes 8"):
+        compiled.predict(TEXT, truncate=False)
+    whole = CompiledModel(compiled.artifact)
+    for modes, want in cases:
+        for normalize in (False, True):
+            write_pooling(tmp_path, modes, *["Normalize"] * normalize)
+            manifest["pooling"] = read_pooling(tmp_path)
+            scaled = want / np.linalg.norm(want) if normalize else want
+            whole_text, short = (whole.predict(text) for text in (TEXT, "Ada"))
+            np.testing.assert_allclose(whole_text, scaled, atol=1e-4)
+            assert whole_text.dtype == np.float32 and short.shape == want.shape
+    prompts = {"prompts": {"query": "Ada "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    write_pooling(tmp_path, {"pooling_mode": "cls"}, do_lower_case=True)
+    manifest["pooling"] = read_pooling(tmp_path)
+    np.testing.assert_array_equal(
+        CompiledModel(compiled.artifact).predict("LOVELACE"), whole.predict("ada lovelace")
+    )
+    write_pooling(tmp_path, {"pooling_mode": "cls", "include_prompt": False})
+    with pytest.raises(canao.UnsupportedError, match="include_prompt"):
+        read_pooling(tmp_path)
+    write_pooling(tmp_path, {"pooling_mode": "mean"}, "Dense")
+    with pytest.raises(canao.UnsupportedError, match="Dense"):
+        canao.compile(tmp_path)
+    write_pooling(tmp_path, {"pooling_mode": "attention"})
+    with pytest.raises(canao.UnsupportedError, match="attention"):
+        canao.compile(tmp_path)
+
+
+def test_sentence_embeddings_of_minilm(minilm: Path) -> None:
+    """Mean over all tokens, scaled to length 1, texts cut at 256 tokens: what its authors ship."""
+    model = transformers.AutoModel.from_pretrained(minilm).eval()
+    tokenizer = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    texts = [*tokens.SENTENCES, "word " * 400]
+    compiled = canao.compile(minilm)
+    for text, got in zip(texts, compiled.predict(texts), strict=True):
+        with torch.no_grad():
+            out = model(torch.tensor([tokenizer.encode(text).ids]))
+        want = out.last_hidden_state[0].mean(0).numpy()
+        assert got.shape == (384,) and abs(np.linalg.norm(got) - 1) < 1e-6
+        assert want @ got / np.linalg.norm(want) >= 0.99999
+
+
+def test_feature_extraction(make: Make) -> None:
+    made = make("Model")
+    want = np.array(pipeline("feature-extraction", made)(TEXT))[0]
+    np.testing.assert_allclose(made[0].predict(TEXT), want, atol=1e-4)
+    pooled = made[0].predict(TEXT, pooling="mean", normalize=True)
+    mean = want.mean(0)
+    np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
+def test_ids_are_the_tokenizers(make: Make, kind: str) -> None:
+    model, _, tokenizer = make("ForMaskedLM", kind)
+    for text in (*tokens.SENTENCES, "  odd\tblanks  ", "\U0001f600 漢字"):
+        for pair in (None, CONTEXT):
+            want = tokenizer(text, pair, truncation=True)
+            ids, types = model.encode(text, pair)
+            assert ids.tolist() == want["input_ids"]
+            assert types.tolist() == want["token_type_ids"]
+    assert model.artifact.manifest["tokenizer"]["kind"] == kind
+
+
+def test_type_ids_only_where_there_are_types(tmp_path: Path) -> None:
+    """A model of one type gets zeros, whatever the tokenizer says of the second text."""
+    model, tokenizer = save_model("ForSequenceClassification", tmp_path, type_vocab_size=1)
+    encoded = tokenizer(TEXT, CONTEXT, return_tensors="pt")
+    encoded["token_type_ids"].zero_()
+    with torch.no_grad():
+        want = torch.softmax(model(**encoded).logits[0], 0).tolist()
+    got = dict(canao.compile(tmp_path).predict(TEXT, CONTEXT).scores)
+    assert [got["LABEL_0"], got["LABEL_1"]] == pytest.approx(want, abs=CLOSE)
+
+
+def test_what_is_refused(make: Make) -> None:
+    model = make("ForSequenceClassification", num_labels=3)[0]
+    for arguments, options, words in (
+        (("",), {}, "empty"),
+        (("a", " "), {}, "second text is empty"),
+        ((5,), {}, "text is int"),
+        ((["a", 5],), {}, "text 1: the text is int"),
+        ((["a", ""],), {}, "text 1: .*empty"),
+        ((["a"], ["b", "c"]), {}, "1 texts and 2 second"),
+        (("a", ["b"]), {}, "several second"),
+        (("a", "b"), {"context": "c"}, "both"),
+        (("a",), {"aggregate": "first"}, "aggregate is no option of text-classification.*top"),
+        (("a",), {"top": 0}, "top is 0"),
+        (("\udcff",), {}, "UTF-8"),
+        (("seven " * 99,), {}, r"has \d+ tokens, the model takes 64.*--truncate"),
+    ):
+        with pytest.raises(canao.InputError, match=words):
+            model.predict(*arguments, **options)
+    assert model.predict("seven " * 99, truncate=True).label.startswith("LABEL_")
+    assert len(model.encode("seven " * 99)[0]) == LONGEST
+    tags = make("ForTokenClassification", id2label=dict(enumerate(TAGS)),
+                label2id={tag: i for i, tag in enumerate(TAGS)})[0]  # fmt: skip
+    with pytest.raises(canao.InputError, match="one text, not a pair"):
+        tags.predict("a", "b")
+    with pytest.raises(canao.InputError, match="'last'.*first, average"):
+        tags.predict("a", aggregate="last")
+    with pytest.raises(canao.InputError, match="--context"):
+        make("ForQuestionAnswering")[0].predict("Where?")
+
+
+def test_labels_that_do_not_fit(tmp_path: Path) -> None:
+    compiled = canao.compile(save_model("ForSequenceClassification", tmp_path)[0], tmp_path / "out")
+    compiled.close()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["tokenizer"] is None
+    manifest["labels"] = ["one"]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(canao.InputError, match="no tokenizer"):
+        canao.load(tmp_path / "out").predict("a")
+    tokens.save(tokens.wordpiece(), tmp_path / "out")
+    with pytest.raises(canao.InputError, match="1 labels and the model has 2"):
+        canao.load(tmp_path / "out").predict("a")
+
+
+@pytest.mark.parametrize("kind", ("WordPiece", "BPE"))
+def test_older_tokenizers_are_converted(tmp_path: Path, kind: str) -> None:
+    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    config = transformers.BertConfig() if kind == "WordPiece" else transformers.RobertaConfig()
+    config.save_pretrained(old)
+    trained = tokens.KINDS[kind]()
+    trained.model.save(str(old))
+    assert describe_tokenizer(old)["kind"] == kind
+    copy_tokenizer(old, new)
+    converted = Tokenizer.from_file(str(new / "tokenizer.json"))
+    for text in tokens.SENTENCES[:3]:
+        assert converted.encode(text, "Ada").tokens == trained.encode(text, "Ada").tokens
+    described = describe_tokenizer(new)
+    assert described["kind"] == kind and described["mask"] in ("[MASK]", "<mask>")
+
+
+def test_a_vocabulary_that_cannot_be_converted(tmp_path: Path) -> None:
+    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+
+    transformers.AlbertConfig().save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(b"\x00not a model")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(canao.InputError, match=r"spiece\.model") as error:
+        copy_tokenizer(tmp_path, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    (tmp_path / "spiece.model").unlink()
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(canao.InputError, match=r"tokenizer\.json"):
+        describe_tokenizer(tmp_path)
