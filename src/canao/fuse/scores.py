@@ -101,7 +101,7 @@ def scale_into_table(view: View, n: Node) -> Change | None:
 
 
 def own_views(view: View, n: Node) -> Change | None:
-    """x + view(table), y + view(table)  ->  each with a view of its own"""
+    """f(view(x)), g(view(x))  ->  each with a view of its own, where views cost nothing"""
     shared = [i for i in n.inputs if _shared(view, i)]
     if not shared:
         return None
@@ -117,15 +117,17 @@ def own_views(view: View, n: Node) -> Change | None:
 
 
 def _shared(view: View, name: str) -> bool:
-    """Whether it is a view of a table that other nodes read, too."""
-    if name not in view.producer or not is_table(view, name):
+    """Whether several nodes read this view, of a table or for products of activations: each of
+    these reads through views of its own, and none of them has to be stored."""
+    if view.made_by(name, *VIEWS, "diagonals") is None or len(view.users[name]) < 2:
         return False
-    return len(view.users[name]) > 1
+    ops = {u.op for u in view.users[name]}
+    return is_table(view, name) or ("matmul" in ops and ops <= {"matmul", *VIEWS})
 
 
 def _views(view: View, name: str) -> Sequence[Node]:
     out: list[Node] = []
-    while name in view.producer:
+    while view.made_by(name, *VIEWS, "diagonals") is not None:
         out.insert(0, view.producer[name])
         name = view.producer[name].inputs[0]
     return out

@@ -451,7 +451,7 @@ RULES: dict[str, Rule] = {
     "rsub": _reverse_sub,
     "max": _two_operands("maximum"),
     "min": _two_operands("minimum"),
-    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "hardtanh"), _clamp),
     "relu6": lambda b, x: _clamp(b, x, 0, 6),
     "clamp_min": lambda b, x, low: _clamp(b, x, low),
     "clamp_max": lambda b, x, high: _clamp(b, x, None, high),
