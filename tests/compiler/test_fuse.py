@@ -64,6 +64,39 @@ def _pointwise(*nodes: Node, shown: tuple[str, ...] = (), **constants: np.ndarra
     return graph([X, *nodes], {"table": TABLE_ROWS, **constants}, *shown)
 
 
+def _gelu(half: float) -> Graph:
+    return _pointwise(
+        node("div", ("x", "root"), "u"), node("erf", ("u",), "e"), node("add", ("one", "e"), "p"),
+        node("mul", ("x", "p"), "xp"), node("mul", ("half", "xp"), "y"),
+        root=f32(2**0.5), one=f32(1.0), half=f32(half),
+    )  # fmt: skip
+
+
+def _norm(minus: str) -> Graph:
+    """A norm written out; what is subtracted from x is its mean, or is not."""
+    return _pointwise(
+        node("reduce_mean", ("x",), "m"), node("mul", ("m", "two"), "m2"),
+        node("sub", ("x", minus), "c"), node("mul", ("c", "c"), "cc"),
+        node("reduce_mean", ("cc",), "v"), node("add", ("v", "eps"), "ve"),
+        node("sqrt", ("ve",), "r"), node("div", ("c", "r"), "y"), two=f32(2.0), eps=f32(1e-5),
+    )  # fmt: skip
+
+
+def _scaled_norm(*shown: str) -> Graph:
+    return _pointwise(
+        node("layer_norm", ("x", "g", "b"), "n", eps=1e-5), node("mul", ("n", "a"), "na"),
+        node("add", ("b", "na"), "y"), g=f32(*range(1, 7)), b=f32(*range(6)), a=f32(*range(2, 8)),
+        shown=shown,
+    )  # fmt: skip
+
+
+def _scaled_product(*shown: str) -> Graph:
+    return _pointwise(
+        node("mul", ("x", "c"), "xc"), node("transpose", ("x",), "t", perm=(0, 2, 1)),
+        node("matmul", ("xc", "t"), "y"), c=f32(0.5), shown=shown,
+    )  # fmt: skip
+
+
 # rule -> (a graph in which it fires, one that looks alike in which it must not)
 CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
     "fold_constants": (
@@ -132,6 +165,19 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                            node("mul", ("x", "e"), "xe"), node("mul", ("t", "x"), "tx"),
                            node("add", ("xe", "tx"), "y"), shown=("y", "xe")),
     ),
+    "find_gelu": (lambda: _gelu(0.5), lambda: _gelu(0.25)),
+    "find_silu": (
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("s", "x"), "y")),
+        lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("s", "x"), "y"),
+                           shown=("y", "s")),
+    ),
+    "find_norm": (lambda: _norm("m"), lambda: _norm("m2")),
+    "columns_into_norm": (_scaled_norm, lambda: _scaled_norm("y", "n", "na")),
+    "divide_by_constant": (
+        lambda: _pointwise(node("div", ("x", "c"), "y"), c=f32(3.0)),
+        lambda: _pointwise(node("div", ("c", "x"), "y"), c=f32(3.0)),
+    ),
+    "scale_past_matmul": (_scaled_product, lambda: _scaled_product("y", "xc")),
     "scale_into_weights": (_attention, lambda: _attention(scale_use=2)),
     "merge_products": (
         lambda: graph([X, node("linear", ("x", "wq"), "q"), node("linear", ("x", "wk"), "k"),
@@ -140,6 +186,26 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                       {"table": TABLE_ROWS, **W}),
     ),
 }  # fmt: skip
+
+
+def test_both_ways_to_write_gelu_tanh() -> None:
+    """As Transformers has it, and with x taken out of the brackets."""
+    constants = {"k": f32((2 / np.pi) ** 0.5), "c": f32(0.044715), "one": f32(1.0),
+                 "half": f32(0.5)}  # fmt: skip
+    end = [node("tanh", ("u",), "t"), node("add", ("t", "one"), "p"),
+           node("mul", ("half", "x"), "hx"), node("mul", ("hx", "p"), "y")]  # fmt: skip
+    square = node("mul", ("x", "x"), "x2")
+    sums = (
+        [square, node("mul", ("x2", "x"), "x3"), node("mul", ("x3", "c"), "cx"),
+         node("add", ("x", "cx"), "sum"), node("mul", ("sum", "k"), "u")],
+        [square, node("mul", ("x2", "c"), "cx"), node("add", ("cx", "one"), "sum"),
+         node("mul", ("x", "k"), "kx"), node("mul", ("kx", "sum"), "u")],
+    )  # fmt: skip
+    for start in sums:
+        before = _pointwise(*start, *end, **constants)
+        after, _ = apply(before, ALGEBRA)
+        assert [n.op for n in after.nodes] == ["gather", "gelu_tanh"]
+        same_values(before, after)
 
 
 def same_values(before: Graph, after: Graph) -> None:
