@@ -113,13 +113,13 @@ def _one(case: type[unittest.TestCase], name: str) -> tuple[str, str]:
     problems = result.failures + result.errors
     if problems:
         lines = [line for line in problems[0][1].strip().splitlines() if line.strip()]
-        return "failed", next((li for li in lines[::-1] if ":" in li), lines[-1])[:300]
+        return "failed", next((li for li in lines[::-1] if ":" in li), lines[-1])[:120]
     if _Log.refused:
-        return "not supported", _Log.refused[:300]
+        return "not supported", _Log.refused[:120]
     if _Log.compared:
         return "passed", ""
     why = result.skipped[0][1] if result.skipped else "the runner compared nothing"
-    return "not supported", why[:300]
+    return "not supported", why[:120]
 
 
 def table(records: Sequence[dict[str, str]]) -> str:
