@@ -14,8 +14,6 @@ from transformers import (
     BertLMHeadModel,
     GPT2Config,
     GPT2ForSequenceClassification,
-    OPTConfig,
-    OPTForCausalLM,
 )
 
 from canao.build import build_program, get_toolchain
@@ -180,23 +178,19 @@ def test_encoders_have_no_text(tmp_path: Path) -> None:
         compiled.generate([1])
 
 
-def test_other_models_of_causal_attention(tmp_path: Path) -> None:
-    """Positions that start elsewhere, masks written otherwise, heads that look at one token."""
+def test_bert_as_a_decoder(tmp_path: Path) -> None:
+    """Another family: positions from a buffer, norms after the residual, products merged."""
     torch.manual_seed(0)
-    small = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 2, "pad_token_id": 1}
-    opt = OPTForCausalLM(
-        OPTConfig(ffn_dim=40, num_hidden_layers=2, word_embed_proj_dim=32,
-                  max_position_embeddings=200, init_std=0.1, **small)
-    )  # fmt: skip
-    bert = BertLMHeadModel(
-        BertConfig(intermediate_size=40, num_hidden_layers=2, is_decoder=True,
-                   initializer_range=0.1, **small)
-    )  # fmt: skip
-    for model in (opt, bert):
-        artifact = compile_model(model.eval(), tmp_path / "out")
-        assert artifact.resumes and artifact.manifest["task"] == "text-generation"
-        with CompiledModel(artifact, 2) as compiled:
+    config = BertConfig(vocab_size=99, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
+                        intermediate_size=40, is_decoder=True, initializer_range=0.1)  # fmt: skip
+    model = BertLMHeadModel(config).eval()
+    artifact = compile_model(model, tmp_path / "out")
+    assert artifact.resumes and artifact.manifest["task"] == "text-generation"
+    for threads in (1, 2, 3):
+        with CompiledModel(artifact, threads) as compiled:
             close(in_pieces(compiled, (3, 64, 65), last=False), logits(model, IDS))
+            close(in_pieces(compiled, (3, 64, 65, 199), last=True), logits(model, IDS)[
+                [2, 63, 64, 198, 199]])  # fmt: skip
 
 
 def run(command: Sequence[str], lines: Sequence[str]) -> list[np.ndarray]:
