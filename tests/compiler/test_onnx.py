@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from canao.compiled import CompiledModel
-from canao.compiler import compile_model
+from canao.compiler import compile_model, load_model, lower
+from canao.target import get_target
 from tests.compiler.models import SPREAD, classifier, mobile
 from tests.conftest import LENGTHS
 
@@ -129,15 +130,22 @@ def compare(wrapped: Positional, compiled: CompiledModel, sentences: Any) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str, tmp_path: Path, sentences) -> None:
-    """By the exporter on torch.export, whose operators are the same at any opset from 18 on."""
-    wrapped = export(make(family), tmp_path / "model.onnx", 18, dynamo=True)
+    """By the exporter on torch.export, in as few kernels as from the module itself."""
+    model = make(family)
+    if family != "roberta":  # counts its positions over the tokens, which only ONNX import reads
+        whole = lower(load_model(model)[1], get_target()).layers_after
+    wrapped = export(model, tmp_path / "model.onnx", 18, dynamo=True)
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
+    if family != "roberta":
+        assert artifact.manifest["layers"]["after"] == whole
     with CompiledModel(artifact, 2) as compiled:
         compare(wrapped, compiled, sentences)
 
 
-@pytest.mark.parametrize("opset", (13, 14, 16, 17, 18))
-@pytest.mark.parametrize("family", ("bert", "roberta"))
+@pytest.mark.parametrize(
+    ("family", "opset"),
+    (("bert", 13), ("roberta", 14), ("bert", 16), ("bert", 17), ("roberta", 18)),
+)
 def test_older_opsets(family: str, opset: int, tmp_path: Path, sentences) -> None:
     """By the exporter on TorchScript; before 17 it takes norms apart, and gelu always."""
     wrapped = export(make(family), tmp_path / "model.onnx", opset, dynamo=False)
@@ -148,7 +156,7 @@ def test_older_opsets(family: str, opset: int, tmp_path: Path, sentences) -> Non
         compare(wrapped, compiled, sentences)
 
 
-@pytest.mark.parametrize("family", ("gelu_new", "mobilebert", "albert"))
+@pytest.mark.parametrize("family", ("gelu_new", "mobilebert"))
 def test_older_opset_of_other_families(family: str, tmp_path: Path, sentences) -> None:
     wrapped = export(make(family), tmp_path / "model.onnx", 14, dynamo=False)
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
@@ -165,15 +173,6 @@ def test_newer_opsets(opset: int, tmp_path: Path, sentences) -> None:
     assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2
     with CompiledModel(artifact, 1) as compiled:
         compare(wrapped, compiled, sentences)
-
-
-@pytest.mark.parametrize("family", ("bert", "gelu_new", "distilbert", "mobilebert"))
-def test_as_few_kernels_as_from_the_module(family: str, tmp_path: Path) -> None:
-    model = make(family)
-    whole = compile_model(model, tmp_path / "module").manifest["layers"]["after"]
-    export(model, tmp_path / "model.onnx", 18, dynamo=True)
-    parts = compile_model(tmp_path / "model.onnx", tmp_path / "out").manifest["layers"]["after"]
-    assert parts == whole
 
 
 def test_unfused_and_without_a_mask(tmp_path: Path, sentences) -> None:
@@ -203,8 +202,6 @@ def test_weights_beside_the_file_and_labels(tmp_path: Path, sentences) -> None:
 
 
 def test_the_longest_text_is_that_of_the_position_table(tmp_path: Path) -> None:
-    from canao.compiler import load_model
-
     export(make("roberta"), tmp_path / "model.onnx", 14, dynamo=False)
     assert load_model(tmp_path / "model.onnx")[1].max_length == 138  # two rows are for padding
     assert load_model(tmp_path / "model.onnx", 64)[1].max_length == 64
