@@ -2,8 +2,7 @@
 
 Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes. Largest errors
 in float32 on [-12, 12] (tests/compiler/test_vecmath.py): exp 3e-7 relative; erf, tanh and sigmoid
-5e-7 absolute; both forms of gelu, silu and
-softplus 5e-7 * max(1, |x|). 2^x is for attention: 3e-7 relative.
+5e-7 absolute; both forms of gelu, silu and softplus 5e-7 * max(1, |x|).
 """
 
 from __future__ import annotations
