@@ -24,7 +24,7 @@ from peers.catalog import CANAO, ENGINES, Contestant
 from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
-from peers.models import MODELS, random_ids
+from peers.models import FAMILIES, MODELS, random_ids
 from peers.records import Record, Records
 from peers.roofline import measure_kernels
 from peers.store import Store
@@ -222,7 +222,7 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
             yield run_texts(study, kind, options.mrpc, options.texts, count)
         return
     lengths = _numbers(options.lengths, "lengths")
-    for model in _names(options.models, tuple(MODELS), "model"):
+    for model in _names(options.models, (*MODELS, *FAMILIES), "model"):
         if options.roofline:
             for count in threads:
                 yield run_roofline(study, model, count)

@@ -5,6 +5,7 @@ Needs torch, transformers and safetensors only: it is imported in LiteRT's envir
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,51 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 SEED = 20260921
 VOCABULARY = range(1000, 30000)  # ids of random texts: whole words, no special tokens
 # What the families call the projections of scores, and the last one of each residual branch.
-_QUERY = ("query", "q_lin")
-_SCORES = (*_QUERY, "key", "k_lin")
-_BRANCH = ("output.dense", "out_lin", "lin2")
+_QUERY = ("query", "q_lin", "query_proj", "attn.q", "Wqkv", "c_attn")
+_SCORES = (*_QUERY, "key", "k_lin", "key_proj", "attn.k")
+_BRANCH = ("output.dense", "out_lin", "lin2", "attention.dense", "ffn_output", "attn.o", "Wo",
+           "c_proj", "attention.conv1d", "output.conv1d")  # fmt: skip
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
            "intermediate_size": 1536}  # fmt: skip
 _NARROW = {"hidden_size": 256, "num_hidden_layers": 28, "num_attention_heads": 4,
            "intermediate_size": 640}  # fmt: skip
 # name -> family in Transformers, and what differs from its default configuration
-MODELS: dict[str, tuple[str, dict[str, int]]] = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-base": ("Bert", {}),
     "distilbert": ("DistilBert", {}),
     "mobilebert": ("MobileBert", {}),
     "deep-narrow": ("Bert", _NARROW),
     "minilm-l6": ("Bert", _MINILM),
 }
+# The families of docs/models.md, all of MiniLM's size where their configuration has such a size.
+_SMALL = {**_MINILM, "vocab_size": 30522}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert-small": ("Bert", _SMALL),
+    "distilbert-small": ("DistilBert", {"dim": 384, "n_layers": 6, "n_heads": 12,
+                                        "hidden_dim": 1536}),
+    "roberta-small": ("Roberta", _SMALL),
+    "xlm-roberta-small": ("XLMRoberta", {**_SMALL, "vocab_size": 250002}),
+    "camembert-small": ("Camembert", {**_SMALL, "vocab_size": 32005}),
+    "electra-small": ("Electra", {}),
+    "albert-small": ("Albert", {**_SMALL, "embedding_size": 128}),
+    "mobilebert": ("MobileBert", {}),
+    "mpnet-small": ("MPNet", _SMALL),
+    "deberta-v3-xsmall": ("DebertaV2", {
+        "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 12,
+        "num_attention_heads": 6, "intermediate_size": 1536, "relative_attention": True,
+        "position_buckets": 256, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm",
+        "share_att_key": True, "position_biased_input": False, "type_vocab_size": 0,
+    }),
+    "modernbert-small": ("ModernBert", {**_MINILM, "intermediate_size": 1024}),
+    "squeezebert-small": ("SqueezeBert", {**_SMALL, "embedding_size": 384}),
+    "convbert-small": ("ConvBert", {**_SMALL, "embedding_size": 128}),
+    "gpt2-small": ("GPT2", {"n_embd": 384, "n_layer": 6, "n_head": 12}),
+}  # fmt: skip
 
 
 class Encoder(nn.Module):
@@ -45,12 +72,16 @@ class Encoder(nn.Module):
 
 
 def build_body(name: str, attention: str) -> nn.Module:
-    """The encoder of Transformers without a pooler; `attention` is 'eager' or 'sdpa'."""
-    family, changes = MODELS[name]
-    config = getattr(transformers, f"{family}Config")(**changes, attn_implementation=attention)
+    """The encoder of Transformers, where possible without a pooler.
+
+    `attention` is 'eager' or 'sdpa'; families that have no 'sdpa' are 'eager'.
+    """
+    family, changes = (MODELS | FAMILIES)[name]
     kind = getattr(transformers, f"{family}Model")
-    extra: dict[str, Any] = {} if family == "DistilBert" else {"add_pooling_layer": False}
-    return kind(config, **extra).eval()
+    attention = attention if kind._supports_sdpa else "eager"
+    config = getattr(transformers, f"{family}Config")(**changes, attn_implementation=attention)
+    pooled = "add_pooling_layer" in inspect.signature(kind).parameters
+    return kind(config, **({"add_pooling_layer": False} if pooled else {})).eval()
 
 
 def load_body(name: str, folder: str | Path, attention: str) -> nn.Module:
@@ -75,9 +106,11 @@ def randomise(body: nn.Module) -> None:
     """
     generator = torch.Generator().manual_seed(SEED)
     for path, module in body.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, nn.Conv1d, Conv1D)):
             gain = 1.5 if path.endswith(_SCORES) else 0.5 if path.endswith(_BRANCH) else 1.0
-            module.weight.normal_(0.0, gain * module.in_features**-0.5, generator=generator)
+            weight = module.weight
+            inputs = len(weight) if isinstance(module, Conv1D) else weight[0].numel()
+            weight.normal_(0.0, gain * inputs**-0.5, generator=generator)
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias":
                 parameter.normal_(0.0, 0.05, generator=generator)

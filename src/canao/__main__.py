@@ -1,0 +1,9 @@
+"""`python -m canao` is the command `canao`."""
+
+from __future__ import annotations
+
+import sys
+
+from canao.cli import main
+
+sys.exit(main())
