@@ -32,6 +32,15 @@ from canao.fuse.scores import (
     scale_past_product,
     terms_apart,
 )
+from canao.fuse.views import (
+    join_reshapes,
+    join_transposes,
+    pointwise_past_concat,
+    pointwise_past_transpose,
+    slice_of_concat,
+    split_past_transpose,
+    transpose_past_merge,
+)
 from canao.graph.ir import Node, node
 from canao.graph.ops import OPS
 
@@ -139,29 +148,6 @@ def gather_known_rows(view: View, n: Node) -> Change | None:
     return Change({n.output: moved.output}, (moved,), {name: rows})
 
 
-def join_reshapes(view: View, n: Node) -> Change | None:
-    """reshape(reshape(x))  ->  reshape(x)"""
-    inner = view.made_by(n.inputs[0], "reshape") if n.op == "reshape" else None
-    if inner is None:
-        return None
-    if view.shape(inner.inputs[0]) == view.shape(n.output):
-        return Change({n.output: inner.inputs[0]})
-    joined = Node("reshape", inner.inputs, view.fresh("v"), n.attributes, n.where)
-    return Change({n.output: joined.output}, (joined,))
-
-
-def join_transposes(view: View, n: Node) -> Change | None:
-    """transpose(transpose(x))  ->  transpose(x), or x"""
-    inner = view.made_by(n.inputs[0], "transpose") if n.op == "transpose" else None
-    if inner is None:
-        return None
-    perm = tuple(inner.attribute("perm")[p] for p in n.attribute("perm"))
-    if perm == tuple(range(len(perm))):
-        return Change({n.output: inner.inputs[0]})
-    joined = node("transpose", inner.inputs, view.fresh("v"), where=n.where, perm=perm)
-    return Change({n.output: joined.output}, (joined,))
-
-
 def merge_products(view: View, n: Node) -> Change | None:
     """x Wq^T, x Wk^T, x Wv^T  ->  slices of x [Wq; Wk; Wv]^T"""
     if n.op != "linear":
@@ -245,6 +231,11 @@ ALGEBRA = (
     Rule("scale_past_matmul", scale_past_matmul),
     Rule("join_reshapes", join_reshapes),
     Rule("join_transposes", join_transposes),
+    Rule("pointwise_past_transpose", pointwise_past_transpose),
+    Rule("pointwise_past_concat", pointwise_past_concat),
+    Rule("slice_of_concat", slice_of_concat),
+    Rule("split_past_transpose", split_past_transpose),
+    Rule("transpose_past_merge", transpose_past_merge),
     Rule("associate_constants", associate_constants),
     Rule("signs_past_concat", signs_past_concat),
     Rule("rotate_halves", rotate_halves),
