@@ -35,6 +35,7 @@ lint: setup-dev ## style, and the direction of imports
 
 bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/speed.md
 	$(SPEED) --work $(WORK) $(BENCH_OPTIONS)
+	$(SPEED) --work $(WORK) --families --threads 1
 	$(SPEED) --work $(WORK) --roofline --threads 1
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 1)
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 2 --stream)

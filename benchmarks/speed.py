@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --work DIR [--models ...] [--lengths ...] [--threads ...]
     python benchmarks/speed.py --work DIR --mrpc DATA [--stream]
+    python benchmarks/speed.py --work DIR --families
     python benchmarks/speed.py --work DIR --roofline
     python benchmarks/speed.py --table
 
@@ -16,7 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from canao.target import get_target
 RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
 TEXTS_PER_BLOCK = 24
 ROOFLINE_LENGTH = 128
+FAMILIES_LENGTH = 128
+FAMILIES_ENGINES = (CANAO, "ort", "ort-nosln")
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,19 @@ class Study:
         return {"rounds": self.rounds, "block_s": self.block_s}
 
 
-def run_latency(study: Study, model: str, lengths: Sequence[int], threads: Sequence[int]) -> None:
-    """A record for every length and thread count of one model."""
+def run_latency(
+    study: Study, model: str, lengths: Sequence[int], threads: Sequence[int],
+    kind: str = "latency",
+) -> None:  # fmt: skip
+    """A record for every length and thread count of one model (of a family: kind 'family')."""
     cases = [(n, t) for n in lengths for t in threads
-             if study.wanted(study.identity("latency", model, n, t))]  # fmt: skip
+             if study.wanted(study.identity(kind, model, n, t))]  # fmt: skip
     if not cases:
         return
     store = Store.open(study.work, model)
     missing = _compiled(study, store)
     for length, count in cases:
-        identity = study.identity("latency", model, length, count)
+        identity = study.identity(kind, model, length, count)
         cores = study.cores[:count]
         contestants = [Contestant(name, ENGINES[name], length, threads=count)
                        for name in study.engines if name not in missing]  # fmt: skip
@@ -198,6 +204,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--mrpc", type=Path, metavar="DATA", help="folder with train and dev.tsv")
     parser.add_argument("--stream", action="store_true", help="with --mrpc: as a stream")
     parser.add_argument("--texts", type=int, default=0, help="of MRPC, at most (0: all)")
+    parser.add_argument("--families", action="store_true",
+                        help="small models of all families against ONNX Runtime, at 128 tokens")
     parser.add_argument("--roofline", action="store_true", help="CANAO's kernels, at 128 tokens")
     parser.add_argument("--again", action="store_true", help="replace records")
     parser.add_argument("--out", type=Path, default=RECORDS, help="the file of records")
@@ -222,7 +230,12 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
             yield run_texts(study, kind, options.mrpc, options.texts, count)
         return
     lengths = _numbers(options.lengths, "lengths")
-    for model in _names(options.models, (*MODELS, *FAMILIES), "model"):
+    if options.families:
+        study = replace(study, engines=FAMILIES_ENGINES)
+        for model in FAMILIES:
+            yield run_latency(study, model, (FAMILIES_LENGTH,), threads, "family")
+        return
+    for model in _names(options.models, tuple(MODELS), "model"):
         if options.roofline:
             for count in threads:
                 yield run_roofline(study, model, count)

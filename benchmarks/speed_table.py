@@ -44,7 +44,7 @@ def ratio(record: Record, peer: str, own: str) -> float:
     same ones for all.
     """
     theirs, ours = (record["engines"][label]["samples_us"] for label in (peer, own))
-    of = statistics.median if record["kind"] == "latency" else sum
+    of = statistics.median if record["length"] else sum
     return statistics.median(of(a) / of(b) for a, b in zip(theirs, ours, strict=True))
 
 
@@ -53,7 +53,7 @@ def fastest(record: Record, own: bool) -> str | None:
 
     None where there is none. The fastest has the smallest median; of texts, the smallest mean.
     """
-    key = median_ms if record["kind"] == "latency" else mean_ms
+    key = median_ms if record["length"] else mean_ms
     right = {label: key(engine) for label, engine in record["engines"].items()
              if engine["right"] and is_own(label) == own and any(engine["samples_us"])}  # fmt: skip
     return min(right, key=right.__getitem__, default=None)
@@ -94,6 +94,33 @@ def _lead(case: Record) -> str:
     if own is None or peer is None:
         return ""
     return f"{ratio(case, peer, own):.2f}x {peer}"
+
+
+def families(records: Sequence[Record]) -> str:
+    """Small models of the families: milliseconds, and how many times faster CANAO is."""
+    cases: dict[tuple[int, int], list[Record]] = {}
+    for r in records:
+        cases.setdefault((r["threads"], r["length"]), []).append(r)
+    return "\n".join(
+        f"**{threads_of(of[0])}, {length} tokens**: milliseconds\n\n{_families_table(of)}"
+        for (_, length), of in cases.items()
+    )
+
+
+def _families_table(records: Sequence[Record]) -> str:
+    labels = list(dict.fromkeys(chain(*(r["engines"] for r in records))))
+    rows = [["model", "parameters", *labels, "CANAO is faster by", "largest difference"],
+            ["---", *["--:"] * (len(labels) + 3)]]  # fmt: skip
+    for r in records:
+        cells = []
+        for label in labels:
+            engine = r["engines"].get(label)
+            cell = f"{median_ms(engine):.3g}" if engine else "-"
+            cells.append(cell if not engine or engine["right"] else f"{cell} wrong")
+        own = r["engines"].get(CANAO)
+        rows.append([r["model"], f"{r['parameters'] / 1e6:.3g} M", *cells, _lead(r),
+                     f"{own['difference']:.1e}" if own else "-"])  # fmt: skip
+    return table(rows)
 
 
 def texts(records: Sequence[Record]) -> str:
@@ -201,7 +228,9 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-SECTIONS = {"latency": latency, "mrpc": texts, "stream": streams, "roofline": rooflines}
+SECTIONS = {
+    "latency": latency, "family": families, "mrpc": texts, "stream": streams, "roofline": rooflines,
+}  # fmt: skip
 
 
 def write_page(records: Sequence[Record]) -> None:
