@@ -104,6 +104,14 @@ def _masked(rows: str) -> Graph:
     return _pointwise(*nodes, two=np.array(2, np.int32), z=f32(-np.inf))
 
 
+def _near(shown: tuple[str, ...] = ()) -> Graph:
+    """Scores by distance, of which each pair has its own; `shown` shows those of all distances."""
+    table = np.clip(np.arange(-15, 16), -3, 2).astype(np.int32)[None] + 3
+    nodes = [node("matmul", ("x", "w"), "p"), node("diagonals", ("table1",), "at", longest=16),
+             node("pick", ("p", "at"), "y")]  # fmt: skip
+    return _pointwise(*nodes, w=W["wq"], table1=table, shown=shown)
+
+
 def _terms() -> Graph:
     nodes = [*SCORES, node("exp", ("scores",), "e"), node("tanh", ("scores",), "h"),
              node("add", ("e", "h"), "terms"), node("add", ("terms", "scores"), "y")]
@@ -328,6 +336,10 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                            c=f32(2.0), w=W["wq"]),
         lambda: _pointwise(node("matmul", ("x", "w"), "p"), node("mul", ("p", "c"), "y"),
                            c=f32(2.0), w=W["wq"], shown=("y", "p")),
+    ),
+    "near_columns": (
+        _near,
+        lambda: _near(shown=("y", "p")),
     ),
     "own_views": (
         lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),

@@ -1,4 +1,4 @@
-"""C for products of two activations: matmul by itself, and attention by tiles.
+"""C for attention by tiles.
 
 Causal attention is two kernels: one that puts new keys and values into the cache, and one that
 reads them there.
@@ -7,153 +7,14 @@ reads them there.
 from __future__ import annotations
 
 from canao.emit.isa import Isa
-from canao.emit.kernel import Kernel, declared, mark_unused, plain, signature
+from canao.emit.kernel import Kernel, declared, plain, signature
+from canao.emit.matmul import batch_of
 from canao.emit.rowcode import C_TYPES, Parameters, expression
-from canao.emit.writer import Writer, number
+from canao.emit.writer import number
 from canao.fuse.attention import Attention
-from canao.fuse.form import Matmul
-from canao.graph.ir import Dim, product
+from canao.graph.ir import product
 from canao.schedule.cache import Cache
 from canao.schedule.plan import Plan
-
-TRANSPOSE = """\
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int32_t quad_index __attribute__((vector_size(16)));
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_index){__VA_ARGS__})
-#endif
-typedef float quad __attribute__((vector_size(16)));
-
-/* 4 x 4 floats: rows of `from`, `step` apart, become columns of `to`, its rows `pitch` apart. */
-CANAO_INLINE void transpose4(const float *from, int64_t step, float *to, int64_t pitch)
-{
-    quad x[4], y[4];
-    UNROLL for (int i = 0; i < 4; i++)
-        __builtin_memcpy(x + i, from + i * step, sizeof(quad));
-    const quad a = SHUFFLE(x[0], x[1], 0, 4, 1, 5), b = SHUFFLE(x[0], x[1], 2, 6, 3, 7);
-    const quad c = SHUFFLE(x[2], x[3], 0, 4, 1, 5), d = SHUFFLE(x[2], x[3], 2, 6, 3, 7);
-    y[0] = SHUFFLE(a, c, 0, 1, 4, 5);
-    y[1] = SHUFFLE(a, c, 2, 3, 6, 7);
-    y[2] = SHUFFLE(b, d, 0, 1, 4, 5);
-    y[3] = SHUFFLE(b, d, 2, 3, 6, 7);
-    UNROLL for (int i = 0; i < 4; i++)
-        __builtin_memcpy(to + i * pitch, y + i, sizeof(quad));
-}
-"""
-
-PACK = """\
-/* Panel of columns j0 .. j0 + NR of b [k][n], element (p, j) at b[p * bk + j * bn]. */
-static void pack_panel(int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0,
-                       float *panel)
-{
-    b += j0 * bn;
-    n = min64(n - j0, NR);
-    if (bn == 1) {
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t j = 0; j < NR; j += VF)
-                vf_store(panel + p * NR + j, vf_load_upto(b + p * bk + j, n - j));
-        return;
-    }
-    const int64_t deep = bk == 1 ? k - k % 4 : 0, wide = n - n % 4;
-    for (int64_t p = 0; p < deep; p += 4)
-        for (int64_t j = 0; j < wide; j += 4)
-            transpose4(b + p + j * bn, bn, panel + p * NR + j, NR);
-    for (int64_t p = 0; p < k; p++)
-        for (int64_t j = p < deep ? wide : 0; j < NR; j++)
-            panel[p * NR + j] = j < n ? b[p * bk + j * bn] : 0.0f;
-}
-"""
-
-_SMALL_PRODUCT = """\
-/* c[m][NR] = a[m][k] b[k][NR], c by rows NR apart. */
-CANAO_INLINE void tile_product(const int m, int64_t k, const float *a, int64_t lda, const float *b,
-                               float *c)
-{
-    vf acc[MR][NV];
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < NV; v++)
-            acc[i][v] = vf_set1(0.0f);
-    panel_fma(m, k, a, lda, b, 0, 0, 0, acc);
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < NV; v++)
-            vf_store(c + i * NR + v * VF, acc[i][v]);
-}
-
-static void small_product(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
-                          float *c)
-{
-    switch (m) {
-%s    }
-}
-"""
-
-
-def small_product(mr: int) -> str:
-    """The product of activations, for each number of rows up to mr."""
-    cases = "".join(
-        f"    case {m}: tile_product({m}, k, a, lda, b, c); break;\n" for m in range(1, mr + 1)
-    )
-    return _SMALL_PRODUCT % cases
-
-
-def _batch(shape: tuple[Dim, ...], strides: tuple[Dim, ...]) -> tuple[Dim, Dim]:
-    """Size and stride of the one batch dimension that is not 1."""
-    for size, stride in zip(shape[:-2], strides[:-2], strict=True):
-        if size != 1:
-            return size, stride
-    return 1, 0
-
-
-def matmul_kernel(form: Matmul, isa: Isa) -> Kernel:
-    parameters, w = Parameters(), Writer()
-    a, b = parameters.of(form.a.base), parameters.of(form.b.base)
-    batch = product(form.a.shape[:-2])
-    m, k, n = form.a.shape[-2], form.a.shape[-1], form.b.shape[-1]
-    _, a_step = _batch(form.a.shape, form.a.strides)
-    _, b_step = _batch(form.b.shape, form.b.strides)
-    e = expression
-    w.line(f"/* {batch} x [{m}, {k}] x [{k}, {n}] */")
-    w.line(signature(parameters))
-    w.line("{")
-    w.depth += 1
-    mark_unused(w, "s")
-    w.line(f"const int64_t m = {e(m)}, k = {e(k)}, n = {e(n)}, tiles = (m + MR - 1) / MR;")
-    w.line("float *const c = scratch, *const packed = scratch + MR * NR;")
-    w.line("int64_t ready = -1;")
-    with w.block("for (int64_t t = begin; t < end; t++)"):
-        w.line("const int64_t h = t / tiles, row = part(m, tiles, t % tiles);")
-        w.line("const int64_t rows = part(m, tiles, t % tiles + 1) - row;")
-        with w.block("if (h != ready)"):
-            w.line("for (int64_t j = 0; j < n; j += NR)")
-            w.line(
-                f"    pack_panel(k, n, {b} + {e(form.b.offset)} + h * {e(b_step)}, "
-                f"{e(form.b.strides[-2])}, {e(form.b.strides[-1])}, j, packed + j * k);"
-            )
-            w.line("ready = h;")
-        w.line(
-            f"const float *const from = {a} + {e(form.a.offset)} + h * {e(a_step)} "
-            f"+ row * {e(form.a.strides[-2])};"
-        )
-        with w.block("for (int64_t j = 0; j < n; j += NR)"):
-            w.line(f"small_product(rows, k, from, {e(form.a.strides[-2])}, packed + j * k, c);")
-            w.line("for (int64_t i = 0; i < rows; i++)")
-            w.line("    for (int64_t v = 0; v < NR; v += VF)")
-            w.line(
-                "        vf_store_upto(out + (h * m + row + i) * n + j + v, "
-                "vf_load(c + i * NR + v), n - j - v);"
-            )
-    w.depth -= 1
-    w.line("}")
-    name = f"matmul_{plain(batch)}x{plain(m)}x{plain(k)}x{plain(n)}_{isa.name}"
-    units = f"{e(batch)} * (({e(m)} + MR - 1) / MR)"
-    return Kernel(
-        name,
-        w.text(),
-        tuple(parameters.list),
-        units,
-        frozenset({"tile", "pack", "small_product"}),
-    )
 
 
 def attention_kernel(form: Attention, plan: Plan, isa: Isa, cache: Cache | None = None) -> Kernel:
@@ -162,8 +23,8 @@ def attention_kernel(form: Attention, plan: Plan, isa: Isa, cache: Cache | None 
     q, k, v = (parameters.of(x.base) for x in (form.q, form.k, form.v))
     m, d, keys, dv = form.q.shape[-2], form.q.shape[-1], form.k.shape[-1], form.v.shape[-1]
     batch = product(form.q.shape[:-2])
-    steps = [_batch(x.shape, x.strides)[1] for x in (form.q, form.k, form.v)]
-    store = _batch(form.q.shape, form.store)[1]
+    steps = [batch_of(x.shape, x.strides)[1] for x in (form.q, form.k, form.v)]
+    store = batch_of(form.q.shape, form.store)[1]
     wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
     e = expression
     terms, starts = _terms(form, parameters), _starts(form, parameters)
@@ -253,7 +114,7 @@ def _starts(form: Attention, parameters: Parameters) -> list[tuple[str, str, str
             if access is not None:
                 place = (
                     f"{parameters.of(access.base, kind)} + {expression(access.offset)} "
-                    f"+ h * {expression(_batch(access.shape, access.strides)[1])} "
+                    f"+ h * {expression(batch_of(access.shape, access.strides)[1])} "
                     f"+ row * {expression(access.strides[-2])}"
                 )
                 out.append((f"{prefix}{i}", C_TYPES[kind], place))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canao.emit import vecmath
-from canao.emit.attention import PACK, TRANSPOSE, small_product
 from canao.emit.isa import ISAS, prelude
 from canao.emit.kernel import Kernel, sized
 from canao.emit.kernels import kernel
+from canao.emit.matmul import PACK, TRANSPOSE, small_product
 from canao.emit.product import BLOCKS, TILE
 from canao.emit.rowcode import Parameter, expression
 from canao.emit.writer import Writer

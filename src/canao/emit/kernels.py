@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from canao.emit.attention import attention_kernel, matmul_kernel
+from canao.emit.attention import attention_kernel
 from canao.emit.concat import concat_kernel
 from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature, sized
+from canao.emit.matmul import matmul_kernel
 from canao.emit.product import ProductCode
 from canao.emit.rowcode import Parameters, RowCode, expression
 from canao.emit.scan import scan_kernel

@@ -26,6 +26,7 @@ from canao.fuse.rewrite import VIEWS, Change, Rule, View
 from canao.fuse.rotary import rotate_halves, signs_past_concat
 from canao.fuse.scores import (
     mask_to_term,
+    near_columns,
     own_views,
     scale_into_table,
     scale_past_pick,
@@ -249,4 +250,5 @@ ALGEBRA = (
     Rule("scale_into_weights", scale_into_weights),
     Rule("merge_products", merge_products),
     Rule("own_views", own_views),
+    Rule("near_columns", near_columns),
 )

@@ -28,6 +28,8 @@ from canao.graph.ops import OPS
 POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
              "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
              "minimum")  # fmt: skip
+# Regions are built around these: at most one product, or the two of attention.
+HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
 ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")
 
 
@@ -50,10 +52,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Matmul:
-    """a [batch..., m, k] times b [batch..., k, n] -> contiguous."""
+    """a [batch..., m, k] times b [batch..., k, n] -> contiguous. Where `near` is set, the table of
+    columns by distance, those of the distances in the text only (`distance_matmul`)."""
 
     a: Access
     b: Access
+    near: str = ""
+    longest: int = 0
 
 
 Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
@@ -61,7 +66,7 @@ Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     """The form of a region of `nodes` (in execution order) whose one result is `output`."""
-    heavy = [n.op for n in nodes if n.op in ("matmul", "linear", "causal_attention")]
+    heavy = [n.op for n in nodes if n.op in HEAVY]
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
@@ -70,7 +75,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if heavy == ["linear"]:
         return _product(graph, nodes, output)
-    if heavy == ["matmul"]:
+    if heavy in (["matmul"], ["distance_matmul"]):
         return _matmul(graph, nodes, output)
     if heavy == ["causal_attention"]:
         return causal_form(graph, nodes, output)
@@ -220,13 +225,17 @@ def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
 
 
 def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> Matmul | None:
-    matmul = next(n for n in nodes if n.op == "matmul")
+    matmul = next(n for n in nodes if n.op in HEAVY)
     if any(not OPS[n.op].view for n in nodes if n is not matmul) or output != matmul.output:
         return None
-    a, b = (resolve(graph, nodes, name) for name in matmul.inputs)
+    a, b = (resolve(graph, nodes, name) for name in matmul.inputs[:2])
     if a is None or b is None or a.strides[-1] != 1:
         return None
+    near = ("", 0)
+    if matmul.op == "distance_matmul":
+        near = (matmul.inputs[2], matmul.attribute("longest"))
     batch = graph.shape(output)[:-2]
     if not one_batch(batch):
         return None
-    return Matmul(a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:])))
+    a, b = (x.broadcast((*batch, *x.shape[-2:])) for x in (a, b))
+    return Matmul(a, b, *near)

@@ -100,6 +100,39 @@ def scale_into_table(view: View, n: Node) -> Change | None:
     return Change({n.output: made.output}, (scaled, made))
 
 
+def near_columns(view: View, n: Node) -> Change | None:
+    """pick(x C, diagonals(t)) with constants C, t  ->  only columns that t names for this text"""
+    columns = view.array(n.inputs[1]) if n.op == "matmul" else None
+    if columns is None or n.output in view.kept:
+        return None
+    tables = {_distances(view, u) for u in view.users[n.output]}
+    found = tables.pop() if len(tables) == 1 else None
+    if found is None:
+        return None
+    name, longest = found
+    table = view.array(name).reshape(-1)
+    if len(table) != 2 * longest - 1 or not 0 <= table.min() <= table.max() < columns.shape[-1]:
+        return None
+    near = view.fresh("near")
+    made = node("distance_matmul", (*n.inputs, near), view.fresh("v"), where=n.where,
+                longest=longest)  # fmt: skip
+    return Change({n.output: made.output}, (made,), {near: table})
+
+
+def _distances(view: View, pick: Node) -> tuple[str, int] | None:
+    """The table of a pick by distance, and the length that it is for."""
+    name = pick.inputs[-1]
+    while pick.op == "pick" and view.made_by(name, *VIEWS, "diagonals") is not None:
+        n = view.producer[name]
+        if n.op == "diagonals":
+            known = view.array(n.inputs[0]) is not None
+            return (n.inputs[0], n.attribute("longest")) if known else None
+        if n.op == "slice":
+            return None
+        name = n.inputs[0]
+    return None
+
+
 def own_views(view: View, n: Node) -> Change | None:
     """f(view(x)), g(view(x))  ->  each with a view of its own, where views cost nothing"""
     shared = [i for i in n.inputs if _shared(view, i)]

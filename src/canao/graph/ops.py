@@ -142,6 +142,22 @@ def _pick_shape(types: Sequence[Type], _: Attributes) -> Type:
     return Type(types[0].dtype, (*x[:-1], places[-1]))
 
 
+def _distance_matmul_shape(types: Sequence[Type], a: Attributes) -> Type:
+    if types[2] != Type("i32", (2 * a["longest"] - 1,)):
+        raise ShapeError(f"columns of {types[2]} for {a['longest']} tokens at most")
+    return _matmul_shape(types[:2], a)
+
+
+def _distance_matmul(x: Sequence[Array], a: Attributes) -> Array:
+    """x0 @ x1; of the columns only those from the first to the last that x2 names for distances
+    within the text, zeros in place of the others (which a kernel leaves as they are)."""
+    named = x[2][a["longest"] - a["s"] : a["longest"] - 1 + a["s"]]
+    out = x[0] @ x[1]
+    out[..., : named.min()] = 0
+    out[..., named.max() + 1 :] = 0
+    return out
+
+
 def _concrete(values: Sequence[Dim], a: Attributes) -> tuple[int, ...]:
     return tuple(dim_at(v, a["s"]) for v in values)
 
@@ -214,6 +230,11 @@ def _product_flops(types: Sequence[Type], out: Type, s: int) -> int:
     return 2 * dim_at(dim_mul(out.elements, types[0].shape[-1]), s)
 
 
+def _distance_flops(types: Sequence[Type], out: Type, s: int) -> int:
+    columns = dim_at(out.shape[-1], s)
+    return _product_flops(types, out, s) // columns * min(columns, 2 * s - 1)
+
+
 def _unary(name: str, meaning: Callable[[Array], Array], flops: int = 1) -> Op:
     return Op(name, (1,), _same, lambda x, _: meaning(x[0]), ONE_TO_ONE, _per_element(flops), True)
 
@@ -248,6 +269,8 @@ _ROWS = (
     Op("linear", (2, 3), _linear_shape,
        lambda x, _: x[0] @ x[1].T + (x[2] if len(x) == 3 else 0), MANY_TO_MANY, _product_flops),
     Op("matmul", (2,), _matmul_shape, lambda x, _: x[0] @ x[1], MANY_TO_MANY, _product_flops),
+    Op("distance_matmul", (3,), _distance_matmul_shape, _distance_matmul, MANY_TO_MANY,
+       _distance_flops),
     Op("causal_attention", (3,), _causal_shape, _causal_attention, MANY_TO_MANY, _causal_flops),
     Op("softmax", (1,), _same, _softmax, MANY_TO_MANY, _per_element(12)),
     Op("layer_norm", (3,), _same, _layer_norm, MANY_TO_MANY, _per_element(8)),
