@@ -19,71 +19,71 @@ from canao.schedule.plan import Plan
 
 def attention_kernel(form: Attention, plan: Plan, isa: Isa, cache: Cache | None = None) -> Kernel:
     """Attention over the keys of the text, or causal over those of `cache` as well."""
-    parameters = Parameters()
-    q, k, v = (parameters.of(x.base) for x in (form.q, form.k, form.v))
-    m, d, keys, dv = form.q.shape[-2], form.q.shape[-1], form.k.shape[-1], form.v.shape[-1]
-    batch = product(form.q.shape[:-2])
-    steps = [batch_of(x.shape, x.strides)[1] for x in (form.q, form.k, form.v)]
-    store = batch_of(form.q.shape, form.store)[1]
-    wide = -(-int(dv) // plan.nr) * plan.nr  # type: ignore[arg-type]
-    e = expression
+    parameters, e = Parameters(), expression
+    for operand in (form.q, form.k, form.v):
+        parameters.of(operand.base)
+    batch, m = e(product(form.q.shape[:-2])), e(form.q.shape[-2])
     terms, starts = _terms(form, parameters), _starts(form, parameters)
+    template = _TILE + (_CAUSAL if cache else _WHOLE)
+    text = template.format(
+        signature=signature(parameters), parameters=declared(parameters.list),
+        unused=" ".join(f"(void){p.name};" for p in parameters.list),
+        cases=_cases(form, plan, starts, cache), more=_more(form, starts),
+        starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
+        **_sizes(form, plan, cache), **_strides(form, parameters), **_reach(form, plan, terms),
+    )  # fmt: skip
+    kind = "causal" if cache else "attention"
+    name = f"{kind}_{plain(product(form.q.shape[:-2]))}x{form.q.shape[-1]}_{isa.name}_{plan.name}"
+    rows = "(s - first)" if cache else m
+    units = f"{batch} * (({rows} + MR - 1) / MR)"
+    needs = frozenset({"tile", "pack", *(_needs(form))})
+    return Kernel(name, text, tuple(parameters.list), units, needs, batch if cache else "")
+
+
+def _cases(
+    form: Attention, plan: Plan, starts: list[tuple[str, str, str]], cache: Cache | None
+) -> str:
+    """A call for each number of queries in a tile."""
+    own = "past + row, " if cache else "row, " if form.band else ""
+    operands = "".join(f"{name}, " for name, _, _ in starts) + own
+    return "\n".join(
+        f"            case {rows}: NAME_tile({rows}, s, {operands}from, kt, vp, p, o); break;"
+        for rows in range(1, plan.mr + 1)
+    )
+
+
+def _sizes(form: Attention, plan: Plan, cache: Cache | None) -> dict[str, object]:
+    """Dimensions, and where keys and values lie in the cache."""
+    e, dv = expression, int(form.v.shape[-1])  # type: ignore[arg-type]
+    wide = -(-dv // plan.nr) * plan.nr
     scaled = "acc[i][v]"
     if form.scale != 1.0:
         scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
-    own = "past + row, " if cache else "row, " if form.band else ""
-    cases = "\n".join(
-        f"            case {rows}: NAME_tile({rows}, s, {''.join(f'{x}, ' for x, _, _ in starts)}"
-        f"{own}from, kt, vp, p, o); break;"
-        for rows in range(1, plan.mr + 1)
-    )
-    template = _TILE + (_CAUSAL if cache else _WHOLE)
-    text = template.format(
-        signature=signature(parameters),
-        m=e(m),
-        d=d,
-        keys=e(keys),
-        dv=dv,
-        wide=wide,
-        tile=plan.keys,
-        scale=number(form.scale),
-        scaled=scaled,
-        batch=batch,
-        q=q,
-        k=k,
-        v=v,
-        q0=e(form.q.offset),
-        k0=e(form.k.offset),
-        v0=e(form.v.offset),
-        q_head=e(steps[0]),
-        k_head=e(steps[1]),
-        v_head=e(steps[2]),
-        q_row=e(form.q.strides[-2]),
-        k_d=e(form.k.strides[-2]),
-        k_key=e(form.k.strides[-1]),
-        v_key=e(form.v.strides[-2]),
-        v_d=e(form.v.strides[-1]),
-        o_head=e(store),
-        o_row=e(form.store[-2]),
-        cases=cases,
-        more=_more(form, starts),
-        starts="".join(
-            f"        const {c} *const {name} = {place};\n" for name, c, place in starts
-        ),
-        parameters=declared(parameters.list),
-        unused=" ".join(f"(void){p.name};" for p in parameters.list),
-        room=cache.value_head // wide if cache else "keys",
-        key_head=cache.key_head if cache else 0,
-        value_head=cache.value_head if cache else 0,
-        values=cache.values if cache else 0,
-        **_reach(form, plan, terms),
-    )
-    kind = "causal" if cache else "attention"
-    name = f"{kind}_{plain(batch)}x{d}_{isa.name}_{plan.name}"
-    rows, heads = "(s - first)" if cache else e(m), e(batch)
-    units = f"{heads} * (({rows} + MR - 1) / MR)"
-    needs = frozenset({"tile", "pack", *(_needs(form))})
-    return Kernel(name, text, tuple(parameters.list), units, needs, heads if cache else "")
+    return {
+        "batch": product(form.q.shape[:-2]), "m": e(form.q.shape[-2]), "d": form.q.shape[-1],
+        "keys": e(form.k.shape[-1]), "dv": dv, "wide": wide, "tile": plan.keys,
+        "scale": number(form.scale), "scaled": scaled,
+        "room": cache.value_head // wide if cache else "keys",
+        "key_head": cache.key_head if cache else 0,
+        "value_head": cache.value_head if cache else 0,
+        "values": cache.values if cache else 0,
+    }  # fmt: skip
+
+
+def _strides(form: Attention, parameters: Parameters) -> dict[str, str]:
+    """For each operand its pointer, offset, and steps to the next head, row and column."""
+    e, out = expression, {}
+    for x, access, row, column in (("q", form.q, "row", ""), ("k", form.k, "d", "key"),
+                                   ("v", form.v, "key", "d")):  # fmt: skip
+        out[x] = parameters.of(access.base)
+        out[f"{x}0"] = e(access.offset)
+        out[f"{x}_head"] = e(batch_of(access.shape, access.strides)[1])
+        out[f"{x}_{row}"] = e(access.strides[-2])
+        if column:
+            out[f"{x}_{column}"] = e(access.strides[-1])
+    out["o_head"] = e(batch_of(form.q.shape, form.store)[1])
+    out["o_row"] = e(form.store[-2])
+    return out
 
 
 def _reach(form: Attention, plan: Plan, terms: str) -> dict[str, str]:
