@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers.activations import ACT2CLS
 
 from canao.build import Toolchain, get_toolchain
@@ -145,7 +143,7 @@ class Activations(torch.nn.Module):
 
 
 def test_activations(tmp_path: Path) -> None:
-    model = Activations([name for name in ACT2CLS if name not in ("xielu",)]).eval()
+    model = Activations(list(ACT2CLS)).float().eval()
     ids = np.arange(64, dtype=np.int32)
     with torch.no_grad():
         want = model(torch.from_numpy(ids).long()[None])
@@ -257,35 +255,3 @@ def test_refusals_name_operator_and_place_in_one_line(name: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as refused:
         stages(Refused(function).eval(), 16)
     assert "\n" not in str(refused.value)
-
-
-@st.composite
-def configurations(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
-    family = draw(st.sampled_from([f for f in FAMILIES if f not in ("MobileBert", "DistilBert")]))
-    heads = draw(st.integers(1, 5))
-    size = draw(st.sampled_from((8, 10, 14, 32, 64, 128) if heads < 3 else (8, 10, 14)))
-    changes = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * size,
-        "intermediate_size": draw(st.integers(9, 130)),
-        "num_hidden_layers": draw(st.integers(1, 3)),
-        "vocab_size": draw(st.sampled_from((99, 1000, 30_011))),
-        "max_position_embeddings": draw(st.integers(24, 200)),
-    }
-    if family not in ("ModernBert", "DebertaV2", "MPNet"):
-        changes["type_vocab_size"] = draw(st.sampled_from((1, 2, 16)))
-        changes["hidden_act"] = draw(st.sampled_from([a for a in ACT2CLS if a != "xielu"]))
-    if family == "ModernBert":
-        changes["local_attention"] = 2 * draw(st.integers(1, 40))
-        changes["global_attn_every_n_layers"] = draw(st.integers(1, 3))
-    return family, draw(st.sampled_from(HEADS)), changes
-
-
-@settings(max_examples=25, deadline=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(configurations())
-def test_random_configurations(drawn: tuple[str, str, dict[str, Any]]) -> None:
-    family, head, changes = drawn
-    model = make(family, head, **changes)
-    staged = stages(model)
-    assert_graph(model, staged, (1, 8, staged.program.graph.max_length))

@@ -234,6 +234,13 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _erf_gelu(0.5),
         lambda: _erf_gelu(0.25),
     ),
+    "find_select": (
+        lambda: _pointwise(node("tanh", ("x",), "t"), node("ge", ("x", "h"), "m"),
+                           node("lt", ("x", "t"), "l"), node("where", ("m", "x", "t"), "w"),
+                           node("where", ("l", "w", "h"), "y"), h=f32(0.25)),
+        lambda: _pointwise(node("eq", ("x", "h"), "m"), node("where", ("m", "x", "h"), "y"),
+                           h=f32(0.25)),
+    ),
     "find_silu": (
         lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("x", "s"), "y")),
         lambda: _pointwise(node("sigmoid", ("x",), "s"), node("neg", ("x",), "m"),

@@ -19,6 +19,7 @@ from canao.fuse.recognize import (
     divide_by_constant,
     find_gelu,
     find_norm,
+    find_select,
     find_silu,
     scale_past_matmul,
 )
@@ -232,6 +233,7 @@ CLEANUP = (
     Rule("gather_known_rows", gather_known_rows),
     Rule("mask_to_term", mask_to_term),
     Rule("tabulate", tabulate),
+    Rule("find_select", find_select),
     Rule("product_with_weights", product_with_weights),
     Rule("causal_attention", causal_attention),
 )
