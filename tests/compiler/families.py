@@ -44,7 +44,7 @@ def make(family: str, head: str = "Model", seed: int = 0, **changes: Any) -> tor
     config = getattr(transformers, f"{family}Config")(**settings)
     model = getattr(transformers, family + head)(config)
     _stir(model)
-    return model.eval()
+    return model.float().eval()  # xielu keeps its parameters in bfloat16
 
 
 @torch.no_grad()

@@ -1,5 +1,4 @@
-"""Every family and head against Transformers in float32: rewritten graphs in NumPy, for all pairs,
-and compiled libraries, for each family with one of the heads."""
+"""Every family with every head, compiled, against Transformers in float32."""
 
 from __future__ import annotations
 
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers.activations import ACT2CLS
 
+from canao.build import Toolchain, get_toolchain
 from canao.compiled import CompiledModel
 from canao.compiler import Stages, compile_model, load_model, lower
-from canao.errors import InputError, UnsupportedError
+from canao.errors import InputError, ToolchainError, UnsupportedError
 from canao.fuse.attention import Attention
 from canao.graph.interp import outputs
 from canao.target import get_target
@@ -27,6 +25,15 @@ from tests.conftest import LENGTHS
 TOLERANCE = 2e-4
 # Code for tests need not be fast, but it should be compiled soon.
 QUICK = ("-O1",)
+QUICKEST = ("-O0",)
+
+
+def quickest() -> Toolchain:
+    """gcc compiles a program in half the time; where there is none, the default does."""
+    try:
+        return get_toolchain("gcc")
+    except ToolchainError:
+        return get_toolchain()
 
 
 def stages(model: torch.nn.Module, max_length: int | None = None) -> Stages:
@@ -47,12 +54,12 @@ def assert_graph(model: torch.nn.Module, staged: Stages, lengths: tuple[int, ...
 def assert_compiled(
     model: torch.nn.Module, folder: Path, lengths: tuple[int, ...], threads: int = 2, **how: Any
 ) -> dict[str, Any]:
-    """Compile and compare; the manifest."""
-    artifact = compile_model(model, folder / "out", build_flags=QUICK, **how)
+    """Compile and compare, at the model's maximum, too; the manifest."""
+    artifact = compile_model(model, folder / "out", **{"build_flags": QUICK, **how})
     manifest = artifact.manifest
     names = tuple(i["name"] for i in manifest["inputs"])
     with CompiledModel(artifact, threads) as compiled:
-        for length in lengths:
+        for length in (*lengths, manifest["max_length"]):
             ids = text(model, names, length)
             want = reference(model, names, ids)
             got = compiled.run(*(i[None] for i in ids))
@@ -65,17 +72,11 @@ def assert_compiled(
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_graphs(family: str, head: str) -> None:
-    model = make(family, head)
-    assert_graph(model, stages(model), (1, 9, 33))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_libraries(family: str, tmp_path: Path) -> None:
-    head = HEADS[list(FAMILIES).index(family) % len(HEADS)]
-    model = make(family, head)
-    longest = stages(model).program.graph.max_length
-    assert_compiled(model, tmp_path, (*LENGTHS, longest))
+def test_libraries(family: str, head: str, tmp_path: Path) -> None:
+    """Each pair; a head of each family by the toolchain that CANAO comes with."""
+    shipped = HEADS.index(head) == list(FAMILIES).index(family) % len(HEADS)
+    how = {} if shipped else {"toolchain": quickest(), "build_flags": QUICKEST}
+    assert_compiled(make(family, head), tmp_path, LENGTHS, **how)
 
 
 @pytest.mark.parametrize("family", ("Roberta", "DebertaV2", "ModernBert"))
@@ -111,7 +112,7 @@ def test_wide_bands_and_tiles(tmp_path: Path) -> None:
     """Longer than a tile of keys: most of them are outside the band."""
     model = make("ModernBert", num_hidden_layers=2, local_attention=4, hidden_size=32,
                  num_attention_heads=2, max_position_embeddings=1100)  # fmt: skip
-    assert_compiled(model, tmp_path, (5, 513, 1030, 1100))
+    assert_compiled(model, tmp_path, (5, 513, 1030))
 
 
 @pytest.mark.parametrize("shared", (True, False))
@@ -142,7 +143,7 @@ class Activations(torch.nn.Module):
 
 
 def test_activations(tmp_path: Path) -> None:
-    model = Activations([name for name in ACT2CLS if name not in ("xielu",)]).eval()
+    model = Activations(list(ACT2CLS)).float().eval()
     ids = np.arange(64, dtype=np.int32)
     with torch.no_grad():
         want = model(torch.from_numpy(ids).long()[None])
@@ -254,35 +255,3 @@ def test_refusals_name_operator_and_place_in_one_line(name: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as refused:
         stages(Refused(function).eval(), 16)
     assert "\n" not in str(refused.value)
-
-
-@st.composite
-def configurations(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
-    family = draw(st.sampled_from([f for f in FAMILIES if f not in ("MobileBert", "DistilBert")]))
-    heads = draw(st.integers(1, 5))
-    size = draw(st.sampled_from((8, 10, 14, 32, 64, 128) if heads < 3 else (8, 10, 14)))
-    changes = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * size,
-        "intermediate_size": draw(st.integers(9, 130)),
-        "num_hidden_layers": draw(st.integers(1, 3)),
-        "vocab_size": draw(st.sampled_from((99, 1000, 30_011))),
-        "max_position_embeddings": draw(st.integers(24, 200)),
-    }
-    if family not in ("ModernBert", "DebertaV2", "MPNet"):
-        changes["type_vocab_size"] = draw(st.sampled_from((1, 2, 16)))
-        changes["hidden_act"] = draw(st.sampled_from([a for a in ACT2CLS if a != "xielu"]))
-    if family == "ModernBert":
-        changes["local_attention"] = 2 * draw(st.integers(1, 40))
-        changes["global_attn_every_n_layers"] = draw(st.integers(1, 3))
-    return family, draw(st.sampled_from(HEADS)), changes
-
-
-@settings(max_examples=25, deadline=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(configurations())
-def test_random_configurations(drawn: tuple[str, str, dict[str, Any]]) -> None:
-    family, head, changes = drawn
-    model = make(family, head, **changes)
-    staged = stages(model)
-    assert_graph(model, staged, (1, 8, staged.program.graph.max_length))

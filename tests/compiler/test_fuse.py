@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from canao.fuse import rewrite
 from canao.fuse.algebra import ALGEBRA, CLEANUP
 from canao.fuse.concat import Concat
 from canao.fuse.form import form_of
@@ -278,6 +279,13 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _erf_gelu(0.5),
         lambda: _erf_gelu(0.25),
     ),
+    "find_select": (
+        lambda: _pointwise(node("tanh", ("x",), "t"), node("ge", ("x", "h"), "m"),
+                           node("lt", ("x", "t"), "l"), node("where", ("m", "x", "t"), "w"),
+                           node("where", ("l", "w", "h"), "y"), h=f32(0.25)),
+        lambda: _pointwise(node("eq", ("x", "h"), "m"), node("where", ("m", "x", "h"), "y"),
+                           h=f32(0.25)),
+    ),
     "find_silu": (
         lambda: _pointwise(node("sigmoid", ("x",), "s"), node("mul", ("x", "s"), "y")),
         lambda: _pointwise(node("sigmoid", ("x",), "s"), node("neg", ("x",), "m"),
@@ -384,6 +392,23 @@ def test_rule(rule) -> None:
     same_values(fires(), verify(rewritten))
     assert not apply(stays(), [rule])[1]
     assert "->" in rule.picture
+
+
+def test_a_firing_costs_no_more_in_a_deep_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are inferred of what it makes, not of the whole graph."""
+    inferred = []
+    monkeypatch.setattr(rewrite, "infer", lambda n, types: inferred.append(n) or infer(n, types))
+    one = np.ones(6, np.float32)
+    nodes = [X]
+    for i in range(200):
+        nodes.append(node("add", (nodes[-1].output, "one"), f"y{i}"))
+        nodes.append(node("tanh", (f"y{i}",), f"t{i}"))
+        nodes.append(node("add", (f"t{i}", "zero"), f"z{i}"))
+    deep = graph(nodes, {"table": TABLE_ROWS, "one": one, "zero": 0 * one})
+    rewritten, log = apply(deep, [r for r in ALGEBRA if r.name == "drop_identity"])
+    assert len(log) == 200 and not inferred
+    assert len(verify(rewritten).nodes) == len(nodes) - 200
+    same_values(deep, rewritten)
 
 
 def test_all_rules_keep_a_models_values() -> None:

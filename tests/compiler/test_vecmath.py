@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import erf, expit
+from transformers.activations import ACT2FN
 
 from canao.compiled import CompiledModel
 from canao.compiler import compile_model
@@ -19,6 +20,19 @@ X = np.linspace(-12, 12, ROWS * WIDTH).astype(np.float32).reshape(ROWS, WIDTH)
 WIDE = X.astype(np.float64)
 CUBIC = np.sqrt(2 / np.pi) * (WIDE + 0.044715 * WIDE**3)
 SCALE = np.maximum(1, np.abs(WIDE))
+xielu = ACT2FN["xielu"].float()
+
+
+def exact_xielu() -> np.ndarray:
+    """By its definition, arXiv 2411.13010, equation 9, with the constants of Transformers."""
+    positive, negative = (
+        np.logaddexp(float(a), 0) for a in (xielu.alpha_p.detach(), xielu.alpha_n.detach())
+    )
+    beta, eps = float(xielu.beta), float(xielu.eps)
+    below = (np.expm1(np.minimum(WIDE, eps)) - WIDE) * (beta + negative)
+    return np.where(WIDE > 0, positive * WIDE**2, below) + beta * WIDE
+
+
 # name -> (torch function, exact values, largest error allowed at each x)
 FUNCTIONS = {
     "exp": (torch.exp, np.exp(WIDE), 3e-7 * np.exp(WIDE)),
@@ -28,6 +42,7 @@ FUNCTIONS = {
     "gelu": (torch.nn.GELU(), WIDE * 0.5 * (1 + erf(WIDE / np.sqrt(2))), 5e-7 * SCALE),
     "gelu_tanh": (torch.nn.GELU("tanh"), 0.5 * WIDE * (1 + np.tanh(CUBIC)), 5e-7 * SCALE),
     "softplus": (torch.nn.Softplus(), np.logaddexp(WIDE, 0), 5e-7 * SCALE),
+    "xielu": (xielu, exact_xielu(), 1e-6 * SCALE**2),
     "silu": (torch.nn.SiLU(), WIDE * expit(WIDE), 5e-7 * SCALE),
 }
 

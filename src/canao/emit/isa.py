@@ -5,6 +5,7 @@ names, so that adding an ISA is adding a table here and its registers in schedul
 
     load_n, store_n   the first n lanes, 0 <= n < VF; other lanes read as 0, are not written
     keep              lanes from n on become `fill`
+    select            a where x > 0, else b
     ldexp             a * 2^n for whole n in [-126, 127]
 """
 
@@ -31,6 +32,7 @@ OPERATIONS = {
     "round": ("vf", "vf a"),
     "ldexp": ("vf", "vf a, vf n"),
     "keep": ("vf", "vf v, int64_t n, float fill"),
+    "select": ("vf", "vf x, vf a, vf b"),
     "sum": ("float", "vf v"),
     "top": ("float", "vf v"),
 }
@@ -67,6 +69,7 @@ _SCALAR = Isa(
         "ldexp": "union { uint32_t u; float f; } power = {(uint32_t)((int32_t)n + 127) << 23}; "
                  "return a * power.f;",
         "keep": "return n > 0 ? v : fill;",
+        "select": "return x > 0.0f ? a : b;",
         "sum": "return v;", "top": "return v;",
     },
 )  # fmt: skip
@@ -99,6 +102,8 @@ _AVX2 = Isa(
                  "_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));",
         "keep": "return _mm256_blendv_ps(_mm256_set1_ps(fill), v, "
                 "_mm256_castsi256_ps(first_lanes(n)));",
+        "select": "return _mm256_blendv_ps(b, a, "
+                  "_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));",
         "sum": "__m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); "
                "h = _mm_add_ps(h, _mm_movehl_ps(h, h)); "
                "return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));",
@@ -131,6 +136,8 @@ _AVX512 = Isa(
         "round": "return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
         "ldexp": "return _mm512_scalef_ps(a, n);",
         "keep": "return _mm512_mask_blend_ps(first_lanes(n), _mm512_set1_ps(fill), v);",
+        "select": "return _mm512_mask_blend_ps("
+                  "_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), b, a);",
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
     },
@@ -158,6 +165,7 @@ _NEON = Isa(
                  "vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)));",
         "keep": "float t[4]; vst1q_f32(t, v); for (int64_t i = n < 0 ? 0 : n; i < 4; i++) "
                 "t[i] = fill; return vld1q_f32(t);",
+        "select": "return vbslq_f32(vcgtq_f32(x, vdupq_n_f32(0.0f)), a, b);",
         "sum": "return vaddvq_f32(v);",
         "top": "return vmaxvq_f32(v);",
     },

@@ -2,7 +2,8 @@
 
 Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes. Largest errors
 in float32 on [-12, 12] (tests/compiler/test_vecmath.py): exp 3e-7 relative; erf, tanh and sigmoid
-5e-7 absolute; both forms of gelu, silu and softplus 5e-7 * max(1, |x|).
+5e-7 absolute; both forms of gelu, silu and softplus 5e-7 * max(1, |x|); xielu, which is made of
+exp and select, 1e-6 * max(1, x^2).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ POINTWISE = {
     "maximum": "vf_max({0}, {1})",
     "minimum": "vf_min({0}, {1})",
     "fma": "vf_fma({0}, {1}, {2})",
+    "select": "vf_select({0}, {1}, {2})",
 }
 
 FUNCTIONS = """\

@@ -100,8 +100,11 @@ def by_columns(view: View, n: Node) -> Iterator[tuple[str, str, np.ndarray]]:
     if n.op not in ("add", "mul"):
         return
     for x, c in (n.inputs, n.inputs[::-1]):
-        array, shape = view.array(c), view.shape(x)
-        if array is None or shape != view.shape(n.output) or not isinstance(shape[-1], int):
+        array = view.array(c)
+        if array is None:
+            continue
+        shape = view.shape(x)
+        if shape != view.shape(n.output) or not isinstance(shape[-1], int):
             continue
         if array.size == 1 or array.size == array.shape[-1]:
             yield x, c, np.broadcast_to(array.reshape(-1).astype(np.float64), (shape[-1],))

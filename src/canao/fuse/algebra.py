@@ -19,6 +19,7 @@ from canao.fuse.recognize import (
     divide_by_constant,
     find_gelu,
     find_norm,
+    find_select,
     find_silu,
     scale_past_matmul,
 )
@@ -55,15 +56,15 @@ def _folded(view: View, n: Node, array: np.ndarray) -> Change:
 
 def fold_constants(view: View, n: Node) -> Change | None:
     """op(constants)  ->  constant"""
-    arrays = [view.array(i) for i in n.inputs]
+    if n.op == "expand" or not n.inputs or any(i not in view.constants for i in n.inputs):
+        return None
     shape = view.shape(n.output)
-    if not arrays or any(a is None for a in arrays) or any(not isinstance(d, int) for d in shape):
+    if any(not isinstance(d, int) for d in shape) or np.prod(shape, initial=1) > _FOLD_LIMIT:
         return None
-    if n.op == "expand" or np.prod(shape, initial=1) > _FOLD_LIMIT:
-        return None
+    arrays = [view.constants[i] for i in n.inputs]
     exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
     result = OPS[n.op].meaning(exact, dict(n.attributes) | {"s": 0})
-    kind = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[view.graph.types[n.output].dtype]
+    kind = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[view.types[n.output].dtype]
     return _folded(view, n, np.ascontiguousarray(result, kind))
 
 
@@ -86,7 +87,7 @@ def _least(view: View, name: str) -> float:
 
 def decide_compare(view: View, n: Node) -> Change | None:
     """ge(x, c) where x >= c always holds  ->  true"""
-    if n.op != "ge" or view.graph.types[n.inputs[0]].dtype != "i32":
+    if n.op != "ge" or view.types[n.inputs[0]].dtype != "i32":
         return None
     bound = view.array(n.inputs[1])
     if bound is None or not bound.size or _least(view, n.inputs[0]) < bound.max():
@@ -219,6 +220,7 @@ CLEANUP = (
     Rule("gather_known_rows", gather_known_rows),
     Rule("mask_to_term", mask_to_term),
     Rule("tabulate", tabulate),
+    Rule("find_select", find_select),
     Rule("product_with_weights", product_with_weights),
     Rule("causal_attention", causal_attention),
 )

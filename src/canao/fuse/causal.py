@@ -53,10 +53,10 @@ def _unmasked(view: View, masked: Node) -> str | None:
 
 def _causal(view: View, mask: str) -> bool:
     """Whether a term hides what comes later, at every position, and nothing else."""
-    read = resolve(view.graph, view.graph.nodes, mask)
+    read = resolve(view.graph, view.nodes, mask)
     if read is None or read.shape[-2:] != (TOKENS, TOKENS):
         return False
-    return band_of(view.graph, read) == (view.graph.max_length - 1, 0)
+    return band_of(view.graph, read) == (view.max_length - 1, 0)
 
 
 def _scaled(view: View, name: str) -> tuple[Node | None, float]:

@@ -27,7 +27,7 @@ from canao.graph.ops import OPS
 
 POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
              "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
-             "minimum")  # fmt: skip
+             "minimum", "select")  # fmt: skip
 # Regions are built around these: at most one product, or the two of attention.
 HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
 ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")

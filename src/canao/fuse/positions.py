@@ -29,7 +29,7 @@ def tabulate(view: View, n: Node) -> Change | None:
         return None
     if n.output not in view.kept and all(u.output in known for u in view.users[n.output]):
         return None
-    atoms, shape, longest = known[n.output], view.shape(n.output), view.graph.max_length
+    atoms, shape, longest = known[n.output], view.shape(n.output), view.max_length
     distance = next(iter(atoms)) if len(atoms) == 1 and len(next(iter(atoms))) == 2 else ()
     grid = []
     for axis, size in enumerate(shape):
@@ -45,7 +45,7 @@ def tabulate(view: View, n: Node) -> Change | None:
     if np.prod(sizes, dtype=float) > _TABLE_LIMIT:
         return None
     table = _Table(view).at(n.output, np.ix_(*grid))
-    table = np.broadcast_to(table, sizes).astype(DTYPES[view.graph.types[n.output].dtype])
+    table = np.broadcast_to(table, sizes).astype(DTYPES[view.types[n.output].dtype])
     table = _unrepeated(table, shape)
     return _distances(view, n, table, distance) if distance else _slices(view, n, table)
 
@@ -72,7 +72,7 @@ def _slices(view: View, n: Node, table: np.ndarray) -> Change:
 
 
 def _distances(view: View, n: Node, table: np.ndarray, axes: Sequence[int]) -> Change:
-    rank, longest, name = table.ndim, view.graph.max_length, view.fresh("table")
+    rank, longest, name = table.ndim, view.max_length, view.fresh("table")
     others = [a for a in range(rank) if a not in axes]
     constants = {name: np.ascontiguousarray(np.take(table.transpose(*others, *axes), 0, -2))}
     made = [node("diagonals", (name,), view.fresh("v"), where=n.where, longest=longest)]
@@ -101,7 +101,7 @@ def is_table(view: View, name: str) -> bool:
     """Whether it is a constant, or one seen through views."""
     while name in view.producer and view.producer[name].op in (*VIEWS, "diagonals"):
         name = view.producer[name].inputs[0]
-    return name in view.graph.constants
+    return name in view.constants
 
 
 def positional(view: View, name: str) -> bool:
@@ -112,8 +112,8 @@ def positional(view: View, name: str) -> bool:
 def _known(view: View) -> Mapping[str, Atoms]:
     """The computed values that depend on positions only, and on which."""
     if view.positions is None:
-        found: dict[str, Atoms] = {name: frozenset() for name in view.graph.constants}
-        for n in view.graph.nodes:
+        found: dict[str, Atoms] = {name: frozenset() for name in view.constants}
+        for n in view.nodes:
             dims = view.shape(n.output)
             if all(i in found for i in n.inputs) and all(
                 isinstance(d, int) or d == TOKENS for d in dims
@@ -134,7 +134,7 @@ def _atoms(view: View, n: Node, found: Mapping[str, Atoms]) -> Atoms | None:
             return None
         atoms = _moved(found[n.inputs[0]], axes)
         if n.op == "slice" and not isinstance(view.shape(n.output)[n.attribute("axis")], int):
-            longest = n.attribute("start") + view.graph.max_length
+            longest = n.attribute("start") + view.max_length
             size = view.shape(n.inputs[0])[n.attribute("axis")]
             if not isinstance(size, int) or size < longest:
                 return None
@@ -176,7 +176,7 @@ def _axes(before: Shape, n: Node, after: Shape) -> dict[int, int] | None:
 def _index(view: View, name: str, rank: int) -> int | None:
     """The axis, of a value of that rank, whose index plus a number is the value `name`."""
     n = view.producer.get(name)
-    if n is None or view.graph.types[name].dtype != "i32":
+    if n is None or view.types[name].dtype != "i32":
         return None
     place: int | None = None
     if n.op == "arange":
@@ -186,7 +186,7 @@ def _index(view: View, name: str, rank: int) -> int | None:
         axes = _axes(view.shape(n.inputs[0]), n, view.shape(name))
         place = None if inner is None or axes is None else axes.get(inner)
     elif n.op in ("add", "sub") and product(view.shape(n.inputs[1])) == 1:
-        if n.inputs[1] not in view.graph.constants:
+        if n.inputs[1] not in view.constants:
             return None
         place = _index(view, n.inputs[0], len(view.shape(name)))
     return None if place is None else place + rank - len(view.shape(name))
@@ -206,9 +206,9 @@ class _Table:
         if key not in self.done:
             self.grids.append(grid)  # so that no id is used twice
             n = self.view.producer.get(name)
-            constant = self.view.graph.constants.get(name)
+            constant = self.view.constants.get(name)
             made = self._made(n, grid) if n else constant[tuple(grid)]  # type: ignore[index]
-            self.done[key] = np.asarray(made, DTYPES[self.view.graph.types[name].dtype])
+            self.done[key] = np.asarray(made, DTYPES[self.view.types[name].dtype])
         return self.done[key]
 
     def _made(self, n: Node, grid: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from canao.fuse.absorb import by_columns
+from canao.fuse.positions import positional
 from canao.fuse.rewrite import Change, View
 from canao.graph.ir import Node, node
 
@@ -137,6 +138,23 @@ def find_silu(view: View, n: Node) -> Change | None:
         if made is not None and made.inputs[0] == x and view.only_used_by(curve, n):
             return _one_for(view, n, "silu", x)
     return None
+
+
+def find_select(view: View, n: Node) -> Change | None:
+    """where(x > y, a, b)  ->  select(x - y, a, b); so with x < y, x >= y and x <= y"""
+    compare = view.made_by(n.inputs[0], "gt", "lt", "ge", "le") if n.op == "where" else None
+    if compare is None or positional(view, compare.output):
+        return None
+    if any(view.types[i].dtype != "f32" for i in (*compare.inputs, *n.inputs[1:])):
+        return None
+    (x, y), (a, b) = compare.inputs, n.inputs[1:]
+    if compare.op in ("lt", "ge"):
+        x, y = y, x
+    if compare.op in ("ge", "le"):
+        a, b = b, a
+    apart = node("sub", (x, y), view.fresh("v"), where=compare.where)
+    made = node("select", (apart.output, a, b), view.fresh("v"), where=n.where)
+    return Change({n.output: made.output}, (apart, made))
 
 
 def find_norm(view: View, n: Node) -> Change | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from canao.graph.ir import Graph, Node, Shape
-from canao.graph.verify import retype
+from canao.graph.ir import Graph, Node, Shape, constant_type
+from canao.graph.verify import infer, retype
 
 # More firings than this on one graph mean rules that undo each other.
 _LIMIT = 20_000
@@ -56,14 +56,20 @@ class Firing:
 
 
 class View:
-    """What rules see of a graph: producers, users, constants, shapes."""
+    """A graph as rules see it: producers, users, constants, types. It is changed in place, and only
+    where a rule fires, so that a deep model costs no more for each firing than a shallow one."""
 
     def __init__(self, graph: Graph, serial: int) -> None:
-        self.graph = graph
-        self.producer = graph.producers()
-        self.users = graph.users()
+        self.max_length = graph.max_length
+        self.types, self.constants = dict(graph.types), dict(graph.constants)
+        self.producer, self.users = graph.producers(), graph.users()
         self.kept = graph.output_values()
         self.positions: Mapping[str, frozenset[tuple[int, ...]]] | None = None  # positions.py
+        self._graph: Graph | None = graph
+        self._source, self._outputs = graph, graph.outputs
+        self._order = [n.output for n in graph.nodes]
+        self._nodes: Sequence[Node] = graph.nodes
+        self._unread = list(self.types)
         self._serial = serial
 
     def fresh(self, hint: str) -> str:
@@ -71,16 +77,12 @@ class View:
         self._serial += 1
         return f"{hint}.{self._serial}"
 
-    @property
-    def serial(self) -> int:
-        return self._serial
-
     def shape(self, name: str) -> Shape:
-        return self.graph.types[name].shape
+        return self.types[name].shape
 
     def array(self, name: str) -> np.ndarray | None:
         """The constant called `name`, or None."""
-        return self.graph.constants.get(name)
+        return self.constants.get(name)
 
     def made_by(self, name: str, *ops: str) -> Node | None:
         """The node that makes `name`, if it is one of `ops`."""
@@ -89,6 +91,94 @@ class View:
 
     def only_used_by(self, name: str, user: Node) -> bool:
         return self.users[name] == [user] and name not in self.kept
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """All nodes, in execution order."""
+        return self._nodes
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as it is now."""
+        if self._graph is None:
+            self._graph = self._source.replace(
+                nodes=tuple(self._nodes), outputs=self._outputs, constants=self.constants,
+                types=self.types,
+            )  # fmt: skip
+        return self._graph
+
+    def change(self, at: Node, change: Change) -> None:
+        """Carry out what a rule wants at the node `at`."""
+        self._graph = self.positions = None
+        readers = dict.fromkeys(u.output for old in change.replace for u in self.users[old])
+        moved = set(self._define(at, change))
+        for name in readers:
+            moved |= self._rename(self.producer[name], change.replace)
+        outputs = tuple((name, change.replace.get(v, v)) for name, v in self._outputs)
+        if outputs != self._outputs:
+            self._outputs, self.kept = outputs, frozenset(v for _, v in outputs)
+        self._sweep([*self._unread, *change.replace, *change.constants,
+                     *(n.output for n in change.nodes)])  # fmt: skip
+        self._unread = []
+        self._nodes = [self.producer[name] for name in self._order]
+        if any(self.types.get(old, self.types[new]) != self.types[new]
+               for old, new in change.replace.items()):  # fmt: skip
+            for n in self._nodes:
+                self.types[n.output] = infer(n, [self.types[i] for i in n.inputs])
+        self._sort(name for name in moved if len(self.users.get(name, ())) > 1)
+
+    def _define(self, at: Node, change: Change) -> Iterator[str]:
+        """Add the new constants, and the new nodes before `at`; the names that they read."""
+        for name, array in change.constants.items():
+            self.constants[name], self.types[name] = array, constant_type(array)
+            self.users.setdefault(name, [])
+        place = self._order.index(at.output)
+        self._order[place:place] = [n.output for n in change.nodes]
+        for n in change.nodes:
+            self.types[n.output] = infer(n, [self.types[i] for i in n.inputs])
+            self.producer[n.output] = n
+            self.users.setdefault(n.output, [])
+            for name in dict.fromkeys(n.inputs):
+                self.users[name].append(n)
+                yield name
+
+    def _rename(self, n: Node, replace: Mapping[str, str]) -> set[str]:
+        """Let n read other values; the names that it reads."""
+        inputs = tuple(replace.get(i, i) for i in n.inputs)
+        new = Node(n.op, inputs, n.output, n.attributes, n.where)
+        self._forget(n)
+        self.producer[n.output] = new
+        for name in set(inputs):
+            self.users[name].append(new)
+        return set(inputs)
+
+    def _forget(self, n: Node) -> None:
+        for name in set(n.inputs):
+            self.users[name] = [u for u in self.users[name] if u.output != n.output]
+
+    def _sweep(self, unread: list[str]) -> None:
+        """Remove those of `unread` that nothing reads, and what was there for them only."""
+        dead = set()
+        while unread:
+            name = unread.pop()
+            if name in self.kept or self.users.get(name, True):
+                continue
+            n = self.producer.pop(name, None)
+            if n is not None:
+                dead.add(name)
+                self._forget(n)
+                unread += n.inputs
+            elif self.constants.pop(name, None) is None:
+                continue  # an input of the model
+            del self.types[name], self.users[name]
+        if dead:
+            self._order = [name for name in self._order if name not in dead]
+
+    def _sort(self, names: Iterable[str]) -> None:
+        """Users are in execution order."""
+        place = {name: i for i, name in enumerate(self._order)}
+        for name in names:
+            self.users[name].sort(key=lambda n: place[n.output])
 
 
 def apply(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, tuple[Firing, ...]]:
@@ -100,18 +190,17 @@ def apply(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, tuple[Firing, ...
     last: tuple[Rule, ...] = ()
     # Names made by an earlier call must not be made again.
     serial = max((int(m[1]) for m in map(_NUMBERED.search, graph.types) if m), default=0)
+    view = View(graph, serial)
     while True:
-        view = View(graph, serial)
         found = _first(view, (*last, *rules))
         if found is None:
-            return graph, tuple(log)
+            return (retype(view.graph) if log else graph), tuple(log)
         rule, n, change = found
         last = (rule,)
         log.append(Firing(rule.name, n.output, n.where))
         if len(log) > _LIMIT:
             raise RuleCycle(f"rules fire without end, last {rule.name} at {n.output}")
-        serial = view.serial
-        graph = _changed(graph, n, change)
+        view.change(n, change)
 
 
 def shared(graph: Graph) -> Graph:
@@ -132,25 +221,8 @@ def shared(graph: Graph) -> Graph:
 
 def _first(view: View, rules: Sequence[Rule]) -> tuple[Rule, Node, Change] | None:
     for rule in rules:
-        for n in view.graph.nodes:
+        for n in view.nodes:
             change = rule.rewrite(view, n)
             if change is not None:
                 return rule, n, change
     return None
-
-
-def _changed(graph: Graph, at: Node, change: Change) -> Graph:
-    def renamed(name: str) -> str:
-        return change.replace.get(name, name)
-
-    nodes: list[Node] = []
-    for n in graph.nodes:
-        if n is at:
-            nodes.extend(change.nodes)
-        inputs = tuple(renamed(i) for i in n.inputs)
-        nodes.append(
-            n if inputs == n.inputs else Node(n.op, inputs, n.output, n.attributes, n.where)
-        )
-    outputs = tuple((name, renamed(value)) for name, value in graph.outputs)
-    constants = {**graph.constants, **change.constants}
-    return retype(graph.replace(nodes=tuple(nodes), outputs=outputs, constants=constants))

@@ -14,7 +14,7 @@ from canao.graph.ir import Node, node
 
 def mask_to_term(view: View, n: Node) -> Change | None:
     """where(mask of positions, x, -inf)  ->  x + where(mask of positions, 0, -inf)"""
-    if n.op != "where" or n.inputs[0] in view.graph.constants or not positional(view, n.inputs[0]):
+    if n.op != "where" or n.inputs[0] in view.constants or not positional(view, n.inputs[0]):
         return None
     mask, x, other = n.inputs
     masked = view.array(other)

@@ -214,6 +214,11 @@ def _leaky(b: Builder, x: str, slope: Any = 0.01) -> str:
     return b.emit("add", b.emit("relu", x), below)
 
 
+def _expm1(b: Builder, x: str) -> str:
+    """Near 0 not as exact as its name promises: the error is that of exp, absolute."""
+    return b.emit("sub", b.emit("exp", x), b.value(1.0))
+
+
 def _hardswish(b: Builder, x: str) -> str:
     gate = _clamp(b, b.emit("add", x, b.value(3.0)), 0, 6)
     return b.emit("mul", b.emit("mul", x, gate), b.value(1 / 6))
@@ -462,6 +467,7 @@ RULES: dict[str, Rule] = {
     "mish": _mish,
     "softplus": _softplus,
     "hardswish": _hardswish,
+    "expm1": _expm1,
     **dict.fromkeys(("leaky_relu", "prelu"), _leaky),
     "rsqrt": _rsqrt,
     "pow": _pow,

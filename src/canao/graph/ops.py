@@ -266,6 +266,8 @@ _ROWS = (
     _compare("gt", np.greater), _compare("le", np.less_equal), _compare("lt", np.less),
     _compare("logical_and", np.logical_and), _compare("logical_or", np.logical_or),
     Op("where", (3,), _broadcast(), lambda x, _: np.where(*x), ONE_TO_ONE, _per_element(1), True),
+    Op("select", (3,), _broadcast(), lambda x, _: np.where(x[0] > 0, x[1], x[2]), ONE_TO_ONE,
+       _per_element(1), True),
     Op("linear", (2, 3), _linear_shape,
        lambda x, _: x[0] @ x[1].T + (x[2] if len(x) == 3 else 0), MANY_TO_MANY, _product_flops),
     Op("matmul", (2,), _matmul_shape, lambda x, _: x[0] @ x[1], MANY_TO_MANY, _product_flops),
