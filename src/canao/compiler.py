@@ -31,7 +31,7 @@ from canao.fuse.concat import Concat
 from canao.fuse.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.profile import decided
-from canao.fuse.rewrite import Firing, apply, shared
+from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
@@ -114,9 +114,9 @@ def lower(
     cleaned = resuming(cleaned)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
-        program = fuse(shared(rewritten), profile)
+        program = fuse(stored(shared(rewritten)), profile)
     else:
-        algebra, program = (), unfused(cleaned)
+        algebra, program = (), unfused(stored(cleaned))
     plans = tuple(planner(program, target))
     source = emit(program, plans, target)
     return Stages(cleaned, (*cleanup, *algebra), program, plans, source, target)

@@ -97,7 +97,11 @@ class CanaoRep(BackendRep):
             inputs = [inputs[name] for name in self.names]
         arrays = [np.asarray(a) for a in inputs]
         if len(arrays) != len(self.names):
-            raise InputError(f"{len(arrays)} inputs given; the model takes {len(self.names)}")
+            names = ", ".join(self.names) or "none"
+            raise InputError(
+                f"{len(arrays)} inputs given; the model takes {len(self.names)} ({names}), and "
+                "those that the file holds values for are constants"
+            )
         given = {n: _plain(a) for n, a, c in zip(self.names, arrays, self.constant, strict=True)
                  if c}  # fmt: skip
         library = self._library(given)

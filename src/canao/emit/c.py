@@ -293,6 +293,7 @@ MACROS = """\
 #define CANAO_INLINE static inline __attribute__((always_inline, unused))
 #define UNROLL _Pragma("GCC unroll 16")
 #define INF_F __builtin_inff()
+#define NAN_F __builtin_nanf("")
 #define LOG2_E 1.44269504f
 
 CANAO_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -98,14 +98,12 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
     """The Rows form, if every node computes within rows of one shape; `source` is given."""
     computed = [n for n in nodes if not OPS[n.op].view and n.output != source]
     anchor = computed[-1].output if computed else (source or output)
-    full = graph.shape(anchor)
-    if not full:
-        return None
+    full = graph.shape(anchor) or (1,)  # one number is a row of it
     names: dict[str, str] = {source: source} if source else {}
     reads: dict[str, Access] = {}
     lead, width = full[:-1], _width(graph, computed, full)
     for n in nodes:
-        shape = graph.shape(n.output)
+        shape = graph.shape(n.output) or (1,)
         if n.output == source:
             continue
         if OPS[n.op].view and n.inputs[0] in names:
@@ -124,7 +122,8 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
         access = resolve(graph, nodes, output)
         if access is None:
             return None
-        reads[output], names[output] = access, output
+        reads[output] = access if access.shape else access.broadcast((1,))
+        names[output] = output
     if output not in names:
         return None
     body = tuple(n for n in computed)
@@ -150,7 +149,7 @@ def _row_local(
     names: Mapping[str, str], reads: dict[str, Access],
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
-    shape = graph.shape(n.output)
+    shape = graph.shape(n.output) or (1,)
     if n.op not in ROW_LOCAL or graph.types[n.output].dtype != "f32":
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
@@ -179,7 +178,7 @@ def _row_local(
 def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
     """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
     a row is repeated along the row, by whatever reads it there."""
-    shape, name = graph.shape(n.output), n.inputs[position]
+    shape, name = graph.shape(n.output) or (1,), n.inputs[position]
     if n.op in ("reduce_sum", "reduce_mean"):
         return graph.shape(name)
     if n.op == "pick" and position == 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from canao.graph.ir import Graph, Node, Shape, constant_type
+from canao.graph.ir import Graph, Node, Shape, constant_type, node
 from canao.graph.verify import infer, retype
 
 # More firings than this on one graph mean rules that undo each other.
@@ -217,6 +217,17 @@ def shared(graph: Graph) -> Graph:
     )
     outputs = tuple((name, renamed.get(value, value)) for name, value in graph.outputs)
     return retype(graph.replace(nodes=nodes, outputs=outputs))
+
+
+def stored(graph: Graph) -> Graph:
+    """The graph with a copy for each output that is an input or a constant, as it is or once
+    rules have taken away all that was done to it: kernels store outputs, and callers read them."""
+    made = graph.producers()
+    copies = {value: f"copy of {value}" for _, value in graph.outputs if value not in made}
+    nodes = [node("reshape", (value,), name, shape=graph.shape(value))
+             for value, name in copies.items()]  # fmt: skip
+    outputs = tuple((name, copies.get(value, value)) for name, value in graph.outputs)
+    return retype(graph.replace(nodes=(*graph.nodes, *nodes), outputs=outputs))
 
 
 def _first(view: View, rules: Sequence[Rule]) -> tuple[Rule, Node, Change] | None:

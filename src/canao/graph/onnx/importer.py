@@ -29,6 +29,7 @@ from canao.graph.ir import (
     node,
     product,
 )
+from canao.graph.limits import limited
 from canao.graph.onnx.load import Model, require_onnx
 from canao.graph.onnx.rules import RULES
 from canao.graph.onnx.values import (
@@ -68,7 +69,7 @@ def import_text(model: Model, max_length: int | None = None) -> Graph:
     limit = max_length or LONGEST
     importer = Importer(model, limit)
     graph = importer.graph()
-    longest = importer.longest
+    longest = min(importer.longest, graph.max_length)
     if max_length is not None and max_length > longest:
         raise InputError(f"maximum length {max_length} is outside 2..{longest} of this model")
     if max_length is None:
@@ -111,6 +112,8 @@ def _limits(graph: Graph) -> dict[str, int]:
     for n in graph.nodes:
         if n.op == "gather":
             name, rows = n.inputs[1], int(graph.constants[n.inputs[0]].shape[0])
+            if not rows:
+                raise UnsupportedError(f"node '{n.where}': its table has no rows; export it anew")
             while name in made and OPS[made[name].op].view:
                 name = made[name].inputs[0]
             if name in graph.constants and made[n.inputs[1]].op != "slice":
@@ -120,6 +123,16 @@ def _limits(graph: Graph) -> dict[str, int]:
                 )
             limits[name] = min(rows, limits.get(name, rows))
     return limits
+
+
+def _live(graph: Any, wanted: Sequence[str]) -> list[Any]:
+    """The nodes that the wanted results need, in their order."""
+    needed, found = set(wanted), []
+    for n in reversed(graph.node):
+        if not needed.isdisjoint(n.output):
+            found.append(n)
+            needed.update(n.input)
+    return found[::-1]
 
 
 class Importer:
@@ -137,17 +150,22 @@ class Importer:
         self.inputs: list[Input] = []
         self.held: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self.current: Any = None
-        self.readers: dict[str, list[Any]] = {}
-        for n in model.graph.node:
-            for name in n.input:
-                self.readers.setdefault(name, []).append(n)
+        # Of a text, results that are not floats are not wanted.
+        self.asked = [
+            o
+            for o in model.graph.output
+            if given is not None or o.type.tensor_type.elem_type in (0, *_FLOAT)
+        ]
+        self.live = _live(model.graph, [o.name for o in self.asked])
+        self.read = {name for n in self.live for name in n.input}
+        self.read.update(o.name for o in self.asked)
 
     def graph(self) -> Graph:
         for name, array in self.model.tensors.items():
             self.values[name] = known(array)
         self._require_rules()
         self._bind_inputs()
-        for n in self.model.graph.node:
+        for n in self.live:
             self.current = n
             self._call(n)
         self.current = None
@@ -156,7 +174,7 @@ class Importer:
                            self.types, self.max_length))  # fmt: skip
         limits = _limits(raw)
         inputs = tuple(Input(i.name, i.type, i.limit or limits.get(i.name, 0)) for i in raw.inputs)
-        return verify(raw.replace(inputs=inputs))
+        return limited(verify(raw.replace(inputs=inputs)))
 
     # What the rules call.
 
@@ -255,17 +273,6 @@ class Importer:
         if (first < 0).any() or (count < 0).any() or (first + count > most).any():
             raise self.unsupported(f"a part of {size} from {start} on, of {room},")
 
-    def reaches(self, name: str, through: tuple[str, ...], goal: str) -> bool:
-        """Whether an operator `goal` reads the ONNX value, past operators of `through` only."""
-        return any(
-            n.op_type == goal
-            or (n.op_type in through and any(self.reaches(o, through, goal) for o in n.output))
-            for n in self.readers.get(name, ())
-        )
-
-    def is_ids(self, x: Value) -> bool:
-        return isinstance(x, str) and any(i.name == x for i in self.inputs)
-
     def where(self) -> str:
         n = self.current
         return (n.name or (n.output[0] if n.output else "")) if n is not None else ""
@@ -286,7 +293,7 @@ class Importer:
         remedy = "CANAO compiles encoders of the BERT family (see the list in docs/onnx.md)"
         without = [
             n
-            for n in self.model.graph.node
+            for n in self.live
             if n.domain not in ("", "ai.onnx") or n.op_type not in RULES
         ]
         if without:
@@ -301,7 +308,7 @@ class Importer:
             made = RULES[n.op_type](self, *operands, **self._attributes(n))
         except Undecided as error:
             raise self.unsupported(str(error)) from None
-        except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        except (TypeError, ValueError, IndexError, ArithmeticError, MemoryError) as error:
             # The file may hold any operands: what a rule cannot take must not end in a traceback.
             what = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
             raise self.unsupported(f"what it is given ({what})") from None
@@ -309,11 +316,8 @@ class Importer:
         for i, name in enumerate(n.output):
             if i < len(results):
                 self.values[name] = results[i]
-            elif name and (self.readers.get(name) or name in self._asked()):
+            elif name in self.read:
                 raise self.unsupported(f"its result {i + 1}")
-
-    def _asked(self) -> set[str]:
-        return {o.name for o in self.model.graph.output}
 
     def _attributes(self, n: Any) -> dict[str, Any]:
         onnx = require_onnx()
@@ -399,23 +403,27 @@ class Importer:
 
     def _outputs(self) -> tuple[tuple[str, str], ...]:
         found: dict[str, str] = {}
-        for o in self.model.graph.output:
+        for o in self.asked:
             x = self.values.get(o.name)
             declared = o.type.tensor_type.elem_type
             if self.given is not None and declared != 1:
                 raise UnsupportedError(f"output '{o.name}' is not float32")
+            if isinstance(x, Known) and self.given is not None and x.dtype == "f32":
+                x = self.name(x)
             if isinstance(x, str) and self.types[x].dtype == "f32":
-                if any(i.name == x for i in self.inputs):
-                    x = self.emit("reshape", x, shape=self.types[x].shape)  # a copy
                 # Names come from the file, and go into C and into manifests.
                 plain = _PLAIN.sub("_", o.name)[:100] or "output"
                 while plain in found:
                     plain += "_"
-                found[plain] = x
+                batched = self.given is not None or self.types[x].shape
+                found[plain] = x if batched else self.reshape(x, (1,))
             elif self.given is not None:
                 raise UnsupportedError(f"output '{o.name}' is not float32 computed from the inputs")
         if not found:
-            raise UnsupportedError("no output is a float tensor computed from the text")
+            raise UnsupportedError(
+                "no output is a float tensor computed from the inputs; export the model with its "
+                "logits or hidden states as outputs"
+            )
         return tuple(found.items())
 
     # Constants.

@@ -132,10 +132,10 @@ def _check(onnx: Any, proto: Any) -> None:
         t.dims.extend([0] if math.prod(dims) else dims)
     try:
         onnx.checker.check_model(bare)
-    except onnx.checker.ValidationError as error:
-        raise InputError(f"not a valid ONNX model ({_line(error)})") from None
     except Exception as error:  # noqa: BLE001  the C++ core raises RuntimeError and others
-        raise InputError(f"not a valid ONNX model ({_line(error)})") from None
+        raise InputError(
+            f"not a valid ONNX model ({_line(error)}); correct it or export it again"
+        ) from None
 
 
 def _opset(proto: Any) -> int:

@@ -63,14 +63,6 @@ def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None,
     return [x, fill(True, b.shape(x), "bool")]
 
 
-def _equal(b: Builder, x: Value, y: Value) -> Value:
-    if (b.is_ids(x) or b.is_ids(y)) and b.reaches(b.current.output[0], ("Not", "Cast", "Identity"),
-                                                  "CumSum"):  # fmt: skip
-        # Positions counted over the tokens that are no padding, as RoBERTa's: all are none.
-        return fill(False, b.shape(x), "bool")
-    return b.pointwise("eq", x, y)
-
-
 def _is_nan(b: Builder, x: Value) -> Value:
     if isinstance(x, Known):
         return b.pointwise("isnan", x)
@@ -82,7 +74,7 @@ def _is_nan(b: Builder, x: Value) -> Value:
 def _not(b: Builder, x: Value) -> Value:
     if isinstance(x, Known):
         return b.pointwise("logical_not", x)
-    return b.pointwise("eq", x, fill(False, (), "bool"))
+    return b.emit("logical_not", b.name(x))
 
 
 def _where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
@@ -253,12 +245,12 @@ def _heads(b: Builder, x: Value, count: int) -> Value:
 
 def _axes(b: Builder, x: Value, axes: Sequence[int]) -> list[int]:
     rank = len(b.shape(x))
-    return sorted({views.axis(b, a, rank) for a in axes})
+    return sorted({views.dimension(b, a, rank) for a in axes})
 
 
 def _softmax(b: Builder, x: Value, axis: int = -1) -> Value:
     rank = len(b.shape(x))
-    axis = views.axis(b, axis, rank)
+    axis = views.dimension(b, axis, rank)
     if axis == rank - 1:
         return b.emit("softmax", b.name(x))
     perm = [i for i in range(rank) if i != axis] + [axis]
@@ -300,7 +292,7 @@ def _reduced(b: Builder, op: str, x: str, axes: list[int], keepdims: int) -> str
 def _layer_norm(b: Builder, x: Value, scale: Value, bias: Value | None = None, axis: int = -1,
                 epsilon: float = 1e-5, stash_type: int = 1) -> Value:  # fmt: skip
     shape = b.shape(x)
-    axis = views.axis(b, axis, len(shape))
+    axis = views.dimension(b, axis, len(shape))
     width = product(shape[axis:])
     if not isinstance(width, int):
         raise b.unsupported("a norm over the tokens")
@@ -321,18 +313,22 @@ def _row(b: Builder, x: Value, width: int, shape: Sequence[Dim]) -> str:
 def _rms_norm(b: Builder, x: Value, scale: Value, axis: int = -1, epsilon: float = 1e-5,
               stash_type: int = 1) -> Value:  # fmt: skip
     name = b.name(x)
-    axes = list(range(views.axis(b, axis, len(b.shape(x))), len(b.shape(x))))
+    axes = list(range(views.dimension(b, axis, len(b.shape(x))), len(b.shape(x))))
     mean = _reduced(b, "reduce_mean", b.emit("mul", name, name), axes, 1)
     root = b.pointwise("sqrt", b.pointwise("add", mean, _number(epsilon)))
     return b.pointwise("mul", b.pointwise("div", name, root), scale)
 
 
 def _cumsum(b: Builder, x: Value, axis: Value, exclusive: int = 0, reverse: int = 0) -> Value:
-    place = views.axis(b, b.numbers(axis, "an axis")[0], len(b.shape(x)))
+    place = views.dimension(b, b.numbers(axis, "an axis")[0], len(b.shape(x)))
     if isinstance(x, Known) and x.array.shape[place] == 1 and x.uniform and not reverse:
         step = int(x.item())
         return Ramp(x.shape, place, 0 if exclusive else step, step)
-    raise b.unsupported("a running sum of anything but the padding mask")
+    shape = b.shape(x)
+    if reverse or exclusive or b.dtype(x) == "f32" or product(shape) != shape[place]:
+        raise b.unsupported("a running sum, other than of whole numbers of all tokens,")
+    line = b.emit("cumsum", b.reshape(b.name(x), (1, shape[place])))
+    return b.reshape(line, shape)
 
 
 RULES: dict[str, Rule] = {
@@ -342,10 +338,10 @@ RULES: dict[str, Rule] = {
         "Ceil": "ceil", "Sign": "sign", "Log": "log"}.items()},
     **{name: _binary(op) for name, op in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod",
-        "Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le",
+        "Equal": "eq", "Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le",
         "And": "logical_and", "Or": "logical_or", "Xor": "logical_xor"}.items()},
     "Max": _many("maximum"), "Min": _many("minimum"), "Sum": _many("add"), "Mean": _mean,
-    "Equal": _equal, "Not": _not, "IsNaN": _is_nan, "Where": _where, "Cast": _cast,
+    "Not": _not, "IsNaN": _is_nan, "Where": _where, "Cast": _cast,
     "CastLike": lambda b, x, like: x if b.dtype(x) == b.dtype(like) else b.emit(
         "cast", b.name(x), dtype=b.dtype(like)),
     "Identity": _pass, "Dropout": _dropout,

@@ -30,7 +30,7 @@ Rule = Callable[..., Any]
 _MOST = 16  # operands of one concat
 
 
-def axis(b: Builder, index: int, rank: int) -> int:
+def dimension(b: Builder, index: int, rank: int) -> int:
     if not -rank <= index < rank:
         raise b.unsupported(f"dimension {index} of {rank}")
     return index % rank
@@ -87,7 +87,7 @@ def _reshape(b: Builder, x: Value, target: Value, allowzero: int = 0) -> Value:
 def _unsqueeze(b: Builder, x: Value, axes: Value) -> Value:
     wanted = b.numbers(axes, "axes")
     rank = len(b.shape(x)) + len(wanted)
-    places = {axis(b, a, rank) for a in wanted}
+    places = {dimension(b, a, rank) for a in wanted}
     rest = iter(b.shape(x))
     return _as(b, x, tuple(1 if i in places else next(rest) for i in range(rank)))
 
@@ -97,14 +97,14 @@ def _squeeze(b: Builder, x: Value, axes: Value | None = None) -> Value:
     places = (
         {i for i, d in enumerate(shape) if d == 1}
         if axes is None
-        else {axis(b, a, len(shape)) for a in b.numbers(axes, "axes")}
+        else {dimension(b, a, len(shape)) for a in b.numbers(axes, "axes")}
     )
     if any(shape[i] != 1 for i in places):
         raise b.unsupported(f"dropping dimensions {sorted(places)} of {_shown(shape)}")
     return _as(b, x, tuple(d for i, d in enumerate(shape) if i not in places))
 
 
-def _flatten(b: Builder, x: Value, axis: int = 1) -> Value:  # noqa: A002
+def _flatten(b: Builder, x: Value, axis: int = 1) -> Value:
     shape = b.shape(x)
     at = axis + len(shape) if axis < 0 else axis
     return _as(b, x, (product(shape[:at]), product(shape[at:])))
@@ -178,7 +178,7 @@ def _slice(b: Builder, x: Value, starts: Value, ends: Value, axes: Value | None 
     along = b.numbers(axes, "axes") if axes is not None else list(range(len(first)))
     by = b.numbers(steps, "steps") if steps is not None else [1] * len(first)
     for a, start, end, step in zip(along, first, last, by, strict=True):
-        x = _cut(b, x, axis(b, a, rank), start, end, step)
+        x = _cut(b, x, dimension(b, a, rank), start, end, step)
     return x
 
 
@@ -256,10 +256,10 @@ def _known_part(x: Known, at: int, start: Dim, size: Dim, out: Shape) -> Known |
     return None
 
 
-def _split(b: Builder, x: Value, split: Value | None = None, axis: int = 0,  # noqa: A002
+def _split(b: Builder, x: Value, split: Value | None = None, axis: int = 0,
            num_outputs: int | None = None) -> list[Value]:  # fmt: skip
     shape = b.shape(x)
-    at = axis % len(shape)
+    at = dimension(b, axis, len(shape))
     total = shape[at]
     if split is not None:
         lengths: list[Dim] = b.whole(split, "a size")
@@ -276,8 +276,8 @@ def _split(b: Builder, x: Value, split: Value | None = None, axis: int = 0,  # n
     return out
 
 
-def _concat(b: Builder, *parts: Value, axis: int) -> Value:  # noqa: A002
-    at = axis % len(b.shape(parts[0]))
+def _concat(b: Builder, *parts: Value, axis: int) -> Value:
+    at = dimension(b, axis, len(b.shape(parts[0])))
     kept = [x for x in parts if b.shape(x)[at] != 0] or [parts[0]]
     if len(kept) == 1:
         return kept[0]
@@ -319,7 +319,7 @@ def _pad(b: Builder, x: Value, pads: Value, value: Value | None = None, axes: Va
         raise b.unsupported("padding with what is computed from the text")
     number = value.item() if isinstance(value, Known) else 0
     for i, a in enumerate(along):
-        at = axis(b, a, rank)
+        at = dimension(b, a, rank)
         sides = []
         for width in (widths[i], widths[i + len(along)]):
             shape = b.shape(x)
@@ -331,9 +331,9 @@ def _pad(b: Builder, x: Value, pads: Value, value: Value | None = None, axes: Va
 # Look-ups.
 
 
-def _gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:  # noqa: A002
+def _gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
     shape = b.shape(x)
-    at = axis % len(shape)
+    at = dimension(b, axis, len(shape))
     out = (*shape[:at], *b.shape(ids), *shape[at + 1 :])
     if isinstance(x, Known) and x.uniform:
         return fill(x.item(), out, x.dtype)
@@ -379,9 +379,9 @@ def _take(b: Builder, x: Value, ids: Known, at: int) -> Value:
     return _concat(b, *(part(b, x, at, start, count) for start, count in runs), axis=at)
 
 
-def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:  # noqa: A002
+def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
     shape = b.shape(x)
-    at = axis % len(shape)
+    at = dimension(b, axis, len(shape))
     if isinstance(x, Known) and x.uniform:
         return fill(x.item(), b.shape(ids), x.dtype)
     if isinstance(x, Known) and (x.array == x.array.flat[0]).all():
