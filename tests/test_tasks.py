@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 import canao
 from canao.compiled import CompiledModel
 from canao.model.task import read_pooling
+from canao.model.tokenizer import describe_tokenizer, read_tokenizer
 from tests import tokens
-from tests.heads import LONGEST, TAGS, save_model
+from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
 
 TEXT = "Ada Lovelace worked in London, with Charles Babbage."
 CONTEXT = tokens.SENTENCES[0]
@@ -323,33 +324,54 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ("WordPiece", "BPE"))
 def test_older_tokenizers_are_converted(tmp_path: Path, kind: str) -> None:
-    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
-
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir(), new.mkdir()
     config = transformers.BertConfig() if kind == "WordPiece" else transformers.RobertaConfig()
-    config.save_pretrained(old)
+    config.save_pretrained(tmp_path)
     trained = tokens.KINDS[kind]()
-    trained.model.save(str(old))
-    assert describe_tokenizer(old)["kind"] == kind
-    copy_tokenizer(old, new)
-    converted = Tokenizer.from_file(str(new / "tokenizer.json"))
+    trained.model.save(str(tmp_path))
+    assert describe_tokenizer(tmp_path)["kind"] == kind
+    found = read_tokenizer(tmp_path)
+    converted = Tokenizer.from_str(found.contents["tokenizer.json"].decode())
     for text in tokens.SENTENCES[:3]:
         assert converted.encode(text, "Ada").tokens == trained.encode(text, "Ada").tokens
-    described = describe_tokenizer(new)
-    assert described["kind"] == kind and described["mask"] in ("[MASK]", "<mask>")
+    assert found.description["kind"] == kind and found.ids == trained.get_vocab_size()
+    assert found.description["mask"] in ("[MASK]", "<mask>")
 
 
-def test_a_vocabulary_that_cannot_be_converted(tmp_path: Path) -> None:
-    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("spiece.model", b"\x00not a model"),
+        ("vocab.txt", b"\xff\xfe\x00\x01"),
+        ("vocab.txt", b""),
+        ("tokenizer.json", b""),
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer.json", b'{"model": 5}'),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": "b"}}}'),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": []}}, "added_tokens": 7}'),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_found_first(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, before weights are loaded and long before anything is built."""
+    save_model("Model", tmp_path)
+    for old in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / old).unlink()
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr("canao.compiler.load_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(canao.InputError, match=re.escape(f"{tmp_path}/{name}: ")) as error:
+        canao.compile(tmp_path)
+    assert "\n" not in str(error.value) and ";" in str(error.value)
 
-    transformers.AlbertConfig().save_pretrained(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(b"\x00not a model")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(canao.InputError, match=r"spiece\.model") as error:
-        copy_tokenizer(tmp_path, tmp_path / "out")
-    assert "\n" not in str(error.value)
-    (tmp_path / "spiece.model").unlink()
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(canao.InputError, match=r"tokenizer\.json"):
-        describe_tokenizer(tmp_path)
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    save_model("Model", tmp_path)
+    whole = fast_tokenizer("WordPiece")
+    whole.add_tokens(["one more"])  # known to the tokenizer only: texts do not hold it by chance
+    whole.save_pretrained(tmp_path)
+    assert read_tokenizer(tmp_path).ids < len(whole)
+    canao.compile(tmp_path)
+    tokens.save(tokens.byte_bpe(), tmp_path)
+    with pytest.raises(canao.InputError, match=r"tokenizer has \d+ tokens, .* vectors for \d+"):
+        canao.compile(tmp_path)

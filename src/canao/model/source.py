@@ -32,7 +32,7 @@ class Source:
 def load_source(path: str | Path) -> Source:
     """The model in a Hugging Face directory. InputError says what is missing or damaged."""
     path = Path(path)
-    _check_directory(path)
+    check_directory(path)
     import safetensors
     import transformers
 
@@ -60,7 +60,8 @@ def load_source(path: str | Path) -> Source:
     return Source(module.eval(), config, path)
 
 
-def _check_directory(path: Path) -> None:
+def check_directory(path: Path) -> None:
+    """InputError unless `path` holds a configuration and weights as safetensors."""
     if not path.exists():
         raise InputError(f"{path}: no such directory; give a Hugging Face model directory")
     if not path.is_dir():
