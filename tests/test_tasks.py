@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 
 import canao
 from canao.compiled import CompiledModel
-from canao.model.task import read_pooling
 from canao.model.tokenizer import describe_tokenizer, read_tokenizer
 from tests import tokens
 from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
@@ -163,87 +162,6 @@ def test_masks(make: Make, kind: str) -> None:
     assert len(made[0].predict(f"{mask} was born in {mask}.")) == 2
     with pytest.raises(canao.InputError, match=re.escape(f"no {mask}")):
         made[0].predict("Ada was born.")
-
-
-def write_pooling(folder: Path, modes: dict[str, Any], *kinds: str, **settings: Any) -> None:
-    """What Sentence-Transformers writes beside a model."""
-    kinds = ("Transformer", "Pooling", *kinds)
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "",
-         "type": f"sentence_transformers.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]  # fmt: skip
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": 48, **modes})
-    )
-    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
-
-
-def test_pooling(tmp_path: Path) -> None:
-    model, tokenizer = save_model("Model", tmp_path)
-    with torch.no_grad():
-        hidden = model(**tokenizer(TEXT, return_tensors="pt")).last_hidden_state[0].numpy()
-    weights = np.arange(1, len(hidden) + 1)
-    cases = [
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, hidden.mean(0)),
-        ({"pooling_mode_cls_token": True}, hidden[0]),
-        ({"pooling_mode_max_tokens": True}, hidden.max(0)),
-        ({"pooling_mode_mean_sqrt_len_tokens": True}, hidden.sum(0) / len(hidden) ** 0.5),
-        ({"pooling_mode": "lasttoken"}, hidden[-1]),
-        ({"pooling_mode": ["cls", "weightedmean"]},
-         np.concatenate([hidden[0], weights @ hidden / weights.sum()])),
-    ]  # fmt: skip
-    write_pooling(tmp_path, {"pooling_mode": "mean"}, max_seq_length=8)
-    compiled = canao.compile(tmp_path)
-    manifest = compiled.artifact.manifest
-    assert manifest["task"] == "sentence-embedding"
-    ready = compiled.prepare(TEXT)
-    assert len(ready.windows[0].ids) == 8 and ready.cut == len(hidden)
-    with pytest.raises(canao.InputError, match="the model takes 8"):
-        compiled.predict(TEXT, truncate=False)
-    whole = CompiledModel(compiled.artifact)
-    for modes, want in cases:
-        for normalize in (False, True):
-            write_pooling(tmp_path, modes, *["Normalize"] * normalize)
-            manifest["pooling"] = read_pooling(tmp_path)
-            scaled = want / np.linalg.norm(want) if normalize else want
-            whole_text, short = (whole.predict(text) for text in (TEXT, "Ada"))
-            np.testing.assert_allclose(whole_text, scaled, atol=1e-4)
-            assert whole_text.dtype == np.float32 and short.shape == want.shape
-    prompts = {"prompts": {"query": "Ada "}, "default_prompt_name": "query"}
-    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    write_pooling(tmp_path, {"pooling_mode": "cls"}, do_lower_case=True)
-    manifest["pooling"] = read_pooling(tmp_path)
-    np.testing.assert_array_equal(
-        CompiledModel(compiled.artifact).predict("LOVELACE"), whole.predict("ada lovelace")
-    )
-    write_pooling(tmp_path, {"pooling_mode": "cls", "include_prompt": False})
-    with pytest.raises(canao.UnsupportedError, match="include_prompt"):
-        read_pooling(tmp_path)
-    write_pooling(tmp_path, {"pooling_mode": "mean"}, "Dense")
-    with pytest.raises(canao.UnsupportedError, match="Dense"):
-        canao.compile(tmp_path)
-    write_pooling(tmp_path, {"pooling_mode": "attention"})
-    with pytest.raises(canao.UnsupportedError, match="attention"):
-        canao.compile(tmp_path)
-
-
-def test_sentence_embeddings_of_minilm(minilm: Path) -> None:
-    """Mean over all tokens, scaled to length 1, texts cut at 256 tokens: what its authors ship."""
-    model = transformers.AutoModel.from_pretrained(minilm).eval()
-    tokenizer = Tokenizer.from_file(str(minilm / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-    texts = [*tokens.SENTENCES, "word " * 400]
-    compiled = canao.compile(minilm)
-    for text, got in zip(texts, compiled.predict(texts), strict=True):
-        with torch.no_grad():
-            out = model(torch.tensor([tokenizer.encode(text).ids]))
-        want = out.last_hidden_state[0].mean(0).numpy()
-        assert got.shape == (384,) and abs(np.linalg.norm(got) - 1) < 1e-6
-        assert want @ got / np.linalg.norm(want) >= 0.99999
 
 
 def test_feature_extraction(make: Make) -> None:

@@ -38,7 +38,9 @@ from canao.graph.ops import OPS
 from canao.graph.resume import resuming
 from canao.graph.trace import trace
 from canao.model.beside import beside
+from canao.model.embedding import with_embedding
 from canao.model.padding import ignores_left_padding
+from canao.model.sentence import transformer_directory
 from canao.model.source import Source as ModelSource
 from canao.model.source import check_directory, load_source
 from canao.model.task import describe_head, stop_tokens
@@ -135,7 +137,10 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     limit = source.max_length
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
-    graph = trace(source.module, max_length or limit)
+    module = source.module
+    if source.sentence is not None:
+        module = with_embedding(module, source.sentence, source.config.hidden_size)
+    graph = trace(module, max_length or limit)
     if max_length is not None and graph.max_length < max_length:
         allowed = graph.max_length
         raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")
@@ -155,8 +160,8 @@ def load_tokenizer(model: str | Path | Any) -> TokenizerFiles | None:
         return read_tokenizer(beside(model, None).path)
     if not isinstance(model, (str, Path)):
         return None
-    check_directory(Path(model))
-    return read_tokenizer(Path(model))
+    check_directory(transformer_directory(Path(model)))
+    return read_tokenizer(transformer_directory(Path(model)))
 
 
 def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, graph: Graph) -> None:

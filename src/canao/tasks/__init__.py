@@ -34,6 +34,8 @@ class Task:
 
 # The task that is a text's continuation: `CompiledModel.stream` does it, token by token.
 GENERATION = "text-generation"
+# The output of a library that computes sentence embeddings itself.
+EMBEDDING = "sentence_embedding"
 TASKS: Mapping[str, Task] = {
     "text-classification": Task({"top": None}, "optional"),
     "text-regression": Task({}, "optional"),
@@ -113,6 +115,8 @@ def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
         return find_answers(prepared.pair or "", prepared.windows, starts, ends,
                             options["top"], options["max_answer_tokens"])  # fmt: skip
     pooling = manifest.get("pooling")
+    if EMBEDDING in outputs[0]:
+        return outputs[0][EMBEDDING].ravel()
     if pooling:
         return pool(first, pooling["modes"], normalize=pooling["normalize"])
     if options["pooling"]:
