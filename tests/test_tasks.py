@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 import canao
 from canao.compiled import CompiledModel
 from canao.model.tokenizer import describe_tokenizer, read_tokenizer
+from canao.tasks.windows import cut_windows, joined
 from tests import tokens
 from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
 
@@ -100,6 +102,64 @@ def test_entities_are_words_without_blanks(make: Make, kind: str) -> None:
         for entity in model.predict(text):
             assert entity.text == text[entity.start : entity.end] == entity.text.strip() != ""
             assert entity.start == 0 or not text[entity.start - 1].isalpha() or kind == "BPE"
+
+
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
+def test_entities_of_a_long_text(make: Make, kind: str) -> None:
+    """Every token has the label of the window that shows most around it; nothing is left out."""
+    compiled, model, tokenizer = make("ForTokenClassification", kind,
+                                      id2label=dict(enumerate(TAGS)),
+                                      label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
+    text = " ".join(tokens.SENTENCES * 4)
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, count = encoded["input_ids"], len(encoded["input_ids"]) - 2
+    best = [(-1, "", 0.0)] * count
+    starts = [*range(0, count - 62, 31), count - 62]
+    assert len(starts) > 3
+    for a in starts:
+        with torch.no_grad():
+            window = torch.tensor([[ids[0], *ids[1 + a : 1 + a + 62], ids[-1]]])
+            p = torch.softmax(model(window).logits[0, 1:-1].double(), -1)
+        for t in range(a, a + 62):
+            seen = min(t - a if a else count, a + 61 - t if a + 62 < count else count)
+            score, label = p[t - a].max(0)
+            best[t] = max(best[t], (seen, TAGS[label], float(score)), key=lambda b: b[0])
+    want = [(label, *place, score) for (_, label, score), place in zip(
+        best, encoded["offset_mapping"][1:-1], strict=True) if label != "O"]  # fmt: skip
+    got = compiled.predict(text, aggregate="none")
+    cover = [(e.label, e.start, e.end) for e in got]
+    if kind == "WordPiece":  # tokens of the others may be blank, or begin with one
+        assert cover == [w[:3] for w in want]
+        np.testing.assert_allclose([e.score for e in got], [w[3] for w in want], atol=CLOSE)
+    assert max(e.end for e in got) > len(text) - 20 and all(
+        e.text == text[e.start : e.end] == e.text.strip() for e in got
+    )
+    assert compiled.predict([TEXT, text, TEXT], aggregate="none") == [
+        compiled.predict(TEXT, aggregate="none"), got, compiled.predict(TEXT, aggregate="none")
+    ]  # fmt: skip
+    assert compiled.prepare(text, truncate=True).cut == len(ids)
+
+
+def test_windows_of_any_size_join_to_the_whole() -> None:
+    """Rows that say where they come from; contexts are at least half of what windows share."""
+    for count, limit in ((65, 64), (200, 64), (1000, 512), (9, 4), (5, 3)):
+        whole = SimpleNamespace(
+            ids=[-1, *range(count), -2], type_ids=[0] * (count + 2),
+            special_tokens_mask=[1, *[0] * count, 1],
+        )  # fmt: skip
+        windows = cut_windows(whole, limit)
+        assert all(len(w.ids) == limit and w.ids[0] == -1 and w.ids[-1] == -2 for w in windows)
+        rows = [np.stack([w.ids, np.full(limit, i)], -1) for i, w in enumerate(windows)]
+        out = joined(whole, windows, rows)
+        assert out[:, 0].tolist() == whole.ids
+        least = min(128, (limit - 2) // 2) // 2 - 1
+        for token, window in out[1:-1].tolist():
+            w = windows[window]
+            assert w.start <= token < w.stop
+            assert w.start == 0 or token - w.start >= least
+            assert w.stop == count or w.stop - 1 - token >= least
+    with pytest.raises(canao.InputError, match="takes 2 tokens, which leaves none"):
+        cut_windows(whole, 2)
 
 
 def test_answers(make: Make) -> None:

@@ -20,6 +20,7 @@ from canao.tasks.fill import fill_masks, require_mask
 from canao.tasks.reader import Prepared, Reader
 from canao.tasks.results import Answer, Entity, Filling, Prediction
 from canao.tasks.vectors import POOLINGS, pool
+from canao.tasks.windows import joined
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -107,6 +108,10 @@ def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
     if task == "text-regression":
         return regress(first, manifest)
     if task == "token-classification":
+        if prepared.whole is not None:
+            rows = [_logits(o).reshape(len(w.ids), -1)
+                    for o, w in zip(outputs, prepared.windows, strict=True)]  # fmt: skip
+            window, first = prepared.whole, joined(prepared.whole, prepared.windows, rows)
         return find_entities(prepared.text, window, first, manifest, options["aggregate"])
     if task == "fill-mask":
         return fill_masks(window, first, reader.tokenizer, _mask(manifest) or "", options["top"])
