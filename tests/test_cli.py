@@ -147,6 +147,15 @@ def test_wrong_paths_and_options(canao, model_dir: Path, artifact: Path, tmp_pat
     assert not (tmp_path / "o").exists()
 
 
+def test_a_place_that_cannot_be_written_is_found_first(
+    canao, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canao.compiler.load_model", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "o", Path("/proc/canao/o")):
+        refused(canao("compile", str(model_dir), "-o", str(place)), str(place), "directory")
+
+
 def test_other_peoples_directories_are_left_alone(canao, model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not touch")
     refused(canao("compile", str(model_dir), "-o", str(tmp_path)), str(tmp_path), "not empty")

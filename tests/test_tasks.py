@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from tokenizers import Tokenizer
 
 import canao
 from canao.compiled import CompiledModel
-from canao.model.task import read_pooling
+from canao.model.tokenizer import describe_tokenizer, read_tokenizer
+from canao.tasks.windows import cut_windows, joined
 from tests import tokens
-from tests.heads import LONGEST, TAGS, save_model
+from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
 
 TEXT = "Ada Lovelace worked in London, with Charles Babbage."
 CONTEXT = tokens.SENTENCES[0]
@@ -102,6 +104,64 @@ def test_entities_are_words_without_blanks(make: Make, kind: str) -> None:
             assert entity.start == 0 or not text[entity.start - 1].isalpha() or kind == "BPE"
 
 
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
+def test_entities_of_a_long_text(make: Make, kind: str) -> None:
+    """Every token has the label of the window that shows most around it; nothing is left out."""
+    compiled, model, tokenizer = make("ForTokenClassification", kind,
+                                      id2label=dict(enumerate(TAGS)),
+                                      label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
+    text = " ".join(tokens.SENTENCES * 4)
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, count = encoded["input_ids"], len(encoded["input_ids"]) - 2
+    best = [(-1, "", 0.0)] * count
+    starts = [*range(0, count - 62, 31), count - 62]
+    assert len(starts) > 3
+    for a in starts:
+        with torch.no_grad():
+            window = torch.tensor([[ids[0], *ids[1 + a : 1 + a + 62], ids[-1]]])
+            p = torch.softmax(model(window).logits[0, 1:-1].double(), -1)
+        for t in range(a, a + 62):
+            seen = min(t - a if a else count, a + 61 - t if a + 62 < count else count)
+            score, label = p[t - a].max(0)
+            best[t] = max(best[t], (seen, TAGS[label], float(score)), key=lambda b: b[0])
+    want = [(label, *place, score) for (_, label, score), place in zip(
+        best, encoded["offset_mapping"][1:-1], strict=True) if label != "O"]  # fmt: skip
+    got = compiled.predict(text, aggregate="none")
+    cover = [(e.label, e.start, e.end) for e in got]
+    if kind == "WordPiece":  # tokens of the others may be blank, or begin with one
+        assert cover == [w[:3] for w in want]
+        np.testing.assert_allclose([e.score for e in got], [w[3] for w in want], atol=CLOSE)
+    assert max(e.end for e in got) > len(text) - 20 and all(
+        e.text == text[e.start : e.end] == e.text.strip() for e in got
+    )
+    assert compiled.predict([TEXT, text, TEXT], aggregate="none") == [
+        compiled.predict(TEXT, aggregate="none"), got, compiled.predict(TEXT, aggregate="none")
+    ]  # fmt: skip
+    assert compiled.prepare(text, truncate=True).cut == len(ids)
+
+
+def test_windows_of_any_size_join_to_the_whole() -> None:
+    """Rows that say where they come from; contexts are at least half of what windows share."""
+    for count, limit in ((65, 64), (200, 64), (1000, 512), (9, 4), (5, 3)):
+        whole = SimpleNamespace(
+            ids=[-1, *range(count), -2], type_ids=[0] * (count + 2),
+            special_tokens_mask=[1, *[0] * count, 1],
+        )  # fmt: skip
+        windows = cut_windows(whole, limit)
+        assert all(len(w.ids) == limit and w.ids[0] == -1 and w.ids[-1] == -2 for w in windows)
+        rows = [np.stack([w.ids, np.full(limit, i)], -1) for i, w in enumerate(windows)]
+        out = joined(whole, windows, rows)
+        assert out[:, 0].tolist() == whole.ids
+        least = min(128, (limit - 2) // 2) // 2 - 1
+        for token, window in out[1:-1].tolist():
+            w = windows[window]
+            assert w.start <= token < w.stop
+            assert w.start == 0 or token - w.start >= least
+            assert w.stop == count or w.stop - 1 - token >= least
+    with pytest.raises(canao.InputError, match="takes 2 tokens, which leaves none"):
+        cut_windows(whole, 2)
+
+
 def test_answers(make: Make) -> None:
     """Every span of at most 15 tokens of the context, scored one by one."""
     compiled, model, tokenizer = make("ForQuestionAnswering")
@@ -162,87 +222,6 @@ def test_masks(make: Make, kind: str) -> None:
     assert len(made[0].predict(f"{mask} was born in {mask}.")) == 2
     with pytest.raises(canao.InputError, match=re.escape(f"no {mask}")):
         made[0].predict("Ada was born.")
-
-
-def write_pooling(folder: Path, modes: dict[str, Any], *kinds: str, **settings: Any) -> None:
-    """What Sentence-Transformers writes beside a model."""
-    kinds = ("Transformer", "Pooling", *kinds)
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "",
-         "type": f"sentence_transformers.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]  # fmt: skip
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": 48, **modes})
-    )
-    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
-
-
-def test_pooling(tmp_path: Path) -> None:
-    model, tokenizer = save_model("Model", tmp_path)
-    with torch.no_grad():
-        hidden = model(**tokenizer(TEXT, return_tensors="pt")).last_hidden_state[0].numpy()
-    weights = np.arange(1, len(hidden) + 1)
-    cases = [
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, hidden.mean(0)),
-        ({"pooling_mode_cls_token": True}, hidden[0]),
-        ({"pooling_mode_max_tokens": True}, hidden.max(0)),
-        ({"pooling_mode_mean_sqrt_len_tokens": True}, hidden.sum(0) / len(hidden) ** 0.5),
-        ({"pooling_mode": "lasttoken"}, hidden[-1]),
-        ({"pooling_mode": ["cls", "weightedmean"]},
-         np.concatenate([hidden[0], weights @ hidden / weights.sum()])),
-    ]  # fmt: skip
-    write_pooling(tmp_path, {"pooling_mode": "mean"}, max_seq_length=8)
-    compiled = canao.compile(tmp_path)
-    manifest = compiled.artifact.manifest
-    assert manifest["task"] == "sentence-embedding"
-    ready = compiled.prepare(TEXT)
-    assert len(ready.windows[0].ids) == 8 and ready.cut == len(hidden)
-    with pytest.raises(canao.InputError, match="the model takes 8"):
-        compiled.predict(TEXT, truncate=False)
-    whole = CompiledModel(compiled.artifact)
-    for modes, want in cases:
-        for normalize in (False, True):
-            write_pooling(tmp_path, modes, *["Normalize"] * normalize)
-            manifest["pooling"] = read_pooling(tmp_path)
-            scaled = want / np.linalg.norm(want) if normalize else want
-            whole_text, short = (whole.predict(text) for text in (TEXT, "Ada"))
-            np.testing.assert_allclose(whole_text, scaled, atol=1e-4)
-            assert whole_text.dtype == np.float32 and short.shape == want.shape
-    prompts = {"prompts": {"query": "Ada "}, "default_prompt_name": "query"}
-    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    write_pooling(tmp_path, {"pooling_mode": "cls"}, do_lower_case=True)
-    manifest["pooling"] = read_pooling(tmp_path)
-    np.testing.assert_array_equal(
-        CompiledModel(compiled.artifact).predict("LOVELACE"), whole.predict("ada lovelace")
-    )
-    write_pooling(tmp_path, {"pooling_mode": "cls", "include_prompt": False})
-    with pytest.raises(canao.UnsupportedError, match="include_prompt"):
-        read_pooling(tmp_path)
-    write_pooling(tmp_path, {"pooling_mode": "mean"}, "Dense")
-    with pytest.raises(canao.UnsupportedError, match="Dense"):
-        canao.compile(tmp_path)
-    write_pooling(tmp_path, {"pooling_mode": "attention"})
-    with pytest.raises(canao.UnsupportedError, match="attention"):
-        canao.compile(tmp_path)
-
-
-def test_sentence_embeddings_of_minilm(minilm: Path) -> None:
-    """Mean over all tokens, scaled to length 1, texts cut at 256 tokens: what its authors ship."""
-    model = transformers.AutoModel.from_pretrained(minilm).eval()
-    tokenizer = Tokenizer.from_file(str(minilm / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-    texts = [*tokens.SENTENCES, "word " * 400]
-    compiled = canao.compile(minilm)
-    for text, got in zip(texts, compiled.predict(texts), strict=True):
-        with torch.no_grad():
-            out = model(torch.tensor([tokenizer.encode(text).ids]))
-        want = out.last_hidden_state[0].mean(0).numpy()
-        assert got.shape == (384,) and abs(np.linalg.norm(got) - 1) < 1e-6
-        assert want @ got / np.linalg.norm(want) >= 0.99999
 
 
 def test_feature_extraction(make: Make) -> None:
@@ -323,33 +302,54 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ("WordPiece", "BPE"))
 def test_older_tokenizers_are_converted(tmp_path: Path, kind: str) -> None:
-    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
-
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir(), new.mkdir()
     config = transformers.BertConfig() if kind == "WordPiece" else transformers.RobertaConfig()
-    config.save_pretrained(old)
+    config.save_pretrained(tmp_path)
     trained = tokens.KINDS[kind]()
-    trained.model.save(str(old))
-    assert describe_tokenizer(old)["kind"] == kind
-    copy_tokenizer(old, new)
-    converted = Tokenizer.from_file(str(new / "tokenizer.json"))
+    trained.model.save(str(tmp_path))
+    assert describe_tokenizer(tmp_path)["kind"] == kind
+    found = read_tokenizer(tmp_path)
+    converted = Tokenizer.from_str(found.contents["tokenizer.json"].decode())
     for text in tokens.SENTENCES[:3]:
         assert converted.encode(text, "Ada").tokens == trained.encode(text, "Ada").tokens
-    described = describe_tokenizer(new)
-    assert described["kind"] == kind and described["mask"] in ("[MASK]", "<mask>")
+    assert found.description["kind"] == kind and found.ids == trained.get_vocab_size()
+    assert found.description["mask"] in ("[MASK]", "<mask>")
 
 
-def test_a_vocabulary_that_cannot_be_converted(tmp_path: Path) -> None:
-    from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("spiece.model", b"\x00not a model"),
+        ("vocab.txt", b"\xff\xfe\x00\x01"),
+        ("vocab.txt", b""),
+        ("tokenizer.json", b""),
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer.json", b'{"model": 5}'),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": "b"}}}'),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": []}}, "added_tokens": 7}'),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_found_first(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, before weights are loaded and long before anything is built."""
+    save_model("Model", tmp_path)
+    for old in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / old).unlink()
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr("canao.compiler.load_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(canao.InputError, match=re.escape(f"{tmp_path}/{name}: ")) as error:
+        canao.compile(tmp_path)
+    assert "\n" not in str(error.value) and ";" in str(error.value)
 
-    transformers.AlbertConfig().save_pretrained(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(b"\x00not a model")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(canao.InputError, match=r"spiece\.model") as error:
-        copy_tokenizer(tmp_path, tmp_path / "out")
-    assert "\n" not in str(error.value)
-    (tmp_path / "spiece.model").unlink()
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(canao.InputError, match=r"tokenizer\.json"):
-        describe_tokenizer(tmp_path)
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    save_model("Model", tmp_path)
+    whole = fast_tokenizer("WordPiece")
+    whole.add_tokens(["one more"])  # known to the tokenizer only: texts do not hold it by chance
+    whole.save_pretrained(tmp_path)
+    assert read_tokenizer(tmp_path).ids < len(whole)
+    canao.compile(tmp_path)
+    tokens.save(tokens.byte_bpe(), tmp_path)
+    with pytest.raises(canao.InputError, match=r"tokenizer has \d+ tokens, .* vectors for \d+"):
+        canao.compile(tmp_path)

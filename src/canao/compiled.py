@@ -230,7 +230,8 @@ class CompiledModel:
             text-generation        text after it     max_new_tokens and the options of `stream`
 
         A text longer than the model is an InputError, or cut where `truncate` is true; a long
-        context is read in windows. Sentence embeddings are cut as Sentence-Transformers cuts them.
+        context is read in windows, and so is a text whose tokens are classified. Sentence
+        embeddings are cut as Sentence-Transformers cuts them.
         """
         if context is not None and pair is not None:
             raise InputError("pair and context are both given; the context is the second text")

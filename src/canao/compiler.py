@@ -38,11 +38,13 @@ from canao.graph.ops import OPS
 from canao.graph.resume import resuming
 from canao.graph.trace import trace
 from canao.model.beside import beside
+from canao.model.embedding import with_embedding
 from canao.model.padding import ignores_left_padding
+from canao.model.sentence import transformer_directory
 from canao.model.source import Source as ModelSource
-from canao.model.source import load_source
+from canao.model.source import check_directory, load_source
 from canao.model.task import describe_head, stop_tokens
-from canao.model.tokenizer import copy_tokenizer, describe_tokenizer
+from canao.model.tokenizer import TokenizerFiles, read_tokenizer
 from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
 from canao.schedule.tuned import tuned_plans
@@ -124,7 +126,7 @@ def lower(
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
     """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
-    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+    if _is_onnx(model):
         return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
         source = load_source(model)
@@ -135,11 +137,44 @@ def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[
     limit = source.max_length
     if max_length is not None and not 2 <= max_length <= limit:
         raise InputError(f"maximum length {max_length} is outside 2..{limit} of this model")
-    graph = trace(source.module, max_length or limit)
+    module = source.module
+    if source.sentence is not None:
+        module = with_embedding(module, source.sentence, source.config.hidden_size)
+    graph = trace(module, max_length or limit)
     if max_length is not None and graph.max_length < max_length:
         allowed = graph.max_length
         raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")
     return source, graph
+
+
+def _is_onnx(model: str | Path | Any) -> bool:
+    return isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx"
+
+
+def load_tokenizer(model: str | Path | Any) -> TokenizerFiles | None:
+    """The tokenizer that lies with a model, converted if it must be; a module has none.
+
+    Nothing else of the model is read: what is wrong with its tokenizer is known in seconds.
+    """
+    if _is_onnx(model):
+        return read_tokenizer(beside(model, None).path)
+    if not isinstance(model, (str, Path)):
+        return None
+    check_directory(transformer_directory(Path(model)))
+    return read_tokenizer(transformer_directory(Path(model)))
+
+
+def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, graph: Graph) -> None:
+    """InputError if texts may hold tokens that the model has no vector for.
+
+    Tokens that were added to a tokenizer without its model, for padding say, are let pass.
+    """
+    rows = next((i.limit for i in graph.inputs if i.name == "input_ids"), 0)
+    if tokenizer is not None and 0 < rows < tokenizer.ids:
+        raise InputError(
+            f"{source.path}: the tokenizer has {tokenizer.ids} tokens, the model vectors for "
+            f"{rows}; put the model's own tokenizer there"
+        )
 
 
 def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
@@ -177,14 +212,17 @@ def compile_model(
     _check_destination(out)
     target = target or get_target()
     toolchain = toolchain or get_toolchain()
+    tokenizer = load_tokenizer(model)
     source, graph = load_model(model, max_length)
+    check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = lower(graph, target, fusion=fusion, profile=profile, planner=planner)
     manifest = _manifest(source, stages, target, toolchain, fusion)  # refuses before it is built
+    manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:
-        return _write(out, source, stages, library, manifest)
+        return _write(out, tokenizer, stages, library, manifest)
     except OSError as error:
         raise ToolchainError(
             f"{out}: cannot be written ({error.strerror}); free space or name another directory"
@@ -196,11 +234,21 @@ def _check_destination(out: Path) -> None:
         raise InputError(f"{out}: is a file; name a directory for the artifact")
     if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
         raise InputError(f"{out}: is not empty and holds no artifact; name another directory")
+    above = next(p for p in out.absolute().parents if p.exists())
+    try:
+        # Only trying tells: permissions, read-only file systems, a file in the middle of the path.
+        with tempfile.TemporaryDirectory(dir=above, prefix=".canao-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror}: {above}); name another directory"
+        ) from None
 
 
 def _write(
-    out: Path, source: ModelSource, stages: Stages, library: Path, manifest: dict[str, Any]
-) -> Artifact:
+    out: Path, tokenizer: TokenizerFiles | None, stages: Stages, library: Path,
+    manifest: dict[str, Any],
+) -> Artifact:  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -209,8 +257,8 @@ def _write(
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.source.weights):
                 stream.write(part)
-        copy_tokenizer(source.path, staged)
-        manifest["tokenizer"] = describe_tokenizer(staged)
+        for name, content in tokenizer.contents.items() if tokenizer else ():
+            (staged / name).write_bytes(content)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)

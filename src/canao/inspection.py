@@ -12,8 +12,10 @@ from typing import Any
 
 from canao.compiler import (
     Stages,
+    check_vocabulary,
     form_name,
     load_model,
+    load_tokenizer,
     lower,
     parameter_count,
     region_flops,
@@ -42,8 +44,10 @@ def inspect_model(
     if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
         raise InputError(f"{model}: is compiled already; give the model that it was compiled from")
     source: Source | None = None
+    tokenizer = load_tokenizer(model)
     try:
         source, graph = load_model(model, max_length)
+        check_vocabulary(tokenizer, source, graph)
         head = describe_head(source, [name for name, _ in graph.outputs])
         stages = lower(graph, target)
     except UnsupportedError as error:

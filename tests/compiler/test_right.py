@@ -147,9 +147,9 @@ def test_minilm_with_a_classification_head(minilm: Path, tmp_path: Path, sentenc
 def test_minilm_hidden_states(minilm: Path, tmp_path: Path, sentences) -> None:
     from canao.model.source import load_source
 
-    artifact = compile_model(minilm, tmp_path / "out")
-    with CompiledModel(artifact, 2) as compiled:
-        assert_close(load_source(minilm).module, compiled, (1, 8, 31, 64, 127, 512), sentences)
+    module = load_source(minilm).module
+    with CompiledModel(compile_model(module, tmp_path / "out"), 2) as compiled:
+        assert_close(module, compiled, (1, 8, 31, 64, 127, 512), sentences)
 
 
 def test_twelve_layers_end_in_five_kernels_each(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from canao.fuse.access import Access, resolve
 from canao.fuse.attention import Attention, attention_form, causal_form, one_batch
 from canao.fuse.concat import Concat, concat_form
-from canao.fuse.rows import REDUCTIONS, Rows, Stage, lower
+from canao.fuse.rows import REDUCES, REDUCTIONS, Rows, Stage, lower
 from canao.fuse.scan import Scan, scan_form
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
@@ -133,7 +133,7 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
 def _width(graph: Graph, computed: Sequence[Node], full: Shape) -> Dim:
     """Columns of the frame: those of the result, or of what a reduction to one number reads."""
     last = computed[-1] if computed else None
-    if last is not None and last.op in ("reduce_sum", "reduce_mean"):
+    if last is not None and last.op in REDUCES:
         return graph.shape(last.inputs[0])[-1]
     return full[-1]
 
@@ -179,7 +179,7 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
     """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
     a row is repeated along the row, by whatever reads it there."""
     shape, name = graph.shape(n.output) or (1,), n.inputs[position]
-    if n.op in ("reduce_sum", "reduce_mean"):
+    if n.op in REDUCES:
         return graph.shape(name)
     if n.op == "pick" and position == 0:
         return (*shape[:-1], graph.shape(name)[-1])

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from canao.fuse.access import Access
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 
-REDUCTIONS = ("layer_norm", "softmax", "reduce_sum", "reduce_mean")
+# To one number a row, and what is done with its elements and with their sum or maximum.
+REDUCES = {"reduce_sum": ("sum", "sum"), "reduce_mean": ("sum", "mean"),
+           "reduce_max": ("max", "max")}  # fmt: skip
+REDUCTIONS = ("layer_norm", "softmax", *REDUCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +231,8 @@ def _softmax(state: _Lowering, n: Node) -> None:
 
 
 def _reduce(state: _Lowering, n: Node) -> None:
-    finish = "mean" if n.op == "reduce_mean" else "sum"
-    scalar = state.reduce("sum", state.operand(n.inputs[0]), finish)
+    kind, finish = REDUCES[n.op]
+    scalar = state.reduce(kind, state.operand(n.inputs[0]), finish)
     state.end_stage()
     # The scalar takes the node's name, so that later nodes find it.
     last = state.stages[-1]
@@ -242,4 +245,4 @@ def _reduce(state: _Lowering, n: Node) -> None:
 
 
 _NODE = {"gather": _gather, "pick": _pick, "layer_norm": _layer_norm, "softmax": _softmax,
-         "reduce_sum": _reduce, "reduce_mean": _reduce}  # fmt: skip
+         **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip

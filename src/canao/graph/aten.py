@@ -138,11 +138,10 @@ def _slice(
 
 def _select(b: Builder, x: str, axis: int, index: int) -> str:
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if index < 0 and isinstance(shape[axis], int):
-        index += shape[axis]
-    if index < 0:
+    if index < -1 and not isinstance(shape[axis], int):
         raise b.unsupported(f"a selection of position {index} from the end")
-    cut = b.emit("slice", x, axis=axis, start=index, stop=index + 1)
+    first = dim_add(shape[axis], index) if index < 0 else index
+    cut = b.emit("slice", x, axis=axis, start=first, stop=dim_add(first, 1))
     return b.emit("reshape", cut, shape=b.result_shape())
 
 
@@ -233,10 +232,13 @@ def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
 
 def _reduce(op: str) -> Rule:
     def rule(b: Builder, x: str, axes: Any = None, keepdim: bool = False, **_: Any) -> str:
-        rank = len(b.type(x).shape)
-        if axes is None or [a % rank for a in axes] != [rank - 1]:
-            raise b.unsupported(f"{op} over dimensions {axes}, which are not the last")
+        last = len(b.type(x).shape) - 1
+        if axes is None or len(axes) != 1:
+            raise b.unsupported(f"{op} over {'all' if axes is None else len(axes)} dimensions")
+        axis = axes[0] % (last + 1)
+        x = x if axis == last else _transpose(b, x, axis, last)
         kept = b.emit(op, x)
+        kept = kept if axis == last else _transpose(b, kept, axis, last)
         return kept if keepdim else b.emit("reshape", kept, shape=b.result_shape())
 
     return rule
@@ -484,6 +486,7 @@ RULES: dict[str, Rule] = {
     "layer_norm": _layer_norm,
     "softmax": _softmax,
     "_softmax": _softmax,
+    "amax": _reduce("reduce_max"),
     "mean": _reduce("reduce_mean"),
     "sum": _reduce("reduce_sum"),
     "where": _where,

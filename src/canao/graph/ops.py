@@ -280,6 +280,8 @@ _ROWS = (
        lambda t, _, s: dim_at(t[0].elements, s)),
     Op("reduce_mean", (1,), _reduce_shape, lambda x, _: x[0].mean(-1, keepdims=True), MANY_TO_MANY,
        lambda t, _, s: dim_at(t[0].elements, s)),
+    Op("reduce_max", (1,), _reduce_shape, lambda x, _: x[0].max(-1, keepdims=True), MANY_TO_MANY,
+       lambda t, _, s: dim_at(t[0].elements, s)),
     Op("cumsum", (1,), _same, lambda x, _: x[0].cumsum(-1), MANY_TO_MANY, _per_element(1)),
     Op("pick", (2,), _pick_shape, _pick, SHUFFLE, _per_element(0)),
     Op("gather", (2,), _gather_shape, lambda x, _: x[0][x[1]], ONE_TO_MANY, _per_element(0)),

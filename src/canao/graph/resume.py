@@ -14,7 +14,7 @@ from canao.graph.ops import OPS
 from canao.graph.verify import retype
 
 POSITIONS = "positions"
-_BY_ROW = ("linear", "layer_norm", "softmax", "reduce_sum", "reduce_mean")
+_BY_ROW = ("linear", "layer_norm", "softmax", "reduce_sum", "reduce_mean", "reduce_max")
 
 
 class _Mixes(Exception):

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from canao.errors import InputError
+from canao.errors import InputError, UnsupportedError
+from canao.model.sentence import Sentence, read_sentence
 from canao.model.source import Source
 from canao.model.tokenizer import describe_tokenizer
 
@@ -39,7 +40,18 @@ def beside(path: str | Path, width: int | None) -> OnnxSource:
     found = describe_tokenizer(folder)
     told = (folder / "config.json").is_file()
     usable = found is not None and (told or found["file"] == "tokenizer.json")
-    return OnnxSource(None, config, folder if usable else None, kind)
+    return OnnxSource(None, config, folder if usable else None, _sentence(folder), kind)
+
+
+def _sentence(folder: Path) -> Sentence | None:
+    """How the vectors of the file's tokens become one; what has weights of its own is not read."""
+    found = read_sentence(folder)
+    if found is not None and any(found.layers):
+        raise UnsupportedError(
+            f"{folder}/modules.json: Dense modules beside an .onnx file are not supported; "
+            "compile the directory that it was exported from"
+        )
+    return found
 
 
 def _config(path: Path) -> Any:

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from canao.errors import InputError, UnsupportedError
+from canao.model.sentence import Sentence, read_sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A loaded model: the module (float32, eval), its configuration and where it came from."""
+    """A loaded model: the module (float32, eval), its configuration and where it came from.
+    `sentence` says how its vectors become one, where Sentence-Transformers wrote it."""
 
     module: Any
     config: Any
     path: Path | None
+    sentence: Sentence | None = None
 
     @property
     def kind(self) -> str:
@@ -32,7 +35,9 @@ class Source:
 def load_source(path: str | Path) -> Source:
     """The model in a Hugging Face directory. InputError says what is missing or damaged."""
     path = Path(path)
-    _check_directory(path)
+    sentence = read_sentence(path)
+    path = sentence.transformer if sentence is not None else path
+    check_directory(path)
     import safetensors
     import transformers
 
@@ -42,7 +47,8 @@ def load_source(path: str | Path) -> Source:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}/config.json: {_first_line(error)}") from None
-    kind = _model_class(path, config)
+    # Sentence-Transformers reads no head, whatever was trained with the weights.
+    kind = transformers.AutoModel if sentence is not None else _model_class(path, config)
     try:
         module, loading = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
@@ -57,10 +63,11 @@ def load_source(path: str | Path) -> Source:
             f"{path}: the checkpoint lacks {len(missing)} weights, first {missing[0]}; "
             "fine-tune and save the model before compiling it"
         )
-    return Source(module.eval(), config, path)
+    return Source(module.eval(), config, path, sentence)
 
 
-def _check_directory(path: Path) -> None:
+def check_directory(path: Path) -> None:
+    """InputError unless `path` holds a configuration and weights as safetensors."""
     if not path.exists():
         raise InputError(f"{path}: no such directory; give a Hugging Face model directory")
     if not path.is_dir():

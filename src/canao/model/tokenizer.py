@@ -7,7 +7,8 @@ network, once, when the model is compiled: running it then needs the `tokenizers
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,37 +26,79 @@ _OLDER = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer that was read and works, as an artifact carries it.
+
+    contents     its files by name, tokenizer.json among them
+    description  what `describe_tokenizer` says of these
+    ids          the ids of its vocabulary are below; tokens added to it later may lie above
+    """
+
+    contents: Mapping[str, bytes]
+    description: Mapping[str, Any]
+    ids: int
+
+
+def read_tokenizer(path: Path | None) -> TokenizerFiles | None:
+    """The tokenizer in a model directory, converted if it must be; None: it has none.
+
+    InputError for one that cannot be read.
+    """
+    found = describe_tokenizer(path)
+    if path is None or found is None:
+        return None
+    contents = {name: _bytes(path / name) for name in _KEPT if (path / name).is_file()}
+    if found["file"] == "tokenizer.json":
+        loaded = _load(path / "tokenizer.json", contents["tokenizer.json"])
+    else:
+        loaded = _convert(path, found["file"])
+        contents["tokenizer.json"] = loaded.to_str(pretty=True).encode()
+    ids = 1 + max(loaded.get_vocab(with_added_tokens=False).values(), default=-1)
+    return TokenizerFiles(contents, _describe(path, contents), ids)
+
+
 def describe_tokenizer(path: Path | None) -> dict[str, Any] | None:
     """Kind, size, file and mask token of the tokenizer in a model directory; None: it has none."""
     if path is None:
         return None
-    written = path / "tokenizer.json"
-    if written.is_file():
-        form = _json(written)
-        model = form.get("model", {})
-        added = {a.get("id") for a in form.get("added_tokens", [])}
-        vocabulary = model.get("vocab", ())
-        ids = set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
-        kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-        return {"kind": kind, "tokens": len(ids | added), "file": "tokenizer.json",
-                "mask": _mask_token(path)}  # fmt: skip
+    contents = {name: _bytes(path / name) for name in _KEPT if (path / name).is_file()}
+    if "tokenizer.json" in contents:
+        return _describe(path, contents)
     for files, kind in _OLDER:
         if all((path / name).is_file() for name in files):
             return {"kind": kind, "tokens": None, "file": " + ".join(files),
-                    "mask": _mask_token(path)}  # fmt: skip
+                    "mask": _mask_token(path, contents)}  # fmt: skip
     return None
 
 
-def copy_tokenizer(path: Path | None, to: Path) -> None:
-    """Put the tokenizer of model directory `path` into directory `to`, converted if it must be."""
-    if path is None:
-        return
-    for name in _KEPT:
-        if (path / name).is_file():
-            shutil.copyfile(path / name, to / name)
-    found = describe_tokenizer(path)
-    if found is not None and found["file"] != "tokenizer.json":
-        _convert(path, found["file"]).save(str(to / "tokenizer.json"))
+def _describe(path: Path, contents: Mapping[str, bytes]) -> dict[str, Any]:
+    form = _object(path / "tokenizer.json", contents["tokenizer.json"])
+    model = form.get("model")
+    if not isinstance(model, dict):
+        raise InputError(f"{path}/tokenizer.json: has no model; save the tokenizer again")
+    vocabulary = model.get("vocab", ())
+    try:
+        added = {a["id"] for a in form.get("added_tokens", [])}
+        ids = set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+    except (TypeError, KeyError):
+        raise InputError(
+            f"{path}/tokenizer.json: its tokens cannot be read; save the tokenizer again"
+        ) from None
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    return {"kind": kind, "tokens": len(ids | added), "file": "tokenizer.json",
+            "mask": _mask_token(path, contents)}  # fmt: skip
+
+
+def _load(path: Path, content: bytes) -> Any:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        raise InputError(
+            f"{path}: cannot be read as a tokenizer ({_first_line(error)}); save it again"
+        ) from None
 
 
 def _convert(path: Path, files: str) -> Any:
@@ -72,9 +115,8 @@ def _convert(path: Path, files: str) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # noqa: BLE001  readers of vocabularies raise bare Exception
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{path}/{files}: cannot be read as a tokenizer ({lines[0][:200]}); {remedy}"
+            f"{path}/{files}: cannot be read as a tokenizer ({_first_line(error)}); {remedy}"
         ) from None
     if backend.get_vocab_size() <= len(set(tokenizer.all_special_tokens)):
         # Transformers takes a file that it cannot find or read for an empty vocabulary.
@@ -82,22 +124,38 @@ def _convert(path: Path, files: str) -> Any:
     return backend
 
 
-def _mask_token(path: Path) -> str | None:
+def _mask_token(path: Path, contents: Mapping[str, bytes]) -> str | None:
     """The token that stands for a word to fill in: as the configuration names it, or usual."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        token = _json(path / name).get("mask_token") if (path / name).is_file() else None
+        settings = _object(path / name, contents[name]) if name in contents else {}
+        token = settings.get("mask_token")
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
             return text
-    if not (path / "tokenizer.json").is_file():
+    if "tokenizer.json" not in contents:
         return None
-    added = [a.get("content") for a in _json(path / "tokenizer.json").get("added_tokens", [])]
+    form = _object(path / "tokenizer.json", contents["tokenizer.json"])
+    added = [a.get("content") for a in form.get("added_tokens", [])]
     return next((token for token in ("[MASK]", "<mask>") if token in added), None)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _bytes(path: Path) -> bytes:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
+
+
+def _object(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); save the tokenizer again"
+        ) from None
     return value if isinstance(value, dict) else {}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

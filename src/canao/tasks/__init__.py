@@ -20,6 +20,7 @@ from canao.tasks.fill import fill_masks, require_mask
 from canao.tasks.reader import Prepared, Reader
 from canao.tasks.results import Answer, Entity, Filling, Prediction
 from canao.tasks.vectors import POOLINGS, pool
+from canao.tasks.windows import joined
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -34,6 +35,8 @@ class Task:
 
 # The task that is a text's continuation: `CompiledModel.stream` does it, token by token.
 GENERATION = "text-generation"
+# The output of a library that computes sentence embeddings itself.
+EMBEDDING = "sentence_embedding"
 TASKS: Mapping[str, Task] = {
     "text-classification": Task({"top": None}, "optional"),
     "text-regression": Task({}, "optional"),
@@ -105,6 +108,10 @@ def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
     if task == "text-regression":
         return regress(first, manifest)
     if task == "token-classification":
+        if prepared.whole is not None:
+            rows = [_logits(o).reshape(len(w.ids), -1)
+                    for o, w in zip(outputs, prepared.windows, strict=True)]  # fmt: skip
+            window, first = prepared.whole, joined(prepared.whole, prepared.windows, rows)
         return find_entities(prepared.text, window, first, manifest, options["aggregate"])
     if task == "fill-mask":
         return fill_masks(window, first, reader.tokenizer, _mask(manifest) or "", options["top"])
@@ -113,6 +120,8 @@ def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
         return find_answers(prepared.pair or "", prepared.windows, starts, ends,
                             options["top"], options["max_answer_tokens"])  # fmt: skip
     pooling = manifest.get("pooling")
+    if EMBEDDING in outputs[0]:
+        return outputs[0][EMBEDDING].ravel()
     if pooling:
         return pool(first, pooling["modes"], normalize=pooling["normalize"])
     if options["pooling"]:

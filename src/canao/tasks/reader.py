@@ -9,17 +9,17 @@ import numpy as np
 
 from canao.artifact import Artifact
 from canao.errors import InputError
-
-# Tokens of a context that two windows share, at most: an answer is seen whole in one of them.
-_SHARED = 128
+from canao.tasks.windows import SHARED, cut_windows
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A text, or a pair, ready to run.
 
-    windows   encodings of the `tokenizers` library; more than one for a long context
+    windows   encodings of the `tokenizers` library, several of them for a long context; or
+              Windows of a long text
     cut       tokens of the whole text, where it was cut; else 0
+    whole     the encoding of a text in Windows
     """
 
     text: str
@@ -27,6 +27,7 @@ class Prepared:
     windows: tuple[Any, ...]
     options: dict[str, Any]
     cut: int = 0
+    whole: Any = None
 
 
 class Reader:
@@ -41,6 +42,7 @@ class Reader:
         self.cuts = bool(pooling)
         self.lowercase, self.prompt = pooling.get("lowercase", False), pooling.get("prompt", "")
         self.windows = manifest.get("task") == "question-answering"
+        self.by_token = manifest.get("task") == "token-classification"
         self.inputs = {i["name"]: i["limit"] for i in manifest["inputs"]}
         self.tokenizer = _tokenizer(artifact)
 
@@ -51,7 +53,7 @@ class Reader:
             return (whole,)
         by_window = self.windows and pair is not None
         over = len(whole.ids) - self.limit
-        stride = min(_SHARED, max(0, (len(_side(whole, 1)) - over) // 2)) if by_window else 0
+        stride = min(SHARED, max(0, (len(_side(whole, 1)) - over) // 2)) if by_window else 0
         strategy = "only_second" if by_window else "longest_first"
         try:
             self.tokenizer.enable_truncation(self.limit, stride=stride, strategy=strategy)
@@ -83,6 +85,10 @@ class Reader:
         _check_text("text", text)
         if pair is not None:
             _check_text("context" if self.windows else "second text", pair)
+        if self.by_token and not truncate:
+            whole = self.whole(text)
+            if len(whole.ids) > self.limit:
+                return Prepared(text, None, cut_windows(whole, self.limit), options, whole=whole)
         windows = self.encode(text, pair)
         cut = 0
         if windows[0].overflowing and len(windows) == 1:
