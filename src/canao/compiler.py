@@ -34,6 +34,7 @@ from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
+from canao.graph.limits import require_bounds
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
 from canao.graph.trace import trace
@@ -116,9 +117,9 @@ def lower(
     cleaned = resuming(cleaned)
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
-        program = fuse(stored(shared(rewritten)), profile)
+        program = fuse(stored(require_bounds(shared(rewritten))), profile)
     else:
-        algebra, program = (), unfused(stored(cleaned))
+        algebra, program = (), unfused(stored(require_bounds(cleaned)))
     plans = tuple(planner(program, target))
     source = emit(program, plans, target)
     return Stages(cleaned, (*cleanup, *algebra), program, plans, source, target)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canao.compiler import compile_model, load_model
+from canao.compiler import compile_model, load_model, lower
 from canao.errors import UnsupportedError
 from canao.graph.interp import outputs
+from canao.target import get_target
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -108,19 +109,32 @@ def computed(ops: list[Any], rows: int, numbers: dict[str, Any]) -> Any:
 def test_computed_ids_stay_inside_their_table(tmp_path: Path) -> None:
     """Kernels do not check them: whatever could leave the table is refused."""
     less = node("Sub", "input_ids one", "ids")
-    refused(UnsupportedError, saved(tmp_path, computed([less], 9, {"one": 1})), "9 rows")
+    refused(UnsupportedError, saved(tmp_path, computed([less], 9, {"one": 1})), "bound to the 9")
     capped = [node("Sub", "input_ids one", "b"), node("Min", "b one", "ids")]
-    refused(UnsupportedError, saved(tmp_path, computed(capped, 9, {"one": 1})), "9 rows")
+    refused(UnsupportedError, saved(tmp_path, computed(capped, 9, {"one": 1})), "bound to the 9")
     wraps = [node("Mul", "input_ids big", "b"), node("Min", "b one", "ids")]
     refused(UnsupportedError, saved(tmp_path, computed(wraps, 9, {"one": 1, "big": 1 << 30})),
-            "9 rows")  # fmt: skip
+            "bound to the 9")  # fmt: skip
     both = [*capped[:1], node("Max", "b zero", "ids")]
     graph = load_model(saved(tmp_path, computed(both, 8, {"one": 1, "zero": 0})), 8)[1]
     (got,) = outputs(graph, [np.array([0, 8], np.int32)])
     assert np.allclose(got[0, :, 0], [1.0, 4.2])
     doubled = [node("Add", f"v{i} v{i}", f"v{i + 1}") for i in range(60)]
     doubled = [node("Identity", "input_ids", "v0"), *doubled, node("Identity", "v60", "ids")]
-    refused(UnsupportedError, saved(tmp_path, computed(doubled, 9, {})), "9 rows")
+    refused(UnsupportedError, saved(tmp_path, computed(doubled, 9, {})), "bound to the 9")
+
+
+def test_tables_are_not_read_outside_by_position(tmp_path: Path) -> None:
+    """What depends on positions only is computed by the compiler, which must not read outside."""
+    ops = [node("Shape", "input_ids", "n", start=1), node("Squeeze", "n", "m"),
+           node("Range", "zero m one", "r"), node("Mul", "r r", "rr"),
+           node("Unsqueeze", "rr first", "ids")]  # fmt: skip
+    numbers = {"zero": np.int64(0), "one": np.int64(1), "first": [0]}
+    graph = load_model(saved(tmp_path, computed(ops, 10, numbers)), 4)[1]
+    lower(graph, get_target())  # at 0, 1, 4 and 9
+    graph = load_model(saved(tmp_path, computed(ops, 9, numbers)), 4)[1]
+    with pytest.raises(UnsupportedError, match="outside of a table at 4 tokens"):
+        lower(graph, get_target())
 
 
 def test_positions_that_skip_padding_bound_the_length(tmp_path: Path) -> None:
@@ -137,3 +151,34 @@ def test_positions_that_skip_padding_bound_the_length(tmp_path: Path) -> None:
     ids = np.array([5, 1, 5, 1, 7], np.int32)
     (got,) = outputs(graph, [ids])
     assert np.allclose(got[0, :, 0] - 0.4 * ids, 4 * np.array([2, 1, 3, 1, 4]))
+
+
+def test_inspect_lists_all_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Behind a refused operator as well, by the types that ONNX infers for its results."""
+    from canao.cli import main
+
+    nodes, stored = lookup()
+    nodes += [
+        helper.make_node("Hardmax", ["x"], ["a"], name="first"),
+        helper.make_node("Softmax", ["a"], ["b"], name="second", axis=7),
+        helper.make_node("BiasGelu", ["a", "bias"], ["c"], name="third", domain="com.microsoft"),
+        helper.make_node("Softmax", ["c"], ["d"], name="behind the unknown", axis=7),
+        helper.make_node("DequantizeLinear", ["q", "bias"], ["e"], name="fourth"),
+        helper.make_node("Pow", ["a", "e"], ["f"], name="fifth"),
+        helper.make_node("Sum", ["b", "d", "f"], ["y"], name="fine"),
+    ]
+    stored += [("bias", np.ones(4, np.float32)), ("q", np.ones(4, np.int8))]
+    path = saved(tmp_path, model(nodes, tensors=stored, opset=18, domain="com.microsoft"))
+    refused(UnsupportedError, path, "Hardmax", "'first'", "more: see `canao inspect`")
+    monkeypatch.setattr("sys.argv", ["canao", "inspect", str(path)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 3
+    shown = capfd.readouterr().out
+    for word in ("Hardmax x1", "Softmax x1: dimension 7 of 3", "com.microsoft.BiasGelu x1",
+                 "fusion of ONNX Runtime", "DequantizeLinear x1", "as it was before", "'first'",
+                 "'second'", "'third'", "'fourth'"):  # fmt: skip
+        assert word in shown, shown
+    assert "behind the unknown" not in shown and "'fine'" not in shown

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from canao.errors import UnsupportedError
 from canao.fuse.rewrite import VIEWS, Change, View
 from canao.graph.ir import DTYPES, TOKENS, Node, Shape, node, product
 from canao.graph.ops import OPS
@@ -44,7 +45,13 @@ def tabulate(view: View, n: Node) -> Change | None:
     sizes = [len(g) for g in grid]
     if np.prod(sizes, dtype=float) > _TABLE_LIMIT:
         return None
-    table = _Table(view).at(n.output, np.ix_(*grid))
+    try:
+        table = _Table(view).at(n.output, np.ix_(*grid))
+    except IndexError:
+        raise UnsupportedError(
+            f"operator {n.op} at {n.where or 'the top of the model'}: what it is computed from "
+            f"reads outside of a table at {longest} tokens; compile with a smaller --max-length"
+        ) from None
     table = np.broadcast_to(table, sizes).astype(DTYPES[view.types[n.output].dtype])
     table = _unrepeated(table, shape)
     return _distances(view, n, table, distance) if distance else _slices(view, n, table)

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.errors import UnsupportedError
+from canao.graph import aten_views
+from canao.graph.aten_views import as_dtype, matrix_transpose, transpose
 from canao.graph.convolve import conv1d, im2col
-from canao.graph.ir import DTYPES, Dim, Shape, Type, dim_add, product
+from canao.graph.ir import Dim, Shape, Type, product
 
 
 class Builder(Protocol):
@@ -67,17 +69,13 @@ _RANK = ("bool", "i32", "f32")
 def _same_dtype(b: Builder, operand: Any, *both: Any) -> str:
     """`operand` as a value, cast to the wider of the operands' types."""
     dtypes = [b.type(b.value(v)).dtype for v in both]
-    return _as(b, b.value(operand), max(dtypes, key=_RANK.index))
-
-
-def _as(b: Builder, x: str, dtype: str) -> str:
-    return x if b.type(x).dtype == dtype else b.emit("cast", x, dtype=dtype)
+    return as_dtype(b, b.value(operand), max(dtypes, key=_RANK.index))
 
 
 def _div(b: Builder, x: Any, y: Any, rounding_mode: str | None = None) -> str:
     if rounding_mode is not None:
         raise b.unsupported(f"division that rounds to {rounding_mode}")
-    return b.emit("div", *(_as(b, b.value(v), "f32") for v in (x, y)))
+    return b.emit("div", *(as_dtype(b, b.value(v), "f32") for v in (x, y)))
 
 
 def _reverse_sub(b: Builder, x: str, y: Any, alpha: float = 1) -> str:
@@ -101,65 +99,6 @@ def _two_operands(op: str) -> Rule:
         return _binary(op)(b, *operands)
 
     return rule
-
-
-def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
-    shape = b.result_shape()
-    return x if b.type(x).shape == shape else b.emit("reshape", x, shape=shape)
-
-
-def _permute(b: Builder, x: str, perm: Any) -> str:
-    rank = len(b.type(x).shape)
-    return b.emit("transpose", x, perm=tuple(int(p) % rank for p in perm))
-
-
-def _transpose(b: Builder, x: str, i: int, j: int) -> str:
-    perm = list(range(len(b.type(x).shape)))
-    perm[i], perm[j] = perm[j], perm[i]
-    return b.emit("transpose", x, perm=tuple(perm))
-
-
-def _t(b: Builder, x: str) -> str:
-    return _transpose(b, x, -1, -2)
-
-
-def _slice(
-    b: Builder, x: str, axis: int = 0, start: Any = None, _stop: Any = None, step: int = 1
-) -> str:
-    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if step != 1 or (isinstance(start, int) and start < 0) or not isinstance(start or 0, int):
-        raise b.unsupported(f"a slice from {start} with step {step}")
-    out = b.result_shape()
-    if out == shape:
-        return x
-    first = start or 0
-    return b.emit("slice", x, axis=axis, start=first, stop=dim_add(first, out[axis]))
-
-
-def _select(b: Builder, x: str, axis: int, index: int) -> str:
-    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if index < -1 and not isinstance(shape[axis], int):
-        raise b.unsupported(f"a selection of position {index} from the end")
-    first = dim_add(shape[axis], index) if index < 0 else index
-    cut = b.emit("slice", x, axis=axis, start=first, stop=dim_add(first, 1))
-    return b.emit("reshape", cut, shape=b.result_shape())
-
-
-def _split(b: Builder, x: str, size: Any, axis: int = 0) -> list[str]:
-    """Pieces of x of one size, the last of what is left, or of a list of sizes."""
-    axis %= len(b.type(x).shape)
-    total = b.type(x).shape[axis]
-    if not isinstance(total, int):
-        raise b.unsupported("a split of the tokens")
-    sizes = size if isinstance(size, list) else [size] * -(-total // size)
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [b.emit("slice", x, axis=axis, start=start, stop=min(start + length, total))
-            for start, length in zip(starts, sizes, strict=True)]  # fmt: skip
-
-
-def _expand(b: Builder, x: str, *_: Any, **__: Any) -> str:
-    shape = b.result_shape()
-    return x if b.type(x).shape == shape else b.emit("expand", x, shape=shape)
 
 
 def _linear(b: Builder, x: str, w: str, bias: str | None = None) -> str:
@@ -227,7 +166,7 @@ def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
     rank = len(b.type(x).shape)
     if axis % rank == rank - 1:
         return b.emit("softmax", x)
-    return _transpose(b, b.emit("softmax", _transpose(b, x, axis, -1)), axis, -1)
+    return transpose(b, b.emit("softmax", transpose(b, x, axis, -1)), axis, -1)
 
 
 def _reduce(op: str) -> Rule:
@@ -236,9 +175,9 @@ def _reduce(op: str) -> Rule:
         if axes is None or len(axes) != 1:
             raise b.unsupported(f"{op} over {'all' if axes is None else len(axes)} dimensions")
         axis = axes[0] % (last + 1)
-        x = x if axis == last else _transpose(b, x, axis, last)
+        x = x if axis == last else transpose(b, x, axis, last)
         kept = b.emit(op, x)
-        kept = kept if axis == last else _transpose(b, kept, axis, last)
+        kept = kept if axis == last else transpose(b, kept, axis, last)
         return kept if keepdim else b.emit("reshape", kept, shape=b.result_shape())
 
     return rule
@@ -266,101 +205,16 @@ def _masked_fill(b: Builder, x: str, mask: str, value: Any) -> str:
     return b.emit("where", mask, _same_dtype(b, value, x), x)
 
 
-def _arange(b: Builder, *bounds: Any, **_: Any) -> str:
-    if len(bounds) == 2 and bounds[0] == 0:
-        bounds = bounds[1:]
-    if len(bounds) != 1:
-        raise b.unsupported(f"arange{bounds}")
-    return b.emit("arange", stop=bounds[0])
-
-
-def _full(b: Builder, _: Any, value: float = 0.0, **__: Any) -> str:
-    scalar = b.constant(np.array(value, DTYPES[b.result_dtype()]))
-    return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
-
-
-def _filled(value: float) -> Rule:
-    return lambda b, *_, **__: _full(b, None, value)
-
-
-def _repeat(b: Builder, x: str, counts: Any) -> str:
-    if any(count != 1 for count in counts):
-        raise b.unsupported(f"repetition by {counts}")
-    return _reshape(b, x)
-
-
-def _unbind(b: Builder, x: str, axis: int = 0) -> list[str]:
-    """Each element along one dimension."""
-    shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if not isinstance(shape[axis], int):
-        raise b.unsupported("taking the tokens apart")
-    rest = (*shape[:axis], *shape[axis + 1 :])
-    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(shape[axis])]
-    return [b.emit("reshape", cut, shape=rest) for cut in cuts]
-
-
-def _chunk(b: Builder, x: str, count: int, axis: int = 0) -> list[str]:
-    total = b.type(x).shape[axis]
-    if not isinstance(total, int):
-        raise b.unsupported("a split of the tokens")
-    return _split(b, x, -(-total // count), axis)
-
-
 def _cumsum(b: Builder, x: str, axis: int) -> str:
     shape, same = b.type(x).shape, b.uniform(x)
     if same is not None and len(shape) == 2 and shape[0] == 1 and axis % 2 == 1:
         # A mask of ones, say: the sums are multiples of its one number.
         count = b.emit("add", b.emit("arange", stop=shape[1]), b.constant(np.array(1, np.int32)))
-        row = b.emit("reshape", _as(b, count, b.type(same).dtype), shape=shape)
+        row = b.emit("reshape", as_dtype(b, count, b.type(same).dtype), shape=shape)
         return b.emit("mul", row, same)
     if b.type(x).dtype == "f32" or axis % len(shape) != len(shape) - 1:
         raise b.unsupported("a running sum, other than of integers along the last dimension,")
-    return b.emit("cumsum", _as(b, x, "i32"))
-
-
-def _index(b: Builder, x: str, _places: Any) -> str:
-    """Elements at places given by tensors: of what is the same everywhere, as masks are."""
-    scalar = b.uniform(x)
-    if scalar is None:
-        raise b.unsupported("indexing by tensors")
-    return b.emit("expand", _as(b, scalar, b.result_dtype()), shape=b.result_shape())
-
-
-def _pick(b: Builder, x: str, axis: int, places: str) -> str:
-    if axis % len(b.type(x).shape) != len(b.type(x).shape) - 1:
-        raise b.unsupported(f"gather along dimension {axis}, which is not the last,")
-    return b.emit("pick", x, places)
-
-
-def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
-    """A cache of keys that is empty yet has no elements, and perhaps another rank."""
-    parts = [p for p in parts if 0 not in b.type(p).shape] or parts[:1]
-    if len(parts) == 1:
-        return parts[0]
-    return b.emit("concat", *parts, axis=axis % len(b.type(parts[0]).shape))
-
-
-def _pad(b: Builder, x: str, widths: Any, mode: str = "constant", value: Any = None) -> str:
-    """x between constants: `widths` are (before, after) pairs, of the last dimension first."""
-    if mode != "constant" or any(not isinstance(w, int) or w < 0 for w in widths):
-        raise b.unsupported(f"padding by {widths} in mode '{mode}'")
-    kind, axis = b.type(x).dtype, len(b.type(x).shape)
-    fill = b.value(float(value or 0) if kind == "f32" else int(value or 0))
-    for before, after in zip(widths[::2], widths[1::2], strict=True):
-        axis -= 1
-        shape = b.type(x).shape
-        parts = [
-            b.emit("expand", fill, shape=(*shape[:axis], width, *shape[axis + 1 :]))
-            if width
-            else ""
-            for width in (before, after)
-        ]
-        x = _cat(b, [p for p in (parts[0], x, parts[1]) if p], axis)
-    return x
-
-
-def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
-    return _as(b, x, b.result_dtype())
+    return b.emit("cumsum", as_dtype(b, x, "i32"))
 
 
 def _causal_mask(b: Builder, queries: Dim, keys: Dim) -> str:
@@ -389,7 +243,7 @@ def _attention(
     width = b.type(q).shape[-1]
     assert isinstance(width, int)
     factor = 1 / math.sqrt(width) if scale is None else float(scale)
-    scores = b.emit("matmul", q, _t(b, k))
+    scores = b.emit("matmul", q, matrix_transpose(b, k))
     scores = b.emit("mul", scores, b.value(factor))
     if mask is not None and b.type(mask).dtype == "bool":
         scores = b.emit("where", mask, scores, b.value(-math.inf))
@@ -399,6 +253,7 @@ def _attention(
 
 
 RULES: dict[str, Rule] = {
+    **aten_views.RULES,
     **dict.fromkeys(
         (
             "dropout",
@@ -411,10 +266,6 @@ RULES: dict[str, Rule] = {
             "lift_fresh_copy",
         ),
         _pass,
-    ),
-    **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"),
-        _reshape,
     ),
     **{
         op: _unary(op)
@@ -474,13 +325,6 @@ RULES: dict[str, Rule] = {
     "rsqrt": _rsqrt,
     "pow": _pow,
     "gelu": _gelu,
-    "permute": _permute,
-    "transpose": _transpose,
-    "t": _t,
-    "slice": _slice,
-    "select": _select,
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
-    "expand": _expand,
     "linear": _linear,
     "addmm": _addmm,
     "layer_norm": _layer_norm,
@@ -491,29 +335,13 @@ RULES: dict[str, Rule] = {
     "sum": _reduce("reduce_sum"),
     "where": _where,
     "masked_fill": _masked_fill,
-    "arange": _arange,
-    **dict.fromkeys(("full", "full_like", "new_full"), _full),
-    **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), _filled(0)),
-    **dict.fromkeys(("ones", "ones_like", "new_ones"), _filled(1)),
-    "repeat": _repeat,
-    "unbind": _unbind,
-    "chunk": _chunk,
     "cumsum": _cumsum,
-    "gather": _pick,
-    "index": _index,
     "conv1d": conv1d,
     "im2col": im2col,
-    "cat": _cat,
-    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
-    **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
     "scaled_dot_product_attention": _attention,
 }
-# Results that share memory with their operand: writing to one would write to the other.
-VIEWS = ("view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten", "permute", "transpose",
-         "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "expand",
-         "detach", "alias", "to", "type_as", "contiguous", "dropout")  # fmt: skip
 IGNORED = (
     "sym_size",
     "sym_numel",
@@ -521,5 +349,3 @@ IGNORED = (
     "_assert_scalar",
     "sym_constrain_range_for_size",
 )
-
-__all__ = ["IGNORED", "RULES", "VIEWS", "Builder"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from canao.errors import UnsupportedError
-from canao.graph.ir import FLOATS, Graph, Node, dim_at
+from collections.abc import Sequence
 
-_VIEWS = ("reshape", "transpose", "slice", "expand", "flip")
+from canao.errors import UnsupportedError
+from canao.graph.ir import FLOATS, Dim, Graph, Node, dim_at
+
+_VIEWS = ("reshape", "transpose", "slice", "expand", "flip", "diagonals")
 _TRUTHS = ("eq", "ne", "ge", "gt", "le", "lt", "logical_and", "logical_or", "logical_not")
 Interval = tuple[int, int]
 # What an int32 may be: of what is not known, or may have wrapped around.
@@ -19,25 +21,50 @@ def limited(graph: Graph) -> Graph:
     UnsupportedError where a text of one token could read outside of a table already.
     """
     made = _made_of_inputs(graph)
-    reads = [n for n in graph.nodes if n.op == "gather" and n.inputs[1] in made]
-    if not reads or all(_fits(graph, n, graph.max_length) for n in reads):
+    reads = [n for n in _reads(graph) if n.inputs[1] in made]
+    if not reads or not _outside(graph, reads, graph.max_length):
         return graph
-    for n in reads:
-        if not _fits(graph, n, 1):
-            rows = graph.shape(n.inputs[0])[0]
-            raise UnsupportedError(
-                f"operator gather at {n.where or 'the top of the model'}: the ids that it reads "
-                f"are not bound to its {rows} rows; compute them from positions"
-            )
+    wrong = _outside(graph, reads, 1)
+    if wrong:
+        raise _unbounded(graph, wrong[0])
     # Bounds at fewer tokens lie within those at more.
     fits, fails = 1, graph.max_length
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if all(_fits(graph, n, middle) for n in reads):
-            fits = middle
-        else:
+        if _outside(graph, reads, middle):
             fails = middle
+        else:
+            fits = middle
     return graph.replace(max_length=fits)
+
+
+def require_bounds(graph: Graph) -> Graph:
+    """The graph, if no element is read outside of its table at any length, whatever the ids.
+
+    UnsupportedError otherwise. Call it once what depends on positions only has become tables:
+    what is in those is known here.
+    """
+    wrong = _outside(graph, _reads(graph), graph.max_length)
+    if wrong:
+        raise _unbounded(graph, wrong[0])
+    return graph
+
+
+def _unbounded(graph: Graph, read: Node) -> UnsupportedError:
+    return UnsupportedError(
+        f"operator {read.op} at {read.where or 'the top of the model'}: what it reads at is not "
+        f"bound to the {_room(graph, read)} there are; compute it from positions"
+    )
+
+
+def _reads(graph: Graph) -> list[Node]:
+    """What reads at places that nodes compute; the library checks ids as they are given."""
+    names = {i.name for i in graph.inputs}
+    return [n for n in graph.nodes if n.op in ("gather", "pick") and n.inputs[1] not in names]
+
+
+def _room(graph: Graph, read: Node) -> Dim:
+    return graph.shape(read.inputs[0])[0 if read.op == "gather" else -1]
 
 
 def _made_of_inputs(graph: Graph) -> set[str]:
@@ -49,27 +76,32 @@ def _made_of_inputs(graph: Graph) -> set[str]:
     return found - {i.name for i in graph.inputs}
 
 
-def _fits(graph: Graph, read: Node, s: int) -> bool:
-    low, high = _bounds(graph, read.inputs[1], s)
-    return low >= 0 and high < dim_at(graph.shape(read.inputs[0])[0], s)
+def _outside(graph: Graph, reads: Sequence[Node], s: int) -> list[Node]:
+    """Those that may read outside of what they read from, at s tokens."""
+    if not reads:
+        return []
+    bounds, found = _bounds(graph, s), []
+    for n in reads:
+        low, high = bounds.get(n.inputs[1], _ANY)
+        if low < 0 or high >= dim_at(_room(graph, n), s):
+            found.append(n)
+    return found
 
 
-def _bounds(graph: Graph, wanted: str, s: int) -> Interval:
-    """The least and the largest that an element of a value may be, at s tokens."""
+def _bounds(graph: Graph, s: int) -> dict[str, Interval]:
+    """The least and the largest that an element of each whole number may be, at s tokens."""
     known: dict[str, Interval] = {}
     for i in graph.inputs:
-        known[i.name] = (0, i.limit - 1) if i.limit not in (0, FLOATS) else _ANY
+        last = i.limit - 1 if i.given else graph.max_length - 1
+        known[i.name] = (0, last) if i.limit not in (0, FLOATS) or not i.given else _ANY
+    for name, array in graph.constants.items():
+        if array.size and array.dtype.kind != "f":
+            known[name] = (int(array.min()), int(array.max()))
     for n in graph.nodes:
         if graph.types[n.output].dtype != "f32":
-            for name in n.inputs:
-                array = graph.constants.get(name)
-                if array is not None and array.size and array.dtype.kind != "f":
-                    known[name] = (int(array.min()), int(array.max()))
             low, high = _of_node(n, [known.get(name, _ANY) for name in n.inputs], s)
             known[n.output] = (low, high) if _ANY[0] <= low and high <= _ANY[1] else _ANY
-        if n.output == wanted:
-            break
-    return known.get(wanted, _ANY)
+    return known
 
 
 def _of_node(n: Node, inner: list[Interval], s: int) -> Interval:
@@ -82,6 +114,9 @@ def _of_node(n: Node, inner: list[Interval], s: int) -> Interval:
     if n.op == "cumsum":
         low, high = inner[0]
         return min(low, low * s), max(high, high * s)
+    if n.op in ("where", "concat"):
+        parts = inner[1:] if n.op == "where" else inner
+        return min(low for low, _ in parts), max(high for _, high in parts)
     if n.op == "neg":
         return -inner[0][1], -inner[0][0]
     if n.op not in ("add", "sub", "mul", "maximum", "minimum"):

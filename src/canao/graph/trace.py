@@ -16,22 +16,21 @@ import torch
 import torch.fx.experimental._config as symbolic
 
 from canao.errors import InputError, Problem, UnsupportedError
-from canao.graph import aten
+from canao.graph import aten, aten_views
+from canao.graph.builder import GraphBuilder
 from canao.graph.ir import (
     DTYPES,
     TOKENS,
     Dim,
     Graph,
     Input,
-    Node,
     Shape,
     Type,
     constant_type,
     dim,
-    node,
 )
 from canao.graph.limits import limited
-from canao.graph.verify import MalformedGraph, infer, retype, verify
+from canao.graph.verify import retype, verify
 
 INPUT_NAMES = ("input_ids", "token_type_ids")
 _INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -129,16 +128,13 @@ def _cause(error: BaseException) -> str:
     return (telling or [type(error).__name__])[0][:300]
 
 
-class _Importer:
+class _Importer(GraphBuilder):
     """Walks the exported program and applies the rule of each operator."""
 
     def __init__(self, program: Any, wrapped: _OneText, max_length: int) -> None:
+        super().__init__()
         self.program, self.wrapped, self.max_length = program, wrapped, max_length
-        self.constants: dict[str, np.ndarray] = {}
-        self.nodes: list[Node] = []
-        self.types: dict[str, Type] = {}
         self.values: dict[str, Any] = {}  # names; lists of them for operators with many results
-        self.inputs: list[Input] = []
         self.scalars: dict[tuple[str, float], str] = {}
         self.current: Any = None
         self.problems: list[Problem] = []
@@ -167,21 +163,6 @@ class _Importer:
         return limited(verify(retype(raw)))
 
     # What the rules call.
-
-    def emit(self, op: str, *inputs: str, **attributes: Any) -> str:
-        name = f"v{len(self.nodes)}"
-        n = node(op, inputs, name, where=self._where(), **attributes)
-        try:
-            self.types[name] = infer(n, [self.types[i] for i in inputs])
-        except MalformedGraph as error:
-            raise self.unsupported(f"operands of these shapes ({error})") from None
-        self.nodes.append(n)
-        return name
-
-    def constant(self, array: np.ndarray) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name], self.types[name] = array, constant_type(array)
-        return name
 
     def value(self, operand: Any) -> str:
         """The name of an operand; a number becomes a constant of rank 0."""
@@ -228,9 +209,7 @@ class _Importer:
             if fx.op != "placeholder":
                 continue
             if fx.name not in stored:
-                slot = Input(next(names), Type("i32", (1, TOKENS)))
-                self.inputs.append(slot)
-                self.types[slot.name], self.values[fx.name] = slot.type, slot.name
+                self.values[fx.name] = self.input(next(names), Type("i32", (1, TOKENS)))
                 continue
             tensor = tensors[stored[fx.name]]
             if id(tensor) not in shared:
@@ -262,7 +241,7 @@ class _Importer:
         return name
 
     def _refusal(self, remedy: str, detail: str = "") -> UnsupportedError:
-        problem = Problem(str(self.current.target), self._where(), remedy, detail)
+        problem = Problem(str(self.current.target), self.where(), remedy, detail)
         return UnsupportedError.of([problem])
 
     def _call(self, fx: Any) -> None:
@@ -291,7 +270,7 @@ class _Importer:
     def _overwrite(self, fx: Any) -> None:
         """Whoever reads the first operand from here on reads the result."""
         target = fx.args[0]
-        seen = (n.target is operator.getitem or _operator(n) in aten.VIEWS
+        seen = (n.target is operator.getitem or _operator(n) in aten_views.VIEWS
                 for n in (target, *target.users))  # fmt: skip
         if target.op == "placeholder" or any(seen):
             raise self.unsupported("writing to a tensor that others may see")
@@ -322,7 +301,7 @@ class _Importer:
         except (sympy.PolynomialError, TypeError, ValueError):
             raise self.unsupported(f"the dynamic dimension {expression}") from None
 
-    def _where(self) -> str:
+    def where(self) -> str:
         stack = self.current.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
         return path.removeprefix("module.").removeprefix("module") or "the top of the model"

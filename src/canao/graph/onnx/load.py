@@ -19,8 +19,6 @@ import numpy as np
 from canao.errors import InputError, UnsupportedError
 
 OLDEST = 13  # Squeeze, ReduceSum and Softmax changed their meaning there
-_MICROSOFT = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
-_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 # ONNX's number of a type -> (its name, bytes an element)
 _TYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2),
           6: ("int32", 4), 7: ("int64", 8), 9: ("bool", 1), 10: ("float16", 2),
@@ -32,8 +30,10 @@ def require_onnx() -> Any:
     try:
         import onnx
         import onnx.checker
+        import onnx.defs
         import onnx.inliner
         import onnx.numpy_helper
+        import onnx.shape_inference
     except ImportError:
         raise InputError(
             "reading ONNX files needs the onnx package; run: pip install 'canao[onnx]'"
@@ -84,13 +84,11 @@ def checked(proto: Any, folder: Path | None) -> Model:
     onnx = require_onnx()
     _readable(proto)
     opset = _opset(proto)
-    _refuse(proto.graph, opset)
     if proto.functions:
         try:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:  # noqa: BLE001  the C++ core raises RuntimeError and others
             raise InputError(f"its functions cannot be inlined ({_line(error)})") from None
-        _refuse(proto.graph, opset)
     if proto.graph.sparse_initializer:
         raise UnsupportedError("sparse initialisers are not supported; store weights densely")
     tensors = {}
@@ -148,23 +146,13 @@ def _opset(proto: Any) -> int:
             f"opset {opset} is too old; export with opset {OLDEST} or later, or convert it with "
             "onnx.version_converter"
         )
+    newest = require_onnx().defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedError(
+            f"opset {opset} is newer than the installed onnx package knows; export with opset "
+            f"{newest} or earlier, or upgrade onnx"
+        )
     return int(opset)
-
-
-def _refuse(graph: Any, opset: int) -> None:
-    """What no import can do, before the checker says it in its own words."""
-    for n in graph.node:
-        place = f"operator {n.op_type} of node '{n.name or n.output[0] if n.output else n.name}'"
-        if n.domain in _MICROSOFT:
-            raise UnsupportedError(
-                f"{place}: {n.domain} is a fusion of ONNX Runtime, which CANAO does not read; "
-                "export without optimisation, or give the original model"
-            )
-        if n.op_type in _CONTROL and n.domain in ("", "ai.onnx"):
-            raise UnsupportedError(
-                f"{place} (opset {opset}): control flow is not supported; export a model whose "
-                "steps do not depend on its input"
-            )
 
 
 def read_tensor(t: Any, folder: Path | None) -> np.ndarray:

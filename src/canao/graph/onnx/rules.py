@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from canao.graph.ir import Dim, Shape, product
-from canao.graph.onnx import views
+from canao.graph.onnx import parts, views
 from canao.graph.onnx.values import Known, Ramp, Value, fill, known
 
 if TYPE_CHECKING:
-    from canao.graph.onnx.importer import Importer as Builder
+    from canao.graph.onnx.builder import Builder
 
 Rule = Callable[..., Any]
 _KINDS = {1: "f32", 10: "f32", 11: "f32", 16: "f32", 9: "bool", 2: "i32", 3: "i32", 4: "i32",
@@ -335,7 +335,8 @@ RULES: dict[str, Rule] = {
     **{name: _unary(op) for name, op in {
         "Neg": "neg", "Abs": "abs", "Exp": "exp", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
         "Tanh": "tanh", "Erf": "erf", "Sigmoid": "sigmoid", "Relu": "relu", "Floor": "floor",
-        "Ceil": "ceil", "Sign": "sign", "Log": "log"}.items()},
+        "Ceil": "ceil", "Sign": "sign", "Log": "log",
+        "Cos": "cos", "Sin": "sin"}.items()},
     **{name: _binary(op) for name, op in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod",
         "Equal": "eq", "Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le",
@@ -355,4 +356,5 @@ RULES: dict[str, Rule] = {
     "ReduceL2": _reduce("reduce_sum", "square", "sqrt"),
     "CumSum": _cumsum,
     **views.RULES,
+    **parts.RULES,
 }  # fmt: skip

@@ -154,8 +154,8 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "logical_xor": np.logical_xor, "where": np.where,
     "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
     "reciprocal": np.reciprocal, "tanh": np.tanh, "floor": np.floor, "ceil": np.ceil,
-    "sign": np.sign, "isnan": np.isnan, "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "cos": np.cos, "sin": np.sin, "sign": np.sign, "isnan": np.isnan,
+    "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }  # fmt: skip
 _TESTS = ("eq", "ge", "gt", "le", "lt")
 _BOOL = (*_TESTS, "logical_and", "logical_or", "logical_not", "logical_xor", "isnan")
