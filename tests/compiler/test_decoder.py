@@ -22,6 +22,7 @@ from canao.compiler import compile_model, load_model, lower
 from canao.errors import InputError
 from canao.fuse.form import Attention
 from canao.graph.interp import interpret
+from canao.schedule.weights import Section
 from canao.target import get_target
 from tests.compiler import programs
 from tests.compiler.models import DECODERS, bare_decoder, classifier, decoder
@@ -88,6 +89,28 @@ def test_decoding_is_as_with_past_key_values(attention: str, tmp_path: Path) -> 
                 torch.tensor([[int(token)]]), past_key_values=known.past_key_values, use_cache=True
             )
             close(compiled.extend([token])["logits"], known.logits[0].numpy())
+
+
+@pytest.mark.parametrize("isa", HOST_ISAS)
+@pytest.mark.parametrize("shape", ("odd", "three_heads"))
+def test_tied_embeddings_are_stored_once(shape: str, isa: str, tmp_path: Path) -> None:
+    """In the panels of the language head, from which tokens are looked up too."""
+    model = decoder(shape, layers=1)
+    (stored,) = _sections(model, model.transformer.wte.weight)
+    assert stored.nr > 0
+    artifact = compile_model(model, tmp_path / "out", target=HOST.with_isa(isa))
+    with CompiledModel(artifact) as compiled:
+        close(compiled(np.arange(99)), logits(model, np.arange(99)))
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
+    assert [s.nr for s in _sections(model, model.transformer.wte.weight)] == [0]
+
+
+def _sections(model: torch.nn.Module, table: torch.Tensor) -> list[Section]:
+    """The parts of the weights file that hold a table."""
+    stages = lower(load_model(model)[1], HOST)
+    constants = stages.program.graph.constants
+    return [s for s in stages.source.weights.sections
+            if np.array_equal(constants[s.name], table.detach().numpy())]  # fmt: skip
 
 
 def test_the_oracle_continues_texts() -> None:

@@ -20,7 +20,7 @@ from canao.graph.ir import FLOATS, Dim, Graph, Input, Poly
 from canao.schedule.cache import plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
-from canao.schedule.weights import WeightLayout, lay_out
+from canao.schedule.weights import WeightLayout, lay_out, shared_panels
 from canao.target import Target
 
 
@@ -53,22 +53,23 @@ class _Unit:
             r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)
         }
         self.caches, self.cache_floats = plan_cache(program, plans)
+        panels = shared_panels(program, plans)
         self.kernels = [
             None
             if isinstance(r.form, Alias)
-            else kernel(self.graph, r, plan, self.isa, self.caches.get(r.output))
+            else kernel(self.graph, r, plan, self.isa, self.caches.get(r.output), panels)
             for r, plan in zip(program.regions, plans, strict=True)
         ]
         self.weights = lay_out(self.graph, self._constants())
         self.names = self._names()
 
     def _constants(self) -> list[tuple[str, int]]:
-        used = []
-        for k, plan in zip(self.kernels, self.plans, strict=True):
-            for p in k.parameters if k else ():
-                if p.value in self.graph.constants:
-                    used.append((p.value, plan.nr if p.kind == "packed" else 0))
-        return used
+        return [
+            (p.value, _packing(p, plan))
+            for k, plan in zip(self.kernels, self.plans, strict=True)
+            for p in (k.parameters if k else ())
+            if p.value in self.graph.constants
+        ]
 
     def _names(self) -> list[str]:
         """One name for each distinct text; equal names mean the same code."""
@@ -85,13 +86,9 @@ class _Unit:
         return names
 
     def source(self) -> Source:
-        scratch = max(
-            (
-                scratch_floats(r, p, self.graph.max_length, _slots(self.program, r))
-                for r, p in zip(self.program.regions, self.plans, strict=True)
-            ),
-            default=0,
-        )
+        pairs, longest = zip(self.program.regions, self.plans, strict=True), self.graph.max_length
+        needed = (scratch_floats(r, p, longest, _slots(self.program, r)) for r, p in pairs)
+        scratch = max(needed, default=0)
         scratch = -(-(scratch + 16) // 16) * 16
         w = Writer()
         self._head(w)
@@ -187,8 +184,7 @@ class _Unit:
     def _pointer(self, p: Parameter, plan: Plan) -> str:
         cast, end = ("(const int32_t *)(", ")") if p.kind == "ids" else ("", "")
         if p.value in self.graph.constants:
-            nr = plan.nr if p.kind == "packed" else 0
-            return f"{cast}c->weights + {self.weights.offset(p.value, nr)}{end}"
+            return f"{cast}c->weights + {self.weights.offset(p.value, _packing(p, plan))}{end}"
         for i, slot in enumerate(self.graph.inputs):
             if slot.name == p.value:
                 number = "(const float *)" if slot.limit == FLOATS else ""
@@ -232,6 +228,11 @@ class _Unit:
                 ("cache_floats", self.cache_floats),
             ):
                 w.line(f".{field} = {value},")
+
+
+def _packing(p: Parameter, plan: Plan) -> int:
+    """The columns of a constant's panels; 0 if it lies row by row."""
+    return (p.nr or plan.nr) if p.kind == "packed" else 0
 
 
 class _table:

@@ -6,6 +6,7 @@ rows, or (head, row tile) pairs. Register and cache tiles come from the plan; no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from canao.emit.attention import attention_kernel
@@ -14,7 +15,7 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, op_names, plain, signature, sized
 from canao.emit.matmul import matmul_kernel
 from canao.emit.product import ProductCode
-from canao.emit.rowcode import Parameters, RowCode, expression
+from canao.emit.rowcode import NO_PANELS, Parameters, RowCode, expression
 from canao.emit.scan import scan_kernel
 from canao.emit.writer import Writer
 from canao.fuse.concat import Concat
@@ -28,9 +29,13 @@ from canao.schedule.plan import Plan
 
 
 def kernel(
-    graph: Graph, region: Region, plan: Plan, isa: Isa, cache: Cache | None = None
-) -> Kernel:
-    """The kernel of a region that is no alias; causal attention has its part of the cache."""
+    graph: Graph, region: Region, plan: Plan, isa: Isa, cache: Cache | None = None,
+    panels: Mapping[str, int] = NO_PANELS,
+) -> Kernel:  # fmt: skip
+    """The kernel of a region that is no alias; causal attention has its part of the cache.
+    `panels` are the tables that lie in panels of so many rows, as products read them."""
+    if isinstance(region.form, Rows):
+        return _rows(graph, region, region.form, isa, panels)
     template = _template(graph, region, plan, isa, cache)
     text, units = (sized(t, plan.tile, isa) for t in (template.text, template.units))
     return replace(template, text=text, units=units)
@@ -48,15 +53,15 @@ def _template(
         return matmul_kernel(form, isa)
     if isinstance(form, Concat):
         return concat_kernel(form, isa)
-    if isinstance(form, Scan):
-        return scan_kernel(form, isa)
-    assert isinstance(form, Rows)
-    return _rows(graph, region, form, isa)
+    assert isinstance(form, Scan)
+    return scan_kernel(form, isa)
 
 
-def _rows(graph: Graph, region: Region, rows: Rows, isa: Isa) -> Kernel:
+def _rows(
+    graph: Graph, region: Region, rows: Rows, isa: Isa, panels: Mapping[str, int]
+) -> Kernel:
     parameters, body = Parameters(), Writer()
-    code = RowCode(graph, rows, lower(graph, rows), isa, parameters)
+    code = RowCode(graph, rows, lower(graph, rows), isa, parameters, panels)
     body.depth = 1
     mark_unused(body, "s", "scratch")
     code.row_pass(body, code.program.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from canao.emit.isa import Isa
@@ -11,6 +12,7 @@ from canao.fuse.access import Access
 from canao.fuse.rows import Operand, Reduction, RowProgram, Rows, Stage
 from canao.graph.ir import Dim, Graph, Poly, dim_mul
 
+NO_PANELS: Mapping[str, int] = {}
 # Partial results of a reduction over a row, so that it does not wait for every addition.
 CHAINS = 4
 
@@ -28,11 +30,13 @@ class Parameter:
     """A pointer that a kernel takes: the value it points to, and the C name.
 
     kind: float (plain), ids (token or type ids), packed (weights in panels of NR columns)
+    nr: the columns of a panel, where they are not those of the kernel's own plan
     """
 
     value: str
     name: str
     kind: str = "float"
+    nr: int = 0
 
     @property
     def declaration(self) -> str:
@@ -45,23 +49,27 @@ class Parameters:
     def __init__(self) -> None:
         self.list: list[Parameter] = []
 
-    def of(self, value: str, kind: str = "float") -> str:
+    def of(self, value: str, kind: str = "float", nr: int = 0) -> str:
         for p in self.list:
             if (p.value, p.kind) == (value, kind):
                 return p.name
         prefix = {"float": "in", "ids": "ids", "packed": "w"}[kind]
-        self.list.append(Parameter(value, f"{prefix}{len(self.list)}", kind))
+        self.list.append(Parameter(value, f"{prefix}{len(self.list)}", kind, nr))
         return self.list[-1].name
 
 
 class RowCode:
-    """Emits the passes over a row. `r` is the row, `j` the column, `o` the output row in C."""
+    """Emits the passes over a row. `r` is the row, `j` the column, `o` the output row in C.
+
+    `panels` are the tables that lie packed for a product, with the columns of their panels.
+    """
 
     def __init__(
-        self, graph: Graph, rows: Rows, program: RowProgram, isa: Isa, parameters: Parameters
-    ) -> None:
+        self, graph: Graph, rows: Rows, program: RowProgram, isa: Isa, parameters: Parameters,
+        panels: Mapping[str, int] = NO_PANELS,
+    ) -> None:  # fmt: skip
         self.graph, self.rows, self.program, self.isa = graph, rows, program, isa
-        self.parameters = parameters
+        self.parameters, self.panels = parameters, panels
         self.local: dict[str, str] = {}
         self.pointers: dict[str, str] = {}
         self.needs: set[str] = set()
@@ -87,7 +95,7 @@ class RowCode:
         pointer = self.pointers[x.name]
         if x.kind == "pick":
             return self._picked(x, pointer, partial)
-        step = 1 if x.kind == "gather" else self.rows.reads[x.name].strides[-1]
+        step = self._table_step(x) if x.kind == "gather" else self.rows.reads[x.name].strides[-1]
         if step == 0:
             return f"vf_set1({pointer}[0])"
         if step == 1:
@@ -103,6 +111,10 @@ class RowCode:
         step, apart = expression(source.strides[-1]), expression(places.strides[-1])
         return (f"vf_pick({pointer}, 0, {step}, {pointer}_at + j * {apart}, {apart}, "
                 f"{partial or 'VF'})")  # fmt: skip
+
+    def _table_step(self, x: Operand) -> int:
+        """From one element of a table's row to the next."""
+        return self.panels.get(x.name.split("\n")[0], 1)
 
     def _load(self, place: str, partial: str) -> str:
         return f"vf_load_n({place}, {partial})" if partial else f"vf_load({place})"
@@ -130,14 +142,20 @@ class RowCode:
                 table, ids = x.name.split("\n")
                 access = self.rows.reads[ids]
                 index = f"{self.parameters.of(access.base, 'ids')}[{self.place(access, 'r')}]"
-                width = self.graph.shape(table)[1]
-                w.line(f"const float *{name} = {self.parameters.of(table)} "
-                       f"+ (int64_t){index} * {width};")  # fmt: skip
+                w.line(f"const float *{name} = {self._table_row(table, index)};")
                 continue
             starts = zip(self._accesses(x), ("", "_at"), ("float", "ids"), strict=False)
             for row, suffix, kind in starts:
                 base, c = self.parameters.of(row.base, kind), C_TYPES[kind]
                 w.line(f"const {c} *{name}{suffix} = {base} + {self.place(row, 'r')};")
+
+    def _table_row(self, table: str, index: str) -> str:
+        """Where row `index` of a table begins: [rows][width], or [rows / nr][width][nr]."""
+        width, nr = self.graph.shape(table)[1], self.panels.get(table)
+        if nr is None:
+            return f"{self.parameters.of(table)} + (int64_t){index} * {width}"
+        packed = self.parameters.of(table, "packed", nr)
+        return f"{packed} + (int64_t)({index} / {nr}) * {width * nr} + {index} % {nr}"
 
     def _accesses(self, x: Operand) -> list[Access]:
         """Where row r of each operand begins."""

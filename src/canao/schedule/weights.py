@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from canao.fuse.form import Product
+from canao.fuse.group import Program
+from canao.fuse.rows import Rows
 from canao.graph.ir import Graph
+from canao.schedule.plan import Plan
 
 MAGIC = b"CANAOW01"
 HEADER = 64
@@ -61,6 +65,25 @@ def lay_out(graph: Graph, used: Iterable[tuple[str, int]]) -> WeightLayout:
         sections.append(Section(name, nr, offset, size))
         offset = -(-(offset + size) // _ALIGN) * _ALIGN
     return WeightLayout(tuple(sections), offset)
+
+
+def shared_panels(program: Program, plans: Sequence[Plan]) -> dict[str, int]:
+    """Tables that are a product's weights as well, as embeddings tied to a language head are: the
+    columns of their panels. They are stored once, and look-ups read them from the panels.
+
+    Not those that are read in another way too, which need the table row by row.
+    """
+    panels: dict[str, int] = {}
+    plain: set[str] = set()
+    for region, plan in zip(program.regions, plans, strict=True):
+        form = region.form
+        if isinstance(form, Product):
+            panels.setdefault(form.weight, plan.nr)
+        for n in region.nodes:
+            looked_up = n.op == "gather" and isinstance(form, Rows)
+            weight = form.weight if isinstance(form, Product) else ""
+            plain.update(n.inputs[1:] if looked_up else (i for i in n.inputs if i != weight))
+    return {name: nr for name, nr in panels.items() if name not in plain}
 
 
 def pack(weight: np.ndarray, nr: int) -> np.ndarray:
