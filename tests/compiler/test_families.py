@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -180,29 +179,6 @@ def test_positions_skip_padding(tmp_path: Path) -> None:
 def test_a_maximum_beyond_the_positions_is_refused() -> None:
     with pytest.raises(InputError, match=r"maximum length 140 is outside 2\.\.138"):
         load_model(make("Roberta"), 140)
-
-
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
-def test_checkpoints_of_half_precision_in_shards(dtype: torch.dtype, tmp_path: Path) -> None:
-    """They are read as float32, from as many files as there are."""
-    model = make("Electra", "ForTokenClassification").to(dtype)
-    model.save_pretrained(tmp_path / "model", max_shard_size="40KB")
-    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
-    source, graph = load_model(tmp_path / "model")
-    assert all(p.dtype == torch.float32 for p in source.module.parameters())
-    ids = [np.arange(9, dtype=np.int32), np.zeros(9, np.int32)]
-    want = reference(model.float(), ("input_ids", "token_type_ids"), ids)["logits"]
-    assert np.abs(outputs(graph, ids)[0] - want).max() <= TOLERANCE
-
-
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    model = make("Electra")
-    model.save_pretrained(tmp_path, max_shard_size="40KB")
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    (tmp_path / sorted(set(index["weight_map"].values()))[-1]).unlink()
-    with pytest.raises(InputError) as refused:
-        load_model(tmp_path)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("tied", (True, False))

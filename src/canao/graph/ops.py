@@ -302,7 +302,7 @@ _ROWS = (
        lambda x, a: np.broadcast_to(x[0], _concrete(a["shape"], a)), ONE_TO_MANY, _per_element(0),
        view=True),
     Op("diagonals", (1,), _diagonals_shape, _diagonals, ONE_TO_MANY, _per_element(0), view=True),
-    Op("concat", tuple(range(1, 17)), _concat_shape,
+    Op("concat", tuple(range(1, 65)), _concat_shape,
        lambda x, a: np.concatenate(x, a["axis"]), ONE_TO_ONE, _per_element(0)),
 )  # fmt: skip
 

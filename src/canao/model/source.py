@@ -38,24 +38,41 @@ def load_source(path: str | Path) -> Source:
     sentence = read_sentence(path)
     path = sentence.transformer if sentence is not None else path
     check_directory(path)
+    _check_shards(path)
     import safetensors
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}/config.json: {_first_line(error)}") from None
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"{path}/config.json: {_one_line(error)}") from None
     # Sentence-Transformers reads no head, whatever was trained with the weights.
     kind = transformers.AutoModel if sentence is not None else _model_class(path, config)
     try:
         module, loading = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
-            output_loading_info=True, attn_implementation="sdpa",
+            output_loading_info=True, ignore_mismatched_sizes=True,
+            # Said outright: config.json could name one that has to be downloaded.
+            attn_implementation="sdpa" if getattr(kind, "_supports_sdpa", False) else "eager",
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: cannot load its weights: {_first_line(error)}") from None
+        raise InputError(f"{path}: cannot load the model: {_one_line(error)}") from None
+    _check_loaded(path, loading)
+    # xielu's parameters stay bfloat16 whatever is asked for.
+    return Source(module.float().eval(), config, path, sentence)
+
+
+def _check_loaded(path: Path, loading: dict[str, Any]) -> None:
+    wrong = sorted(loading["mismatched_keys"])
+    if wrong:
+        name, stored, wanted = wrong[0]
+        raise InputError(
+            f"{path}: weight {name} has shape {tuple(stored)} where config.json calls for "
+            f"{tuple(wanted)}; give the configuration that the weights were saved with"
+        )
     # The pooler of a bare encoder is often left out of checkpoints, and no user reads it then.
     missing = sorted(k for k in loading["missing_keys"] if not k.startswith("pooler."))
     if missing:
@@ -63,7 +80,6 @@ def load_source(path: str | Path) -> Source:
             f"{path}: the checkpoint lacks {len(missing)} weights, first {missing[0]}; "
             "fine-tune and save the model before compiling it"
         )
-    return Source(module.eval(), config, path, sentence)
 
 
 def check_directory(path: Path) -> None:
@@ -85,6 +101,39 @@ def check_directory(path: Path) -> None:
         raise InputError(f"{path}: no .safetensors file; {hint}save with safetensors")
 
 
+def _check_shards(path: Path) -> None:
+    """InputError names the file of weights that is missing or damaged."""
+    import safetensors
+
+    index = path / "model.safetensors.index.json"
+    whole = path / "model.safetensors"
+    if not index.is_file() and not whole.is_file():
+        raise InputError(f"{path}: no {whole.name}; save the model with save_pretrained")
+    for name in [whole.name] if whole.is_file() else _indexed(index):
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{file}: no such file, though {index.name} names it; download it")
+        try:
+            with safetensors.safe_open(file, "numpy"):
+                pass
+        except (OSError, safetensors.SafetensorError) as error:
+            raise InputError(f"{file}: damaged ({_one_line(error)}); download it again") from None
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that hold a checkpoint in shards."""
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(f, str) and Path(f).name == f for f in files):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{index}: does not say for each weight which file of this directory holds it; "
+            "download it again"
+        ) from None
+    return sorted(files)
+
+
 def _model_class(path: Path, config: Any) -> Any:
     import transformers
 
@@ -99,6 +148,7 @@ def _model_class(path: Path, config: Any) -> Any:
     return kind
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"unknown name {error}"
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,129 @@
+"""Compares models of extreme sizes with Transformers in float32.
+
+    python benchmarks/families.py --run      compiles and compares, writes results/families.jsonl
+    python benchmarks/families.py --table    writes the table into docs/models.md
+
+Models are random (tests/compiler/families.py), libraries are as `canao compile` builds them. A
+record is what was compiled, the largest difference at any length, and the CPU time of export and
+of what follows until the C is written. Those that are recorded are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pages import fill, table  # noqa: E402
+
+from canao.compiled import CompiledModel  # noqa: E402
+from canao.compiler import compile_model, load_model, lower  # noqa: E402
+from canao.schedule.plan import default_plans  # noqa: E402
+from canao.target import get_target  # noqa: E402
+from tests.compiler.families import make, reference, text  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "families.jsonl"
+PAGE = ROOT / "docs" / "models.md"
+LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)
+TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+# name -> (family, head, what is extreme, lengths beside the maximum)
+EXTREMES: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
+    "1 layer": ("Bert", "Model", {"num_hidden_layers": 1}, LENGTHS),
+    "head size 8": ("Bert", "Model", {"hidden_size": 96, "num_attention_heads": 12}, LENGTHS),
+    "head size 128": ("Bert", "Model", {"hidden_size": 256, "num_attention_heads": 2}, LENGTHS),
+    "vocabulary 250,000": ("XLMRoberta", "ForMaskedLM",
+                           {**TINY, "vocab_size": 250_000, "max_position_embeddings": 68},
+                           (1, 17)),
+    "512 positions": ("Bert", "Model", {"max_position_embeddings": 512}, (511,)),
+    "8,192 positions": ("ModernBert", "Model",
+                        {**TINY, "max_position_embeddings": 8192, "local_attention": 128,
+                         "num_hidden_layers": 3, "global_attn_every_n_layers": 2},
+                        (4097, 8191)),
+    "48 layers": ("Bert", "Model", {"num_hidden_layers": 48}, (1, 33, 128)),
+    "48 layers, rotary, local": ("ModernBert", "Model",
+                                 {"num_hidden_layers": 48, "global_attn_every_n_layers": 3},
+                                 (1, 33, 128)),
+    "24 layers, disentangled": ("DebertaV2", "Model", {"num_hidden_layers": 24}, (1, 33, 128)),
+    "24 layers, bottlenecks": ("MobileBert", "Model", {"num_hidden_layers": 24}, (1, 33, 128)),
+}  # fmt: skip
+
+
+def compare(
+    model: torch.nn.Module, lengths: Iterable[int], threads: int = 1
+) -> dict[str, Any]:
+    """Compile and compare at `lengths` and the maximum: the largest difference, times in s."""
+    start = time.process_time()
+    graph = load_model(model)[1]
+    exported = time.process_time()
+    lower(graph, get_target(), planner=default_plans)
+    lowered = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = compile_model(model, Path(folder) / "out", tuned=False)
+        manifest = artifact.manifest
+        names = tuple(i["name"] for i in manifest["inputs"])
+        worst, tried = 0.0, sorted({*lengths, manifest["max_length"]})
+        with CompiledModel(artifact, threads) as compiled:
+            for length in tried:
+                ids = text(model, names, length)
+                got, want = compiled.run(*(i[None] for i in ids)), reference(model, names, ids)
+                worst = max(worst, *(float(np.abs(got[k] - want[k]).max()) for k in want))
+    return {"lengths": tried, "difference": worst, "export_s": round(exported - start, 2),
+            "lower_s": round(lowered - exported, 2), "kernels": manifest["layers"]["after"],
+            "toolchain": manifest["toolchain"]}  # fmt: skip
+
+
+def run(only: str) -> None:
+    """Every record that is not there yet is made and appended."""
+    torch.set_num_threads(1)
+    have = {r["name"] for r in records()}
+    for name, (family, head, changes, lengths) in EXTREMES.items():
+        if name in have or only not in name:
+            continue
+        found = compare(make(family, head, **changes), lengths)
+        record = {"name": name, "family": family, "head": head, **found}
+        with open(RESULTS, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+
+def records() -> list[dict[str, Any]]:
+    if not RESULTS.is_file():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def extremes(found: Sequence[dict[str, Any]]) -> str:
+    rows = [["what", "model", "tokens", "largest difference", "export, s", "graph to C, s"],
+            ["---", "---", "---", "---:", "---:", "---:"]]  # fmt: skip
+    for r in sorted(found, key=lambda r: list(EXTREMES).index(r["name"])):
+        tokens = ", ".join(map(str, r["lengths"]))
+        rows.append([r["name"], f"{r['family']}{r['head']}", tokens, f"{r['difference']:.1e}",
+                     f"{r['export_s']:.1f}", f"{r['lower_s']:.1f}"])  # fmt: skip
+    return table(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare extreme sizes with Transformers.")
+    parser.add_argument("--run", action="store_true", help="compile and compare (minutes)")
+    parser.add_argument("--only", default="", help="part of the names of what to run")
+    parser.add_argument("--table", action="store_true", help="write the table into docs/models.md")
+    given = parser.parse_args()
+    if given.run:
+        run(given.only)
+    if given.table:
+        fill(PAGE, {"extremes": extremes(records())})
+
+
+if __name__ == "__main__":
+    main()
