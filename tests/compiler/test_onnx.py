@@ -26,7 +26,9 @@ from transformers import (
 
 from canao.compiled import CompiledModel
 from canao.compiler import compile_model, load_model, lower
+from canao.graph.interp import outputs
 from canao.target import get_target
+from tests.compiler import families
 from tests.compiler.models import SPREAD, classifier, mobile
 from tests.conftest import LENGTHS
 
@@ -55,6 +57,10 @@ FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
+# Families whose tokens have no types.
+_UNTYPED = ("Roberta", "DistilBert", "MPNet", "DebertaV2", "ModernBert", "GPT2")
+
+
 class Positional(torch.nn.Module):
     """A model called by position, which both exporters take; outputs as a tuple."""
 
@@ -63,7 +69,8 @@ class Positional(torch.nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.model(**dict(zip(self.names, inputs, strict=True))).values())
+        result = self.model(**dict(zip(self.names, inputs, strict=True)))
+        return tuple(v for v in result.values() if isinstance(v, torch.Tensor))
 
 
 def make(family: str) -> torch.nn.Module:
@@ -72,16 +79,16 @@ def make(family: str) -> torch.nn.Module:
 
 
 def export(model: torch.nn.Module, path: Path, opset: int, *, dynamo: bool, mask: bool = True,
-           external: bool = False) -> Positional:  # fmt: skip
+           external: bool = False, kind: torch.dtype = torch.int64) -> Positional:  # fmt: skip
     """The model as an ONNX file, and what was exported."""
     names: tuple[str, ...] = ("input_ids",)
     names += ("attention_mask",) if mask else ()
-    kind = type(model).__name__
-    names += ("token_type_ids",) if not kind.startswith(("Roberta", "DistilBert")) else ()
+    typed = not type(model).__name__.startswith(_UNTYPED)
+    names += ("token_type_ids",) if typed else ()
     if not dynamo and opset < 14:
         model.set_attn_implementation("eager")
     wrapped = Positional(model, names).eval()
-    ids = torch.randint(2, 99, (1, 8))
+    ids = torch.randint(2, 99, (1, 8), dtype=kind)
     example = tuple(torch.ones_like(ids) if "mask" in n else ids % 2 if "type" in n else ids
                     for n in names)  # fmt: skip
     silence = contextlib.redirect_stdout(io.StringIO())
@@ -98,7 +105,7 @@ def export(model: torch.nn.Module, path: Path, opset: int, *, dynamo: bool, mask
             torch.onnx.export(
                 wrapped, example, path, dynamo=False, opset_version=opset,
                 input_names=list(names),
-                dynamic_axes={n: {0: "batch", 1: "tokens"} for n in names},
+                dynamic_axes={n: {0: "the batch", 1: "tokens.of-it"} for n in names},
             )  # fmt: skip
     return wrapped
 
@@ -162,6 +169,48 @@ def test_older_opset_of_other_families(family: str, tmp_path: Path, sentences) -
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
     with CompiledModel(artifact, 1) as compiled:
         compare(wrapped, compiled, sentences)
+
+
+@pytest.mark.parametrize(("family", "opset", "dynamo"), (
+    ("MPNet", 13, False), ("DebertaV2", 14, False), ("ModernBert", 17, False),
+    ("ModernBert", 23, True),
+))  # fmt: skip
+def test_positions_and_rotations(family: str, opset: int, dynamo: bool, tmp_path: Path) -> None:
+    """Relative positions are looked up at places that the graph computes from them, and rotations
+    are an operator from 23 on: the rewritten graph, as large as from the module."""
+    model = families.make(family, "ForTokenClassification", num_hidden_layers=1)
+    whole = lower(load_model(model)[1], get_target()).layers_after
+    wrapped = export(model, tmp_path / "model.onnx", opset, dynamo=dynamo)
+    staged = lower(load_model(tmp_path / "model.onnx", 64)[1], get_target())
+    assert staged.layers_after == whole
+    for length in (1, 7, 33):
+        ids = np.arange(length, dtype=np.int32) * 7 % 90 + 5
+        tensors = torch.from_numpy(ids).long()[None]
+        with torch.no_grad():
+            (want,) = wrapped(tensors, torch.ones_like(tensors))
+        (got,) = outputs(staged.program.graph, [ids])
+        assert np.abs(got - want.numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("opset", (14, 18))
+def test_a_decoder(opset: int, tmp_path: Path) -> None:
+    """GPT-2 without a cache of its own; ids as int32, axes of odd names."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(2)
+    config = GPT2Config(vocab_size=99, n_positions=40, n_embd=24, n_layer=1, n_head=2,
+                        use_cache=False, initializer_range=SPREAD)  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    wrapped = export(model, tmp_path / "model.onnx", opset, dynamo=False, kind=torch.int32)
+    staged = lower(load_model(tmp_path / "model.onnx")[1], get_target())
+    assert [n.op for n in staged.program.graph.nodes].count("causal_attention") == 1
+    for length in (1, 17):
+        ids = np.arange(length, dtype=np.int32) * 5 % 97
+        tensors = torch.from_numpy(ids)[None]
+        with torch.no_grad():
+            (want,) = wrapped(tensors, torch.ones_like(tensors))
+        (got,) = outputs(staged.program.graph, [ids])
+        assert np.abs(got - want.numpy()).max() <= TOLERANCE * float(want.abs().max())
 
 
 @pytest.mark.parametrize("opset", (20, 23))

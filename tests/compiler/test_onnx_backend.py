@@ -17,9 +17,11 @@ from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt  # noqa: 
 
 from canao.onnx_backend import CanaoBackend  # noqa: E402
 
-# Broadcasting, a norm, a softmax not along the last dimension, a shape that comes as an input, and
+# Fewer heads of keys than of queries, rotated neighbours, broadcasting, a norm,
+# a softmax not along the last dimension, a shape that comes as an input, and
 # a sum whose result goes on to a root.
-TESTS = ("test_add_bcast", "test_gemm_all_attributes", "test_softmax_axis_0",
+TESTS = ("test_attention_4d_gqa_causal", "test_rotary_embedding_interleaved", "test_mish",
+         "test_add_bcast", "test_gemm_all_attributes", "test_softmax_axis_0",
          "test_rms_normalization_2d_axis1", "test_reshape_zero_dim",
          "test_reduce_l2_keep_dims_random")  # fmt: skip
 

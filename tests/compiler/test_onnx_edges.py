@@ -182,3 +182,14 @@ def test_inspect_lists_all_that_is_refused(
                  "'second'", "'third'", "'fourth'"):  # fmt: skip
         assert word in shown, shown
     assert "behind the unknown" not in shown and "'fine'" not in shown
+
+
+def test_a_triangle_as_a_constant_of_fixed_attention() -> None:
+    """Queries and keys of other numbers than the text: no band that ends at the query."""
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.normal(size=(1, 3, n, 8)).astype(np.float32) for n in (4, 6, 6))
+    causal = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1)
+    (got,) = CanaoBackend.run_node(causal, [q, k, v], opset_version=23)
+    scores = np.where(np.tri(4, 6, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(8), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    assert np.allclose(got, weights / weights.sum(-1, keepdims=True) @ v, atol=1e-5)

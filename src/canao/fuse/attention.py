@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from canao.fuse.access import Access, resolve, stored_as
-from canao.graph.ir import Dim, Graph, Node, Shape, product
+from canao.graph.ir import TOKENS, Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
 # A model's -inf: adding it leaves nothing of a score.
@@ -230,6 +230,8 @@ def band_of(graph: Graph, read: Access) -> tuple[int, int] | None:
     array, longest = graph.constants.get(read.base), graph.max_length
     lead, (row, column) = zip(read.shape, read.strides, strict=True), read.strides[-2:]
     if array is None or array.dtype != np.float32 or not isinstance(read.offset, int):
+        return None
+    if read.shape[-2:] != (TOKENS, TOKENS):
         return None
     if any(step != 0 and size != 1 for size, step in list(lead)[:-2]):
         return None

@@ -27,16 +27,17 @@ def causal_attention(view: View, n: Node) -> Change | None:
     if scores is None or view.shape(scores.output)[-2:] != (TOKENS, TOKENS):
         return None
     key = scores.inputs[1]
+    shape = view.shape(key)
+    if view.shape(scores.inputs[0]) != (*shape[:-2], shape[-1], shape[-2]):
+        return None
     turned, nodes = view.made_by(key, "transpose"), []
-    last = (*range(len(view.shape(key)) - 2), len(view.shape(key)) - 1, len(view.shape(key)) - 2)
+    last = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
     if turned is not None and turned.attribute("perm") == last:
         key = turned.inputs[0]
     else:
         nodes.append(node("transpose", (key,), view.fresh("v"), where=n.where, perm=last))
         key = nodes[-1].output
     operands = (scores.inputs[0], key, n.inputs[1])
-    if view.shape(operands[0]) != view.shape(key):
-        return None
     nodes.append(
         node("causal_attention", operands, view.fresh("v"), where=n.where, scale=scale)
     )

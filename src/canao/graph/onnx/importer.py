@@ -19,13 +19,13 @@ from canao.graph.onnx.builder import Builder
 from canao.graph.onnx.inputs import bind_inputs
 from canao.graph.onnx.load import Model, require_onnx
 from canao.graph.onnx.refused import remedy, stand_ins
-from canao.graph.onnx.rules import RULES
+from canao.graph.onnx.rules import LONGEST, RULES
 from canao.graph.onnx.values import Known, Undecided, Value, at_lengths, known
 from canao.graph.ops import OPS
 from canao.graph.verify import retype, verify
 
-# The longest text of a model whose tables don't say, and of any model.
-DEFAULT_LENGTH, LONGEST = 512, 1 << 15
+# The longest text of a model whose tables don't say.
+DEFAULT_LENGTH = 512
 MOST = 1 << 31  # elements of one value
 _FLOAT = (1, 10, 11, 16)
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]")

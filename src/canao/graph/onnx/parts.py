@@ -122,7 +122,7 @@ def _split(b: Builder, x: Value, split: Value | None = None, axis: int = 0,
     return out
 
 
-def _concat(b: Builder, *parts: Value, axis: int) -> Value:
+def concat(b: Builder, *parts: Value, axis: int) -> Value:
     at = dimension(b, axis, len(b.shape(parts[0])))
     kept = [x for x in parts if b.shape(x)[at] != 0] or [parts[0]]
     if len(kept) == 1:
@@ -165,7 +165,7 @@ def _tile(b: Builder, x: Value, repeats: Value) -> Value:
         elif not isinstance(count, int) or not 0 < count <= 1024:
             raise b.unsupported(f"{count} copies")
         else:
-            x = _concat(b, *[x] * count, axis=i)
+            x = concat(b, *[x] * count, axis=i)
     return x
 
 
@@ -184,14 +184,14 @@ def _pad(b: Builder, x: Value, pads: Value, value: Value | None = None, axes: Va
         for width in (widths[i], widths[i + len(along)]):
             shape = b.shape(x)
             sides.append(fill(number, (*shape[:at], width, *shape[at + 1 :]), b.dtype(x)))
-        x = _concat(b, sides[0], x, sides[1], axis=at)
+        x = concat(b, sides[0], x, sides[1], axis=at)
     return x
 
 
 # Look-ups.
 
 
-def _gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
+def gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
     shape = b.shape(x)
     at = dimension(b, axis, len(shape))
     out = (*shape[:at], *b.shape(ids), *shape[at + 1 :])
@@ -236,7 +236,7 @@ def _take(b: Builder, x: Value, ids: Known, at: int) -> Value:
             runs[-1][1] += 1
         else:
             runs.append([i, 1])
-    return _concat(b, *(part(b, x, at, start, count) for start, count in runs), axis=at)
+    return concat(b, *(part(b, x, at, start, count) for start, count in runs), axis=at)
 
 
 def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
@@ -268,6 +268,6 @@ def _gather_nd(b: Builder, x: Value, ids: Value, batch_dims: int = 0) -> Value:
 
 
 RULES: dict[str, Rule] = {
-    "Tile": _tile, "Slice": _slice, "Split": _split, "Concat": _concat, "Pad": _pad,
-    "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
+    "Tile": _tile, "Slice": _slice, "Split": _split, "Concat": concat, "Pad": _pad,
+    "Gather": gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
 }  # fmt: skip

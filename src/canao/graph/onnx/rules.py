@@ -6,20 +6,20 @@ name, and returns the result or a list of results. Rules of shapes and views are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from canao.graph.ir import Dim, Shape, product
-from canao.graph.onnx import parts, views
-from canao.graph.onnx.values import Known, Ramp, Value, fill, known
+from canao.graph.onnx import attention, parts, views
+from canao.graph.onnx.values import Known, Ramp, Value, fill, has_length, known
 
 if TYPE_CHECKING:
     from canao.graph.onnx.builder import Builder
 
 Rule = Callable[..., Any]
+LONGEST = 1 << 15  # tokens; no diagonal is farther off
 _KINDS = {1: "f32", 10: "f32", 11: "f32", 16: "f32", 9: "bool", 2: "i32", 3: "i32", 4: "i32",
           5: "i32", 6: "i32", 7: "i32"}  # fmt: skip
 
@@ -133,6 +133,17 @@ def _swish(b: Builder, x: Value, alpha: float = 1.0) -> Value:
     return b.pointwise("mul", x, b.pointwise("sigmoid", b.pointwise("mul", x, _number(alpha))))
 
 
+def _softplus(b: Builder, x: Value) -> Value:
+    return b.emit("softplus", b.name(x))
+
+
+def _mish(b: Builder, x: Value) -> Value:
+    """x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2); n / (n + 2) is 1 from 20 on."""
+    e = b.pointwise("exp", b.pointwise("minimum", x, _number(20)))
+    n = b.pointwise("mul", e, b.pointwise("add", e, _number(2)))
+    return b.pointwise("mul", x, b.pointwise("div", n, b.pointwise("add", n, _number(2))))
+
+
 def _leaky(b: Builder, x: Value, alpha: float = 0.01) -> Value:
     low = b.pointwise("minimum", x, _number(0))
     return b.pointwise("add", b.pointwise("relu", x), b.pointwise("mul", low, _number(alpha)))
@@ -202,42 +213,6 @@ def _gemm(b: Builder, x: Value, w: Value, c: Value | None = None, alpha: float =
     if c is None or beta == 0:
         return out
     return b.pointwise("add", out, c if beta == 1 else b.pointwise("mul", c, _number(beta)))
-
-
-def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = None,
-               *past: Value | None, scale: float | None = None, q_num_heads: int = 0,
-               kv_num_heads: int = 0, is_causal: int = 0, softcap: float = 0.0,
-               qk_matmul_output_mode: int = 0, softmax_precision: int = 1) -> Value:  # fmt: skip
-    """softmax(q k^T * scale + mask) v, taken apart, so that fusion decides what to join."""
-    if any(p is not None for p in past) or is_causal or softcap or qk_matmul_output_mode:
-        raise b.unsupported("attention that is causal, capped or keeps keys and values")
-    flat = len(b.shape(q)) == 3
-    if flat:
-        q, k, v = (_heads(b, x, n) for x, n in ((q, q_num_heads), (k, kv_num_heads),
-                                                (v, kv_num_heads)))  # fmt: skip
-    if b.shape(q)[1] != b.shape(k)[1]:
-        raise b.unsupported("attention with fewer keys than queries have heads")
-    factor = 1 / math.sqrt(int(b.shape(q)[-1])) if scale is None else scale  # type: ignore[arg-type]
-    scores = _matmul(b, q, views.transpose(b, k, perm=[0, 1, 3, 2]))
-    scores = b.pointwise("mul", scores, _number(factor))
-    if mask is not None and b.dtype(mask) == "bool":
-        scores = _where(b, mask, scores, _number(-math.inf))
-    elif mask is not None:
-        scores = b.pointwise("add", scores, mask)
-    out = b.emit("matmul", b.emit("softmax", b.name(scores)), b.name(v))
-    if flat:
-        out = b.emit("transpose", out, perm=(0, 2, 1, 3))
-        shape = b.shape(out)
-        out = b.reshape(out, (*shape[:2], product(shape[2:])))
-    return out
-
-
-def _heads(b: Builder, x: Value, count: int) -> Value:
-    batch, tokens, width = b.shape(x)
-    if not count or not isinstance(width, int) or width % count:
-        raise b.unsupported(f"{width} columns in {count} heads")
-    split = b.reshape(b.name(x), (batch, tokens, count, width // count))
-    return b.emit("transpose", split, perm=(0, 2, 1, 3))
 
 
 # Along dimensions.
@@ -331,6 +306,26 @@ def _cumsum(b: Builder, x: Value, axis: Value, exclusive: int = 0, reverse: int 
     return b.reshape(line, shape)
 
 
+def _trilu(b: Builder, x: Value, diagonal: Value | None = None, upper: int = 1) -> Value:
+    """x on one side of a diagonal, 0 elsewhere: how causal masks are made."""
+    shape = b.shape(x)
+    k = b.numbers(diagonal, "a diagonal")[0] if diagonal is not None else 0
+    k = max(-LONGEST, min(k, LONGEST))
+    if isinstance(x, Known) and not has_length(x) and all(isinstance(d, int) for d in shape):
+        full = np.ascontiguousarray(x.full())
+        return known(np.triu(full, k) if upper else np.tril(full, k))
+    rows, columns = (Ramp((d,), 0, 0, 1) for d in shape[-2:])
+    column = b.name(views.as_shape(b, columns, (1, shape[-1])))
+    row = b.name(views.as_shape(b, rows, (shape[-2], 1)))
+    distance = b.emit("sub", column, row)
+    bound = b.constant(np.array(k, np.int32))
+    kept = b.emit("ge" if upper else "le", distance, bound)
+    if b.dtype(x) == "bool":
+        return b.pointwise("logical_and", x, kept)
+    kind = np.float32 if b.dtype(x) == "f32" else np.int64
+    return b.pointwise("where", kept, x, known(np.array(0, kind)))
+
+
 RULES: dict[str, Rule] = {
     **{name: _unary(op) for name, op in {
         "Neg": "neg", "Abs": "abs", "Exp": "exp", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
@@ -348,13 +343,14 @@ RULES: dict[str, Rule] = {
     "Identity": _pass, "Dropout": _dropout,
     "Pow": _pow, "Clip": _clip, "Gelu": _gelu, "Swish": _swish, "LeakyRelu": _leaky,
     "PRelu": _prelu, "Elu": _elu, "Selu": _selu, "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _hard_swish, "Softsign": _softsign,
-    "MatMul": _matmul, "Gemm": _gemm, "Attention": _attention,
+    "HardSwish": _hard_swish, "Softplus": _softplus, "Mish": _mish, "Softsign": _softsign,
+    "MatMul": _matmul, "Gemm": _gemm,
     "Softmax": _softmax, "LayerNormalization": _layer_norm, "RMSNormalization": _rms_norm,
     "ReduceSum": _reduce("reduce_sum"), "ReduceMean": _reduce("reduce_mean"),
     "ReduceSumSquare": _reduce("reduce_sum", "square"), "ReduceL1": _reduce("reduce_sum", "abs"),
     "ReduceL2": _reduce("reduce_sum", "square", "sqrt"),
-    "CumSum": _cumsum,
+    "CumSum": _cumsum, "Trilu": _trilu,
     **views.RULES,
     **parts.RULES,
+    **attention.RULES,
 }  # fmt: skip
