@@ -49,10 +49,12 @@ def load_source(path: str | Path) -> Source:
         raise InputError(f"{path}/config.json: {_first_line(error)}") from None
     # Sentence-Transformers reads no head, whatever was trained with the weights.
     kind = transformers.AutoModel if sentence is not None else _model_class(path, config)
+    # A few families have none but the attention that is written out; AutoModel chooses by itself.
+    attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else None
     try:
         module, loading = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
-            output_loading_info=True, attn_implementation="sdpa",
+            output_loading_info=True, attn_implementation=attention,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot load its weights: {_first_line(error)}") from None
