@@ -13,7 +13,7 @@ import pytest
 from canao.compiler import compile_model
 from tests.heads import LONGEST, TAGS, save_model
 from tests.test_cli import canao, refused  # noqa: F401
-from tests.test_tasks import write_pooling
+from tests.test_sentence import write_modules
 from tests.tokens import SENTENCES
 
 HEADS = {
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, (head, settings) in HEADS.items():
         save_model(head, folder / name, **settings)
         if name == "vectors":
-            write_pooling(folder / name, {"pooling_mode": "mean"}, "Normalize")
+            write_modules(folder / name, {"pooling_mode": "mean"}, "Normalize")
         out[name] = str(compile_model(folder / name, folder / f"{name}-out").path)
     return out
 
@@ -147,10 +147,10 @@ def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
     refused(canao("inspect", made["vectors"]), "compiled already")
     modules = Path(folder) / "modules.json"
     kept = modules.read_text()
-    modules.write_text(kept.replace("Normalize", "Dense"))
+    modules.write_text(kept.replace("Normalize", "WordWeights"))
     try:
         wrong = canao("inspect", folder)
     finally:
         modules.write_text(kept)
-    refused(wrong, "Dense")
+    refused(wrong, "WordWeights")
     assert wrong.returncode == 3 and "not supported" in wrong.stdout
