@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_long_texts(canao, made, as_json) -> None:  # noqa: F811
     cut = canao("run", made["labels"], long, "--truncate")
     assert cut.returncode == 0 and f"to {LONGEST}" in cut.stderr
     assert as_json(made["labels"], long, "--truncate")[0]["cut_from"] > LONGEST
+
+
+def test_a_reader_that_has_had_enough(made, tmp_path: Path) -> None:
+    """No message, and not the exit code of a missed budget."""
+    (tmp_path / "texts").write_text("Ada lives in London.\n" * 3000)
+    command = [sys.executable, "-m", "canao.cli", "run", made["vectors"], "--json"]
+    run = subprocess.Popen([*command, "--file", str(tmp_path / "texts")], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert json.loads(run.stdout.readline())["text"] == "Ada lives in London."
+    run.stdout.close()
+    assert run.stderr.read() == "" and run.wait() == 0
 
 
 def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811

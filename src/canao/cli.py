@@ -369,6 +369,9 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except SystemExit as left:
+        # Typer's own answer to a reader that has had enough, as head has, is 1: a missed budget.
+        sys.exit(0 if isinstance(left.__context__, BrokenPipeError) else left.code)
 
 
 if __name__ == "__main__":
