@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_the_command_line_goes_on_with_a_text(canao, model_dir: Path, tmp_path: 
     assert cut.returncode == 0 and "cut from" in cut.stderr
     with CompiledModel(out) as model:
         assert model.predict([prompt] * 2, max_new_tokens=12) == [told["generated"]] * 2
+
+
+def test_several_texts_at_once(tmp_path: Path) -> None:
+    """Each of them in a loaded model of its own, in a thread of its own."""
+    artifact = compile_model(decoder("small", max_length=64), tmp_path / "out")
+    prompts = [np.arange(3, 9), np.arange(40, 61)]
+    with CompiledModel(artifact) as one, CompiledModel(artifact) as two:
+        alone = [one.generate(prompt, 30).tolist() for prompt in prompts]
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(3):
+                runs = zip((one, two), prompts, strict=True)
+                together = [pool.submit(model.generate, prompt, 30) for model, prompt in runs]
+                assert [run.result().tolist() for run in together] == alone
 
 
 def test_bench_times_prompts_and_tokens(canao, tmp_path: Path) -> None:  # noqa: F811

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,6 +137,17 @@ def test_long_texts(canao, made, as_json) -> None:  # noqa: F811
     assert as_json(made["labels"], long, "--truncate")[0]["cut_from"] > LONGEST
 
 
+def test_a_reader_that_has_had_enough(made, tmp_path: Path) -> None:
+    """No message, and not the exit code of a missed budget."""
+    (tmp_path / "texts").write_text("Ada lives in London.\n" * 3000)
+    command = [sys.executable, "-m", "canao.cli", "run", made["vectors"], "--json"]
+    run = subprocess.Popen([*command, "--file", str(tmp_path / "texts")], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert json.loads(run.stdout.readline())["text"] == "Ada lives in London."
+    run.stdout.close()
+    assert run.stderr.read() == "" and run.wait() == 0
+
+
 def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
     folder = made["vectors"].removesuffix("-out")
     done = canao("inspect", folder, "--length", "32")
@@ -147,10 +159,10 @@ def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
     refused(canao("inspect", made["vectors"]), "compiled already")
     modules = Path(folder) / "modules.json"
     kept = modules.read_text()
-    modules.write_text(kept.replace("Normalize", "Dense"))
+    modules.write_text(kept.replace("Normalize", "WordWeights"))
     try:
         wrong = canao("inspect", folder)
     finally:
         modules.write_text(kept)
-    refused(wrong, "Dense")
+    refused(wrong, "WordWeights")
     assert wrong.returncode == 3 and "not supported" in wrong.stdout

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from canao.api import get_device, load
 from canao.artifact import Artifact
 from canao.console import SearchDisplay
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.errors import CanaoError, DeviceError, InputError
+from canao.printing import (
+    out,
+    print_compiled,
+    print_profile,
+    print_result,
+    print_timing,
+    print_tuning,
+)
 from canao.target import get_target
 
 app = typer.Typer(
@@ -26,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False)
 # Typer brings a click of its own in some versions and uses the installed one in others.
 _UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _INTERRUPTED = 130
@@ -97,30 +101,7 @@ def search(
             train_progress=display.training,
         )
     page = write_report(out_dir)
-    _print_result(result, page)
-
-
-def _print_result(result: Any, page: Path) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("", "teacher", "student"):
-        table.add_column(head, justify="left" if not head else "right")
-    for name, value in result.teacher.metrics.items():
-        table.add_row(name, f"{value:.4f}", f"{result.score.metrics[name]:.4f}")
-    teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
-    table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
-    layers = result.artifact.manifest["layers"]
-    out.print()
-    out.print(
-        f"student  {result.arch}, layers {layers['before']} -> {layers['after']} after fusion"
-    )
-    out.print(table)
-    out.print(f"{result.certificate}")
-    for name, path in (
-        ("library", result.artifact.path),
-        ("model", result.model_dir),
-        ("report", page),
-    ):
-        out.print(f"{name:8} {escape(str(path))}", soft_wrap=True)
+    print_result(result, page)
 
 
 @app.command()
@@ -165,17 +146,7 @@ def compile(
         toolchain=get_toolchain(cc),
         tuned=not no_tuned,
     )
-    layers, files = artifact.manifest["layers"], artifact.manifest["files"]
-    size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
-    library = artifact.library.stat().st_size / 1e3
-    out.print(f"layers   {layers['before']} before fusion, {layers['after']} kernels after")
-    rewrites = ", ".join(f"{k} x{v}" for k, v in artifact.manifest["rewrites"].items())
-    out.print(f"rewrites {rewrites or 'none'}")
-    out.print(f"target   {machine.name}, {machine.isa}, {machine.triple}")
-    tuned = sum(kernel["tuned"] for kernel in artifact.manifest["kernels"])
-    if tuned:
-        out.print(f"plans    {tuned} tuned, {layers['after'] - tuned} default")
-    out.print(f"library  {library:.0f} kB, {size:.1f} MB with weights, in {escape(str(out_dir))}")
+    print_compiled(artifact, machine)
 
 
 @app.command()
@@ -211,25 +182,7 @@ def tune(
         fresh=fresh,
         progress=say,
     )
-    _print_tuning(report)
-
-
-def _print_tuning(report: Any) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("kernel", "calls", "default ms", "tuned ms", "gain", "plan"):
-        table.add_column(head, justify="left" if head in ("kernel", "plan") else "right")
-    for k in report.kernels:
-        gain = f"{1 - k.tuned_ms / k.default_ms:.1%}"
-        table.add_row(
-            k.name, str(k.calls), f"{k.default_ms:.3f}", f"{k.tuned_ms:.3f}",
-            gain if k.plan != k.default else "-", k.plan,
-        )  # fmt: skip
-    out.print(table)
-    before = sum(k.calls * k.default_ms for k in report.kernels)
-    after = sum(k.calls * k.tuned_ms for k in report.kernels)
-    out.print(f"{before:.3f} ms a text by default plans, {after:.3f} ms tuned")
-    ended = "complete" if report.complete else "out of time; the same command goes on"
-    out.print(f"{report.plans_measured} plans measured in {report.seconds:.0f} s, {ended}")
+    print_tuning(report)
 
 
 @app.command()
@@ -343,43 +296,9 @@ def bench(
             form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
         return
-    for name, value in timing.summary(asked).items():
-        if name == "peak_bytes":
-            out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
-        else:
-            out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
-    if each:
-        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, the median of a token after these")
-    pinned = timing.environment.get("pinned", [])
-    out.print(
-        f"{length} tokens, {threads} thread(s), cores {pinned or 'not pinned'}, "
-        f"{timing.environment.get('cpu', where.name)}"
-    )
+    print_timing(timing, each, asked, where.name)
     if profile:
-        _print_profile(loaded, where, steps, config)
-
-
-def _print_profile(
-    artifact: Artifact, device: Any, steps: tuple[tuple[str, float], ...], config: MeasureConfig
-) -> None:
-    """Kernels by their time; rates only at the length that the manifest counts flops for."""
-    counted = artifact.manifest["flops"]["length"] == config.length
-    flops = {k["name"]: k["flops"] for k in artifact.manifest["kernels"]}
-    peak = device.peak_flops(config.threads)
-    total = sum(ms for _, ms in steps) or 1.0
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("kernel", "calls", "ms", "share", "of peak"):
-        table.add_column(head, justify="left" if head == "kernel" else "right")
-    rows: dict[str, list[float]] = {}
-    for name, ms in steps:
-        rows.setdefault(name, []).append(ms)
-    for name, times in sorted(rows.items(), key=lambda row: -sum(row[1])):
-        rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3) / peak
-        share = f"{rate:.0%}" if counted and "product" in name else "-"
-        table.add_row(
-            name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share
-        )
-    out.print(table)
+        print_profile(loaded, where, steps, config)
 
 
 @app.command()
@@ -450,6 +369,9 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except SystemExit as left:
+        # Typer's own answer to a reader that has had enough, as head has, is 1: a missed budget.
+        sys.exit(0 if isinstance(left.__context__, BrokenPipeError) else left.code)
 
 
 if __name__ == "__main__":

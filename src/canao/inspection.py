@@ -162,6 +162,7 @@ def _identity_lines(report: Report) -> list[str]:
     pooling = report["pooling"]
     if pooling:
         task += f", pooling {' and '.join(pooling['modes'])}"
+        task += "".join(f", {kind} to {width}" for width, kind in pooling["dense"])
         task += ", normalized" if pooling["normalize"] else ""
         task += f", texts cut at {pooling['max_tokens']} tokens" if pooling["max_tokens"] else ""
     found = report["tokenizer"]

@@ -50,7 +50,7 @@ def load_source(path: str | Path) -> Source:
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{path}/config.json: {_one_line(error)}") from None
     # Sentence-Transformers reads no head, whatever was trained with the weights.
-    kind = transformers.AutoModel if sentence is not None else _model_class(path, config)
+    kind = _model_class(path, config, bare=sentence is not None)
     try:
         module, loading = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
@@ -134,12 +134,14 @@ def _indexed(index: Path) -> list[str]:
     return sorted(files)
 
 
-def _model_class(path: Path, config: Any) -> Any:
+def _model_class(path: Path, config: Any, bare: bool) -> Any:
+    """The class that config.json names; where it names none, or for a bare model, the family's."""
     import transformers
 
     named = (getattr(config, "architectures", None) or [None])[0]
-    if named is None:
-        return transformers.AutoModel
+    if bare or named is None:
+        found = transformers.MODEL_MAPPING.get(type(config), transformers.AutoModel)
+        return found[0] if isinstance(found, tuple) else found
     kind = getattr(transformers, named, None)
     if kind is None or not hasattr(kind, "from_pretrained"):
         raise UnsupportedError(

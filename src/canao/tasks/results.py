@@ -29,7 +29,15 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Entity:
+class _Found:
+    """A result whose fields are its JSON form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity(_Found):
     """A named part of the text: text[start:end]."""
 
     label: str
@@ -38,12 +46,9 @@ class Entity:
     end: int
     text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(_Found):
     """A part of the context that answers the question: context[start:end]."""
 
     score: float
@@ -51,18 +56,12 @@ class Answer:
     end: int
     text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class Filling(_Found):
     """A token for a masked place, and the text with it there as the tokenizer decodes it."""
 
     score: float
     token_id: int
     token: str
     text: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -1,0 +1,150 @@
+"""Prompt and token of a decoder in CANAO, ONNX Runtime and PyTorch, in interleaved runs.
+
+    python benchmarks/generation.py --work DIR [--model gpt2] [--lengths 32,128] [--threads 1,2]
+
+The model is GPT-2 small with random weights; ONNX Runtime is given past keys and values, PyTorch
+runs eagerly with its cache. `prompt` is the time of a text up to the logits of its last token;
+`token` that of one more token after the others. Logits of each engine are compared with PyTorch's.
+Medians are printed and written, with all samples, to results/generation.jsonl. `make bench-setup`
+makes the engines' environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from peers.catalog import OWN
+from peers.decoders import SHAPES, decoder, export
+from peers.host import Worker
+from peers.protocol import Job, write_texts
+from peers.records import Records
+
+from canao.compiler import compile_model
+from canao.device.local import environment
+from canao.errors import CanaoError
+from canao.target import get_target
+
+RECORDS = Path(__file__).resolve().parent / "results" / "generation.jsonl"
+ENGINES = {"canao": OWN, "ort": "ort", "torch": OWN}
+PARTS = ("prompt", "token")
+CLOSE = 1e-3  # of the standard deviation of PyTorch's logits
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured once: a text of `length` tokens on so many threads."""
+
+    model: str
+    length: int
+    threads: int
+    cores: tuple[int, ...]
+    rounds: int
+    block: int
+
+
+def prepare(work: Path, name: str) -> dict[str, str]:
+    """The model as each engine takes it; made once."""
+    folder = work / f"generation-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file, artifact = folder / "model.onnx", folder / "canao"
+    if not file.is_file():
+        staged = folder / "making.onnx"
+        export(decoder(name), staged)
+        # Weights beside the file are found by the name that it was written under.
+        staged.rename(file)
+    compile_model(decoder(name), artifact)
+    return {"canao": str(artifact), "ort": str(file), "torch": name}
+
+
+def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[str, object]]:
+    """Samples and differences by `engine part`; engines take turns, in another order each round."""
+    rng = np.random.default_rng(case.length)
+    texts = work / f"prompt-{case.length}.npz"
+    write_texts(str(texts), [rng.integers(0, SHAPES[case.model][3], case.length)])
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for label, engine, part in _contestants():
+            job = Job(models[engine], str(texts), case.threads, case.cores,
+                      options=(part, f"engine={engine}"))  # fmt: skip
+            log = work / f"worker-{engine}-{part}.log"
+            workers[label] = stack.enter_context(
+                closing(Worker("decode", ENGINES[engine], job, log))
+            )
+        logits = {label: _logits(worker, work) for label, worker in workers.items()}
+        samples: dict[str, list[list[int]]] = {label: [] for label in workers}
+        for turn in range(case.rounds):
+            order = sorted(workers, reverse=bool(turn % 2))
+            for label in order:
+                reply = workers[label].ask({"do": "run", "first": 0, "count": case.block})
+                samples[label].append([round(ns / 1000) for ns in reply["ns"]])
+    return {
+        label: {"difference": _difference(logits, label), "samples_us": rounds}
+        for label, rounds in samples.items()
+    }
+
+
+def _contestants() -> Iterator[tuple[str, str, str]]:
+    for engine in ENGINES:
+        for part in PARTS:
+            yield f"{engine} {part}", engine, part
+
+
+def _logits(worker: Worker, work: Path) -> np.ndarray:
+    file = work / "logits.npy"
+    worker.ask({"do": "outputs", "to": str(file)})
+    return np.load(file)
+
+
+def _difference(logits: dict[str, np.ndarray], label: str) -> float:
+    """Largest difference to PyTorch's prompt, in standard deviations of it."""
+    reference = logits["torch prompt"]
+    found = float(np.abs(logits[label] - reference).max() / reference.std())
+    if not found <= CLOSE:
+        raise SystemExit(f"{label}: logits differ by {found:.2g} standard deviations")
+    return float(f"{found:.2g}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for models")
+    parser.add_argument("--model", default="gpt2", choices=SHAPES)
+    parser.add_argument("--lengths", default="32,128", help="tokens of the text")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--block", type=int, default=5, help="inferences of an engine's turn")
+    parser.add_argument("--cores", help="cores to use; default: all allowed ones, in order")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="file that records go to")
+    given = parser.parse_args(arguments)
+    named = given.cores.split(",") if given.cores else sorted(os.sched_getaffinity(0))
+    work: Path = given.work.resolve()
+    models, records = prepare(work, given.model), Records(given.records)
+    for length in map(int, given.lengths.split(",")):
+        for threads in map(int, given.threads.split(",")):
+            cores = tuple(int(core) for core in named[:threads])
+            case = Case(given.model, length, threads, cores, given.rounds, given.block)
+            engines = measure(case, models, work)
+            stamp = environment(get_target(), cores)
+            records.put({
+                "kind": "generation", "model": case.model, "length": length, "threads": threads,
+                "cpu": stamp["cpu"], "isa": stamp["isa"], "environment": stamp, "engines": engines,
+            })  # fmt: skip
+            for label, found in engines.items():
+                times = [us / 1000 for row in found["samples_us"] for us in row]
+                middle, differs = statistics.median(times), found["difference"]
+                print(f"{length:5} tokens {threads} thread(s)  {label:13} {middle:9.3f} ms, "
+                      f"logits differ by {differs}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except CanaoError as error:
+        raise SystemExit(f"generation.py: {error}") from None
