@@ -56,7 +56,7 @@ EXTREMES: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
                                  (1, 33, 128)),
     "24 layers, disentangled": ("DebertaV2", "Model", {"num_hidden_layers": 24}, (1, 33, 128)),
     # Without norms, random weights this deep move PyTorch's float32 by 0.3 from its float64.
-    "24 layers, bottlenecks": ("MobileBert", "Model",
+    "24 layers, bottlenecks, layer norms": ("MobileBert", "Model",
                                {"num_hidden_layers": 24, "normalization_type": "layer_norm"},
                                (1, 33, 128)),
 }  # fmt: skip
