@@ -85,6 +85,9 @@ class CanaoRep(BackendRep):
     def __init__(self, model: Model, toolchain: Toolchain | None = None) -> None:
         self.model, self.toolchain = model, toolchain
         slots = [i for i in model.graph.input if i.name not in model.tensors]
+        others = [i.name for i in slots if not i.type.HasField("tensor_type")]
+        if others:
+            raise UnsupportedError(f"input '{others[0]}' is no tensor; export without it")
         self.names = [i.name for i in slots]
         self.constant = [i.type.tensor_type.elem_type != _FLOAT for i in slots]
         self.libraries: dict[tuple[bytes, ...], TensorLibrary] = {}

@@ -48,9 +48,10 @@ def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = No
     if softcap > 0:
         scores = b.pointwise("tanh", b.pointwise("mul", scores, _number(1 / softcap)))
         scores = b.pointwise("mul", scores, _number(softcap))
-    scores = _masked(b, scores, mask)
-    if is_causal:
-        scores = _masked(b, scores, _earlier(b, *b.shape(scores)[-2:]))
+    earlier = _earlier(b, *b.shape(scores)[-2:]) if is_causal else None
+    if earlier is not None and mask is not None and b.dtype(mask) == "bool":
+        mask, earlier = b.pointwise("logical_and", mask, earlier), None
+    scores = _masked(b, _masked(b, scores, mask), earlier)
     out = b.emit("matmul", b.emit("softmax", b.name(scores)), b.name(v))
     heads = lead if groups == 1 else (lead[0], product(lead[1:]))
     out = b.reshape(out, (*heads, *b.shape(out)[-2:]))
@@ -93,6 +94,8 @@ def _masked(b: Builder, scores: Value, mask: Value | None) -> Value:
     if isinstance(mask, Known) and mask.uniform and mask.item():
         return scores
     if isinstance(mask, Known):
+        if not mask.array.any(-1).all():
+            raise b.unsupported("a query that sees no key")
         mask = Known(np.where(mask.array, 0, -np.inf).astype(np.float32), mask.shape, "f32")
         return b.pointwise("add", scores, mask)
     return b.pointwise("where", mask, scores, _number(-math.inf))
