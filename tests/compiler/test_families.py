@@ -242,7 +242,7 @@ class _Head(torch.nn.Module):
 
 REFUSALS = {
     "operator": (lambda x: torch.fft.fft(x).real, r"aten\.fft_fft.* at head .*replace it"),
-    "reduction": (lambda x: x.amax(1), r"aten\.amax.* at head .*replace it"),
+    "reduction": (lambda x: x.amin(1), r"aten\.amin.* at head .*replace it"),
     "dimension": (lambda x: x.cumsum(1), r"aten\.cumsum.* at head: a running sum.*not supported"),
     "dtype": (lambda x: x.to(torch.complex64).real, r"at head.*not supported"),
 }
