@@ -1,12 +1,13 @@
 """Prompt and token of a decoder in CANAO, ONNX Runtime and PyTorch, in interleaved runs.
 
     python benchmarks/generation.py --work DIR [--model gpt2] [--lengths 32,128] [--threads 1,2]
+    python benchmarks/generation.py --table
 
 The model is GPT-2 small with random weights; ONNX Runtime is given past keys and values, PyTorch
 runs eagerly with its cache. `prompt` is the time of a text up to the logits of its last token;
 `token` that of one more token after the others. Logits of each engine are compared with PyTorch's.
-Medians are printed and written, with all samples, to results/generation.jsonl. `make bench-setup`
-makes the engines' environments.
+Medians are printed and written, with all samples, to results/generation.jsonl; --table writes the
+table of docs/generation.md from it. `make bench-setup` makes the engines' environments.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pages import Record, by_machine, fill, table, threads_of
 from peers.catalog import OWN
 from peers.decoders import SHAPES, decoder, export
 from peers.host import Worker
@@ -32,6 +36,7 @@ from canao.device.local import environment
 from canao.errors import CanaoError
 from canao.target import get_target
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "generation.md"
 RECORDS = Path(__file__).resolve().parent / "results" / "generation.jsonl"
 ENGINES = {"canao": OWN, "ort": "ort", "torch": OWN}
 PARTS = ("prompt", "token")
@@ -64,7 +69,7 @@ def prepare(work: Path, name: str) -> dict[str, str]:
     return {"canao": str(artifact), "ort": str(file), "torch": name}
 
 
-def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[str, object]]:
+def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[str, Any]]:
     """Samples and differences by `engine part`; engines take turns, in another order each round."""
     rng = np.random.default_rng(case.length)
     texts = work / f"prompt-{case.length}.npz"
@@ -112,9 +117,28 @@ def _difference(logits: dict[str, np.ndarray], label: str) -> float:
     return float(f"{found:.2g}")
 
 
+def results(records: Sequence[Record]) -> str:
+    """A row for each model, length and part: medians in milliseconds, and the ratios to CANAO's."""
+    rows = [["model", "", *ENGINES, *(f"CANAO against {e}" for e in ENGINES if e != "canao")]]
+    rows.append(["---", "---", *["--:"] * (2 * len(ENGINES) - 1)])
+    for r in records:
+        for part in PARTS:
+            ms = {e: _median_ms(r["engines"][f"{e} {part}"]) for e in ENGINES}
+            what = f"prompt of {r['length']}" if part == "prompt" else f"token after {r['length']}"
+            ratios = [f"{ms[e] / ms['canao']:.2f}x" for e in ENGINES if e != "canao"]
+            rows.append([r["model"], f"{what}, {threads_of(r)}",
+                         *(f"{x:.3g}" for x in ms.values()), *ratios])  # fmt: skip
+    return table(rows)
+
+
+def _median_ms(found: Mapping[str, Any]) -> float:
+    return statistics.median(chain(*found["samples_us"])) / 1e3
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for models")
+    parser.add_argument("--work", type=Path, help="folder for models")
+    parser.add_argument("--table", action="store_true", help="write docs/generation.md's table")
     parser.add_argument("--model", default="gpt2", choices=SHAPES)
     parser.add_argument("--lengths", default="32,128", help="tokens of the text")
     parser.add_argument("--threads", default="1,2")
@@ -123,6 +147,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cores", help="cores to use; default: all allowed ones, in order")
     parser.add_argument("--records", type=Path, default=RECORDS, help="file that records go to")
     given = parser.parse_args(arguments)
+    if given.table:
+        held = Records(given.records).read()
+        fill(PAGE, {"generation": by_machine(held, "generation", results)})
+        return
+    if given.work is None:
+        parser.error("give --work, or --table")
     named = given.cores.split(",") if given.cores else sorted(os.sched_getaffinity(0))
     work: Path = given.work.resolve()
     models, records = prepare(work, given.model), Records(given.records)
@@ -137,8 +167,7 @@ def main(arguments: Sequence[str]) -> None:
                 "cpu": stamp["cpu"], "isa": stamp["isa"], "environment": stamp, "engines": engines,
             })  # fmt: skip
             for label, found in engines.items():
-                times = [us / 1000 for row in found["samples_us"] for us in row]
-                middle, differs = statistics.median(times), found["difference"]
+                middle, differs = _median_ms(found), found["difference"]
                 print(f"{length:5} tokens {threads} thread(s)  {label:13} {middle:9.3f} ms, "
                       f"logits differ by {differs}")  # fmt: skip
 
