@@ -84,7 +84,8 @@ def test_libraries_without_fusion(family: str, tmp_path: Path) -> None:
 
 
 KERNELS = {"Bert": 5, "Roberta": 5, "Electra": 5, "Albert": 5, "DistilBert": 5, "MPNet": 5,
-           "DebertaV2": 7, "ModernBert": 10}  # fmt: skip
+           "DebertaV2": 7, "ModernBert": 10, "MobileBert": 13, "ConvBert": 16,
+           "SqueezeBert": 27}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", KERNELS)

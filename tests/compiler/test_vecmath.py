@@ -37,7 +37,7 @@ def exact_xielu() -> np.ndarray:
 FUNCTIONS = {
     "exp": (torch.exp, np.exp(WIDE), 3e-7 * np.exp(WIDE)),
     "erf": (torch.erf, erf(WIDE), 5e-7),
-    "tanh": (torch.tanh, np.tanh(WIDE), 5e-7),
+    "tanh": (torch.tanh, np.tanh(WIDE), 4e-7 * np.abs(np.tanh(WIDE))),
     "sigmoid": (torch.sigmoid, expit(WIDE), 5e-7),
     "gelu": (torch.nn.GELU(), WIDE * 0.5 * (1 + erf(WIDE / np.sqrt(2))), 5e-7 * SCALE),
     "gelu_tanh": (torch.nn.GELU("tanh"), 0.5 * WIDE * (1 + np.tanh(CUBIC)), 5e-7 * SCALE),

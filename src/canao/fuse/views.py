@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from canao.fuse.rewrite import Change, View
 from canao.graph.ir import Dim, Node, dim_add, dim_mul, node
 from canao.graph.ops import OPS
@@ -44,21 +46,28 @@ def _turned(view: View, name: str) -> Node | None:
 
 
 def pointwise_past_transpose(view: View, n: Node) -> Change | None:
-    """f(transpose(x), transpose(y))  ->  transpose(f(x, y))"""
+    """f(transpose(x), transpose(y), c)  ->  transpose(f(x, y, transpose(c)))  with constants c"""
     if not OPS[n.op].pointwise:
         return None
     turned = [_turned(view, i) for i in n.inputs]
-    numbers = [view.array(i) is not None and view.array(i).size == 1 for i in n.inputs]
     perms = {t.attribute("perm") for t in turned if t}
-    if len(perms) != 1 or not all(t or c for t, c in zip(turned, numbers, strict=True)):
+    if len(perms) != 1 or not all(
+        t or view.array(i) is not None for t, i in zip(turned, n.inputs, strict=True)
+    ):
         return None
-    perm = perms.pop()
+    perm, inputs, constants = perms.pop(), [], {}
     if any(len(view.shape(i)) > len(perm) for i in n.inputs):
         return None
-    inputs = tuple(t.inputs[0] if t else i for t, i in zip(turned, n.inputs, strict=True))
-    straight = Node(n.op, inputs, view.fresh("v"), n.attributes, n.where)
+    for t, name in zip(turned, n.inputs, strict=True):
+        array = view.array(name)
+        if t is None and array is not None and array.size > 1:
+            padded = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
+            name = view.fresh("turned")
+            constants[name] = np.ascontiguousarray(padded.transpose(np.argsort(perm)))
+        inputs.append(t.inputs[0] if t else name)
+    straight = Node(n.op, tuple(inputs), view.fresh("v"), n.attributes, n.where)
     back = node("transpose", (straight.output,), view.fresh("v"), where=n.where, perm=perm)
-    return Change({n.output: back.output}, (straight, back))
+    return Change({n.output: back.output}, (straight, back), constants)
 
 
 def pointwise_past_concat(view: View, n: Node) -> Change | None:
