@@ -307,8 +307,10 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
     ),
     "scale_past_matmul": (
         lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
-                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
-                           c=f32(3.0)),
+                           node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "p"),
+                           node("mul", ("t", "c"), "tc"), node("matmul", ("x", "tc"), "q"),
+                           node("tanh", ("tc",), "h"), node("matmul", ("x", "h"), "r"),
+                           c=f32(3.0), shown=("p", "q", "r")),
         lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
                            node("mul", ("x", "c"), "xc"), node("matmul", ("xc", "t"), "y"),
                            c=f32(*range(6))),
@@ -333,13 +335,6 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                            at=PLACES, c=f32(2.0)),
         lambda: _pointwise(node("pick", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
                            at=PLACES, c=f32(2.0), shown=("y", "p")),
-    ),
-    "scale_past_product": (
-        lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
-                           node("mul", ("t", "c"), "tc"), node("matmul", ("x", "tc"), "y"),
-                           c=f32(2.0)),
-        lambda: _pointwise(node("mul", ("w", "c"), "wc"), node("matmul", ("x", "wc"), "y"),
-                           c=f32(2.0), w=W["wq"]),
     ),
     "scale_into_table": (
         lambda: _pointwise(node("matmul", ("x", "w"), "p"), node("mul", ("p", "c"), "y"),

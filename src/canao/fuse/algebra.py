@@ -31,7 +31,6 @@ from canao.fuse.scores import (
     own_views,
     scale_into_table,
     scale_past_pick,
-    scale_past_product,
     terms_apart,
 )
 from canao.fuse.views import (
@@ -244,7 +243,6 @@ ALGEBRA = (
     Rule("rotate_halves", rotate_halves),
     Rule("terms_apart", terms_apart),
     Rule("scale_past_pick", scale_past_pick),
-    Rule("scale_past_product", scale_past_product),
     Rule("scale_into_table", scale_into_table),
     Rule("columns_into_weights", columns_into_weights),
     Rule("columns_past_residual", columns_past_residual),

@@ -238,7 +238,8 @@ def scale_past_matmul(view: View, n: Node) -> Change | None:
         return None
     for side, name in enumerate(n.inputs):
         scaled = view.made_by(name, "mul")
-        if scaled is None or not view.only_used_by(name, n):
+        # Keys may be scaled for several products: each then has its own factor, of its scores.
+        if scaled is None or not (side == 1 or view.only_used_by(name, n)):
             continue
         for x, c in (scaled.inputs, scaled.inputs[::-1]):
             if _scalar(view, c) is None or view.shape(x) != view.shape(name):

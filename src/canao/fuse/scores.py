@@ -76,17 +76,6 @@ def scale_past_pick(view: View, n: Node) -> Change | None:
     return Change({n.output: made[-1].output}, made)
 
 
-def scale_past_product(view: View, n: Node) -> Change | None:
-    """x (y * c)  ->  (x y) * c"""
-    scaled = view.made_by(n.inputs[1], "mul") if n.op == "matmul" else None
-    found = _scalar(view, scaled) if scaled else None
-    if found is None or view.array(found[0]) is not None:
-        return None
-    product = node("matmul", (n.inputs[0], found[0]), view.fresh("v"), where=n.where)
-    made = node("mul", (product.output, found[1]), view.fresh("v"), where=n.where)
-    return Change({n.output: made.output}, (product, made))
-
-
 def scale_into_table(view: View, n: Node) -> Change | None:
     """(x C) * c with a constant C  ->  x (C * c)"""
     found = _scalar(view, n) if n.op == "mul" else None
