@@ -222,6 +222,8 @@ REFUSALS = {
     "operator": (lambda x: torch.fft.fft(x).real, r"aten\.fft_fft.* at head .*replace it"),
     "reduction": (lambda x: x.amin(1), r"aten\.amin.* at head .*replace it"),
     "dimension": (lambda x: x.cumsum(1), r"aten\.cumsum.* at head: a running sum.*not supported"),
+    "length": (lambda x: x.clamp(max=x.shape[1]), r"at head.*computed from the length"),
+    "scalar": (lambda x: x * x.shape[1] ** 0.5, r"at head.*not supported"),
     "dtype": (lambda x: x.to(torch.complex64).real, r"at head.*not supported"),
 }
 

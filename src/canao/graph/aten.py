@@ -17,7 +17,7 @@ from canao.errors import UnsupportedError
 from canao.graph import aten_views
 from canao.graph.aten_views import as_dtype, matrix_transpose, transpose
 from canao.graph.convolve import conv1d, im2col
-from canao.graph.ir import Dim, Shape, Type, product
+from canao.graph.ir import Dim, Poly, Shape, Type, product
 
 
 class Builder(Protocol):
@@ -86,7 +86,7 @@ def _clamp(b: Builder, x: str, low: Any = None, high: Any = None) -> str:
     kind = float if b.type(x).dtype == "f32" else int
     for op, bound in (("maximum", low), ("minimum", high)):
         if bound is not None:
-            x = b.emit(op, x, b.value(kind(bound)))
+            x = b.emit(op, x, b.value(bound if isinstance(bound, Poly) else kind(bound)))
     return x
 
 

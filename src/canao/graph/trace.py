@@ -24,6 +24,7 @@ from canao.graph.ir import (
     Dim,
     Graph,
     Input,
+    Poly,
     Shape,
     Type,
     constant_type,
@@ -128,6 +129,11 @@ def _cause(error: BaseException) -> str:
     return (telling or [type(error).__name__])[0][:300]
 
 
+# What a graph computes of sizes; only whole ones are read, as dimensions.
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_OF_LENGTH = "a number that is computed from the length of the text"
+
+
 class _Importer(GraphBuilder):
     """Walks the exported program and applies the rule of each operator."""
 
@@ -168,6 +174,8 @@ class _Importer(GraphBuilder):
         """The name of an operand; a number becomes a constant of rank 0."""
         if isinstance(operand, str):
             return operand
+        if isinstance(operand, Poly):
+            raise self.unsupported(_OF_LENGTH)
         kind = "f32" if isinstance(operand, float) else "i32"
         key = (kind, operand)
         if key not in self.scalars:
@@ -249,7 +257,7 @@ class _Importer(GraphBuilder):
             self.values[fx.name] = self.values[fx.args[0].name][fx.args[1]]
             return
         name, made = _operator(fx), fx.meta.get("val")
-        if name in aten.IGNORED or made is None or isinstance(made, (int, float, torch.SymInt)):
+        if name in aten.IGNORED or made is None or isinstance(made, _NUMBERS):
             return
         in_place = name.endswith("_") and not name.endswith("__") and name not in aten.RULES
         name = name.removesuffix("_") if in_place else name
@@ -287,6 +295,8 @@ class _Importer(GraphBuilder):
         return self._dim(argument) if isinstance(argument, torch.SymInt) else argument
 
     def _dim(self, size: Any) -> Dim:
+        if isinstance(size, (torch.SymFloat, torch.SymBool)):
+            raise self.unsupported(_OF_LENGTH)
         if not isinstance(size, torch.SymInt):
             return size
         import sympy

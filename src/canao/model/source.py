@@ -28,8 +28,9 @@ class Source:
 
     @property
     def max_length(self) -> int:
-        """The most tokens that the model takes."""
-        return int(getattr(self.config, "max_position_embeddings", 512))
+        """The most tokens that the model takes; 512 where its configuration sets no limit."""
+        stated = int(getattr(self.config, "max_position_embeddings", 0) or 0)
+        return stated if stated > 0 else 512
 
 
 def load_source(path: str | Path) -> Source:
