@@ -43,8 +43,8 @@ CANAO_INLINE int64_t part(int64_t rows, int64_t parts, int64_t i) { return rows 
 class ProductCode:
     """A product by blocks of rows, passes of kc and panels of NR columns.
 
-    In a program that continues texts, which runs single tokens, the kernel takes a range of columns
-    as well, so that threads can share out these where there are no rows to share out.
+    One whose tiles are all that there is takes a range of columns as well, so that threads can share
+    out these where there are too few rows to share out.
     """
 
     def __init__(self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa) -> None:
@@ -55,7 +55,7 @@ class ProductCode:
         self.bias = self.parameters.of(form.bias) if form.bias else ""
         self.program = lower(graph, form.epilogue)
         self.passes = -(-form.k // plan.kc)
-        self.by_columns = graph.resumes and not _after_tiles(self.program)
+        self.by_columns = not _after_tiles(self.program)
 
     def kernel(self) -> Kernel:
         form, plan = self.form, self.plan

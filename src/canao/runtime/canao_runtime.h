@@ -78,11 +78,12 @@ static inline void canao_share_last(int64_t total, const struct canao_call *call
     *end += first;
 }
 
-/* Whether a step has fewer tokens than threads. All threads then meet before it, as their shares
- * are by other things than rows. */
+/* Whether a step has too few tokens for its threads: with at most 4 each, sharing out rows would
+ * leave register tiles half empty and have every thread read all weights. All threads then meet
+ * before the step, as their shares are by other things than rows. */
 static inline int canao_narrow(const struct canao_call *call, int last)
 {
-    return call->tokens - (last ? call->first : 0) < call->threads;
+    return call->threads > 1 && call->tokens - (last ? call->first : 0) <= 4 * call->threads;
 }
 
 /* In a narrow step a thread has all rows of the product, and some of its columns: panels of nr. */
