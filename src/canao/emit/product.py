@@ -43,8 +43,8 @@ CANAO_INLINE int64_t part(int64_t rows, int64_t parts, int64_t i) { return rows 
 class ProductCode:
     """A product by blocks of rows, passes of kc and panels of NR columns.
 
-    One whose tiles are all that there is takes a range of columns as well, so that threads can share
-    out these where there are too few rows to share out.
+    One whose tiles are all that there is takes a range of columns as well, so that threads can
+    share out these where there are too few rows to share out.
     """
 
     def __init__(self, graph: Graph, region: Region, form: Product, plan: Plan, isa: Isa) -> None:
