@@ -152,7 +152,7 @@ def test_index_that_names_files_elsewhere(copy: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "../tiny/model.safetensors"}}))
     refused(lambda: hf.load_classifier(copy, LABELS), "restore it")
     index.write_text("{}")
-    refused(lambda: hf.load_classifier(copy, LABELS), "cannot be read")
+    refused(lambda: hf.load_classifier(copy, LABELS), "does not say")
 
 
 def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -42,10 +42,6 @@ class Rows:
     def rows(self) -> Dim:
         return product(self.lead)
 
-    @property
-    def reduces(self) -> bool:
-        return any(n.op in REDUCTIONS for n in self.body)
-
 
 @dataclass(frozen=True, slots=True)
 class Operand:

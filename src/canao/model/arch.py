@@ -35,12 +35,6 @@ class Arch:
     def head_size(self) -> int:
         return self.hidden // self.heads
 
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of the four products and two norms of one layer, biases included."""
-        h, f = self.hidden, self.ffn
-        return 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
-
     def flops(self, length: int) -> int:
         """Floating-point operations of the encoder's products at `length` tokens (2 per MAC)."""
         h, f = self.hidden, self.ffn

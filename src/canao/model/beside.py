@@ -5,13 +5,13 @@ The file itself says neither; Hugging Face's exporter puts both into the same di
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from canao.errors import InputError, UnsupportedError
+from canao.model.checkpoint import read_json
 from canao.model.sentence import Sentence, read_sentence
 from canao.model.source import Source
 from canao.model.tokenizer import describe_tokenizer
@@ -56,14 +56,7 @@ def _sentence(folder: Path) -> Sentence | None:
 
 def _config(path: Path) -> Any:
     """model_type, labels by number, their count and the class, of a config.json if there is one."""
-    found: Any = {}
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not a JSON object; remove it, or put the model's there")
+    found = read_json(path) if path.is_file() else {}
     names = found.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # Transformers' own default
     try:
         labels = {int(k): str(v) for k, v in names.items()}

@@ -7,7 +7,6 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from canao.errors import InputError, UnsupportedError
 from canao.model.arch import Arch
+from canao.model.checkpoint import read_json, weight_files
 
 # What transformers raises on a damaged or odd directory; it has no base class of its own.
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
@@ -70,12 +70,7 @@ def load_config(directory: str | Path) -> PreTrainedConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise InputError(f"{directory}: no config.json; give a Hugging Face model directory")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); restore the file") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a JSON object; restore the file")
+    raw = read_json(path)
     if raw.get("model_type") != "bert":
         raise UnsupportedError(
             f"{path}: model_type is {raw.get('model_type')!r}; search needs a 'bert' teacher"
@@ -247,29 +242,6 @@ def whole_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files that hold the model's weights; InputError if there are none."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if not index.is_file():
-        if any(directory.glob("*.bin")):
-            raise InputError(
-                f"{directory}: only pickled weights, which CANAO does not open; save the model "
-                "with save_pretrained(..., safe_serialization=True)"
-            )
-        raise InputError(f"{directory}: no model.safetensors; give a directory with weights")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: cannot be read ({_first_line(error)})") from None
-    files = tuple(directory / str(name) for name in names)
-    for file in files:
-        if file.name not in names or not file.is_file():
-            raise InputError(f"{file}: named in {index.name} but not there; restore it")
-    return files
 
 
 def _head_order(

@@ -6,13 +6,13 @@ often as they are named. They are computed by embedding.py, compiled with the mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from canao.errors import InputError, UnsupportedError
+from canao.model.checkpoint import read_json
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _OLDER_POOLINGS = {
@@ -92,8 +92,8 @@ def read_sentence(path: Path | None) -> Sentence | None:
             "and Pooling are, in this order, and after them Dense and Normalize"
         )
     folder = _part(path, modules[0], "")
-    pooling = _read(_part(path, modules[1], "1_Pooling") / "config.json", dict)
-    settings = next((_read(f, dict) for f in sorted(folder.glob("sentence_*_config.json"))), {})
+    pooling = read_json(_part(path, modules[1], "1_Pooling") / "config.json")
+    settings = next((read_json(f) for f in sorted(folder.glob("sentence_*_config.json"))), {})
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise UnsupportedError(f"{folder}: sentence embeddings of a {task} model are not supported")
@@ -114,7 +114,7 @@ def _modules(path: Path) -> list[dict[str, Any]]:
     """The modules that a directory names; none if its only one is the model itself."""
     if not (path / "modules.json").is_file():
         return []
-    modules = _read(path / "modules.json", list)
+    modules = read_json(path / "modules.json", list)
     if not modules or not all(isinstance(m, dict) for m in modules):
         raise InputError(f"{path}/modules.json: names no modules; save the model again")
     return [] if [_kind(m) for m in modules] == ["Transformer"] else modules
@@ -148,7 +148,7 @@ def _limit(folder: Path, settings: Mapping[str, Any]) -> int | None:
     """Where texts are cut: newer versions write it into the tokenizer's settings only."""
     limit = settings.get("max_seq_length")
     if not limit and (folder / "tokenizer_config.json").is_file():
-        limit = _read(folder / "tokenizer_config.json", dict).get("model_max_length")
+        limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
     return int(limit) if isinstance(limit, (int, float)) and 0 < limit < 2**31 else None
 
 
@@ -156,7 +156,7 @@ def _prompt(path: Path, pooling: Mapping[str, Any]) -> str:
     """The prompt that Sentence-Transformers puts before a text when none is named."""
     if not (path / "config_sentence_transformers.json").is_file():
         return ""
-    settings = _read(path / "config_sentence_transformers.json", dict)
+    settings = read_json(path / "config_sentence_transformers.json")
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or ""
     if prompt and not pooling.get("include_prompt", True):
         raise UnsupportedError(
@@ -171,7 +171,7 @@ def _dense(path: Path) -> Dense:
     import safetensors
     import safetensors.torch
 
-    settings = _read(path / "config.json", dict)
+    settings = read_json(path / "config.json")
     named = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
     package, _, activation = named.rpartition(".")
     if not package.startswith("torch.nn") or activation not in ACTIVATIONS:
@@ -197,13 +197,3 @@ def _dense(path: Path) -> Dense:
     if weight is None or weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         raise InputError(f"{file}: holds no linear.weight and linear.bias that fit; save it again")
     return Dense(weight.float(), None if bias is None else bias.float(), activation)
-
-
-def _read(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: holds no JSON {'list' if kind is list else 'object'}")
-    return value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from canao.errors import InputError, UnsupportedError
+from canao.model.checkpoint import read_json, weight_files
 from canao.model.sentence import Sentence, read_sentence
 
 
@@ -93,10 +93,7 @@ def check_directory(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: no config.json; give a Hugging Face model directory")
-    try:
-        json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}/config.json: not valid JSON ({error})") from None
+    read_json(path / "config.json")
     if not any(path.glob("*.safetensors")):
         hint = "pickled weights are never loaded; " if any(path.glob("*.bin")) else ""
         raise InputError(f"{path}: no .safetensors file; {hint}save with safetensors")
@@ -106,33 +103,12 @@ def _check_shards(path: Path) -> None:
     """InputError names the file of weights that is missing or damaged."""
     import safetensors
 
-    index = path / "model.safetensors.index.json"
-    whole = path / "model.safetensors"
-    if not index.is_file() and not whole.is_file():
-        raise InputError(f"{path}: no {whole.name}; save the model with save_pretrained")
-    for name in [whole.name] if whole.is_file() else _indexed(index):
-        file = path / name
-        if not file.is_file():
-            raise InputError(f"{file}: no such file, though {index.name} names it; download it")
+    for file in weight_files(path):
         try:
             with safetensors.safe_open(file, "numpy"):
                 pass
         except (OSError, safetensors.SafetensorError) as error:
             raise InputError(f"{file}: damaged ({_one_line(error)}); download it again") from None
-
-
-def _indexed(index: Path) -> list[str]:
-    """The files that hold a checkpoint in shards."""
-    try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if not all(isinstance(f, str) and Path(f).name == f for f in files):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{index}: does not say for each weight which file of this directory holds it; "
-            "download it again"
-        ) from None
-    return sorted(files)
 
 
 def _model_class(path: Path, config: Any, bare: bool) -> Any:

@@ -17,6 +17,7 @@ from canao.artifact import file_digest, write_whole
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
+from canao.model.checkpoint import weight_files
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData
 from canao.train.distill import Signals, distill
@@ -111,7 +112,7 @@ class Trainer:
                 f"{config.vocab_size}; they do not belong together"
             )
         self._key = _digest(
-            [file_digest(f) for f in hf.weight_files(self.source)],
+            [file_digest(f) for f in weight_files(self.source)],
             asdict(data),
             [options.max_length, options.batch, options.seed, _RECIPE],
             [options.teacher_epochs, options.teacher_lr, options.metric],
