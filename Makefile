@@ -18,7 +18,7 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test lint bench table2 footprint bench-setup setup setup-dev clean
+.PHONY: help run test replay lint bench table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ run: setup ## search, distil, compile and certify on the embedded spoken command
 
 test: setup-dev ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS)
+
+replay: setup-dev ## which generated C a change changed: hashes against tests/replay.json
+	$(BIN)/python -m tests.replay $(if $(UPDATE),--update)
 
 lint: setup-dev ## style, and the direction of imports
 	$(BIN)/ruff check src tests tools benchmarks examples
