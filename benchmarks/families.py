@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from pages import fill, table  # noqa: E402
 
-from canao.compiled import CompiledModel  # noqa: E402
 from canao.compiler import compile_model, load_model, lower  # noqa: E402
+from canao.inference.compiled_model import CompiledModel  # noqa: E402
 from canao.schedule.plan import default_plans  # noqa: E402
 from canao.target import get_target  # noqa: E402
 from tests.compiler.families import make, reference, text  # noqa: E402

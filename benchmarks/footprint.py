@@ -27,7 +27,7 @@ from peers.host import OFFLINE, on_cores
 from peers.models import MODELS
 from peers.records import Record, Records
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.build import build_program
 from canao.device.base import Failure, MeasureConfig
 from canao.device.local import LocalDevice, environment
@@ -43,8 +43,8 @@ _LOAD = """
 import json, sys, time
 clock = [time.perf_counter()]
 import numpy, canao
-from canao.artifact import Artifact
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact
+from canao.inference.compiled_model import CompiledModel
 clock.append(time.perf_counter())
 artifact = Artifact.load(sys.argv[1])
 artifact.verify(whole=False)

@@ -10,7 +10,7 @@ from peers.models import build_body
 
 from canao.compiler import load_model, lower
 from canao.errors import CanaoError
-from canao.fuse.form import Alias
+from canao.fuse.forms.form import Alias
 from canao.graph.ir import DTYPES, Graph, dim_at
 from canao.target import get_target
 

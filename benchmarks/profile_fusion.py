@@ -1,4 +1,4 @@
-"""Measures the yellow cells of the fusion table, and writes src/canao/fuse/profile.json.
+"""Measures the yellow cells of the fusion table, and writes src/canao/fuse/yellow_cells.json.
 
     python benchmarks/profile_fusion.py
 
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from canao.artifact import Artifact, write_json
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact, write_json
 from canao.compiler import compile_model, load_model, lower
 from canao.device.base import MeasureConfig, Timing
 from canao.device.local import LocalDevice, environment
 from canao.errors import DeviceError
 from canao.fuse.group import YELLOW
-from canao.fuse.profile import always
+from canao.fuse.yellow_cells import always
+from canao.inference.compiled_model import CompiledModel
 
 OUT = Path(__file__).resolve().parent.parent / "src" / "canao" / "fuse" / "profile.json"
 # (hidden, heads, ffn): the teacher's width, and two narrow ones as searches propose them.

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from real_data_table import write_page
 
-from canao.artifact import Artifact, write_whole
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact, write_whole
 from canao.compiler import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.local import LocalDevice
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError
+from canao.inference.compiled_model import CompiledModel
 from canao.search.journal import read_trials
 from canao.train.data import TextData, load_data
 from canao.train.metrics import score
@@ -159,7 +159,7 @@ def search(study: Study, task: Task, fraction: float, teacher: Record, held: Tex
     _say(f"{task.name}: searching a student within {budget:g} ms")
     resumed, start = run.exists(), time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "canao.cli", "search", *paths, *options],
+        [sys.executable, "-m", "canao.cli.app", "search", *paths, *options],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]

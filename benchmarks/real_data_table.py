@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import write_whole
+from canao.artifact.directory import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
 

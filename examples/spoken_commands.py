@@ -76,7 +76,7 @@ def _budget(teacher: Path, out: Path) -> float:
 def _canao(*arguments: str) -> None:
     """Show a command and run it as a user would."""
     print(f"\n$ canao {' '.join(a if ' ' not in a else repr(a) for a in arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "canao.cli", *arguments])
+    done = subprocess.run([sys.executable, "-m", "canao.cli.app", *arguments])
     if done.returncode:
         sys.exit(done.returncode)
 

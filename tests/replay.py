@@ -23,8 +23,8 @@ import torch
 import transformers
 
 from canao.compiler import Stages, lower
+from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
-from canao.graph.trace import trace
 from canao.schedule.plan import default_plans, space
 from canao.target import Target, get_target
 from tests.compiler import families, models

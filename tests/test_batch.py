@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import canao
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.build import get_toolchain
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model
+from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, encoder

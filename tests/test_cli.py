@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact import Artifact
-from canao.cli import main
+from canao.artifact.directory import Artifact
+from canao.cli.app import main
 from canao.compiler import compile_model
 from tests.compiler.models import classifier
 
@@ -235,11 +235,11 @@ def _Sort() -> object:
 def test_as_a_process(tmp_path: Path) -> None:
     """What a shell sees: the installed module, an exit code, one line."""
     done = subprocess.run(
-        [sys.executable, "-m", "canao.cli", "bench", str(tmp_path / "none")],
+        [sys.executable, "-m", "canao.cli.app", "bench", str(tmp_path / "none")],
         capture_output=True, text=True,
     )  # fmt: skip
     refused(Done(done.returncode, done.stdout, done.stderr), "none")
-    usage = subprocess.run([sys.executable, "-m", "canao.cli"], capture_output=True, text=True)
+    usage = subprocess.run([sys.executable, "-m", "canao.cli.app"], capture_output=True, text=True)
     assert usage.returncode == 2 and "certify" in usage.stderr
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tokenizers
 
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model
 from canao.errors import InputError
-from canao.generate import Sampling, pieces, tokens
+from canao.inference.compiled_model import CompiledModel
+from canao.inference.generation import Sampling, pieces, tokens
 from tests.compiler.models import decoder
 from tests.test_cli import canao, refused  # noqa: F401  canao is a fixture
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from canao.cli.inspect_command import format_report, inspect_model
 from canao.compiler import compile_model
-from canao.inspection import format_report, inspect_model
-from canao.model.beside import beside
+from canao.model.onnx_sidecar import beside
 from canao.model.task import describe_head
 from canao.target import get_target
 from tests.heads import save_model

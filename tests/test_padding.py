@@ -8,7 +8,7 @@ import torch
 from transformers import RobertaConfig, RobertaForTokenClassification
 
 import canao
-from canao.compiled import CompiledModel
+from canao.inference.compiled_model import CompiledModel
 from canao.model.padding import ignores_left_padding
 from canao.model.source import Source
 from tests.compiler.models import SPREAD, classifier, encoder, spans

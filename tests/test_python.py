@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import canao
-from canao.compiled import CompiledModel
+from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier, encoder, reference
 
 

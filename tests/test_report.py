@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.errors import InputError
-from canao.report import write_report
+from canao.report.page import write_report
 from canao.search import run_search
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options
 

@@ -140,7 +140,7 @@ def test_long_texts(canao, made, as_json) -> None:  # noqa: F811
 def test_a_reader_that_has_had_enough(made, tmp_path: Path) -> None:
     """No message, and not the exit code of a missed budget."""
     (tmp_path / "texts").write_text("Ada lives in London.\n" * 3000)
-    command = [sys.executable, "-m", "canao.cli", "run", made["vectors"], "--json"]
+    command = [sys.executable, "-m", "canao.cli.app", "run", made["vectors"], "--json"]
     run = subprocess.Popen([*command, "--file", str(tmp_path / "texts")], text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert json.loads(run.stdout.readline())["text"] == "Ada lives in London."

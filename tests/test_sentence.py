@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 import canao
+from canao.inference.tasks.vectors import pool
 from canao.model.sentence import ACTIVATIONS, POOLINGS, read_sentence
 from canao.model.task import describe_head
-from canao.tasks.vectors import pool
 from tests import tokens
 from tests.heads import LONGEST, save_model
 
@@ -202,7 +202,7 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
 
 def test_beside_an_onnx_file(tmp_path: Path) -> None:
     """Pooling of a graph that came without it is left to Python; Dense needs its weights."""
-    from canao.model.beside import beside
+    from canao.model.onnx_sidecar import beside
 
     save_model("Model", tmp_path)
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Normalize")

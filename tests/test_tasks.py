@@ -16,9 +16,9 @@ import transformers
 from tokenizers import Tokenizer
 
 import canao
-from canao.compiled import CompiledModel
+from canao.inference.compiled_model import CompiledModel
+from canao.inference.tasks.windows import cut_windows, joined
 from canao.model.tokenizer import describe_tokenizer, read_tokenizer
-from canao.tasks.windows import cut_windows, joined
 from tests import tokens
 from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
 

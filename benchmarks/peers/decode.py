@@ -28,7 +28,7 @@ class _Decoder:
 
 class CanaoDecoder(_Decoder):
     def __init__(self, job: Job) -> None:
-        from canao.compiled import CompiledModel
+        from canao.inference.compiled_model import CompiledModel
 
         super().__init__(job)
         self.model = CompiledModel(job.model, job.threads, job.cores)

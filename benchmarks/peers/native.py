@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from canao.compiled import CompiledModel
+from canao.inference.compiled_model import CompiledModel
 from peers.protocol import Job, serve
 
 

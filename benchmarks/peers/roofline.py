@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.device.base import MeasureConfig
 from canao.device.local import LocalDevice
 from canao.errors import DeviceError

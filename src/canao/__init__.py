@@ -22,8 +22,8 @@ from canao.errors import (
 
 if TYPE_CHECKING:
     from canao.api import compile, load, search, tune
-    from canao.artifact import Artifact
-    from canao.compiled import CompiledModel
+    from canao.artifact.directory import Artifact
+    from canao.inference.compiled_model import CompiledModel
     from canao.model.arch import Arch
 
 __all__ = [
@@ -43,8 +43,8 @@ __all__ = [
 ]
 _HOMES = {
     "Arch": "canao.model.arch",
-    "Artifact": "canao.artifact",
-    "CompiledModel": "canao.compiled",
+    "Artifact": "canao.artifact.directory",
+    "CompiledModel": "canao.inference.compiled_model",
     "compile": "canao.api",
     "load": "canao.api",
     "search": "canao.api",

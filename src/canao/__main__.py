@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from canao.cli import main
+from canao.cli.app import main
 
 sys.exit(main())

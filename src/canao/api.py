@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canao.artifact import Artifact
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
+from canao.inference.compiled_model import CompiledModel
 from canao.target import Target, get_target
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact import FORMAT, Artifact, file_digest, fingerprint, write_json
+from canao.artifact.directory import FORMAT, Artifact, file_digest, fingerprint, write_json
 from canao.build import (
     Toolchain,
     build_library,
@@ -26,20 +26,20 @@ from canao.build import (
 from canao.device.local import cpu_stamp
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
-from canao.fuse.algebra import ALGEBRA, CLEANUP
-from canao.fuse.concat import Concat
-from canao.fuse.form import Alias, Attention, Matmul, Product
+from canao.fuse.forms.concat import Concat
+from canao.fuse.forms.form import Alias, Attention, Matmul, Product
+from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
-from canao.fuse.profile import decided
 from canao.fuse.rewrite import Firing, apply, shared, stored
-from canao.fuse.scan import Scan
+from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
+from canao.fuse.yellow_cells import decided
+from canao.graph.bounds import require_bounds
+from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
-from canao.graph.limits import require_bounds
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
-from canao.graph.trace import trace
-from canao.model.beside import beside
 from canao.model.embedding import with_embedding
+from canao.model.onnx_sidecar import beside
 from canao.model.padding import ignores_left_padding
 from canao.model.sentence import transformer_directory
 from canao.model.source import Source as ModelSource
@@ -48,7 +48,7 @@ from canao.model.task import describe_head, stop_tokens
 from canao.model.tokenizer import TokenizerFiles, read_tokenizer
 from canao.schedule.database import Database
 from canao.schedule.plan import Plan, default_plans
-from canao.schedule.tuned import tuned_plans
+from canao.schedule.plan_choice import tuned_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
@@ -179,8 +179,8 @@ def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, grap
 
 
 def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
-    from canao.graph.onnx.importer import import_text
-    from canao.graph.onnx.load import load
+    from canao.graph.from_onnx.importer import import_text
+    from canao.graph.from_onnx.load import load
 
     if max_length is not None and max_length < 2:
         raise InputError(f"maximum length {max_length} is too short; give at least 2")

@@ -25,9 +25,9 @@ from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
 from canao.build import Toolchain, build_library, get_toolchain
 from canao.compiler import lower
 from canao.errors import DeviceError, InputError, UnsupportedError
+from canao.graph.from_onnx.importer import import_tensors
+from canao.graph.from_onnx.load import Model, checked
 from canao.graph.ir import Graph, shape_at
-from canao.graph.onnx.importer import import_tensors
-from canao.graph.onnx.load import Model, checked
 from canao.schedule.weights import file_parts
 from canao.target import get_target
 

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from canao.build import build_program, get_toolchain
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model, load_model, lower
 from canao.errors import InputError, UnsupportedError
-from canao.fuse.form import Attention
+from canao.fuse.forms.form import Attention
 from canao.graph.interp import interpret
+from canao.inference.compiled_model import CompiledModel
 from canao.schedule.weights import Section
 from canao.target import get_target
 from tests.compiler import programs

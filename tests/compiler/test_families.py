@@ -11,11 +11,11 @@ import torch
 from transformers.activations import ACT2CLS
 
 from canao.build import Toolchain, get_toolchain
-from canao.compiled import CompiledModel
 from canao.compiler import Stages, compile_model, load_model, lower
 from canao.errors import InputError, ToolchainError, UnsupportedError
-from canao.fuse.attention import Attention
+from canao.fuse.forms.attention import Attention
 from canao.graph.interp import outputs
+from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler.families import FAMILIES, HEADS, make, reference, text
 from tests.conftest import LENGTHS

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from canao.fuse import rewrite
-from canao.fuse.algebra import ALGEBRA, CLEANUP
-from canao.fuse.concat import Concat
-from canao.fuse.form import form_of
+from canao.fuse.forms.concat import Concat
+from canao.fuse.forms.form import form_of
 from canao.fuse.group import GREEN, RED, TABLE, YELLOW, fuse, unfused
-from canao.fuse.profile import always, measured
 from canao.fuse.rewrite import apply
+from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
+from canao.fuse.yellow_cells import always, measured
 from canao.graph.interp import interpret, outputs
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, dim, node
 from canao.graph.verify import infer, verify

@@ -24,9 +24,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model, load_model, lower
 from canao.graph.interp import outputs
+from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler import families
 from tests.compiler.models import SPREAD, classifier, mobile

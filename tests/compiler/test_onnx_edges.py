@@ -81,7 +81,7 @@ def test_one_number_for_a_text(tmp_path: Path) -> None:
     nodes.append(node("ReduceSum", "x", "y", keepdims=0))
     artifact = compile_model(saved(tmp_path, model(nodes, tensors=stored)), tmp_path / "out",
                              max_length=8)  # fmt: skip
-    from canao.compiled import CompiledModel
+    from canao.inference.compiled_model import CompiledModel
 
     with CompiledModel(artifact, 1) as compiled:
         got = compiled.run(np.array([[1, 8]]))["y"]
@@ -157,7 +157,7 @@ def test_inspect_lists_all_that_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Behind a refused operator as well, by the types that ONNX infers for its results."""
-    from canao.cli import main
+    from canao.cli.app import main
 
     nodes, stored = lookup()
     nodes += [

@@ -280,7 +280,7 @@ def test_what_depends_on_the_length_is_refused(tmp_path: Path) -> None:
 def test_the_command_line_says_it_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from canao.cli import main
+    from canao.cli.app import main
 
     path = saved(tmp_path, after_lookup("Det")())
     monkeypatch.setattr(sys, "argv", ["canao", "compile", str(path), "-o", str(tmp_path / "out")])

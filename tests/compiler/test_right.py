@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model
 from canao.errors import UnsupportedError
-from canao.graph.trace import trace
+from canao.graph.from_torch.trace import trace
+from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler.models import MOBILE, SHAPES, classifier, encoder, mobile, reference, spans
 from tests.conftest import LENGTHS, TOLERANCE
@@ -176,9 +176,9 @@ def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
     """Any legal register tile and cache block, at sizes off both, gives the model's numbers."""
     from canao.compiler import load_model
     from canao.emit.c import emit
-    from canao.fuse.algebra import ALGEBRA
     from canao.fuse.group import fuse
     from canao.fuse.rewrite import apply
+    from canao.fuse.rules.algebra import ALGEBRA
     from canao.schedule.plan import space
     from tests.compiler import programs
 

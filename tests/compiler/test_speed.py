@@ -19,17 +19,17 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.build import build_library, build_program, runtime_files
 from canao.compiler import load_model
 from canao.device.base import MeasureConfig, Timing
 from canao.device.local import LocalDevice, bench_program
 from canao.emit.c import emit
 from canao.emit.peak import peak_source
-from canao.fuse.algebra import ALGEBRA
-from canao.fuse.form import Alias, Attention, Product
+from canao.fuse.forms.form import Alias, Attention, Product
 from canao.fuse.group import Region, fuse
 from canao.fuse.rewrite import apply
+from canao.fuse.rules.algebra import ALGEBRA
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.schedule.plan import REGISTERS, default_plans

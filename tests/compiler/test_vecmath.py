@@ -10,8 +10,8 @@ import torch
 from scipy.special import erf, expit
 from transformers.activations import ACT2FN
 
-from canao.compiled import CompiledModel
 from canao.compiler import compile_model
+from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 
 HOST = get_target()

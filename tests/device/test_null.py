@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.device.base import Device, Failure, MeasureConfig, Timing
 from canao.device.null import NullDevice
 from canao.errors import DeviceError, InputError

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canao.artifact import Artifact
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact
 from canao.compiler import compile_model
+from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier
 
 TASKS = Path("/proc/self/task")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from canao.artifact import FORMAT, Artifact, file_digest
+from canao.artifact.directory import FORMAT, Artifact, file_digest
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions

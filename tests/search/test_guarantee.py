@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.device.base import MeasureConfig
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError

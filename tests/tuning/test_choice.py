@@ -20,7 +20,7 @@ from canao.schedule.plan import (
     space,
     tiles,
 )
-from canao.schedule.tuned import tuned_plans
+from canao.schedule.plan_choice import tuned_plans
 from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canao.artifact import Artifact
-from canao.compiled import CompiledModel
+from canao.artifact.directory import Artifact
 from canao.compiler import compile_model, load_model, lower, tuning_database
 from canao.device.base import MeasureConfig
 from canao.device.local import LocalDevice
 from canao.device.null import NullDevice
 from canao.errors import InputError
+from canao.inference.compiled_model import CompiledModel
 from canao.schedule.plan import REGISTERS, default_plan, default_plans, space
 from canao.target import get_target
 from canao.tuning import measure, trial, tune_model, tuner

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.errors import InputError
 from canao.target import Target
 

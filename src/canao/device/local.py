@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.build import build_program, runtime_files
-from canao.compiled import CompiledModel
 from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
 from canao.emit.peak import peak_source
 from canao.errors import CanaoError, DeviceError
-from canao.library import require_runnable
+from canao.inference.compiled_model import CompiledModel
+from canao.inference.library import require_runnable
 from canao.target import Target, get_target
 
 _PROFILE_SAMPLES = 50

@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
 from canao.errors import DeviceError, InputError
 from canao.target import Target, get_target

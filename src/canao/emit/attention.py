@@ -11,9 +11,9 @@ from canao.emit.kernel import Kernel, declared, plain, signature
 from canao.emit.matmul import batch_of
 from canao.emit.rowcode import C_TYPES, Parameters, expression
 from canao.emit.writer import number
-from canao.fuse.attention import Attention
+from canao.fuse.forms.attention import Attention
 from canao.graph.ir import product
-from canao.schedule.cache import Cache
+from canao.schedule.kv_cache import Cache
 from canao.schedule.plan import Plan
 
 

@@ -13,11 +13,11 @@ from canao.emit.matmul import PACK, TRANSPOSE, small_product
 from canao.emit.product import BLOCKS, TILE
 from canao.emit.rowcode import Parameter, expression
 from canao.emit.writer import Writer
-from canao.fuse.form import Alias, Product, Rows
+from canao.fuse.forms.form import Alias, Product, Rows
+from canao.fuse.forms.rows import lower
 from canao.fuse.group import Program, Region
-from canao.fuse.rows import lower
 from canao.graph.ir import FLOATS, Dim, Graph, Input, Poly
-from canao.schedule.cache import plan_cache
+from canao.schedule.kv_cache import plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
 from canao.schedule.weights import WeightLayout, lay_out, shared_panels

@@ -6,7 +6,7 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, plain, signature
 from canao.emit.rowcode import Parameters, expression
 from canao.emit.writer import Writer
-from canao.fuse.concat import Concat, Piece
+from canao.fuse.forms.concat import Concat, Piece
 from canao.graph.ir import Dim, dim_mul
 
 

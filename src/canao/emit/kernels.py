@@ -18,13 +18,13 @@ from canao.emit.product import ProductCode
 from canao.emit.rowcode import NO_PANELS, Parameters, RowCode, expression
 from canao.emit.scan import scan_kernel
 from canao.emit.writer import Writer
-from canao.fuse.concat import Concat
-from canao.fuse.form import Attention, Matmul, Product
+from canao.fuse.forms.concat import Concat
+from canao.fuse.forms.form import Attention, Matmul, Product
+from canao.fuse.forms.rows import Rows, lower
+from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Region
-from canao.fuse.rows import Rows, lower
-from canao.fuse.scan import Scan
 from canao.graph.ir import Graph
-from canao.schedule.cache import Cache
+from canao.schedule.kv_cache import Cache
 from canao.schedule.plan import Plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, plain, signature
 from canao.emit.rowcode import Parameters, expression
-from canao.fuse.form import Matmul
+from canao.fuse.forms.form import Matmul
 from canao.graph.ir import Dim, product
 
 TRANSPOSE = """\

@@ -7,9 +7,9 @@ from canao.emit.kernel import Kernel, declared, mark_unused, op_names, passed, s
 from canao.emit.rowcode import Parameters, RowCode, expression
 from canao.emit.writer import Writer
 from canao.fuse.access import Access
-from canao.fuse.form import Product
+from canao.fuse.forms.form import Product
+from canao.fuse.forms.rows import Operand, Reduction, RowProgram, Stage, lower
 from canao.fuse.group import Region
-from canao.fuse.rows import Operand, Reduction, RowProgram, Stage, lower
 from canao.graph.ir import Graph
 from canao.schedule.plan import Plan
 

@@ -1,4 +1,4 @@
-"""C for row-local computations: the stages of fuse/rows.py over vectors of a row."""
+"""C for row-local computations: the stages of fuse/forms/rows.py over vectors of a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from canao.emit.isa import Isa
 from canao.emit.vecmath import POINTWISE
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
-from canao.fuse.rows import Operand, Reduction, RowProgram, Rows, Stage
+from canao.fuse.forms.rows import Operand, Reduction, RowProgram, Rows, Stage
 from canao.graph.ir import Dim, Graph, Poly, dim_mul
 
 NO_PANELS: Mapping[str, int] = {}

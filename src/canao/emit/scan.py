@@ -6,7 +6,7 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, plain, signature
 from canao.emit.rowcode import Parameters, expression
 from canao.emit.writer import Writer
-from canao.fuse.scan import INTEGER, Scan
+from canao.fuse.forms.scan import INTEGER, Scan
 
 
 def scan_kernel(form: Scan, isa: Isa) -> Kernel:

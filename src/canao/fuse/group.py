@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from canao.errors import UnsupportedError
-from canao.fuse.attention import chain
-from canao.fuse.form import Form, form_of
-from canao.fuse.profile import decided
+from canao.fuse.forms.attention import chain
+from canao.fuse.forms.form import Form, form_of
+from canao.fuse.yellow_cells import decided
 from canao.graph.ir import Graph, Node, dim_at
 from canao.graph.ops import (
     MANY_TO_MANY,
@@ -97,7 +97,7 @@ def unfused(graph: Graph) -> Program:
 
 def fuse(graph: Graph, profile: Profile = decided) -> Program:
     """The graph's regions after layer fusion. `profile(producer, consumer)` decides the yellow
-    cells; the default asks the shipped measurements (fuse/profile.py)."""
+    cells; the default asks the shipped measurements (fuse/yellow_cells.py)."""
     return _Planner(graph, profile).program()
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face models and tokenizers: the one place, with graph/trace.py, that knows their names.
+"""Hugging Face models and tokenizers: only this and graph/from_torch/trace.py know their names.
 
 Everything is read from local directories, weights from safetensors only, and code that comes
 with a model is never run.

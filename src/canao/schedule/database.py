@@ -10,7 +10,7 @@ One SQLite file, which several processes may read and write. A row holds
     final     1 for a measurement that was repeated to confirm a winner: only these choose plans
 
 What is read is not trusted: rows with values out of range are skipped, and plans that are not in
-the legal space are skipped where plans are chosen (schedule/tuned.py).
+the legal space are skipped where plans are chosen (schedule/plan_choice.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from canao.errors import InputError
-from canao.fuse.form import Alias, Attention, Matmul, Product
+from canao.fuse.forms.form import Alias, Attention, Matmul, Product
 from canao.fuse.group import Region
 from canao.graph.ir import Graph
 from canao.schedule.plan import Plan

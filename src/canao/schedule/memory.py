@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
-from canao.fuse.form import Alias, Product, Rows
+from canao.fuse.forms.form import Alias, Product, Rows
 from canao.fuse.group import Program, Region
 from canao.graph.ir import Dim, dim_at, dim_mul
-from canao.schedule.cache import last_rows
+from canao.schedule.kv_cache import last_rows
 
 _ALIGN = 16  # floats: 64 bytes
 # How threads share out a value's rows: (rows, pitch, whether it may be the last rows only).
@@ -25,7 +25,7 @@ _Own = tuple[Dim, Dim, bool]
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """offsets: value -> first float in the arena. barriers[i]: wait before region i.
-    last: values of which a run may leave out all rows but the last, see schedule/cache.py."""
+    last: values of which a run may leave out all rows but the last, see schedule/kv_cache.py."""
 
     offsets: Mapping[str, int]
     floats: int

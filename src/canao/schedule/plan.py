@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
-from canao.fuse.form import Attention, Matmul, Product
+from canao.fuse.forms.form import Attention, Matmul, Product
 from canao.fuse.group import Program, Region
 from canao.graph.ir import dim_at
 from canao.target import Target

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from canao.fuse.form import Product
+from canao.fuse.forms.form import Product
+from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Program
-from canao.fuse.rows import Rows
 from canao.graph.ir import Graph
 from canao.schedule.plan import Plan
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from canao.artifact import Artifact, write_whole
+from canao.artifact.directory import Artifact, write_whole
 from canao.device.base import Device, Failure, MeasureConfig
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.search.options import check_budget

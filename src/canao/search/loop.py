@@ -10,10 +10,10 @@ from __future__ import annotations
 from canao.device.base import Device
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
-from canao.search.bench import TRIES, Bench
+from canao.search.certification import SearchResult, settle
+from canao.search.evaluation import TRIES, Bench
 from canao.search.journal import Journal, claim, locked
 from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
-from canao.search.settle import SearchResult, settle
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 

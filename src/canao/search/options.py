@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.device.base import MeasureConfig
 from canao.errors import InputError
 from canao.model.arch import Arch

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from canao.artifact import file_digest, write_whole
+from canao.artifact.directory import file_digest, write_whole
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch

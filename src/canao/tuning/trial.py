@@ -14,20 +14,20 @@ from statistics import median
 
 import numpy as np
 
-from canao.artifact import Artifact
+from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library
-from canao.compiled import CompiledModel
 from canao.compiler import interface
 from canao.device.base import Device, MeasureConfig
 from canao.emit.c import emit
 from canao.errors import DeviceError
-from canao.fuse.form import Alias, Attention, form_of
+from canao.fuse.forms.form import Alias, Attention, form_of
 from canao.fuse.group import Program, Region
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
+from canao.inference.compiled_model import CompiledModel
 from canao.schedule.plan import Plan, default_plan
-from canao.schedule.tuned import row_width
+from canao.schedule.plan_choice import row_width
 from canao.schedule.weights import file_parts
 from canao.target import Target
 

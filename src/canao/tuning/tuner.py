@@ -22,11 +22,11 @@ from canao.build import Toolchain
 from canao.compiler import Stages, load_model, lower, tuning_database
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
-from canao.fuse.form import Product
+from canao.fuse.forms.form import Product
 from canao.fuse.group import Program
 from canao.schedule.database import region_text
 from canao.schedule.plan import REGISTERS, Plan, default_plans, distance, neighbours
-from canao.schedule.tuned import tunable, tuned_plans
+from canao.schedule.plan_choice import tunable, tuned_plans
 from canao.target import Target, get_target
 from canao.tuning.measure import Bench, Say
 from canao.tuning.trial import Pair, Subject

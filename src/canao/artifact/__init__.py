@@ -1,0 +1,1 @@
+"""What a compilation leaves behind, and how files are written whole."""

@@ -1,0 +1,1 @@
+"""What a command does: its words parsed, its progress and its results shown."""

@@ -1,0 +1,1 @@
+"""The kinds of kernel that exist, and which nodes have them."""

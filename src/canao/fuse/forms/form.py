@@ -1,0 +1,240 @@
+"""Forms: the shapes of kernel that exist. A set of nodes can be one region if it has a form.
+
+    Alias      views that keep the order of bytes: no work
+    Rows       any row-local computation: gathers, element-wise ops, norms, softmax over a row
+    Concat     rows put together from pieces of others, from table rows and from constants
+    Scan       whole numbers of the tokens, such as positions, one after another
+    Product    x W^T with weights packed at compile time, then a row-local epilogue
+    Matmul     a product of two activations
+    Attention  softmax(q k^T * scale + terms) v by tiles of queries and keys, no scores stored
+
+Product with a norm in its epilogue and Attention join many-to-many ops, which DNNFusion's table
+forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from canao.fuse.access import Access, resolve
+from canao.fuse.forms.attention import Attention, attention_form, causal_form, one_batch
+from canao.fuse.forms.concat import Concat, concat_form
+from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows, Stage, lower
+from canao.fuse.forms.scan import Scan, scan_form
+from canao.graph.ir import Dim, Graph, Node, Shape, product
+from canao.graph.ops import OPS
+
+POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
+             "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
+             "minimum", "select")  # fmt: skip
+# Regions are built around these: at most one product, or the two of attention.
+HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`."""
+
+    a: Access
+    weight: str
+    bias: str
+    k: int
+    n: int
+    epilogue: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """a [batch..., m, k] times b [batch..., k, n] -> contiguous. Where `near` is set, the table of
+    columns by distance, those of the distances in the text only (`distance_matmul`)."""
+
+    a: Access
+    b: Access
+    near: str = ""
+    longest: int = 0
+
+
+Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
+
+
+def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
+    """The form of a region of `nodes` (in execution order) whose one result is `output`."""
+    heavy = [n.op for n in nodes if n.op in HEAVY]
+    if not heavy:
+        if any(n.op == "concat" for n in nodes):
+            return concat_form(graph, nodes, output)
+        if graph.types[output].dtype != "f32" and not all(OPS[n.op].view for n in nodes):
+            return scan_form(graph, nodes, output)
+        return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
+    if heavy == ["linear"]:
+        return _product(graph, nodes, output)
+    if heavy in (["matmul"], ["distance_matmul"]):
+        return _matmul(graph, nodes, output)
+    if heavy == ["causal_attention"]:
+        return causal_form(graph, nodes, output)
+    return attention_form(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
+
+
+def _alias(graph: Graph, nodes: Sequence[Node], output: str) -> Alias | None:
+    if any(n.op != "reshape" for n in nodes):
+        return None
+    source = nodes[0].inputs[0]
+    # A constant has no place in the arena that another value could share.
+    return None if source in graph.constants or _inputs(graph, source) else Alias(source)
+
+
+def _inputs(graph: Graph, name: str) -> bool:
+    return any(i.name == name for i in graph.inputs)
+
+
+def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = "") -> Rows | None:
+    """The Rows form, if every node computes within rows of one shape; `source` is given."""
+    computed = [n for n in nodes if not OPS[n.op].view and n.output != source]
+    anchor = computed[-1].output if computed else (source or output)
+    full = graph.shape(anchor) or (1,)  # one number is a row of it
+    names: dict[str, str] = {source: source} if source else {}
+    reads: dict[str, Access] = {}
+    lead, width = full[:-1], _width(graph, computed, full)
+    for n in nodes:
+        shape = graph.shape(n.output) or (1,)
+        if n.output == source:
+            continue
+        if OPS[n.op].view and n.inputs[0] in names:
+            if n.op != "reshape" or not _keeps_rows(graph, n, lead, output):
+                return None
+            names[n.output] = names[n.inputs[0]]
+        elif OPS[n.op].view:
+            continue
+        elif not _row_local(graph, nodes, n, (lead, width), names, reads):
+            return None
+        else:
+            if shape[:-1] != lead and product(shape[:-1]) != product(lead):
+                return None
+            names[n.output] = n.output
+    if not computed and not source:
+        access = resolve(graph, nodes, output)
+        if access is None:
+            return None
+        reads[output] = access if access.shape else access.broadcast((1,))
+        names[output] = output
+    if output not in names:
+        return None
+    body = tuple(n for n in computed)
+    return Rows(lead, width, body, reads, names, names[output], source)
+
+
+def _width(graph: Graph, computed: Sequence[Node], full: Shape) -> Dim:
+    """Columns of the frame: those of the result, or of what a reduction to one number reads."""
+    last = computed[-1] if computed else None
+    if last is not None and last.op in REDUCES:
+        return graph.shape(last.inputs[0])[-1]
+    return full[-1]
+
+
+def _keeps_rows(graph: Graph, n: Node, lead: Shape, output: str) -> bool:
+    """A reshape in mid-region must keep rows and width; at the end it only renames bytes."""
+    before, after = graph.shape(n.inputs[0]), graph.shape(n.output)
+    return n.output == output or (before[-1] == after[-1] and product(after[:-1]) == product(lead))
+
+
+def _row_local(
+    graph: Graph, nodes: Sequence[Node], n: Node, frame: tuple[Shape, Dim],
+    names: Mapping[str, str], reads: dict[str, Access],
+) -> bool:  # fmt: skip
+    """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
+    shape = graph.shape(n.output) or (1,)
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != "f32":
+        return False
+    if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
+        return False
+    if n.op in REDUCTIONS and graph.shape(n.inputs[0])[-1] != frame[1]:
+        return False  # a pass over a row reduces all of the row
+    for position, name in enumerate(n.inputs):
+        if name in names:
+            if n.op == "pick" or product(graph.shape(name)[:-1]) != product(frame[0]):
+                return False
+            continue
+        if n.op == "gather" and position == 0:
+            if name not in graph.constants:
+                return False
+            continue
+        access = resolve(graph, nodes, name)
+        if access is None:
+            return False
+        wanted = _read_as(graph, n, position, frame[1])
+        known = access.broadcast(wanted)
+        if reads.setdefault(name, known) != known:
+            return False
+    return True
+
+
+def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
+    """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
+    a row is repeated along the row, by whatever reads it there."""
+    shape, name = graph.shape(n.output) or (1,), n.inputs[position]
+    if n.op in REDUCES:
+        return graph.shape(name)
+    if n.op == "pick" and position == 0:
+        return (*shape[:-1], graph.shape(name)[-1])
+    return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
+
+
+def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:
+    linear = next(n for n in nodes if n.op == "linear")
+    a = resolve(graph, nodes, linear.inputs[0])
+    weights = linear.inputs[1:]
+    if a is None or any(w not in graph.constants for w in weights):
+        return None
+    if a.strides[-1] != 1 or a.rows() is None or a.base in graph.constants:
+        return None
+    n, k = graph.constants[linear.inputs[1]].shape
+    before = {x.output for x in nodes[: nodes.index(linear)]}
+    rest = [x for x in nodes if x.output not in before or not _feeds(nodes, x, linear)]
+    epilogue = rows_form(graph, rest, output, linear.output)
+    if epilogue is None or not _tiles_suffice(lower(graph, epilogue).stages[0]):
+        return None
+    bias = weights[1] if len(weights) == 2 else ""
+    return Product(a, weights[0], bias, k, n, epilogue)
+
+
+def _tiles_suffice(first: Stage) -> bool:
+    """Whether tiles of the product can run the first stage: what they hand on to later stages has
+    just the output row to stay in, and is all that those can reduce."""
+    stored = {x.name for x, _ in first.stores}
+    return not any(slot for _, slot in first.stores) and all(
+        r.value.name in stored or not stored for r in first.reductions
+    )
+
+
+def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
+    """Whether x is one of the views between the outside and the product's left operand."""
+    made, name = {n.output: n for n in nodes}, linear.inputs[0]
+    while name in made:
+        if name == x.output:
+            return True
+        name = made[name].inputs[0]
+    return False
+
+
+def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> Matmul | None:
+    matmul = next(n for n in nodes if n.op in HEAVY)
+    if any(not OPS[n.op].view for n in nodes if n is not matmul) or output != matmul.output:
+        return None
+    a, b = (resolve(graph, nodes, name) for name in matmul.inputs[:2])
+    if a is None or b is None or a.strides[-1] != 1:
+        return None
+    near = ("", 0)
+    if matmul.op == "distance_matmul":
+        near = (matmul.inputs[2], matmul.attribute("longest"))
+    batch = graph.shape(output)[:-2]
+    if not one_batch(batch):
+        return None
+    a, b = (x.broadcast((*batch, *x.shape[-2:])) for x in (a, b))
+    return Matmul(a, b, *near)

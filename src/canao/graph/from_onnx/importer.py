@@ -1,0 +1,221 @@
+"""An ONNX graph -> Graph: walks the nodes and applies the rule of each operator.
+
+The text has a batch of 1 and s tokens. Nothing is padded, so the attention mask is 1 everywhere
+and goes away with all that is computed from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from canao.errors import InputError, Problem, UnsupportedError
+from canao.graph.bounds import limited
+from canao.graph.from_onnx.builder import Builder
+from canao.graph.from_onnx.inputs import bind_inputs
+from canao.graph.from_onnx.load import Model, require_onnx
+from canao.graph.from_onnx.refused import remedy, stand_ins
+from canao.graph.from_onnx.rules import LONGEST, RULES
+from canao.graph.from_onnx.values import Known, Undecided, Value, at_lengths, known
+from canao.graph.ir import Graph, Input, dim_at, product
+from canao.graph.ops import OPS
+from canao.graph.verify import retype, verify
+
+# The longest text of a model whose tables don't say.
+DEFAULT_LENGTH = 512
+MOST = 1 << 31  # elements of one value
+_FLOAT = (1, 10, 11, 16)
+_PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def import_text(model: Model, max_length: int | None = None) -> Graph:
+    """The graph of a text encoder, for texts of 1 to max_length tokens.
+
+    Its inputs are token ids and perhaps token types; without `max_length`, the longest text is
+    what its position table allows. UnsupportedError names operator and node.
+    """
+    limit = max_length or LONGEST
+    importer = Importer(model, limit)
+    graph = importer.graph()
+    longest = min(importer.longest, graph.max_length)
+    if max_length is not None and max_length > longest:
+        raise InputError(f"maximum length {max_length} is outside 2..{longest} of this model")
+    if max_length is None:
+        # Comparisons with the length are decided for the lengths that there are.
+        best = longest if longest < limit else DEFAULT_LENGTH
+        if best < 2:
+            raise UnsupportedError(
+                "the graph fits texts of one token only; export with a dynamic number of tokens"
+            )
+        graph = Importer(model, best).graph()
+    return _sane(graph)
+
+
+def import_tensors(model: Model, known_inputs: Mapping[str, np.ndarray]) -> Graph:
+    """The graph of a model of float tensors whose shapes are all fixed.
+
+    Inputs of other types must be given; they become constants.
+    """
+    return _sane(Importer(model, 1, known_inputs).graph())
+
+
+def _sane(graph: Graph) -> Graph:
+    """The graph, if every value has elements and none more than a library could hold."""
+    for n in graph.nodes:
+        shape = graph.shape(n.output)
+        counts = [at_lengths(d, graph.max_length) for d in shape]
+        empty = any(d == 0 for d in shape) or any(c.min() < 0 for c in counts)
+        most = max(dim_at(product(shape), s) for s in (1, graph.max_length))
+        if empty or most > MOST:
+            raise UnsupportedError(
+                f"node '{n.where}': {graph.types[n.output]} is empty or has more than {MOST} "
+                "elements; export the model anew"
+            )
+    return graph
+
+
+def _limits(graph: Graph) -> dict[str, int]:
+    """Rows of the smallest table that each input, or a part of it, looks up."""
+    made, limits = graph.producers(), dict[str, int]()
+    for n in graph.nodes:
+        if n.op == "gather":
+            name, rows = n.inputs[1], int(graph.constants[n.inputs[0]].shape[0])
+            if not rows:
+                raise UnsupportedError(f"node '{n.where}': its table has no rows; export it anew")
+            while name in made and OPS[made[name].op].view:
+                name = made[name].inputs[0]
+            if name in graph.constants and made[n.inputs[1]].op != "slice":
+                raise UnsupportedError(
+                    f"node '{n.where}': looking up rows by numbers that are in the file; "
+                    "export a model that takes token ids"
+                )
+            limits[name] = min(rows, limits.get(name, rows))
+    return limits
+
+
+def _live(graph: Any, wanted: Sequence[str]) -> list[Any]:
+    """The nodes that the wanted results need, in their order."""
+    needed, found = set(wanted), []
+    for n in reversed(graph.node):
+        if not needed.isdisjoint(n.output):
+            found.append(n)
+            needed.update(n.input)
+    return found[::-1]
+
+
+class Importer(Builder):
+    """The walk over the nodes: each by the rule of its operator, those refused noted."""
+
+    def __init__(
+        self, model: Model, max_length: int, given: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        super().__init__(model.opset, max_length)
+        self.model, self.given = model, given
+        self.values: dict[str, Value | None] = {"": None}
+        self.unknown: set[str] = set()  # results of which not even the type is known
+        self.problems: list[Problem] = []
+        # Of a text, results that are not floats are not wanted.
+        self.asked = [
+            o
+            for o in model.graph.output
+            if given is not None or o.type.tensor_type.elem_type in (0, *_FLOAT)
+        ]
+        self.live = _live(model.graph, [o.name for o in self.asked])
+        self.read = {name for n in self.live for name in n.input}
+        self.read.update(o.name for o in self.asked)
+
+    def graph(self) -> Graph:
+        for name, array in self.model.tensors.items():
+            self.values[name] = known(array)
+        self.values.update(bind_inputs(self, self.model, self.given))
+        for n in self.live:
+            self.current = n
+            self._call_or_note(n)
+        self.current = None
+        if self.problems:
+            raise UnsupportedError.of(self.problems)
+        outputs = self._outputs()
+        raw = retype(Graph(tuple(self.inputs), self.constants, tuple(self.nodes), outputs,
+                           self.types, self.max_length))  # fmt: skip
+        limits = _limits(raw)
+        inputs = tuple(Input(i.name, i.type, i.limit or limits.get(i.name, 0)) for i in raw.inputs)
+        return limited(verify(raw.replace(inputs=inputs)))
+
+    def _call_or_note(self, n: Any) -> None:
+        """Import a node; one that is refused is noted, and the walk goes on after it."""
+        missing = [i for i in n.input if i not in self.values and i not in self.unknown]
+        if missing:
+            raise InputError(f"node '{self.where()}' reads '{missing[0]}', which nothing computes")
+        ruled = n.domain in ("", "ai.onnx") and n.op_type in RULES
+        known_operands = self.unknown.isdisjoint(n.input)
+        if not ruled:
+            self.problems.append(self.problem(n, remedy(n)))
+        elif known_operands:
+            try:
+                self._call(n)
+                return
+            except UnsupportedError as error:
+                if not error.problems:
+                    raise
+                self.problems += error.problems
+        operands = {i: self.values.get(i) for i in n.input}
+        made = stand_ins(self, n, operands) if known_operands else {}
+        self.values.update(made)
+        self.unknown.update(name for name in n.output if name not in made)
+
+    def _call(self, n: Any) -> None:
+        operands = [self.values[i] for i in n.input]
+        try:
+            made = RULES[n.op_type](self, *operands, **self._attributes(n))
+        except Undecided as error:
+            raise self.unsupported(str(error)) from None
+        except (TypeError, ValueError, IndexError, ArithmeticError, MemoryError) as error:
+            # The file may hold any operands: what a rule cannot take must not end in a traceback.
+            what = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+            raise self.unsupported(f"what it is given ({what})") from None
+        results = made if isinstance(made, list) else [made]
+        for i, name in enumerate(n.output):
+            if i < len(results):
+                self.values[name] = results[i]
+            elif name in self.read:
+                raise self.unsupported(f"its result {i + 1}")
+
+    def _attributes(self, n: Any) -> dict[str, Any]:
+        onnx = require_onnx()
+        out: dict[str, Any] = {}
+        for a in n.attribute:
+            value = onnx.helper.get_attribute_value(a)
+            if isinstance(value, bytes):
+                value = value.decode("utf-8", "replace")
+            elif isinstance(value, onnx.TensorProto):
+                value = self.model.tensor(value)
+            out[a.name] = value
+        return out
+
+    def _outputs(self) -> tuple[tuple[str, str], ...]:
+        found: dict[str, str] = {}
+        for o in self.asked:
+            x = self.values.get(o.name)
+            declared = o.type.tensor_type.elem_type
+            if self.given is not None and declared != 1:
+                raise UnsupportedError(f"output '{o.name}' is not float32")
+            if isinstance(x, Known) and self.given is not None and x.dtype == "f32":
+                x = self.name(x)
+            if isinstance(x, str) and self.types[x].dtype == "f32":
+                # Names come from the file, and go into C and into manifests.
+                plain = _PLAIN.sub("_", o.name)[:100] or "output"
+                while plain in found:
+                    plain += "_"
+                batched = self.given is not None or self.types[x].shape
+                found[plain] = x if batched else self.reshape(x, (1,))
+            elif self.given is not None:
+                raise UnsupportedError(f"output '{o.name}' is not float32 computed from the inputs")
+        if not found:
+            raise UnsupportedError(
+                "no output is a float tensor computed from the inputs; export the model with its "
+                "logits or hidden states as outputs"
+            )
+        return tuple(found.items())

@@ -1,0 +1,94 @@
+"""What the inputs of an ONNX graph stand for: token ids and types, ones, positions, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from canao.errors import UnsupportedError
+from canao.graph.from_onnx.builder import Builder
+from canao.graph.from_onnx.load import Model
+from canao.graph.from_onnx.values import Ramp, Value, fill, known
+from canao.graph.ir import FLOATS, TOKENS, Shape, Type
+
+# Names that exporters and Hugging Face give to the inputs of a text encoder.
+IDS = ("input_ids", "input", "ids", "tokens", "token_ids", "input.1")
+TYPES = ("token_type_ids", "segment_ids", "token_types")
+MASKS = ("attention_mask", "input_mask", "mask", "attention_masks")
+POSITIONS = ("position_ids", "positions")
+_FLOAT, _INTS = 1, (6, 7)
+_Dims = list[int | None]
+
+
+def bind_inputs(
+    b: Builder, model: Model, given: Mapping[str, np.ndarray] | None
+) -> dict[str, Value]:
+    """The value of each input that the file holds no value for.
+
+    Without `given` they are those of a text encoder; else float tensors of fixed shapes and, for
+    the others, what is given. UnsupportedError for any other input.
+    """
+    slots = [i for i in model.graph.input if i.name not in model.tensors]
+    values: dict[str, Value] = {}
+    for slot in slots:
+        if not slot.type.HasField("tensor_type"):
+            raise UnsupportedError(f"input '{slot.name}' is no tensor; export without it")
+        tensor = slot.type.tensor_type
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if given is None:
+            values[slot.name] = _text_input(b, slot.name, tensor.elem_type, dims, slots)
+        elif slot.name in given:
+            values[slot.name] = known(given[slot.name])
+        else:
+            values[slot.name] = _tensor_input(b, slot.name, tensor.elem_type, dims)
+    if given is None and not b.inputs:
+        raise UnsupportedError(
+            f"none of its inputs ({', '.join(i.name for i in slots) or 'it has none'}) holds "
+            "token ids; give a text encoder with an input input_ids"
+        )
+    return values
+
+
+def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[Any]) -> Value:
+    if kind not in _INTS or len(dims) != 2:
+        raise UnsupportedError(
+            f"input '{name}' is not whole numbers of shape [batch, tokens]; give a text "
+            "encoder whose inputs are input_ids, attention_mask and token_type_ids"
+        )
+    if dims[0] not in (None, 1):
+        raise UnsupportedError(
+            f"input '{name}' has a batch of {dims[0]}; export with a batch of 1, or a dynamic one"
+        )
+    if dims[1] is not None:
+        raise UnsupportedError(
+            f"input '{name}' has the fixed length {dims[1]}; export with a dynamic number of "
+            "tokens (dynamic_axes or dynamic_shapes)"
+        )
+    shape: Shape = (1, TOKENS)
+    if name in MASKS:
+        return fill(1, shape, "i32")
+    if name in POSITIONS:
+        return Ramp(shape, 1, 0, 1)
+    if name in TYPES:
+        plain = "token_type_ids"
+    elif name in IDS or len(slots) == 1:
+        plain = "input_ids"
+    else:
+        raise UnsupportedError(
+            f"input '{name}' is not known; name inputs input_ids, attention_mask, "
+            "token_type_ids or position_ids"
+        )
+    if any(i.name == plain for i in b.inputs):
+        raise UnsupportedError(f"input '{name}' is a second {plain}; give a model with one")
+    return b.input(plain, Type("i32", shape))
+
+
+def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value:
+    if kind != _FLOAT or any(not d for d in dims):
+        raise UnsupportedError(
+            f"input '{name}' is not float32 of a fixed shape; give a model of such inputs"
+        )
+    shape = tuple(d or 0 for d in dims)
+    return b.input(f"input_{len(b.inputs)}", Type("f32", shape), FLOATS)

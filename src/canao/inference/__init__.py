@@ -1,0 +1,1 @@
+"""Running a library from Python: the loaded model, its bindings, generation, tasks."""

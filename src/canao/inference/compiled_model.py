@@ -1,0 +1,334 @@
+"""CompiledModel: an artifact loaded into this process. Arrays in, arrays out; texts in, results
+out."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canao.artifact.directory import Artifact
+from canao.errors import DeviceError, InputError
+from canao.inference.binding import Binding, ids_of, output_shape, padded
+from canao.inference.generation import Sampling, pieces, tokens
+from canao.inference.library import Table, address_of, addresses, load_library, require_runnable
+from canao.inference.tasks import GENERATION, Prepared, Reader, prepare, tell
+from canao.target import get_target
+
+_STATUS_OK, _STATUS_BUSY = 0, 8
+
+
+class CompiledModel:
+    """A compiled library, its weights mapped. Calls from several threads take turns.
+
+    Raises DeviceError if the library cannot run on this machine, InputError if it is damaged.
+    """
+
+    def __init__(
+        self, artifact: Artifact | str | Path, threads: int = 1, cores: Sequence[int] = ()
+    ) -> None:
+        self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
+        if not 1 <= threads <= 64:
+            raise InputError(f"threads is {threads}; give 1 to 64")
+        if cores and len(cores) != threads:
+            raise InputError(f"{len(cores)} cores named for {threads} threads; name one for each")
+        self.threads = threads
+        require_runnable(self.artifact, get_target())
+        self._binding = Binding(self.artifact)
+        self._outputs = self.artifact.manifest["outputs"]
+        self._lock = threading.Lock()
+        self._texts: Reader | None = None
+        self._text_length = 0
+        self._library = load_library(self.artifact.library)
+        handle = ctypes.c_void_p()
+        pinned = (ctypes.c_int * threads)(*cores) if cores else None
+        path = str(self.artifact.weights).encode()
+        self._check(self._library.canao_open(path, threads, pinned, ctypes.byref(handle)))
+        self._handle = handle
+        self._close = weakref.finalize(self, self._library.canao_close, handle)
+
+    def close(self) -> None:
+        """Unmap the weights and end the threads. A closed model cannot be called again."""
+        with self._lock:
+            self._close()
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, *inputs: Any, **named: Any) -> np.ndarray:
+        """The first output (logits, or the last hidden state) for ids of shape [s] or [batch, s].
+
+        Called as `compiled(input_ids, token_type_ids=None, attention_mask=None)`: inputs in the
+        order of the manifest, then the mask, or by name. token_type_ids may be left out and are
+        then 0. Threads share out the texts of a batch; see `run_batch` for texts of several
+        lengths without padding. InputError names what is wrong.
+        """
+        return next(iter(self.run(*inputs, **named).values()))
+
+    def run(self, *inputs: Any, **named: Any) -> dict[str, np.ndarray]:
+        """Every output by name; a batch dimension in the ids is one in the outputs.
+
+        attention_mask holds a 1 for each token and a 0 for padding. Each text gives what it gives
+        alone, as in Transformers for a model that attends to no padding; outputs that have a
+        value for each token are 0 at the padding. Padding at the start is refused where the
+        model would count positions from it, and zeros between ones always.
+        """
+        arrays, mask = self._binding.bind_masked(inputs, named)
+        if arrays[0].ndim == 1 and mask is None:
+            return {k: v[0] for k, v in self._one(arrays).items()}
+        batch = [np.atleast_2d(a) for a in arrays]
+        masks = [None] * len(batch[0]) if mask is None else np.atleast_2d(mask)
+        spans = [self._binding.span(i, row, batch[0].shape[1]) for i, row in enumerate(masks)]
+        rows = self._many([[a[i, span] for a in batch] for i, span in enumerate(spans)])
+        length = batch[0].shape[1]
+        out = {
+            o["name"]: np.concatenate(
+                [padded(o, row[o["name"]], span, length)
+                 for row, span in zip(rows, spans, strict=True)]
+            )
+            for o in self._outputs
+        }  # fmt: skip
+        return out if arrays[0].ndim == 2 else {k: v[0] for k, v in out.items()}
+
+    def run_batch(self, batch: Sequence[Any]) -> list[np.ndarray]:
+        """What `__call__` gives for each text of a batch, in order; lengths may differ.
+
+        A text is its ids alone, of shape [s]; or all inputs in the order of the manifest, each
+        [s]; or a mapping from names to them: what `__call__` takes, as one value. The result is
+        the first output of each text, without a batch dimension, and the same to the bit as from
+        one call a text. Threads share out the texts. Nothing runs unless all texts are right:
+        InputError says which is not and why; DeviceError if the library cannot run batches.
+        """
+        bound = []
+        for i, text in enumerate(batch):
+            try:
+                bound.append(self._binding.bind_text(text))
+            except InputError as error:
+                raise InputError(f"text {i}: {error}") from None
+        return [next(iter(row.values()))[0] for row in self._many(bound)]
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of the text that `extend` has made, and whose keys and values are kept."""
+        return self._text_length
+
+    def extend(self, *inputs: Any, wanted: int = 1, **named: Any) -> dict[str, np.ndarray]:
+        """Append tokens, ids of shape [s], to the model's text; every output by name, with rows
+        [wanted, ...] for the last of these tokens only. Decoders can; others are an InputError.
+
+        `run`, `run_batch` and calling the model start anew: the text is empty after them.
+        """
+        self._require_text()
+        arrays = self._binding.bind(inputs, named)
+        if arrays[0].ndim != 1:
+            raise InputError(f"input_ids has shape {list(arrays[0].shape)}; give [s]")
+        ids = self._binding.checked(arrays)
+        length = len(ids[0])
+        if not 0 <= wanted <= length:
+            raise InputError(f"outputs of {wanted} tokens are wanted; {length} are given")
+        if self._text_length + length > self.artifact.max_length:
+            raise InputError(
+                f"{length} tokens after {self._text_length} are over the model's maximum, "
+                f"{self.artifact.max_length}"
+            )
+        out = self._room(wanted) if wanted else {}
+        sources, targets = addresses(ids), addresses(list(out.values()))
+        self._locked(self._library.canao_extend, sources, length, wanted, targets)
+        self._text_length += length
+        return {name: array[0] for name, array in out.items()}
+
+    def reset(self, kept: int = 0) -> None:
+        """Forget the text that `extend` has made, but for its first `kept` tokens."""
+        self._require_text()
+        if not 0 <= kept <= self._text_length:
+            raise InputError(f"{kept} tokens cannot be kept; the text has {self._text_length}")
+        self._locked(self._library.canao_reset, kept)
+        self._text_length = kept
+
+    def stream(
+        self, prompt: str | Any, max_new_tokens: int = 64, *, temperature: float = 0.0,
+        top_k: int = 0, top_p: float = 1.0, seed: int | None = None,
+        stop: Sequence[int] | None = None,
+    ) -> Iterator[int]:  # fmt: skip
+        """New tokens after the prompt, a text or ids of shape [s], as they are computed.
+
+        Greedy at temperature 0. It ends after a token of `stop` (default: those that end the
+        model's texts), after `max_new_tokens`, or where the model's maximum length is reached.
+        """
+        self._require_text()
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        ids = self._prompt(prompt)
+        if max_new_tokens < 0:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
+        ends = self.artifact.manifest.get("stop_tokens", ()) if stop is None else stop
+        count = min(max_new_tokens, self.artifact.max_length - len(ids) + 1)
+        self.reset()
+        return tokens(lambda new: next(iter(self.extend(new).values()))[-1], ids, count, sampling,
+                      tuple(ends))  # fmt: skip
+
+    def generate(self, prompt: str | Any, max_new_tokens: int = 64, **options: Any) -> np.ndarray:
+        """All new tokens after the prompt, int32 [n]; options as for `stream`."""
+        return np.array(list(self.stream(prompt, max_new_tokens, **options)), np.int32)
+
+    def stream_text(
+        self, prompt: str | Any, max_new_tokens: int = 64, **options: Any
+    ) -> Iterator[str]:
+        """The text after the prompt, piece by piece; options as for `stream`."""
+        source, tokenizer = self.stream(prompt, max_new_tokens, **options), self._reader().tokenizer
+        return pieces(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), source)
+
+    def stream_prepared(self, prepared: Prepared) -> Iterator[str]:
+        """As `stream_text`, for a text that `prepare` has made of the prompt and its options."""
+        return self.stream_text(prepared.windows[0].ids, **prepared.options)
+
+    def _require_text(self) -> None:
+        if not self.artifact.resumes:
+            raise InputError(
+                f"{self.artifact.path}: the model does not continue texts; "
+                "compile a decoder with causal attention"
+            )
+
+    def _prompt(self, prompt: str | Any) -> np.ndarray:
+        """Ids of a prompt, not cut."""
+        if not isinstance(prompt, str):
+            ids = ids_of("prompt", prompt)
+            if ids.ndim == 2 and len(ids) == 1:
+                ids = ids[0]
+        else:
+            ids = np.array(self._reader().whole(prompt).ids, np.int32)
+        if ids.ndim != 1 or not 1 <= len(ids) <= self.artifact.max_length:
+            raise InputError(
+                f"the prompt has shape {list(ids.shape)}; give 1 to "
+                f"{self.artifact.max_length} tokens of one text"
+            )
+        return self._binding.checked([ids])[0]
+
+    def predict(
+        self, text: str | Sequence[str], pair: str | Sequence[str] | None = None, *,
+        context: str | Sequence[str] | None = None, truncate: bool | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """What the model's task says of a text, or of each of a list of texts.
+
+            text-classification    Prediction        top; a pair of texts if there are two
+            text-regression        Prediction
+            token-classification   list of Entity    aggregate: first, average, max, simple, none
+            question-answering     list of Answer    top, max_answer_tokens; context or pair
+            fill-mask              lists of Filling, one for each mask    top
+            feature-extraction     array [s, width]  pooling (then [width]), normalize
+            sentence-embedding     array [width]
+            text-generation        text after it     max_new_tokens and the options of `stream`
+
+        A text longer than the model is an InputError, or cut where `truncate` is true; a long
+        context is read in windows, and so is a text whose tokens are classified. Sentence
+        embeddings are cut as Sentence-Transformers cuts them.
+        """
+        if context is not None and pair is not None:
+            raise InputError("pair and context are both given; the context is the second text")
+        pair = context if pair is None else pair
+        if isinstance(text, str):
+            if not (pair is None or isinstance(pair, str)):
+                raise InputError("one text is given and several second texts; give a list of each")
+            prepared = [self.prepare(text, pair, truncate=truncate, **options)]
+            return self.predict_prepared(prepared)[0]
+        if not isinstance(text, Sequence):
+            raise InputError(f"the text is {type(text).__name__}; give a string, or a list of them")
+        pairs = [pair] * len(text) if pair is None or isinstance(pair, str) else list(pair)
+        if len(pairs) != len(text):
+            raise InputError(f"{len(text)} texts and {len(pairs)} second texts; give as many")
+        prepared = []
+        for i, (one, other) in enumerate(zip(text, pairs, strict=True)):
+            try:
+                prepared.append(self.prepare(one, other, truncate=truncate, **options))
+            except InputError as error:
+                raise InputError(f"text {i}: {error}") from None
+        return self.predict_prepared(prepared)
+
+    def prepare(
+        self, text: str, pair: str | None = None, *, truncate: bool | None = None, **options: Any
+    ) -> Prepared:
+        """A text as tokens, for `predict_prepared`: what is wrong with it is found before."""
+        return prepare(self._reader(), text, pair, truncate, options)
+
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Any]:
+        """What `predict` gives, for each text; all of them run as one batch, but texts that are
+        continued: these one after another."""
+        if self.artifact.manifest.get("task") == GENERATION:
+            return ["".join(self.stream_prepared(p)) for p in prepared]
+        reader = self._reader()
+        rows = iter(self._many([reader.arrays(w) for p in prepared for w in p.windows]))
+        results = []
+        for p in prepared:
+            outputs = [{k: v[0] for k, v in next(rows).items()} for _ in p.windows]
+            results.append(tell(reader, p, outputs))
+        return results
+
+    def encode(self, text: str, pair: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and type ids of a text, int32 [s], cut at the model's maximum length."""
+        encoded = self._reader().encode(text, pair)[0]
+        return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
+
+    def _reader(self) -> Reader:
+        if self._texts is None:
+            self._texts = Reader(self.artifact)
+        return self._texts
+
+    def _room(self, length: int) -> dict[str, np.ndarray]:
+        """Outputs of a text of `length` tokens, by name, to be written by the library."""
+        out = {o["name"]: np.empty(output_shape(o, length), np.float32) for o in self._outputs}
+        for i, array in enumerate(out.values()):
+            if self._library.canao_output_size(i, length) != array.size:
+                raise InputError(
+                    f"{self.artifact.path}: library and manifest differ; compile again"
+                )
+        return out
+
+    def _one(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        ids = self._binding.checked(arrays)
+        length = len(ids[0])
+        out = self._room(length)
+        sources, targets = addresses(ids), addresses(list(out.values()))
+        self._locked(self._library.canao_run, sources, length, targets)
+        self._text_length = 0
+        return out
+
+    def _many(self, bound: Sequence[Sequence[np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Every output of each text, a batch dimension of 1 first; nothing runs unless all may."""
+        texts: list[list[np.ndarray]] = []
+        results: list[dict[str, np.ndarray]] = []
+        for i, arrays in enumerate(bound):
+            try:
+                texts.append(self._binding.checked(arrays))
+                results.append(self._room(len(texts[-1][0])))
+            except InputError as error:
+                raise InputError(f"text {i}: {error}") from None
+        if texts:
+            function = getattr(self._library, "canao_run_batch", None)
+            if function is None:
+                raise DeviceError(
+                    f"{self.artifact.path}: the library is older than batches; compile again"
+                )
+            lengths = np.array([len(ids[0]) for ids in texts], np.int32)
+            sources, targets = Table(texts), Table([list(r.values()) for r in results])
+            counts = address_of(lengths)
+            self._locked(function, len(texts), sources.address, counts, targets.address)
+            self._text_length = 0
+        return results
+
+    def _locked(self, function: Any, *arguments: Any) -> None:
+        with self._lock:
+            if not self._close.alive:
+                raise InputError("the model is closed; load it again")
+            self._check(function(self._handle, *arguments))
+
+    def _check(self, status: int) -> None:
+        if status != _STATUS_OK:
+            message = self._library.canao_message(status).decode()
+            raise DeviceError(f"{self.artifact.path}: {message}")

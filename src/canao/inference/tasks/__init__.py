@@ -1,0 +1,162 @@
+"""What a compiled model says of texts, one module a task.
+
+`TASKS` names the options of each; `check` refuses those of another task; `tell` turns the outputs
+of the library into results. Tasks that are not here have no results for texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from canao.errors import InputError
+from canao.inference.tasks.answers import find_answers
+from canao.inference.tasks.classify import classify, regress
+from canao.inference.tasks.entities import STRATEGIES, find_entities
+from canao.inference.tasks.fill import fill_masks, require_mask
+from canao.inference.tasks.reader import Prepared, Reader
+from canao.inference.tasks.results import Answer, Entity, Filling, Prediction
+from canao.inference.tasks.vectors import POOLINGS, pool
+from canao.inference.tasks.windows import joined
+
+Outputs = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`options` with their defaults. `pairs`: the second text is "", "optional" or "context"."""
+
+    options: Mapping[str, Any]
+    pairs: str = ""
+
+
+# The task that is a text's continuation: `CompiledModel.stream` does it, token by token.
+GENERATION = "text-generation"
+# The output of a library that computes sentence embeddings itself.
+EMBEDDING = "sentence_embedding"
+TASKS: Mapping[str, Task] = {
+    "text-classification": Task({"top": None}, "optional"),
+    "text-regression": Task({}, "optional"),
+    "token-classification": Task({"aggregate": "first"}),
+    "question-answering": Task({"top": 1, "max_answer_tokens": 15}, "context"),
+    "fill-mask": Task({"top": 5}),
+    "feature-extraction": Task({"pooling": None, "normalize": False}),
+    "sentence-embedding": Task({}),
+    GENERATION: Task(
+        {"max_new_tokens": 64, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": None}
+    ),
+}
+_CHOICES = {"aggregate": STRATEGIES, "pooling": (None, *POOLINGS)}
+
+
+def task_of(manifest: Mapping[str, Any]) -> Task:
+    """The task of an artifact; InputError if it has none for texts."""
+    name = manifest.get("task", "none")
+    if name not in TASKS:
+        raise InputError(
+            f"a model for '{name}' says nothing of texts; call it from Python with token ids"
+        )
+    return TASKS[name]
+
+
+def check(
+    manifest: Mapping[str, Any], pair: str | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The task's options with those given; InputError for one that belongs to another task."""
+    task, name = task_of(manifest), manifest["task"]
+    for option, value in given.items():
+        if option not in task.options:
+            takes = ", ".join(task.options) or "none"
+            raise InputError(f"{option} is no option of {name}; its options: {takes}")
+        choices = _CHOICES.get(option)
+        if choices is not None and value not in choices:
+            named = ", ".join(c for c in choices if c)
+            raise InputError(f"{option} '{value}' is not one of {named}")
+        if option in ("top", "max_answer_tokens") and value is not None and value < 1:
+            raise InputError(f"{option} is {value}; give at least 1")
+    if pair is None and task.pairs == "context":
+        raise InputError("a question needs its context; give it as second text (--context)")
+    if pair is not None and not task.pairs:
+        raise InputError(f"{name} takes one text, not a pair")
+    return {**task.options, **given}
+
+
+def prepare(
+    reader: Reader, text: str, pair: str | None, truncate: bool | None, options: Mapping[str, Any]
+) -> Prepared:
+    """A text as tokens, once it and the options are right."""
+    manifest = reader.artifact.manifest
+    prepared = reader.prepare(text, pair, truncate, check(manifest, pair, options))
+    if manifest["task"] == "fill-mask":
+        require_mask(prepared.windows[0].ids, reader.tokenizer, _mask(manifest))
+    return prepared
+
+
+def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
+    """The result of a text from the outputs of its windows, without a batch dimension.
+
+    A Prediction for text-classification and text-regression; lists of Entity, Answer, or for each
+    mask of Filling; an array for feature-extraction [s, width] or pooled [width].
+    """
+    manifest, options = reader.artifact.manifest, prepared.options
+    task, window, first = manifest["task"], prepared.windows[0], _logits(outputs[0])
+    if task == "text-classification":
+        return classify(first, manifest, options["top"])
+    if task == "text-regression":
+        return regress(first, manifest)
+    if task == "token-classification":
+        if prepared.whole is not None:
+            rows = [_logits(o).reshape(len(w.ids), -1)
+                    for o, w in zip(outputs, prepared.windows, strict=True)]  # fmt: skip
+            window, first = prepared.whole, joined(prepared.whole, prepared.windows, rows)
+        return find_entities(prepared.text, window, first, manifest, options["aggregate"])
+    if task == "fill-mask":
+        return fill_masks(window, first, reader.tokenizer, _mask(manifest) or "", options["top"])
+    if task == "question-answering":
+        starts, ends = ([_named(o, name) for o in outputs] for name in ("start", "end"))
+        return find_answers(prepared.pair or "", prepared.windows, starts, ends,
+                            options["top"], options["max_answer_tokens"])  # fmt: skip
+    pooling = manifest.get("pooling")
+    if EMBEDDING in outputs[0]:
+        return outputs[0][EMBEDDING].ravel()
+    if pooling:
+        return pool(first, pooling["modes"], normalize=pooling["normalize"])
+    if options["pooling"]:
+        return pool(first, [options["pooling"]], normalize=options["normalize"])
+    return first / np.linalg.norm(first, axis=-1, keepdims=True) if options["normalize"] else first
+
+
+def _mask(manifest: Mapping[str, Any]) -> str | None:
+    return (manifest.get("tokenizer") or {}).get("mask")
+
+
+def _logits(outputs: Outputs) -> np.ndarray:
+    """The output that a head is about: the first."""
+    return next(iter(outputs.values()))
+
+
+def _named(outputs: Outputs, name: str) -> np.ndarray:
+    found = outputs.get(f"{name}_logits")
+    if found is None:
+        raise InputError(f"the model has no output {name}_logits; it cannot answer questions")
+    return found
+
+
+__all__ = [
+    "GENERATION",
+    "TASKS",
+    "Answer",
+    "Entity",
+    "Filling",
+    "Prediction",
+    "Prepared",
+    "Reader",
+    "Task",
+    "check",
+    "prepare",
+    "task_of",
+    "tell",
+]

@@ -1,0 +1,64 @@
+"""Answers to a question: the spans of the context with the highest start and end.
+
+The probability of a span is that of its first token times that of its last, each over all tokens
+of the context and nothing else. A context longer than the model is read in windows that overlap;
+their tokens compete with each other, so scores of different windows can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from canao.inference.tasks.entities import trimmed
+from canao.inference.tasks.results import Answer
+
+
+def find_answers(
+    context: str, windows: Sequence[Any], starts: Sequence[np.ndarray],
+    ends: Sequence[np.ndarray], top: int, longest: int,
+) -> list[Answer]:  # fmt: skip
+    """The `top` best spans of at most `longest` tokens, spread to whole words, best first."""
+    places = [np.flatnonzero([s == 1 for s in w.sequence_ids]) for w in windows]
+    first, last = _probabilities(starts, places), _probabilities(ends, places)
+    found: dict[tuple[int, int], float] = {}
+    for window, at, p, q in zip(windows, places, first, last, strict=True):
+        # Several spans may be the same words: more are looked at than are asked for.
+        for score, i, j in _best(p, q, 4 * top + 8, longest):
+            span = _span(context, window, at[i], at[j])
+            if span[0] < span[1]:
+                found[span] = max(score, found.get(span, 0.0))
+    best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:top]
+    return [Answer(score, s, e, context[s:e]) for (s, e), score in best]
+
+
+def _probabilities(
+    logits: Sequence[np.ndarray], places: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    kept = [x.ravel()[at].astype(np.float64) for x, at in zip(logits, places, strict=True)]
+    most = max((x.max() for x in kept if len(x)), default=0.0)
+    raised = [np.exp(x - most) for x in kept]
+    total = sum(x.sum() for x in raised)
+    return [x / total for x in raised]
+
+
+def _best(
+    p: np.ndarray, q: np.ndarray, count: int, longest: int
+) -> list[tuple[float, int, int]]:
+    """(score, first, last) of the best spans that end no earlier than they begin."""
+    scores = np.tril(np.triu(np.outer(p, q)), longest - 1).ravel()
+    count = min(count, len(scores))
+    order = np.argpartition(-scores, count - 1)[:count] if count else []
+    return [(float(scores[k]), *divmod(int(k), len(q))) for k in order if scores[k] > 0]
+
+
+def _span(context: str, window: Any, first: int, last: int) -> tuple[int, int]:
+    """Characters from the first token's word to the last token's."""
+    left, right = window.token_to_word(int(first)), window.token_to_word(int(last))
+    start, end = window.offsets[first][0], window.offsets[last][1]
+    if left is not None and right is not None:
+        one, other = window.word_to_chars(left, 1), window.word_to_chars(right, 1)
+        start, end = (one or (start, end))[0], (other or (start, end))[1]
+    return trimmed(context, start, end)

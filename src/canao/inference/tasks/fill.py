@@ -1,0 +1,54 @@
+"""The likeliest tokens for each masked place of a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from canao.errors import InputError
+from canao.inference.tasks.classify import probabilities
+from canao.inference.tasks.results import Filling
+
+
+def mask_id(tokenizer: Any, mask: str | None) -> int:
+    """The id of the mask token `mask`, as the manifest names it."""
+    found = tokenizer.token_to_id(mask) if mask else None
+    if found is None:
+        raise InputError("the tokenizer has no mask token; name it in its tokenizer_config.json")
+    return int(found)
+
+
+def require_mask(ids: Any, tokenizer: Any, mask: str | None) -> None:
+    """InputError unless a text has a masked place."""
+    if mask_id(tokenizer, mask) not in ids:
+        raise InputError(f"the text has no {mask}; put one where a word is to be filled in")
+
+
+def fill_masks(
+    window: Any, logits: np.ndarray, tokenizer: Any, mask: str, top: int
+) -> list[list[Filling]]:
+    """For each masked place, in order, the `top` likeliest tokens."""
+    ids = np.array(window.ids)
+    rows = logits.reshape(len(ids), -1)
+    places = np.flatnonzero(ids == mask_id(tokenizer, mask))
+    return [_fillings(ids, int(at), rows[at], tokenizer, top) for at in places]
+
+
+def _fillings(
+    ids: np.ndarray, at: int, logits: np.ndarray, tokenizer: Any, top: int
+) -> list[Filling]:
+    scores = probabilities(logits)
+    out = []
+    for token in np.argsort(-scores, kind="stable")[:top]:
+        filled = ids.copy()
+        filled[at] = token
+        out.append(
+            Filling(
+                float(scores[token]),
+                int(token),
+                tokenizer.decode([int(token)], skip_special_tokens=False).strip(),
+                tokenizer.decode(filled.tolist(), skip_special_tokens=True),
+            )
+        )
+    return out

@@ -1,0 +1,320 @@
+"""The report of a run: one HTML page without outside parts, trials.csv and summary.json.
+
+It reads what the search left in its directory, finished or not, and measures nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from canao.artifact.directory import Artifact, write_whole
+from canao.errors import InputError
+from canao.report.plots import pareto_svg
+from canao.search.certification import ARTIFACT_DIR, PROFILE_FILE, RESULT_FILE
+from canao.search.guarantee import Certificate, load_certificate
+from canao.search.journal import read_run, read_trials
+from canao.search.trial import Trial, best_first, pareto
+
+REPORT_FILE = "report.html"
+_COLUMNS = (
+    "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",
+    "median_ms", "predicted_ms", "layers_before", "layers_after", "flops", "utilisation",
+    "peak_bytes", "seconds", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run directory holds; the last four are None or empty until it is finished."""
+
+    facts: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    result: Mapping[str, Any] | None
+    artifact: Artifact | None
+    certificate: Certificate | None
+    profile: tuple[tuple[str, float], ...]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write report.html, trials.csv and summary.json into the run directory.
+
+    Returns the path of the page. Raises InputError if the directory was not written by a search.
+    """
+    run_dir = Path(run_dir)
+    run = read(run_dir)
+    try:
+        write_whole(run_dir / "trials.csv", trials_csv(run.trials))
+        write_whole(run_dir / "summary.json", json.dumps(summary(run), indent=1) + "\n")
+        write_whole(run_dir / REPORT_FILE, page(run))
+    except OSError as error:
+        raise InputError(f"{run_dir}: the report cannot be written ({error.strerror})") from None
+    return run_dir / REPORT_FILE
+
+
+def read(run_dir: Path) -> Run:
+    """The run in a directory; InputError if there is none, or a file of it is damaged."""
+    facts = read_run(run_dir)
+    artifact = certificate = None
+    if (run_dir / ARTIFACT_DIR).is_dir():
+        artifact = Artifact.load(run_dir / ARTIFACT_DIR)
+        certificate = load_certificate(artifact)
+    result = _read_json(run_dir / RESULT_FILE)
+    for name in ("arch", "student", "teacher") if result is not None else ():
+        if not isinstance(result, dict) or not isinstance(result.get(name), dict):
+            raise InputError(f"{run_dir / RESULT_FILE}: '{name}' is missing; search again")
+    return Run(
+        facts=facts,
+        trials=read_trials(run_dir),
+        result=result,
+        artifact=artifact,
+        certificate=certificate,
+        profile=_read_profile(run_dir / PROFILE_FILE),
+    )
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The figures of a run, for programs. Times in milliseconds."""
+    teacher = dict(run.result["teacher"]) if run.result else None
+    measured = run.certificate.measured_ms if run.certificate else None
+    teacher_ms = teacher["latency_ms"] if teacher else None
+    return {
+        "state": "certified" if run.certificate and run.certificate.holds else "unfinished",
+        "budget_ms": run.facts["budget_ms"],
+        "percentile": run.facts["percentile"],
+        "device": run.facts["device"],
+        "controller": run.facts["controller"],
+        "arch": run.result["arch"] if run.result else None,
+        "student": run.result["student"] if run.result else None,
+        "teacher": teacher,
+        "certified_ms": measured,
+        "speedup": teacher_ms / measured if teacher_ms and measured else None,
+        "trials": dict(Counter(trial.verdict for trial in run.trials)),
+        "pareto": [
+            {"arch": str(t.arch), "latency_ms": t.latency_ms, "accuracy": t.accuracy}
+            for t in pareto(run.trials)
+        ],
+    }
+
+
+def trials_csv(trials: Sequence[Trial]) -> str:
+    """One line for each judged architecture, in order."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for number, trial in enumerate(trials):
+        row = trial.to_dict()
+        row |= row["arch"] | {"number": number, "arch": str(trial.arch)}
+        writer.writerow({name: "" if row[name] is None else row[name] for name in _COLUMNS})
+    return stream.getvalue()
+
+
+def page(run: Run) -> str:
+    """The whole page. All that comes from the run is escaped."""
+    parts = [
+        _head(run),
+        _section("Result", _scores(run)),
+        _section("Accuracy against latency", _plot(run)),
+        _section("Certificate", _certificate(run.certificate)),
+        _section("Where time goes", _bars(run.profile)),
+        _section("What was fused", _fused(run.artifact)),
+        _section("Candidates", _candidates(run.trials)),
+        _section("Options of the run", _facts(run.facts.items())),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>CANAO search</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _head(run: Run) -> str:
+    facts, budget = run.facts, f"{run.facts['budget_ms']:g} ms"
+    counted = Counter("trained" if trial.trained else "rejected" for trial in run.trials)
+    cards = [("budget", f"{budget}, p{facts['percentile']:g}")]
+    state = "unfinished: no library has been certified yet"
+    if run.certificate and run.certificate.holds:
+        state = f"certified on {run.certificate.device}"
+        cards.append(("certified", f"{run.certificate.measured_ms:.4g} ms"))
+    speedup = summary(run)["speedup"]
+    if speedup:
+        cards.append(("speed-up over the teacher", f"{speedup:.2f}×"))
+    if run.result:
+        cards.append(("student", _arch_text(run.result["arch"])))
+    cards.append(("candidates", f"{counted['trained']} trained, {counted['rejected']} rejected"))
+    boxes = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cards
+    )
+    return (
+        f'<h1>CANAO search</h1><p class="state">{escape(state)}</p><dl class="cards">{boxes}</dl>'
+    )
+
+
+def _scores(run: Run) -> str:
+    if run.result is None:
+        best = best_first(run.trials)[:1]
+        if not best:
+            return "<p>Nothing has been trained yet.</p>"
+        accuracy, ms = _number(best[0].accuracy), _number(best[0].latency_ms)
+        arch = escape(str(best[0].arch))
+        return f"<p>Best candidate so far: {arch}, quick accuracy {accuracy} at {ms} ms.</p>"
+    teacher, student = run.result["teacher"], run.result["student"]
+    rows = []
+    for name, value in student["metrics"].items():
+        mark = " (decides)" if name == student["primary"] else ""
+        rows.append((name + mark, _number(teacher["metrics"].get(name)), _number(value)))
+    measured = run.certificate.measured_ms if run.certificate else None
+    rows.append(("latency, ms", _number(teacher["latency_ms"]), _number(measured)))
+    return _table(("", "teacher", "student"), rows)
+
+
+def _plot(run: Run) -> str:
+    drawn = pareto_svg(run.trials, float(run.facts["budget_ms"]))
+    return f"<figure>{drawn}</figure>" if drawn else ""
+
+
+def _certificate(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return ""
+    rows: list[tuple[str, str]] = [
+        ("verdict", "the budget is kept" if certificate.holds else "THE BUDGET IS MISSED"),
+        ("measured", str(certificate)),
+    ]
+    if certificate.predicted_ms is not None and certificate.error is not None:
+        off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"
+        rows.append(("predicted by the latency table", off))
+    rows += [(name, _number(value)) for name, value in certificate.latency_ms.items()]
+    rows += [("library", certificate.digest), ("date", certificate.date)]
+    rows += [(name, str(value)) for name, value in certificate.environment.items()]
+    return _facts(rows) + (
+        "<p>Latencies in milliseconds, memory in bytes. The certificate is valid for this library "
+        "on this device only; <code>canao certify</code> measures again.</p>"
+    )
+
+
+def _bars(profile: Sequence[tuple[str, float]]) -> str:
+    """One bar for each kernel, calls of the same kernel added up, the longest first."""
+    if not profile:
+        return ""
+    calls, spent = Counter(name for name, _ in profile), Counter[str]()
+    for name, ms in profile:
+        spent[name] += ms
+    total, most = sum(spent.values()) or 1.0, max(spent.values()) or 1.0
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{calls[name]}</td><td>{ms:.3f}</td>"
+        f'<td>{ms / total:.1%}</td><td class="bar"><i style="width:{100 * ms / most:.1f}%"></i>'
+        "</td></tr>"
+        for name, ms in spent.most_common()
+    )
+    heads = "".join(f"<th>{head}</th>" for head in ("kernel", "calls", "ms", "share", ""))
+    note = "Medians with the profiler on; the certificate was measured with it off."
+    return f'<div class="wide"><table><tr>{heads}</tr>{rows}</table></div><p>{note}</p>'
+
+
+def _fused(artifact: Artifact | None) -> str:
+    if artifact is None:
+        return ""
+    layers, kernels = artifact.manifest["layers"], artifact.manifest["kernels"]
+    rows, counted = {}, Counter[tuple[str, str]]()
+    for kernel in kernels:
+        key = (str(kernel.get("name", "?")), " + ".join(map(str, kernel.get("ops", ()))))
+        counted[key] += 1
+        rows[key] = kernel
+    table = _table(
+        ("kernel", "times", "operators in it", "MFLOPs each"),
+        [
+            (name, str(counted[name, ops]), ops, f"{float(kernel.get('flops', 0)) / 1e6:.3g}")
+            for (name, ops), kernel in rows.items()
+        ],
+    )
+    return (f"<p>{escape(str(layers['before']))} operators before fusion, "
+            f"{escape(str(layers['after']))} kernels after it.</p>{table}")  # fmt: skip
+
+
+def _candidates(trials: Sequence[Trial]) -> str:
+    if not trials:
+        return ""
+    heads = ("", "architecture", "verdict", "accuracy", "latency ms", "predicted ms", "layers",
+             "utilisation", "seconds", "why")  # fmt: skip
+    rows = []
+    for number, t in enumerate(trials, 1):
+        layers = "" if t.layers_after is None else f"{t.layers_before} → {t.layers_after}"
+        used = "" if t.utilisation is None else f"{t.utilisation:.0%}"
+        rows.append((str(number), str(t.arch), t.verdict, _number(t.accuracy),
+                     _number(t.latency_ms), _number(t.predicted_ms), layers, used,
+                     f"{t.seconds:.1f}", t.reason))  # fmt: skip
+    return _table(heads, rows)
+
+
+def _facts(rows: Iterable[tuple[str, Any]]) -> str:
+    return _table(("", ""), [(name, str(value)) for name, value in rows])
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads) if any(heads) else ""
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _arch_text(arch: Mapping[str, Any]) -> str:
+    return f"L{arch['layers']} H{arch['hidden']} A{arch['heads']} F{arch['ffn']}"
+
+
+def _read_profile(path: Path) -> tuple[tuple[str, float], ...]:
+    try:
+        return tuple((str(name), float(ms)) for name, ms in _read_json(path) or ())
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: not a list of [kernel, ms]; search again") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); search again to write it") from None
+
+
+_STYLE = """
+:root { --ink: #1c2430; --pale: #667085; --line: #e3e7ee; --mark: #2463eb; }
+body { margin: 0; background: #f6f7f9; color: var(--ink);
+       font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 32px 24px 64px; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 17px; margin: 0 0 12px; }
+.state { color: var(--pale); margin: 4px 0 20px; }
+.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 24px; }
+.cards div, section { background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+.cards div { padding: 12px 16px; } section { padding: 20px; margin: 0 0 20px; }
+dt { color: var(--pale); font-size: 13px; } dd { margin: 0; font-size: 19px; font-weight: 600; }
+.wide { overflow-x: auto; } figure { margin: 0; } figure svg { width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line);
+         vertical-align: top; }
+th { color: var(--pale); font-weight: 500; } code { font-size: 12px; }
+.bar { width: 40%; min-width: 160px; }
+.bar i { display: block; height: 12px; margin-top: 4px; background: var(--mark);
+         border-radius: 2px; }
+p { color: var(--pale); }
+"""

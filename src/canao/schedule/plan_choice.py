@@ -1,0 +1,62 @@
+"""Choosing plans by what was measured: the tuned plan of each region, or its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+
+from canao.fuse.forms.form import Attention, Product
+from canao.fuse.group import Program, Region
+from canao.graph.ir import Graph, Poly
+from canao.schedule.database import Database, Measured, region_text
+from canao.schedule.plan import Plan, default_plan, space
+from canao.target import Target
+
+# A plan replaces the default only if it takes at most this part of its time.
+WORTHWHILE = 0.99
+
+
+def tunable(graph: Graph, region: Region) -> bool:
+    """Whether plans of the region are worth measuring, and its operands can be made up:
+    activations whose size is fixed or a multiple of the tokens."""
+    inside = {n.output for n in region.nodes}
+    outside = {i for n in region.nodes for i in n.inputs} - inside - set(graph.constants)
+    return isinstance(region.form, (Product, Attention)) and all(
+        graph.types[name].dtype == "f32" and row_width(graph, name) for name in outside
+    )
+
+
+def row_width(graph: Graph, name: str) -> int:
+    """Numbers in an activation for each token, or in all where that is fixed; 0 for others."""
+    size = graph.types[name].elements
+    coefficients = size.coefficients if isinstance(size, Poly) else (0, size)
+    return coefficients[1] if len(coefficients) == 2 and coefficients[0] == 0 else 0
+
+
+def tuned_plans(program: Program, target: Target, database: Database) -> tuple[Plan, ...]:
+    """The plan of each region, in their order: by measurement where there are any."""
+    texts = [region_text(program.graph, r) for r in program.regions]
+    regions = {t: r for t, r in zip(texts, program.regions, strict=True)
+               if tunable(program.graph, r)}  # fmt: skip
+    known = _latest(database.read_all(list(regions)))
+    fastest = {text: _fastest(r, target, known[text]) for text, r in regions.items()}
+    return tuple(fastest.get(text) or default_plan(r, target)
+                 for text, r in zip(texts, program.regions, strict=True))  # fmt: skip
+
+
+def _latest(rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
+    """Confirmed rows under the length and threads that were measured last."""
+    final = {text: [m for m in several if m.final] for text, several in rows.items()}
+    last = max((m for several in final.values() for m in several),
+               key=lambda m: (m.at, m.length, m.threads), default=None)  # fmt: skip
+    return {text: [m for m in several if last
+                   and (m.length, m.threads) == (last.length, last.threads)]
+            for text, several in final.items()}  # fmt: skip
+
+
+def _fastest(region: Region, target: Target, rows: Sequence[Measured]) -> Plan | None:
+    """The fastest legal plan, if it is worth it."""
+    legal = set(space(region, target)) if rows else set()
+    there = [m for m in rows if m.plan in legal and m.ratio <= WORTHWHILE]
+    best = min(there, key=lambda m: (m.ratio, astuple(m.plan)), default=None)
+    return best.plan if best else None
