@@ -3,6 +3,7 @@
     python -m tests.replay            compare with tests/replay.json; exit code 1 if any differs
     python -m tests.replay --update   record the hashes of this tree
     python -m tests.replay --dump DIR write the texts as well, for diff
+    python -m tests.replay --only bert-  models with this in their names only
 
 A change that is meant to change no generated code shows here that it changed none. The recorded
 hashes are those of one version of torch and transformers, whose graphs the corpus is captured from.
@@ -14,7 +15,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import transformers
 from canao.compiler import Stages, lower
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
-from canao.schedule.plan import default_plans, space
+from canao.lower.scheduling import default_plans, space
 from canao.target import Target, get_target
 from tests.compiler import families, models
 
@@ -58,26 +59,29 @@ def _spread(program: Any, target: Target) -> list[Any]:
     return out
 
 
-def graphs() -> Iterator[tuple[str, Graph]]:
-    """Small models of every family and of odd shapes, captured."""
+def graphs() -> Iterator[tuple[str, Callable[[], Graph]]]:
+    """Small models of every family and of odd shapes, to be captured."""
     for name in models.SHAPES:
-        yield f"bert-{name}", trace(models.classifier(name, layers=1), 512)
-    yield "bert-qa", trace(models.spans(), 512)
-    yield "bert-encoder", trace(models.encoder("prime", layers=1, max_length=64), 64)
+        yield f"bert-{name}", lambda name=name: trace(models.classifier(name, layers=1), 512)
+    yield "bert-qa", lambda: trace(models.spans(), 512)
+    yield "bert-encoder", lambda: trace(models.encoder("prime", layers=1, max_length=64), 64)
     for name in models.MOBILE:
-        yield f"mobile-{name}", trace(models.mobile(name, layers=1), 512)
+        yield f"mobile-{name}", lambda name=name: trace(models.mobile(name, layers=1), 512)
     for name in models.DECODERS:
-        yield f"gpt2-{name}", trace(models.decoder(name, layers=1), 200)
-    yield "gpt2-bare", trace(models.bare_decoder(), 130)
-    for family in families.FAMILIES:
-        yield f"family-{family}", trace(families.make(family), 128)
-        if family in ("Bert", "DebertaV2", "ConvBert", "ModernBert"):
-            yield f"lm-{family}", trace(families.make(family, "ForMaskedLM"), 128)
+        yield f"gpt2-{name}", lambda name=name: trace(models.decoder(name, layers=1), 200)
+    yield "gpt2-bare", lambda: trace(models.bare_decoder(), 130)
+    for name in families.FAMILIES:
+        yield f"family-{name}", lambda name=name: trace(families.make(name), 128)
+        if name in ("Bert", "DebertaV2", "ConvBert", "ModernBert"):
+            yield f"lm-{name}", lambda name=name: trace(families.make(name, "ForMaskedLM"), 128)
 
 
-def corpus() -> Iterator[Case]:
-    """Every graph on every target, fused; unfused and under other plans on one each."""
-    for name, graph in graphs():
+def corpus(only: str = "") -> Iterator[Case]:
+    """Every graph on every target, fused; unfused and under other plans on one or two."""
+    for name, capture in graphs():
+        if only not in name:
+            continue
+        graph = capture()
         for target in TARGETS:
             yield Case(name, graph, target)
         yield Case(name, graph, X86.with_isa("avx512"), fusion=False)
@@ -90,10 +94,10 @@ def key(case: Case) -> str:
     return f"{case.name} {case.target.name}-{case.target.isa} {fusion} {case.plans} plans"
 
 
-def digests(dump: Path | None = None) -> dict[str, str]:
+def digests(only: str = "", dump: Path | None = None) -> dict[str, str]:
     """Case -> hash of its C, header and weight layout; of the refusal where there is one."""
     found = {}
-    for case in corpus():
+    for case in corpus(only):
         try:
             source = case.stages().source
             text = source.code + source.header
@@ -109,20 +113,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="record the hashes of this tree")
     parser.add_argument("--dump", type=Path, help="directory for the texts")
+    parser.add_argument("--only", default="", help="part of the names of models")
     options = parser.parse_args()
     if options.dump:
         options.dump.mkdir(parents=True, exist_ok=True)
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    now = {"versions": versions, "hashes": digests(options.dump)}
-    if options.update:
+    now = {"versions": versions, "hashes": digests(options.only, options.dump)}
+    if options.update and not options.only:
         RECORD.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         print(f"{len(now['hashes'])} programs recorded under {versions}")
         return 0
     then = json.loads(RECORD.read_text(encoding="utf-8"))
     if then["versions"] != versions:
         print(f"recorded under {then['versions']}, this is {versions}: graphs may differ")
-    changed = [k for k in {**then["hashes"], **now["hashes"]}
-               if then["hashes"].get(k) != now["hashes"].get(k)]  # fmt: skip
+    known = {k: v for k, v in then["hashes"].items() if options.only in k.split()[0]}
+    changed = [k for k in {**known, **now["hashes"]} if known.get(k) != now["hashes"].get(k)]
     print("\n".join([*changed, f"{len(changed)} of {len(now['hashes'])} programs changed"]))
     return int(bool(changed))
 

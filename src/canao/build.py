@@ -19,8 +19,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from canao.emit.isa import ISAS
 from canao.errors import ToolchainError
+from canao.isa.registry import ISAS
 from canao.target import Target
 
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")

@@ -24,11 +24,8 @@ from canao.build import (
     get_toolchain,
 )
 from canao.device.local import cpu_stamp
-from canao.emit.c import Source, emit
+from canao.emit.c.unit import Source, emit
 from canao.errors import InputError, ToolchainError
-from canao.fuse.forms.concat import Concat
-from canao.fuse.forms.form import Alias, Attention, Matmul, Product
-from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
 from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
@@ -38,6 +35,13 @@ from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
+from canao.lower.scheduling import (
+    backend_of,
+    default_plan,
+    default_plans,
+    schedule_program,
+    space,
+)
 from canao.model.embedding import with_embedding
 from canao.model.onnx_sidecar import beside
 from canao.model.padding import ignores_left_padding
@@ -46,9 +50,10 @@ from canao.model.source import Source as ModelSource
 from canao.model.source import check_directory, load_source
 from canao.model.task import describe_head, stop_tokens
 from canao.model.tokenizer import TokenizerFiles, read_tokenizer
-from canao.schedule.database import Database
-from canao.schedule.plan import Plan, default_plans
+from canao.schedule.database import VERSION, Database
+from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import tuned_plans
+from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
@@ -70,6 +75,7 @@ class Stages:
     firings: tuple[Firing, ...]
     program: Program
     plans: tuple[Plan, ...]
+    schedule: Schedule
     source: Source
     target: Target
 
@@ -95,7 +101,8 @@ def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Datab
         f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
         f"{cpu_stamp()}; code {stamp}"
     )
-    return Database(cache_directory() / "tuning.sqlite", place)
+    path = cache_directory() / f"tuning-{VERSION}.sqlite"
+    return Database(path, place, backend_of(target).plan_types)
 
 
 def best_plans(
@@ -104,7 +111,14 @@ def best_plans(
     """Tuned plans where this machine is the target and was tuned for it, else the defaults."""
     if target.name != "host":
         return default_plans(program, target)
-    return tuned_plans(program, target, tuning_database(target, toolchain))
+    return chosen_plans(program, target, tuning_database(target, toolchain))
+
+
+def chosen_plans(program: Program, target: Target, database: Database) -> tuple[Plan, ...]:
+    """The plan of each region that measurements speak for, else its default."""
+    tuned = tuned_plans(program, lambda region: space(region, target), database)
+    return tuple(plan or default_plan(region, target)
+                 for plan, region in zip(tuned, program.regions, strict=True))  # fmt: skip
 
 
 def lower(
@@ -114,15 +128,16 @@ def lower(
     """All steps from the captured graph to C. `profile` decides the yellow cells of fusion,
     `planner` how each region runs; `default_plans` takes no heed of measurements."""
     cleaned, cleanup = apply(graph, CLEANUP)
-    cleaned = resuming(cleaned)
+    cleaned, legal = resuming(cleaned), backend_of(target).legal
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
-        program = fuse(stored(require_bounds(shared(rewritten))), profile)
+        program = fuse(stored(require_bounds(shared(rewritten))), legal, profile)
     else:
-        algebra, program = (), unfused(stored(require_bounds(cleaned)))
+        algebra, program = (), unfused(stored(require_bounds(cleaned)), legal)
     plans = tuple(planner(program, target))
-    source = emit(program, plans, target)
-    return Stages(cleaned, (*cleanup, *algebra), program, plans, source, target)
+    schedule = schedule_program(program, plans, target)
+    source = emit(schedule, target)
+    return Stages(cleaned, (*cleanup, *algebra), program, plans, schedule, source, target)
 
 
 def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
@@ -256,7 +271,7 @@ def _write(
         shutil.copyfile(library, staged / "model.so")
         (staged / "canao_model.h").write_text(stages.source.header, encoding="utf-8")
         with open(staged / "weights.bin", "wb") as stream:
-            for part in file_parts(stages.program.graph, stages.source.weights):
+            for part in file_parts(stages.program.graph, stages.schedule.weights):
                 stream.write(part)
         for name, content in tokenizer.contents.items() if tokenizer else ():
             (staged / name).write_bytes(content)
@@ -305,7 +320,7 @@ def _manifest(
                 "flops": region_flops(graph, region, NOMINAL_LENGTH),
             }
             for name, plan, tuned, region in zip(
-                stages.source.kernel_names, stages.plans, stages.tuned, stages.program.regions,
+                stages.schedule.kernel_names(), stages.plans, stages.tuned, stages.program.regions,
                 strict=True,
             )
         ],
@@ -354,10 +369,3 @@ def total_flops(stages: Stages, length: int) -> int:
 
 def parameter_count(stages: Stages) -> int:
     return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
-
-
-def form_name(region: Region) -> str:
-    form = region.form
-    names = {Alias: "alias", Attention: "attention", Concat: "concat", Matmul: "matmul",
-             Product: "product", Scan: "scan"}  # fmt: skip
-    return names.get(type(form), "rows")

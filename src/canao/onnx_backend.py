@@ -49,7 +49,7 @@ class TensorLibrary:
         with tempfile.TemporaryDirectory(prefix="canao-") as folder:
             weights = Path(folder) / "weights.bin"
             with open(weights, "wb") as stream:
-                for part in file_parts(stages.program.graph, stages.source.weights):
+                for part in file_parts(stages.program.graph, stages.schedule.weights):
                     stream.write(part)
             path = str(weights).encode()
             self._check(self._library.canao_open(path, 1, None, ctypes.byref(self._handle)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from canao.errors import InputError
+from canao.isa.registry import ISAS, isas_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +29,19 @@ class Target:
 
     def with_isa(self, isa: str) -> Target:
         """The same machine with another vector table; the CPU follows where x86 needs it."""
-        if self.triple.startswith("x86_64"):
-            if isa not in _X86_CPU:
-                raise InputError(f"ISA '{isa}' is not one of {', '.join(_X86_CPU)} for {self.name}")
-            return replace(self, isa=isa, cpu=_X86_CPU[isa])
-        if isa not in ("scalar", "neon"):
-            raise InputError(f"ISA '{isa}' is not one of scalar, neon for {self.name}")
-        return replace(self, isa=isa)
+        known = {i.name: i for i in isas_of(self.triple)}
+        if isa not in known:
+            raise InputError(f"ISA '{isa}' is not one of {', '.join(known)} for {self.name}")
+        cpu = known[isa].cpu if self.triple.startswith("x86_64") else self.cpu
+        return replace(self, isa=isa, cpu=cpu)
 
 
-_X86_CPU = {"scalar": "x86_64", "avx2": "x86_64_v3", "avx512": "x86_64_v4"}
 # glibc 2.28 is old enough for every Linux still supported, and has what the runtime calls.
 _X86_LINUX = "x86_64-linux-gnu.2.28"
 _ARM_LINUX = "aarch64-linux-gnu.2.28"
 
 _CROSS = {
-    "x86_64-linux": Target("x86_64-linux", "avx2", _X86_LINUX, _X86_CPU["avx2"]),
+    "x86_64-linux": Target("x86_64-linux", "avx2", _X86_LINUX, ISAS["avx2"].cpu),
     "aarch64-linux": Target("aarch64-linux", "neon", _ARM_LINUX, "cortex_a76", 64 * 1024),
 }
 NAMES = ("host", *_CROSS)
@@ -73,9 +71,7 @@ def _host() -> Target:
 
 def _x86_isa() -> str:
     flags = set(_read("/proc/cpuinfo").partition("flags")[2].partition("\n")[0].split())
-    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags:
-        return "avx512"
-    return "avx2" if {"avx2", "fma"} <= flags else "scalar"
+    return [i.name for i in isas_of(_X86_LINUX) if flags.issuperset(i.features)][-1]
 
 
 def _l2_cache() -> int:

@@ -429,7 +429,7 @@ def test_table_is_dnnfusions() -> None:
 def test_attention_becomes_one_region() -> None:
     rewritten, _ = apply(_attention(), ALGEBRA)
     forms = [type(r.form).__name__ for r in fuse(rewritten, always).regions]
-    assert forms == ["Rows", "Product", "Attention"]
+    assert forms == ["Rows", "PackedGemm", "Attention"]
 
 
 def test_shifted_tokens_side_by_side_are_one_region() -> None:

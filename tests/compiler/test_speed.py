@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from canao.emit.peak import peak_source
 from transformers import BertConfig, BertModel
 
 from canao.artifact.directory import Artifact
@@ -25,8 +26,7 @@ from canao.compiler import load_model
 from canao.device.base import MeasureConfig, Timing
 from canao.device.local import LocalDevice, bench_program
 from canao.emit.c import emit
-from canao.emit.peak import peak_source
-from canao.fuse.forms.form import Alias, Attention, Product
+from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.group import Region, fuse
 from canao.fuse.rewrite import apply
 from canao.fuse.rules.algebra import ALGEBRA
@@ -136,7 +136,7 @@ def measured(built: Built) -> dict[str, float]:
     header = runtime_files("canao_runtime.h")
     peak_program = build_program({"peak.c": peak_source(built.target), **header}, built.target)
     device, config = LocalDevice(), MeasureConfig(length=MOST, warmup=3, samples=SAMPLES)
-    forms = {"product": Product, "attention": Attention}
+    forms = {"product": PackedGemm, "attention": Attention}
     groups = {name: [i for i, r in enumerate(built.regions) if isinstance(r.form, form)]
               for name, form in forms.items()}  # fmt: skip
     flops = {name: built.flops(MOST, [built.regions[i] for i in of]) for name, of in groups.items()}

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from canao.emit.isa import ISAS
 
 from canao.compiler import load_model, lower
-from canao.emit.isa import ISAS
 from canao.schedule.database import Database, Measured
 from canao.schedule.plan import (
     REGISTERS,

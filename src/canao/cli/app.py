@@ -124,7 +124,7 @@ def compile(
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
     from canao.compiler import best_plans, compile_model, load_model, lower
-    from canao.schedule.plan import default_plans
+    from canao.lower.scheduling import default_plans
 
     machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
     if emit is not None:

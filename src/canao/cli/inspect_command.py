@@ -13,7 +13,6 @@ from typing import Any
 from canao.compiler import (
     Stages,
     check_vocabulary,
-    form_name,
     load_model,
     load_tokenizer,
     lower,
@@ -22,11 +21,12 @@ from canao.compiler import (
     total_flops,
 )
 from canao.errors import InputError, UnsupportedError
+from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
+from canao.lower.scheduling import schedule_program
 from canao.model.source import Source, load_source
 from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
-from canao.schedule.memory import plan_memory
 from canao.target import Target
 
 Report = dict[str, Any]
@@ -94,9 +94,11 @@ def _identity(source: Source, head: Report) -> Report:
 
 def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
     """What the compilation would make. Memory is what a process takes beside the library."""
-    program, source = stages.program, stages.source
+    program, schedule = stages.program, stages.schedule
     at = max(2, min(length, graph.max_length))
-    shorter = replace(program, graph=replace(program.graph, max_length=at))
+    shorter = schedule_program(
+        replace(program, graph=replace(program.graph, max_length=at)), stages.plans, stages.target
+    )
     return {
         "inputs": [i.name for i in graph.inputs],
         "outputs": [name for name, _ in program.graph.outputs],
@@ -105,15 +107,15 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
         "parameters": parameter_count(stages),
         "flops": total_flops(stages, at),
         "memory": {
-            "weights": source.weights.file_size,
-            "arena": 4 * source.memory.floats,
-            "arena_if_max_length_is_length": 4 * plan_memory(shorter).floats,
-            "cache": 4 * source.cache,
-            "scratch_per_thread": 4 * source.scratch,
+            "weights": schedule.weights.file_size,
+            "arena": schedule.memory.size,
+            "arena_if_max_length_is_length": shorter.memory.size,
+            "cache": schedule.cache.size,
+            "scratch_per_thread": schedule.scratch,
         },
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
         "rewrites": _counts([f.rule for f in stages.firings]),
-        "forms": _counts([form_name(r) for r in program.regions]),
+        "forms": _counts([form_name(r.form) for r in program.regions]),
         "kernels": _kernels(stages, at),
     }
 
@@ -126,7 +128,7 @@ def _kernels(stages: Stages, length: int) -> list[Report]:
     """Kernels of the same form and operations as one row, in the order of execution."""
     rows: dict[tuple[str, tuple[str, ...]], Report] = {}
     for region in stages.program.regions:
-        form, ops = form_name(region), tuple(region.ops)
+        form, ops = form_name(region.form), tuple(region.ops)
         row = rows.setdefault(
             (form, ops), {"form": form, "ops": list(ops), "count": 0, "flops": 0}
         )

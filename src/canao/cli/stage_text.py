@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from canao.compiler import NOMINAL_LENGTH, Stages, form_name, region_flops
+from canao.compiler import NOMINAL_LENGTH, Stages, region_flops
+from canao.fuse.forms.form import form_name
 from canao.graph.text import format_graph, format_node
 
 
@@ -22,19 +23,20 @@ def _fused(stages: Stages) -> str:
     lines += [f"rewrite {f.rule} at {f.value} ({f.where})" for f in stages.firings]
     lines += [f"merge {m.producer} + {m.consumer}: {m.cell}, {m.result}" for m in program.log]
     for i, region in enumerate(program.regions):
-        lines.append(f"region {i}: {form_name(region)}, {region.mapping} {{")
+        lines.append(f"region {i}: {form_name(region.form)}, {region.mapping} {{")
         lines += [f"  {format_node(program.graph, n)}" for n in region.nodes]
         lines.append(f"}} -> {region.output}")
     return "\n".join(lines) + "\n"
 
 
 def _plan(stages: Stages) -> str:
-    memory, source = stages.source.memory, stages.source
+    schedule = stages.schedule
+    memory = schedule.memory
     lines = [
-        f"arena {4 * memory.floats} bytes, scratch {4 * source.scratch} bytes a thread, "
-        f"weights {source.weights.file_size} bytes, {sum(memory.barriers)} barriers"
+        f"arena {memory.size} bytes, scratch {schedule.scratch} bytes a thread, "
+        f"weights {schedule.weights.file_size} bytes, {sum(memory.barriers)} barriers"
     ]
-    rows = zip(stages.program.regions, stages.plans, stages.tuned, source.kernel_names,
+    rows = zip(stages.program.regions, stages.plans, stages.tuned, schedule.kernel_names(),
                memory.barriers, strict=True)  # fmt: skip
     for i, (region, plan, tuned, name, waits) in enumerate(rows):
         place = memory.offsets.get(region.output)
@@ -42,7 +44,7 @@ def _plan(stages: Stages) -> str:
         how = f"{plan.name} tuned" if tuned else plan.name
         lines.append(
             f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {how} "
-            f"-> {region.output} at {'-' if place is None else 4 * place}, "
+            f"-> {region.output} at {'-' if place is None else place}, "
             f"{flops} flops at {NOMINAL_LENGTH}"
         )
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ import numpy as np
 from canao.artifact.directory import Artifact
 from canao.build import build_program, runtime_files
 from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
-from canao.emit.peak import peak_source
+from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.library import require_runnable

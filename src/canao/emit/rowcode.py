@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from canao.emit.isa import Isa
+from canao.emit.arguments import IDS, Arguments, c_type
+from canao.emit.language import C11, Language
 from canao.emit.vecmath import POINTWISE
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
-from canao.fuse.forms.rows import Operand, Reduction, RowProgram, Rows, Stage
+from canao.fuse.forms.rows import (
+    Gather,
+    Local,
+    Number,
+    Outside,
+    Read,
+    Reduction,
+    RowOperand,
+    RowProgram,
+    Rows,
+    Scalar,
+    Slot,
+    Stage,
+    TakeAlongAxis,
+)
 from canao.graph.ir import Dim, Graph, Poly, dim_mul
-
-NO_PANELS: Mapping[str, int] = {}
-# Partial results of a reduction over a row, so that it does not wait for every addition.
-CHAINS = 4
+from canao.lower.cpu.rows import outside
+from canao.schedule.operands import Operand
+from canao.schedule.schedule import Buffer
 
 
 def expression(d: Dim) -> str:
@@ -22,56 +35,38 @@ def expression(d: Dim) -> str:
     return f"({d})" if isinstance(d, Poly) else str(d)
 
 
-C_TYPES = {"float": "float", "packed": "float", "ids": "int32_t"}
-
-
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """A pointer that a kernel takes: the value it points to, and the C name.
+class RowStyle:
+    """How row code is written.
 
-    kind: float (plain), ids (token or type ids), packed (weights in panels of NR columns)
-    nr: the columns of a panel, where they are not those of the kernel's own plan
+    chains    partial results of a reduction
+    width     floats in a vector
+    upto      whether the count of lanes in use may be a whole vector's or more
     """
 
-    value: str
-    name: str
-    kind: str = "float"
-    nr: int = 0
-
-    @property
-    def declaration(self) -> str:
-        return f"const {C_TYPES[self.kind]} *restrict {self.name}"
-
-
-class Parameters:
-    """The pointers of one kernel, in the order in which its code first needs them."""
-
-    def __init__(self) -> None:
-        self.list: list[Parameter] = []
-
-    def of(self, value: str, kind: str = "float", nr: int = 0) -> str:
-        for p in self.list:
-            if (p.value, p.kind) == (value, kind):
-                return p.name
-        prefix = {"float": "in", "ids": "ids", "packed": "w"}[kind]
-        self.list.append(Parameter(value, f"{prefix}{len(self.list)}", kind, nr))
-        return self.list[-1].name
+    chains: int
+    width: int
+    upto: bool = False
+    language: Language = C11
 
 
 class RowCode:
     """Emits the passes over a row. `r` is the row, `j` the column, `o` the output row in C.
 
-    `panels` are the tables that lie packed for a product, with the columns of their panels.
+    `source` is the C of the value that a GEMM puts into each row. `needs` are the functions of the
+    whole file that the code calls.
     """
 
     def __init__(
-        self, graph: Graph, rows: Rows, program: RowProgram, isa: Isa, parameters: Parameters,
-        panels: Mapping[str, int] = NO_PANELS,
+        self, graph: Graph, rows: Rows, program: RowProgram, arguments: Arguments,
+        scratch: tuple[Buffer, ...], style: RowStyle,
     ) -> None:  # fmt: skip
-        self.graph, self.rows, self.program, self.isa = graph, rows, program, isa
-        self.parameters, self.panels = parameters, panels
+        self.graph, self.rows, self.program, self.style = graph, rows, program, style
+        self.arguments, self.scratch = arguments, scratch
+        self.long, self.pointer = style.language.int64, style.language.pointer
         self.local: dict[str, str] = {}
-        self.pointers: dict[str, str] = {}
+        self.lanes: dict[str, str] = {}
+        self.pointers: dict[Outside, str] = {}
         self.needs: set[str] = set()
         self.source = ""
 
@@ -82,20 +77,27 @@ class RowCode:
             self.local[value] = f"{op}_{len(self.local)}"
         return self.local[value]
 
-    def operand(self, x: Operand, partial: str) -> str:
+    def operand(self, x: RowOperand, partial: str) -> str:
         """C for an operand at column j; `partial` names the count of lanes, '' for all."""
-        if x.kind == "local":
-            return self.source if x.name == self.rows.source else self.local[x.name]
-        if x.kind == "number":
-            return f"vf_set1({number(x.number)})"
-        if x.kind == "scalar":
-            return f"vf_set1({self.local[x.name]})"
-        if x.kind == "slot":
-            return self._load(f"{self._slot(int(x.name))} + j", partial)
-        pointer = self.pointers[x.name]
-        if x.kind == "pick":
-            return self._picked(x, pointer, partial)
-        step = self._table_step(x) if x.kind == "gather" else self.rows.reads[x.name].strides[-1]
+        match x:
+            case Local(name):
+                return self.source if name == self.rows.source else self.local[name]
+            case Number(value):
+                return f"vf_set1({number(value, self.style.language)})"
+            case Scalar(name):
+                return f"vf_set1({self.local[name]})"
+            case Slot(index):
+                return self._load(f"{self._slot(index)} + j", partial)
+            case TakeAlongAxis():
+                return self._taken(x, partial)
+            case Gather(table, _):
+                return self._strided(x, self._table_step(table), partial)
+            case Read(name):
+                return self._strided(x, self.rows.reads[name].strides[-1], partial)
+
+    def _strided(self, x: Outside, step: Dim, partial: str) -> str:
+        """Elements `step` apart of the row that the operand's pointer is at."""
+        pointer = self.pointers[x]
         if step == 0:
             return f"vf_set1({pointer}[0])"
         if step == 1:
@@ -104,64 +106,70 @@ class RowCode:
         count = partial or "VF"
         return f"vf_gather({pointer} + j * {expression(step)}, {expression(step)}, {count})"
 
-    def _picked(self, x: Operand, pointer: str, partial: str) -> str:
-        """Elements of the row at `pointer`, at the places that row r of the other operand names."""
+    def _taken(self, x: TakeAlongAxis, partial: str) -> str:
+        """Elements of the row at the operand's pointer, at the places that its indices name."""
         self.needs.add("pick")
-        source, places = (self.rows.reads[name] for name in x.name.split("\n"))
+        pointer = self.pointers[x]
+        source, places = self.rows.reads[x.source], self.rows.reads[x.indices]
         step, apart = expression(source.strides[-1]), expression(places.strides[-1])
         return (f"vf_pick({pointer}, 0, {step}, {pointer}_at + j * {apart}, {apart}, "
                 f"{partial or 'VF'})")  # fmt: skip
 
-    def _table_step(self, x: Operand) -> int:
+    def _table_step(self, table: str) -> int:
         """From one element of a table's row to the next."""
-        return self.panels.get(x.name.split("\n")[0], 1)
+        return self.arguments.weights(table)[1].nr if self.arguments.is_packed(table) else 1
 
     def _load(self, place: str, partial: str) -> str:
-        return f"vf_load_n({place}, {partial})" if partial else f"vf_load({place})"
+        if not partial:
+            return f"vf_load({place})"
+        return f"vf_load_{'upto' if self.style.upto else 'n'}({place}, {partial})"
 
     def _slot(self, slot: int) -> str:
+        """Where a stored row begins: the output row, or a buffer of the scratch memory."""
         if slot == 0:
             return "o"
-        pitch = expression(self.rows.width)
-        return "scratch" if slot == 1 else f"scratch + {slot - 1} * ({pitch} + 16)"
+        before = self.scratch[: slot - 1]
+        if not before:
+            return "scratch"
+        return f"scratch + {slot - 1} * {expression(before[0].count)}"
 
     # Rows.
 
     def open_row(self, w: Writer, stages: tuple[Stage, ...]) -> None:
         """Declare the pointers that the stages of row r need."""
-        needed: dict[str, Operand] = {}
-        for stage in stages:
-            used = [x for step in stage.steps for x in step.operands]
-            used += [r.value for r in stage.reductions]
-            needed.update({x.name: x for x in used if x.kind in ("read", "gather", "pick")})
         self.pointers = {}
-        self._indices(w, [a for x in needed.values() for a in self._accesses(x)])
-        for k, x in enumerate(needed.values()):
-            self.pointers[x.name] = name = f"p{k}"
-            if x.kind == "gather":
-                table, ids = x.name.split("\n")
-                access = self.rows.reads[ids]
-                index = f"{self.parameters.of(access.base, 'ids')}[{self.place(access, 'r')}]"
-                w.line(f"const float *{name} = {self._table_row(table, index)};")
+        needed = outside(stages)
+        self._indices(w, [a for x in needed for a in self._accesses(x)])
+        for k, x in enumerate(needed):
+            self.pointers[x] = name = f"p{k}"
+            if isinstance(x, Gather):
+                access = self.rows.reads[x.ids]
+                index = f"{self.arguments.of(access.base, IDS)}[{self.place(access, 'r')}]"
+                w.line(f"{self.pointer}const float *{name} = {self._table_row(x.table, index)};")
                 continue
-            starts = zip(self._accesses(x), ("", "_at"), ("float", "ids"), strict=False)
-            for row, suffix, kind in starts:
-                base, c = self.parameters.of(row.base, kind), C_TYPES[kind]
-                w.line(f"const {c} *{name}{suffix} = {base} + {self.place(row, 'r')};")
+            starts = zip(self._accesses(x), ("", "_at"), ("f32", IDS), strict=False)
+            for row, suffix, dtype in starts:
+                base = self.arguments.of(row.base, dtype)
+                kind = c_type(Operand(row.base, dtype=dtype), self.style.language)
+                place = self.place(row, "r")
+                w.line(f"{self.pointer}const {kind} *{name}{suffix} = {base} + {place};")
 
     def _table_row(self, table: str, index: str) -> str:
         """Where row `index` of a table begins: [rows][width], or [rows / nr][width][nr]."""
-        width, nr = self.graph.shape(table)[1], self.panels.get(table)
-        if nr is None:
-            return f"{self.parameters.of(table)} + (int64_t){index} * {width}"
-        packed = self.parameters.of(table, "packed", nr)
-        return f"{packed} + (int64_t)({index} / {nr}) * {width * nr} + {index} % {nr}"
+        width = self.graph.shape(table)[1]
+        assert isinstance(width, int)
+        if not self.arguments.is_packed(table):
+            return f"{self.arguments.of(table)} + ({self.long}){index} * {width}"
+        packed, storage = self.arguments.weights(table)
+        nr = storage.nr
+        return f"{packed} + ({self.long})({index} / {nr}) * {width * nr} + {index} % {nr}"
 
-    def _accesses(self, x: Operand) -> list[Access]:
-        """Where row r of each operand begins."""
-        if x.kind == "gather":
-            return [self.rows.reads[x.name.split("\n")[1]]]
-        whole = [self.rows.reads[name] for name in x.name.split("\n")]
+    def _accesses(self, x: Outside) -> list[Access]:
+        """Where row r of each part of an operand begins."""
+        if isinstance(x, Gather):
+            return [self.rows.reads[x.ids]]
+        names = (x.name,) if isinstance(x, Read) else (x.source, x.indices)
+        whole = [self.rows.reads[name] for name in names]
         return [Access(a.base, a.shape[:-1], a.strides[:-1], a.offset) for a in whole]
 
     def _indices(self, w: Writer, accesses: list[Access]) -> None:
@@ -173,7 +181,7 @@ class RowCode:
         for axis in reversed(range(len(sizes))):
             if sizes[axis] != 1:
                 w.line(
-                    f"const int64_t i{axis} = r / {expression(step)} % {expression(sizes[axis])};"
+                    f"const {self.long} i{axis} = r / {expression(step)} % {expression(sizes[axis])};"
                 )
             step = dim_mul(step, sizes[axis])
 
@@ -205,41 +213,39 @@ class RowCode:
             place = f"{self._slot(slot)} + j"
             value = self.operand(x, partial)
             if partial:
-                w.line(f"vf_store_n({place}, {value}, {partial});")
+                w.line(f"vf_store_{'upto' if self.style.upto else 'n'}({place}, {value}, {partial});")
             else:
                 w.line(f"vf_store({place}, {value});")
 
     def stage(self, w: Writer, stage: Stage) -> None:
         """One pass over row r, with its reductions."""
-        width = self.rows.width
-        chains = 1
-        if stage.reductions and isinstance(width, int) and width >= CHAINS * self.isa.width:
-            chains = CHAINS
+        width, vector = self.rows.width, self.style.width
+        chains = self.style.chains if stage.reductions else 1
         for r in stage.reductions:
-            start = "vf_set1(-INF_F)" if r.kind == "max" else "vf_set1(0.0f)"
-            name = self._named(r.scalar + " lanes", r.kind)
+            start = f"vf_set1(-{self.style.language.infinity})" if r.kind == "max" else "vf_set1(0.0f)"
+            self.lanes[r.scalar] = name = self._named(f"{r.scalar} lanes", r.kind)
             w.line(f"vf {name}[{chains}] = {{{', '.join([start] * chains)}}};")
         if isinstance(width, int):
-            full = width - width % self.isa.width
+            full = width - width % vector
             done = 0
             if chains > 1:
-                done = full - full % (chains * self.isa.width)
+                done = full - full % (chains * vector)
                 with (
-                    w.block(f"for (int64_t j0 = 0; j0 < {done}; j0 += {chains} * VF)"),
-                    w.block(f"UNROLL for (int u = 0; u < {chains}; u++)"),
+                    w.block(f"for ({self.long} j0 = 0; j0 < {done}; j0 += {chains} * VF)"),
+                    w.block(f"{self.style.language.unroll} for (int u = 0; u < {chains}; u++)"),
                 ):
-                    w.line("const int64_t j = j0 + u * VF;")
+                    w.line(f"const {self.long} j = j0 + u * VF;")
                     self._body(w, stage, "", "u")
             if full > done:
-                with w.block(f"for (int64_t j = {done}; j < {full}; j += VF)"):
+                with w.block(f"for ({self.long} j = {done}; j < {full}; j += VF)"):
                     self._body(w, stage, "")
             if width > full:
                 with w.block(""):
-                    w.line(f"const int64_t j = {full}, n = {width - full};")
+                    w.line(f"const {self.long} j = {full}, n = {width - full};")
                     self._body(w, stage, "n")
         else:
-            with w.block(f"for (int64_t j = 0; j < {expression(width)}; j += VF)"):
-                w.line(f"const int64_t n = {expression(width)} - j;")
+            with w.block(f"for ({self.long} j = 0; j < {expression(width)}; j += VF)"):
+                w.line(f"const {self.long} n = {expression(width)} - j;")
                 with w.block("if (n >= VF)"):
                     self._body(w, stage, "")
                 with w.block("else"):
@@ -251,41 +257,42 @@ class RowCode:
         self.steps(w, stage, partial)
         self.stores(w, stage, partial)
         for r in stage.reductions:
-            lanes = f"{self.local[r.scalar + ' lanes']}[{chain}]"
+            lanes = f"{self.lanes[r.scalar]}[{chain}]"
             value = self.operand(r.value, partial)
             if partial:
-                fill = "-INF_F" if r.kind == "max" else "0.0f"
+                fill = f"-{self.style.language.infinity}" if r.kind == "max" else "0.0f"
                 value = f"vf_keep({value}, {partial}, {fill})"
             op = "vf_max" if r.kind == "max" else "vf_add"
             w.line(f"{lanes} = {op}({lanes}, {value});")
 
     def _finish(self, w: Writer, r: Reduction, chains: int) -> None:
-        name, op = self.local[r.scalar + " lanes"], "vf_max" if r.kind == "max" else "vf_add"
+        name, op = self.lanes[r.scalar], "vf_max" if r.kind == "max" else "vf_add"
         parts = [f"{name}[{u}]" for u in range(chains)]
         while len(parts) > 1:
             parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        lanes = parts[0]
+        lanes, sqrt = parts[0], self.style.language.sqrt
         width = f"(float){expression(self.rows.width)}"
         text = {
             "sum": f"vf_sum({lanes})",
             "mean": f"vf_sum({lanes}) / {width}",
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
-            "rstd": f"1.0f / __builtin_sqrtf(vf_sum({lanes}) / {width} + {number(r.eps)})",
+            "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {number(r.eps)})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
     def row_pass(self, w: Writer, stages: tuple[Stage, ...]) -> None:
         """All of `stages` for each row r in [begin, end)."""
-        scalar = self.program.result.kind == "scalar"
+        result = self.program.result
+        scalar = result.name if isinstance(result, Scalar) else ""
         width = "1" if scalar else expression(self.rows.width)
-        with w.block("for (int64_t r = begin; r < end; r++)"):
-            w.line(f"float *const o = out + r * {width};")
+        with w.block(f"for ({self.long} r = begin; r < end; r++)"):
+            w.line(f"{self.pointer}float *const o = out + r * {width};")
             self.open_row(w, stages)
             for stage in stages:
                 self.stage(w, stage)
             if scalar:
-                w.line(f"o[0] = {self.local[self.program.result.name]};")
+                w.line(f"o[0] = {self.local[scalar]};")
 
 
 def _one_stride(access: Access) -> Dim | None:

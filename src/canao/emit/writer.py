@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from string import Template
 
 import numpy as np
+
+from canao.emit.language import C11, Language
+
+
+def fill(template: str, **values: object) -> str:
+    """A template with each `$word` replaced; a word that is not given is a KeyError."""
+    return Template(template).substitute(values)
 
 
 class Writer:
@@ -36,12 +44,12 @@ class Writer:
         return "\n".join(self._lines) + "\n"
 
 
-def number(x: float) -> str:
+def number(x: float, language: Language = C11) -> str:
     """A float32 literal that reads back as the same value."""
     value = np.float32(x)
     if np.isnan(value):
-        return "NAN_F"
+        return language.nan
     if np.isinf(value):
-        return "-INF_F" if value < 0 else "INF_F"
+        return f"-{language.infinity}" if value < 0 else language.infinity
     text = np.format_float_scientific(value, unique=True, trim="0")
     return f"{text}f"

@@ -46,6 +46,8 @@ TABLE = {
 _NOMINAL_TOKENS = 128
 
 Profile = Callable[[str, str], bool]
+# Whether a backend has a kernel for a form.
+Legal = Callable[[Graph, Form], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +90,18 @@ class _Block:
     tried: bool = False
 
 
-def unfused(graph: Graph) -> Program:
+def unfused(graph: Graph, legal: Legal) -> Program:
     """One region for each node: the baseline that fusion is compared with."""
     return Program(
-        graph, tuple(_region(graph, [n], n.output, m) for n, m in _mappings(graph))
+        graph, tuple(_region(graph, legal, [n], n.output, m) for n, m in _mappings(graph))
     )
 
 
-def fuse(graph: Graph, profile: Profile = decided) -> Program:
-    """The graph's regions after layer fusion. `profile(producer, consumer)` decides the yellow
-    cells; the default asks the shipped measurements (fuse/yellow_cells.py)."""
-    return _Planner(graph, profile).program()
+def fuse(graph: Graph, legal: Legal, profile: Profile = decided) -> Program:
+    """The graph's regions after layer fusion, each of a form that is `legal` on the backend.
+    `profile(producer, consumer)` decides the yellow cells; the default asks the shipped
+    measurements (fuse/yellow_cells.py)."""
+    return _Planner(graph, legal, profile).program()
 
 
 def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
@@ -112,9 +115,11 @@ def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
         yield n, mapping_type(n.op, types, weights, graph.types[n.output])
 
 
-def _region(graph: Graph, nodes: Sequence[Node], output: str, mapping: str) -> Region:
+def _region(
+    graph: Graph, legal: Legal, nodes: Sequence[Node], output: str, mapping: str
+) -> Region:
     form = form_of(graph, nodes, output)
-    if form is None:
+    if form is None or not legal(graph, form):
         n = next((n for n in nodes if n.output == output), nodes[0])
         raise UnsupportedError(
             f"operator {n.op} {graph.types[n.output]} at {n.where or 'the top of the model'}: "
@@ -124,8 +129,8 @@ def _region(graph: Graph, nodes: Sequence[Node], output: str, mapping: str) -> R
 
 
 class _Planner:
-    def __init__(self, graph: Graph, profile: Profile) -> None:
-        self.graph, self.profile = graph, profile
+    def __init__(self, graph: Graph, legal: Legal, profile: Profile) -> None:
+        self.graph, self.legal, self.profile = graph, legal, profile
         self.order = {n.output: i for i, n in enumerate(graph.nodes)}
         self.users, self.kept = graph.users(), graph.output_values()
         self.mapping = {n.output: m for n, m in _mappings(graph)}
@@ -142,7 +147,8 @@ class _Planner:
         blocks = {id(b): b for b in self.block.values()}
         last = sorted(blocks.values(), key=lambda b: self.order[self._output(b.nodes)])
         regions = tuple(
-            _region(self.graph, b.nodes, self._output(b.nodes), b.mapping) for b in last
+            _region(self.graph, self.legal, b.nodes, self._output(b.nodes), b.mapping)
+            for b in last
         )
         return Program(self.graph, regions, tuple(self.log))
 
@@ -200,7 +206,8 @@ class _Planner:
         outputs = self._outputs(nodes)
         if len(outputs) != 1 or not self._convex(nodes):
             return False
-        if form_of(self.graph, nodes, outputs[0]) is None:
+        form = form_of(self.graph, nodes, outputs[0])
+        if form is None or not self.legal(self.graph, form):
             self._note(blocks[0], blocks[-1], colour, "no kernel")
             return False
         self._note(blocks[0], blocks[-1], colour, "fused")

@@ -50,7 +50,7 @@ struct batch {
     atomic_uint next; /* the first text that no thread has taken */
 };
 
-static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '1'};
+static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '2'};
 
 static int map_weights(const char *path, const unsigned char **file)
 {

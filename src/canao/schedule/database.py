@@ -3,7 +3,8 @@
 One SQLite file, which several processes may read and write. A row holds
 
     region    what the region computes, as text (`region_text`): no names of values, no weights
-    place     target, processor and a stamp of the code: what its time depends on besides the plan
+    place     target, machine and a stamp of the code: what its time depends on besides the plan
+    plan      as text (schedule/plan.py)
     length    tokens when it was measured; threads: of the team
     ms        of the plan; NULL where the plan failed: it crashed or computed wrong numbers
     base_ms   of the region's default plan, in the same interleaved measurement
@@ -20,24 +21,24 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from canao.errors import InputError
-from canao.fuse.forms.form import Alias, Attention, Matmul, Product
+from canao.fuse.forms.form import form_name
 from canao.fuse.group import Region
 from canao.graph.ir import Graph
-from canao.schedule.plan import Plan
+from canao.schedule.plan import Plan, order, parse_plan, plan_text
 
-VERSION = 1
+VERSION = 2
 _LOCK_S = 30.0  # how long a process waits for another that writes
 _MOST_ROWS = 20_000  # read for one region
-_COLUMNS = "mr, nr, kc, mc, keys, length, threads, ms, base_ms, final, at"
+_COLUMNS = "plan, length, threads, ms, base_ms, final, at"
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS times (
-    region TEXT, place TEXT, mr INTEGER, nr INTEGER, kc INTEGER, mc INTEGER, keys INTEGER,
-    length INTEGER, threads INTEGER, ms REAL, base_ms REAL, final INTEGER, at REAL,
-    PRIMARY KEY (region, place, length, threads, mr, nr, kc, mc, keys)
+    region TEXT, place TEXT, plan TEXT, length INTEGER, threads INTEGER, ms REAL, base_ms REAL,
+    final INTEGER, at REAL,
+    PRIMARY KEY (region, place, length, threads, plan)
 ) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
@@ -68,9 +69,8 @@ def region_text(graph: Graph, region: Region) -> str:
     Values are numbered in the order of their use; of those from outside only the type and
     whether they are constant is told. Strides follow from the views among the nodes.
     """
-    kinds = {Alias: "alias", Product: "product", Matmul: "matmul", Attention: "attention"}
     names: dict[str, str] = {}
-    parts = [kinds.get(type(region.form), "rows")]
+    parts = [form_name(region.form)]
     for n in region.nodes:
         operands = []
         for name in n.inputs:
@@ -93,10 +93,11 @@ def _plain(value: object) -> str:
 
 
 class Database:
-    """The rows of one place. A file that is not there is an empty database until it is added to."""
+    """The rows of one place, whose plans are of some of `types`. A file that is not there is an
+    empty database until it is added to."""
 
-    def __init__(self, path: Path, place: str) -> None:
-        self.path, self.place = path, place
+    def __init__(self, path: Path, place: str, types: Sequence[type[Plan]]) -> None:
+        self.path, self.place, self.types = path, place, tuple(types)
 
     def read(self, region: str) -> tuple[Measured, ...]:
         """What is known of a region, in the order of the plans."""
@@ -112,7 +113,7 @@ class Database:
             if _version(connection) == 0:  # made, and nothing written yet
                 return dict.fromkeys(regions, ())
             for region in regions:
-                rows = [_checked(row) for row in connection.execute(query, (region, self.place))]
+                rows = [self._checked(row) for row in connection.execute(query, (region, self.place))]
                 whole = [row for row in rows if row is not None]
                 found[region] = tuple(sorted(whole, key=_order))
         return found
@@ -121,14 +122,14 @@ class Database:
         """Record rows of regions; they replace those of the same plan, length and threads."""
         now = time.time()
         rows = [
-            (region, self.place, *astuple(m.plan), m.length, m.threads, m.ms, m.base_ms,
+            (region, self.place, plan_text(m.plan), m.length, m.threads, m.ms, m.base_ms,
              int(m.final), now)
             for region, several in measured.items() for m in several
         ]  # fmt: skip
         with self._opened(write=True) as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO times (region, place, {_COLUMNS}) "
-                f"VALUES ({', '.join('?' * 13)})",
+                f"VALUES ({', '.join('?' * 9)})",
                 rows,
             )
 
@@ -159,6 +160,18 @@ class Database:
         except (sqlite3.Error, OSError) as error:
             raise self._problem(error) from None
 
+    def _checked(self, row: Sequence[object]) -> Measured | None:
+        """A row as a measurement; None where a value is of the wrong type or out of range."""
+        text, length, threads, ms, base_ms, final, at = row
+        plan = parse_plan(text, self.types) if isinstance(text, str) else None
+        if plan is None or not all(_is_whole(x) for x in (length, threads, final)):
+            return None
+        if not all(x is None or (isinstance(x, float) and 0 < x < 1e9) for x in (ms, base_ms)):
+            return None
+        if base_ms is None or not isinstance(at, float) or not math.isfinite(at):
+            return None
+        return Measured(plan, length, threads, ms, base_ms, bool(final), at)  # type: ignore[arg-type]
+
     def _prepare(self, connection: sqlite3.Connection, write: bool) -> None:
         connection.execute("PRAGMA trusted_schema = OFF")
         version = _version(connection)
@@ -188,19 +201,9 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def _is_whole(x: object) -> bool:
+    return isinstance(x, int) and 0 <= x <= 1 << 20
+
+
 def _order(m: Measured) -> tuple[object, ...]:
-    return (*astuple(m.plan), m.length, m.threads)
-
-
-def _checked(row: Sequence[object]) -> Measured | None:
-    """A row as a measurement; None where a value is of the wrong type or out of range."""
-    *sizes, length, threads, ms, base_ms, final, at = row
-    whole = (*sizes, length, threads, final)
-    if not all(isinstance(x, int) and 0 <= x <= 1 << 20 for x in whole):
-        return None
-    if not all(x is None or (isinstance(x, float) and 0 < x < 1e9) for x in (ms, base_ms)):
-        return None
-    if base_ms is None or not isinstance(at, float) or not math.isfinite(at):
-        return None
-    plan = Plan(*sizes)  # type: ignore[arg-type]
-    return Measured(plan, length, threads, ms, base_ms, bool(final), at)  # type: ignore[arg-type]
+    return (*order(m.plan), m.length, m.threads)

@@ -6,49 +6,65 @@ twice: a head's keys [keys / nr][d][nr], its values [dv / nr][keys][nr].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from canao.fuse.forms.form import Alias, Attention, Product
+from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Program, Region
-from canao.graph.ir import TOKENS, Shape, dim_div, product
-from canao.schedule.plan import Plan
+from canao.graph.ir import TOKENS, Shape, dim_div
 
-_ALIGN = 16  # floats
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """What one attention keeps, in elements of float32: of each of `heads` heads its keys, then of
+    each its values."""
+
+    heads: int
+    key_head: int
+    value_head: int
+
+    @property
+    def values(self) -> int:
+        """The first element of the values."""
+        return _up(4 * self.heads * self.key_head) // 4
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return 4 * self.values + _up(4 * self.heads * self.value_head)
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One attention's part of the cache, in floats: `values` come after the keys of all heads."""
+    """The part of one attention: its first byte, and what is there."""
 
     offset: int
-    key_head: int
-    value_head: int
-    values: int
+    layout: CacheLayout
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """The part of each causal attention, by the output of its region; bytes of all."""
+
+    parts: Mapping[str, Cache]
     size: int
 
 
-def plan_cache(program: Program, plans: Sequence[Plan]) -> tuple[dict[str, Cache], int]:
-    """The part of each causal attention, by the output of its region, and the size of all."""
+def plan_cache(layouts: Mapping[str, CacheLayout]) -> CachePlan:
+    """Parts for the attentions with these outputs, one after another."""
     parts: dict[str, Cache] = {}
-    offset, longest = 0, program.graph.max_length
-    for region, plan in zip(program.regions, plans, strict=True):
-        form, nr = region.form, plan.nr
-        if not isinstance(form, Attention) or not form.cached:
-            continue
-        heads = int(product(form.q.shape[:-2]))  # type: ignore[arg-type]
-        d, dv = int(form.q.shape[-1]), int(form.v.shape[-1])  # type: ignore[arg-type]
-        key_head, value_head = _up(longest, nr) * d, longest * _up(dv, nr)
-        values = _up(heads * key_head, _ALIGN)
-        size = values + _up(heads * value_head, _ALIGN)
-        parts[region.output] = Cache(offset, key_head, value_head, values, size)
-        offset += size
-    return parts, offset
+    offset = 0
+    for output, layout in layouts.items():
+        parts[output] = Cache(offset, layout)
+        offset += layout.size
+    return CachePlan(parts, offset)
 
 
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
+def _up(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def last_rows(program: Program) -> frozenset[str]:
@@ -81,7 +97,7 @@ def _in_order(region: Region) -> bool:
     form = region.form
     if isinstance(form, Attention):
         return form.cached
-    rows = form.epilogue if isinstance(form, Product) else form
+    rows = form.epilogue if isinstance(form, PackedGemm) else form
     if not isinstance(rows, Rows):
         return isinstance(rows, Alias)
     return dim_div(rows.rows, TOKENS) is not None and _outer(rows.lead) == TOKENS

@@ -1,9 +1,14 @@
 """Memory plan: where each value lives in one arena, and where threads must wait for each other.
 
-Every thread runs all regions on rows of its own. A region that reads only the rows that its
-own thread wrote needs no barrier; attention reads other rows and does. Between two barriers
-threads are in different places, so memory is reused across one, or where each thread keeps to the
-same rows of both values: the networks of a layer then work in one buffer, which stays in cache.
+Every thread runs all kernels, each on its share of the work. A kernel that reads only rows which
+its own thread wrote needs no barrier before it; attention reads other rows and does. Between two
+barriers, threads are in different kernels. So a value's memory is given to a later one across a
+barrier, or where each thread keeps to the same rows of both: the feed-forward networks of a layer
+then work in one buffer, which stays in cache.
+
+Where there are few tokens a thread (`FEW_TOKENS` in schedule.py), work is shared out otherwise and
+there is a barrier before every kernel. That is legal with the same offsets: memory goes from one
+value to another only between different kernels.
 """
 
 from __future__ import annotations
@@ -12,53 +17,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
-from canao.fuse.forms.form import Alias, Product, Rows
+from canao.fuse.forms.form import Alias, PackedGemm, Rows
 from canao.fuse.group import Program, Region
-from canao.graph.ir import Dim, dim_at, dim_mul
+from canao.graph.ir import Dim, dim_mul
 from canao.schedule.kv_cache import last_rows
+from canao.schedule.operands import stored_bytes
+from canao.schedule.work import Work
 
-_ALIGN = 16  # floats: 64 bytes
+_ALIGNMENT = 64
 # How threads share out a value's rows: (rows, pitch, whether it may be the last rows only).
 _Own = tuple[Dim, Dim, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """offsets: value -> first float in the arena. barriers[i]: wait before region i.
-    last: values of which a run may leave out all rows but the last, see schedule/kv_cache.py."""
+    """In bytes.
+
+    offsets    value -> its first byte in the arena
+    aliases    value -> another value that it lies in the place of
+    size       of the arena
+    barriers   for each region, whether threads wait for each other before it
+    last       values of which a run may leave out all rows but the last: schedule/kv_cache.py
+    """
 
     offsets: Mapping[str, int]
-    floats: int
+    aliases: Mapping[str, str]
+    size: int
     barriers: tuple[bool, ...]
     last: frozenset[str]
 
+    def place(self, name: str) -> int:
+        """The first byte of a value or of what it is an alias of."""
+        return self.offsets[_root(name, self.aliases)]
 
-def root(program: Program, name: str, aliases: Mapping[str, str]) -> str:
+
+def _root(name: str, aliases: Mapping[str, str]) -> str:
     while name in aliases:
         name = aliases[name]
     return name
 
 
-def plan_memory(program: Program) -> MemoryPlan:
-    """Barriers first, then first-fit offsets by their epochs."""
-    aliases = {r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)}
-    last = last_rows(program)
-    barriers = _barriers(program, aliases, last)
-    epoch, epochs = 0, []
-    for waits in barriers:
-        epoch += waits
-        epochs.append(epoch)
-    spans = _spans(program, aliases, epochs, last)
-    offsets = _place(spans)
-    total = max((offsets[name] + span.size for name, span in spans.items()), default=0)
-    return MemoryPlan(offsets, total, barriers, last)
+def plan_memory(program: Program, works: Sequence[Work | None]) -> MemoryPlan:
+    """Barriers first, then first-fit offsets by the barriers between them. `works` says of each
+    region how it is shared out; None for an alias."""
+    return _Planner(program, works).plan()
 
 
 @dataclass(slots=True)
 class _Span:
     """When a value is in use, and by whose rows.
 
-    first, last   epochs            size      floats
+    first, last   epochs            size      bytes
     made, read    regions           written   _Own rows, if each thread writes rows of its own
     kept          `written`, if in the last epoch each thread touches those rows only
     """
@@ -88,26 +97,6 @@ class _Span:
         return same and self.last == to.first and self.read < to.made
 
 
-def _spans(
-    program: Program, aliases: Mapping[str, str], epochs: Sequence[int], last: frozenset[str]
-) -> dict[str, _Span]:
-    """The span of each value that a region stores, in the order in which they are made."""
-    graph, spans = program.graph, dict[str, _Span]()
-    for i, (region, at) in enumerate(zip(program.regions, epochs, strict=True)):
-        for name in dict.fromkeys(_inputs(region)):
-            source = root(program, name, aliases)
-            if source in spans:
-                own = _own_rows(program, region, name, last) if source == name else None
-                spans[source].touched(i, at, own)
-        if region.output not in aliases:
-            size = dim_at(graph.types[region.output].elements, graph.max_length)
-            size, rows = -(-size // _ALIGN) * _ALIGN, _written_rows(program, region, last)
-            spans[region.output] = _Span(at, at, i, i, size, rows, rows)
-    for _, value in graph.outputs:
-        spans[root(program, value, aliases)].touched(len(epochs), epochs[-1], None)
-    return spans
-
-
 def _place(spans: Mapping[str, _Span]) -> dict[str, int]:
     """Offsets: where the last value that hands on its place lay, else the first that is free."""
     offsets: dict[str, int] = {}
@@ -132,81 +121,113 @@ def _meet(at: int, span: _Span, other_at: int, other: _Span) -> bool:
     return at < other_at + other.size and other_at < at + span.size
 
 
+class _Planner:
+    """`epochs` count the barriers before each region."""
+
+    def __init__(self, program: Program, works: Sequence[Work | None]) -> None:
+        self.program, self.graph = program, program.graph
+        self.works = {r.output: w for r, w in zip(program.regions, works, strict=True)}
+        self.aliases = {
+            r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)
+        }
+        self.last = last_rows(program)
+
+    def plan(self) -> MemoryPlan:
+        barriers = self._barriers()
+        epoch, epochs = 0, []
+        for waits in barriers:
+            epoch += waits
+            epochs.append(epoch)
+        spans = self._spans(epochs)
+        offsets = _place(spans)
+        total = max((offsets[name] + span.size for name, span in spans.items()), default=0)
+        return MemoryPlan(offsets, self.aliases, total, barriers, self.last)
+
+    def _barriers(self) -> tuple[bool, ...]:
+        waits: list[bool] = []
+        since: dict[str, Region] = {}  # made since the last barrier
+        for region in self.program.regions:
+            if isinstance(region.form, Alias):
+                waits.append(False)
+                continue
+            needs = False
+            for name in _inputs(region):
+                source = _root(name, self.aliases)
+                if source in since:
+                    needs |= source != name or not self._row_aligned(region, since[source], name)
+            if needs:
+                since.clear()
+            waits.append(needs)
+            since[region.output] = region
+        return tuple(waits)
+
+    def _spans(self, epochs: Sequence[int]) -> dict[str, _Span]:
+        """The span of each value that a region stores, in the order in which they are made."""
+        spans = dict[str, _Span]()
+        for i, (region, at) in enumerate(zip(self.program.regions, epochs, strict=True)):
+            for name in dict.fromkeys(_inputs(region)):
+                source = _root(name, self.aliases)
+                if source in spans:
+                    own = self._own_rows(region, name) if source == name else None
+                    spans[source].touched(i, at, own)
+            if region.output not in self.aliases:
+                size = stored_bytes(self.graph.types[region.output], self.graph.max_length)
+                size, rows = -(-size // _ALIGNMENT) * _ALIGNMENT, self._written_rows(region)
+                spans[region.output] = _Span(at, at, i, i, size, rows, rows)
+        for _, value in self.graph.outputs:
+            spans[_root(value, self.aliases)].touched(len(epochs), epochs[-1], None)
+        return spans
+
+    def _shared(self, region: Region) -> Dim | None:
+        """Number of rows that the region's threads share out; None where by other units."""
+        work = self.works[region.output]
+        return None if work is None else work.rows
+
+    def _row_aligned(self, region: Region, producer: Region, name: str) -> bool:
+        """Whether each row that `region` reads of `name` was written by the same thread."""
+        own = self._own_rows(region, name)
+        made = (self._shared(producer), producer.output in self.last)
+        return own is not None and made == (own[0], own[2])
+
+    def _own_rows(self, region: Region, name: str) -> _Own | None:
+        """The rows if row r of `region` reads row r of `name` and no other, else None."""
+        shared, pitch = self._shared(region), self.graph.shape(name)[-1]
+        if shared is None or isinstance(shared, int):
+            return None
+        accesses = _reads(region).get(name)
+        if not accesses:
+            return None
+        for access in accesses:
+            span, offset = access.rows(), access.offset
+            within = isinstance(offset, int) and isinstance(pitch, int) and offset < pitch
+            if span != pitch or not within or access.strides[-1] not in (0, 1):
+                return None
+            if dim_mul(pitch, shared) != self.graph.types[name].elements:
+                return None
+        return shared, pitch, region.output in self.last
+
+    def _written_rows(self, region: Region) -> _Own | None:
+        """The rows of a result whose row r is written by the thread that has row r."""
+        shared, shape = self._shared(region), self.graph.shape(region.output)
+        if shared is None or isinstance(shared, int) or not shape:
+            return None
+        whole = dim_mul(shape[-1], shared) == self.graph.types[region.output].elements
+        return (shared, shape[-1], region.output in self.last) if whole else None
+
+
 def _inputs(region: Region) -> list[str]:
     inside = {n.output for n in region.nodes}
     return [i for n in region.nodes for i in n.inputs if i not in inside]
 
 
-def partition(region: Region) -> Dim | None:
-    """Number of rows that the region's threads share out evenly; None if by other units."""
-    if isinstance(region.form, Product):
-        return region.form.epilogue.rows
-    return region.form.rows if isinstance(region.form, Rows) else None
-
-
 def _reads(region: Region) -> dict[str, list[Access]]:
-    """How a row-partitioned region reads the values that other regions made."""
+    """How a region that threads share out by rows reads the values that other regions made."""
     form = region.form
     out: dict[str, list[Access]] = {}
-    rows = form.epilogue if isinstance(form, Product) else form
+    rows = form.epilogue if isinstance(form, PackedGemm) else form
     accesses = list(rows.reads.values()) if isinstance(rows, Rows) else []
-    if isinstance(form, Product):
+    if isinstance(form, PackedGemm):
         accesses.append(form.a)
     for access in accesses:
         out.setdefault(access.base, []).append(access)
     return out
-
-
-def _row_aligned(
-    program: Program, region: Region, producer: Region, name: str, last: frozenset[str]
-) -> bool:
-    """Whether each row that `region` reads of `name` was written by the same thread."""
-    own = _own_rows(program, region, name, last)
-    return own is not None and (partition(producer), producer.output in last) == (own[0], own[2])
-
-
-def _own_rows(program: Program, region: Region, name: str, last: frozenset[str]) -> _Own | None:
-    """The rows if row r of `region` reads row r of `name` and no other, else None."""
-    shared, pitch = partition(region), program.graph.shape(name)[-1]
-    if shared is None or isinstance(shared, int):
-        return None
-    for access in _reads(region).get(name, []):
-        span = access.rows()
-        within = isinstance(access.offset, int) and isinstance(pitch, int) and access.offset < pitch
-        if span != pitch or not within or access.strides[-1] not in (0, 1):
-            return None
-        if dim_mul(pitch, shared) != program.graph.types[name].elements:
-            return None
-    return shared, pitch, region.output in last
-
-
-def _written_rows(program: Program, region: Region, last: frozenset[str]) -> _Own | None:
-    """The rows of a result whose row r is written by the thread that has row r."""
-    shared, shape = partition(region), program.graph.shape(region.output)
-    if shared is None or isinstance(shared, int) or not shape:
-        return None
-    whole = dim_mul(shape[-1], shared) == program.graph.types[region.output].elements
-    return (shared, shape[-1], region.output in last) if whole else None
-
-
-def _barriers(
-    program: Program, aliases: Mapping[str, str], last: frozenset[str]
-) -> tuple[bool, ...]:
-    waits: list[bool] = []
-    since: dict[str, Region] = {}  # made since the last barrier
-    for region in program.regions:
-        if isinstance(region.form, Alias):
-            waits.append(False)
-            continue
-        needs = False
-        for name in _inputs(region):
-            source = root(program, name, aliases)
-            if source in since:
-                needs |= source != name or not _row_aligned(
-                    program, region, since[source], name, last
-                )
-        if needs:
-            since.clear()
-        waits.append(needs)
-        since[region.output] = region
-    return tuple(waits)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
 
-from canao.fuse.forms.form import Attention, Product
+from canao.fuse.forms.form import Attention, PackedGemm
 from canao.fuse.group import Program, Region
 from canao.graph.ir import Graph, Poly
 from canao.schedule.database import Database, Measured, region_text
-from canao.schedule.plan import Plan, default_plan, space
-from canao.target import Target
+from canao.schedule.plan import Plan, order
 
 # A plan replaces the default only if it takes at most this part of its time.
 WORTHWHILE = 0.99
@@ -21,7 +19,7 @@ def tunable(graph: Graph, region: Region) -> bool:
     activations whose size is fixed or a multiple of the tokens."""
     inside = {n.output for n in region.nodes}
     outside = {i for n in region.nodes for i in n.inputs} - inside - set(graph.constants)
-    return isinstance(region.form, (Product, Attention)) and all(
+    return isinstance(region.form, (PackedGemm, Attention)) and all(
         graph.types[name].dtype == "f32" and row_width(graph, name) for name in outside
     )
 
@@ -33,15 +31,17 @@ def row_width(graph: Graph, name: str) -> int:
     return coefficients[1] if len(coefficients) == 2 and coefficients[0] == 0 else 0
 
 
-def tuned_plans(program: Program, target: Target, database: Database) -> tuple[Plan, ...]:
-    """The plan of each region, in their order: by measurement where there are any."""
+def tuned_plans(
+    program: Program, space: Callable[[Region], Sequence[Plan]], database: Database
+) -> tuple[Plan | None, ...]:
+    """The plan of each region that measurements speak for, in their order; None: its default.
+    `space` gives the legal plans of a region."""
     texts = [region_text(program.graph, r) for r in program.regions]
     regions = {t: r for t, r in zip(texts, program.regions, strict=True)
                if tunable(program.graph, r)}  # fmt: skip
     known = _latest(database.read_all(list(regions)))
-    fastest = {text: _fastest(r, target, known[text]) for text, r in regions.items()}
-    return tuple(fastest.get(text) or default_plan(r, target)
-                 for text, r in zip(texts, program.regions, strict=True))  # fmt: skip
+    fastest = {t: _fastest(known[t], space(r)) for t, r in regions.items() if known[t]}
+    return tuple(fastest.get(text) for text in texts)
 
 
 def _latest(rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
@@ -54,9 +54,8 @@ def _latest(rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]
             for text, several in final.items()}  # fmt: skip
 
 
-def _fastest(region: Region, target: Target, rows: Sequence[Measured]) -> Plan | None:
+def _fastest(rows: Sequence[Measured], legal: Sequence[Plan]) -> Plan | None:
     """The fastest legal plan, if it is worth it."""
-    legal = set(space(region, target)) if rows else set()
-    there = [m for m in rows if m.plan in legal and m.ratio <= WORTHWHILE]
-    best = min(there, key=lambda m: (m.ratio, astuple(m.plan)), default=None)
+    there = [m for m in rows if m.ratio <= WORTHWHILE and m.plan in legal]
+    best = min(there, key=lambda m: (m.ratio, order(m.plan)), default=None)
     return best.plan if best else None

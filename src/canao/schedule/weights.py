@@ -1,38 +1,35 @@
-"""Layout of the weights file: which constant lies where, and in which packing.
+"""Layout of the weights file: which constant lies where, and how.
 
     header    64 bytes: magic, layout id, size of the file
     sections  each on a 64-byte boundary; float32, or int32 for ids; little-endian
 
-A product's weights are packed into panels of nr output columns, [n/nr][k][nr], so that its
-inner loop reads them front to back; missing columns of the last panel are zero.
+A packed GEMM's weights lie in panels of nr output columns, so that its inner loop reads them front
+to back; missing columns of the last panel are zero.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from canao.fuse.forms.form import Product
-from canao.fuse.forms.rows import Rows
-from canao.fuse.group import Program
 from canao.graph.ir import Graph
-from canao.schedule.plan import Plan
+from canao.schedule.operands import Operand, Packed
 
-MAGIC = b"CANAOW01"
+MAGIC = b"CANAOW02"
 HEADER = 64
-_ALIGN = 16  # floats
+_ALIGNMENT = 64
+_KINDS = {"f32": "<f4", "i32": "<i4"}
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A constant's place: `offset` and `size` in floats after the header; nr 0 is row-major."""
+    """A constant's place: bytes after the header, and how many."""
 
-    name: str
-    nr: int
+    operand: Operand
     offset: int
     size: int
 
@@ -40,59 +37,48 @@ class Section:
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
     sections: tuple[Section, ...]
-    floats: int
+    size: int
 
     @property
     def identity(self) -> int:
         """64 bits that tell this layout from others; the library checks them in the file."""
-        text = repr([(s.nr, s.offset, s.size) for s in self.sections])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+        rows = [(s.operand.storage.name, s.operand.dtype, s.offset, s.size) for s in self.sections]
+        return int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:8], "little")
 
     @property
     def file_size(self) -> int:
-        return HEADER + 4 * self.floats
+        return HEADER + self.size
 
-    def offset(self, name: str, nr: int) -> int:
-        return next(s.offset for s in self.sections if (s.name, s.nr) == (name, nr))
+    def offset(self, operand: Operand) -> int:
+        return next(s.offset for s in self.sections if s.operand == operand)
 
 
-def lay_out(graph: Graph, used: Iterable[tuple[str, int]]) -> WeightLayout:
-    """A layout of the constants `used`, (name, nr) pairs, in their order."""
+def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:
+    """A layout of the constants among `operands`, in their order."""
     sections, offset = [], 0
-    for name, nr in dict.fromkeys(used):
-        array = graph.constants[name]
-        size = -(-array.shape[0] // nr) * nr * array.shape[1] if nr else array.size
-        sections.append(Section(name, nr, offset, size))
-        offset = -(-(offset + size) // _ALIGN) * _ALIGN
+    for operand in dict.fromkeys(o for o in operands if o.value in graph.constants):
+        size = _elements(graph.constants[operand.value], operand) * 4
+        sections.append(Section(operand, offset, size))
+        offset = -(-(offset + size) // _ALIGNMENT) * _ALIGNMENT
     return WeightLayout(tuple(sections), offset)
 
 
-def shared_panels(program: Program, plans: Sequence[Plan]) -> dict[str, int]:
-    """Tables that are a product's weights as well, as embeddings tied to a language head are: the
-    columns of their panels. They are stored once, and look-ups read them from the panels.
-
-    Not those that are read in another way too, which need the table row by row.
-    """
-    panels: dict[str, int] = {}
-    plain: set[str] = set()
-    for region, plan in zip(program.regions, plans, strict=True):
-        form = region.form
-        if isinstance(form, Product):
-            panels.setdefault(form.weight, plan.nr)
-        for n in region.nodes:
-            looked_up = n.op == "gather" and isinstance(form, Rows)
-            weight = form.weight if isinstance(form, Product) else ""
-            plain.update(n.inputs[1:] if looked_up else (i for i in n.inputs if i != weight))
-    return {name: nr for name, nr in panels.items() if name not in plain}
+def _elements(array: np.ndarray, operand: Operand) -> int:
+    storage = operand.storage
+    if not isinstance(storage, Packed):
+        return array.size
+    n, k = array.shape
+    return -(-n // storage.nr) * storage.nr * -(-k // storage.kr) * storage.kr
 
 
-def pack(weight: np.ndarray, nr: int) -> np.ndarray:
-    """[n, k] -> [ceil(n/nr), k, nr]."""
+def pack(weight: np.ndarray, storage: Packed) -> np.ndarray:
+    """[n, k] -> [ceil(n/nr), ceil(k/kr), nr, kr]."""
     n, k = weight.shape
-    panels = -(-n // nr)
-    padded = np.zeros((panels * nr, k), np.float32)
-    padded[:n] = weight
-    return np.ascontiguousarray(padded.reshape(panels, nr, k).transpose(0, 2, 1))
+    nr, kr = storage.nr, storage.kr
+    panels, steps = -(-n // nr), -(-k // kr)
+    padded = np.zeros((panels * nr, steps * kr), weight.dtype)
+    padded[:n, :k] = weight
+    return np.ascontiguousarray(padded.reshape(panels, nr, steps, kr).transpose(0, 2, 1, 3))
 
 
 def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
@@ -101,9 +87,10 @@ def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
     yield head.ljust(HEADER, b"\0")
     at = 0
     for s in layout.sections:
-        yield bytes(4 * (s.offset - at))
-        array = graph.constants[s.name]
-        kind = "<f4" if array.dtype == np.float32 else "<i4"
-        yield (pack(array, s.nr) if s.nr else np.ascontiguousarray(array, kind)).tobytes()
+        yield bytes(s.offset - at)
+        array, storage = graph.constants[s.operand.value], s.operand.storage
+        if isinstance(storage, Packed):
+            array = pack(array, storage)
+        yield np.ascontiguousarray(array, _KINDS[s.operand.dtype]).tobytes()
         at = s.offset + s.size
-    yield bytes(4 * (layout.floats - at))
+    yield bytes(layout.size - at)

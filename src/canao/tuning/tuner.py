@@ -22,7 +22,7 @@ from canao.build import Toolchain
 from canao.compiler import Stages, load_model, lower, tuning_database
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
-from canao.fuse.forms.form import Product
+from canao.fuse.forms.form import PackedGemm
 from canao.fuse.group import Program
 from canao.schedule.database import region_text
 from canao.schedule.plan import REGISTERS, Plan, default_plans, distance, neighbours
@@ -177,7 +177,7 @@ def _rough_cost(bench: Bench, subject: Subject, tile: tuple[int, int]) -> float:
     (mr, nr), form = tile, subject.region.form
     vectors = nr // REGISTERS[bench.target.isa][0]
     m = bench.rows / -(-bench.rows // mr)
-    columns = (form.n,) if isinstance(form, Product) else (form.v.shape[-1], bench.config.length)
+    columns = (form.n,) if isinstance(form, PackedGemm) else (form.v.shape[-1], bench.config.length)
     panels = sum(-(-n // nr) / n for n in columns)
     loads = m + vectors
     return panels * (max(m * vectors, loads, 8) + 0.1 * loads) / m

@@ -111,23 +111,14 @@ def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention |
 def _stored(
     graph: Graph, mix: Node, views: Sequence[Node], form: Attention
 ) -> Attention | None:
-    """The form with its store, if operands and result lie as tiles can read and write them."""
+    """The form with its store, if strides say where its result lies."""
     q, k, v = form.q, form.k, form.v
     if not isinstance(q.shape[-1], int) or not isinstance(v.shape[-1], int):
         return None
-    if not one_batch(q.shape[:-2]):
-        return None
-    if q.strides[-1] != 1 or any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
+    if any(x.shape[:-2] != q.shape[:-2] for x in (k, v)):
         return None
     store = stored_as(views, [graph.shape(mix.output), *(graph.shape(n.output) for n in views)])
-    if store is None or store[-1] != 1:
-        return None
-    return replace(form, store=store)
-
-
-def one_batch(batch: Shape) -> bool:
-    """Whether at most one batch dimension (the heads) is not 1."""
-    return sum(d != 1 for d in batch) <= 1
+    return None if store is None else replace(form, store=store)
 
 
 def _mixed(

@@ -1,15 +1,18 @@
 """Forms: the shapes of kernel that exist. A set of nodes can be one region if it has a form.
 
-    Alias      views that keep the order of bytes: no work
-    Rows       any row-local computation: gathers, element-wise ops, norms, softmax over a row
-    Concat     rows put together from pieces of others, from table rows and from constants
-    Scan       whole numbers of the tokens, such as positions, one after another
-    Product    x W^T with weights packed at compile time, then a row-local epilogue
-    Matmul     a product of two activations
-    Attention  softmax(q k^T * scale + terms) v by tiles of queries and keys, no scores stored
+    Alias        views that keep the order of bytes: no work
+    Rows         any row-local computation: gathers, element-wise ops, norms, softmax over a row
+    Concat       rows put together from pieces of others, from table rows and from constants
+    Scan         whole numbers of the tokens, such as positions, one after another
+    PackedGemm   x W^T with weights packed at compile time, then a row-local epilogue
+    BatchedGemm  a product of two activations
+    Attention    softmax(q k^T * scale + bias) v by tiles of queries and keys, no scores stored
 
-Product with a norm in its epilogue and Attention join many-to-many ops, which DNNFusion's table
-forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
+A norm in the epilogue of a packed GEMM, and Attention, join many-to-many ops, which DNNFusion's
+table forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
+
+What a form says is true of the nodes on any machine. Whether a backend has a kernel for it is the
+backend's to say (`legal` in lower/).
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access, resolve
-from canao.fuse.forms.attention import Attention, attention_form, causal_form, one_batch
+from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
-from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows, Stage, lower
+from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
 from canao.fuse.forms.scan import Scan, scan_form
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
@@ -39,7 +42,7 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class PackedGemm:
     """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`."""
 
     a: Access
@@ -51,7 +54,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Matmul:
+class BatchedGemm:
     """a [batch..., m, k] times b [batch..., k, n] -> contiguous. Where `near` is set, the table of
     columns by distance, those of the distances in the text only (`distance_matmul`)."""
 
@@ -61,7 +64,14 @@ class Matmul:
     longest: int = 0
 
 
-Form = Alias | Rows | Concat | Scan | Product | Matmul | Attention
+Form = Alias | Rows | Concat | Scan | PackedGemm | BatchedGemm | Attention
+_NAMES = {Alias: "alias", Rows: "rows", Concat: "concat", Scan: "scan", PackedGemm: "gemm",
+          BatchedGemm: "batched_gemm", Attention: "attention"}  # fmt: skip
+
+
+def form_name(form: Form) -> str:
+    """What a form is called in kernel names, records and reports."""
+    return _NAMES[type(form)]
 
 
 def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
@@ -186,31 +196,20 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
     return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
 
 
-def _product(graph: Graph, nodes: Sequence[Node], output: str) -> Product | None:
+def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | None:
     linear = next(n for n in nodes if n.op == "linear")
     a = resolve(graph, nodes, linear.inputs[0])
     weights = linear.inputs[1:]
-    if a is None or any(w not in graph.constants for w in weights):
-        return None
-    if a.strides[-1] != 1 or a.rows() is None or a.base in graph.constants:
+    if a is None or any(w not in graph.constants for w in weights) or a.base in graph.constants:
         return None
     n, k = graph.constants[linear.inputs[1]].shape
     before = {x.output for x in nodes[: nodes.index(linear)]}
     rest = [x for x in nodes if x.output not in before or not _feeds(nodes, x, linear)]
     epilogue = rows_form(graph, rest, output, linear.output)
-    if epilogue is None or not _tiles_suffice(lower(graph, epilogue).stages[0]):
+    if epilogue is None:
         return None
     bias = weights[1] if len(weights) == 2 else ""
-    return Product(a, weights[0], bias, k, n, epilogue)
-
-
-def _tiles_suffice(first: Stage) -> bool:
-    """Whether tiles of the product can run the first stage: what they hand on to later stages has
-    just the output row to stay in, and is all that those can reduce."""
-    stored = {x.name for x, _ in first.stores}
-    return not any(slot for _, slot in first.stores) and all(
-        r.value.name in stored or not stored for r in first.reductions
-    )
+    return PackedGemm(a, weights[0], bias, k, n, epilogue)
 
 
 def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
@@ -223,18 +222,16 @@ def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
     return False
 
 
-def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> Matmul | None:
+def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> BatchedGemm | None:
     matmul = next(n for n in nodes if n.op in HEAVY)
     if any(not OPS[n.op].view for n in nodes if n is not matmul) or output != matmul.output:
         return None
     a, b = (resolve(graph, nodes, name) for name in matmul.inputs[:2])
-    if a is None or b is None or a.strides[-1] != 1:
+    if a is None or b is None:
         return None
     near = ("", 0)
     if matmul.op == "distance_matmul":
         near = (matmul.inputs[2], matmul.attribute("longest"))
     batch = graph.shape(output)[:-2]
-    if not one_batch(batch):
-        return None
     a, b = (x.broadcast((*batch, *x.shape[-2:])) for x in (a, b))
-    return Matmul(a, b, *near)
+    return BatchedGemm(a, b, *near)

@@ -44,13 +44,59 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
-    """kind: local (a value of this stage), slot (stored row), read (outside value), scalar
-    (one number a row), number (a constant), gather (row of a table), pick (elements of a row)."""
+class Local:
+    """A value that this stage has computed."""
 
-    kind: str
     name: str
-    number: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row that an earlier stage has stored: 0 is the output row, others are scratch."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One number a row, from a reduction."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A constant."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A value from outside, by its name in `Rows.reads`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """The row of a constant table that an id names; `ids` is a name in `Rows.reads`."""
+
+    table: str
+    ids: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeAlongAxis:
+    """Elements of a row of `source` at the places that a row of `indices` names; both are names
+    in `Rows.reads`."""
+
+    source: str
+    indices: str
+
+
+Outside = Read | Gather | TakeAlongAxis
+RowOperand = Local | Slot | Scalar | Number | Outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +105,7 @@ class Step:
 
     target: str
     op: str
-    operands: tuple[Operand, ...]
+    operands: tuple[RowOperand, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +115,7 @@ class Reduction:
 
     scalar: str
     kind: str
-    value: Operand
+    value: RowOperand
     finish: str
     eps: float = 0.0
 
@@ -77,7 +123,7 @@ class Reduction:
 @dataclass(frozen=True, slots=True)
 class Stage:
     steps: tuple[Step, ...]
-    stores: tuple[tuple[Operand, int], ...]
+    stores: tuple[tuple[Local, int], ...]
     reductions: tuple[Reduction, ...]
 
 
@@ -90,16 +136,16 @@ class RowProgram:
 
     stages: tuple[Stage, ...]
     slots: int
-    result: Operand
+    result: RowOperand
 
 
-class _Lowering:
+class _Stages:
     def __init__(self, graph: Graph, rows: Rows) -> None:
         self.graph, self.rows = graph, rows
         self.stages: list[Stage] = []
         self.steps: list[Step] = []
         self.stores: dict[str, int] = {}
-        self.pending: list[tuple[Operand, int]] = []
+        self.pending: list[tuple[Local, int]] = []
         self.reductions: list[Reduction] = []
         self.local: set[str] = {rows.source} if rows.source else set()
         self.scalars: set[str] = set()
@@ -110,60 +156,60 @@ class _Lowering:
         self.serial += 1
         return f"t{self.serial}"
 
-    def operand(self, name: str) -> Operand:
+    def operand(self, name: str) -> RowOperand:
         name = self.rows.names.get(name, name)
         array = self.graph.constants.get(name)
         if array is not None and array.size == 1:
-            return Operand("number", name, float(array.reshape(())))
+            return Number(float(array.reshape(())))
         if name in self.scalars:
-            return Operand("scalar", name)
+            return Scalar(name)
         if name in self.local:
-            return Operand("local", name)
+            return Local(name)
         if name in self.stores:
-            return Operand("slot", str(self.stores[name]))
-        return Operand("read", name)
+            return Slot(self.stores[name])
+        return Read(name)
 
-    def step(self, op: str, *operands: Operand, target: str = "") -> Operand:
+    def step(self, op: str, *operands: RowOperand, target: str = "") -> Local:
         target = target or self.fresh()
         self.steps.append(Step(target, op, operands))
         self.local.add(target)
-        return Operand("local", target)
+        return Local(target)
 
-    def keep(self, value: Operand) -> Operand:
+    def keep(self, value: RowOperand) -> RowOperand:
         """The operand to read `value` by in later stages, stored if it has to be."""
-        if value.kind != "local":
+        if not isinstance(value, Local):
             return value
         if value.name not in self.stores:
             self.stores[value.name] = self.slots
             self.pending.append((value, self.slots))
             self.slots += 1
-        return Operand("slot", str(self.stores[value.name]))
+        return Slot(self.stores[value.name])
 
     def end_stage(self) -> None:
         self.stages.append(Stage(tuple(self.steps), tuple(self.pending), tuple(self.reductions)))
         self.steps, self.pending, self.reductions = [], [], []
         self.local = set()
 
-    def reduce(self, kind: str, value: Operand, finish: str, eps: float = 0.0) -> Operand:
+    def reduce(self, kind: str, value: RowOperand, finish: str, eps: float = 0.0) -> Scalar:
         scalar = self.fresh()
         self.reductions.append(Reduction(scalar, kind, value, finish, eps))
         self.scalars.add(scalar)
-        return Operand("scalar", scalar)
+        return Scalar(scalar)
 
 
-def lower(graph: Graph, rows: Rows) -> RowProgram:
+def row_program(graph: Graph, rows: Rows) -> RowProgram:
     """The stages of a row-local form."""
-    state = _Lowering(graph, rows)
+    state = _Stages(graph, rows)
     last_reader = _last_readers(rows)
     for position, n in enumerate(rows.body):
         if n.op in REDUCTIONS:
             _keep_live(state, last_reader, position)
         _NODE.get(n.op, _pointwise)(state, n)
     result = state.operand(rows.output)
-    if result.kind == "local":
+    if isinstance(result, Local):
         state.pending.append((result, OUTPUT_SLOT))
         state.slots = max(state.slots, 1)
-    elif result.kind == "read" or not state.stages:
+    elif isinstance(result, Read) or not state.stages:
         copied = state.step("copy", result)
         state.pending.append((copied, OUTPUT_SLOT))
     state.end_stage()
@@ -179,28 +225,28 @@ def _last_readers(rows: Rows) -> dict[str, int]:
     return last
 
 
-def _keep_live(state: _Lowering, last_reader: dict[str, int], position: int) -> None:
+def _keep_live(state: _Stages, last_reader: dict[str, int], position: int) -> None:
     """Store what was computed in this stage and is read after the node at `position`."""
     for name in sorted(state.local):
         if last_reader.get(name, -1) > position:
-            state.keep(Operand("local", name))
+            state.keep(Local(name))
 
 
-def _pointwise(state: _Lowering, n: Node) -> None:
+def _pointwise(state: _Stages, n: Node) -> None:
     state.step(n.op, *(state.operand(i) for i in n.inputs), target=n.output)
 
 
-def _gather(state: _Lowering, n: Node) -> None:
+def _gather(state: _Stages, n: Node) -> None:
     table, ids = n.inputs
-    state.step("gather", Operand("gather", f"{table}\n{ids}"), target=n.output)
+    state.step("gather", Gather(table, ids), target=n.output)
 
 
-def _pick(state: _Lowering, n: Node) -> None:
-    x, places = n.inputs
-    state.step("pick", Operand("pick", f"{x}\n{places}"), target=n.output)
+def _pick(state: _Stages, n: Node) -> None:
+    source, indices = n.inputs
+    state.step("pick", TakeAlongAxis(source, indices), target=n.output)
 
 
-def _layer_norm(state: _Lowering, n: Node) -> None:
+def _layer_norm(state: _Stages, n: Node) -> None:
     x = state.operand(n.inputs[0])
     mean = state.reduce("sum", x, "mean")
     x = state.keep(x)
@@ -214,7 +260,7 @@ def _layer_norm(state: _Lowering, n: Node) -> None:
     state.step("fma", normal, gamma, beta, target=n.output)
 
 
-def _softmax(state: _Lowering, n: Node) -> None:
+def _softmax(state: _Stages, n: Node) -> None:
     x = state.operand(n.inputs[0])
     top = state.reduce("max", x, "max")
     x = state.keep(x)
@@ -226,7 +272,7 @@ def _softmax(state: _Lowering, n: Node) -> None:
     state.step("mul", e, inverse, target=n.output)
 
 
-def _reduce(state: _Lowering, n: Node) -> None:
+def _reduce(state: _Stages, n: Node) -> None:
     kind, finish = REDUCES[n.op]
     scalar = state.reduce(kind, state.operand(n.inputs[0]), finish)
     state.end_stage()

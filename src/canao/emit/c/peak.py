@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from canao.emit.c import MACROS
-from canao.emit.isa import ISAS, prelude
+from canao.emit.c.prelude import MACROS, vector_operations
+from canao.isa.registry import ISAS
 from canao.target import Target
 
 # Twelve independent chains cover the FMA latency of every core that the ISAs are found on.
@@ -47,4 +47,4 @@ int main(void)
 
 def peak_source(target: Target) -> str:
     """Prints the best FLOP/s of several short rounds, and a sum that keeps the work alive."""
-    return "#define _POSIX_C_SOURCE 199309L\n" + MACROS + prelude(ISAS[target.isa]) + _MAIN
+    return "#define _POSIX_C_SOURCE 199309L\n" + MACROS + vector_operations(ISAS[target.isa]) + _MAIN

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from canao.emit.isa import Isa
-from canao.emit.kernel import Kernel, mark_unused, plain, signature
-from canao.emit.rowcode import Parameters, expression
+from canao.emit.arguments import IDS, Arguments
+from canao.emit.c.kernel import KernelText, mark_unused, signature
+from canao.emit.rowcode import expression
 from canao.emit.writer import Writer
 from canao.fuse.forms.concat import Concat, Piece
-from canao.graph.ir import Dim, dim_mul
+from canao.graph.ir import Dim, Graph, dim_mul
+from canao.isa.table import Isa
+from canao.schedule.schedule import Step
 
 
-def concat_kernel(form: Concat, isa: Isa) -> Kernel:
-    parameters, body = Parameters(), Writer()
+def concat_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
+    """Rows piece by piece."""
+    form = step.region.form
+    assert isinstance(form, Concat)
+    arguments, body = Arguments(step.reads), Writer()
     body.depth = 1
     mark_unused(body, "s", "scratch")
     with body.block("for (int64_t r = begin; r < end; r++)"):
         body.line(f"float *const o = out + r * {form.width};")
         _indices(body, form)
         for piece in form.pieces:
-            _piece(body, form, piece, parameters)
+            _piece(body, form, piece, arguments)
     w = Writer()
     w.line(f"/* rows of {form.width} from {len(form.pieces)} pieces */")
-    w.line(signature(parameters))
+    w.line(signature(step.name, arguments))
     w.line("{")
     w.raw(body.text())
     w.line("}")
-    name = f"concat_{plain(form.width)}_{len(form.pieces)}_{isa.name}"
-    rows = expression(form.rows)
-    return Kernel(name, w.text(), tuple(parameters.list), rows, frozenset())
+    return KernelText(w.text())
 
 
 def _axes(form: Concat, piece: Piece) -> list[tuple[int, Dim]]:
@@ -52,15 +55,15 @@ def _scaled(operator: str, step: Dim) -> str:
     return "" if step == 1 else f"{operator}{expression(step)}"
 
 
-def _piece(w: Writer, form: Concat, piece: Piece, parameters: Parameters) -> None:
+def _piece(w: Writer, form: Concat, piece: Piece, arguments: Arguments) -> None:
     terms = [expression(piece.source.offset)] if piece.source.offset != 0 else []
     terms += [f"i{axis}{_scaled(' * ', step)}" for axis, step in _axes(form, piece)]
     place, step = " + ".join(terms) or "0", 1
     if piece.table:
-        index = f"{parameters.of(piece.source.base, 'ids')}[{place}]"
-        start = f"{parameters.of(piece.table)} + (int64_t){index} * {piece.width}"
+        index = f"{arguments.of(piece.source.base, IDS)}[{place}]"
+        start = f"{arguments.of(piece.table)} + (int64_t){index} * {piece.width}"
     else:
-        start = f"{parameters.of(piece.source.base)} + {place}"
+        start = f"{arguments.of(piece.source.base)} + {place}"
         step = piece.source.strides[-1]
     inside = [
         f"i{axis} >= {expression(first)} && i{axis} < {expression(end)}"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from canao.emit.isa import Isa
-from canao.emit.kernel import Kernel, mark_unused, plain, signature
-from canao.emit.rowcode import Parameters, expression
+from canao.emit.arguments import IDS, Arguments
+from canao.emit.c.kernel import KernelText, mark_unused, signature
+from canao.emit.rowcode import expression
 from canao.emit.writer import Writer
 from canao.fuse.forms.scan import INTEGER, Scan
+from canao.graph.ir import Graph
+from canao.isa.table import Isa
+from canao.schedule.schedule import Step
 
 
-def scan_kernel(form: Scan, isa: Isa) -> Kernel:
-    parameters, body = Parameters(), Writer()
+def scan_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
+    """All operations on one token after another."""
+    form = step.region.form
+    assert isinstance(form, Scan)
+    arguments, body = Arguments(step.reads), Writer()
     local: dict[str, str] = {}
 
     def operand(name: str) -> str:
@@ -18,7 +24,7 @@ def scan_kernel(form: Scan, isa: Isa) -> Kernel:
             known = form.operands[name]
             if isinstance(known, int):
                 return str(known)
-            local[name] = f"{parameters.of(name, 'ids')}[t]"
+            local[name] = f"{arguments.of(name, IDS)}[t]"
         return local[name]
 
     sums: list[str] = []
@@ -38,7 +44,7 @@ def scan_kernel(form: Scan, isa: Isa) -> Kernel:
             local[n.output] = f"v{i}"
     w = Writer()
     w.line(f"/* {', '.join(n.op for n in form.body)} of each token */")
-    w.line(signature(parameters))
+    w.line(signature(step.name, arguments))
     w.line("{")
     w.depth += 1
     mark_unused(w, "scratch")
@@ -50,6 +56,4 @@ def scan_kernel(form: Scan, isa: Isa) -> Kernel:
         w.line(f"to[t] = {local[form.output]};")
     w.depth -= 1
     w.line("}")
-    names = "".join(f"_{n.op}" for n in form.body if n.op != "reshape")
-    name = f"scan_{plain(form.length)}{names}_{isa.name}"
-    return Kernel(name, w.text(), tuple(parameters.list), "1", frozenset())
+    return KernelText(w.text())

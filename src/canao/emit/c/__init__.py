@@ -1,0 +1,1 @@
+"""C11 for CPUs, from a Schedule: text only, nothing is decided."""

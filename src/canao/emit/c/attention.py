@@ -1,0 +1,169 @@
+"""C for attention by tiles.
+
+Causal attention is two kernels: one that puts new keys and values into the cache, and one that
+reads them there.
+"""
+
+from __future__ import annotations
+
+from canao.emit.arguments import FLOAT, IDS, Arguments, c_type
+from canao.emit.c import attention_templates as templates
+from canao.emit.c.kernel import KernelText, declared, signature
+from canao.emit.c.tile_templates import tile_words
+from canao.emit.rowcode import expression
+from canao.emit.writer import fill, number
+from canao.fuse.forms.attention import Attention
+from canao.graph.ir import Graph, product
+from canao.isa.table import Isa
+from canao.lower.cpu.attention import AttentionPlan, depth
+from canao.lower.cpu.tiles import batch_of, rounded
+from canao.schedule.kv_cache import CacheLayout
+from canao.schedule.operands import Operand
+from canao.schedule.schedule import Step
+
+# Name, type and start of each operand of a term.
+Starts = list[tuple[str, str, str]]
+
+
+def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
+    """Attention over the keys of the sequence, or causal over those of the cache as well."""
+    form, plan = step.region.form, step.plan
+    assert isinstance(form, Attention) and isinstance(plan, AttentionPlan)
+    arguments, e = Arguments(step.reads), expression
+    cache = step.cache.layout if step.cache else None
+    starts = _starts(form, arguments)
+    template = templates.TILE + (templates.CAUSAL if cache else templates.WHOLE)
+    text = fill(
+        template, name=step.name, signature=signature(step.name, arguments),
+        parameters=declared(arguments.declarations()),
+        unused=" ".join(f"(void){name};" for name in arguments.names.values()),
+        cases=_cases(step.name, form, plan, starts, cache), more=_more(form, starts),
+        starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
+        **tile_words(plan.tile, isa), **_sizes(form, plan, cache), **_strides(form, arguments),
+        **_reach(form, plan, isa),
+    )  # fmt: skip
+    return KernelText(text, frozenset({"tile", "pack", *_needs(form)}), plan.tile)
+
+
+def _cases(
+    name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None
+) -> str:
+    """A call for each number of queries in a tile."""
+    own = "past + row, " if cache else "row, " if form.band else ""
+    operands = "".join(f"{x}, " for x, _, _ in starts) + own
+    return "\n".join(
+        f"            case {rows}: {name}_tile({rows}, s, {operands}from, kt, vp, p, o); break;"
+        for rows in range(1, plan.mr + 1)
+    )
+
+
+def _sizes(form: Attention, plan: AttentionPlan, cache: CacheLayout | None) -> dict[str, object]:
+    """Dimensions, and where keys and values lie in the cache."""
+    e, (d, dv) = expression, depth(form)
+    wide = rounded(dv, plan.nr)
+    scaled = "acc[i][v]"
+    if form.scale != 1.0:
+        scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
+    return {
+        "batch": product(form.q.shape[:-2]), "m": e(form.q.shape[-2]), "d": d,
+        "keys": e(form.k.shape[-1]), "dv": dv, "wide": wide, "tile": plan.keys,
+        "scale": number(form.scale), "scaled": scaled,
+        "room": cache.value_head // wide if cache else "keys",
+        "key_head": cache.key_head if cache else 0,
+        "value_head": cache.value_head if cache else 0,
+        "values": cache.values if cache else 0,
+    }  # fmt: skip
+
+
+def _strides(form: Attention, arguments: Arguments) -> dict[str, str]:
+    """For each operand its pointer, offset, and steps to the next head, row and column."""
+    e, out = expression, {}
+    for x, access, row, column in (("q", form.q, "row", ""), ("k", form.k, "d", "key"),
+                                   ("v", form.v, "key", "d")):  # fmt: skip
+        out[x] = arguments.of(access.base)
+        out[f"{x}0"] = e(access.offset)
+        out[f"{x}_head"] = e(batch_of(access.shape, access.strides)[1])
+        out[f"{x}_{row}"] = e(access.strides[-2])
+        if column:
+            out[f"{x}_{column}"] = e(access.strides[-1])
+    out["o_head"] = e(batch_of(form.q.shape, form.store)[1])
+    out["o_row"] = e(form.store[-2])
+    return out
+
+
+def _reach(form: Attention, plan: AttentionPlan, isa: Isa) -> dict[str, str]:
+    """The parts of a tile that say which keys it visits, and what of their scores counts."""
+    words = {"tile": plan.keys, **tile_words(plan.tile, isa)}
+    if form.cached:
+        return {"bounds": templates.BEFORE, "scored": fill(templates.MASKED, **words), "high": "",
+                "floor": ""}  # fmt: skip
+    first, end = "0", "keys"
+    if form.band is not None:
+        first = f"max64(0, row - {form.band[0]}) / {plan.nr} * {plan.nr}"
+        end = f"min64(keys, row + m + {form.band[1]})"
+    later = bool(form.terms or form.band)
+    keys = expression(form.k.shape[-1])
+    scored = fill(templates.STORED, **words)
+    return {
+        "bounds": fill(templates.BOUNDS, keys=keys, first=first, end=end),
+        "scored": scored if later else scored + templates.LARGEST,
+        "high": fill(templates.WITH_TERMS, terms=_terms(form), band=_band(form, plan), **words)
+        if later
+        else "",
+        "floor": "" if form.band is None else templates.FLOOR,
+    }
+
+
+def _starts(form: Attention, arguments: Arguments) -> Starts:
+    """(name, type, place): where each operand of a term begins for a head and its first query."""
+    out = []
+    for i, term in enumerate(form.terms):
+        for access, prefix, dtype in ((term.read, "bias", FLOAT), (term.places, "at", IDS)):
+            if access is not None:
+                place = (
+                    f"{arguments.of(access.base, dtype)} + {expression(access.offset)} "
+                    f"+ h * {expression(batch_of(access.shape, access.strides)[1])} "
+                    f"+ row * {expression(access.strides[-2])}"
+                )
+                out.append((f"{prefix}{i}", c_type(Operand(access.base, dtype=dtype)), place))
+    return out
+
+
+def _more(form: Attention, starts: Starts) -> str:
+    """The parameters of a tile that these terms and this band add."""
+    more = "".join(f"const {c} *{name}, " for name, c, _ in starts)
+    return more + ("int64_t row, " if form.band else "")
+
+
+def _terms(form: Attention) -> str:
+    """C that adds to x, the scores of query i and keys from c on, `left` of them."""
+    lines = []
+    for i, term in enumerate(form.terms):
+        row, column = (expression(x) for x in term.read.strides[-2:])
+        start = f"bias{i} + i * {row} + c * {column}"
+        if term.places is not None:
+            of_row, apart = (expression(x) for x in term.places.strides[-2:])
+            value = (
+                f"vf_pick({start}, {column}, {expression(term.step)}, "
+                f"at{i} + i * {of_row} + c * {apart}, {apart}, left)"
+            )
+        elif term.read.strides[-1] == 1:
+            value = f"vf_load_upto({start}, left)"
+        else:
+            value = f"vf_gather({start}, {column}, left)"
+        lines.append(f"                x = vf_add(x, {value});\n")
+    return "".join(lines)
+
+
+def _needs(form: Attention) -> set[str]:
+    needs = {"pick" for t in form.terms if t.places is not None}
+    strided = any(t.places is None and t.read.strides[-1] != 1 for t in form.terms)
+    return needs | ({"strided"} if strided else set())
+
+
+def _band(form: Attention, plan: AttentionPlan) -> str:
+    """C that takes out what query i does not see, of scores that have been stored."""
+    if form.band is None:
+        return ""
+    before, after = form.band
+    return fill(templates.OUTSIDE, tile=plan.keys, before=before, after=after)

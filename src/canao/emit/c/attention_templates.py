@@ -1,0 +1,186 @@
+"""The C of attention, with words to fill in."""
+
+BOUNDS = "    const int64_t keys = ${keys}, first = ${first}, end = ${end};"
+BEFORE = """\
+    (void)s;
+    const int64_t first = 0, end = row + m;"""
+# What is done with the scores x of one vector; `left` of its lanes are keys that count.
+STORED = "                    vf_store(p + i * ${tile} + j + v * VF, x);"
+LARGEST = """\
+
+                    const int64_t left = count - j - v * VF;
+                    high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));"""
+MASKED = """\
+                    const int64_t left = row + i + 1 - key - j - v * VF;
+                    const vf seen = left >= VF ? x : vf_keep(x, left, -INF_F);
+                    vf_store(p + i * ${tile} + j + v * VF, seen);
+                    high[i] = vf_max(high[i], seen);"""
+WITH_TERMS = """\
+        for (int i = 0; i < m; i++) {
+${band}            for (int64_t j = 0; j < count; j += VF) {
+                const int64_t c = key + j, left = count - j;
+                vf x = vf_load(p + i * ${tile} + j);
+                (void)c;
+${terms}                vf_store(p + i * ${tile} + j, x);
+                high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));
+            }
+        }
+"""
+OUTSIDE = """\
+            for (int64_t c = key; c < min64(key + count, row + i - ${before}); c++)
+                p[i * ${tile} + c - key] = -INF_F;
+            for (int64_t c = max64(key, row + i + ${after} + 1); c < key + count; c++)
+                p[i * ${tile} + c - key] = -INF_F;
+"""
+# A query may see none of these keys: its maximum must stay a number.
+FLOOR = "            peak = peak > -1e30f ? peak : -1e30f;\n"
+
+TILE = """\
+/* m queries of one head against the keys they see, ${tile} at a time with a running maximum and sum:
+   no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
+CANAO_INLINE void ${name}_tile(const int m, int64_t s, ${more}const float *q, const float *kt,
+                            const float *vp, float *restrict p, float *restrict o)
+{
+${bounds}
+    float *const mix = p + $MR * ${tile};
+    vf total[$MR];
+    float top[$MR];
+    UNROLL for (int i = 0; i < m; i++)
+        top[i] = -INF_F;
+    for (int64_t key = first; key < end; key += ${tile}) {
+        const int64_t count = min64(end - key, ${tile}), rest = count % VF, whole = count - rest;
+        vf high[$MR], low[$MR], sum[$MR], shrink[$MR];
+        UNROLL for (int i = 0; i < m; i++) {
+            high[i] = vf_set1(top[i]);
+            sum[i] = vf_set1(0.0f);
+        }
+        for (int64_t j = 0; j < count; j += $NR) {
+            vf acc[$MR][$NV];
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++)
+                    acc[i][v] = vf_set1(0.0f);
+            panel_fma_${shape}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++) {
+                    const vf x = ${scaled};
+${scored}
+                }
+        }
+${high}        /* exp(x - top) as 2^(x log2 e - top log2 e) */
+        UNROLL for (int i = 0; i < m; i++) {
+            float peak = vf_top(high[i]);
+${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
+            low[i] = vf_set1(-peak * LOG2_E);
+            top[i] = peak;
+        }
+        for (int64_t j = 0; j < whole; j += VF)
+            UNROLL for (int i = 0; i < m; i++) {
+                const vf x = vf_load(p + i * ${tile} + j);
+                const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
+                vf_store(p + i * ${tile} + j, y);
+                sum[i] = vf_add(sum[i], y);
+            }
+        if (rest)
+            UNROLL for (int i = 0; i < m; i++) {
+                const vf x = vf_load(p + i * ${tile} + whole);
+                const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
+                vf_store(p + i * ${tile} + whole, y);
+                sum[i] = vf_add(sum[i], vf_keep(y, rest, 0.0f));
+            }
+        UNROLL for (int i = 0; i < m; i++)
+            total[i] = key > first ? vf_fma(total[i], shrink[i], sum[i]) : sum[i];
+        const int last = key + ${tile} >= end;
+        UNROLL for (int i = 0; i < m; i++)
+            low[i] = vf_set1(last ? 1.0f / vf_sum(total[i]) : 1.0f);
+        for (int64_t j = 0; j < ${wide}; j += $NR) {
+            vf acc[$MR][$NV];
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++)
+                    acc[i][v] = key > first
+                                    ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
+                                    : vf_set1(0.0f);
+            panel_fma_${shape}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0, acc);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++) {
+                    const vf x = vf_mul(acc[i][v], low[i]);
+                    const int64_t col = j + v * VF;
+                    if (last)
+                        vf_store_upto(o + i * ${o_row} + col, x, ${dv} - col);
+                    else
+                        vf_store(mix + i * ${wide} + col, x);
+                }
+        }
+    }
+}
+
+"""
+
+WHOLE = """\
+/* ${batch} heads of softmax(q k^T * ${scale}) v */
+${signature}
+{
+    const int64_t m = ${m}, keys = ${keys}, tiles = (m + $MR - 1) / $MR;
+    float *const p = scratch, *const kt = p + $MR * (${tile} + ${wide});
+    float *const vp = kt + (keys + $NR - 1) / $NR * $NR * ${d};
+    int64_t ready = -1;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
+        if (h != ready) {
+            for (int64_t j = 0; j < keys; j += $NR)
+                pack_panel_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j, kt + j * ${d});
+            for (int64_t j = 0; j < ${dv}; j += $NR)
+                pack_panel_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j, vp + j * keys);
+            ready = h;
+        }
+        const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
+        float *const o = out + h * ${o_head} + row * ${o_row};
+${starts}        switch (part(m, tiles, t % tiles + 1) - row) {
+${cases}
+        }
+    }
+}
+"""
+
+CAUSAL = """\
+/* Keys and values of the new tokens join those of the text. A panel of keys that was begun before
+   is filled up first. */
+static void ${name}_append(int64_t s, int64_t past, ${parameters}float *restrict cache,
+                        int64_t begin, int64_t end)
+{
+    ${unused}
+    for (int64_t h = begin; h < end; h++) {
+        const float *const k = ${k} + ${k0} + h * ${k_head}, *const v = ${v} + ${v0} + h * ${v_head};
+        float *const kt = cache + h * ${key_head}, *const vp = cache + ${values} + h * ${value_head};
+        int64_t i = 0;
+        for (; i < s && (past + i) % $NR; i++)
+            for (int64_t p = 0; p < ${d}; p++)
+                kt[(past + i) / $NR * $NR * ${d} + p * $NR + (past + i) % $NR] =
+                    k[i * ${k_key} + p * ${k_d}];
+        for (; i < s; i += $NR)
+            pack_panel_${shape}(${d}, s, k, ${k_d}, ${k_key}, i, kt + (past + i) * ${d});
+        for (int64_t j = 0; j < ${dv}; j += $NR)
+            pack_panel_${shape}(s, ${dv}, v, ${v_key}, ${v_d}, j, vp + j * ${room} + past * $NR);
+    }
+}
+
+/* ${batch} heads of softmax(q k^T * ${scale}) v, each query from `first` on with its own key and all
+   before it: a tile ends at the key of its last query. */
+static void ${name}(int64_t s, int64_t past, int64_t first, ${parameters}const float *restrict cache,
+                 float *restrict out, float *restrict scratch, int64_t begin, int64_t end)
+{
+    ${unused}
+    const int64_t m = s - first, tiles = (m + $MR - 1) / $MR;
+    float *const p = scratch;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t h = t / tiles, row = first + part(m, tiles, t % tiles);
+        const int64_t rows = first + part(m, tiles, t % tiles + 1) - row;
+        const float *const kt = cache + h * ${key_head};
+        const float *const vp = cache + ${values} + h * ${value_head};
+        const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
+        float *const o = out + h * ${o_head} + row * ${o_row};
+        switch (rows) {
+${cases}
+        }
+    }
+}
+"""

@@ -1,0 +1,118 @@
+"""The public C header of one library."""
+
+from __future__ import annotations
+
+from canao.emit.rowcode import expression
+from canao.graph.ir import Graph, Input
+
+
+def given(graph: Graph) -> list[Input]:
+    """The inputs that the caller gives."""
+    return [slot for slot in graph.inputs if slot.given]
+
+
+def header(graph: Graph) -> str:
+    """The public C header of one library."""
+    inputs = "\n".join(
+        f" *   inputs[{i}]   {slot.name}, {'ids below ' + str(slot.limit) if slot.limit else 'ids'}"
+        for i, slot in enumerate(given(graph))
+    )
+    outputs = "\n".join(
+        f" *   outputs[{i}]  {name}, "
+        f"floats [{', '.join(expression(d) for d in graph.shape(value))}]"
+        for i, (name, value) in enumerate(graph.outputs)
+    )
+    return _HEADER.format(
+        inputs=inputs,
+        outputs=outputs,
+        max_length=graph.max_length,
+        input_count=len(given(graph)),
+        output_count=len(graph.outputs),
+        resumes=_RESUMES if graph.resumes else "",
+    )
+
+
+_RESUMES = """\
+/* A text that grows. The model keeps keys and values of its tokens, so that each is computed once.
+ *
+ * canao_extend appends `length` tokens, of which it gives the outputs of the last `wanted` as if
+ * these were a text of that length: canao_output_size(i, wanted) floats. wanted is 0 to length; for
+ * 0, outputs may be NULL. A text is at most CANAO_MAX_LENGTH tokens in all: what would go beyond is
+ * CANAO_LENGTH. On any status but CANAO_OK the text is as it was.
+ *
+ * canao_reset forgets all tokens but the first `kept`, 0 to the length of the text.
+ *
+ * canao_run and canao_run_batch use the same memory: after them the text is empty. */
+#define CANAO_RESUMES 1
+int canao_extend(canao_model *model, const int32_t *const *inputs, int32_t length, int32_t wanted,
+                 float *const *outputs);
+int canao_reset(canao_model *model, int32_t kept);
+
+"""
+_HEADER = """\
+/* C interface of a model compiled by CANAO. Link with model.so; it needs libc only.
+ *
+{inputs}
+{outputs}
+ *
+ * s is the length of the text in tokens, 1 to CANAO_MAX_LENGTH; nothing is padded.
+ */
+#ifndef CANAO_MODEL_H
+#define CANAO_MODEL_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+#define CANAO_MAX_LENGTH {max_length}
+#define CANAO_INPUTS {input_count}
+#define CANAO_OUTPUTS {output_count}
+
+enum canao_status {{
+    CANAO_OK = 0,
+    CANAO_ARGUMENT = 1, /* a null pointer, or a count out of range */
+    CANAO_LENGTH = 2,   /* length outside 1 .. CANAO_MAX_LENGTH */
+    CANAO_TOKEN = 3,    /* an id that the model has no row for */
+    CANAO_FILE = 4,     /* the weights cannot be opened or mapped */
+    CANAO_FORMAT = 5,   /* the weights are not those of this library */
+    CANAO_MEMORY = 6,
+    CANAO_THREADS = 7,  /* threads cannot be started or pinned */
+    CANAO_BUSY = 8      /* another call on the same model is under way */
+}};
+
+typedef struct canao_model canao_model;
+
+/* Maps the weights file and starts `threads` - 1 threads. `cores` pins thread i to cores[i];
+ * NULL pins none. Thread 0 is the caller of canao_run or canao_run_batch, pinned for the length
+ * of the call. */
+int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
+
+/* One text. Outputs are written by the caller's thread; models are independent of each other. */
+int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
+              float *const *outputs);
+
+/* `count` texts of any lengths, nothing padded: inputs[text][i], lengths[text], outputs[text][i].
+ * Threads take whole texts, longest first, or share a text as in canao_run where that ends sooner;
+ * the numbers are those of canao_run, to the bit. All arguments are checked before anything runs:
+ * on any status but CANAO_OK no output is written. The status is that of the first wrong text. No
+ * output may overlap another. The first batch that is shared out takes the memory of an arena for
+ * each thread but one, which is kept until canao_close; CANAO_MEMORY leaves the model usable. A
+ * count of 0 does nothing. */
+int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
+                    const int32_t *lengths, float *const *const *outputs);
+
+{resumes}/* Floats of an output at a length; 0 for an index or a length out of range. */
+int64_t canao_output_size(int index, int32_t length);
+
+void canao_close(canao_model *model);
+
+/* What a status means, in English. */
+const char *canao_message(int status);
+
+#ifdef __cplusplus
+}}
+#endif
+#endif
+"""

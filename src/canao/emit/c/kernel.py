@@ -1,0 +1,42 @@
+"""The C of one kernel, and the pieces that all kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from canao.emit.arguments import Arguments
+from canao.emit.writer import Writer
+
+SCRATCH = "float *restrict scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelText:
+    """The functions of a kernel. `needs` names those of the whole file that they call; `tile` is
+    the register tile that these are for. Causal attention has a second text, before the first."""
+
+    text: str
+    needs: frozenset[str] = frozenset()
+    tile: tuple[int, int] | None = None
+
+
+def signature(name: str, arguments: Arguments, more: str = "") -> str:
+    """The head of a kernel."""
+    return (
+        f"static void {name}(int64_t s, {declared(arguments.declarations())}float *restrict out, "
+        f"{SCRATCH}, int64_t begin, int64_t end{more})"
+    )
+
+
+def declared(declarations: Sequence[str]) -> str:
+    return "".join(f"{d}, " for d in declarations)
+
+
+def passed(names: Sequence[str]) -> str:
+    return "".join(f"{name}, " for name in names)
+
+
+def mark_unused(w: Writer, *names: str) -> None:
+    for name in names:
+        w.line(f"(void){name};")

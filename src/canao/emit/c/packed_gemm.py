@@ -1,0 +1,205 @@
+"""C for packed GEMMs and their epilogues."""
+
+from __future__ import annotations
+
+from canao.emit.arguments import Arguments
+from canao.emit.c.kernel import KernelText, declared, mark_unused, passed, signature
+from canao.emit.rowcode import RowCode, RowStyle, expression
+from canao.emit.writer import Writer
+from canao.fuse.access import Access
+from canao.fuse.forms.form import PackedGemm
+from canao.fuse.forms.rows import row_program
+from canao.graph.ir import Graph
+from canao.isa.table import Isa
+from canao.lower.cpu.packed_gemm import PackedGemmPlan, split
+from canao.schedule.operands import Operand
+from canao.schedule.schedule import Step
+
+
+class PackedGemmCode:
+    """Blocks of rows, passes of kc and panels of nr columns.
+
+    One whose tiles are all that there is takes a range of columns as well, so that threads can
+    share out these where there are too few rows to share out.
+    """
+
+    def __init__(self, graph: Graph, step: Step, isa: Isa) -> None:
+        form, plan = step.region.form, step.plan
+        assert isinstance(form, PackedGemm) and isinstance(plan, PackedGemmPlan)
+        self.form, self.plan, self.step, self.name = form, plan, step, step.name
+        self.nv = plan.nr // isa.width
+        self.program = row_program(graph, form.epilogue)
+        self.stages = split(self.program)
+        self.passes = -(-form.k // plan.kc)
+        self.by_columns = step.work.columns > 0
+        self.arguments = Arguments(step.reads)
+        self.code = RowCode(
+            graph, form.epilogue, self.program, self.arguments, step.scratch,
+            RowStyle(plan.chains, isa.width, upto=True),
+        )  # fmt: skip
+        self.rows_code = RowCode(
+            graph, form.epilogue, self.program, self.arguments, step.scratch,
+            RowStyle(plan.chains, isa.width),
+        )  # fmt: skip
+
+    def kernel(self) -> KernelText:
+        form, plan, later = self.form, self.plan, self.stages.later
+        tile, rows = Writer(), Writer()
+        tile.depth = rows.depth = 1
+        self._tile_body(tile)
+        self.tile_uses = self.arguments.taken()
+        if later:
+            self.rows_code.row_pass(rows, later)
+        self.rows_uses = self.arguments.taken()
+        w = Writer()
+        depth = f" in {self.passes} passes of {plan.kc}" if self.passes > 1 else ""
+        ops = self.step.region.ops
+        w.line(
+            f"/* [{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}]{depth}"
+            f"{', then ' if len(ops) > 1 else ''}{', '.join(o for o in ops if o != 'linear')} */"
+        )
+        with w.block(
+            f"CANAO_INLINE void {self.name}_tile(const int m, const int64_t width, int64_t s, "
+            f"{self._declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
+            "int64_t k0, const char *next, int64_t step)"
+        ):
+            w.raw(tile.text())
+        w.line()
+        if later:
+            self._rows_function(w, rows)
+        self._main(w, bool(later))
+        needs = frozenset({"tile", *self.code.needs, *self.rows_code.needs})
+        return KernelText(w.text(), needs, plan.tile)
+
+    def _declared(self, uses: frozenset[Operand]) -> str:
+        return declared(self.arguments.declarations(uses))
+
+    def _passed(self, uses: frozenset[Operand]) -> str:
+        return passed(self.arguments.passed(uses))
+
+    def _rows_function(self, w: Writer, rows: Writer) -> None:
+        w.line("/* What needs whole rows, on rows that are still in cache. */")
+        w.line(
+            f"static void {self.name}_rows(int64_t s, {self._declared(self.rows_uses)}"
+            "float *restrict out, float *restrict scratch, int64_t begin, int64_t end)"
+        )
+        w.line("{")
+        w.depth = 1
+        mark_unused(w, "s", "scratch")
+        w.depth = 0
+        w.raw(rows.text())
+        w.line("}")
+        w.line()
+
+    def _tile_body(self, w: Writer) -> None:
+        form, plan, nv = self.form, self.plan, self.nv
+        mark_unused(w, "s")
+        lda = form.a.rows()
+        assert lda is not None
+        place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
+        a, (weights, _) = self.arguments.of(form.a.base), self.arguments.weights(form.weight)
+        w.line(f"vf acc[{plan.mr}][{nv}];")
+        self._start(w)
+        depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
+        w.line(
+            f"panel_fma_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, {expression(lda)}, "
+            f"{weights} + col * {form.k} + k0 * {plan.nr}, 1, next, step, acc);"
+        )
+        if self.passes > 1:
+            self._keep_partial(w)
+        self._epilogue(w)
+
+    def _start(self, w: Writer) -> None:
+        """Accumulators start with the bias, or with what the pass before has stored."""
+        form, nv = self.form, self.nv
+        start = "vf_set1(0.0f)"
+        if form.bias:
+            bias = self.arguments.of(form.bias)
+            start = f"vf_load_upto({bias} + col + v * VF, width - v * VF)"
+        with w.block(f"UNROLL for (int v = 0; v < {nv}; v++)"):
+            w.line(f"const vf start = {start};")
+            with w.block("UNROLL for (int i = 0; i < m; i++)"):
+                if self.passes > 1:
+                    w.line(
+                        f"acc[i][v] = k0 ? vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
+                        "width - v * VF) : start;"
+                    )
+                else:
+                    w.line("acc[i][v] = start;")
+
+    def _keep_partial(self, w: Writer) -> None:
+        """All passes but the last store their sums and leave."""
+        form, nv = self.form, self.nv
+        with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
+            with w.block("UNROLL for (int i = 0; i < m; i++)"):
+                w.line(f"UNROLL for (int v = 0; v < {nv}; v++)")
+                w.line(
+                    f"    vf_store_upto(out + (row + i) * {form.n} + col + v * VF, acc[i][v], "
+                    "width - v * VF);"
+                )
+            w.line("return;")
+
+    def _epilogue(self, w: Writer) -> None:
+        """The part of the epilogue that tiles run, on each vector of the accumulators."""
+        tile = self.stages.tile
+        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            w.line("const int64_t r = row + i;")
+            w.line(f"float *const o = out + r * {self.form.n};")
+            self.code.open_row(w, (tile,))
+            with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
+                w.line("const int64_t j = col + v * VF, n = width - v * VF;")
+                self.code.source = "acc[i][v]"
+                self.code.steps(w, tile, "n")
+                self.code.stores(w, tile, "n")
+
+    def _main(self, w: Writer, later: bool) -> None:
+        form, plan = self.form, self.plan
+        whole, rest = form.n - form.n % plan.nr, form.n % plan.nr
+        first, stop, beyond = "0", str(whole), ""
+        if self.by_columns:
+            first, stop, beyond = "left", f"min64(right, {whole})", f"if (right > {whole})"
+        columns = ", int64_t left, int64_t right" if self.by_columns else ""
+        w.line(signature(self.name, self.arguments, columns))
+        w.line("{")
+        w.depth += 1
+        mark_unused(w, "scratch", *(("left",) if self.by_columns else ()))
+        w.line(f"const int64_t all = end - begin, blocks = (all + {plan.mc} - 1) / {plan.mc};")
+        with w.block("for (int64_t block = 0; block < blocks; block++)"):
+            w.line("const int64_t top = begin + part(all, blocks, block);")
+            w.line("const int64_t rows = begin + part(all, blocks, block + 1) - top;")
+            w.line(f"const int64_t tiles = (rows + {plan.mr} - 1) / {plan.mr};")
+            with w.block(f"for (int64_t k0 = 0; k0 < {form.k}; k0 += {plan.kc})"):
+                if whole:
+                    head = f"for (int64_t col = {first}; col < {stop}; col += {plan.nr})"
+                    with w.block(head):
+                        self._tiles(w, str(plan.nr))
+                if rest:
+                    with w.block(beyond):
+                        w.line(f"const int64_t col = {whole};")
+                        self._tiles(w, str(rest))
+            if later:
+                names = self._passed(self.rows_uses)
+                w.line(f"{self.name}_rows(s, {names}out, scratch, top, top + rows);")
+        w.depth -= 1
+        w.line("}")
+
+    def _tiles(self, w: Writer, width: str) -> None:
+        """All tiles of one panel. They share out the fetching of the panel after it; a tile alone
+        has to read faster than that: it fetches its own panel, so many bytes ahead."""
+        k, plan = self.form.k, self.plan
+        weights, _ = self.arguments.weights(self.form.weight)
+        w.line(f"const int64_t depth = min64({plan.kc}, {k} - k0), step = {plan.nr} * 4 / tiles;")
+        w.line(f"const char *next = (const char *)({weights} + col * {k} + k0 * {plan.nr}) + "
+               f"(tiles > 1 ? {plan.nr} * 4 * {k} : {plan.ahead});")  # fmt: skip
+        with w.block("for (int64_t t = 0; t < tiles; t++, next += step * depth)"):
+            w.line("const int64_t row = top + part(rows, tiles, t);")
+            with w.block("switch (top + part(rows, tiles, t + 1) - row)"):
+                for m in range(1, plan.mr + 1):
+                    names = self._passed(self.tile_uses)
+                    call = f"{self.name}_tile({m}, {width}, s, {names}out, row, col, k0, next, step)"
+                    w.line(f"case {m}: {call}; break;")
+
+
+def packed_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
+    """A packed GEMM by its plan."""
+    return PackedGemmCode(graph, step, isa).kernel()

@@ -1,0 +1,32 @@
+"""C for row-local computations."""
+
+from __future__ import annotations
+
+from canao.emit.arguments import Arguments
+from canao.emit.c.kernel import KernelText, mark_unused, signature
+from canao.emit.rowcode import RowCode, RowStyle
+from canao.emit.writer import Writer
+from canao.fuse.forms.rows import Rows, row_program
+from canao.graph.ir import Graph
+from canao.isa.table import Isa
+from canao.lower.cpu.rows import RowsPlan
+from canao.schedule.schedule import Step
+
+
+def rows_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
+    """All stages on each row."""
+    rows, plan = step.region.form, step.plan
+    assert isinstance(rows, Rows) and isinstance(plan, RowsPlan)
+    arguments, body = Arguments(step.reads), Writer()
+    style = RowStyle(plan.chains, isa.width)
+    code = RowCode(graph, rows, row_program(graph, rows), arguments, step.scratch, style)
+    body.depth = 1
+    mark_unused(body, "s", "scratch")
+    code.row_pass(body, code.program.stages)
+    w = Writer()
+    w.line(f"/* {', '.join(step.region.ops)} on rows of {rows.width} */")
+    w.line(signature(step.name, arguments))
+    w.line("{")
+    w.raw(body.text())
+    w.line("}")
+    return KernelText(w.text(), frozenset(code.needs))

@@ -1,0 +1,122 @@
+"""Functions that register tiles are made of, with words to fill in: $MR x $NR tiles of $NV vectors,
+whose `shape` is in their names."""
+
+from __future__ import annotations
+
+from canao.emit.writer import fill
+from canao.isa.table import Isa
+
+TILE = """\
+/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel. Where `ahead`, what lies
+   at `next` is fetched meanwhile, `step` bytes for every step. */
+CANAO_INLINE void panel_fma_${shape}(const int m, int64_t k, const float *a, int64_t lda, const float *b,
+                            const int ahead, const char *next, int64_t step, vf acc[$MR][$NV])
+{
+    for (int64_t p = 0; p < k; p++, b += $NR) {
+        if (ahead)
+            UNROLL for (int v = 0; v < ($NV * VF + 15) / 16; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        vf w[$NV];
+        UNROLL for (int v = 0; v < $NV; v++)
+            w[v] = vf_load(b + v * VF);
+        UNROLL for (int i = 0; i < m; i++) {
+            const vf x = vf_set1(a[i * lda + p]);
+            UNROLL for (int v = 0; v < $NV; v++)
+                acc[i][v] = vf_fma(x, w[v], acc[i][v]);
+        }
+    }
+}
+"""
+BLOCKS = """\
+/* First of the rows of part i, where `rows` are shared out evenly: no block or tile is a sliver. */
+CANAO_INLINE int64_t part(int64_t rows, int64_t parts, int64_t i) { return rows * i / parts; }
+"""
+
+TRANSPOSE = """\
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t quad_index __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_index){__VA_ARGS__})
+#endif
+typedef float quad __attribute__((vector_size(16)));
+
+/* 4 x 4 floats: rows of `from`, `step` apart, become columns of `to`, its rows `pitch` apart. */
+CANAO_INLINE void transpose4(const float *from, int64_t step, float *to, int64_t pitch)
+{
+    quad x[4], y[4];
+    UNROLL for (int i = 0; i < 4; i++)
+        __builtin_memcpy(x + i, from + i * step, sizeof(quad));
+    const quad a = SHUFFLE(x[0], x[1], 0, 4, 1, 5), b = SHUFFLE(x[0], x[1], 2, 6, 3, 7);
+    const quad c = SHUFFLE(x[2], x[3], 0, 4, 1, 5), d = SHUFFLE(x[2], x[3], 2, 6, 3, 7);
+    y[0] = SHUFFLE(a, c, 0, 1, 4, 5);
+    y[1] = SHUFFLE(a, c, 2, 3, 6, 7);
+    y[2] = SHUFFLE(b, d, 0, 1, 4, 5);
+    y[3] = SHUFFLE(b, d, 2, 3, 6, 7);
+    UNROLL for (int i = 0; i < 4; i++)
+        __builtin_memcpy(to + i * pitch, y + i, sizeof(quad));
+}
+"""
+PACK = """\
+/* Panel of columns j0 .. j0 + $NR of b [k][n], element (p, j) at b[p * bk + j * bn]. */
+static void pack_panel_${shape}(int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0,
+                       float *panel)
+{
+    b += j0 * bn;
+    n = min64(n - j0, $NR);
+    if (bn == 1) {
+        for (int64_t p = 0; p < k; p++)
+            for (int64_t j = 0; j < $NR; j += VF)
+                vf_store(panel + p * $NR + j, vf_load_upto(b + p * bk + j, n - j));
+        return;
+    }
+    const int64_t deep = bk == 1 ? k - k % 4 : 0, wide = n - n % 4;
+    for (int64_t p = 0; p < deep; p += 4)
+        for (int64_t j = 0; j < wide; j += 4)
+            transpose4(b + p + j * bn, bn, panel + p * $NR + j, $NR);
+    for (int64_t p = 0; p < k; p++)
+        for (int64_t j = p < deep ? wide : 0; j < $NR; j++)
+            panel[p * $NR + j] = j < n ? b[p * bk + j * bn] : 0.0f;
+}
+"""
+SMALL_PRODUCT = """\
+/* c[m][$NR] = a[m][k] b[k][$NR], c by rows $NR apart. */
+CANAO_INLINE void tile_product_${shape}(const int m, int64_t k, const float *a, int64_t lda, const float *b,
+                               float *c)
+{
+    vf acc[$MR][$NV];
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int v = 0; v < $NV; v++)
+            acc[i][v] = vf_set1(0.0f);
+    panel_fma_${shape}(m, k, a, lda, b, 0, 0, 0, acc);
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int v = 0; v < $NV; v++)
+            vf_store(c + i * $NR + v * VF, acc[i][v]);
+}
+
+static void small_product_${shape}(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
+                          float *c)
+{
+    switch (m) {
+${cases}    }
+}
+"""
+
+
+def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
+    """The words of a register tile of so many rows and columns."""
+    mr, nr = tile
+    return {"MR": mr, "NR": nr, "NV": nr // isa.width, "shape": f"{mr}x{nr}"}
+
+
+FUNCTIONS = {"tile": TILE, "pack": PACK, "small_product": SMALL_PRODUCT}
+
+
+def tile_function(need: str, tile: tuple[int, int], isa: Isa) -> str:
+    """One of FUNCTIONS for a register tile."""
+    mr, nr = tile
+    cases = "".join(
+        f"    case {m}: tile_product_{mr}x{nr}({m}, k, a, lda, b, c); break;\n"
+        for m in range(1, mr + 1)
+    )
+    return fill(FUNCTIONS[need], **tile_words(tile, isa), cases=cases)

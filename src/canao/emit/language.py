@@ -1,0 +1,52 @@
+"""The languages that row kernels and vector mathematics are written in, as a table.
+
+Text that is the same in all of them uses the names `vf`, `VF` and `vf_*` for vectors, which each
+language defines; what differs is a field here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How one language of the C family says what kernels need.
+
+    kernel        what comes before a kernel's name
+    inline        what comes before a function that kernels call
+    pointer       what comes before the type of a pointer to memory of the whole device
+    restrict      that two pointers do not overlap
+    int64, int32  whole numbers of that many bits
+    unroll        what comes before a loop that must be unrolled
+    barrier       the threads of a group wait for each other, as a statement
+    infinity, nan numbers that literals cannot say
+    sqrt          square root of one float
+    """
+
+    name: str
+    kernel: str
+    inline: str
+    pointer: str
+    restrict: str
+    int64: str
+    int32: str
+    unroll: str
+    barrier: str
+    infinity: str
+    nan: str
+    sqrt: str
+
+
+C11 = Language(
+    name="c11", kernel="static void", inline="CANAO_INLINE", pointer="", restrict="restrict",
+    int64="int64_t", int32="int32_t", unroll="UNROLL", barrier="", infinity="INF_F", nan="NAN_F",
+    sqrt="__builtin_sqrtf",
+)  # fmt: skip
+OPENCL = Language(
+    name="opencl", kernel="__kernel void", inline="static inline", pointer="__global ",
+    restrict="restrict", int64="long", int32="int",
+    unroll="__attribute__((opencl_unroll_hint))", barrier="barrier(CLK_LOCAL_MEM_FENCE);",
+    infinity="INFINITY", nan="NAN", sqrt="sqrt",
+)  # fmt: skip
+LANGUAGES = {language.name: language for language in (C11, OPENCL)}

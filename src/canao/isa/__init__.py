@@ -1,0 +1,1 @@
+"""Instruction sets: a module each, with its vector operations and registers. Imports nothing."""

@@ -1,0 +1,47 @@
+"""x86 vectors of 8 floats, with fused multiply-adds."""
+
+from __future__ import annotations
+
+from canao.isa.table import Isa
+
+ISA = Isa(
+    name="avx2", vector="__m256", width=8,
+    # 6x2 accumulators, 2 of weights and 1 broadcast fill 15 of 16 registers.
+    registers=16, mr=6, vectors=2,
+    triples=("x86_64",), cpu="x86_64_v3", features=("avx2", "fma"), gcc_march="x86-64-v3",
+    prologue=(
+        "#include <immintrin.h>",
+        "static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};",
+        "CANAO_INLINE __m256i first_lanes(int64_t n)",
+        "{",
+        "    const int64_t count = n < 0 ? 0 : n > 8 ? 8 : n;",
+        "    return _mm256_loadu_si256((const __m256i *)(lanes + 8 - count));",
+        "}",
+    ),
+    bodies={
+        "load": "return _mm256_loadu_ps(p);",
+        "load_n": "return _mm256_maskload_ps(p, first_lanes(n));",
+        "store": "_mm256_storeu_ps(p, v);",
+        "store_n": "_mm256_maskstore_ps(p, first_lanes(n), v);",
+        "set1": "return _mm256_set1_ps(x);",
+        "add": "return _mm256_add_ps(a, b);", "sub": "return _mm256_sub_ps(a, b);",
+        "mul": "return _mm256_mul_ps(a, b);", "div": "return _mm256_div_ps(a, b);",
+        "max": "return _mm256_max_ps(a, b);", "min": "return _mm256_min_ps(a, b);",
+        "fma": "return _mm256_fmadd_ps(a, b, c);",
+        "sqrt": "return _mm256_sqrt_ps(a);",
+        "abs": "return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);",
+        "round": "return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
+        "ldexp": "return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32("
+                 "_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));",
+        "keep": "return _mm256_blendv_ps(_mm256_set1_ps(fill), v, "
+                "_mm256_castsi256_ps(first_lanes(n)));",
+        "select": "return _mm256_blendv_ps(b, a, "
+                  "_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));",
+        "sum": "__m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); "
+               "h = _mm_add_ps(h, _mm_movehl_ps(h, h)); "
+               "return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));",
+        "top": "__m128 h = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); "
+               "h = _mm_max_ps(h, _mm_movehl_ps(h, h)); "
+               "return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));",
+    },
+)  # fmt: skip

@@ -1,0 +1,38 @@
+"""x86 vectors of 16 floats."""
+
+from __future__ import annotations
+
+from canao.isa.table import Isa
+
+ISA = Isa(
+    name="avx512", vector="__m512", width=16,
+    # 8 rows leave no remainder at 128 tokens on two threads; 16 accumulators cover the FMA latency.
+    registers=32, mr=8, vectors=2,
+    triples=("x86_64",), cpu="x86_64_v4",
+    features=("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"), gcc_march="x86-64-v4",
+    prologue=(
+        "#include <immintrin.h>",
+        "CANAO_INLINE __mmask16 first_lanes(int64_t n)",
+        "{ return (__mmask16)(n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1u); }",
+    ),
+    bodies={
+        "load": "return _mm512_loadu_ps(p);",
+        "load_n": "return _mm512_maskz_loadu_ps(first_lanes(n), p);",
+        "store": "_mm512_storeu_ps(p, v);",
+        "store_n": "_mm512_mask_storeu_ps(p, first_lanes(n), v);",
+        "set1": "return _mm512_set1_ps(x);",
+        "add": "return _mm512_add_ps(a, b);", "sub": "return _mm512_sub_ps(a, b);",
+        "mul": "return _mm512_mul_ps(a, b);", "div": "return _mm512_div_ps(a, b);",
+        "max": "return _mm512_max_ps(a, b);", "min": "return _mm512_min_ps(a, b);",
+        "fma": "return _mm512_fmadd_ps(a, b, c);",
+        "sqrt": "return _mm512_sqrt_ps(a);",
+        "abs": "return _mm512_abs_ps(a);",
+        "round": "return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
+        "ldexp": "return _mm512_scalef_ps(a, n);",
+        "keep": "return _mm512_mask_blend_ps(first_lanes(n), _mm512_set1_ps(fill), v);",
+        "select": "return _mm512_mask_blend_ps("
+                  "_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), b, a);",
+        "sum": "return _mm512_reduce_add_ps(v);",
+        "top": "return _mm512_reduce_max_ps(v);",
+    },
+)  # fmt: skip

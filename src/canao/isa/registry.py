@@ -1,0 +1,16 @@
+"""Every instruction set by its name, the narrowest of a machine's first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from canao.isa import avx2, avx512, neon, scalar
+from canao.isa.table import Isa
+
+ISAS: Mapping[str, Isa] = {m.ISA.name: m.ISA for m in (scalar, avx2, avx512, neon)}
+
+
+def isas_of(triple: str) -> tuple[Isa, ...]:
+    """The instruction sets that processors of a target triple may have."""
+    machine = triple.partition("-")[0]
+    return tuple(isa for isa in ISAS.values() if machine in isa.triples)

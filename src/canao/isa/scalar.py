@@ -1,0 +1,32 @@
+"""One float at a time: plain C, for any machine."""
+
+from __future__ import annotations
+
+from canao.isa.table import Isa
+
+ISA = Isa(
+    name="scalar", vector="float", width=1,
+    registers=16, mr=4, vectors=3,
+    triples=("x86_64", "aarch64"), cpu="x86_64",
+    prologue=(),
+    bodies={
+        "load": "return *p;",
+        "load_n": "return n > 0 ? *p : 0.0f;",
+        "store": "*p = v;",
+        "store_n": "if (n > 0) *p = v;",
+        "set1": "return x;",
+        "add": "return a + b;", "sub": "return a - b;",
+        "mul": "return a * b;", "div": "return a / b;",
+        "max": "return a > b ? a : b;", "min": "return a < b ? a : b;",
+        "fma": "return a * b + c;",
+        "sqrt": "return __builtin_sqrtf(a);",
+        "abs": "return __builtin_fabsf(a);",
+        # Adding and taking away 1.5 * 2^23 rounds to the nearest whole number below 2^22.
+        "round": "const float big = 12582912.0f; return (a + big) - big;",
+        "ldexp": "union { uint32_t u; float f; } power = {(uint32_t)((int32_t)n + 127) << 23}; "
+                 "return a * power.f;",
+        "keep": "return n > 0 ? v : fill;",
+        "select": "return x > 0.0f ? a : b;",
+        "sum": "return v;", "top": "return v;",
+    },
+)  # fmt: skip

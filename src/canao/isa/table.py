@@ -1,0 +1,104 @@
+"""One table of vector operations, the same names for every ISA; scalar is one of them.
+
+A row is the C body of a static inline function over `vf`, VF floats. Kernels use only these
+names, so that adding an ISA is adding a module beside this one: its operations, its registers,
+and how compilers and processors call it.
+
+    load_n, store_n   the first n lanes, 0 <= n < VF; other lanes read as 0, are not written
+    keep              lanes from n on become `fill`
+    select            a where x > 0, else b
+    ldexp             a * 2^n for whole n in [-126, 127]
+
+Register tiles of products have operations of their own, one row of `TileOps` for each type of
+weights: a step of the inner loop takes `kr` elements of the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# name -> (result, parameters): the interface that each ISA fills in.
+OPERATIONS = {
+    "load": ("vf", "const float *p"),
+    "load_n": ("vf", "const float *p, int64_t n"),
+    "store": ("void", "float *p, vf v"),
+    "store_n": ("void", "float *p, vf v, int64_t n"),
+    "set1": ("vf", "float x"),
+    "add": ("vf", "vf a, vf b"),
+    "sub": ("vf", "vf a, vf b"),
+    "mul": ("vf", "vf a, vf b"),
+    "div": ("vf", "vf a, vf b"),
+    "max": ("vf", "vf a, vf b"),
+    "min": ("vf", "vf a, vf b"),
+    "fma": ("vf", "vf a, vf b, vf c"),
+    "sqrt": ("vf", "vf a"),
+    "abs": ("vf", "vf a"),
+    "round": ("vf", "vf a"),
+    "ldexp": ("vf", "vf a, vf n"),
+    "keep": ("vf", "vf v, int64_t n, float fill"),
+    "select": ("vf", "vf x, vf a, vf b"),
+    "sum": ("float", "vf v"),
+    "top": ("float", "vf v"),
+}
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class TileOps:
+    """The inner loop of a product over weights of one type, as C.
+
+    weights     C type of a weight in memory
+    kr          elements of the depth that a step takes
+    load_w      body of `vw tile_load_w(const WEIGHTS *p)`: VF columns of a panel, kr deep
+    spread      body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
+    product     body of `vf tile_product(va a, vw w, vf c)`: c + a w
+    vw, va      C types of what `load_w` and `spread` give
+    """
+
+    weights: str
+    kr: int
+    vw: str
+    va: str
+    activations: str
+    load_w: str
+    spread: str
+    product: str
+
+
+# float32 in memory and in registers needs nothing that the vector table does not have.
+FLOAT_TILE = TileOps(
+    weights="float", kr=1, vw="vf", va="vf", activations="float",
+    load_w="return vf_load(p);", spread="return vf_set1(*p);",
+    product="return vf_fma(a, w, c);",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """An instruction set as code generation sees it.
+
+    vector, width      C type of a vector, and its floats
+    registers          vector registers
+    mr, vectors        default register tile: rows, and vectors in a row
+    triples            first parts of the target triples that have it
+    features           flags of a processor that has it, as Linux names them; () is any
+    cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
+    prologue, bodies   includes and helpers, and the operations
+    tiles              type of weights -> the operations of register tiles
+    """
+
+    name: str
+    vector: str
+    width: int
+    registers: int
+    mr: int
+    vectors: int
+    triples: tuple[str, ...]
+    prologue: tuple[str, ...]
+    bodies: Mapping[str, str]
+    features: tuple[str, ...] = ()
+    cpu: str = ""
+    gcc_march: str = ""
+    tiles: Mapping[str, TileOps] = field(default_factory=lambda: {"f32": FLOAT_TILE})

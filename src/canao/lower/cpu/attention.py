@@ -1,0 +1,133 @@
+"""Attention by tiles of queries and of keys with a running softmax; causal attention keeps keys and
+values of earlier tokens in a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from canao.fuse.forms.attention import Attention
+from canao.fuse.group import Region
+from canao.graph.ir import Dim, Graph, product
+from canao.lower.cpu.naming import plain
+from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
+from canao.lower.lowering import Context, Kernel, canonical
+from canao.schedule.kv_cache import CacheLayout
+from canao.schedule.operands import Operand
+from canao.schedule.schedule import Buffer
+from canao.schedule.work import HEADS, TILES, Work
+from canao.target import Target
+
+# Keys whose scores are held at once: 8 rows of them fill half of a small L1.
+KEYS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """mr x nr register tile; scores of `keys` keys at once."""
+
+    kind: ClassVar[str] = "attention"
+    mr: int
+    nr: int
+    keys: int
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.mr, self.nr
+
+    @property
+    def name(self) -> str:
+        return f"{self.mr}x{self.nr}_keys{self.keys}"
+
+
+class AttentionLowering:
+    """Kernels of the form Attention."""
+
+    plans = AttentionPlan
+
+    def legal(self, graph: Graph, form: Attention) -> bool:
+        """Tiles read and write consecutive elements of a head; there is one stride for heads."""
+        consecutive = form.q.strides[-1] == 1 and form.store[-1] == 1
+        return consecutive and one_batch(form.q.shape[:-2])
+
+    def default(self, form: Attention, target: Target) -> AttentionPlan:
+        return _plan(default_tile(target, depth(form)[1]), KEYS)
+
+    def space(self, form: Attention, target: Target) -> Iterator[AttentionPlan]:
+        default = self.default(form, target)
+        for tile in dict.fromkeys([default.tile, *tiles(target)]):
+            for keys in (64, 128, 256, KEYS):
+                yield _plan(tile, keys)
+
+    def kernel(self, context: Context, region: Region, plan: AttentionPlan) -> Kernel:
+        form, isa = region.form, context.target.isa
+        assert isinstance(form, Attention)
+        heads = product(form.q.shape[:-2])
+        longest = context.graph.max_length
+        cache = cache_layout(form, plan, longest) if form.cached else None
+        kind = "causal" if form.cached else "attention"
+        return Kernel(
+            name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}_{isa}_{plan.name}",
+            reads=tuple(dict.fromkeys(_operands(form))),
+            work=Work(TILES, form.q.shape[-2], heads=heads, tile=plan.mr),
+            facts=(plan, longest if form.cached else 0, canonical(form, context.graph)),
+            scratch=buffers(form, plan),
+            cache=cache,
+            appending=Work(HEADS, heads) if form.cached else None,
+        )
+
+    def rough_cost(
+        self, form: Attention, plan: AttentionPlan, rows: int, keys: int, target: Target
+    ) -> float:
+        return rough_cost(plan.tile, (depth(form)[1], keys), rows, target)
+
+    def in_effect(self, plan: AttentionPlan, rows: int) -> AttentionPlan:
+        return plan
+
+
+def _plan(tile: tuple[int, int], keys: int) -> AttentionPlan:
+    """Tiles of keys are of whole panels."""
+    mr, nr = tile
+    return AttentionPlan(mr, nr, keys=max(1, keys // nr) * nr)
+
+
+def depth(form: Attention) -> tuple[int, int]:
+    """Elements of a key and of a value."""
+    d, dv = form.q.shape[-1], form.v.shape[-1]
+    assert isinstance(d, int) and isinstance(dv, int)
+    return d, dv
+
+
+def _operands(form: Attention) -> Iterator[Operand]:
+    for access in (form.q, form.k, form.v):
+        yield Operand(access.base)
+    for term in form.terms:
+        yield Operand(term.read.base)
+        if term.places is not None:
+            yield Operand(term.places.base, dtype="i32")
+
+
+def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:
+    """The scores of a tile and its mix of values; a head's keys and values in panels, where they
+    do not lie in the cache."""
+    d, dv = depth(form)
+    wide, keys = rounded(dv, plan.nr), form.k.shape[-1]
+    tile = (Buffer("scores", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
+    if form.cached:
+        return tile
+    return (*tile, Buffer("keys", keys, plan.nr, d), Buffer("values", _times(keys, wide)))
+
+
+def _times(keys: Dim, wide: int) -> Dim:
+    return product((keys, wide))
+
+
+def cache_layout(form: Attention, plan: AttentionPlan, max_length: int) -> CacheLayout:
+    """Keys and values of all tokens, as tiles read them."""
+    d, dv = depth(form)
+    heads = product(form.q.shape[:-2])
+    assert isinstance(heads, int)
+    return CacheLayout(
+        heads, rounded(max_length, plan.nr) * d, max_length * rounded(dv, plan.nr)
+    )

@@ -1,0 +1,61 @@
+"""The CPU backend: a lowering for each form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from canao.fuse.forms.attention import Attention
+from canao.fuse.forms.concat import Concat
+from canao.fuse.forms.form import BatchedGemm, PackedGemm
+from canao.fuse.forms.rows import Rows
+from canao.fuse.forms.scan import Scan
+from canao.fuse.group import Program
+from canao.lower.cpu.attention import AttentionLowering
+from canao.lower.cpu.batched_gemm import BatchedGemmLowering
+from canao.lower.cpu.copies import ConcatLowering, ScanLowering
+from canao.lower.cpu.packed_gemm import PackedGemmLowering, PackedGemmPlan, weights
+from canao.lower.cpu.rows import RowsLowering
+from canao.lower.lowering import Backend, Context
+from canao.schedule.operands import Operand
+from canao.schedule.plan import Plan
+from canao.target import Target
+
+
+class Cpu(Backend):
+    """Cores with vector units."""
+
+    def context(self, program: Program, plans: Sequence[Plan], target: Target) -> Context:
+        return Context(program.graph, target, shared_panels(program, plans))
+
+
+def shared_panels(program: Program, plans: Sequence[Plan]) -> dict[str, Operand]:
+    """Tables that are a GEMM's weights as well, as embeddings tied to a language head are, as that
+    reads them. They are stored once, and look-ups read them from the panels.
+
+    Not those that are read in another way too, which need the table row by row.
+    """
+    panels: dict[str, Operand] = {}
+    plain: set[str] = set()
+    for region, plan in zip(program.regions, plans, strict=True):
+        form, weight = region.form, ""
+        if isinstance(form, PackedGemm):
+            assert isinstance(plan, PackedGemmPlan)
+            weight = form.weight
+            panels.setdefault(weight, weights(form, plan))
+        for n in region.nodes:
+            looked_up = n.op == "gather" and isinstance(form, Rows)
+            plain.update(n.inputs[1:] if looked_up else (i for i in n.inputs if i != weight))
+    return {name: operand for name, operand in panels.items() if name not in plain}
+
+
+CPU = Cpu(
+    "cpu",
+    {
+        Rows: RowsLowering(),
+        Concat: ConcatLowering(),
+        Scan: ScanLowering(),
+        PackedGemm: PackedGemmLowering(),
+        BatchedGemm: BatchedGemmLowering(),
+        Attention: AttentionLowering(),
+    },
+)

@@ -1,0 +1,120 @@
+"""Scheduling: a program and its plans become a Schedule, by asking the target's backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from canao.fuse.forms.form import Alias
+from canao.fuse.group import Program, Region
+from canao.lower.cpu.backend import CPU
+from canao.lower.lowering import Backend, Kernel
+from canao.schedule.kv_cache import CachePlan, plan_cache
+from canao.schedule.memory import MemoryPlan, plan_memory
+from canao.schedule.operands import Operand
+from canao.schedule.plan import Plan
+from canao.schedule.schedule import Schedule, Step, scratch_bytes
+from canao.schedule.weights import lay_out
+from canao.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlan:
+    """Of an alias, which does nothing."""
+
+    kind: ClassVar[str] = "alias"
+
+    @property
+    def name(self) -> str:
+        return "none"
+
+
+NO_PLAN = NoPlan()
+
+
+def backend_of(target: Target) -> Backend:
+    """The backend that code for a target is made by."""
+    return CPU
+
+
+def default_plan(region: Region, target: Target) -> Plan:
+    """A good plan without measuring."""
+    if isinstance(region.form, Alias):
+        return NO_PLAN
+    return backend_of(target).of(region.form).default(region.form, target)
+
+
+def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
+    """The default plan of each region, in their order."""
+    return tuple(default_plan(r, target) for r in program.regions)
+
+
+def space(region: Region, target: Target) -> tuple[Plan, ...]:
+    """Every legal plan of a region, the default first."""
+    default = default_plan(region, target)
+    if isinstance(region.form, Alias):
+        return (default,)
+    legal = backend_of(target).of(region.form).space(region.form, target)
+    return tuple(dict.fromkeys([default, *legal]))
+
+
+def schedule_program(program: Program, plans: Sequence[Plan], target: Target) -> Schedule:
+    """The schedule of a program whose regions run by `plans`."""
+    backend = backend_of(target)
+    context = backend.context(program, plans, target)
+    pairs = list(zip(program.regions, plans, strict=True))
+    kernels = {
+        r.output: backend.of(r.form).kernel(context, r, plan)
+        for r, plan in pairs if not isinstance(r.form, Alias)
+    }  # fmt: skip
+    names = _names(kernels)
+    cache = plan_cache({o: k.cache for o, k in kernels.items() if k.cache is not None})
+    works = [kernels[r.output].work if r.output in kernels else None for r in program.regions]
+    memory = plan_memory(program, works)
+    steps: list[Step] = []
+    for (region, plan), waits in zip(pairs, memory.barriers, strict=True):
+        kernel = kernels.get(region.output)
+        if kernel is not None:
+            name = names[region.output]
+            steps += _steps(region, plan, name, kernel, waits, memory, cache)
+    weights = lay_out(program.graph, (o for step in steps for o in step.reads))
+    scratch = scratch_bytes([s.scratch for s in steps], program.graph.max_length)
+    return Schedule(program, tuple(steps), memory, weights, cache, scratch)
+
+
+def _steps(
+    region: Region, plan: Plan, name: str, kernel: Kernel, waits: bool, memory: MemoryPlan,
+    cache: CachePlan,
+) -> list[Step]:  # fmt: skip
+    """The steps of a region: causal attention first puts its keys and values into the cache."""
+    last = region.output in memory.last
+    part = cache.parts.get(region.output)
+    main = Step(
+        region, plan, name, kernel.reads, Operand(region.output), kernel.work, waits, last,
+        kernel.scratch, part,
+    )  # fmt: skip
+    if kernel.appending is None:
+        return [main]
+    first = Step(
+        region, plan, f"{name}_append", kernel.reads, Operand(region.output), kernel.appending,
+        waits, cache=part, appends=True,
+    )  # fmt: skip
+    after = Step(
+        region, plan, name, kernel.reads, Operand(region.output), kernel.work, True, last,
+        kernel.scratch, part,
+    )  # fmt: skip
+    return [first, after]
+
+
+def _names(kernels: dict[str, Kernel]) -> dict[str, str]:
+    """One name for each distinct kernel; equal names mean the same code."""
+    taken: dict[str, object] = {}
+    names = {}
+    for output, kernel in kernels.items():
+        name, version = kernel.name, 1
+        while taken.setdefault(name, kernel.facts) != kernel.facts:
+            version += 1
+            name = f"{kernel.name}_v{version}"
+        names[output] = name
+    return names

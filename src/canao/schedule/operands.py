@@ -1,0 +1,47 @@
+"""What a kernel reads: a value, how it lies in memory, and of which type its elements are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from canao.graph.ir import Type, dim_at
+
+
+@dataclass(frozen=True, slots=True)
+class RowMajor:
+    """Row after row, as the value's type says."""
+
+    @property
+    def name(self) -> str:
+        return "rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """[n, k] in panels of `nr` columns, `kr` elements of the depth together:
+    [n / nr][k / kr][nr][kr], with zeros where the last panel and the last step have none."""
+
+    nr: int
+    kr: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"panels {self.nr}x{self.kr}"
+
+
+Storage = RowMajor | Packed
+ROW_MAJOR = RowMajor()
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A pointer that a kernel takes."""
+
+    value: str
+    storage: Storage = ROW_MAJOR
+    dtype: str = "f32"
+
+
+def stored_bytes(kind: Type, max_length: int) -> int:
+    """Bytes of a value of a graph at the longest sequence; truths are whole numbers in memory."""
+    return 4 * dim_at(kind.elements, max_length)

@@ -1,0 +1,128 @@
+"""Schedule: everything that is decided about a program before its code is written, as one value.
+
+    Schedule   the program's regions as steps, and where all that they touch lies
+    Step       one kernel: what it reads and writes, how threads share it out, whether it waits
+    Work       how threads share out a kernel
+    Buffer     a part of a thread's scratch memory
+
+Sizes and offsets are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from canao.fuse.group import Program, Region
+from canao.graph.ir import Dim, dim_at
+from canao.schedule.kv_cache import Cache, CachePlan
+from canao.schedule.memory import MemoryPlan
+from canao.schedule.operands import Operand
+from canao.schedule.plan import Plan
+from canao.schedule.weights import WeightLayout
+from canao.schedule.work import Work
+
+# With at most so many tokens a thread, sharing out rows would leave register tiles half empty and
+# have every thread read all weights: packed GEMMs share out columns, and every step waits.
+FEW_TOKENS = 4
+ALIGNMENT = 64
+# What vectors may read past the end of the last buffer.
+_SLACK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """`count` elements rounded up to a multiple, `times` over, in a thread's scratch memory."""
+
+    name: str
+    count: Dim
+    multiple: int = 1
+    times: Dim = 1
+
+    def elements(self, s: int) -> int:
+        """How many there are at a length of s tokens."""
+        whole = -(-dim_at(self.count, s) // self.multiple) * self.multiple
+        return whole * dim_at(self.times, s)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel of a run, in the order of execution.
+
+    region      what it computes, by `plan`
+    name        of its kernel; steps of one name share their code
+    reads       its pointers, in their order; `writes` is the value that it stores
+    work        how the threads share it out
+    waits       whether a barrier is before it, where steps share out rows
+    last_only   whether it may leave out rows of tokens whose outputs are not wanted
+    scratch     buffers of float32 in the thread's scratch memory, one after another
+    cache       the part of the cache that causal attention keeps keys and values in
+    appends     whether it is the step of such attention that puts keys and values there
+    """
+
+    region: Region
+    plan: Plan
+    name: str
+    reads: tuple[Operand, ...]
+    writes: Operand
+    work: Work
+    waits: bool
+    last_only: bool = False
+    scratch: tuple[Buffer, ...] = ()
+    cache: Cache | None = None
+    appends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lies: `area` is weights, arena, input or positions; `offset` is in bytes, of
+    an input its number."""
+
+    area: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A program, ready to be written out.
+
+    steps     kernels in the order of execution; alias regions have none
+    memory    where values lie in the arena
+    weights   where constants lie in the weights file
+    cache     keys and values of earlier tokens
+    scratch   bytes that each thread needs for itself
+    """
+
+    program: Program
+    steps: tuple[Step, ...]
+    memory: MemoryPlan
+    weights: WeightLayout
+    cache: CachePlan
+    scratch: int
+
+    def place(self, operand: Operand) -> Place:
+        """Where the bytes of an operand are."""
+        graph, name = self.program.graph, operand.value
+        if name in graph.constants:
+            return Place("weights", self.weights.offset(operand))
+        for i, slot in enumerate(graph.inputs):
+            if slot.name == name:
+                return Place("input", i) if slot.given else Place("positions")
+        return Place("arena", self.memory.place(name))
+
+    def steps_of(self, region: Region) -> tuple[Step, ...]:
+        """The steps that compute a region: none for an alias, two for causal attention."""
+        return tuple(s for s in self.steps if s.region is region)
+
+    def kernel_names(self) -> tuple[str, ...]:
+        """The kernel of each region, '' for an alias."""
+        names = {s.region.output: s.name for s in self.steps if not s.appends}
+        return tuple(names.get(r.output, "") for r in self.program.regions)
+
+
+def scratch_bytes(buffers: Sequence[Sequence[Buffer]], max_length: int) -> int:
+    """Bytes of scratch memory that a thread needs for any of the steps."""
+    most = max((4 * sum(b.elements(max_length) for b in several) for several in buffers), default=0)
+    return -(-(most + _SLACK) // ALIGNMENT) * ALIGNMENT
+
+
