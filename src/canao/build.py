@@ -26,14 +26,9 @@ from canao.target import Target
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _TIMEOUT_S = 600
-# Sources that decide what the code of a kernel is, and which plan it is compared with, by package;
-# () is every module of it.
-_STAMPED = {
-    "canao.emit": (),
-    "canao.fuse": ("access.py", "form.py", "rows.py"),
-    "canao.runtime": ("canao_runtime.h", "team.c"),
-    "canao.schedule": ("plan.py",),
-}
+# Packages whose sources decide what the code of a kernel is, and which plan it is compared with.
+_STAMPED = ("isa", "fuse", "schedule", "lower", "emit", "runtime")
+_SOURCES = (".py", ".c", ".h", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +80,11 @@ def code_stamp(toolchain: Toolchain) -> str:
     h = hashlib.sha256()
     for part in (toolchain.name, toolchain.version, *_FLAGS, *_SHARED):
         h.update(part.encode() + b"\0")
-    for package, names in _STAMPED.items():
-        folder = resources.files(package)
-        for name in sorted(names or (f.name for f in folder.iterdir() if f.name.endswith(".py"))):
-            h.update(folder.joinpath(name).read_bytes() + b"\0")
+    root = Path(str(resources.files("canao")))
+    for package in _STAMPED:
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in _SOURCES:
+                h.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return h.hexdigest()[:16]
 
 
@@ -103,7 +99,7 @@ def build_library(
     extra: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """A shared library of `sources` (file name -> text) with the runtime; the cached path."""
-    runtime = runtime_files("canao_runtime.h", "team.c", "model.c")
+    runtime = runtime_files("canao_runtime.h", "thread_pool.c", "model.c")
     return _build({**sources, **runtime}, "model.so", target, toolchain, (*_SHARED, *extra))
 
 

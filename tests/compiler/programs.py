@@ -29,7 +29,7 @@ def sources(source: Source, main: str = HARNESS) -> dict[str, str]:
         "program.c": source.code,
         "canao_model.h": source.header,
         "main.c": Path(__file__).with_name(main).read_text(encoding="utf-8"),
-        **runtime_files("canao_runtime.h", "team.c", "model.c"),
+        **runtime_files("canao_runtime.h", "thread_pool.c", "model.c"),
     }
 
 

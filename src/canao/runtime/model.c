@@ -16,7 +16,7 @@
 
 enum { MAX_THREADS = 64, HEADER_BYTES = 64 };
 
-struct text {
+struct sequence {
     int32_t length;
     int32_t past, wanted; /* tokens before these; last tokens whose outputs are copied */
     const int32_t *const *inputs;
@@ -26,11 +26,11 @@ struct text {
 struct canao_model {
     const unsigned char *file;
     /* Activations, then the cache. 0: for all threads together; the others from the first batch */
-    float *arenas[MAX_THREADS];
+    unsigned char *arenas[MAX_THREADS];
     int32_t *positions; /* 0, 1 ... max_length - 1 */
-    int32_t past;       /* tokens of the text whose keys and values are in the cache */
-    float *scratch;
-    canao_team *team;
+    int32_t past;       /* tokens of the sequence whose keys and values are in the cache */
+    unsigned char *scratch;
+    canao_pool *pool;
     int threads;
     int core; /* of thread 0; -1: not pinned */
     atomic_flag busy;
@@ -39,15 +39,15 @@ struct canao_model {
     int pinned;
     cpu_set_t before; /* the caller's cores */
 #endif
-    struct text text;
+    struct sequence sequence;
     uint64_t *ns;
 };
 
 struct batch {
     canao_model *model;
-    struct text *texts; /* longest first */
+    struct sequence *sequences; /* longest first */
     unsigned count;
-    atomic_uint next; /* the first text that no thread has taken */
+    atomic_uint next; /* the first sequence that no thread has taken */
 };
 
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '2'};
@@ -91,9 +91,9 @@ static int32_t *count_up(int32_t count)
 
 /* Large pages where they are to be had: rows of activations that lie on small pages all over
  * memory evict each other from L2 (BERT-base at 128 tokens: 2 %). */
-static float *allocate(uint64_t floats)
+static unsigned char *allocate(uint64_t size)
 {
-    const size_t bytes = (size_t)(floats + 16) * sizeof(float);
+    const size_t bytes = (size_t)size + 64;
     void *p = NULL;
 #ifdef MADV_HUGEPAGE
     const size_t large = (size_t)2 << 20;
@@ -108,9 +108,9 @@ static float *allocate(uint64_t floats)
     return posix_memalign(&p, 64, bytes) ? NULL : p;
 }
 
-static float *allocate_arena(void)
+static unsigned char *allocate_arena(void)
 {
-    return allocate(canao_program.arena_floats + canao_program.cache_floats);
+    return allocate(canao_program.arena_bytes + canao_program.cache_bytes);
 }
 
 CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, canao_model **model)
@@ -130,11 +130,11 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     if (!status) {
         m->arenas[0] = allocate_arena();
         m->positions = count_up(canao_program.max_length);
-        m->scratch = allocate(canao_program.scratch_floats * (uint64_t)threads);
+        m->scratch = allocate(canao_program.scratch_bytes * (uint64_t)threads);
         if (!m->arenas[0] || !m->scratch || !m->positions)
             status = CANAO_MEMORY;
     }
-    if (!status && !(m->team = canao_team_start(threads, cores)))
+    if (!status && !(m->pool = canao_pool_start(threads, cores)))
         status = CANAO_THREADS;
     if (status) {
         canao_close(m);
@@ -148,7 +148,7 @@ CANAO_EXPORT void canao_close(canao_model *m)
 {
     if (!m)
         return;
-    canao_team_stop(m->team);
+    canao_pool_stop(m->pool);
     free(m->scratch);
     free(m->positions);
     for (int t = 0; t < m->threads; t++)
@@ -165,40 +165,40 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static struct canao_call make_call(const canao_model *m, const struct text *text, float *arena,
+static struct canao_call make_call(const canao_model *m, const struct sequence *sequence, unsigned char *arena,
                                    int thread)
 {
     return (struct canao_call){
-        .tokens = text->length,
-        .past = text->past,
-        .first = text->length - text->wanted,
-        .inputs = text->inputs,
-        .positions = m->positions + text->past,
-        .weights = (const float *)(m->file + HEADER_BYTES),
+        .tokens = sequence->length,
+        .past = sequence->past,
+        .first = sequence->length - sequence->wanted,
+        .inputs = sequence->inputs,
+        .positions = m->positions + sequence->past,
+        .weights = m->file + HEADER_BYTES,
         .arena = arena,
-        .cache = arena + canao_program.arena_floats,
-        .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_floats,
+        .cache = arena + canao_program.arena_bytes,
+        .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_bytes,
         .threads = 1,
     };
 }
 
-/* All threads on one text. */
+/* All threads on one sequence. */
 static void run_steps(void *context, int thread)
 {
     canao_model *m = context;
-    struct canao_call call = make_call(m, &m->text, m->arenas[0], thread);
+    struct canao_call call = make_call(m, &m->sequence, m->arenas[0], thread);
     call.thread = thread;
     call.threads = m->threads;
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_step *step = &canao_program.steps[i];
         uint64_t start = 0;
-        if (step->waits || m->ns || canao_narrow(&call, step->last))
-            canao_team_meet(m->team);
+        if (step->barrier || m->ns || canao_few_tokens(&call, step->last_only))
+            canao_pool_barrier(m->pool);
         if (m->ns)
             start = now();
         step->run(&call);
         if (m->ns) {
-            canao_team_meet(m->team);
+            canao_pool_barrier(m->pool);
             if (thread == 0)
                 m->ns[i] += now() - start;
         }
@@ -215,52 +215,51 @@ CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
 }
 
 /* Where only some tokens' outputs are wanted, an output has a row for each. */
-static void copy_outputs(const struct text *text, const float *arena)
+static void copy_outputs(const struct sequence *sequence, const unsigned char *arena)
 {
-    for (int i = 0; i < canao_program.output_count && text->wanted; i++) {
-        const int64_t size = canao_output_size(i, text->wanted);
-        memcpy(text->outputs[i],
-               arena + canao_program.outputs[i].offset + canao_output_size(i, text->length) - size,
-               (size_t)size * sizeof(float));
+    for (int i = 0; i < canao_program.output_count && sequence->wanted; i++) {
+        const size_t size = (size_t)canao_output_size(i, sequence->wanted) * sizeof(float);
+        const size_t whole = (size_t)canao_output_size(i, sequence->length) * sizeof(float);
+        memcpy(sequence->outputs[i], arena + canao_program.outputs[i].offset + whole - size, size);
     }
 }
 
-static void run_together(canao_model *m, const struct text *text, uint64_t *ns)
+static void run_together(canao_model *m, const struct sequence *sequence, uint64_t *ns)
 {
-    m->text = *text;
+    m->sequence = *sequence;
     m->ns = ns;
-    canao_team_run(m->team, run_steps, m);
-    copy_outputs(text, m->arenas[0]);
+    canao_pool_run(m->pool, run_steps, m);
+    copy_outputs(sequence, m->arenas[0]);
 }
 
-/* Each thread on texts of its own, in an arena of its own: nothing to wait for. */
-static void run_texts(void *context, int thread)
+/* Each thread on sequences of its own, in an arena of its own: nothing to wait for. */
+static void run_sequences(void *context, int thread)
 {
     struct batch *b = context;
-    float *arena = b->model->arenas[thread];
+    unsigned char *arena = b->model->arenas[thread];
     for (;;) {
         const unsigned i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed);
         if (i >= b->count)
             return;
-        const struct canao_call call = make_call(b->model, &b->texts[i], arena, thread);
+        const struct canao_call call = make_call(b->model, &b->sequences[i], arena, thread);
         for (int k = 0; k < canao_program.step_count; k++)
             canao_program.steps[k].run(&call);
-        copy_outputs(&b->texts[i], arena);
+        copy_outputs(&b->sequences[i], arena);
     }
 }
 
-static int check(const struct text *text)
+static int check(const struct sequence *sequence)
 {
-    const int32_t length = text->length;
-    if (!text->inputs || (text->wanted && !text->outputs))
+    const int32_t length = sequence->length;
+    if (!sequence->inputs || (sequence->wanted && !sequence->outputs))
         return CANAO_ARGUMENT;
-    for (int i = 0; i < canao_program.output_count && text->wanted; i++)
-        if (!text->outputs[i])
+    for (int i = 0; i < canao_program.output_count && sequence->wanted; i++)
+        if (!sequence->outputs[i])
             return CANAO_ARGUMENT;
-    if (length < 1 || length > canao_program.max_length - text->past)
+    if (length < 1 || length > canao_program.max_length - sequence->past)
         return CANAO_LENGTH;
     for (int i = 0; i < canao_program.input_count; i++) {
-        const int32_t *ids = text->inputs[i], limit = canao_program.inputs[i].limit;
+        const int32_t *ids = sequence->inputs[i], limit = canao_program.inputs[i].limit;
         if (!ids)
             return CANAO_ARGUMENT;
         if (limit == CANAO_FLOATS)
@@ -296,38 +295,38 @@ static void leave(canao_model *m)
     atomic_flag_clear(&m->busy);
 }
 
-static int run(canao_model *m, const struct text *text, uint64_t *ns)
+static int run(canao_model *m, const struct sequence *sequence, uint64_t *ns)
 {
     if (!m)
         return CANAO_ARGUMENT;
-    int status = check(text);
+    int status = check(sequence);
     if (!status)
         status = enter(m);
     if (status)
         return status;
-    run_together(m, text, ns);
+    run_together(m, sequence, ns);
     m->past = 0;
     leave(m);
     return CANAO_OK;
 }
 
-static struct text whole_text(const int32_t *const *inputs, int32_t length, float *const *outputs)
+static struct sequence whole_sequence(const int32_t *const *inputs, int32_t length, float *const *outputs)
 {
-    return (struct text){length, 0, length, inputs, outputs};
+    return (struct sequence){length, 0, length, inputs, outputs};
 }
 
 CANAO_EXPORT int canao_run(canao_model *m, const int32_t *const *inputs, int32_t length,
                            float *const *outputs)
 {
-    const struct text text = whole_text(inputs, length, outputs);
-    return run(m, &text, NULL);
+    const struct sequence sequence = whole_sequence(inputs, length, outputs);
+    return run(m, &sequence, NULL);
 }
 
 CANAO_EXPORT int canao_profile(canao_model *m, const int32_t *const *inputs, int32_t length,
                                float *const *outputs, uint64_t *ns)
 {
-    const struct text text = whole_text(inputs, length, outputs);
-    return ns ? run(m, &text, ns) : CANAO_ARGUMENT;
+    const struct sequence sequence = whole_sequence(inputs, length, outputs);
+    return ns ? run(m, &sequence, ns) : CANAO_ARGUMENT;
 }
 
 #ifdef CANAO_RESUMES
@@ -339,10 +338,10 @@ CANAO_EXPORT int canao_extend(canao_model *m, const int32_t *const *inputs, int3
     int status = enter(m);
     if (status)
         return status;
-    const struct text text = {length, m->past, wanted, inputs, outputs};
-    status = check(&text);
+    const struct sequence sequence = {length, m->past, wanted, inputs, outputs};
+    status = check(&sequence);
     if (!status) {
-        run_together(m, &text, NULL);
+        run_together(m, &sequence, NULL);
         m->past += length;
     }
     leave(m);
@@ -367,12 +366,12 @@ CANAO_EXPORT int canao_reset(canao_model *m, int32_t kept)
 
 static int longer_first(const void *a, const void *b)
 {
-    const int32_t x = ((const struct text *)a)->length, y = ((const struct text *)b)->length;
+    const int32_t x = ((const struct sequence *)a)->length, y = ((const struct sequence *)b)->length;
     return (x < y) - (x > y);
 }
 
-/* Tokens of the thread that ends last when texts[first] and on are shared out. */
-static int64_t longest_share(const struct text *texts, int first, int count, int threads)
+/* Tokens of the thread that ends last when sequences[first] and those after it are shared out. */
+static int64_t longest_share(const struct sequence *sequences, int first, int count, int threads)
 {
     int64_t taken[MAX_THREADS] = {0}, longest = 0;
     for (int i = first; i < count; i++) {
@@ -380,28 +379,28 @@ static int64_t longest_share(const struct text *texts, int first, int count, int
         for (int t = 1; t < threads; t++)
             if (taken[t] < taken[idle])
                 idle = t;
-        taken[idle] += texts[i].length;
+        taken[idle] += sequences[i].length;
         if (taken[idle] > longest)
             longest = taken[idle];
     }
     return longest;
 }
 
-/* How many of the longest texts all threads run together, before they share out the others: as many
- * as are estimated to end first. It pays for a text that alone would keep one thread busy after the
+/* How many of the longest sequences all threads run together, before they share out the others: as many
+ * as are estimated to end first. It pays for a sequence that alone would keep one thread busy after the
  * others have none left. Barriers and uneven shares are taken to cost a quarter of the threads. */
-static int count_together(const struct text *texts, int count, int threads)
+static int count_together(const struct sequence *sequences, int count, int threads)
 {
     int best = 0;
-    double least = (double)longest_share(texts, 0, count, threads), together = 0, left = 0;
+    double least = (double)longest_share(sequences, 0, count, threads), together = 0, left = 0;
     for (int i = 0; i < count; i++)
-        left += texts[i].length;
+        left += sequences[i].length;
     for (int n = 1; n <= count; n++) {
-        together += texts[n - 1].length / (0.75 * threads);
-        left -= texts[n - 1].length;
+        together += sequences[n - 1].length / (0.75 * threads);
+        left -= sequences[n - 1].length;
         if (together + left / threads >= least) /* and with n it only grows */
             break;
-        const double time = together + (double)longest_share(texts, n, count, threads);
+        const double time = together + (double)longest_share(sequences, n, count, threads);
         if (time < least) {
             least = time;
             best = n;
@@ -418,18 +417,18 @@ static int allocate_arenas(canao_model *m)
     return CANAO_OK;
 }
 
-static int run_batch(canao_model *m, struct text *texts, int count)
+static int run_batch(canao_model *m, struct sequence *sequences, int count)
 {
-    qsort(texts, (size_t)count, sizeof *texts, longer_first);
-    const int together = count_together(texts, count, m->threads);
+    qsort(sequences, (size_t)count, sizeof *sequences, longer_first);
+    const int together = count_together(sequences, count, m->threads);
     if (together < count && allocate_arenas(m))
         return CANAO_MEMORY;
     for (int i = 0; i < together; i++)
-        run_together(m, &texts[i], NULL);
-    struct batch batch = {.model = m, .texts = texts, .count = (unsigned)count};
+        run_together(m, &sequences[i], NULL);
+    struct batch batch = {.model = m, .sequences = sequences, .count = (unsigned)count};
     atomic_init(&batch.next, (unsigned)together);
     if (together < count)
-        canao_team_run(m->team, run_texts, &batch);
+        canao_pool_run(m->pool, run_sequences, &batch);
     return CANAO_OK;
 }
 
@@ -440,18 +439,18 @@ CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const
         return CANAO_ARGUMENT;
     if (!count)
         return CANAO_OK;
-    struct text *texts = malloc((size_t)count * sizeof *texts);
-    int status = texts ? CANAO_OK : CANAO_MEMORY;
+    struct sequence *sequences = malloc((size_t)count * sizeof *sequences);
+    int status = sequences ? CANAO_OK : CANAO_MEMORY;
     for (int i = 0; i < count && !status; i++) {
-        texts[i] = whole_text(inputs[i], lengths[i], outputs[i]);
-        status = check(&texts[i]);
+        sequences[i] = whole_sequence(inputs[i], lengths[i], outputs[i]);
+        status = check(&sequences[i]);
     }
     if (!status && !(status = enter(m))) {
-        status = run_batch(m, texts, count);
+        status = run_batch(m, sequences, count);
         m->past = 0;
         leave(m);
     }
-    free(texts);
+    free(sequences);
     return status;
 }
 

@@ -33,16 +33,16 @@ def header(graph: Graph) -> str:
 
 
 _RESUMES = """\
-/* A text that grows. The model keeps keys and values of its tokens, so that each is computed once.
+/* A sequence that grows. The model keeps keys and values of its tokens: each is computed once.
  *
  * canao_extend appends `length` tokens, of which it gives the outputs of the last `wanted` as if
- * these were a text of that length: canao_output_size(i, wanted) floats. wanted is 0 to length; for
- * 0, outputs may be NULL. A text is at most CANAO_MAX_LENGTH tokens in all: what would go beyond is
- * CANAO_LENGTH. On any status but CANAO_OK the text is as it was.
+ * these were a sequence of that length: canao_output_size(i, wanted) floats. wanted is 0 to length;
+ * for 0, outputs may be NULL. A sequence is at most CANAO_MAX_LENGTH tokens in all: what would go
+ * beyond is CANAO_LENGTH. On any status but CANAO_OK the sequence is as it was.
  *
- * canao_reset forgets all tokens but the first `kept`, 0 to the length of the text.
+ * canao_reset forgets all tokens but the first `kept`, 0 to the length of the sequence.
  *
- * canao_run and canao_run_batch use the same memory: after them the text is empty. */
+ * canao_run and canao_run_batch use the same memory: after them the sequence is empty. */
 #define CANAO_RESUMES 1
 int canao_extend(canao_model *model, const int32_t *const *inputs, int32_t length, int32_t wanted,
                  float *const *outputs);
@@ -55,7 +55,7 @@ _HEADER = """\
 {inputs}
 {outputs}
  *
- * s is the length of the text in tokens, 1 to CANAO_MAX_LENGTH; nothing is padded.
+ * s is the length of the sequence in tokens, 1 to CANAO_MAX_LENGTH; nothing is padded.
  */
 #ifndef CANAO_MODEL_H
 #define CANAO_MODEL_H
@@ -89,17 +89,17 @@ typedef struct canao_model canao_model;
  * of the call. */
 int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
 
-/* One text. Outputs are written by the caller's thread; models are independent of each other. */
+/* One sequence. Outputs are written by the caller's thread; models are independent of each other. */
 int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
               float *const *outputs);
 
-/* `count` texts of any lengths, nothing padded: inputs[text][i], lengths[text], outputs[text][i].
- * Threads take whole texts, longest first, or share a text as in canao_run where that ends sooner;
- * the numbers are those of canao_run, to the bit. All arguments are checked before anything runs:
- * on any status but CANAO_OK no output is written. The status is that of the first wrong text. No
- * output may overlap another. The first batch that is shared out takes the memory of an arena for
- * each thread but one, which is kept until canao_close; CANAO_MEMORY leaves the model usable. A
- * count of 0 does nothing. */
+/* `count` sequences of any lengths, nothing padded: inputs[n][i], lengths[n], outputs[n][i] are those
+ * of the nth. Threads take whole sequences, longest first, or share one as in canao_run where that
+ * ends sooner; the numbers are those of canao_run, to the bit. All arguments are checked before
+ * anything runs: on any status but CANAO_OK no output is written. The status is that of the first
+ * sequence that is wrong. No output may overlap another. The first batch that is shared out takes
+ * the memory of an arena for each thread but one, which is kept until canao_close; CANAO_MEMORY
+ * leaves the model usable. A count of 0 does nothing. */
 int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
                     const int32_t *lengths, float *const *const *outputs);
 

@@ -15,10 +15,10 @@ from canao.emit.c.prelude import MACROS, UPTO, vector_operations
 from canao.emit.c.tile_templates import BLOCKS, FUNCTIONS, TRANSPOSE, tile_function
 from canao.emit.rowcode import expression
 from canao.emit.writer import Writer
-from canao.graph.ir import FLOATS, Dim, Poly
+from canao.graph.ir import Dim, Poly
 from canao.isa.registry import ISAS
 from canao.schedule.operands import Operand
-from canao.schedule.schedule import Schedule, Step
+from canao.schedule.schedule import FEW_TOKENS, Schedule, Step
 from canao.schedule.work import HEADS, ROWS, TILES
 from canao.target import Target
 
@@ -108,26 +108,25 @@ class _Unit:
                     f"canao_share_columns({units(step)}, {int(step.last_only)}, {work.columns}, "
                     f"{work.panel}, c, &begin, &end, &left, &right);"
                 )
-            out = self._pointer(step.writes)
-            w.line(f"{step.name}(s, {state}{pointers}{out}, c->scratch, begin, end{columns});")
+            out = self._pointer(step.writes, written=True)
+            w.line(f"{step.name}(s, {state}{pointers}{out}, (float *)c->scratch, begin, end{columns});")
 
     def _cache(self, step: Step) -> str:
         assert step.cache is not None
-        return f"c->cache + {step.cache.offset // 4}"
+        return f"(float *)(c->cache + {step.cache.offset})"
 
-    def _pointer(self, operand: Operand) -> str:
-        place = self.schedule.place(operand)
-        ids = c_type(operand) != "float"
-        cast, end = ("(const int32_t *)(", ")") if ids else ("", "")
+    def _pointer(self, operand: Operand, written: bool = False) -> str:
+        """The address of an operand, as its type."""
+        kind, place = c_type(operand), self.schedule.place(operand)
         match place.area:
             case "positions":
                 return "c->positions"
             case "input":
-                slot = self.graph.inputs[place.offset]
-                number = "(const float *)" if slot.limit == FLOATS else ""
-                return f"{number}c->inputs[{place.offset}]"
+                cast = "(const float *)" if kind == "float" else ""
+                return f"{cast}c->inputs[{place.offset}]"
             case _:
-                return f"{cast}c->{place.area} + {place.offset // 4}{end}"
+                constant = "" if written else "const "
+                return f"({constant}{kind} *)(c->{place.area} + {place.offset})"
 
     def _tables(self, w: Writer) -> None:
         graph, schedule = self.graph, self.schedule
@@ -141,7 +140,7 @@ class _Unit:
             for name, value in graph.outputs:
                 place = schedule.memory.place(value)
                 sizes = ", ".join(str(c) for c in _coefficients(graph.types[value].elements))
-                w.line(f'{{"{name}", {place // 4}, {{{sizes}}}}},')
+                w.line(f'{{"{name}", {place}, {{{sizes}}}}},')
         with _table(w, "const struct canao_program canao_program ="):
             for field, value in (
                 ("steps", "steps"),
@@ -151,11 +150,12 @@ class _Unit:
                 ("outputs", "outputs"),
                 ("output_count", len(graph.outputs)),
                 ("max_length", graph.max_length),
+                ("few_tokens", FEW_TOKENS),
                 ("layout", f"UINT64_C({schedule.weights.identity:#x})"),
                 ("weights_bytes", schedule.weights.file_size),
-                ("arena_floats", schedule.memory.size // 4),
-                ("scratch_floats", schedule.scratch // 4),
-                ("cache_floats", schedule.cache.size // 4),
+                ("arena_bytes", schedule.memory.size),
+                ("scratch_bytes", schedule.scratch),
+                ("cache_bytes", schedule.cache.size),
             ):
                 w.line(f".{field} = {value},")
 
