@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canao.fuse.forms.form import Alias, Form
 from canao.fuse.group import Program, Region
@@ -79,7 +79,8 @@ class Lowering(Protocol[P]):
         ...
 
 
-class Tunable(Lowering[P], Protocol):
+@runtime_checkable
+class Tunable(Lowering[P], Protocol[P]):
     """A lowering whose plans are worth measuring, as far as the tuner has to know it."""
 
     def rough_cost(self, form: Any, plan: P, rows: int, keys: int, target: Target) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from canao.build import Toolchain
 from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError
+from canao.lower.scheduling import default_plan, space
 from canao.schedule.database import Database, Measured
-from canao.schedule.plan import Plan, default_plan, space
+from canao.schedule.plan import Plan, order
 from canao.target import Target
 from canao.tuning.trial import Pair, Subject, Trial, build_trial
 
@@ -76,7 +76,7 @@ class Bench:
         """What is known of legal plans that work, the fastest first."""
         known = self.known[subject]
         rows = [known[p] for p in self.legal[subject] if p in known and known[p].ms is not None]
-        return sorted(rows, key=lambda m: (m.ratio, astuple(m.plan)))
+        return sorted(rows, key=lambda m: (m.ratio, order(m.plan)))
 
     def with_part(self, least: float) -> list[Subject]:
         """The kernels that take at least a part of the time, the heaviest first."""

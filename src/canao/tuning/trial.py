@@ -18,15 +18,16 @@ from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library
 from canao.compiler import interface
 from canao.device.base import Device, MeasureConfig
-from canao.emit.c import emit
+from canao.emit.c.unit import emit
 from canao.errors import DeviceError
-from canao.fuse.forms.form import Alias, Attention, form_of
+from canao.fuse.forms.form import form_of
 from canao.fuse.group import Program, Region
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
 from canao.inference.compiled_model import CompiledModel
-from canao.schedule.plan import Plan, default_plan
+from canao.lower.scheduling import default_plan, schedule_program
+from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import row_width
 from canao.schedule.weights import file_parts
 from canao.target import Target
@@ -65,7 +66,7 @@ class Trial:
     program: Program
     nodes: Mapping[Pair, tuple[Node, ...]]  # of the first copy, what makes its activations included
     outputs: Mapping[Pair, str]
-    steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; attention may have two
+    steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; causal attention has two
 
     def times(self, device: Device, config: MeasureConfig) -> dict[Pair, float]:
         """Milliseconds of each pair: the least of the samples, as what disturbs a sample only
@@ -110,43 +111,34 @@ def build_trial(
 ) -> Trial:  # fmt: skip
     """A library in which each pair runs `copies` times. ToolchainError if it cannot be built."""
     made = _Assembly(pairs, target, copies)
-    source = emit(made.program, made.plans, target)
+    schedule = schedule_program(made.program, made.plans, target)
+    source = emit(schedule, target)
     sources = {"program.c": source.code, "canao_model.h": source.header}
     library = build_library(sources, target, toolchain)
     folder.mkdir(parents=True)
     (folder / "model.so").symlink_to(library.resolve())
     try:
         with open(folder / "weights.bin", "wb") as stream:
-            for part in file_parts(made.program.graph, source.weights):
+            for part in file_parts(made.program.graph, schedule.weights):
                 stream.write(part)
     except OSError as error:
         raise DeviceError(
             f"{folder}: the trial's weights cannot be written ({error.strerror}); free space, or "
             "name another directory in TMPDIR"
         ) from None
-    place = _steps(made.program)
-    names = [n for steps, name in zip(place, source.kernel_names, strict=True)
-             for n in (f"{name}_append", name)[2 - len(steps):]]  # fmt: skip
     manifest = {
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
-        "kernels": [{"name": name} for name in names],
+        "kernels": [{"name": step.name} for step in schedule.steps],
         **interface(made.program.graph),
     }
-    steps = {pair: tuple(place[i] for i in at) for pair, at in made.places.items()}
+    places = {r.output: [] for r in made.program.regions}
+    for i, step in enumerate(schedule.steps):
+        places[step.writes.value].append(i)
+    steps = {pair: tuple(tuple(places[output]) for output in outputs)
+             for pair, outputs in made.places.items()}  # fmt: skip
     return Trial(
         tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
     )
-
-
-def _steps(program: Program) -> list[tuple[int, ...]]:
-    """The steps that each region is in the library."""
-    places, count = list[tuple[int, ...]](), 0
-    for region in program.regions:
-        form = region.form
-        size = 0 if isinstance(form, Alias) else 1 + (isinstance(form, Attention) and form.cached)
-        places.append(tuple(range(count, count + size)))
-        count += size
-    return places
 
 
 class _Assembly:
@@ -160,7 +152,7 @@ class _Assembly:
         self.cut: list[tuple[tuple[Node, ...], str, Plan | None, str]] = []
         self.nodes: dict[Pair, tuple[Node, ...]] = {}
         self.outputs: dict[Pair, str] = {}
-        self.places: dict[Pair, list[int]] = {pair: [] for pair in pairs}
+        self.places: dict[Pair, list[str]] = {pair: [] for pair in pairs}
         for copy in range(copies):
             for i, pair in enumerate(pairs):
                 self._block(pair, f"p{i}c{copy}", first=copy == 0)
@@ -182,8 +174,8 @@ class _Assembly:
                for n in subject.region.nodes]  # fmt: skip
         for n in own:
             self._add(n)
-        self.places[pair].append(len(self.cut))
         result = names[subject.region.output]
+        self.places[pair].append(result)
         self.cut.append((tuple(own), result, plan, subject.region.mapping))
         if first:
             # The region's result comes last, whatever else its nodes make.

@@ -14,19 +14,21 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from canao.build import Toolchain
-from canao.compiler import Stages, load_model, lower, tuning_database
+from canao.compiler import Stages, chosen_plans, load_model, lower, tuning_database
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
-from canao.fuse.forms.form import PackedGemm
 from canao.fuse.group import Program
+from canao.lower.lowering import Tunable
+from canao.lower.scheduling import backend_of, default_plans
 from canao.schedule.database import region_text
-from canao.schedule.plan import REGISTERS, Plan, default_plans, distance, neighbours
-from canao.schedule.plan_choice import tunable, tuned_plans
+from canao.schedule.plan import Plan, axes, distance, neighbours, order
+from canao.schedule.plan_choice import tunable
 from canao.target import Target, get_target
 from canao.tuning.measure import Bench, Say
 from canao.tuning.trial import Pair, Subject
@@ -120,7 +122,7 @@ def find_subjects(program: Program) -> tuple[Subject, ...]:
 def _chosen(stages: Stages, bench: Bench) -> tuple[TunedKernel, ...]:
     """What compilations will use from now on."""
     program, names = stages.program, stages.source.kernel_names
-    plans = tuned_plans(program, bench.target, bench.database)
+    plans = chosen_plans(program, bench.target, bench.database)
     place = {r.output: i for i, r in enumerate(program.regions)}
     kernels = []
     for s in bench.subjects:
@@ -158,44 +160,47 @@ def _other_tiles(bench: Bench) -> list[Pair]:
     pairs = []
     for s in bench.with_part(_HEAVY):
         default, legal = bench.default[s], bench.legal[s]
-        tiles = {p.tile for p in legal} - {default.tile}
-        for tile in sorted(tiles, key=lambda t: (_rough_cost(bench, s, t), t))[:_SCOUTED]:
-            pairs.append((s, _nearest(default, [p for p in legal if p.tile == tile])))
+        by_tile: dict[tuple[int, int], list[Plan]] = {}
+        for plan in legal:
+            by_tile.setdefault(_tile(plan), []).append(plan)
+        del by_tile[_tile(default)]
+        near = [_nearest(default, plans) for plans in by_tile.values()]
+        near.sort(key=lambda p: (_rough_cost(bench, s, p), _tile(p)))
+        pairs += [(s, plan) for plan in near[:_SCOUTED]]
     return pairs
 
 
+def _tile(plan: Plan) -> tuple[int, int]:
+    """The register tile, by which plans differ most."""
+    found = axes(plan)
+    return found["mr"], found["nr"]
+
+
+def _lowering(bench: Bench, subject: Subject) -> Tunable[Any]:
+    lowering = backend_of(bench.target).of(subject.region.form)
+    assert isinstance(lowering, Tunable)
+    return lowering
+
+
 def _nearest(plan: Plan, plans: Sequence[Plan]) -> Plan:
-    return min(plans, key=lambda p: (distance(p, plan), astuple(p)))
+    return min(plans, key=lambda p: (distance(p, plan), order(p)))
 
 
-def _rough_cost(bench: Bench, subject: Subject, tile: tuple[int, int]) -> float:
-    """Instructions of the inner loop for a row: only for the order of scouting.
-
-    A tile issues a multiply-add for each vector, with fewer than eight chains waits for them, and
-    loads its operands, mostly meanwhile; rows are shared out evenly, columns padded to whole tiles.
-    """
-    (mr, nr), form = tile, subject.region.form
-    vectors = nr // REGISTERS[bench.target.isa][0]
-    m = bench.rows / -(-bench.rows // mr)
-    columns = (form.n,) if isinstance(form, PackedGemm) else (form.v.shape[-1], bench.config.length)
-    panels = sum(-(-n // nr) / n for n in columns)
-    loads = m + vectors
-    return panels * (max(m * vectors, loads, 8) + 0.1 * loads) / m
+def _rough_cost(bench: Bench, subject: Subject, plan: Plan) -> float:
+    """What the lowering takes a row to cost: only for the order of scouting."""
+    lowering, keys = _lowering(bench, subject), bench.config.length
+    return lowering.rough_cost(subject.region.form, plan, bench.rows, keys, bench.target)
 
 
 def _nearby(bench: Bench) -> list[Pair]:
     """One step up and down each axis of each kernel: coordinate descent, all kernels at once."""
     pairs = []
     for s in bench.with_part(_SMALL):
-        known = {_runs_as(p, bench.rows) for p in bench.known[s]}
+        in_effect = partial(_lowering(bench, s).in_effect, rows=bench.rows)
+        known = {in_effect(p) for p in bench.known[s]}
         near = neighbours(_place(bench, s), bench.legal[s])
-        pairs += [(s, p) for p in dict.fromkeys(near) if _runs_as(p, bench.rows) not in known]
+        pairs += [(s, p) for p in dict.fromkeys(near) if in_effect(p) not in known]
     return pairs
-
-
-def _runs_as(plan: Plan, rows: int) -> Plan:
-    """The plan with as many rows in a block as there are in fact."""
-    return replace(plan, mc=min(plan.mc, rows))
 
 
 def _place(bench: Bench, subject: Subject) -> Plan:
