@@ -316,14 +316,14 @@ def interface(graph: Graph) -> dict[str, Any]:
     """The part of a manifest that says how the library is called."""
     return {
         "inputs": [
-            {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
+            {"name": i.name, "dtype": i.type.dtype.numpy.name, "shape": ["s"], "limit": i.limit}
             for i in graph.inputs
             if i.given
         ],
         "outputs": [
             {
                 "name": name,
-                "dtype": "float32",
+                "dtype": graph.types[value].dtype.numpy.name,
                 "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
             }
             for name, value in graph.outputs
@@ -353,7 +353,9 @@ def total_flops(stages: Stages, length: int) -> int:
 
 
 def parameter_count(stages: Stages) -> int:
-    return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
+    graph = stages.captured
+    return sum(a.size for name, a in graph.constants.items()
+               if graph.types[name].dtype.kind == "float")  # fmt: skip
 
 
 def form_name(region: Region) -> str:

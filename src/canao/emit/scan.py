@@ -7,6 +7,7 @@ from canao.emit.kernel import Kernel, mark_unused, plain, signature
 from canao.emit.rowcode import Parameters, expression
 from canao.emit.writer import Writer
 from canao.fuse.forms.scan import INTEGER, Scan
+from canao.graph.dtypes import BOOL
 
 
 def scan_kernel(form: Scan, isa: Isa) -> Kernel:
@@ -32,7 +33,7 @@ def scan_kernel(form: Scan, isa: Isa) -> Kernel:
         elif n.op == "reshape":
             local[n.output] = operands[0]
         else:
-            truth = n.op == "cast" and n.attribute("dtype") == "bool"
+            truth = n.op == "cast" and n.attribute("dtype") == BOOL
             value = f"{operands[0]} != 0" if truth else INTEGER[n.op].format(*operands)
             body.line(f"const int32_t v{i} = {value};")
             local[n.output] = f"v{i}"

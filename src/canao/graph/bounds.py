@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from canao.errors import UnsupportedError
+from canao.graph.dtypes import BOOL, F32
 from canao.graph.ir import FLOATS, Dim, Graph, Node, dim_at
 
 _VIEWS = ("reshape", "transpose", "slice", "expand", "flip", "diagonals")
@@ -98,14 +99,14 @@ def _bounds(graph: Graph, s: int) -> dict[str, Interval]:
         if array.size and array.dtype.kind != "f":
             known[name] = (int(array.min()), int(array.max()))
     for n in graph.nodes:
-        if graph.types[n.output].dtype != "f32":
+        if graph.types[n.output].dtype != F32:
             low, high = _of_node(n, [known.get(name, _ANY) for name in n.inputs], s)
             known[n.output] = (low, high) if _ANY[0] <= low and high <= _ANY[1] else _ANY
     return known
 
 
 def _of_node(n: Node, inner: list[Interval], s: int) -> Interval:
-    if n.op in _TRUTHS or (n.op == "cast" and n.attribute("dtype") == "bool"):
+    if n.op in _TRUTHS or (n.op == "cast" and n.attribute("dtype") == BOOL):
         return 0, 1
     if n.op == "arange":
         return 0, max(0, dim_at(n.attribute("stop"), s) - 1)

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}
+from canao.errors import UnsupportedError
+from canao.graph.dtypes import COMPUTED, DType, by_numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,9 @@ def shape_at(shape: Shape, s: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """dtype ('f32', 'i32', 'bool') and shape of a value."""
+    """Element type and shape of a value."""
 
-    dtype: str
+    dtype: DType
     shape: Shape
 
     @property
@@ -209,7 +210,9 @@ class Graph:
 
 
 def constant_type(array: np.ndarray) -> Type:
-    for name, kind in DTYPES.items():
-        if array.dtype == kind:
-            return Type(name, tuple(array.shape))
-    raise TypeError(f"constant of dtype {array.dtype}")
+    """The type of a constant; UnsupportedError where graphs don't compute with its elements."""
+    dtype = by_numpy(array.dtype)
+    if dtype not in COMPUTED:
+        names = ", ".join(str(d) for d in COMPUTED)
+        raise UnsupportedError(f"a constant of {dtype} is not supported; use one of {names}")
+    return Type(dtype, tuple(array.shape))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
+from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_at, dim_mul, product
 
 Attributes = Mapping[str, Any]
@@ -61,7 +62,7 @@ def _same(types: Sequence[Type], _: Attributes) -> Type:
     return types[0]
 
 
-def _broadcast(dtype: str | None = None) -> Callable[[Sequence[Type], Attributes], Type]:
+def _broadcast(dtype: DType | None = None) -> Callable[[Sequence[Type], Attributes], Type]:
     def rule(types: Sequence[Type], _: Attributes) -> Type:
         return Type(dtype or types[-1].dtype, broadcast([t.shape for t in types]))
 
@@ -72,18 +73,18 @@ def _linear_shape(types: Sequence[Type], _: Attributes) -> Type:
     x, w = types[0].shape, types[1].shape
     if len(w) != 2 or x[-1] != w[1] or (len(types) == 3 and types[2].shape != (w[0],)):
         raise ShapeError(f"linear of {types[0]} by {types[1]}")
-    return Type("f32", (*x[:-1], w[0]))
+    return Type(F32, (*x[:-1], w[0]))
 
 
 def _matmul_shape(types: Sequence[Type], _: Attributes) -> Type:
     a, b = types[0].shape, types[1].shape
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
         raise ShapeError(f"matmul of {types[0]} by {types[1]}")
-    return Type("f32", (*broadcast([a[:-2], b[:-2]]), a[-2], b[-1]))
+    return Type(F32, (*broadcast([a[:-2], b[:-2]]), a[-2], b[-1]))
 
 
 def _gather_shape(types: Sequence[Type], _: Attributes) -> Type:
-    if len(types[0].shape) != 2 or types[1].dtype != "i32":
+    if len(types[0].shape) != 2 or types[1].dtype != I32:
         raise ShapeError(f"gather of {types[1]} from {types[0]}")
     return Type(types[0].dtype, (*types[1].shape, types[0].shape[1]))
 
@@ -137,13 +138,13 @@ def _diagonals_shape(types: Sequence[Type], a: Attributes) -> Type:
 
 def _pick_shape(types: Sequence[Type], _: Attributes) -> Type:
     x, places = types[0].shape, types[1].shape
-    if types[1].dtype != "i32" or len(x) < 2 or broadcast([x[:-1], places[:-1]]) != x[:-1]:
+    if types[1].dtype != I32 or len(x) < 2 or broadcast([x[:-1], places[:-1]]) != x[:-1]:
         raise ShapeError(f"pick of {types[1]} from {types[0]}")
     return Type(types[0].dtype, (*x[:-1], places[-1]))
 
 
 def _distance_matmul_shape(types: Sequence[Type], a: Attributes) -> Type:
-    if types[2] != Type("i32", (2 * a["longest"] - 1,)):
+    if types[2] != Type(I32, (2 * a["longest"] - 1,)):
         raise ShapeError(f"columns of {types[2]} for {a['longest']} tokens at most")
     return _matmul_shape(types[:2], a)
 
@@ -178,6 +179,12 @@ def _diagonals(x: Sequence[Array], a: Attributes) -> Array:
 def _pick(x: Sequence[Array], _: Attributes) -> Array:
     places = np.broadcast_to(x[1], (*x[0].shape[:-1], x[1].shape[-1]))
     return np.take_along_axis(x[0], places, -1)
+
+
+def _cast(x: Sequence[Array], a: Attributes) -> Array:
+    """Floats keep the precision that the graph is run in; whole numbers don't wrap around."""
+    floats = x[0].dtype if x[0].dtype.kind == "f" else np.float64
+    return x[0].astype({"float": floats, "int": np.int64, "bool": np.bool_}[a["dtype"].kind])
 
 
 def _softmax(x: Sequence[Array], _: Attributes) -> Array:
@@ -239,14 +246,14 @@ def _unary(name: str, meaning: Callable[[Array], Array], flops: int = 1) -> Op:
     return Op(name, (1,), _same, lambda x, _: meaning(x[0]), ONE_TO_ONE, _per_element(flops), True)
 
 
-def _binary(name: str, meaning: Callable[[Array, Array], Array], dtype: str | None = None) -> Op:
+def _binary(name: str, meaning: Callable[[Array, Array], Array], dtype: DType | None = None) -> Op:
     return Op(
         name, (2,), _broadcast(dtype), lambda x, _: meaning(*x), ONE_TO_ONE, _per_element(1), True
     )
 
 
 def _compare(name: str, meaning: Callable[[Array, Array], Array]) -> Op:
-    return _binary(name, meaning, "bool")
+    return _binary(name, meaning, BOOL)
 
 
 _ROWS = (
@@ -285,12 +292,10 @@ _ROWS = (
     Op("cumsum", (1,), _same, lambda x, _: x[0].cumsum(-1), MANY_TO_MANY, _per_element(1)),
     Op("pick", (2,), _pick_shape, _pick, SHUFFLE, _per_element(0)),
     Op("gather", (2,), _gather_shape, lambda x, _: x[0][x[1]], ONE_TO_MANY, _per_element(0)),
-    Op("arange", (0,), lambda _, a: Type("i32", (a["stop"],)),
+    Op("arange", (0,), lambda _, a: Type(I32, (a["stop"],)),
        lambda _, a: np.arange(dim_at(a["stop"], a["s"])), ONE_TO_ONE, _per_element(0)),
     Op("cast", (1,), lambda t, a: Type(a["dtype"], t[0].shape),
-       lambda x, a: x[0].astype({"f32": x[0].dtype if x[0].dtype.kind == "f" else np.float64,
-                                 "i32": np.int64, "bool": np.bool_}[a["dtype"]]),
-       ONE_TO_ONE, _per_element(0), True),
+       _cast, ONE_TO_ONE, _per_element(0), True),
     Op("reshape", (1,), _reshape_shape,
        lambda x, a: x[0].reshape(_concrete(a["shape"], a)), REORGANIZE, _per_element(0), view=True),
     Op("transpose", (1,), _transpose_shape, lambda x, a: x[0].transpose(a["perm"]), SHUFFLE,

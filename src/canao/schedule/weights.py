@@ -103,7 +103,7 @@ def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
     for s in layout.sections:
         yield bytes(4 * (s.offset - at))
         array = graph.constants[s.name]
-        kind = "<f4" if array.dtype == np.float32 else "<i4"
+        kind = graph.types[s.name].dtype.stored
         yield (pack(array, s.nr) if s.nr else np.ascontiguousarray(array, kind)).tobytes()
         at = s.offset + s.size
     yield bytes(4 * (layout.floats - at))

@@ -22,6 +22,7 @@ from canao.emit.c import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import Alias, Attention, form_of
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import I32
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
@@ -155,7 +156,7 @@ class _Assembly:
     def __init__(self, pairs: Sequence[Pair], target: Target, copies: int) -> None:
         self.target = target
         self.constants: dict[str, np.ndarray] = {}
-        self.types = {IDS: Type("i32", (1, TOKENS))}
+        self.types = {IDS: Type(I32, (1, TOKENS))}
         self.all_nodes: list[Node] = []
         self.cut: list[tuple[tuple[Node, ...], str, Plan | None, str]] = []
         self.nodes: dict[Pair, tuple[Node, ...]] = {}

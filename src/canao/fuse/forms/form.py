@@ -22,6 +22,7 @@ from canao.fuse.forms.attention import Attention, attention_form, causal_form, o
 from canao.fuse.forms.concat import Concat, concat_form
 from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows, Stage, lower
 from canao.fuse.forms.scan import Scan, scan_form
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
@@ -70,7 +71,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
-        if graph.types[output].dtype != "f32" and not all(OPS[n.op].view for n in nodes):
+        if graph.types[output].dtype != F32 and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if heavy == ["linear"]:
@@ -150,7 +151,7 @@ def _row_local(
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
     shape = graph.shape(n.output) or (1,)
-    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != "f32":
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != F32:
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False

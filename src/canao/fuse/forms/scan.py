@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, product
 from canao.graph.ops import OPS
 
@@ -38,7 +39,7 @@ def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
     for n in nodes:
         t = graph.types[n.output]
         rows = product(t.shape[:-1])
-        if t.dtype == "f32" or t.elements != length or (n.op == "cumsum" and rows != 1):
+        if t.dtype == F32 or t.elements != length or (n.op == "cumsum" and rows != 1):
             return None
         if OPS[n.op].view and n.op != "reshape":
             return None
@@ -55,7 +56,7 @@ def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
 
 def _operand(graph: Graph, name: str, length: Dim) -> str | int | None:
     array = graph.constants.get(name)
-    if graph.types[name].dtype == "f32":
+    if graph.types[name].dtype == F32:
         return None
     if array is not None:
         return int(array.reshape(())) if array.size == 1 else None

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from canao.graph.dtypes import BOOL, F32, I32, DType
+from canao.graph.from_onnx.elements import held_in
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul
 from canao.graph.ops import broadcast
 
@@ -38,7 +40,7 @@ class Known:
 
     array: np.ndarray
     shape: Shape
-    dtype: str
+    dtype: DType
 
     @property
     def uniform(self) -> bool:
@@ -66,7 +68,7 @@ class Ramp:
     start: int
     step: int
 
-    dtype = "i32"
+    dtype = I32
 
 
 Value = str | Known | Ramp
@@ -77,7 +79,7 @@ def known(array: np.ndarray) -> Known:
     return _held(np.asarray(array), tuple(np.shape(array)), _dtype(np.asarray(array)))
 
 
-def fill(value: Any, shape: Sequence[Dim], dtype: str) -> Known:
+def fill(value: Any, shape: Sequence[Dim], dtype: DType) -> Known:
     """The same element everywhere."""
     cell = np.empty((1,) * len(shape), object)
     cell[...] = value
@@ -88,22 +90,22 @@ def sizes(shape: Sequence[Dim]) -> Known:
     """Dimensions as a vector."""
     cells = np.empty(len(shape), object)
     cells[:] = list(shape)
-    return _held(cells, (len(shape),), "i32")
+    return _held(cells, (len(shape),), I32)
 
 
-def _dtype(array: np.ndarray) -> str:
+def _dtype(array: np.ndarray) -> DType:
     if array.dtype == np.bool_:
-        return "bool"
-    return "i32" if array.dtype.kind in "iu" or array.dtype == object else "f32"
+        return BOOL
+    return I32 if array.dtype.kind in "iu" or array.dtype == object else F32
 
 
-def _held(array: np.ndarray, shape: Shape, dtype: str) -> Known:
+def _held(array: np.ndarray, shape: Shape, dtype: DType) -> Known:
     """A Known whose array is of the plainest type that holds its elements."""
     for v in array.flat if array.dtype == object else ():
         if isinstance(v, Poly) and (len(v.coefficients) > 5 or max(map(abs, v.coefficients)) >> 62):
             raise Undecided("a size of more than the fourth power of the number of tokens")
     if array.dtype != object or not any(isinstance(v, Poly) for v in array.flat):
-        array = array.astype({"f32": np.float32, "i32": np.int64, "bool": np.bool_}[dtype])
+        array = array.astype(held_in(dtype))
     return Known(array, shape, dtype)
 
 
@@ -185,7 +187,7 @@ def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
     shape = broadcast([x.shape for x in operands])
     arrays = [x.array.reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
               for x in operands]  # fmt: skip
-    dtype = "bool" if op in _BOOL else operands[-1].dtype
+    dtype = BOOL if op in _BOOL else operands[-1].dtype
     if int(np.prod(np.broadcast_shapes(*(a.shape for a in arrays)), dtype=object)) > LIMIT:
         raise Undecided(f"a constant of more than {LIMIT} elements")
     with np.errstate(all="ignore"):
@@ -221,14 +223,14 @@ def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
         if op in _TESTS:
             ends = [holds(_NUMBERS[op], *((e, c) if ramp is x else (c, e)), longest)
                     for e in (ramp.start, last)]  # fmt: skip
-            return fill(ends[0], shape, "bool") if ends[0] == ends[1] and op != "eq" else None
+            return fill(ends[0], shape, BOOL) if ends[0] == ends[1] and op != "eq" else None
         test = np.greater_equal if op == "maximum" else np.less_equal
         ends = [holds(test, e, c, longest) for e in (ramp.start, last)]
     except Undecided:
         return None
     if ends[0] != ends[1]:
         return None
-    return Ramp(shape, axis, ramp.start, ramp.step) if ends[0] else fill(c, shape, "i32")
+    return Ramp(shape, axis, ramp.start, ramp.step) if ends[0] else fill(c, shape, I32)
 
 
 # Views.
@@ -274,7 +276,7 @@ def expanded(x: Known | Ramp, shape: Shape) -> Known | Ramp:
 def progression(x: Known, axis: int) -> tuple[int, int] | None:
     """(start, step) if x is whole numbers in even steps along `axis` and in no other dimension."""
     row = x.array.reshape(-1)
-    if x.dtype != "i32" or has_length(x) or x.array.shape[axis] != row.size or row.size < 2:
+    if x.dtype != I32 or has_length(x) or x.array.shape[axis] != row.size or row.size < 2:
         return None
     step = int(row[1]) - int(row[0])
     return (int(row[0]), step) if (np.diff(row) == step).all() else None
