@@ -25,6 +25,7 @@ from canao.build import (
 )
 from canao.device.local import cpu_stamp
 from canao.emit.c import Source, emit
+from canao.emit.inputs import runtime_limit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.forms.concat import Concat
 from canao.fuse.forms.form import Alias, Attention, Matmul, Product
@@ -35,7 +36,7 @@ from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
 from canao.fuse.yellow_cells import decided
 from canao.graph.bounds import require_bounds
 from canao.graph.from_torch.trace import trace
-from canao.graph.ir import Graph
+from canao.graph.ir import Graph, Ids
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
 from canao.model.embedding import with_embedding
@@ -170,8 +171,9 @@ def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, grap
 
     Tokens that were added to a tokenizer without its model, for padding say, are let pass.
     """
-    rows = next((i.limit for i in graph.inputs if i.name == "input_ids"), 0)
-    if tokenizer is not None and 0 < rows < tokenizer.ids:
+    kind = next((i.kind for i in graph.inputs if i.name == "input_ids"), None)
+    rows = kind.limit if isinstance(kind, Ids) else None
+    if tokenizer is not None and rows is not None and rows < tokenizer.ids:
         raise InputError(
             f"{source.path}: the tokenizer has {tokenizer.ids} tokens, the model vectors for "
             f"{rows}; put the model's own tokenizer there"
@@ -316,7 +318,12 @@ def interface(graph: Graph) -> dict[str, Any]:
     """The part of a manifest that says how the library is called."""
     return {
         "inputs": [
-            {"name": i.name, "dtype": i.type.dtype.numpy.name, "shape": ["s"], "limit": i.limit}
+            {
+                "name": i.name,
+                "dtype": i.type.dtype.numpy.name,
+                "shape": ["s"],
+                "limit": runtime_limit(i),
+            }
             for i in graph.inputs
             if i.given
         ],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canao.emit import vecmath
+from canao.emit.inputs import described, runtime_limit, source
 from canao.emit.isa import ISAS, prelude
 from canao.emit.kernel import Kernel, sized
 from canao.emit.kernels import kernel
@@ -16,7 +17,7 @@ from canao.emit.writer import Writer
 from canao.fuse.forms.form import Alias, Product, Rows
 from canao.fuse.forms.rows import lower
 from canao.fuse.group import Program, Region
-from canao.graph.ir import FLOATS, Dim, Graph, Input, Poly
+from canao.graph.ir import Dim, Graph, Input, Poly
 from canao.schedule.kv_cache import plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory, root
 from canao.schedule.plan import Plan, scratch_floats
@@ -187,8 +188,7 @@ class _Unit:
             return f"{cast}c->weights + {self.weights.offset(p.value, _packing(p, plan))}{end}"
         for i, slot in enumerate(self.graph.inputs):
             if slot.name == p.value:
-                number = "(const float *)" if slot.limit == FLOATS else ""
-                return f"{number}c->inputs[{i}]" if slot.given else "c->positions"
+                return source(slot, i)
         place = self.memory.offsets[root(self.program, p.value, self.aliases)]
         return f"{cast}c->arena + {place}{end}"
 
@@ -205,7 +205,7 @@ class _Unit:
                     w.line(f'{{step_{i}, "{self.names[i]}", {waits}, {last}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
             for slot in _given(graph):
-                w.line(f'{{"{slot.name}", {slot.limit}}},')
+                w.line(f'{{"{slot.name}", {runtime_limit(slot)}}},')
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 place = self.memory.offsets[root(self.program, value, self.aliases)]
@@ -270,7 +270,7 @@ def header(program: Program) -> str:
     """The public C header of one library."""
     graph = program.graph
     inputs = "\n".join(
-        f" *   inputs[{i}]   {slot.name}, {'ids below ' + str(slot.limit) if slot.limit else 'ids'}"
+        f" *   inputs[{i}]   {slot.name}, {described(slot)}"
         for i, slot in enumerate(_given(graph))
     )
     outputs = "\n".join(

@@ -135,21 +135,38 @@ def node(
     return Node(op, tuple(inputs), output, tuple(sorted(attributes.items())), where)
 
 
-FLOATS = -1
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Whole numbers, one for each token, from 0 to below `limit` where one is known."""
+
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Elements of the input's own type and fixed shape, any values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where each token is in its sequence, from 0. The library fills them in."""
+
+
+InputKind = Ids | Tensor | Positions
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known; FLOATS:
-    it is a tensor of float32 of a fixed shape, not ids).
-
-    One that is not `given` by the caller holds the tokens' positions in the text, from 0.
-    """
+    """A graph input; `kind` says what it holds."""
 
     name: str
     type: Type
-    limit: int = 0
-    given: bool = True
+    kind: InputKind = Ids()
+
+    @property
+    def given(self) -> bool:
+        """Whether the caller gives it."""
+        return not isinstance(self.kind, Positions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,7 +24,7 @@ from canao.fuse.forms.form import Alias, Attention, form_of
 from canao.fuse.group import Program, Region
 from canao.graph.dtypes import I32
 from canao.graph.interp import interpret
-from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
+from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
 from canao.inference.compiled_model import CompiledModel
 from canao.schedule.plan import Plan, default_plan
@@ -223,7 +223,7 @@ class _Assembly:
 
     def _finish(self, max_length: int) -> None:
         shown = tuple((name, self.nodes[pair][-1].output) for pair, name in self.outputs.items())
-        slot = Input(IDS, self.types[IDS], ROWS)
+        slot = Input(IDS, self.types[IDS], Ids(ROWS))
         graph = Graph(
             (slot,), self.constants, tuple(self.all_nodes), shown, self.types, max_length
         )

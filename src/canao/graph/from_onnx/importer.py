@@ -22,7 +22,7 @@ from canao.graph.from_onnx.load import Model, require_onnx
 from canao.graph.from_onnx.refused import remedy, stand_ins
 from canao.graph.from_onnx.rules import LONGEST, RULES
 from canao.graph.from_onnx.values import Known, Undecided, Value, at_lengths, known
-from canao.graph.ir import Graph, Input, dim_at, product
+from canao.graph.ir import Graph, Ids, Input, dim_at, product
 from canao.graph.ops import OPS
 from canao.graph.verify import retype, verify
 
@@ -143,7 +143,10 @@ class Importer(Builder):
         raw = retype(Graph(tuple(self.inputs), self.constants, tuple(self.nodes), outputs,
                            self.types, self.max_length))  # fmt: skip
         limits = _limits(raw)
-        inputs = tuple(Input(i.name, i.type, i.limit or limits.get(i.name, 0)) for i in raw.inputs)
+        inputs = tuple(
+            Input(i.name, i.type, Ids(limits.get(i.name))) if isinstance(i.kind, Ids) else i
+            for i in raw.inputs
+        )
         return limited(verify(raw.replace(inputs=inputs)))
 
     def _call_or_note(self, n: Any) -> None:

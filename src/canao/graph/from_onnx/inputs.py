@@ -13,7 +13,7 @@ from canao.graph.from_onnx.builder import Builder
 from canao.graph.from_onnx.elements import INT64
 from canao.graph.from_onnx.load import Model
 from canao.graph.from_onnx.values import Ramp, Value, fill, known
-from canao.graph.ir import FLOATS, TOKENS, Shape, Type
+from canao.graph.ir import TOKENS, Ids, Shape, Tensor, Type
 
 # Names that exporters and Hugging Face give to the inputs of a text encoder.
 IDS = ("input_ids", "input", "ids", "tokens", "token_ids", "input.1")
@@ -84,7 +84,7 @@ def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[A
         )
     if any(i.name == plain for i in b.inputs):
         raise UnsupportedError(f"input '{name}' is a second {plain}; give a model with one")
-    return b.input(plain, Type(I32, shape))
+    return b.input(plain, Type(I32, shape), Ids())
 
 
 def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value:
@@ -93,4 +93,4 @@ def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value:
             f"input '{name}' is not float32 of a fixed shape; give a model of such inputs"
         )
     shape = tuple(d or 0 for d in dims)
-    return b.input(f"input_{len(b.inputs)}", Type(F32, shape), FLOATS)
+    return b.input(f"input_{len(b.inputs)}", Type(F32, shape), Tensor())

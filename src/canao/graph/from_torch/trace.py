@@ -24,6 +24,7 @@ from canao.graph.ir import (
     TOKENS,
     Dim,
     Graph,
+    Ids,
     Input,
     Poly,
     Shape,
@@ -160,7 +161,7 @@ class _Importer(GraphBuilder):
         limits = {
             n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
         }
-        inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
+        inputs = tuple(Input(i.name, i.type, Ids(limits.get(i.name))) for i in self.inputs)
         if not outputs:
             raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
         read = {name for n in self.nodes for name in n.inputs}
@@ -217,7 +218,7 @@ class _Importer(GraphBuilder):
             if fx.op != "placeholder":
                 continue
             if fx.name not in stored:
-                self.values[fx.name] = self.input(next(names), Type(I32, (1, TOKENS)))
+                self.values[fx.name] = self.input(next(names), Type(I32, (1, TOKENS)), Ids())
                 continue
             tensor = tensors[stored[fx.name]]
             if id(tensor) not in shared:
