@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from canao.emit.isa import Isa
-from canao.emit.vecmath import POINTWISE
+from canao.emit.vecmath import vector_code
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import Operand, Reduction, RowProgram, Rows, Stage
@@ -197,7 +197,7 @@ class RowCode:
             if step.op in ("gather", "pick"):
                 text = self.operand(step.operands[0], partial)
             else:
-                text = POINTWISE[step.op].format(*(self.operand(x, partial) for x in step.operands))
+                text = vector_code(step.op, *(self.operand(x, partial) for x in step.operands))
             w.line(f"const vf {self._named(step.target, step.op)} = {text};")
 
     def stores(self, w: Writer, stage: Stage, partial: str) -> None:

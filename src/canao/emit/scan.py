@@ -6,8 +6,9 @@ from canao.emit.isa import Isa
 from canao.emit.kernel import Kernel, mark_unused, plain, signature
 from canao.emit.rowcode import Parameters, expression
 from canao.emit.writer import Writer
-from canao.fuse.forms.scan import INTEGER, Scan
+from canao.fuse.forms.scan import Scan
 from canao.graph.dtypes import BOOL
+from canao.graph.ops import OPS
 
 
 def scan_kernel(form: Scan, isa: Isa) -> Kernel:
@@ -34,7 +35,7 @@ def scan_kernel(form: Scan, isa: Isa) -> Kernel:
             local[n.output] = operands[0]
         else:
             truth = n.op == "cast" and n.attribute("dtype") == BOOL
-            value = f"{operands[0]} != 0" if truth else INTEGER[n.op].format(*operands)
+            value = f"{operands[0]} != 0" if truth else OPS[n.op].whole.format(*operands)
             body.line(f"const int32_t v{i} = {value};")
             local[n.output] = f"v{i}"
     w = Writer()

@@ -24,11 +24,8 @@ from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows, Stage, lower
 from canao.fuse.forms.scan import Scan, scan_form
 from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, product
-from canao.graph.ops import OPS
+from canao.graph.ops import OPS, POINTWISE
 
-POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
-             "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
-             "minimum", "select")  # fmt: skip
 # Regions are built around these: at most one product, or the two of attention.
 HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
 ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")

@@ -13,13 +13,6 @@ from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, product
 from canao.graph.ops import OPS
 
-# op -> expression in C
-INTEGER = {"add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "cast": "{0}",
-           "maximum": "({0} > {1} ? {0} : {1})", "minimum": "({0} < {1} ? {0} : {1})",
-           "eq": "{0} == {1}", "ne": "{0} != {1}", "ge": "{0} >= {1}", "gt": "{0} > {1}",
-           "le": "{0} <= {1}", "lt": "{0} < {1}", "logical_and": "{0} && {1}",
-           "logical_or": "{0} || {1}", "logical_not": "!{0}", "neg": "-{0}"}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -43,7 +36,7 @@ def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
             return None
         if OPS[n.op].view and n.op != "reshape":
             return None
-        if n.op not in INTEGER and n.op not in ("cumsum", "reshape"):
+        if not OPS[n.op].whole and n.op not in ("cumsum", "reshape"):
             return None
         for name in n.inputs:
             if name not in operands:

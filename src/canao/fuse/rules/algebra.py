@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from canao.fuse.rewrite import VIEWS, Change, Rule, View
+from canao.fuse.rewrite import Change, Rule, View
 from canao.fuse.rules.attention_bias import (
     mask_to_term,
     near_columns,
@@ -48,7 +48,7 @@ from canao.fuse.rules.views import (
 )
 from canao.graph.dtypes import I32
 from canao.graph.ir import Node, node
-from canao.graph.ops import OPS
+from canao.graph.ops import OPS, VIEWS
 
 _FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.fuse.rewrite import VIEWS, Change, View
+from canao.fuse.rewrite import Change, View
 from canao.graph.dtypes import I32
 from canao.graph.ir import TOKENS, Node, Shape, node, product
-from canao.graph.ops import OPS
+from canao.graph.ops import OPS, VIEWS
 
 _TABLE_LIMIT = 1 << 26  # elements; a table is stored in the weights file
 # What a value depends on: the index along an axis (a,), or that along b minus that along a (a, b).

@@ -21,7 +21,7 @@ from canao.graph.from_onnx.values import (
     shifted,
 )
 from canao.graph.ir import Dim, Poly, Shape
-from canao.graph.ops import ShapeError, broadcast
+from canao.graph.shapes import ShapeError, broadcast
 
 
 class Builder(GraphBuilder):

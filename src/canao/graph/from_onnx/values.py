@@ -21,7 +21,8 @@ import numpy as np
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.from_onnx.elements import held_in
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul
-from canao.graph.ops import broadcast
+from canao.graph.ops import OPS
+from canao.graph.shapes import broadcast
 
 # Elements that a value computed at compile time may have when it is written out.
 LIMIT = 1 << 26
@@ -148,25 +149,29 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return quotient.astype(np.int64)
 
 
-_NUMBERS: dict[str, Callable[..., Any]] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide,
-    "maximum": np.maximum, "minimum": np.minimum, "mod": np.mod, "pow": np.power,
-    "eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
-    "logical_and": np.logical_and, "logical_or": np.logical_or, "logical_not": np.logical_not,
-    "logical_xor": np.logical_xor, "where": np.where,
-    "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
-    "reciprocal": np.reciprocal, "tanh": np.tanh, "floor": np.floor, "ceil": np.ceil,
-    "cos": np.cos, "sin": np.sin, "sign": np.sign, "isnan": np.isnan,
-    "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+# Operators that graphs have no op for, and division, which rounds whole numbers towards 0 here.
+_OWN: dict[str, Callable[..., Any]] = {
+    "div": _divide, "mod": np.mod, "pow": np.power, "logical_xor": np.logical_xor,
+    "isnan": np.isnan,
 }  # fmt: skip
-_TESTS = ("eq", "ge", "gt", "le", "lt")
-_BOOL = (*_TESTS, "logical_and", "logical_or", "logical_not", "logical_xor", "isnan")
+_TESTS = {"eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal,
+          "lt": np.less}  # fmt: skip
+
+
+def _evaluated(op: str, arrays: Sequence[np.ndarray]) -> Any:
+    return _OWN[op](*arrays) if op in _OWN else OPS[op].meaning(arrays, {})
+
+
+def _result_dtype(op: str, operands: Sequence[Known]) -> DType:
+    if op in ("logical_xor", "isnan"):
+        return BOOL
+    return (OPS[op].result if op in OPS else None) or operands[-1].dtype
 
 
 def _of_dims(op: str, longest: int) -> Callable[..., Any]:
     """The operator on one element of each operand, which may be polynomials."""
     if op in _TESTS:
-        return lambda a, b: holds(_NUMBERS[op], a, b, longest)
+        return lambda a, b: holds(_TESTS[op], a, b, longest)
     if op in ("maximum", "minimum"):
         test = np.greater_equal if op == "maximum" else np.less_equal
         return lambda a, b: a if holds(test, a, b, longest) else b
@@ -182,12 +187,11 @@ def _of_dims(op: str, longest: int) -> Callable[..., Any]:
 
 def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
     """A pointwise operator on known operands."""
-    if op not in _NUMBERS:
+    if op not in _OWN and not (op in OPS and OPS[op].pointwise):
         raise Undecided(f"{op} of constants")
     shape = broadcast([x.shape for x in operands])
     arrays = [x.array.reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
               for x in operands]  # fmt: skip
-    dtype = BOOL if op in _BOOL else operands[-1].dtype
     if int(np.prod(np.broadcast_shapes(*(a.shape for a in arrays)), dtype=object)) > LIMIT:
         raise Undecided(f"a constant of more than {LIMIT} elements")
     with np.errstate(all="ignore"):
@@ -195,8 +199,8 @@ def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
             function = np.frompyfunc(_of_dims(op, longest), len(arrays), 1)
             result = np.asarray(function(*(a.astype(object) for a in arrays)), object)
         else:
-            result = np.asarray(_NUMBERS[op](*arrays))
-    return _held(result, shape, dtype)
+            result = np.asarray(_evaluated(op, arrays))
+    return _held(result, shape, _result_dtype(op, operands))
 
 
 def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
@@ -221,7 +225,7 @@ def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
     last = dim_add(ramp.start, dim_mul(dim_add(ramp.shape[ramp.axis], -1), ramp.step))
     try:
         if op in _TESTS:
-            ends = [holds(_NUMBERS[op], *((e, c) if ramp is x else (c, e)), longest)
+            ends = [holds(_TESTS[op], *((e, c) if ramp is x else (c, e)), longest)
                     for e in (ramp.start, last)]  # fmt: skip
             return fill(ends[0], shape, BOOL) if ends[0] == ends[1] and op != "eq" else None
         test = np.greater_equal if op == "maximum" else np.less_equal

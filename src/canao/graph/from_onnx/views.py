@@ -20,7 +20,7 @@ from canao.graph.from_onnx.values import (
     transposed,
 )
 from canao.graph.ir import Poly, Shape, dim_add, dim_div, product
-from canao.graph.ops import broadcast
+from canao.graph.shapes import broadcast
 
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
