@@ -1,40 +1,15 @@
-"""How each ATen operator of an exported program becomes nodes of the IR: one table.
-
-A rule takes the builder, the exported node and its arguments (values by name, numbers, dims) and
-returns the name of the result, or of each result. Operators that change nothing at inference
-return their input.
-"""
+"""Rules of ATen operators that compute, and of those that do nothing at inference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from canao.errors import UnsupportedError
-from canao.graph.dtypes import BOOL, F32, I32, DType, widest
-from canao.graph.from_torch import aten_views
-from canao.graph.from_torch.aten_views import as_dtype, matrix_transpose, transpose
-from canao.graph.from_torch.convolve import conv1d, im2col
-from canao.graph.ir import Dim, Poly, Shape, Type, product
-
-
-class Builder(Protocol):
-    """What the rules need of the importer."""
-
-    def emit(self, op: str, *inputs: str, **attributes: Any) -> str: ...
-    def constant(self, array: np.ndarray) -> str: ...
-    def value(self, operand: Any) -> str: ...
-    def type(self, name: str) -> Type: ...
-    def uniform(self, name: str) -> str | None: ...
-    def result_shape(self) -> Shape: ...
-    def result_dtype(self) -> DType: ...
-    def unsupported(self, what: str) -> UnsupportedError: ...
-
-
-Rule = Callable[..., str | list[str]]
+from canao.graph.dtypes import BOOL, F32, I32, widest
+from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.ir import Dim, Poly, product
 
 
 def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -250,7 +225,6 @@ def _attention(
 
 
 RULES: dict[str, Rule] = {
-    **aten_views.RULES,
     **dict.fromkeys(
         (
             "dropout",
@@ -333,8 +307,6 @@ RULES: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "cumsum": _cumsum,
-    "conv1d": conv1d,
-    "im2col": im2col,
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
     "scaled_dot_product_attention": _attention,

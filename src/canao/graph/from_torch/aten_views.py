@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from canao.graph.dtypes import DType
+from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
 from canao.graph.ir import dim_add
-
-if TYPE_CHECKING:
-    from canao.graph.from_torch.aten import Builder, Rule
-
-
-def as_dtype(b: Builder, x: str, dtype: DType) -> str:
-    return x if b.type(x).dtype == dtype else b.emit("cast", x, dtype=dtype)
 
 
 def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -25,16 +18,6 @@ def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
 def _permute(b: Builder, x: str, perm: Any) -> str:
     rank = len(b.type(x).shape)
     return b.emit("transpose", x, perm=tuple(int(p) % rank for p in perm))
-
-
-def transpose(b: Builder, x: str, i: int, j: int) -> str:
-    perm = list(range(len(b.type(x).shape)))
-    perm[i], perm[j] = perm[j], perm[i]
-    return b.emit("transpose", x, perm=tuple(perm))
-
-
-def matrix_transpose(b: Builder, x: str) -> str:
-    return transpose(b, x, -1, -2)
 
 
 def _slice(

@@ -19,7 +19,8 @@ from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph.bounds import limited
 from canao.graph.builder import GraphBuilder
 from canao.graph.dtypes import BOOL, F32, I32, DType
-from canao.graph.from_torch import aten, aten_views
+from canao.graph.from_torch import aten, aten_views, convolve
+from canao.graph.from_torch.aten_rules import joined
 from canao.graph.ir import (
     TOKENS,
     Dim,
@@ -34,6 +35,7 @@ from canao.graph.ir import (
 )
 from canao.graph.verify import retype, verify
 
+RULES = joined(aten.RULES, aten_views.RULES, convolve.RULES)
 INPUT_NAMES = ("input_ids", "token_type_ids")
 _INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -260,9 +262,9 @@ class _Importer(GraphBuilder):
         name, made = _operator(fx), fx.meta.get("val")
         if name in aten.IGNORED or made is None or isinstance(made, _NUMBERS):
             return
-        in_place = name.endswith("_") and not name.endswith("__") and name not in aten.RULES
+        in_place = name.endswith("_") and not name.endswith("__") and name not in RULES
         name = name.removesuffix("_") if in_place else name
-        if name not in aten.RULES:
+        if name not in RULES:
             raise self._refusal(
                 "replace it in the model by operators of docs/operators.md"
             )
@@ -272,7 +274,7 @@ class _Importer(GraphBuilder):
             for k, v in fx.kwargs.items()
             if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")
         }
-        self.values[fx.name] = aten.RULES[name](self, *arguments, **keywords)
+        self.values[fx.name] = RULES[name](self, *arguments, **keywords)
         if in_place:
             self._overwrite(fx)
 
