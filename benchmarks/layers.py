@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from peers.models import build_body
 
 from canao.compiler import load_model, lower
 from canao.errors import CanaoError
 from canao.fuse.forms.form import Alias
-from canao.graph.ir import DTYPES, Graph, dim_at
+from canao.graph.ir import Graph, dim_at
 from canao.target import get_target
 
 # DNNFusion's FLOPs of BERT-base, 67.3 G, are those of texts of about this many tokens.
@@ -61,7 +60,7 @@ def count_layers(model: str) -> dict[str, Any]:
 def result_bytes(graph: Graph, value: str) -> int:
     """Bytes of a value at LENGTH tokens."""
     kind = graph.types[value]
-    return dim_at(kind.elements, LENGTH) * np.dtype(DTYPES[kind.dtype]).itemsize
+    return dim_at(kind.elements, LENGTH) * kind.dtype.bytes
 
 
 def row_bytes(graph: Graph, value: str) -> int:

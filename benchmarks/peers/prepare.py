@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from canao.artifact.directory import write_whole
 from canao.errors import CanaoError, InputError
 from canao.fuse.group import Region
-from canao.graph.ir import DTYPES, Graph, dim_at
+from canao.graph.ir import Graph, dim_at
 from peers.models import Encoder, build_body, load_body, load_encoder, randomise, sensitivity
 from peers.protocol import read_texts
 
@@ -84,8 +84,7 @@ def region_bytes(graph: Graph, region: Region, tokens: int) -> int:
     tables = {n.inputs[0]: n.output for n in region.nodes if n.op == "gather"}
     values = [tables.get(value, value) for value in read] + [region.output]
     return sum(
-        dim_at(graph.types[v].elements, tokens) * np.dtype(DTYPES[graph.types[v].dtype]).itemsize
-        for v in values
+        dim_at(graph.types[v].elements, tokens) * graph.types[v].dtype.bytes for v in values
     )
 
 

@@ -24,6 +24,7 @@ from canao.build import (
     get_toolchain,
 )
 from canao.device.local import cpu_stamp
+from canao.emit.c.inputs import runtime_limit
 from canao.emit.c.unit import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Profile, Program, Region, fuse, unfused
@@ -32,7 +33,7 @@ from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
 from canao.fuse.yellow_cells import decided
 from canao.graph.bounds import require_bounds
 from canao.graph.from_torch.trace import trace
-from canao.graph.ir import Graph
+from canao.graph.ir import Graph, Ids
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
 from canao.lower.scheduling import (
@@ -185,8 +186,9 @@ def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, grap
 
     Tokens that were added to a tokenizer without its model, for padding say, are let pass.
     """
-    rows = next((i.limit for i in graph.inputs if i.name == "input_ids"), 0)
-    if tokenizer is not None and 0 < rows < tokenizer.ids:
+    kind = next((i.kind for i in graph.inputs if i.name == "input_ids"), None)
+    rows = kind.limit if isinstance(kind, Ids) else None
+    if tokenizer is not None and rows is not None and rows < tokenizer.ids:
         raise InputError(
             f"{source.path}: the tokenizer has {tokenizer.ids} tokens, the model vectors for "
             f"{rows}; put the model's own tokenizer there"
@@ -331,14 +333,19 @@ def interface(graph: Graph) -> dict[str, Any]:
     """The part of a manifest that says how the library is called."""
     return {
         "inputs": [
-            {"name": i.name, "dtype": "int32", "shape": ["s"], "limit": i.limit}
+            {
+                "name": i.name,
+                "dtype": i.type.dtype.numpy.name,
+                "shape": ["s"],
+                "limit": runtime_limit(i),
+            }
             for i in graph.inputs
             if i.given
         ],
         "outputs": [
             {
                 "name": name,
-                "dtype": "float32",
+                "dtype": graph.types[value].dtype.numpy.name,
                 "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
             }
             for name, value in graph.outputs
@@ -368,4 +375,6 @@ def total_flops(stages: Stages, length: int) -> int:
 
 
 def parameter_count(stages: Stages) -> int:
-    return sum(a.size for a in stages.captured.constants.values() if a.dtype == "float32")
+    graph = stages.captured
+    return sum(a.size for name, a in graph.constants.items()
+               if graph.types[name].dtype.kind == "float")  # fmt: skip

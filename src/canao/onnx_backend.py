@@ -25,13 +25,12 @@ from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
 from canao.build import Toolchain, build_library, get_toolchain
 from canao.compiler import lower
 from canao.errors import DeviceError, InputError, UnsupportedError
+from canao.graph.dtypes import F32
 from canao.graph.from_onnx.importer import import_tensors
 from canao.graph.from_onnx.load import Model, checked
 from canao.graph.ir import Graph, shape_at
 from canao.schedule.weights import file_parts
 from canao.target import get_target
-
-_FLOAT = 1
 
 
 class TensorLibrary:
@@ -62,12 +61,12 @@ class TensorLibrary:
             raise InputError(f"{len(inputs)} inputs given; the model takes {len(slots)}")
         arrays = [np.ascontiguousarray(a) for a in inputs]
         for slot, array, given in zip(slots, arrays, inputs, strict=True):
-            if array.dtype != np.float32 or np.shape(given) != slot.type.shape:
+            if array.dtype != slot.type.dtype.numpy or np.shape(given) != slot.type.shape:
                 raise InputError(
                     f"{slot.name} is {array.dtype} {list(np.shape(given))}; give float32 "
                     f"{list(slot.type.shape)}"
                 )
-        out = [np.empty(shape_at(self.graph.shape(v), 1), np.float32)
+        out = [np.empty(shape_at(self.graph.shape(v), 1), F32.numpy)
                for _, v in self.graph.outputs]  # fmt: skip
         sources = (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
         targets = (ctypes.c_void_p * len(out))(*(a.ctypes.data for a in out))
@@ -89,7 +88,7 @@ class CanaoRep(BackendRep):
         if others:
             raise UnsupportedError(f"input '{others[0]}' is no tensor; export without it")
         self.names = [i.name for i in slots]
-        self.constant = [i.type.tensor_type.elem_type != _FLOAT for i in slots]
+        self.constant = [i.type.tensor_type.elem_type != F32.onnx for i in slots]
         self.libraries: dict[tuple[bytes, ...], TensorLibrary] = {}
         if not any(self.constant):
             self._library({})
@@ -165,7 +164,7 @@ class CanaoBackend(Backend):
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
             for n, a in zip([i for i in node.input if i], arrays, strict=True)
         ]
-        results = [helper.make_tensor_value_info(o, _FLOAT, None) for o in node.output if o]
+        results = [helper.make_tensor_value_info(o, F32.onnx, None) for o in node.output if o]
         version = int(kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
         model = Model(helper.make_graph([node], "node", slots, results), version, {})
         return cls._prepared(model, device).run(arrays)

@@ -14,8 +14,9 @@ from canao.fuse.group import GREEN, RED, TABLE, YELLOW, fuse, unfused
 from canao.fuse.rewrite import apply
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
 from canao.fuse.yellow_cells import always, measured
+from canao.graph.dtypes import F32, I32
 from canao.graph.interp import interpret, outputs
-from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, dim, node
+from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, dim, node
 from canao.graph.verify import infer, verify
 from canao.schedule.memory import plan_memory
 from tests.compiler.models import classifier
@@ -26,7 +27,7 @@ TABLE_ROWS = RNG.standard_normal((9, 6)).astype(np.float32)
 
 def graph(nodes: list[Node], constants: dict[str, np.ndarray], *outputs: str) -> Graph:
     """A graph of one input `ids`, whose first node is usually a gather from `table`."""
-    slot = Input("ids", Type("i32", (1, TOKENS)), 9)
+    slot = Input("ids", Type(I32, (1, TOKENS)), Ids(9))
     types = {"ids": slot.type, **{k: constant_type(v) for k, v in constants.items()}}
     for n in nodes:
         types[n.output] = infer(n, [types[i] for i in n.inputs])
@@ -268,7 +269,7 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                       {"table": TABLE_ROWS, **W}),
     ),
     "tabulate": (
-        lambda: _pointwise(*POSITIONS, node("cast", ("down",), "f", dtype="f32"),
+        lambda: _pointwise(*POSITIONS, node("cast", ("down",), "f", dtype=F32),
                            node("cos", ("f",), "c"), node("mul", ("x", "c"), "y")),
         lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),
                            node("mul", ("x", "c"), "y"), p=np.ones((1, 16, 1), np.float32)),

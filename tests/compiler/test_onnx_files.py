@@ -13,6 +13,7 @@ import pytest
 from canao.compiler import compile_model, load_model
 from canao.errors import CanaoError, InputError, UnsupportedError
 from canao.graph.interp import outputs
+from canao.graph.ir import Ids
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -315,7 +316,7 @@ def test_ids_are_checked_against_the_smallest_table(tmp_path: Path) -> None:
     ]
     extra = [("small", np.ones((5, 4), np.float32)), ("axis", np.array([2]))]
     graph = load_model(saved(tmp_path, model(nodes, tensors=tensors + extra)), 8)[1]
-    assert graph.inputs[0].limit == 5
+    assert graph.inputs[0].kind == Ids(5)
 
 
 def test_sizes_that_square_themselves(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from canao.emit.language import C11, Language
+from canao.graph.dtypes import F32, I32, DType
 from canao.schedule.operands import ROW_MAJOR, Operand, Packed
 
-FLOAT, IDS = "f32", "i32"
+# Whole numbers and truths are told alike.
+IDS = I32
 
 
 class Arguments:
@@ -18,7 +20,7 @@ class Arguments:
         self.names = {x: f"{_prefix(x)}{i}" for i, x in enumerate(reads)}
         self.used: set[Operand] = set()
 
-    def of(self, value: str, dtype: str = FLOAT) -> str:
+    def of(self, value: str, dtype: DType = F32) -> str:
         """The name of a value that lies row by row."""
         return self._name(Operand(value, ROW_MAJOR, dtype))
 
@@ -59,10 +61,10 @@ class Arguments:
 
 def c_type(operand: Operand, language: Language = C11) -> str:
     """The type of an operand's elements in a language."""
-    return "float" if operand.dtype == FLOAT else language.int32
+    return language.types.get(operand.dtype.name, operand.dtype.c)
 
 
 def _prefix(operand: Operand) -> str:
     if isinstance(operand.storage, Packed):
         return "w"
-    return "in" if operand.dtype == FLOAT else "ids"
+    return "in" if operand.dtype.kind == "float" else "ids"

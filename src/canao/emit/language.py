@@ -6,6 +6,7 @@ language defines; what differs is a field here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -17,7 +18,8 @@ class Language:
     inline        what comes before a function that kernels call
     pointer       what comes before the type of a pointer to memory of the whole device
     restrict      that two pointers do not overlap
-    int64, int32  whole numbers of that many bits
+    int64         a whole number of 64 bits
+    types         names of element types where they are not those of C
     unroll        what comes before a loop that must be unrolled
     barrier       the threads of a group wait for each other, as a statement
     infinity, nan numbers that literals cannot say
@@ -30,7 +32,7 @@ class Language:
     pointer: str
     restrict: str
     int64: str
-    int32: str
+    types: Mapping[str, str]
     unroll: str
     barrier: str
     infinity: str
@@ -40,12 +42,13 @@ class Language:
 
 C11 = Language(
     name="c11", kernel="static void", inline="CANAO_INLINE", pointer="", restrict="restrict",
-    int64="int64_t", int32="int32_t", unroll="UNROLL", barrier="", infinity="INF_F", nan="NAN_F",
+    int64="int64_t", types={}, unroll="UNROLL", barrier="", infinity="INF_F", nan="NAN_F",
     sqrt="__builtin_sqrtf",
 )  # fmt: skip
 OPENCL = Language(
     name="opencl", kernel="__kernel void", inline="static inline", pointer="__global ",
-    restrict="restrict", int64="long", int32="int",
+    restrict="restrict", int64="long",
+    types={"i32": "int", "bool": "int", "f16": "half", "bf16": "ushort", "i8": "char"},
     unroll="__attribute__((opencl_unroll_hint))", barrier="barrier(CLK_LOCAL_MEM_FENCE);",
     infinity="INFINITY", nan="NAN", sqrt="sqrt",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.language import C11, Language
-from canao.emit.vecmath import POINTWISE
+from canao.emit.vecmath import vector_code
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import (
@@ -24,6 +24,7 @@ from canao.fuse.forms.rows import (
     Stage,
     TakeAlongAxis,
 )
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Poly, dim_mul
 from canao.lower.cpu.rows import outside
 from canao.schedule.operands import Operand
@@ -147,7 +148,7 @@ class RowCode:
                 index = f"{self.arguments.of(access.base, IDS)}[{self.place(access, 'r')}]"
                 w.line(f"{self.pointer}const float *{name} = {self._table_row(x.table, index)};")
                 continue
-            starts = zip(self._accesses(x), ("", "_at"), ("f32", IDS), strict=False)
+            starts = zip(self._accesses(x), ("", "_at"), (F32, IDS), strict=False)
             for row, suffix, dtype in starts:
                 base = self.arguments.of(row.base, dtype)
                 kind = c_type(Operand(row.base, dtype=dtype), self.style.language)
@@ -205,7 +206,7 @@ class RowCode:
             if step.op in ("gather", "pick"):
                 text = self.operand(step.operands[0], partial)
             else:
-                text = POINTWISE[step.op].format(*(self.operand(x, partial) for x in step.operands))
+                text = vector_code(step.op, *(self.operand(x, partial) for x in step.operands))
             w.line(f"const vf {self._named(step.target, step.op)} = {text};")
 
     def stores(self, w: Writer, stage: Stage, partial: str) -> None:

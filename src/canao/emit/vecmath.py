@@ -8,31 +8,16 @@ made of exp and select, 1e-6 * max(1, x^2).
 
 from __future__ import annotations
 
-# op -> expression in C for operands a, b, c
-POINTWISE = {
-    "copy": "{0}",
-    "neg": "vf_sub(vf_set1(0.0f), {0})",
-    "abs": "vf_abs({0})",
-    "exp": "vf_exp({0})",
-    "sqrt": "vf_sqrt({0})",
-    "reciprocal": "vf_div(vf_set1(1.0f), {0})",
-    "tanh": "vf_tanh({0})",
-    "erf": "vf_erf({0})",
-    "sigmoid": "vf_sigmoid({0})",
-    "relu": "vf_max({0}, vf_set1(0.0f))",
-    "gelu": "vf_gelu({0})",
-    "gelu_tanh": "vf_gelu_tanh({0})",
-    "silu": "vf_mul({0}, vf_sigmoid({0}))",
-    "softplus": "vf_softplus({0})",
-    "add": "vf_add({0}, {1})",
-    "sub": "vf_sub({0}, {1})",
-    "mul": "vf_mul({0}, {1})",
-    "div": "vf_div({0}, {1})",
-    "maximum": "vf_max({0}, {1})",
-    "minimum": "vf_min({0}, {1})",
-    "fma": "vf_fma({0}, {1}, {2})",
-    "select": "vf_select({0}, {1}, {2})",
-}
+from canao.graph.ops import OPS
+
+# What row programs have beside the ops of graph/ops.py, as those: C for operands {0}, {1}, ...
+STEPS = {"copy": "{0}", "fma": "vf_fma({0}, {1}, {2})"}
+
+
+def vector_code(op: str, *operands: str) -> str:
+    """C for a step of a row program on vectors."""
+    return (STEPS.get(op) or OPS[op].vector).format(*operands)
+
 
 FUNCTIONS = """\
 /* 2^n * p(r) with x = n ln 2 + r; results below the least normal number become it. */

@@ -14,7 +14,6 @@ from canao.graph.verify import infer, retype
 
 # More firings than this on one graph mean rules that undo each other.
 _LIMIT = 20_000
-VIEWS = ("reshape", "transpose", "slice", "expand")
 _NUMBERED = re.compile(r"\.(\d+)$")
 
 

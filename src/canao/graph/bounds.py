@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import FLOATS, Dim, Graph, Node, dim_at
+from canao.graph.dtypes import BOOL
+from canao.graph.ir import Dim, Graph, Ids, Input, Node, Positions, dim_at
+from canao.graph.ops import OPS
 
-_VIEWS = ("reshape", "transpose", "slice", "expand", "flip", "diagonals")
-_TRUTHS = ("eq", "ne", "ge", "gt", "le", "lt", "logical_and", "logical_or", "logical_not")
 Interval = tuple[int, int]
 # What an int32 may be: of what is not known, or may have wrapped around.
 _ANY = (-(1 << 31), (1 << 31) - 1)
@@ -92,24 +92,32 @@ def _bounds(graph: Graph, s: int) -> dict[str, Interval]:
     """The least and the largest that an element of each whole number may be, at s tokens."""
     known: dict[str, Interval] = {}
     for i in graph.inputs:
-        last = i.limit - 1 if i.given else graph.max_length - 1
-        known[i.name] = (0, last) if i.limit not in (0, FLOATS) or not i.given else _ANY
+        known[i.name] = _of_input(i, graph.max_length)
     for name, array in graph.constants.items():
         if array.size and array.dtype.kind != "f":
             known[name] = (int(array.min()), int(array.max()))
     for n in graph.nodes:
-        if graph.types[n.output].dtype != "f32":
+        if graph.types[n.output].dtype.kind != "float":
             low, high = _of_node(n, [known.get(name, _ANY) for name in n.inputs], s)
             known[n.output] = (low, high) if _ANY[0] <= low and high <= _ANY[1] else _ANY
     return known
 
 
+def _of_input(slot: Input, max_length: int) -> Interval:
+    match slot.kind:
+        case Positions():
+            return 0, max_length - 1
+        case Ids(limit) if limit is not None:
+            return 0, limit - 1
+    return _ANY
+
+
 def _of_node(n: Node, inner: list[Interval], s: int) -> Interval:
-    if n.op in _TRUTHS or (n.op == "cast" and n.attribute("dtype") == "bool"):
+    if OPS[n.op].result == BOOL or (n.op == "cast" and n.attribute("dtype") == BOOL):
         return 0, 1
     if n.op == "arange":
         return 0, max(0, dim_at(n.attribute("stop"), s) - 1)
-    if n.op in _VIEWS or n.op == "cast":
+    if OPS[n.op].view or n.op == "cast":
         return inner[0]
     if n.op == "cumsum":
         low, high = inner[0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.graph.ir import Input, Node, Type, constant_type, node
+from canao.graph.ir import Input, InputKind, Node, Type, constant_type, node
 from canao.graph.verify import MalformedGraph, infer
 
 
@@ -46,8 +46,8 @@ class GraphBuilder(ABC):
         self.constants[name], self.types[name] = array, constant_type(array)
         return name
 
-    def input(self, name: str, kind: Type, limit: int = 0) -> str:
+    def input(self, name: str, of: Type, kind: InputKind) -> str:
         """A new input of the graph; its name."""
-        self.inputs.append(Input(name, kind, limit))
-        self.types[name] = kind
+        self.inputs.append(Input(name, of, kind))
+        self.types[name] = of
         return name

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from canao.graph.ir import FLOATS, Graph, Node, shape_at
+from canao.graph.ir import Graph, Ids, Node, Tensor, shape_at
 from canao.graph.ops import OPS
 
 Cache = dict[str, list[np.ndarray]]
@@ -25,11 +25,11 @@ def interpret(
     """Every value of the graph for int inputs of shape [tokens] or float tensors, by name."""
     cache = {} if cache is None else cache
     given = [i for i in graph.inputs if i.given]
-    s = next((len(a) for a, i in zip(inputs, given, strict=True) if i.limit != FLOATS), 1)
+    s = next((len(a) for a, i in zip(inputs, given, strict=True) if isinstance(i.kind, Ids)), 1)
     past = next((keys.shape[-2] for keys, _ in cache.values()), 0)
     values: dict[str, np.ndarray] = {}
     for slot, array in zip(given, inputs, strict=True):
-        floats = slot.limit == FLOATS
+        floats = isinstance(slot.kind, Tensor)
         values[slot.name] = (
             np.asarray(array, dtype) if floats else np.asarray(array).reshape(1, s)
         )

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}
+from canao.errors import UnsupportedError
+from canao.graph.dtypes import COMPUTED, DType, by_numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,9 @@ def shape_at(shape: Shape, s: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """dtype ('f32', 'i32', 'bool') and shape of a value."""
+    """Element type and shape of a value."""
 
-    dtype: str
+    dtype: DType
     shape: Shape
 
     @property
@@ -134,21 +135,38 @@ def node(
     return Node(op, tuple(inputs), output, tuple(sorted(attributes.items())), where)
 
 
-FLOATS = -1
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Whole numbers, one for each token, from 0 to below `limit` where one is known."""
+
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Elements of the input's own type and fixed shape, any values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where each token is in its sequence, from 0. The library fills them in."""
+
+
+InputKind = Ids | Tensor | Positions
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A graph input; `limit` is the exclusive upper bound of its ids (0: none is known; FLOATS:
-    it is a tensor of float32 of a fixed shape, not ids).
-
-    One that is not `given` by the caller holds the tokens' positions in the text, from 0.
-    """
+    """A graph input; `kind` says what it holds."""
 
     name: str
     type: Type
-    limit: int = 0
-    given: bool = True
+    kind: InputKind = Ids()
+
+    @property
+    def given(self) -> bool:
+        """Whether the caller gives it."""
+        return not isinstance(self.kind, Positions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,7 +227,9 @@ class Graph:
 
 
 def constant_type(array: np.ndarray) -> Type:
-    for name, kind in DTYPES.items():
-        if array.dtype == kind:
-            return Type(name, tuple(array.shape))
-    raise TypeError(f"constant of dtype {array.dtype}")
+    """The type of a constant; UnsupportedError where graphs don't compute with its elements."""
+    dtype = by_numpy(array.dtype)
+    if dtype not in COMPUTED:
+        names = ", ".join(str(d) for d in COMPUTED)
+        raise UnsupportedError(f"a constant of {dtype} is not supported; use one of {names}")
+    return Type(dtype, tuple(array.shape))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from canao.graph.ir import TOKENS, Graph, Input, Node, Shape, Type, node, product
+from canao.graph.dtypes import I32
+from canao.graph.ir import TOKENS, Graph, Input, Node, Positions, Shape, Type, node, product
 from canao.graph.ops import OPS
 from canao.graph.verify import retype
 
@@ -58,7 +59,7 @@ class _Follower:
                 raise _Mixes
         inputs = self.graph.inputs
         if self.tables:
-            inputs = (*inputs, Input(POSITIONS, Type("i32", (1, TOKENS)), given=False))
+            inputs = (*inputs, Input(POSITIONS, Type(I32, (1, TOKENS)), Positions()))
         return retype(
             self.graph.replace(
                 inputs=inputs, nodes=tuple(self.nodes), resumes=True,

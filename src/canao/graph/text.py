@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from canao.graph.dtypes import DType
 from canao.graph.ir import Graph, Node, Poly
 
 
@@ -26,4 +27,6 @@ def format_node(graph: Graph, n: Node) -> str:
 def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_format(v) for v in value) + "]"
+    if isinstance(value, DType):
+        return repr(value.name)
     return str(value) if isinstance(value, Poly) else repr(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from canao.graph.ir import Graph, Node, Type, constant_type
-from canao.graph.ops import OPS, ShapeError
+from canao.graph.ops import OPS
+from canao.graph.shapes import ShapeError
 
 
 class MalformedGraph(AssertionError):

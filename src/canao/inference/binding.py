@@ -13,6 +13,7 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.errors import InputError
+from canao.graph.dtypes import F32, I32
 
 
 class Binding:
@@ -116,7 +117,7 @@ class Binding:
             if array.min() < 0 or array.max() >= limit:
                 bad = int(array[(array < 0) | (array >= limit)][0])
                 raise InputError(f"{slot['name']} holds {bad}; ids must be 0 to {limit - 1}")
-        return [np.ascontiguousarray(a, np.int32) for a in arrays]
+        return [np.ascontiguousarray(a, I32.numpy) for a in arrays]
 
 
 def ids_of(name: str, value: Any) -> np.ndarray:
@@ -137,7 +138,7 @@ def padded(output: dict[str, Any], array: np.ndarray, span: slice, length: int) 
     places = tuple(slice(None) if isinstance(d, int) else span for d in output["shape"])
     if any(d not in ("s", 1) for d in output["shape"] if not isinstance(d, int)):
         raise InputError(f"output {output['name']} has no padding; give texts without it")
-    whole = np.zeros(output_shape(output, length), np.float32)
+    whole = np.zeros(output_shape(output, length), F32.numpy)
     whole[places] = array
     return whole
 

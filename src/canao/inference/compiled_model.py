@@ -14,6 +14,7 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.errors import DeviceError, InputError
+from canao.graph.dtypes import F32
 from canao.inference.binding import Binding, ids_of, output_shape, padded
 from canao.inference.generation import Sampling, pieces, tokens
 from canao.inference.library import Table, address_of, addresses, load_library, require_runnable
@@ -282,7 +283,7 @@ class CompiledModel:
 
     def _room(self, length: int) -> dict[str, np.ndarray]:
         """Outputs of a text of `length` tokens, by name, to be written by the library."""
-        out = {o["name"]: np.empty(output_shape(o, length), np.float32) for o in self._outputs}
+        out = {o["name"]: np.empty(output_shape(o, length), F32.numpy) for o in self._outputs}
         for i, array in enumerate(out.values()):
             if self._library.canao_output_size(i, length) != array.size:
                 raise InputError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import F32
 from canao.graph.ir import TOKENS, Shape, dim_div
 
 _ALIGNMENT = 64
@@ -29,12 +30,12 @@ class CacheLayout:
     @property
     def values(self) -> int:
         """The first element of the values."""
-        return _up(4 * self.heads * self.key_head) // 4
+        return _up(F32.bytes * self.heads * self.key_head) // F32.bytes
 
     @property
     def size(self) -> int:
         """Bytes of all."""
-        return 4 * self.values + _up(4 * self.heads * self.value_head)
+        return F32.bytes * self.values + _up(F32.bytes * self.heads * self.value_head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from canao.graph.dtypes import F32, DType
 from canao.graph.ir import Type, dim_at
 
 
@@ -39,9 +40,9 @@ class Operand:
 
     value: str
     storage: Storage = ROW_MAJOR
-    dtype: str = "f32"
+    dtype: DType = F32
 
 
 def stored_bytes(kind: Type, max_length: int) -> int:
     """Bytes of a value of a graph at the longest sequence; truths are whole numbers in memory."""
-    return 4 * dim_at(kind.elements, max_length)
+    return kind.dtype.bytes * dim_at(kind.elements, max_length)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from canao.fuse.forms.form import Attention, PackedGemm
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import F32
 from canao.graph.ir import Graph, Poly
 from canao.schedule.database import Database, Measured, region_text
 from canao.schedule.plan import Plan, order
@@ -20,7 +21,7 @@ def tunable(graph: Graph, region: Region) -> bool:
     inside = {n.output for n in region.nodes}
     outside = {i for n in region.nodes for i in n.inputs} - inside - set(graph.constants)
     return isinstance(region.form, (PackedGemm, Attention)) and all(
-        graph.types[name].dtype == "f32" and row_width(graph, name) for name in outside
+        graph.types[name].dtype == F32 and row_width(graph, name) for name in outside
     )
 
 

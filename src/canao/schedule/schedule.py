@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, dim_at
 from canao.schedule.kv_cache import Cache, CachePlan
 from canao.schedule.memory import MemoryPlan
@@ -75,8 +76,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value lies: `area` is weights, arena, input or positions; `offset` is in bytes, of
-    an input its number."""
+    """Where a value lies: `area` is weights, arena or input; `offset` is in bytes, of an input its
+    number."""
 
     area: str
     offset: int = 0
@@ -107,7 +108,7 @@ class Schedule:
             return Place("weights", self.weights.offset(operand))
         for i, slot in enumerate(graph.inputs):
             if slot.name == name:
-                return Place("input", i) if slot.given else Place("positions")
+                return Place("input", i)
         return Place("arena", self.memory.place(name))
 
     def steps_of(self, region: Region) -> tuple[Step, ...]:
@@ -122,7 +123,8 @@ class Schedule:
 
 def scratch_bytes(buffers: Sequence[Sequence[Buffer]], max_length: int) -> int:
     """Bytes of scratch memory that a thread needs for any of the steps."""
-    most = max((4 * sum(b.elements(max_length) for b in several) for several in buffers), default=0)
+    sizes = (F32.bytes * sum(b.elements(max_length) for b in several) for several in buffers)
+    most = max(sizes, default=0)
     return -(-(most + _SLACK) // ALIGNMENT) * ALIGNMENT
 
 

@@ -22,7 +22,6 @@ from canao.schedule.operands import Operand, Packed
 MAGIC = b"CANAOW02"
 HEADER = 64
 _ALIGNMENT = 64
-_KINDS = {"f32": "<f4", "i32": "<i4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class WeightLayout:
     @property
     def identity(self) -> int:
         """64 bits that tell this layout from others; the library checks them in the file."""
-        rows = [(s.operand.storage.name, s.operand.dtype, s.offset, s.size) for s in self.sections]
+        rows = [(s.operand.storage.name, s.operand.dtype.name, s.offset, s.size) for s in self.sections]
         return int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:8], "little")
 
     @property
@@ -57,7 +56,7 @@ def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:
     """A layout of the constants among `operands`, in their order."""
     sections, offset = [], 0
     for operand in dict.fromkeys(o for o in operands if o.value in graph.constants):
-        size = _elements(graph.constants[operand.value], operand) * 4
+        size = _elements(graph.constants[operand.value], operand) * operand.dtype.bytes
         sections.append(Section(operand, offset, size))
         offset = -(-(offset + size) // _ALIGNMENT) * _ALIGNMENT
     return WeightLayout(tuple(sections), offset)
@@ -91,6 +90,6 @@ def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
         array, storage = graph.constants[s.operand.value], s.operand.storage
         if isinstance(storage, Packed):
             array = pack(array, storage)
-        yield np.ascontiguousarray(array, _KINDS[s.operand.dtype]).tobytes()
+        yield np.ascontiguousarray(array, s.operand.dtype.stored).tobytes()
         at = s.offset + s.size
     yield bytes(layout.size - at)

@@ -22,8 +22,9 @@ from canao.emit.c.unit import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import form_of
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import I32
 from canao.graph.interp import interpret
-from canao.graph.ir import TOKENS, Graph, Input, Node, Type, constant_type, node
+from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, node
 from canao.graph.verify import infer
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plan, schedule_program
@@ -147,7 +148,7 @@ class _Assembly:
     def __init__(self, pairs: Sequence[Pair], target: Target, copies: int) -> None:
         self.target = target
         self.constants: dict[str, np.ndarray] = {}
-        self.types = {IDS: Type("i32", (1, TOKENS))}
+        self.types = {IDS: Type(I32, (1, TOKENS))}
         self.all_nodes: list[Node] = []
         self.cut: list[tuple[tuple[Node, ...], str, Plan | None, str]] = []
         self.nodes: dict[Pair, tuple[Node, ...]] = {}
@@ -214,7 +215,7 @@ class _Assembly:
 
     def _finish(self, max_length: int) -> None:
         shown = tuple((name, self.nodes[pair][-1].output) for pair, name in self.outputs.items())
-        slot = Input(IDS, self.types[IDS], ROWS)
+        slot = Input(IDS, self.types[IDS], Ids(ROWS))
         graph = Graph(
             (slot,), self.constants, tuple(self.all_nodes), shown, self.types, max_length
         )

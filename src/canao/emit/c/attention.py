@@ -6,13 +6,14 @@ reads them there.
 
 from __future__ import annotations
 
-from canao.emit.arguments import FLOAT, IDS, Arguments, c_type
+from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.c import attention_templates as templates
 from canao.emit.c.kernel import KernelText, declared, signature
 from canao.emit.c.tile_templates import tile_words
 from canao.emit.rowcode import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
+from canao.graph.dtypes import F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
 from canao.lower.cpu.attention import AttentionPlan, depth
@@ -29,7 +30,7 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     """Attention over the keys of the sequence, or causal over those of the cache as well."""
     form, plan = step.region.form, step.plan
     assert isinstance(form, Attention) and isinstance(plan, AttentionPlan)
-    arguments, e = Arguments(step.reads), expression
+    arguments = Arguments(step.reads)
     cache = step.cache.layout if step.cache else None
     starts = _starts(form, arguments)
     template = templates.TILE + (templates.CAUSAL if cache else templates.WHOLE)
@@ -118,7 +119,7 @@ def _starts(form: Attention, arguments: Arguments) -> Starts:
     """(name, type, place): where each operand of a term begins for a head and its first query."""
     out = []
     for i, term in enumerate(form.terms):
-        for access, prefix, dtype in ((term.read, "bias", FLOAT), (term.places, "at", IDS)):
+        for access, prefix, dtype in ((term.read, "bias", F32), (term.places, "at", IDS)):
             if access is not None:
                 place = (
                     f"{arguments.of(access.base, dtype)} + {expression(access.offset)} "

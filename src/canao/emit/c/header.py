@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from canao.emit.c.inputs import described
 from canao.emit.rowcode import expression
 from canao.graph.ir import Graph, Input
 
@@ -14,7 +15,7 @@ def given(graph: Graph) -> list[Input]:
 def header(graph: Graph) -> str:
     """The public C header of one library."""
     inputs = "\n".join(
-        f" *   inputs[{i}]   {slot.name}, {'ids below ' + str(slot.limit) if slot.limit else 'ids'}"
+        f" *   inputs[{i}]   {slot.name}, {described(slot)}"
         for i, slot in enumerate(given(graph))
     )
     outputs = "\n".join(

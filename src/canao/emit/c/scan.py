@@ -6,8 +6,10 @@ from canao.emit.arguments import IDS, Arguments
 from canao.emit.c.kernel import KernelText, mark_unused, signature
 from canao.emit.rowcode import expression
 from canao.emit.writer import Writer
-from canao.fuse.forms.scan import INTEGER, Scan
+from canao.fuse.forms.scan import Scan
+from canao.graph.dtypes import BOOL
 from canao.graph.ir import Graph
+from canao.graph.ops import OPS
 from canao.isa.table import Isa
 from canao.schedule.schedule import Step
 
@@ -38,8 +40,8 @@ def scan_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
         elif n.op == "reshape":
             local[n.output] = operands[0]
         else:
-            truth = n.op == "cast" and n.attribute("dtype") == "bool"
-            value = f"{operands[0]} != 0" if truth else INTEGER[n.op].format(*operands)
+            truth = n.op == "cast" and n.attribute("dtype") == BOOL
+            value = f"{operands[0]} != 0" if truth else OPS[n.op].whole.format(*operands)
             body.line(f"const int32_t v{i} = {value};")
             local[n.output] = f"v{i}"
     w = Writer()

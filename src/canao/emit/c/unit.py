@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from canao.emit import vecmath
 from canao.emit.arguments import c_type
 from canao.emit.c.header import given, header
+from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
 from canao.emit.c.prelude import MACROS, UPTO, vector_operations
@@ -119,11 +120,8 @@ class _Unit:
         """The address of an operand, as its type."""
         kind, place = c_type(operand), self.schedule.place(operand)
         match place.area:
-            case "positions":
-                return "c->positions"
             case "input":
-                cast = "(const float *)" if kind == "float" else ""
-                return f"{cast}c->inputs[{place.offset}]"
+                return source(self.graph.inputs[place.offset], place.offset)
             case _:
                 constant = "" if written else "const "
                 return f"({constant}{kind} *)(c->{place.area} + {place.offset})"
@@ -135,7 +133,7 @@ class _Unit:
                 w.line(f'{{step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
             for slot in given(graph):
-                w.line(f'{{"{slot.name}", {slot.limit}}},')
+                w.line(f'{{"{slot.name}", {runtime_limit(slot)}}},')
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 place = schedule.memory.place(value)

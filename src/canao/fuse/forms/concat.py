@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from canao.fuse.access import Access, resolve
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, dim_add, dim_mul, product
 
 
@@ -69,7 +70,7 @@ class _Place:
 def concat_form(graph: Graph, nodes: Sequence[Node], output: str) -> Concat | None:
     """The Concat form, if every node only places values of floats."""
     shape, width = graph.shape(output), graph.shape(output)[-1]
-    if graph.types[output].dtype != "f32" or not isinstance(width, int):
+    if graph.types[output].dtype != F32 or not isinstance(width, int):
         return None
     pieces = _pieces(graph, nodes, output, _Place(0, (), (0,) * (len(shape) - 1)))
     return None if pieces is None else Concat(shape[:-1], width, tuple(pieces))

@@ -25,12 +25,10 @@ from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
 from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
 from canao.fuse.forms.scan import Scan, scan_form
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, product
-from canao.graph.ops import OPS
+from canao.graph.ops import OPS, POINTWISE
 
-POINTWISE = ("neg", "abs", "exp", "sqrt", "reciprocal", "tanh", "erf", "sigmoid", "relu", "gelu",
-             "gelu_tanh", "silu", "softplus", "add", "sub", "mul", "div", "maximum",
-             "minimum", "select")  # fmt: skip
 # Regions are built around these: at most one product, or the two of attention.
 HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
 ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")
@@ -80,7 +78,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
-        if graph.types[output].dtype != "f32" and not all(OPS[n.op].view for n in nodes):
+        if graph.types[output].dtype != F32 and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if heavy == ["linear"]:
@@ -160,7 +158,7 @@ def _row_local(
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
     shape = graph.shape(n.output) or (1,)
-    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != "f32":
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != F32:
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False

@@ -9,15 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, product
 from canao.graph.ops import OPS
-
-# op -> expression in C
-INTEGER = {"add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "cast": "{0}",
-           "maximum": "({0} > {1} ? {0} : {1})", "minimum": "({0} < {1} ? {0} : {1})",
-           "eq": "{0} == {1}", "ne": "{0} != {1}", "ge": "{0} >= {1}", "gt": "{0} > {1}",
-           "le": "{0} <= {1}", "lt": "{0} < {1}", "logical_and": "{0} && {1}",
-           "logical_or": "{0} || {1}", "logical_not": "!{0}", "neg": "-{0}"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +32,11 @@ def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
     for n in nodes:
         t = graph.types[n.output]
         rows = product(t.shape[:-1])
-        if t.dtype == "f32" or t.elements != length or (n.op == "cumsum" and rows != 1):
+        if t.dtype == F32 or t.elements != length or (n.op == "cumsum" and rows != 1):
             return None
         if OPS[n.op].view and n.op != "reshape":
             return None
-        if n.op not in INTEGER and n.op not in ("cumsum", "reshape"):
+        if not OPS[n.op].whole and n.op not in ("cumsum", "reshape"):
             return None
         for name in n.inputs:
             if name not in operands:
@@ -55,7 +49,7 @@ def scan_form(graph: Graph, nodes: Sequence[Node], output: str) -> Scan | None:
 
 def _operand(graph: Graph, name: str, length: Dim) -> str | int | None:
     array = graph.constants.get(name)
-    if graph.types[name].dtype == "f32":
+    if graph.types[name].dtype == F32:
         return None
     if array is not None:
         return int(array.reshape(())) if array.size == 1 else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from canao.fuse.rewrite import VIEWS, Change, Rule, View
+from canao.fuse.rewrite import Change, Rule, View
 from canao.fuse.rules.attention_bias import (
     mask_to_term,
     near_columns,
@@ -46,8 +46,9 @@ from canao.fuse.rules.views import (
     split_past_transpose,
     transpose_past_merge,
 )
+from canao.graph.dtypes import I32
 from canao.graph.ir import Node, node
-from canao.graph.ops import OPS
+from canao.graph.ops import OPS, VIEWS
 
 _FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
 
@@ -67,8 +68,7 @@ def fold_constants(view: View, n: Node) -> Change | None:
     arrays = [view.constants[i] for i in n.inputs]
     exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
     result = OPS[n.op].meaning(exact, dict(n.attributes) | {"s": 0})
-    kind = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[view.types[n.output].dtype]
-    return _folded(view, n, np.ascontiguousarray(result, kind))
+    return _folded(view, n, np.ascontiguousarray(result, view.types[n.output].dtype.numpy))
 
 
 def _least(view: View, name: str) -> float:
@@ -81,7 +81,7 @@ def _least(view: View, name: str) -> float:
         return 0.0  # an input: token and type ids are checked to be >= 0 before a run
     if n.op == "arange":
         return 0.0
-    if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == "i32"):
+    if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == I32):
         return _least(view, n.inputs[0])
     if n.op == "add":
         return _least(view, n.inputs[0]) + _least(view, n.inputs[1])
@@ -90,7 +90,7 @@ def _least(view: View, name: str) -> float:
 
 def decide_compare(view: View, n: Node) -> Change | None:
     """ge(x, c) where x >= c always holds  ->  true"""
-    if n.op != "ge" or view.types[n.inputs[0]].dtype != "i32":
+    if n.op != "ge" or view.types[n.inputs[0]].dtype != I32:
         return None
     bound = view.array(n.inputs[1])
     if bound is None or not bound.size or _least(view, n.inputs[0]) < bound.max():

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from canao.fuse.forms.attention import MASKED, chain
-from canao.fuse.rewrite import VIEWS, Change, View
+from canao.fuse.rewrite import Change, View
 from canao.fuse.rules.positions import is_table, positional
 from canao.graph.ir import Node, node
+from canao.graph.ops import VIEWS
 
 
 def mask_to_term(view: View, n: Node) -> Change | None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from canao.fuse.rewrite import VIEWS, Change, View
+from canao.fuse.rewrite import Change, View
 from canao.graph.ir import Node, node
+from canao.graph.ops import VIEWS
 
 
 def _scalar(view: View, name: str) -> float | None:

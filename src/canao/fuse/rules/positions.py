@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from canao.errors import UnsupportedError
-from canao.fuse.rewrite import VIEWS, Change, View
-from canao.graph.ir import DTYPES, TOKENS, Node, Shape, node, product
-from canao.graph.ops import OPS
+from canao.fuse.rewrite import Change, View
+from canao.graph.dtypes import I32
+from canao.graph.ir import TOKENS, Node, Shape, node, product
+from canao.graph.ops import OPS, VIEWS
 
 _TABLE_LIMIT = 1 << 26  # elements; a table is stored in the weights file
 # What a value depends on: the index along an axis (a,), or that along b minus that along a (a, b).
@@ -52,7 +53,7 @@ def tabulate(view: View, n: Node) -> Change | None:
             f"operator {n.op} at {n.where or 'the top of the model'}: what it is computed from "
             f"reads outside of a table at {longest} tokens; compile with a smaller --max-length"
         ) from None
-    table = np.broadcast_to(table, sizes).astype(DTYPES[view.types[n.output].dtype])
+    table = np.broadcast_to(table, sizes).astype(view.types[n.output].dtype.numpy)
     table = _unrepeated(table, shape)
     return _distances(view, n, table, distance) if distance else _slices(view, n, table)
 
@@ -183,7 +184,7 @@ def _axes(before: Shape, n: Node, after: Shape) -> dict[int, int] | None:
 def _index(view: View, name: str, rank: int) -> int | None:
     """The axis, of a value of that rank, whose index plus a number is the value `name`."""
     n = view.producer.get(name)
-    if n is None or view.types[name].dtype != "i32":
+    if n is None or view.types[name].dtype != I32:
         return None
     place: int | None = None
     if n.op == "arange":
@@ -215,7 +216,7 @@ class _Table:
             n = self.view.producer.get(name)
             constant = self.view.constants.get(name)
             made = self._made(n, grid) if n else constant[tuple(grid)]  # type: ignore[index]
-            self.done[key] = np.asarray(made, DTYPES[self.view.types[name].dtype])
+            self.done[key] = np.asarray(made, self.view.types[name].dtype.numpy)
         return self.done[key]
 
     def _made(self, n: Node, grid: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from canao.fuse.rewrite import Change, View
 from canao.fuse.rules.fold_weights import by_columns
 from canao.fuse.rules.positions import positional
+from canao.graph.dtypes import F32
 from canao.graph.ir import Node, node
 
 # Constants in files are float32, and some are written with seven digits.
@@ -145,7 +146,7 @@ def find_select(view: View, n: Node) -> Change | None:
     compare = view.made_by(n.inputs[0], "gt", "lt", "ge", "le") if n.op == "where" else None
     if compare is None or positional(view, compare.output):
         return None
-    if any(view.types[i].dtype != "f32" for i in (*compare.inputs, *n.inputs[1:])):
+    if any(view.types[i].dtype != F32 for i in (*compare.inputs, *n.inputs[1:])):
         return None
     (x, y), (a, b) = compare.inputs, n.inputs[1:]
     if compare.op in ("lt", "ge"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from canao.graph.dtypes import BOOL, F32
 from canao.graph.from_onnx import parts, views
 from canao.graph.from_onnx.values import Known, Value, known
 from canao.graph.ir import Dim, Shape, product
@@ -49,7 +50,7 @@ def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = No
         scores = b.pointwise("tanh", b.pointwise("mul", scores, _number(1 / softcap)))
         scores = b.pointwise("mul", scores, _number(softcap))
     earlier = _earlier(b, *b.shape(scores)[-2:]) if is_causal else None
-    if earlier is not None and mask is not None and b.dtype(mask) == "bool":
+    if earlier is not None and mask is not None and b.dtype(mask) == BOOL:
         mask, earlier = b.pointwise("logical_and", mask, earlier), None
     scores = _masked(b, _masked(b, scores, mask), earlier)
     out = b.emit("matmul", b.emit("softmax", b.name(scores)), b.name(v))
@@ -89,14 +90,14 @@ def _mask_of(b: Builder, mask: Value, groups: int) -> Value:
 def _masked(b: Builder, scores: Value, mask: Value | None) -> Value:
     if mask is None:
         return scores
-    if b.dtype(mask) != "bool":
+    if b.dtype(mask) != BOOL:
         return b.pointwise("add", scores, mask)
     if isinstance(mask, Known) and mask.uniform and mask.item():
         return scores
     if isinstance(mask, Known):
         if not mask.array.any(-1).all():
             raise b.unsupported("a query that sees no key")
-        mask = Known(np.where(mask.array, 0, -np.inf).astype(np.float32), mask.shape, "f32")
+        mask = Known(np.where(mask.array, 0, -np.inf).astype(np.float32), mask.shape, F32)
         return b.pointwise("add", scores, mask)
     return b.pointwise("where", mask, scores, _number(-math.inf))
 

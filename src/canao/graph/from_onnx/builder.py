@@ -8,6 +8,7 @@ import numpy as np
 
 from canao.errors import Problem, UnsupportedError
 from canao.graph.builder import GraphBuilder
+from canao.graph.dtypes import BOOL, I32, DType
 from canao.graph.from_onnx.values import (
     Known,
     Ramp,
@@ -19,8 +20,8 @@ from canao.graph.from_onnx.values import (
     known,
     shifted,
 )
-from canao.graph.ir import DTYPES, Dim, Poly, Shape
-from canao.graph.ops import ShapeError, broadcast
+from canao.graph.ir import Dim, Poly, Shape
+from canao.graph.shapes import ShapeError, broadcast
 
 
 class Builder(GraphBuilder):
@@ -81,12 +82,12 @@ class Builder(GraphBuilder):
     def shape(self, x: Value) -> Shape:
         return self.types[x].shape if isinstance(x, str) else x.shape
 
-    def dtype(self, x: Value) -> str:
+    def dtype(self, x: Value) -> DType:
         return self.types[x].dtype if isinstance(x, str) else x.dtype
 
     def whole(self, x: Value | None, what: str) -> list[Dim]:
         """The elements of a shape, an axis or bounds, which must be known."""
-        if not isinstance(x, Known) or x.dtype == "bool":
+        if not isinstance(x, Known) or x.dtype == BOOL:
             raise self.unsupported(f"{what} that is computed from the text")
         return [v if isinstance(v, Poly) else int(v) for v in x.full().reshape(-1)]
 
@@ -135,9 +136,9 @@ class Builder(GraphBuilder):
         if x.array.dtype == object:
             raise self.unsupported("a number that depends on the number of tokens, as data,")
         array = x.array
-        if x.dtype == "i32" and array.size and np.abs(array.astype(np.float64)).max() >= 2**31:
+        if x.dtype == I32 and array.size and np.abs(array.astype(np.float64)).max() >= 2**31:
             raise self.unsupported("a whole number beyond 32 bits, as data,")
-        return np.ascontiguousarray(array, DTYPES[x.dtype]).reshape(array.shape)
+        return np.ascontiguousarray(array, x.dtype.numpy).reshape(array.shape)
 
     def _held(self, x: Known) -> str:
         key = ("array", id(x))

@@ -14,20 +14,22 @@ import numpy as np
 
 from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph.bounds import limited
+from canao.graph.dtypes import F32
 from canao.graph.from_onnx.builder import Builder
+from canao.graph.from_onnx.elements import ELEMENTS
 from canao.graph.from_onnx.inputs import bind_inputs
 from canao.graph.from_onnx.load import Model, require_onnx
 from canao.graph.from_onnx.refused import remedy, stand_ins
 from canao.graph.from_onnx.rules import LONGEST, RULES
 from canao.graph.from_onnx.values import Known, Undecided, Value, at_lengths, known
-from canao.graph.ir import Graph, Input, dim_at, product
+from canao.graph.ir import Graph, Ids, Input, dim_at, product
 from canao.graph.ops import OPS
 from canao.graph.verify import retype, verify
 
 # The longest text of a model whose tables don't say.
 DEFAULT_LENGTH = 512
 MOST = 1 << 31  # elements of one value
-_FLOAT = (1, 10, 11, 16)
+_FLOATS = tuple(e.onnx for e in ELEMENTS.values() if e.dtype.kind == "float")
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -121,7 +123,7 @@ class Importer(Builder):
         self.asked = [
             o
             for o in model.graph.output
-            if given is not None or o.type.tensor_type.elem_type in (0, *_FLOAT)
+            if given is not None or o.type.tensor_type.elem_type in (0, *_FLOATS)
         ]
         self.live = _live(model.graph, [o.name for o in self.asked])
         self.read = {name for n in self.live for name in n.input}
@@ -141,7 +143,10 @@ class Importer(Builder):
         raw = retype(Graph(tuple(self.inputs), self.constants, tuple(self.nodes), outputs,
                            self.types, self.max_length))  # fmt: skip
         limits = _limits(raw)
-        inputs = tuple(Input(i.name, i.type, i.limit or limits.get(i.name, 0)) for i in raw.inputs)
+        inputs = tuple(
+            Input(i.name, i.type, Ids(limits.get(i.name))) if isinstance(i.kind, Ids) else i
+            for i in raw.inputs
+        )
         return limited(verify(raw.replace(inputs=inputs)))
 
     def _call_or_note(self, n: Any) -> None:
@@ -200,11 +205,11 @@ class Importer(Builder):
         for o in self.asked:
             x = self.values.get(o.name)
             declared = o.type.tensor_type.elem_type
-            if self.given is not None and declared != 1:
+            if self.given is not None and declared != F32.onnx:
                 raise UnsupportedError(f"output '{o.name}' is not float32")
-            if isinstance(x, Known) and self.given is not None and x.dtype == "f32":
+            if isinstance(x, Known) and self.given is not None and x.dtype == F32:
                 x = self.name(x)
-            if isinstance(x, str) and self.types[x].dtype == "f32":
+            if isinstance(x, str) and self.types[x].dtype == F32:
                 # Names come from the file, and go into C and into manifests.
                 plain = _PLAIN.sub("_", o.name)[:100] or "output"
                 while plain in found:

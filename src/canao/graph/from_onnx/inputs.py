@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from canao.errors import UnsupportedError
+from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.builder import Builder
+from canao.graph.from_onnx.elements import INT64
 from canao.graph.from_onnx.load import Model
 from canao.graph.from_onnx.values import Ramp, Value, fill, known
-from canao.graph.ir import FLOATS, TOKENS, Shape, Type
+from canao.graph.ir import TOKENS, Ids, Shape, Tensor, Type
 
 # Names that exporters and Hugging Face give to the inputs of a text encoder.
 IDS = ("input_ids", "input", "ids", "tokens", "token_ids", "input.1")
 TYPES = ("token_type_ids", "segment_ids", "token_types")
 MASKS = ("attention_mask", "input_mask", "mask", "attention_masks")
 POSITIONS = ("position_ids", "positions")
-_FLOAT, _INTS = 1, (6, 7)
+_INTS = (I32.onnx, INT64)
 _Dims = list[int | None]
 
 
@@ -68,7 +70,7 @@ def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[A
         )
     shape: Shape = (1, TOKENS)
     if name in MASKS:
-        return fill(1, shape, "i32")
+        return fill(1, shape, I32)
     if name in POSITIONS:
         return Ramp(shape, 1, 0, 1)
     if name in TYPES:
@@ -82,13 +84,13 @@ def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[A
         )
     if any(i.name == plain for i in b.inputs):
         raise UnsupportedError(f"input '{name}' is a second {plain}; give a model with one")
-    return b.input(plain, Type("i32", shape))
+    return b.input(plain, Type(I32, shape), Ids())
 
 
 def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value:
-    if kind != _FLOAT or any(not d for d in dims):
+    if kind != F32.onnx or any(not d for d in dims):
         raise UnsupportedError(
             f"input '{name}' is not float32 of a fixed shape; give a model of such inputs"
         )
     shape = tuple(d or 0 for d in dims)
-    return b.input(f"input_{len(b.inputs)}", Type("f32", shape), FLOATS)
+    return b.input(f"input_{len(b.inputs)}", Type(F32, shape), Tensor())

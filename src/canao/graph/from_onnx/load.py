@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 
 from canao.errors import InputError, UnsupportedError
+from canao.graph.dtypes import BF16
+from canao.graph.from_onnx.elements import ELEMENTS, held_in
 
 OLDEST = 13  # Squeeze, ReduceSum and Softmax changed their meaning there
-# ONNX's number of a type -> (its name, bytes an element)
-_TYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2),
-          6: ("int32", 4), 7: ("int64", 8), 9: ("bool", 1), 10: ("float16", 2),
-          11: ("float64", 8), 16: ("bfloat16", 2)}  # fmt: skip
 
 
 def require_onnx() -> Any:
@@ -158,23 +156,22 @@ def _opset(proto: Any) -> int:
 def read_tensor(t: Any, folder: Path | None) -> np.ndarray:
     """A tensor as float32, int64 or bool. InputError where bytes, shape and type disagree."""
     label = f"tensor '{t.name}'"
-    if t.data_type not in _TYPES:
+    if t.data_type not in ELEMENTS:
         raise UnsupportedError(f"{label}: element type {t.data_type} is not supported; "
                                "export weights as float32")  # fmt: skip
     if any(d < 0 for d in t.dims):
         raise InputError(f"{label}: its shape {list(t.dims)} has a negative dimension")
-    kind, width = _TYPES[t.data_type]
+    element = ELEMENTS[t.data_type]
     shape = tuple(int(d) for d in t.dims)
-    raw = _bytes(t, folder, label, width * math.prod(shape))
+    raw = _bytes(t, folder, label, element.raw.itemsize * math.prod(shape))
     if raw is None:
         array = _fields(t, shape, label)
-    elif kind == "bfloat16":
-        array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
     else:
-        array = np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).reshape(shape)
+        array = np.frombuffer(raw, element.raw).reshape(shape)
+        if element.onnx == BF16.onnx:  # the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
-        wanted = {"b": np.bool_, "f": np.float32}.get(array.dtype.kind, np.int64)
-        return np.ascontiguousarray(array.astype(wanted)).reshape(shape)
+        return np.ascontiguousarray(array.astype(held_in(element.dtype))).reshape(shape)
 
 
 def _fields(t: Any, shape: tuple[int, ...], label: str) -> np.ndarray:

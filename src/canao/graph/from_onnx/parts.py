@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.values import Known, Ramp, Undecided, Value, fill, known, progression
 from canao.graph.from_onnx.views import Rule, as_shape, dimension
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_mul, product
@@ -208,7 +209,7 @@ def gather(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
         if product(ids.shape) == count:
             b.fits(dim_add(ids.start, count), shape[at])
             return as_shape(b, part(b, x, at, ids.start, count), out)
-    if isinstance(x, Known) and at == 0 and x.dtype == "f32" and isinstance(ids, str):
+    if isinstance(x, Known) and at == 0 and x.dtype == F32 and isinstance(ids, str):
         table = x if len(shape) == 2 else as_shape(b, x, (shape[0], product(shape[1:])))
         return b.reshape(b.emit("gather", b.name(table), b.name(ids)), out)
     raise b.unsupported("looking up what is computed from the text")
@@ -255,7 +256,7 @@ def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
     if isinstance(x, Known) and isinstance(ids, Known):
         index = np.ascontiguousarray(ids.full()).astype(np.int64)
         return known(np.take_along_axis(np.ascontiguousarray(x.full()), index, at))
-    if at == len(shape) - 1 and b.shape(ids)[:-1] == shape[:-1] and b.dtype(ids) == "i32":
+    if at == len(shape) - 1 and b.shape(ids)[:-1] == shape[:-1] and b.dtype(ids) == I32:
         return b.emit("pick", b.name(x), b.name(ids))
     raise b.unsupported("looking up element by element, other than along the last dimension,")
 

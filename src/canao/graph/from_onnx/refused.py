@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from canao.graph.from_onnx.builder import Builder
+from canao.graph.from_onnx.elements import ELEMENTS, declared
 from canao.graph.from_onnx.load import require_onnx
 from canao.graph.from_onnx.values import Known, Value
 from canao.graph.ir import Dim, Poly, Shape, Type
 
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
-_ELEMENT = {"f32": 1, "i32": 7, "bool": 9}  # ONNX's numbers of types
-_DTYPE = {1: "f32", 10: "f32", 11: "f32", 16: "f32", 6: "i32", 7: "i32", 9: "bool"}
 _SMALL = 64  # elements of an operand that may say a shape
 
 
@@ -69,7 +68,7 @@ def _type_proto(onnx: Any, b: Builder, x: Value, sizes: dict[str, Dim]) -> Any:
     for d in b.shape(x):
         dims.append(str(d) if isinstance(d, Poly) else d)
         sizes[str(d)] = d
-    return onnx.helper.make_tensor_type_proto(_ELEMENT[b.dtype(x)], dims)
+    return onnx.helper.make_tensor_type_proto(declared(b.dtype(x)), dims)
 
 
 def _data(onnx: Any, x: Known) -> Any:
@@ -79,7 +78,7 @@ def _data(onnx: Any, x: Known) -> Any:
 
 def _type(proto: Any, sizes: Mapping[str, Dim]) -> Type | None:
     tensor = proto.tensor_type
-    if not tensor.HasField("shape") or tensor.elem_type not in _DTYPE:
+    if not tensor.HasField("shape") or tensor.elem_type not in ELEMENTS:
         return None
     shape: list[Dim] = []
     for d in tensor.shape.dim:
@@ -90,4 +89,4 @@ def _type(proto: Any, sizes: Mapping[str, Dim]) -> Type | None:
         else:
             return None
     checked: Shape = tuple(shape)
-    return Type(_DTYPE[tensor.elem_type], checked)
+    return Type(ELEMENTS[tensor.elem_type].dtype, checked)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from canao.graph.dtypes import BOOL, F32
 from canao.graph.from_onnx import attention, parts, views
+from canao.graph.from_onnx.elements import ELEMENTS, held_in
 from canao.graph.from_onnx.values import Known, Ramp, Value, fill, has_length, known
 from canao.graph.ir import Dim, Shape, product
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 Rule = Callable[..., Any]
 LONGEST = 1 << 15  # tokens; no diagonal is farther off
-_KINDS = {1: "f32", 10: "f32", 11: "f32", 16: "f32", 9: "bool", 2: "i32", 3: "i32", 4: "i32",
-          5: "i32", 6: "i32", 7: "i32"}  # fmt: skip
 
 
 def _number(value: float) -> Known:
@@ -60,14 +60,14 @@ def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None,
              seed: int = 0) -> Any:  # fmt: skip
     if isinstance(training, Known) and training.item():
         raise b.unsupported("training")
-    return [x, fill(True, b.shape(x), "bool")]
+    return [x, fill(True, b.shape(x), BOOL)]
 
 
 def _is_nan(b: Builder, x: Value) -> Value:
     if isinstance(x, Known):
         return b.pointwise("isnan", x)
     if b.nodes and any(n.output == x and n.op == "softmax" for n in b.nodes):
-        return fill(False, b.shape(x), "bool")  # no query masks all of its keys
+        return fill(False, b.shape(x), BOOL)  # no query masks all of its keys
     raise b.unsupported("a test for what a model never computes")
 
 
@@ -86,16 +86,15 @@ def _where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
 
 
 def _cast(b: Builder, x: Value, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
-    if to not in _KINDS:
+    if to not in ELEMENTS:
         raise b.unsupported(f"a cast to element type {to}")
-    kind = _KINDS[to]
+    kind = ELEMENTS[to].dtype
     if b.dtype(x) == kind:
         return x
     if isinstance(x, Known):
         if x.array.dtype == object:
             return Known(x.array, x.shape, kind)
-        array = x.array.astype({"f32": np.float32, "i32": np.int64, "bool": np.bool_}[kind])
-        return Known(array, x.shape, kind)
+        return Known(x.array.astype(held_in(kind)), x.shape, kind)
     return b.emit("cast", b.name(x), dtype=kind)
 
 
@@ -254,7 +253,7 @@ def _reduce(op: str, before: str = "", after: str = "") -> Rule:
 def _reduced(b: Builder, op: str, x: str, axes: list[int], keepdims: int) -> str:
     shape = b.shape(x)
     rest = [i for i in range(len(shape)) if i not in axes]
-    if not shape or b.types[x].dtype != "f32":
+    if not shape or b.types[x].dtype != F32:
         raise b.unsupported("a reduction of this")
     if rest + axes != list(range(len(shape))):
         x = b.emit("transpose", x, perm=(*rest, *axes))
@@ -272,7 +271,7 @@ def _layer_norm(b: Builder, x: Value, scale: Value, bias: Value | None = None, a
     if not isinstance(width, int):
         raise b.unsupported("a norm over the tokens")
     gamma = _row(b, scale, width, shape[axis:])
-    beta = _row(b, bias if bias is not None else fill(0.0, (width,), "f32"), width, shape[axis:])
+    beta = _row(b, bias if bias is not None else fill(0.0, (width,), F32), width, shape[axis:])
     flat = b.reshape(b.name(x), (*shape[:axis], width))
     return b.reshape(b.emit("layer_norm", flat, gamma, beta, eps=float(epsilon)), shape)
 
@@ -300,7 +299,7 @@ def _cumsum(b: Builder, x: Value, axis: Value, exclusive: int = 0, reverse: int 
         step = int(x.item())
         return Ramp(x.shape, place, 0 if exclusive else step, step)
     shape = b.shape(x)
-    if reverse or exclusive or b.dtype(x) == "f32" or product(shape) != shape[place]:
+    if reverse or exclusive or b.dtype(x) == F32 or product(shape) != shape[place]:
         raise b.unsupported("a running sum, other than of whole numbers of all tokens,")
     line = b.emit("cumsum", b.reshape(b.name(x), (1, shape[place])))
     return b.reshape(line, shape)
@@ -320,9 +319,9 @@ def _trilu(b: Builder, x: Value, diagonal: Value | None = None, upper: int = 1) 
     distance = b.emit("sub", column, row)
     bound = b.constant(np.array(k, np.int32))
     kept = b.emit("ge" if upper else "le", distance, bound)
-    if b.dtype(x) == "bool":
+    if b.dtype(x) == BOOL:
         return b.pointwise("logical_and", x, kept)
-    kind = np.float32 if b.dtype(x) == "f32" else np.int64
+    kind = np.float32 if b.dtype(x) == F32 else np.int64
     return b.pointwise("where", kept, x, known(np.array(0, kind)))
 
 

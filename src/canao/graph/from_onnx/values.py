@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from canao.graph.dtypes import BOOL, F32, I32, DType
+from canao.graph.from_onnx.elements import held_in
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul
-from canao.graph.ops import broadcast
+from canao.graph.ops import OPS
+from canao.graph.shapes import broadcast
 
 # Elements that a value computed at compile time may have when it is written out.
 LIMIT = 1 << 26
@@ -38,7 +41,7 @@ class Known:
 
     array: np.ndarray
     shape: Shape
-    dtype: str
+    dtype: DType
 
     @property
     def uniform(self) -> bool:
@@ -66,7 +69,7 @@ class Ramp:
     start: int
     step: int
 
-    dtype = "i32"
+    dtype = I32
 
 
 Value = str | Known | Ramp
@@ -77,7 +80,7 @@ def known(array: np.ndarray) -> Known:
     return _held(np.asarray(array), tuple(np.shape(array)), _dtype(np.asarray(array)))
 
 
-def fill(value: Any, shape: Sequence[Dim], dtype: str) -> Known:
+def fill(value: Any, shape: Sequence[Dim], dtype: DType) -> Known:
     """The same element everywhere."""
     cell = np.empty((1,) * len(shape), object)
     cell[...] = value
@@ -88,22 +91,22 @@ def sizes(shape: Sequence[Dim]) -> Known:
     """Dimensions as a vector."""
     cells = np.empty(len(shape), object)
     cells[:] = list(shape)
-    return _held(cells, (len(shape),), "i32")
+    return _held(cells, (len(shape),), I32)
 
 
-def _dtype(array: np.ndarray) -> str:
+def _dtype(array: np.ndarray) -> DType:
     if array.dtype == np.bool_:
-        return "bool"
-    return "i32" if array.dtype.kind in "iu" or array.dtype == object else "f32"
+        return BOOL
+    return I32 if array.dtype.kind in "iu" or array.dtype == object else F32
 
 
-def _held(array: np.ndarray, shape: Shape, dtype: str) -> Known:
+def _held(array: np.ndarray, shape: Shape, dtype: DType) -> Known:
     """A Known whose array is of the plainest type that holds its elements."""
     for v in array.flat if array.dtype == object else ():
         if isinstance(v, Poly) and (len(v.coefficients) > 5 or max(map(abs, v.coefficients)) >> 62):
             raise Undecided("a size of more than the fourth power of the number of tokens")
     if array.dtype != object or not any(isinstance(v, Poly) for v in array.flat):
-        array = array.astype({"f32": np.float32, "i32": np.int64, "bool": np.bool_}[dtype])
+        array = array.astype(held_in(dtype))
     return Known(array, shape, dtype)
 
 
@@ -146,25 +149,29 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return quotient.astype(np.int64)
 
 
-_NUMBERS: dict[str, Callable[..., Any]] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide,
-    "maximum": np.maximum, "minimum": np.minimum, "mod": np.mod, "pow": np.power,
-    "eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
-    "logical_and": np.logical_and, "logical_or": np.logical_or, "logical_not": np.logical_not,
-    "logical_xor": np.logical_xor, "where": np.where,
-    "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
-    "reciprocal": np.reciprocal, "tanh": np.tanh, "floor": np.floor, "ceil": np.ceil,
-    "cos": np.cos, "sin": np.sin, "sign": np.sign, "isnan": np.isnan,
-    "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+# Operators that graphs have no op for, and division, which rounds whole numbers towards 0 here.
+_OWN: dict[str, Callable[..., Any]] = {
+    "div": _divide, "mod": np.mod, "pow": np.power, "logical_xor": np.logical_xor,
+    "isnan": np.isnan,
 }  # fmt: skip
-_TESTS = ("eq", "ge", "gt", "le", "lt")
-_BOOL = (*_TESTS, "logical_and", "logical_or", "logical_not", "logical_xor", "isnan")
+_TESTS = {"eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal,
+          "lt": np.less}  # fmt: skip
+
+
+def _evaluated(op: str, arrays: Sequence[np.ndarray]) -> Any:
+    return _OWN[op](*arrays) if op in _OWN else OPS[op].meaning(arrays, {})
+
+
+def _result_dtype(op: str, operands: Sequence[Known]) -> DType:
+    if op in ("logical_xor", "isnan"):
+        return BOOL
+    return (OPS[op].result if op in OPS else None) or operands[-1].dtype
 
 
 def _of_dims(op: str, longest: int) -> Callable[..., Any]:
     """The operator on one element of each operand, which may be polynomials."""
     if op in _TESTS:
-        return lambda a, b: holds(_NUMBERS[op], a, b, longest)
+        return lambda a, b: holds(_TESTS[op], a, b, longest)
     if op in ("maximum", "minimum"):
         test = np.greater_equal if op == "maximum" else np.less_equal
         return lambda a, b: a if holds(test, a, b, longest) else b
@@ -180,12 +187,11 @@ def _of_dims(op: str, longest: int) -> Callable[..., Any]:
 
 def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
     """A pointwise operator on known operands."""
-    if op not in _NUMBERS:
+    if op not in _OWN and not (op in OPS and OPS[op].pointwise):
         raise Undecided(f"{op} of constants")
     shape = broadcast([x.shape for x in operands])
     arrays = [x.array.reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
               for x in operands]  # fmt: skip
-    dtype = "bool" if op in _BOOL else operands[-1].dtype
     if int(np.prod(np.broadcast_shapes(*(a.shape for a in arrays)), dtype=object)) > LIMIT:
         raise Undecided(f"a constant of more than {LIMIT} elements")
     with np.errstate(all="ignore"):
@@ -193,8 +199,8 @@ def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
             function = np.frompyfunc(_of_dims(op, longest), len(arrays), 1)
             result = np.asarray(function(*(a.astype(object) for a in arrays)), object)
         else:
-            result = np.asarray(_NUMBERS[op](*arrays))
-    return _held(result, shape, dtype)
+            result = np.asarray(_evaluated(op, arrays))
+    return _held(result, shape, _result_dtype(op, operands))
 
 
 def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
@@ -219,16 +225,16 @@ def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
     last = dim_add(ramp.start, dim_mul(dim_add(ramp.shape[ramp.axis], -1), ramp.step))
     try:
         if op in _TESTS:
-            ends = [holds(_NUMBERS[op], *((e, c) if ramp is x else (c, e)), longest)
+            ends = [holds(_TESTS[op], *((e, c) if ramp is x else (c, e)), longest)
                     for e in (ramp.start, last)]  # fmt: skip
-            return fill(ends[0], shape, "bool") if ends[0] == ends[1] and op != "eq" else None
+            return fill(ends[0], shape, BOOL) if ends[0] == ends[1] and op != "eq" else None
         test = np.greater_equal if op == "maximum" else np.less_equal
         ends = [holds(test, e, c, longest) for e in (ramp.start, last)]
     except Undecided:
         return None
     if ends[0] != ends[1]:
         return None
-    return Ramp(shape, axis, ramp.start, ramp.step) if ends[0] else fill(c, shape, "i32")
+    return Ramp(shape, axis, ramp.start, ramp.step) if ends[0] else fill(c, shape, I32)
 
 
 # Views.
@@ -274,7 +280,7 @@ def expanded(x: Known | Ramp, shape: Shape) -> Known | Ramp:
 def progression(x: Known, axis: int) -> tuple[int, int] | None:
     """(start, step) if x is whole numbers in even steps along `axis` and in no other dimension."""
     row = x.array.reshape(-1)
-    if x.dtype != "i32" or has_length(x) or x.array.shape[axis] != row.size or row.size < 2:
+    if x.dtype != I32 or has_length(x) or x.array.shape[axis] != row.size or row.size < 2:
         return None
     step = int(row[1]) - int(row[0])
     return (int(row[0]), step) if (np.diff(row) == step).all() else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.values import (
     LIMIT,
     Known,
@@ -19,7 +20,7 @@ from canao.graph.from_onnx.values import (
     transposed,
 )
 from canao.graph.ir import Poly, Shape, dim_add, dim_div, product
-from canao.graph.ops import broadcast
+from canao.graph.shapes import broadcast
 
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
@@ -63,7 +64,7 @@ def _shape(b: Builder, x: Value, start: int = 0, end: int | None = None) -> Valu
 
 
 def _size(b: Builder, x: Value) -> Value:
-    return fill(product(b.shape(x)), (), "i32")
+    return fill(product(b.shape(x)), (), I32)
 
 
 def _reshape(b: Builder, x: Value, target: Value, allowzero: int = 0) -> Value:
@@ -144,7 +145,7 @@ def _range(b: Builder, start: Value, limit: Value, step: Value) -> Value:
         count = max(0, -(-(end - first) // by))
         if count > LIMIT:
             raise b.unsupported(f"a range of {count} numbers")
-        kind = np.float32 if b.dtype(start) == "f32" else np.int64
+        kind = np.float32 if b.dtype(start) == F32 else np.int64
         return known(np.arange(first, end, by).astype(kind))
     if by != 1 or not isinstance(first, int) or end is None:
         raise b.unsupported("a range that is not of whole numbers, one by one,")

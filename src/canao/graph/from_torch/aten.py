@@ -1,39 +1,15 @@
-"""How each ATen operator of an exported program becomes nodes of the IR: one table.
-
-A rule takes the builder, the exported node and its arguments (values by name, numbers, dims) and
-returns the name of the result, or of each result. Operators that change nothing at inference
-return their input.
-"""
+"""Rules of ATen operators that compute, and of those that do nothing at inference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from canao.errors import UnsupportedError
-from canao.graph.from_torch import aten_views
-from canao.graph.from_torch.aten_views import as_dtype, matrix_transpose, transpose
-from canao.graph.from_torch.convolve import conv1d, im2col
-from canao.graph.ir import Dim, Poly, Shape, Type, product
-
-
-class Builder(Protocol):
-    """What the rules need of the importer."""
-
-    def emit(self, op: str, *inputs: str, **attributes: Any) -> str: ...
-    def constant(self, array: np.ndarray) -> str: ...
-    def value(self, operand: Any) -> str: ...
-    def type(self, name: str) -> Type: ...
-    def uniform(self, name: str) -> str | None: ...
-    def result_shape(self) -> Shape: ...
-    def result_dtype(self) -> str: ...
-    def unsupported(self, what: str) -> UnsupportedError: ...
-
-
-Rule = Callable[..., str | list[str]]
+from canao.graph.dtypes import BOOL, F32, I32, widest
+from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.ir import Dim, Poly, product
 
 
 def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -56,26 +32,22 @@ def _binary(op: str) -> Rule:
 
 def _logical(op: str) -> Rule:
     def rule(b: Builder, *operands: str) -> str:
-        if any(b.type(x).dtype != "bool" for x in operands):
+        if any(b.type(x).dtype != BOOL for x in operands):
             raise b.unsupported("bits of integers")
         return b.emit(op, *operands)
 
     return rule
 
 
-_RANK = ("bool", "i32", "f32")
-
-
 def _same_dtype(b: Builder, operand: Any, *both: Any) -> str:
     """`operand` as a value, cast to the wider of the operands' types."""
-    dtypes = [b.type(b.value(v)).dtype for v in both]
-    return as_dtype(b, b.value(operand), max(dtypes, key=_RANK.index))
+    return as_dtype(b, b.value(operand), widest(b.type(b.value(v)).dtype for v in both))
 
 
 def _div(b: Builder, x: Any, y: Any, rounding_mode: str | None = None) -> str:
     if rounding_mode is not None:
         raise b.unsupported(f"division that rounds to {rounding_mode}")
-    return b.emit("div", *(as_dtype(b, b.value(v), "f32") for v in (x, y)))
+    return b.emit("div", *(as_dtype(b, b.value(v), F32) for v in (x, y)))
 
 
 def _reverse_sub(b: Builder, x: str, y: Any, alpha: float = 1) -> str:
@@ -83,7 +55,7 @@ def _reverse_sub(b: Builder, x: str, y: Any, alpha: float = 1) -> str:
 
 
 def _clamp(b: Builder, x: str, low: Any = None, high: Any = None) -> str:
-    kind = float if b.type(x).dtype == "f32" else int
+    kind = float if b.type(x).dtype == F32 else int
     for op, bound in (("maximum", low), ("minimum", high)):
         if bound is not None:
             x = b.emit(op, x, b.value(bound if isinstance(bound, Poly) else kind(bound)))
@@ -212,9 +184,9 @@ def _cumsum(b: Builder, x: str, axis: int) -> str:
         count = b.emit("add", b.emit("arange", stop=shape[1]), b.constant(np.array(1, np.int32)))
         row = b.emit("reshape", as_dtype(b, count, b.type(same).dtype), shape=shape)
         return b.emit("mul", row, same)
-    if b.type(x).dtype == "f32" or axis % len(shape) != len(shape) - 1:
+    if b.type(x).dtype == F32 or axis % len(shape) != len(shape) - 1:
         raise b.unsupported("a running sum, other than of integers along the last dimension,")
-    return b.emit("cumsum", as_dtype(b, x, "i32"))
+    return b.emit("cumsum", as_dtype(b, x, I32))
 
 
 def _causal_mask(b: Builder, queries: Dim, keys: Dim) -> str:
@@ -245,7 +217,7 @@ def _attention(
     factor = 1 / math.sqrt(width) if scale is None else float(scale)
     scores = b.emit("matmul", q, matrix_transpose(b, k))
     scores = b.emit("mul", scores, b.value(factor))
-    if mask is not None and b.type(mask).dtype == "bool":
+    if mask is not None and b.type(mask).dtype == BOOL:
         scores = b.emit("where", mask, scores, b.value(-math.inf))
     elif mask is not None:
         scores = b.emit("add", scores, mask)
@@ -253,7 +225,6 @@ def _attention(
 
 
 RULES: dict[str, Rule] = {
-    **aten_views.RULES,
     **dict.fromkeys(
         (
             "dropout",
@@ -336,8 +307,6 @@ RULES: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "cumsum": _cumsum,
-    "conv1d": conv1d,
-    "im2col": im2col,
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda b, x, y: b.emit("matmul", x, y)),
     "embedding": lambda b, table, ids, *_: b.emit("gather", table, ids),
     "scaled_dot_product_attention": _attention,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from canao.graph.ir import DTYPES, dim_add
-
-if TYPE_CHECKING:
-    from canao.graph.from_torch.aten import Builder, Rule
-
-
-def as_dtype(b: Builder, x: str, dtype: str) -> str:
-    return x if b.type(x).dtype == dtype else b.emit("cast", x, dtype=dtype)
+from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.ir import dim_add
 
 
 def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
@@ -24,16 +18,6 @@ def _reshape(b: Builder, x: str, *_: Any, **__: Any) -> str:
 def _permute(b: Builder, x: str, perm: Any) -> str:
     rank = len(b.type(x).shape)
     return b.emit("transpose", x, perm=tuple(int(p) % rank for p in perm))
-
-
-def transpose(b: Builder, x: str, i: int, j: int) -> str:
-    perm = list(range(len(b.type(x).shape)))
-    perm[i], perm[j] = perm[j], perm[i]
-    return b.emit("transpose", x, perm=tuple(perm))
-
-
-def matrix_transpose(b: Builder, x: str) -> str:
-    return transpose(b, x, -1, -2)
 
 
 def _slice(
@@ -84,7 +68,7 @@ def _arange(b: Builder, *bounds: Any, **_: Any) -> str:
 
 
 def _full(b: Builder, _: Any, value: float = 0.0, **__: Any) -> str:
-    scalar = b.constant(np.array(value, DTYPES[b.result_dtype()]))
+    scalar = b.constant(np.array(value, b.result_dtype().numpy))
     return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
 
 
@@ -141,8 +125,8 @@ def _pad(b: Builder, x: str, widths: Any, mode: str = "constant", value: Any = N
     """x between constants: `widths` are (before, after) pairs, of the last dimension first."""
     if mode != "constant" or any(not isinstance(w, int) or w < 0 for w in widths):
         raise b.unsupported(f"padding by {widths} in mode '{mode}'")
-    kind, axis = b.type(x).dtype, len(b.type(x).shape)
-    fill = b.value(float(value or 0) if kind == "f32" else int(value or 0))
+    number = float if b.type(x).dtype.kind == "float" else int
+    fill, axis = b.value(number(value or 0)), len(b.type(x).shape)
     for before, after in zip(widths[::2], widths[1::2], strict=True):
         axis -= 1
         shape = b.type(x).shape

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from canao.graph.from_torch.aten_rules import Builder, Rule
 from canao.graph.ir import TOKENS, dim_add
-
-if TYPE_CHECKING:
-    from canao.graph.from_torch.aten import Builder
 
 
 def conv1d(
@@ -84,3 +82,6 @@ def im2col(
     beside = b.emit("concat", *shifts, axis=3)
     flat = b.emit("reshape", beside, shape=(1, tokens, channels * width))  # type: ignore[operator]
     return b.emit("transpose", flat, perm=(0, 2, 1))
+
+
+RULES: dict[str, Rule] = {"conv1d": conv1d, "im2col": im2col}

@@ -18,12 +18,14 @@ import torch.fx.experimental._config as symbolic
 from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph.bounds import limited
 from canao.graph.builder import GraphBuilder
-from canao.graph.from_torch import aten, aten_views
+from canao.graph.dtypes import BOOL, F32, I32, DType
+from canao.graph.from_torch import aten, aten_views, convolve
+from canao.graph.from_torch.aten_rules import joined
 from canao.graph.ir import (
-    DTYPES,
     TOKENS,
     Dim,
     Graph,
+    Ids,
     Input,
     Poly,
     Shape,
@@ -33,6 +35,7 @@ from canao.graph.ir import (
 )
 from canao.graph.verify import retype, verify
 
+RULES = joined(aten.RULES, aten_views.RULES, convolve.RULES)
 INPUT_NAMES = ("input_ids", "token_type_ids")
 _INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -141,7 +144,7 @@ class _Importer(GraphBuilder):
         super().__init__()
         self.program, self.wrapped, self.max_length = program, wrapped, max_length
         self.values: dict[str, Any] = {}  # names; lists of them for operators with many results
-        self.scalars: dict[tuple[str, float], str] = {}
+        self.scalars: dict[tuple[DType, float], str] = {}
         self.current: Any = None
         self.problems: list[Problem] = []
 
@@ -160,7 +163,7 @@ class _Importer(GraphBuilder):
         limits = {
             n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
         }
-        inputs = tuple(Input(i.name, i.type, int(limits.get(i.name, 0))) for i in self.inputs)
+        inputs = tuple(Input(i.name, i.type, Ids(limits.get(i.name))) for i in self.inputs)
         if not outputs:
             raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
         read = {name for n in self.nodes for name in n.inputs}
@@ -176,10 +179,10 @@ class _Importer(GraphBuilder):
             return operand
         if isinstance(operand, Poly):
             raise self.unsupported(_OF_LENGTH)
-        kind = "f32" if isinstance(operand, float) else "i32"
+        kind = F32 if isinstance(operand, float) else I32
         key = (kind, operand)
         if key not in self.scalars:
-            self.scalars[key] = self.constant(np.array(operand, DTYPES[kind]))
+            self.scalars[key] = self.constant(np.array(operand, kind.numpy))
         return self.scalars[key]
 
     def type(self, name: str) -> Type:
@@ -195,8 +198,8 @@ class _Importer(GraphBuilder):
     def result_shape(self) -> Shape:
         return tuple(self._dim(d) for d in self.current.meta["val"].shape)
 
-    def result_dtype(self) -> str:
-        return _dtype_name(self.current.meta["val"].dtype)
+    def result_dtype(self) -> DType:
+        return _dtype(self.current.meta["val"].dtype)
 
     def unsupported(self, what: str) -> UnsupportedError:
         return self._refusal("remove it from the model, or compile a model without it", what)
@@ -217,7 +220,7 @@ class _Importer(GraphBuilder):
             if fx.op != "placeholder":
                 continue
             if fx.name not in stored:
-                self.values[fx.name] = self.input(next(names), Type("i32", (1, TOKENS)))
+                self.values[fx.name] = self.input(next(names), Type(I32, (1, TOKENS)), Ids())
                 continue
             tensor = tensors[stored[fx.name]]
             if id(tensor) not in shared:
@@ -245,7 +248,7 @@ class _Importer(GraphBuilder):
         """A value of the type that a refused call would have had."""
         name = f"refused{len(self.types)}"
         shape = tuple(self._dim(d) for d in tensor.shape)
-        self.types[name] = Type(_dtype_name(tensor.dtype), shape)
+        self.types[name] = Type(_dtype(tensor.dtype), shape)
         return name
 
     def _refusal(self, remedy: str, detail: str = "") -> UnsupportedError:
@@ -259,9 +262,9 @@ class _Importer(GraphBuilder):
         name, made = _operator(fx), fx.meta.get("val")
         if name in aten.IGNORED or made is None or isinstance(made, _NUMBERS):
             return
-        in_place = name.endswith("_") and not name.endswith("__") and name not in aten.RULES
+        in_place = name.endswith("_") and not name.endswith("__") and name not in RULES
         name = name.removesuffix("_") if in_place else name
-        if name not in aten.RULES:
+        if name not in RULES:
             raise self._refusal(
                 "replace it in the model by operators of docs/operators.md"
             )
@@ -271,7 +274,7 @@ class _Importer(GraphBuilder):
             for k, v in fx.kwargs.items()
             if k not in ("device", "pin_memory", "layout", "dtype", "memory_format")
         }
-        self.values[fx.name] = aten.RULES[name](self, *arguments, **keywords)
+        self.values[fx.name] = RULES[name](self, *arguments, **keywords)
         if in_place:
             self._overwrite(fx)
 
@@ -321,10 +324,11 @@ def _operator(fx: Any) -> str:
     return getattr(fx.target, "_opname", str(fx.target))
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def _dtype(dtype: torch.dtype) -> DType:
+    """What values of a type of torch's are computed in."""
     if dtype.is_floating_point:
-        return "f32"
-    return "bool" if dtype == torch.bool else "i32"
+        return F32
+    return BOOL if dtype == torch.bool else I32
 
 
 def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
@@ -336,5 +340,5 @@ def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
     if tensor.dtype in _INT:
         array = tensor.detach().numpy()
         if array.size == 0 or abs(array).max() < 2**31:
-            return array.astype(np.int32)
+            return array.astype(I32.numpy)
     raise UnsupportedError(f"weight {name}: dtype {tensor.dtype} is not supported; save as float32")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
+from canao.graph.dtypes import I32
 from canao.graph.ir import Dim, Graph, product
 from canao.lower.cpu.naming import plain
 from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
@@ -105,7 +106,7 @@ def _operands(form: Attention) -> Iterator[Operand]:
     for term in form.terms:
         yield Operand(term.read.base)
         if term.places is not None:
-            yield Operand(term.places.base, dtype="i32")
+            yield Operand(term.places.base, dtype=I32)
 
 
 def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from canao.fuse.forms.form import BatchedGemm
 from canao.fuse.group import Region
+from canao.graph.dtypes import I32
 from canao.graph.ir import Graph, product
 from canao.lower.cpu.naming import plain
 from canao.lower.cpu.tiles import default_tile, one_batch, tiles
@@ -60,7 +61,7 @@ class BatchedGemmLowering:
         sizes = "x".join(plain(d) for d in (batch, m, k, n))
         reads = [Operand(form.a.base), Operand(form.b.base)]
         if form.near:
-            reads.append(Operand(form.near, dtype="i32"))
+            reads.append(Operand(form.near, dtype=I32))
         return Kernel(
             name=f"batched_gemm_{sizes}{'_near' if form.near else ''}_{context.target.isa}",
             reads=tuple(dict.fromkeys(reads)),

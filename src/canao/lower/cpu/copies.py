@@ -9,6 +9,7 @@ from typing import ClassVar
 from canao.fuse.forms.concat import Concat
 from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Region
+from canao.graph.dtypes import I32
 from canao.graph.ir import Graph
 from canao.lower.cpu.naming import plain
 from canao.lower.lowering import Context, Kernel, canonical
@@ -59,7 +60,7 @@ class ConcatLowering:
         reads: list[Operand] = []
         for piece in form.pieces:
             base = piece.source.base
-            reads += [Operand(base, dtype="i32"), Operand(piece.table)] if piece.table else [
+            reads += [Operand(base, dtype=I32), Operand(piece.table)] if piece.table else [
                 Operand(base)
             ]
         return Kernel(
@@ -98,7 +99,7 @@ class ScanLowering:
                    if isinstance(form.operands.get(name), int)]  # fmt: skip
         return Kernel(
             name=f"scan_{plain(form.length)}{names}_{context.target.isa}",
-            reads=tuple(Operand(name, dtype="i32") for name in read),
+            reads=tuple(Operand(name, dtype=I32) for name in read),
             work=Work(WHOLE),
             facts=(form.length, _body(context.graph, body), tuple(numbers)),
         )

@@ -18,6 +18,7 @@ from canao.fuse.forms.rows import (
     row_program,
 )
 from canao.fuse.group import Region
+from canao.graph.dtypes import I32
 from canao.graph.ir import Dim, Graph, dim_add
 from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import op_names, plain
@@ -97,11 +98,11 @@ def row_operands(context: Context, form: Rows, stages: Iterable[Stage]) -> Itera
     """The pointers that stages need, in the order in which their rows are opened."""
     for x in outside(stages):
         if isinstance(x, Gather):
-            yield Operand(form.reads[x.ids].base, dtype="i32")
+            yield Operand(form.reads[x.ids].base, dtype=I32)
             yield context.panels.get(x.table, Operand(x.table))
         elif isinstance(x, TakeAlongAxis):
             yield Operand(form.reads[x.source].base)
-            yield Operand(form.reads[x.indices].base, dtype="i32")
+            yield Operand(form.reads[x.indices].base, dtype=I32)
         else:
             yield Operand(form.reads[x.name].base)
 

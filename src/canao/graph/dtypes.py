@@ -1,0 +1,97 @@
+"""Element types as values: what an element is, and how it is held in each place. One row a type.
+
+Graphs compute with those of COMPUTED. The others are described here for what is only stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from canao.errors import UnsupportedError
+
+# From the narrowest to the widest: a value of one kind can be told as one of those after it.
+KINDS = ("bool", "int", "float")
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """An element type.
+
+    name     in graphs, in their text form and in the tuning database
+    kind     bool, int or float
+    numpy    what holds elements in Python; None where NumPy has no such type: bf16 is the upper
+             half of a float32, so a float32 holds it in Python, rounded
+    stored   NumPy's name of the bytes in weights files and in a library's memory, little-endian.
+             Truths are stored as i32, since kernels compute them in whole numbers
+    c        the type in generated C
+    onnx     ONNX's number of it, of TensorProto.DataType
+    """
+
+    name: str
+    kind: str
+    numpy: np.dtype[Any] | None
+    stored: np.dtype[Any]
+    c: str
+    onnx: int
+
+    @property
+    def bytes(self) -> int:
+        """Of one element as it is stored."""
+        return self.stored.itemsize
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, (self.name,)  # a copy, pickled or not, is the same object
+
+
+def _row(name: str, kind: str, numpy: str, stored: str, c: str, onnx: int) -> DType:
+    return DType(name, kind, np.dtype(numpy) if numpy else None, np.dtype(stored), c, onnx)
+
+
+F32 = _row("f32", "float", numpy="float32", stored="<f4", c="float", onnx=1)
+I32 = _row("i32", "int", numpy="int32", stored="<i4", c="int32_t", onnx=6)
+BOOL = _row("bool", "bool", numpy="bool", stored="<i4", c="int32_t", onnx=9)
+F16 = _row("f16", "float", numpy="float16", stored="<f2", c="_Float16", onnx=10)
+BF16 = _row("bf16", "float", numpy="", stored="<u2", c="uint16_t", onnx=16)
+I8 = _row("i8", "int", numpy="int8", stored="|i1", c="int8_t", onnx=3)
+
+DTYPES: Mapping[str, DType] = {d.name: d for d in (F32, I32, BOOL, F16, BF16, I8)}
+COMPUTED = (F32, I32, BOOL)
+_OF_NUMPY = {d.numpy: d for d in DTYPES.values() if d.numpy is not None}
+_OF_ONNX = {d.onnx: d for d in DTYPES.values()}
+
+
+def by_name(name: str) -> DType:
+    """The element type called `name`; UnsupportedError if there is none."""
+    return _found(DTYPES, name, f"'{name}'")
+
+
+def by_numpy(dtype: np.dtype[Any]) -> DType:
+    """The element type that arrays of `dtype` hold; UnsupportedError if there is none."""
+    return _found(_OF_NUMPY, dtype.newbyteorder("="), f"'{dtype.name}' of NumPy")
+
+
+def by_onnx(number: int) -> DType:
+    """The element type of ONNX's number; UnsupportedError if there is none."""
+    return _found(_OF_ONNX, number, f"{number} of ONNX")
+
+
+def _found(table: Mapping[Any, DType], key: Any, shown: str) -> DType:
+    if key not in table:
+        names = ", ".join(DTYPES)
+        raise UnsupportedError(f"element type {shown} is not supported; use one of {names}")
+    return table[key]
+
+
+def widest(dtypes: Iterable[DType]) -> DType:
+    """The one of `dtypes` that the others' values can be told in."""
+    return max(dtypes, key=lambda d: (KINDS.index(d.kind), d.bytes))

@@ -1,0 +1,167 @@
+"""What each op of graph/ops.py computes, in NumPy on concrete shapes.
+
+A meaning takes the operands and the node's attributes, with the token count as `s` among them.
+It computes in the precision that its operands have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+
+from canao.graph.ir import Dim, dim_at
+
+Attributes = Mapping[str, Any]
+Array = np.ndarray
+Meaning = Callable[[Sequence[Array], Attributes], Array]
+
+
+def elementwise(function: Callable[..., Array]) -> Meaning:
+    """Of a function of the operands alone."""
+    return lambda x, _: function(*x)
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x: Array) -> Array:
+    return x * sigmoid(x)
+
+
+def softplus(x: Array) -> Array:
+    return np.logaddexp(x, 0)
+
+
+def select(x: Array, positive: Array, other: Array) -> Array:
+    return np.where(x > 0, positive, other)
+
+
+def cast(x: Sequence[Array], a: Attributes) -> Array:
+    """Floats keep the precision that the graph is run in; whole numbers don't wrap around."""
+    floats = x[0].dtype if x[0].dtype.kind == "f" else np.float64
+    return x[0].astype({"float": floats, "int": np.int64, "bool": np.bool_}[a["dtype"].kind])
+
+
+def arange(_: Sequence[Array], a: Attributes) -> Array:
+    return np.arange(dim_at(a["stop"], a["s"]))
+
+
+def linear(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0] @ x[1].T + (x[2] if len(x) == 3 else 0)
+
+
+def matmul(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0] @ x[1]
+
+
+def distance_matmul(x: Sequence[Array], a: Attributes) -> Array:
+    """x0 @ x1; of the columns only those from the first to the last that x2 names for distances
+    within the sequence, zeros in place of the others (which a kernel leaves as they are)."""
+    named = x[2][a["longest"] - a["s"] : a["longest"] - 1 + a["s"]]
+    out = x[0] @ x[1]
+    out[..., : named.min()] = 0
+    out[..., named.max() + 1 :] = 0
+    return out
+
+
+def softmax(x: Sequence[Array], _: Attributes) -> Array:
+    e = np.exp(x[0] - x[0].max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def causal_attention(x: Sequence[Array], a: Attributes) -> Array:
+    """The queries are those of the last tokens; each sees its own key and all before it."""
+    q, k, v = x
+    scores = q @ k.swapaxes(-1, -2) * a["scale"]
+    queries, keys = scores.shape[-2:]
+    seen = np.tri(queries, keys, keys - queries, dtype=bool)
+    return softmax([np.where(seen, scores, -np.inf)], a) @ v
+
+
+def layer_norm(x: Sequence[Array], a: Attributes) -> Array:
+    mean = x[0].mean(-1, keepdims=True)
+    centred = x[0] - mean
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + a["eps"])
+    return scaled * x[1] + x[2]
+
+
+def reduce_sum(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0].sum(-1, keepdims=True)
+
+
+def reduce_mean(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0].mean(-1, keepdims=True)
+
+
+def reduce_max(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0].max(-1, keepdims=True)
+
+
+def cumsum(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0].cumsum(-1)
+
+
+def gather(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0][x[1]]
+
+
+def pick(x: Sequence[Array], _: Attributes) -> Array:
+    places = np.broadcast_to(x[1], (*x[0].shape[:-1], x[1].shape[-1]))
+    return np.take_along_axis(x[0], places, -1)
+
+
+def concat(x: Sequence[Array], a: Attributes) -> Array:
+    return np.concatenate(x, a["axis"])
+
+
+# Views.
+
+
+def _concrete(values: Sequence[Dim], a: Attributes) -> tuple[int, ...]:
+    return tuple(dim_at(v, a["s"]) for v in values)
+
+
+def reshape(x: Sequence[Array], a: Attributes) -> Array:
+    return x[0].reshape(_concrete(a["shape"], a))
+
+
+def transpose(x: Sequence[Array], a: Attributes) -> Array:
+    return x[0].transpose(a["perm"])
+
+
+def slice_of(x: Sequence[Array], a: Attributes) -> Array:
+    start, stop = _concrete((a["start"], a["stop"]), a)
+    index = [slice(None)] * x[0].ndim
+    index[a["axis"]] = slice(start, stop)
+    return x[0][tuple(index)]
+
+
+def flip(x: Sequence[Array], a: Attributes) -> Array:
+    return np.flip(x[0], a["axis"])
+
+
+def expand(x: Sequence[Array], a: Attributes) -> Array:
+    return np.broadcast_to(x[0], _concrete(a["shape"], a))
+
+
+def diagonals(x: Sequence[Array], a: Attributes) -> Array:
+    """Element [..., i, j] is x[..., longest - 1 + j - i]: it depends on the distance only."""
+    index = np.arange(a["s"])
+    return x[0][..., a["longest"] - 1 + index - index[:, None]]
