@@ -23,7 +23,6 @@ from canao.build import (
     code_stamp,
     get_toolchain,
 )
-from canao.device.local import cpu_stamp
 from canao.emit.c import Source, emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.forms.concat import Concat
@@ -38,6 +37,7 @@ from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.graph.resume import resuming
+from canao.machine import Machine, local_machine
 from canao.model.embedding import with_embedding
 from canao.model.onnx_sidecar import beside
 from canao.model.padding import ignores_left_padding
@@ -88,12 +88,15 @@ class Stages:
         return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
 
 
-def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Database:
-    """What `canao tune` measured for a target, on this machine, with the code as it is now."""
+def tuning_database(
+    target: Target, toolchain: Toolchain | None = None, machine: Machine | None = None
+) -> Database:
+    """What `canao tune` measured for a target on a machine, by default this one, with the code as
+    it is now. What was measured elsewhere, or with other code, is kept under other keys."""
     stamp = code_stamp(toolchain or get_toolchain())
     place = (
         f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
-        f"{cpu_stamp()}; code {stamp}"
+        f"{(machine or local_machine()).stamp}; code {stamp}"
     )
     return Database(cache_directory() / "tuning.sqlite", place)
 

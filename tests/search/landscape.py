@@ -14,8 +14,10 @@ from canao.artifact.directory import FORMAT, Artifact, file_digest
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions
+from canao.target import get_target
 from canao.train.metrics import Score
 
+HOST = get_target()
 TEACHER = Arch(6, 384, 12, 1536)
 
 
@@ -57,7 +59,7 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
         (out / name).write_text(f"{name} of {arch}")
     manifest = {
         "format": FORMAT,
-        "target": {"name": "host"},
+        "target": {name: getattr(HOST, name) for name in ("name", "isa", "triple")},
         "inputs": [],
         "outputs": [],
         "max_length": 512,
