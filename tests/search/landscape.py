@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from canao.artifact.directory import FORMAT, Artifact, file_digest
 from canao.device.null import NullDevice
@@ -118,7 +119,7 @@ class FormulaTrainer:
         return sum(one == kind for one, _ in self.asked)
 
 
-def device(latency: Callable[[Arch], float] = latency_ms, **options: float) -> NullDevice:
+def device(latency: Callable[[Arch], float] = latency_ms, **options: Any) -> NullDevice:
     """The null device with the latencies and kernel times of the formulas above."""
     return NullDevice(
         lambda artifact: latency(arch_of(artifact)),

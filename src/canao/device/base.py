@@ -143,7 +143,7 @@ class Device(Protocol):
 def require_measurable(
     artifact: Artifact, target: Target, config: MeasureConfig, *, follows: bool = False
 ) -> None:
-    """DeviceError unless a library can run there at that length, `follows`: and a token after it."""
+    """DeviceError unless a library can run there at that length; `follows`: and one token more."""
     require_runnable(artifact, target)
     if config.length > artifact.max_length:
         raise DeviceError(
