@@ -30,8 +30,9 @@ from peers.records import Record, Records
 from canao.artifact.directory import Artifact
 from canao.build import build_program
 from canao.device.base import Failure, MeasureConfig
-from canao.device.local import LocalDevice, environment
+from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
+from canao.machine import local_machine
 from canao.target import get_target
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +79,7 @@ print(json.dumps([spent[0], time.perf_counter() - start - spent[0]]))
 
 def measure(model: str, lengths: Sequence[int], repeats: int, core: int) -> Record:
     """All figures of one model, on one core."""
-    stamp = environment(get_target(), (core,))
+    stamp = local_device().environment((core,))
     with tempfile.TemporaryDirectory(prefix="canao-footprint-") as name, on_cores((core,)):
         folder = Path(name)
         warm = folder / "cache"
@@ -114,7 +115,7 @@ def _compile(model: str, folder: Path, warm: Path) -> list[float]:
 def _run(artifact: Artifact, length: int, core: int) -> dict[str, float]:
     """Milliseconds of opening, of the first inference and of the median; peak bytes."""
     config = MeasureConfig(length=length, samples=_SAMPLES, warmup=_WARMUP, cores=(core,))
-    timing = LocalDevice().measure(artifact, config)
+    timing = local_device().measure(artifact, config)
     if isinstance(timing, Failure):
         raise DeviceError(timing.message)
     return {"open_ms": timing.load_ms, "first_ms": timing.cold_ms,
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
                 raise InputError("--lengths and --repeats are whole numbers from 1")
             if not set(models) <= set(MODELS):
                 raise InputError(f"--models are of {', '.join(MODELS)}")
-            core = min(os.sched_getaffinity(0))
+            core = local_machine().cores[0]
             for model in models:
                 records.put(measure(model, [int(n) for n in lengths], options.repeats, core))
                 print(f"{model}: recorded", file=sys.stderr, flush=True)

@@ -13,7 +13,6 @@ table of docs/generation.md from it. `make bench-setup` makes the engines' envir
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +31,9 @@ from peers.protocol import Job, write_texts
 from peers.records import Records
 
 from canao.compiler import compile_model
-from canao.device.local import environment
+from canao.device.bench import local_device
 from canao.errors import CanaoError
-from canao.target import get_target
+from canao.machine import local_machine
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "generation.md"
 RECORDS = Path(__file__).resolve().parent / "results" / "generation.jsonl"
@@ -153,7 +152,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if given.work is None:
         parser.error("give --work, or --table")
-    named = given.cores.split(",") if given.cores else sorted(os.sched_getaffinity(0))
+    named = given.cores.split(",") if given.cores else local_machine().cores
     work: Path = given.work.resolve()
     models, records = prepare(work, given.model), Records(given.records)
     for length in map(int, given.lengths.split(",")):
@@ -161,7 +160,7 @@ def main(arguments: Sequence[str]) -> None:
             cores = tuple(int(core) for core in named[:threads])
             case = Case(given.model, length, threads, cores, given.rounds, given.block)
             engines = measure(case, models, work)
-            stamp = environment(get_target(), cores)
+            stamp = local_device().environment(cores)
             records.put({
                 "kind": "generation", "model": case.model, "length": length, "threads": threads,
                 "cpu": stamp["cpu"], "isa": stamp["isa"], "environment": stamp, "engines": engines,

@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel
 from canao.artifact.directory import Artifact, write_json
 from canao.compiler import compile_model, load_model, lower
 from canao.device.base import MeasureConfig, Timing
-from canao.device.local import LocalDevice, environment
+from canao.device.bench import BenchDevice, local_device
 from canao.errors import DeviceError
 from canao.fuse.group import YELLOW
 from canao.fuse.yellow_cells import always
@@ -50,7 +50,7 @@ def model(hidden: int, heads: int, ffn: int) -> BertModel:
     ).eval()
 
 
-def cells(network: BertModel, device: LocalDevice) -> list[str]:
+def cells(network: BertModel, device: BenchDevice) -> list[str]:
     """The yellow cells under which this model's regions are merged."""
     _, graph = load_model(network)
     log = lower(graph, device.target, profile=always).program.log
@@ -59,7 +59,7 @@ def cells(network: BertModel, device: LocalDevice) -> list[str]:
     return sorted(set(found))
 
 
-def ratios(device: LocalDevice, fused: Artifact, separate: Artifact, length: int) -> list[float]:
+def ratios(device: BenchDevice, fused: Artifact, separate: Artifact, length: int) -> list[float]:
     """Fused over separate, one ratio a round, the order reversed in every other round."""
     config = MeasureConfig(length=length, samples=SAMPLES)
     out = []
@@ -70,7 +70,7 @@ def ratios(device: LocalDevice, fused: Artifact, separate: Artifact, length: int
     return out
 
 
-def median(device: LocalDevice, artifact: Artifact, config: MeasureConfig) -> float:
+def median(device: BenchDevice, artifact: Artifact, config: MeasureConfig) -> float:
     timing = device.measure(artifact, config)
     if not isinstance(timing, Timing):
         raise DeviceError(timing.message)
@@ -84,7 +84,7 @@ def compare(fused: Artifact, separate: Artifact) -> float:
 
 
 def main() -> None:
-    device, found = LocalDevice(), {}
+    device, found = local_device(), {}
     with tempfile.TemporaryDirectory() as folder:
         for shape in MODELS:
             network = model(*shape)
@@ -108,7 +108,7 @@ def main() -> None:
             "largest_difference": max(d for *_, d in runs),
             "by_model": {f"{shape} at {length}": round(statistics.median(got), 4)
                          for shape, length, got, _ in runs},
-            "measured_on": environment(device.target, ()),
+            "measured_on": device.environment(),
         }
         for cell, runs in sorted(found.items())
     }  # fmt: skip

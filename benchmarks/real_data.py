@@ -33,7 +33,7 @@ from real_data_table import write_page
 from canao.artifact.directory import Artifact, write_whole
 from canao.compiler import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
-from canao.device.local import LocalDevice
+from canao.device.bench import local_device
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.search.journal import read_trials
@@ -135,7 +135,7 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
 def _steady(artifact: Artifact, config: MeasureConfig) -> Timing:
     """A measurement that the budgets can be taken from; DeviceError on a busy machine."""
     for _ in range(3):
-        timing = LocalDevice().measure(artifact, config)
+        timing = local_device().measure(artifact, config)
         if isinstance(timing, Failure):
             raise DeviceError(f"the teacher's library failed ({timing.message})")
         if timing.percentile(PERCENTILE) <= STEADY * timing.percentile(50):

@@ -14,7 +14,6 @@ from it. DIR keeps models and conversions, some gigabytes a model, for the next 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,9 +31,9 @@ from peers.store import Store
 from peers.texts import MODEL, mrpc, one_by_one, streaming
 from speed_table import write_page
 
-from canao.device.local import environment
+from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
-from canao.target import get_target
+from canao.machine import local_machine
 
 RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
 TEXTS_PER_BLOCK = 24
@@ -57,7 +56,7 @@ class Study:
 
     def identity(self, kind: str, model: str, length: int, threads: int) -> Record:
         """What tells one record from another."""
-        stamp = environment(get_target(), ())
+        stamp = local_device().environment()
         return {"kind": kind, "model": model, "length": length, "threads": threads,
                 "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
 
@@ -88,7 +87,7 @@ def run_latency(
         contestants = [Contestant(name, ENGINES[name], length, threads=count)
                        for name in study.engines if name not in missing]  # fmt: skip
         texts = store.texts(f"text-{length}", [random_ids(length).numpy()])
-        stamp = environment(get_target(), cores)
+        stamp = local_device().environment(cores)
         with loaded(store, contestants, texts, cores) as field:
             field.unavailable |= missing
             sizes = block_sizes(field, study.block_s)
@@ -109,7 +108,7 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
     texts, cores = store.texts(f"mrpc-{len(ids)}", ids), study.cores[:threads]
     listed = one_by_one if kind == "mrpc" else streaming
     contestants = listed([name for name in study.engines if name not in missing], threads)
-    stamp, lengths = environment(get_target(), cores), [len(text) for text in ids]
+    stamp, lengths = local_device().environment(cores), [len(text) for text in ids]
     with loaded(store, contestants, texts, cores) as field:
         field.unavailable |= missing
         _say(f"{_title(identity)}: measuring")
@@ -134,7 +133,7 @@ def run_roofline(study: Study, model: str, threads: int) -> None:
     if missing:
         _say(f"{model}: {missing[CANAO]}")
         return
-    stamp = environment(get_target(), cores)
+    stamp = local_device().environment(cores)
     measured = measure_kernels(store, ROOFLINE_LENGTH, cores)
     study.records.put({**identity, **measured, "environment": stamp})
     _say(f"{_title(identity)}: recorded")
@@ -250,8 +249,8 @@ def main(arguments: Sequence[str]) -> int:
         if options.table:
             write_page(records.read())
             return 0
-        allowed = sorted(os.sched_getaffinity(0))
-        cores = _numbers(options.cores, "cores", 0) if options.cores else tuple(allowed)
+        allowed = local_machine().cores
+        cores = _numbers(options.cores, "cores", 0) if options.cores else allowed
         engines = _names(options.engines, tuple(ENGINES), "engine")
         for name in engines:
             python_of(ENGINES[name].environment)

@@ -13,7 +13,6 @@ writes the tables of table2.md from them. DIR is that of speed.py.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,9 +29,9 @@ from peers.records import Record, Records
 from peers.store import Store
 from table2_table import write_page
 
-from canao.device.local import environment
+from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
-from canao.target import get_target
+from canao.machine import local_machine
 
 RECORDS = Path(__file__).resolve().parent / "results" / "table2.jsonl"
 LENGTH = 128  # tokens, the paper's
@@ -47,7 +46,7 @@ def measure(
     work: Path, models: Sequence[str], cores: Sequence[int], rounds: int, block_s: float
 ) -> Record:
     """One run of all models and contestants, as many threads as cores."""
-    stamp = environment(get_target(), cores)
+    stamp = local_device().environment(cores)
     with ExitStack() as stack:
         fields, cases = {}, {}
         for model in models:
@@ -86,7 +85,7 @@ def _missing(store: Store) -> dict[str, str]:
 
 
 def _identity(kind: str, model: str, length: int, threads: int) -> dict[str, Any]:
-    stamp = environment(get_target(), ())
+    stamp = local_device().environment()
     return {"kind": kind, "model": model, "length": length, "threads": threads,
             "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
 
@@ -124,11 +123,11 @@ def _models(text: str | None, default: Sequence[str]) -> Sequence[str]:
 
 def _cores(text: str) -> list[list[int]]:
     """The cores of each thread count that was asked for."""
-    allowed = sorted(os.sched_getaffinity(0))
+    allowed = local_machine().cores
     words = text.split(",")
     if not all(word.isdigit() and 1 <= int(word) <= len(allowed) for word in words):
         raise InputError(f"threads '{text}': give numbers from 1 to {len(allowed)}, by commas")
-    return [allowed[: int(word)] for word in words]
+    return [list(allowed[: int(word)]) for word in words]
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from canao.artifact.directory import Artifact
 from canao.device.base import MeasureConfig
-from canao.device.local import LocalDevice
+from canao.device.bench import local_device
 from canao.errors import DeviceError
 from peers.machine import Machine
 from peers.store import Store
@@ -23,7 +23,7 @@ def measure_kernels(store: Store, length: int, cores: Sequence[int]) -> dict[str
     that the sum is not a latency.
     """
     counted = store.kernels(length)
-    artifact, device = Artifact.load(store.folder / "canao"), LocalDevice()
+    artifact, device = Artifact.load(store.folder / "canao"), local_device()
     config = MeasureConfig(length=length, threads=len(cores), cores=tuple(cores))
     machine, profiles = Machine(cores), []
     flops, bandwidth = [], []

@@ -80,9 +80,9 @@ def load(path: str | Path, *, threads: int = 1, verify: bool = False) -> Compile
 def get_device(name: str = "local") -> Device:
     """The device called `name`: 'local' is this machine; 'null' compiles and never runs."""
     if name == "local":
-        from canao.device.local import LocalDevice
+        from canao.device.bench import local_device
 
-        return LocalDevice()
+        return local_device()
     if name == "null":
         from canao.device.null import NullDevice
 

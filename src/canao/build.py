@@ -13,21 +13,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from canao.errors import ToolchainError
 from canao.isa.registry import ISAS
 from canao.target import Target
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _TIMEOUT_S = 600
-# Packages whose sources decide what the code of a kernel is, and which plan it is compared with.
-_STAMPED = ("isa", "fuse", "schedule", "lower", "emit", "runtime")
+# Packages that decide what the code of a kernel is, and which plan it is compared with.
+_KERNEL_CODE = ("isa", "graph", "fuse", "schedule", "lower", "emit", "runtime")
 _SOURCES = (".py", ".c", ".h", ".json")
 
 
@@ -75,17 +79,30 @@ def get_toolchain(name: str = "zig") -> Toolchain:
 
 @cache
 def code_stamp(toolchain: Toolchain) -> str:
-    """Another one whenever kernels may take another time, or another part of their default's: what
-    emits or plans them, the flags or the compiler changed."""
+    """Another one whenever kernels may take another time, or another part of their default's: any
+    of the code that makes them, the flags or the compiler changed."""
     h = hashlib.sha256()
     for part in (toolchain.name, toolchain.version, *_FLAGS, *_SHARED):
         h.update(part.encode() + b"\0")
-    root = Path(str(resources.files("canao")))
-    for package in _STAMPED:
-        for path in sorted((root / package).rglob("*")):
-            if path.suffix in _SOURCES:
-                h.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    for name, source in kernel_code():
+        h.update(f"{name}\0".encode() + source + b"\0")
     return h.hexdigest()[:16]
+
+
+def kernel_code() -> Iterator[tuple[str, bytes]]:
+    """Every source that decides what a kernel is: its path in the package, and its content."""
+    for folder in sorted(resources.files("canao").iterdir(), key=lambda f: f.name):
+        if folder.name in _KERNEL_CODE and folder.is_dir():
+            yield from _sources(folder, folder.name)
+
+
+def _sources(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
+    for entry in sorted(folder.iterdir(), key=lambda f: f.name):
+        place = f"{path}/{entry.name}"
+        if entry.is_dir():
+            yield from _sources(entry, place)
+        elif entry.name.endswith(_SOURCES):
+            yield place, entry.read_bytes()
 
 
 def runtime_files(*names: str) -> dict[str, str]:

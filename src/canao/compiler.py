@@ -23,7 +23,6 @@ from canao.build import (
     code_stamp,
     get_toolchain,
 )
-from canao.device.local import cpu_stamp
 from canao.emit.c.inputs import runtime_limit
 from canao.emit.c.unit import Source, emit
 from canao.errors import InputError, ToolchainError
@@ -43,6 +42,7 @@ from canao.lower.scheduling import (
     schedule_program,
     space,
 )
+from canao.machine import Machine, local_machine
 from canao.model.embedding import with_embedding
 from canao.model.onnx_sidecar import beside
 from canao.model.padding import ignores_left_padding
@@ -95,12 +95,15 @@ class Stages:
         return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
 
 
-def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Database:
-    """What `canao tune` measured for a target, on this machine, with the code as it is now."""
+def tuning_database(
+    target: Target, toolchain: Toolchain | None = None, machine: Machine | None = None
+) -> Database:
+    """What `canao tune` measured for a target on a machine, by default this one, with the code as
+    it is now. What was measured elsewhere, or with other code, is kept under other keys."""
     stamp = code_stamp(toolchain or get_toolchain())
     place = (
         f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
-        f"{cpu_stamp()}; code {stamp}"
+        f"{(machine or local_machine()).stamp}; code {stamp}"
     )
     path = cache_directory() / f"tuning-{VERSION}.sqlite"
     return Database(path, place, backend_of(target).plan_types)

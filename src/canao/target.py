@@ -1,18 +1,20 @@
-"""Target: the machine that code is generated for."""
+"""Target: the kind of machine that code is generated for."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache
 
 from canao.errors import InputError
 from canao.isa.registry import ISAS, isas_of
+from canao.machine import Machine, local_machine
+
+_USUAL_L2 = 512 * 1024  # bytes, where it is not told
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the emitter and the toolchain must know of a machine.
+    """What the emitter and the toolchain must know of a machine: it follows from the Machine.
 
     name      what `--target` takes
     isa       row of the vector table: scalar, avx2, avx512, neon
@@ -25,7 +27,7 @@ class Target:
     isa: str
     triple: str
     cpu: str = ""
-    l2_bytes: int = 512 * 1024
+    l2_bytes: int = _USUAL_L2
 
     def with_isa(self, isa: str) -> Target:
         """The same machine with another vector table; the CPU follows where x86 needs it."""
@@ -56,38 +58,25 @@ def get_target(name: str = "host") -> Target:
     return _CROSS[name]
 
 
-def _host() -> Target:
-    system, machine = platform.system(), platform.machine().lower()
-    if system == "Linux" and machine in ("x86_64", "amd64"):
-        base = Target("host", "scalar", _X86_LINUX, l2_bytes=_l2_cache())
-        return base.with_isa(_x86_isa())
-    if system == "Linux" and machine in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l2_bytes=_l2_cache())
+def target_of(machine: Machine) -> Target:
+    """What code that runs on a machine is generated for, with all that its vector units can."""
+    l2_bytes = machine.caches.l2 or _USUAL_L2
+    if machine.system == "Linux" and machine.arch in ("x86_64", "amd64"):
+        return Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes).with_isa(_x86_isa(machine))
+    if machine.system == "Linux" and machine.arch in ("aarch64", "arm64"):
+        return Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes)
     raise InputError(
-        f"this machine ({system} {machine}) cannot run compiled libraries yet; "
+        f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"
     )
 
 
-def _x86_isa() -> str:
-    flags = set(_read("/proc/cpuinfo").partition("flags")[2].partition("\n")[0].split())
+@cache
+def _host() -> Target:
+    return target_of(local_machine())
+
+
+def _x86_isa(machine: Machine) -> str:
+    """The widest instruction set that the machine has."""
+    flags = set(machine.features)
     return [i.name for i in isas_of(_X86_LINUX) if flags.issuperset(i.features)][-1]
-
-
-def _l2_cache() -> int:
-    """Bytes of core 0's second cache; a common size where it is not told."""
-    for index in range(4):
-        folder = f"/sys/devices/system/cpu/cpu0/cache/index{index}"
-        told = _read(f"{folder}/level").strip() == "2"
-        if told and _read(f"{folder}/type").strip() != "Instruction":
-            size = _read(f"{folder}/size").strip()
-            if size.endswith("K"):
-                return int(size[:-1]) * 1024
-    return 512 * 1024
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

@@ -24,7 +24,7 @@ from canao.artifact.directory import Artifact
 from canao.build import build_library, build_program, runtime_files
 from canao.compiler import load_model
 from canao.device.base import MeasureConfig, Timing
-from canao.device.local import LocalDevice, bench_program
+from canao.device.bench import bench_program, local_device
 from canao.emit.c import emit
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.group import Region, fuse
@@ -135,8 +135,8 @@ def measured(built: Built) -> dict[str, float]:
     the whole model are measured. More rounds are run only while a share is too small."""
     header = runtime_files("canao_runtime.h")
     peak_program = build_program({"peak.c": peak_source(built.target), **header}, built.target)
-    device, config = LocalDevice(), MeasureConfig(length=MOST, warmup=3, samples=SAMPLES)
-    forms = {"product": PackedGemm, "attention": Attention}
+    device, config = local_device(), MeasureConfig(length=MOST, warmup=3, samples=SAMPLES)
+    forms = {"gemm": PackedGemm, "attention": Attention}
     groups = {name: [i for i, r in enumerate(built.regions) if isinstance(r.form, form)]
               for name, form in forms.items()}  # fmt: skip
     flops = {name: built.flops(MOST, [built.regions[i] for i in of]) for name, of in groups.items()}

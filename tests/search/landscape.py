@@ -9,13 +9,16 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from canao.artifact.directory import FORMAT, Artifact, file_digest
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions
+from canao.target import get_target
 from canao.train.metrics import Score
 
+HOST = get_target()
 TEACHER = Arch(6, 384, 12, 1536)
 
 
@@ -57,7 +60,7 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
         (out / name).write_text(f"{name} of {arch}")
     manifest = {
         "format": FORMAT,
-        "target": {"name": "host"},
+        "target": {name: getattr(HOST, name) for name in ("name", "isa", "triple")},
         "inputs": [],
         "outputs": [],
         "max_length": 512,
@@ -116,7 +119,7 @@ class FormulaTrainer:
         return sum(one == kind for one, _ in self.asked)
 
 
-def device(latency: Callable[[Arch], float] = latency_ms, **options: float) -> NullDevice:
+def device(latency: Callable[[Arch], float] = latency_ms, **options: Any) -> NullDevice:
     """The null device with the latencies and kernel times of the formulas above."""
     return NullDevice(
         lambda artifact: latency(arch_of(artifact)),

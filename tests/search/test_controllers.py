@@ -19,11 +19,13 @@ from canao.model.arch import Arch
 from canao.search import Space
 from canao.search.controller import LATENCY, NAMES, make_controller, objectives
 from canao.search.journal import Journal
+from canao.search.place import Place
 from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from tests.search.landscape import TEACHER, accuracy, latency_ms, options
 
 ROOT = Path(__file__).parents[2]
 SPACE = Space.of_teacher(TEACHER)
+PLACE = Place("a machine", "host-avx2", "code")
 BUDGET = 0.2 * latency_ms(TEACHER)
 
 
@@ -39,14 +41,14 @@ def proposals(controller: str, run_dir: Path, seed: int, *, reopen: bool) -> lis
     """The first dozen that a journal of that controller asks for."""
     given = options(run_dir, controller=controller, seed=seed)
     run_dir.mkdir()
-    journal, found = Journal(given, SPACE), []
+    journal, found = Journal(given, SPACE, PLACE), []
     for _ in range(12):
         asked = journal.ask()
         assert asked is not None
         journal.tell(asked, verdict(asked.arch))
         found.append(asked.arch)
         if reopen:
-            journal = Journal(given, SPACE)
+            journal = Journal(given, SPACE, PLACE)
     return found
 
 
@@ -88,7 +90,7 @@ def test_unknown_controller_is_refused() -> None:
 
 def test_a_small_space_is_gone_through_to_its_end(tmp_path: Path) -> None:
     space = Space(2, 64, 32, (32,), 256, 128)
-    journal = Journal(options(tmp_path, controller="random"), space)
+    journal = Journal(options(tmp_path, controller="random"), space, PLACE)
     found = []
     while (asked := journal.ask()) is not None:
         journal.tell(asked, Trial(asked.arch, TRAINED, -0.5, accuracy=0.5, latency_ms=1.0))
@@ -98,7 +100,7 @@ def test_a_small_space_is_gone_through_to_its_end(tmp_path: Path) -> None:
 
 def test_rejections_lead_back_to_what_is_known_to_fit(tmp_path: Path) -> None:
     """Only the smallest architecture fits: no controller finds it by chance, the journal does."""
-    journal = Journal(options(tmp_path, controller="random"), SPACE)
+    journal = Journal(options(tmp_path, controller="random"), SPACE, PLACE)
     found = []
     while SPACE.smallest not in found:
         asked = journal.ask()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from canao.artifact.directory import Artifact
 from canao.device.base import Failure
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
+from canao.machine import Machine
 from canao.model.arch import Arch
-from canao.search import Event, Trial, load_certificate, run_search
+from canao.search import Event, Trial, load_certificate, place, run_search
 from canao.search.controller import NAMES
 from canao.search.journal import locked, read_trials
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED
@@ -175,6 +177,69 @@ def test_another_search_in_the_same_directory_is_refused(
             device(),
         )  # fmt: skip
     assert named in str(raised.value) and "\n" not in str(raised.value)
+
+
+def elsewhere(name: str = "another") -> NullDevice:
+    """A machine on which everything takes three quarters of the time."""
+    return device(lambda arch: 0.75 * latency_ms(arch), machine=Machine(cpu=name))
+
+
+def test_another_machine_measures_again_and_trains_nothing_again(tmp_path: Path) -> None:
+    first = run_search(
+        options(tmp_path, trials=3), FormulaTrainer(tmp_path / "w"), compile_by_formula, device()
+    )
+    events: list[Event] = []
+    moved = run_search(
+        options(tmp_path, trials=3), FormulaTrainer(tmp_path / "w"), compile_by_formula,
+        elsewhere(), events.append,
+    )  # fmt: skip
+    assert events[0].stage == "resume"
+    assert "on another machine, another " in events[0].text and "instead of none" in events[0].text
+    assert "timings taken before are not used" in events[0].text
+    trained = {trial.arch: trial for trial in moved.trials if trial.trained}
+    assert {trial.arch for trial in first.trials if trial.trained} <= trained.keys()
+    for trial in moved.trials:
+        if trial.latency_ms is not None:
+            assert trial.latency_ms == pytest.approx(0.75 * latency_ms(trial.arch))
+    assert moved.teacher_ms == pytest.approx(0.75 * latency_ms(TEACHER))
+    assert read_trials(tmp_path) == moved.trials
+    assert len(json.loads((tmp_path / "latency.json").read_text())["tables"]) == 2
+
+    events.clear()  # and back: what was measured here is still here
+    again = run_search(
+        options(tmp_path, trials=3), FormulaTrainer(tmp_path / "w"), compile_by_formula, device(),
+        events.append,
+    )  # fmt: skip
+    assert "on another machine, none " in events[0].text
+    assert events[1].text == "resuming: 3 of 3 trials done"
+    assert timeless(again.trials) == timeless(first.trials) == timeless(read_trials(tmp_path))
+
+
+def test_other_code_measures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, work = options(tmp_path, trials=2), tmp_path / "w"
+    run_search(asked, FormulaTrainer(work), compile_by_formula, device())
+    monkeypatch.setattr(place, "code_stamp", lambda toolchain: "newer")
+    events: list[Event] = []
+    run_search(asked, FormulaTrainer(work), compile_by_formula, device(), events.append)
+    assert events[0].text.startswith("resuming with other code for kernels: timings taken before")
+    assert "2 trained architectures are measured again" in events[0].text
+
+
+def test_a_run_that_does_not_say_where_it_was_measured(tmp_path: Path) -> None:
+    """As earlier versions left them: one study, no place."""
+    asked, work = options(tmp_path, trials=2), tmp_path / "w"
+    run_search(asked, FormulaTrainer(work), compile_by_formula, device())
+    row = json.loads((tmp_path / "run.json").read_text())
+    named = " ".join(["canao", *row.pop("place").values()])
+    (tmp_path / "run.json").write_text(json.dumps(row))
+    with sqlite3.connect(tmp_path / "study.db") as studies:
+        done = studies.execute("UPDATE studies SET study_name = 'canao' WHERE study_name = ?",
+                               (named,))  # fmt: skip
+        assert done.rowcount == 1
+    assert sum(trial.trained for trial in read_trials(tmp_path)) == 2
+    events: list[Event] = []
+    run_search(asked, FormulaTrainer(work), compile_by_formula, device(), events.append)
+    assert events[0].text.startswith("resuming after an earlier version of CANAO: timings")
 
 
 def test_two_searches_cannot_share_a_directory(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from canao.device.base import MeasureConfig
+from canao.device.null import NullDevice
 from canao.errors import DeviceError, InputError
+from canao.machine import Machine
 from canao.model.arch import Arch
-from canao.search.table import LatencyTable, dominated, optimism
+from canao.search.table import LatencyTable, dominated, optimism, table_key
 from canao.search.trial import MEASURED_OVER, TRAINED, Trial
+from canao.target import get_target
 from tests.search.landscape import kernel_times
 
 ARCH = Arch(4, 256, 8, 512)
@@ -42,6 +46,19 @@ def test_table_is_kept_and_apart_by_key(tmp_path: Path) -> None:
     before = recorded(path).predict(ARCH)
     assert LatencyTable(path, "here").predict(ARCH) == before
     assert ARCH not in LatencyTable(path, "there")
+
+
+def test_machines_targets_and_code_have_tables_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, config = NullDevice(), MeasureConfig()
+    there = NullDevice(machine=Machine(cpu="another"))
+    arm = NullDevice(target=get_target("aarch64-linux"))
+    asked = [(here, config), (there, config), (arm, config), (here, MeasureConfig(threads=2))]
+    keys = {table_key(*one) for one in asked}
+    assert table_key(NullDevice(), config) in keys
+    monkeypatch.setattr("canao.search.place.code_stamp", lambda toolchain: "newer")
+    assert len(keys | {table_key(*one) for one in asked}) == 2 * len(asked)
 
 
 def test_a_kernel_shared_by_shapes_has_one_time(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.compiler import compile_model, load_model, lower, tuning_database
 from canao.device.base import MeasureConfig
-from canao.device.local import LocalDevice
+from canao.device.bench import local_device
 from canao.device.null import NullDevice
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
+from canao.machine import local_machine
 from canao.schedule.plan import REGISTERS, default_plan, default_plans, space
 from canao.target import get_target
 from canao.tuning import measure, trial, tune_model, tuner
@@ -49,7 +50,7 @@ def device(cost: Callable[[str], float]) -> NullDevice:
     def kernels(artifact: Artifact) -> list[tuple[str, float]]:
         return [(k["name"], cost(k["name"])) for k in artifact.manifest["kernels"]]
 
-    return NullDevice(kernels=kernels)
+    return NullDevice(kernels=kernels, machine=local_machine())
 
 
 def planted(name: str, kc: int) -> float:
@@ -142,7 +143,7 @@ def test_a_plan_that_crashes_does_not_count(
     deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
     crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
     bench = measure.Bench(
-        subjects, HOST, LocalDevice(), tuning_database(HOST), MeasureConfig(17), tmp_path / "w",
+        subjects, HOST, local_device(), tuning_database(HOST), MeasureConfig(17), tmp_path / "w",
         None, math.inf, lambda text: None,
     )  # fmt: skip
     admitted = bench.admitted([(deep, crashing), (deep, sound)])
@@ -231,5 +232,5 @@ def test_decoders_are_tuned(tmp_path: Path) -> None:
     assert not made.wrong(33)
     times = made.times(device(lambda name: 1.0), MeasureConfig(33))
     assert set(times.values()) == {2.0}
-    real = made.times(LocalDevice(), MeasureConfig(33, samples=3))
+    real = made.times(local_device(), MeasureConfig(33, samples=3))
     assert all(ms > 0 for ms in real.values())

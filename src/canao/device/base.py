@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.artifact.directory import Artifact
-from canao.errors import InputError
+from canao.errors import DeviceError, InputError
+from canao.inference.library import require_runnable
+from canao.machine import Machine
 from canao.target import Target
 
 Statistic = Callable[[Sequence[float]], float]
@@ -26,7 +28,7 @@ class MeasureConfig:
     samples       least number of samples; MLPerf Mobile asks for 1,024
     seconds       sample at least this long as well (0: the sample count alone decides)
     max_seconds   stop after this long even with fewer samples (0: never)
-    cores         cores that the team is pinned to; empty: the first `threads` allowed ones
+    cores         cores that the team is pinned to; empty: the fastest that are allowed, in order
     """
 
     length: int = 128
@@ -100,9 +102,17 @@ Measurement = Timing | Failure
 
 
 class Device(Protocol):
-    """Where a library runs. `name` is what `--device` takes ('local', 'null')."""
+    """Where a library runs.
+
+    name      what `--device` takes ('local', 'null')
+    machine   facts of the machine; its stamp is that of every figure taken on it
+    target    what libraries for it are compiled for
+
+    `tests/device/suite.py` says what every device must do.
+    """
 
     name: str
+    machine: Machine
     target: Target
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
@@ -128,3 +138,18 @@ class Device(Protocol):
     def peak_flops(self, threads: int = 1) -> float:
         """Measured peak of float32 multiply-adds, in FLOP/s, for utilisation figures."""
         ...
+
+
+def require_measurable(
+    artifact: Artifact, target: Target, config: MeasureConfig, *, follows: bool = False
+) -> None:
+    """DeviceError unless a library can run there at that length; `follows`: and one token more."""
+    require_runnable(artifact, target)
+    if config.length > artifact.max_length:
+        raise DeviceError(
+            f"length {config.length} is over the model's maximum, {artifact.max_length}"
+        )
+    if follows and not artifact.resumes:
+        raise DeviceError(f"{artifact.library}: the model does not continue texts")
+    if follows and config.length == artifact.max_length:
+        raise DeviceError(f"no token can follow {config.length}, the model's maximum")

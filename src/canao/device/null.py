@@ -12,12 +12,21 @@ from statistics import median
 import numpy as np
 
 from canao.artifact.directory import Artifact
-from canao.device.base import Failure, MeasureConfig, Measurement, Statistic, Timing
+from canao.device.base import (
+    Failure,
+    MeasureConfig,
+    Measurement,
+    Statistic,
+    Timing,
+    require_measurable,
+)
 from canao.errors import DeviceError, InputError
+from canao.machine import Machine
 from canao.target import Target, get_target
 
 Script = float | Sequence[float] | Callable[[Artifact], float]
 KernelScript = Callable[[Artifact], Sequence[tuple[str, float]]]
+_NOWHERE = Machine(cpu="none")
 
 
 class NullDevice:
@@ -31,6 +40,7 @@ class NullDevice:
                  latency is divided among the manifest's kernels in proportion to their flops
     peak         FLOP/s of one thread
     target       what libraries are compiled for; None: this machine
+    machine      whose times the script stands in for; by default of none that there is
     """
 
     name = "null"
@@ -44,10 +54,12 @@ class NullDevice:
         kernels: KernelScript | None = None,
         peak: float = 1e10,
         target: Target | None = None,
+        machine: Machine = _NOWHERE,
     ) -> None:
         if noise < 0 or peak <= 0:
             raise InputError(f"null device: noise {noise:g} or peak {peak:g} is out of range")
         self.target = get_target("host") if target is None else target
+        self.machine = machine
         self._script = latency_ms
         self._noise = noise
         self._random = np.random.default_rng(seed)
@@ -61,6 +73,19 @@ class NullDevice:
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         """The scripted latency; Failure when a list of latencies is used up."""
+        return self._measure(artifact, config)
+
+    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+        """As `measure`, of libraries that continue texts: the script knows of libraries only."""
+        return self._measure(artifact, config, follows=True)
+
+    def _measure(
+        self, artifact: Artifact, config: MeasureConfig, follows: bool = False
+    ) -> Measurement:
+        try:
+            require_measurable(artifact, self.target, config, follows=follows)
+        except DeviceError as error:
+            return Failure("measure", str(error))
         value = self._next(artifact)
         if value is None:
             return Failure("script", f"no latency left after {self._measured} measurements")
@@ -75,23 +100,25 @@ class NullDevice:
             cold_ms=samples[0],
             peak_bytes=0,
             config=config,
-            environment={"device": "null", "note": "scripted latencies: nothing was run"},
+            environment={
+                "device": self.name,
+                "cpu": self.machine.cpu,
+                "machine": self.machine.stamp,
+                "note": "scripted latencies: nothing was run",
+            },
         )
-
-    def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """As `measure`: the script knows of libraries only."""
-        return self.measure(artifact, config)
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
     ) -> tuple[tuple[str, float], ...]:
         """The scripted kernel times, of one sample; uses up no entry of a list of latencies."""
+        require_measurable(artifact, self.target, config)
         if self._kernels is not None:
             return tuple((name, float(ms)) for name, ms in self._kernels(artifact))
         total = self._next(artifact)
         if total is None:
             raise DeviceError(f"null device: no latency left after {self._measured} measurements")
-        kernels = artifact.manifest["kernels"]
+        kernels = [k for k in artifact.manifest["kernels"] if k["name"] != "alias"]
         weights = [float(kernel.get("flops", 0)) + 1.0 for kernel in kernels]
         return tuple(
             (kernel["name"], total * weight / sum(weights))

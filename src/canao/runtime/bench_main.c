@@ -1,9 +1,10 @@
 /* Times a compiled model without any Python in the figure.
  *
- *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode
+ *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode [IDS OUTPUTS]
  *
  * cores: comma-separated, one a thread, or - for none. mode: time, next (one token after a text of
- * that length), or profile. The report on standard output is one item a line, `name value...`;
+ * that length), profile, or run: once, with ids from a file, int32, one input after the other, and
+ * all outputs to another, float32. The report on standard output is one item a line, `name value...`;
  * samples are nanoseconds. A library that continues texts gives the last token's outputs only. */
 #define _GNU_SOURCE
 #include "canao_runtime.h"
@@ -171,6 +172,33 @@ static int time_steps(const struct library *l, canao_model *m, const struct requ
     return 0;
 }
 
+static int run_files(const struct library *l, canao_model *m, const struct request *q,
+                     const int32_t *const *in, float *const *out, const char *from, const char *to)
+{
+    const struct canao_program *p = l->describe();
+    const size_t tokens = (size_t)q->length;
+    FILE *file = fopen(from, "rb");
+    int whole = file != NULL;
+    for (int i = 0; whole && i < p->input_count; i++)
+        whole = fread((int32_t *)in[i], sizeof **in, tokens, file) == tokens;
+    if (file)
+        fclose(file);
+    if (!whole)
+        return fail(from, "cannot be read");
+    const int status = l->run(m, in, q->length, out);
+    if (status)
+        return fail("run", l->message(status));
+    file = fopen(to, "wb");
+    whole = file != NULL;
+    for (int i = 0; whole && i < p->output_count; i++) {
+        const size_t size = (size_t)l->output_size(i, q->length);
+        whole = fwrite(out[i], sizeof **out, size, file) == size;
+    }
+    if (file && fclose(file))
+        whole = 0;
+    return whole ? 0 : fail(to, "cannot be written");
+}
+
 static int parse(char **argv, struct request *q)
 {
     q->length = (int32_t)atol(argv[3]);
@@ -191,9 +219,10 @@ int main(int argc, char **argv)
 {
     struct library l = {0};
     struct request q;
-    if (argc != 11 || !parse(argv, &q))
+    const char *mode = argc < 11 ? "" : argv[10];
+    if (argc != (strcmp(mode, "run") ? 11 : 13) || !parse(argv, &q))
         return fail("bench", "wrong arguments");
-    q.next = !strcmp(argv[10], "next");
+    q.next = !strcmp(mode, "next");
     const uint64_t start = now();
     if (!load(argv[1], &l)) {
         const char *why = dlerror();
@@ -218,6 +247,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < p->output_count; i++)
         if (!(out[i] = malloc((size_t)l.output_size(i, q.length) * sizeof(float) + 64)))
             return fail("outputs", "not enough memory");
+    if (!strcmp(mode, "run"))
+        return run_files(&l, m, &q, in, out, argv[11], argv[12]);
     const uint64_t first = now();
     status = l.extend ? l.extend(m, in, q.length, 1, out) : l.run(m, in, q.length, out);
     if (!status && l.extend)
@@ -225,7 +256,7 @@ int main(int argc, char **argv)
     if (status)
         return fail("run", l.message(status));
     printf("cold %llu\n", (unsigned long long)(now() - first));
-    status = strcmp(argv[10], "profile") ? time_runs(&l, m, &q, in, out)
+    status = strcmp(mode, "profile") ? time_runs(&l, m, &q, in, out)
                                          : time_steps(&l, m, &q, in, out);
     printf("peak %ld\n", peak_bytes());
     return status;

@@ -1,7 +1,8 @@
-"""The journal: one Optuna study and one run.json in the run directory.
+"""The journal: an Optuna study and one run.json in the run directory.
 
 Everything the loop has to know to go on is read from here, and nothing is kept elsewhere:
-a run that was killed is resumed by opening its directory again.
+a run that was killed is resumed by opening its directory again. Each place that measures has a
+study of its own, so that no controller sees timings of two machines.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, make_controller, objectives
 from canao.search.options import SearchOptions
+from canao.search.place import Place
 from canao.search.space import Space
 from canao.search.table import dominated
 from canao.search.trial import Trial, best_first
@@ -35,6 +37,7 @@ RUN_FILE = "run.json"
 STUDY_FILE = "study.db"
 
 _STUDY = "canao"
+_OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
 _MISSES = "misses"
@@ -52,11 +55,13 @@ class Asked:
 class Journal:
     """The study of one run: asks for proposals that were not judged yet, and is told verdicts."""
 
-    def __init__(self, options: SearchOptions, space: Space) -> None:
+    def __init__(self, options: SearchOptions, space: Space, place: Place) -> None:
         self._space = space
         self._budget_ms = options.budget_ms
         self._multi = len(objectives(options.controller)) > 1
-        self._study = _open_study(options, make_controller(options.controller, space, options.seed))
+        self._path = options.run_dir / STUDY_FILE
+        sampler = make_controller(options.controller, space, options.seed)
+        self._study = _open_study(options, sampler, _study_name(place.to_dict()))
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Left behind by a kill. Its number is spent, but it is judged anew.
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -65,6 +70,14 @@ class Journal:
     def trials(self) -> tuple[Trial, ...]:
         """Every judged architecture once, in order."""
         return tuple(_record(done) for done in self._done() if _REPEATS not in done.user_attrs)
+
+    def trained_elsewhere(self) -> tuple[Trial, ...]:
+        """Architectures that were trained when the run was at other places, the best first."""
+        with _storage_errors(self._path):
+            storage = RDBStorage(f"sqlite:///{self._path}")
+            names = optuna.get_all_study_names(storage)
+            trials = [t for n in names if n != self._study.study_name for t in _judged(storage, n)]
+        return best_first({trial.arch: trial for trial in trials}.values())
 
     @property
     def misses(self) -> tuple[tuple[float, float], ...]:
@@ -178,36 +191,59 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def claim(run_dir: Path, facts: Mapping[str, Any]) -> None:
-    """Write run.json, or raise InputError if the directory belongs to a different search."""
+def claim(run_dir: Path, facts: Mapping[str, Any], place: Place) -> str:
+    """Write run.json, or raise InputError if the directory belongs to a different search.
+
+    What comes back says in words how the place differs from that of the search so far; '' if it
+    does not, or if the search is new.
+    """
     path = run_dir / RUN_FILE
     if not path.exists():
         if (run_dir / STUDY_FILE).exists():
             raise InputError(f"{run_dir}: has {STUDY_FILE} but no {RUN_FILE}; choose another "
                              "run directory")  # fmt: skip
-        write_whole(path, json.dumps({"format": FORMAT, "facts": dict(facts)}, indent=1) + "\n")
-        return
-    held = read_run(run_dir)
+        _write_run(path, facts, place)
+        return ""
+    held, was = read_run(run_dir), _read_place(run_dir)
     # Compared in JSON form, as the file holds it.
     asked = json.loads(json.dumps(dict(facts)))
     differing = [
         f"{name} was {held.get(name)!r}, now {asked.get(name)!r}"
-        for name in sorted(held.keys() | asked.keys())
+        for name in sorted((held.keys() | asked.keys()) - _OF_PLACE)
         if held.get(name) != asked.get(name)
     ]
     if differing:
         raise InputError(f"{run_dir}: was started otherwise ({'; '.join(differing)}); "
                          "give the same options or another run directory")  # fmt: skip
+    moved = place.instead_of(was)
+    if moved:
+        _write_run(path, facts, place)
+    return moved
+
+
+def _write_run(path: Path, facts: Mapping[str, Any], place: Place) -> None:
+    row = {"format": FORMAT, "facts": dict(facts), "place": place.to_dict()}
+    write_whole(path, json.dumps(row, indent=1) + "\n")
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
     """The facts of a run; InputError if the directory holds none."""
+    return _read_file(run_dir)["facts"]
+
+
+def _read_place(run_dir: Path) -> dict[str, Any] | None:
+    """Where a run was measured last; None for runs of versions that did not say so."""
+    return _read_file(run_dir).get("place")
+
+
+def _read_file(run_dir: Path) -> dict[str, Any]:
     path = run_dir / RUN_FILE
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["format"] != FORMAT:
             raise InputError(f"{path}: format {held['format']}, this CANAO reads {FORMAT}")
-        return dict(held["facts"])
+        place = {"place": dict(held["place"])} if "place" in held else {}
+        return {"facts": dict(held["facts"]), **place}
     except FileNotFoundError:
         raise InputError(
             f"{run_dir}: no {RUN_FILE}; give a directory written by `canao search`"
@@ -217,17 +253,32 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 
 
 def read_trials(run_dir: Path) -> tuple[Trial, ...]:
-    """The trials journaled so far, for reports; the study is not changed."""
+    """The trials journaled so far where the run was last, for reports; nothing is changed."""
     path = run_dir / STUDY_FILE
     if not path.exists():
         return ()
     with _storage_errors(path):
-        study = optuna.load_study(study_name=_STUDY, storage=RDBStorage(f"sqlite:///{path}"))
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        storage, name = RDBStorage(f"sqlite:///{path}"), _study_name(_read_place(run_dir))
+        # A run that was moved and killed at once has no study there yet.
+        known = name in optuna.get_all_study_names(storage)
+        return _judged(storage, name) if known else ()
+
+
+def _judged(storage: RDBStorage, name: str) -> tuple[Trial, ...]:
+    """Every judged architecture of a study once, in order."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return tuple(_record(trial) for trial in done if _REPEATS not in trial.user_attrs)
 
 
-def _open_study(options: SearchOptions, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def _study_name(place: Mapping[str, Any] | None) -> str:
+    """The study of a place; runs of versions that told of none have one for all."""
+    return _STUDY if place is None else " ".join([_STUDY, *map(str, place.values())])
+
+
+def _open_study(
+    options: SearchOptions, sampler: optuna.samplers.BaseSampler, name: str
+) -> optuna.Study:
     path = options.run_dir / STUDY_FILE
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
@@ -235,7 +286,7 @@ def _open_study(options: SearchOptions, sampler: optuna.samplers.BaseSampler) ->
         with _storage_errors(path):
             return optuna.create_study(
                 storage=RDBStorage(f"sqlite:///{path}"),
-                study_name=_STUDY,
+                study_name=name,
                 sampler=sampler,
                 directions=list(objectives(options.controller)),
                 load_if_exists=True,

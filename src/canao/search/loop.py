@@ -14,6 +14,7 @@ from canao.search.certification import SearchResult, settle
 from canao.search.evaluation import TRIES, Bench
 from canao.search.journal import Journal, claim, locked
 from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
+from canao.search.place import place_of
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 
@@ -30,7 +31,8 @@ def run_search(
 ) -> SearchResult:
     """Search, train and certify a student that keeps the budget on the device.
 
-    Run again with the same `run_dir`, it goes on where it was. Raises InputError if that
+    Run again with the same `run_dir`, it goes on where it was; on another machine, or with other
+    code, it measures again and trains nothing again. Raises InputError if that
     directory belongs to another search, BudgetError if nothing keeps the budget, and what the
     trainer, the compiler and the device raise.
     """
@@ -38,14 +40,17 @@ def run_search(
     teacher = trainer.teacher_arch()
     space = Space.of_teacher(teacher) if options.space is None else options.space
     with locked(options.run_dir):
+        place = place_of(device)
         facts = options.facts() | {
             "device": device.name,
-            "target": f"{device.target.name}-{device.target.isa}",
+            "target": place.target,
             "teacher_arch": str(teacher),
             "space": str(space),
         }
-        claim(options.run_dir, facts)
-        journal = Journal(options, space)
+        moved = claim(options.run_dir, facts, place)
+        journal = Journal(options, space, place)
+        if moved:
+            _take_over(journal, moved, progress)
         if journal.trials:
             done = sum(trial.trained for trial in journal.trials)
             text = f"resuming: {done} of {options.trials} trials done"
@@ -53,6 +58,20 @@ def run_search(
         _check_feasible(bench, journal, space, teacher, progress)
         _search(bench, journal, progress)
         return settle(bench, journal, progress)
+
+
+def _take_over(journal: Journal, moved: str, progress: Progress) -> None:
+    """Have what was trained elsewhere judged first: the trainer keeps its accuracy, and only its
+    latency is taken anew."""
+    judged = {trial.arch for trial in journal.trials}
+    known = [trial for trial in journal.trained_elsewhere() if trial.arch not in judged]
+    for trial in known:
+        journal.suggest(trial.arch)
+    progress(Event(
+        "resume",
+        f"resuming {moved}: timings taken before are not used, and {len(known)} trained "
+        f"{'architecture is' if len(known) == 1 else 'architectures are'} measured again",
+    ))  # fmt: skip
 
 
 def _check_feasible(

@@ -23,6 +23,7 @@ from canao.artifact.directory import write_whole
 from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
 from canao.model.arch import Arch
+from canao.search.place import place_of
 from canao.search.trial import Trial
 
 FORMAT = 1
@@ -35,7 +36,7 @@ Profile = Sequence[tuple[str, float]]
 
 
 class LatencyTable:
-    """Kernel times of one device, target, thread count and length; kept in a JSON file.
+    """Kernel times of one machine, target, code, thread count and length; kept in a JSON file.
 
     The file may hold several such tables; it is written whole after each new shape.
     """
@@ -88,10 +89,7 @@ class LatencyTable:
 
 def table_key(device: Device, config: MeasureConfig) -> str:
     """What kernel times depend on besides the kernel."""
-    return (
-        f"{device.name} {device.target.name}-{device.target.isa} "
-        f"{config.threads} threads {config.length} tokens"
-    )
+    return f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens"
 
 
 def optimism(trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()) -> float:

@@ -87,14 +87,14 @@ def tune_model(
     if not 1 <= length <= graph.max_length:
         raise InputError(f"length {length} is outside 1..{graph.max_length} of this model")
     if device is None:
-        from canao.device.local import LocalDevice
+        from canao.device.bench import local_device
 
-        device = LocalDevice()
+        device = local_device()
     stages = lower(graph, target, planner=default_plans)
     subjects = find_subjects(stages.program)
     if not subjects:
         raise InputError("the model has no product and no attention, whose plans could be tuned")
-    database = tuning_database(target, toolchain)
+    database = tuning_database(target, toolchain, device.machine)
     if fresh:
         database.forget([s.text for s in subjects])
     with tempfile.TemporaryDirectory(prefix="canao-tune-") as folder:

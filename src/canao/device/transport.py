@@ -1,0 +1,98 @@
+"""Transport: how files and commands get to the machine that measures, and results back.
+
+A new kind of machine is one class with these five members; `BenchDevice` does the rest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+_SHELL_SIGNAL = 128  # a shell says so much and the number for a command that a signal ended
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command ended: its exit code, or less 0 the signal that ended it."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @classmethod
+    def of_shell(cls, code: int, stdout: str, stderr: str) -> Completed:
+        """Of a command that a shell ran, which has its own way to tell of signals."""
+        signal = code - _SHELL_SIGNAL
+        return cls(-signal if signal > 0 else code, stdout, stderr)
+
+
+class Transport(Protocol):
+    """A way to one machine. What it cannot do is an OSError; TimeoutError for a command that
+    did not end in time, and was stopped.
+
+    name     what `--device` takes
+    folder   path there of a folder for this device's files alone, without spaces
+    """
+
+    name: str
+
+    @property
+    def folder(self) -> str: ...
+
+    def push(self, local: Path, remote: str) -> str:
+        """Have a file there, executable if it is here, and give its path there: `remote` in the
+        folder, unless the machine sees the file where it is. It replaces one of that name; what
+        is there already need not be sent again."""
+        ...
+
+    def run(self, command: Sequence[str], timeout: float) -> Completed:
+        """Run a program there with arguments, and wait for it at most `timeout` seconds."""
+        ...
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file from its path there."""
+        ...
+
+    def close(self) -> None:
+        """Remove the folder there."""
+        ...
+
+
+class LocalTransport:
+    """This machine. Files are used where they are, so that nothing is copied."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> str:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="canao-device-")
+            weakref.finalize(self, self._folder.cleanup)
+        return self._folder.name
+
+    def push(self, local: Path, remote: str) -> str:
+        return str(local)
+
+    def run(self, command: Sequence[str], timeout: float) -> Completed:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{command[0]} did not end within {timeout:g} s") from None
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+    def pull(self, remote: str, local: Path) -> None:
+        shutil.copyfile(remote, local)
+
+    def close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None

@@ -1,0 +1,184 @@
+"""Machines read from texts, as PROBE prints them, and what follows from their facts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from canao.errors import InputError
+from canao.machine import PROBE, Caches, Cluster, Machine, local_machine, read_machine
+from canao.target import get_target, target_of
+
+TEXTS = Path(__file__).parent / "machines"
+SERVER = (TEXTS / "epyc_vm.txt").read_text()
+BOARD = (TEXTS / "rk3588_board.txt").read_text()
+LITTLE = Cluster(
+    (0, 1, 2, 3), "0x41", "0xd05", "r2p0", 530, 1800, Caches(32 << 10, 128 << 10, 3 << 20)
+)
+BIG = Cluster(
+    (4, 5, 6, 7), "0x41", "0xd0b", "r4p0", 1024, 2400, Caches(64 << 10, 512 << 10, 3 << 20)
+)
+
+
+def test_server() -> None:
+    machine = read_machine(SERVER)
+    assert (machine.cpu, machine.arch, machine.system) == ("AMD EPYC", "x86_64", "Linux")
+    assert machine.release == "6.18.44-fc-v782"
+    assert machine.memory_bytes == 24683656 << 10
+    assert {"avx2", "fma", "f16c"} <= set(machine.features) and "smep" not in machine.features
+    caches = Caches(32 << 10, 512 << 10, 32 << 20)
+    assert machine.clusters == (Cluster((0, 1), "25", "1", "1", 1024, 0, caches),)
+    assert machine.cores == (0, 1) and machine.caches == caches
+
+
+def test_big_and_little_cores() -> None:
+    """Named by their parts, the fastest first; cores clocked 2 % apart are of one cluster."""
+    machine = read_machine(BOARD)
+    assert machine.cpu == "Cortex-A76 + Cortex-A55"
+    assert machine.clusters == (BIG, LITTLE)
+    assert machine.cores == (4, 5, 6, 7, 0, 1, 2, 3) and machine.core_count == 8
+    assert machine.caches == BIG.caches
+    assert {"asimd", "asimddp", "fphp"} <= set(machine.features)
+
+
+def test_cores_that_the_process_may_not_use() -> None:
+    little = read_machine(BOARD.replace("list:\t0-7", "list:\t0,2-3"))
+    assert little.cores == (0, 2, 3) and little.core_count == 8
+    assert little.caches == LITTLE.caches
+    assert little.stamp != read_machine(BOARD).stamp, "no figure of a big core is one of a small"
+    some = read_machine(BOARD.replace("list:\t0-7", "list:\t3-6"))
+    assert some.cores == (4, 5, 6, 3) and some.stamp == read_machine(BOARD).stamp
+
+
+@pytest.mark.parametrize("text", ["uname:Plan9 4 mips", "uname:Linux x86_64\nnonsense\n\n:\n::"])
+def test_a_machine_that_tells_nothing_of_itself(text: str) -> None:
+    machine = read_machine(text)
+    assert machine.cpu == machine.arch and machine.clusters == machine.cores == ()
+    assert machine.caches == Caches() and machine.stamp
+
+
+def test_garbage_in_every_file() -> None:
+    """Facts that cannot be read are left out, not guessed."""
+    lines = []
+    for line in BOARD.splitlines()[1:]:
+        path, _, content = line.partition(":")
+        lines.append(f"{path}:{content.replace(':', '=').replace('-', '?')}x")
+    machine = read_machine("\n".join(["uname:Linux 6 aarch64", *lines]))
+    assert machine.features == machine.cores == () and machine.memory_bytes == 0
+
+
+@pytest.mark.parametrize("text", ["", "sh: uname: not found", "uname:", "uname:Linux"])
+def test_no_machine_at_all(text: str) -> None:
+    with pytest.raises(InputError, match="needs a shell with uname and grep"):
+        read_machine(text)
+
+
+def test_old_kernels_tell_features_once() -> None:
+    text = "\n".join([
+        "uname:Linux 3.10 aarch64",
+        *(f"/proc/cpuinfo:processor\t: {n}" for n in (0, 1)),
+        "/proc/cpuinfo:", "/proc/cpuinfo:Features\t: fp asimd",
+        "/proc/cpuinfo:CPU implementer\t: 0x41", "/proc/cpuinfo:CPU part\t: 0xd03",
+        "/proc/cpuinfo:CPU variant\t: 0x0",
+        "/proc/cpuinfo:CPU revision\t: 4",
+    ])  # fmt: skip
+    machine = read_machine(text)
+    assert machine.clusters == (Cluster((0, 1), "0x41", "0xd03", "r0p4"),)
+    assert machine.cpu == "Cortex-A53" and machine.features == ("asimd", "fp")
+
+
+@pytest.mark.parametrize(
+    ("implementer", "part", "name"),
+    [("0x41", "0xfff", "ARM 0x41 part 0xfff"), ("0x61", "0x022", "implementer 0x61 part 0x022")],
+)
+def test_parts_without_a_name(implementer: str, part: str, name: str) -> None:
+    text = BOARD.replace("0x41", implementer).replace("0xd05", part).replace("0xd0b", part)
+    assert read_machine(text).cpu == name
+
+
+def test_the_stamp_holds_what_times_depend_on() -> None:
+    machine = read_machine(BOARD)
+    slower = replace(BIG, mhz=1200)
+    for change in (
+        {"cpu": "other"}, {"features": ("asimd",)}, {"clusters": (slower, LITTLE)},
+        {"clusters": (BIG,)}, {"clusters": (replace(BIG, caches=Caches()), LITTLE)},
+    ):  # fmt: skip
+        assert replace(machine, **change).stamp != machine.stamp, change
+    for change in ({"release": "6.1"}, {"memory_bytes": 1}, {"allowed": (4, 1)}):
+        assert replace(machine, **change).stamp == machine.stamp, change
+    assert machine.stamp.startswith("Cortex-A76 + Cortex-A55 ")
+
+
+@pytest.mark.parametrize("text", [SERVER, BOARD, "uname:Linux x86_64"])
+def test_json_form(text: str) -> None:
+    machine = read_machine(text)
+    row = json.loads(json.dumps(machine.to_dict()))
+    assert Machine.from_dict(row) == machine and Machine.from_dict(row).stamp == machine.stamp
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gpu": 1}, "'gpu' is not known"),
+        ({"cpu": 3}, "'cpu' is 3"),
+        ({"features": "avx2"}, "'features' is 'avx2'"),
+        ({"allowed": ["0"]}, "'allowed' is"),
+        ({"memory_bytes": True}, "'memory_bytes' is True"),
+        ({"clusters": [{"cores": [0]}]}, "'clusters': 'caches' is missing"),
+        ({"clusters": [3]}, "'clusters': is not a JSON object"),
+        ({"clusters": 3}, "'clusters' is 3"),
+    ],
+)
+def test_json_that_is_no_machine(change: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        Machine.from_dict(read_machine(SERVER).to_dict() | change)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="'arch' is missing"):
+        Machine.from_dict({name: 0 for name in Machine().to_dict() if name != "arch"})
+
+
+def test_this_machine_through_a_shell_and_without_one() -> None:
+    printed = subprocess.run(PROBE, capture_output=True, text=True, check=True).stdout
+    machine = local_machine()
+    assert read_machine(printed) == machine
+    if hasattr(os, "sched_getaffinity"):
+        assert set(machine.cores) == os.sched_getaffinity(0)
+    assert machine.core_count == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa"),
+    [
+        ("avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl", "avx512"),
+        ("avx2 fma avx512f", "avx2"),
+        ("avx2", "scalar"),
+        ("sse2", "scalar"),
+    ],
+)
+def test_target_of_x86(flags: str, isa: str) -> None:
+    machine = replace(read_machine(SERVER), features=tuple(flags.split()))
+    want = replace(get_target("x86_64-linux").with_isa(isa), name="host", l2_bytes=512 << 10)
+    assert target_of(machine) == want
+
+
+def test_target_of_arm() -> None:
+    arm = get_target("aarch64-linux")
+    board = read_machine(BOARD)
+    assert target_of(board) == replace(arm, name="host", cpu="", l2_bytes=512 << 10)
+    little = replace(board, allowed=(0, 1))
+    assert target_of(little).l2_bytes == 128 << 10
+    assert target_of(Machine(arch="aarch64", system="Linux")).l2_bytes == 512 << 10
+
+
+def test_no_target() -> None:
+    with pytest.raises(InputError, match=r"\(Darwin arm64\) cannot run .* --target x86_64-linux"):
+        target_of(Machine(arch="arm64", system="Darwin"))
+
+
+def test_this_target() -> None:
+    assert get_target("host") == target_of(local_machine())
