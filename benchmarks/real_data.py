@@ -39,7 +39,8 @@ from canao.inference.compiled_model import CompiledModel
 from canao.search.journal import read_trials
 from canao.train.data import TextData, load_data
 from canao.train.metrics import score
-from canao.train.trainer import Trainer, TrainOptions
+from canao.train.options import TrainOptions
+from canao.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "real_data.jsonl"

@@ -19,6 +19,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from canao.defaults import TOOLCHAIN
 from canao.emit.isa import ISAS
 from canao.errors import ToolchainError
 from canao.target import Target
@@ -60,7 +61,7 @@ def cache_directory() -> Path:
 
 
 @cache
-def get_toolchain(name: str = "zig") -> Toolchain:
+def get_toolchain(name: str = TOOLCHAIN) -> Toolchain:
     """The toolchain called `name`: 'zig', or a compiler on the PATH such as 'gcc' or 'clang-19'."""
     command: tuple[str, ...] = (sys.executable, "-m", "ziglang", "cc")
     if name != "zig":

@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from canao.defaults import TARGET
 from canao.errors import InputError
 
 
@@ -49,7 +50,7 @@ _CROSS = {
 NAMES = ("host", *_CROSS)
 
 
-def get_target(name: str = "host") -> Target:
+def get_target(name: str = TARGET) -> Target:
     """The target called `name`; 'host' is the machine that this runs on."""
     if name == "host":
         return _host()

@@ -124,7 +124,7 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
         [sys.executable, "-c", "import sys; from pathlib import Path\n"
          "from tests.search.test_search import killed_run\n"
          "killed_run(Path(sys.argv[1]))", str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}, cwd=ROOT, capture_output=True,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     before = read_trials(tmp_path / "run")

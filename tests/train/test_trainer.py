@@ -16,7 +16,8 @@ from canao.model import hf
 from canao.model.arch import Arch
 from canao.train import loop
 from canao.train.data import TextData, load_data
-from canao.train.trainer import Trainer, TrainOptions
+from canao.train.options import TrainOptions
+from canao.train.trainer import Trainer
 
 SMALL = Arch(2, 24, 3, 32)
 OPTIONS = TrainOptions(

@@ -21,6 +21,7 @@ from canao.compiler import (
     region_flops,
     total_flops,
 )
+from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.graph.ir import Graph
 from canao.model.source import Source, load_source
@@ -30,10 +31,12 @@ from canao.schedule.memory import plan_memory
 from canao.target import Target
 
 Report = dict[str, Any]
+_LENGTH = MeasureConfig().length
 
 
 def inspect_model(
-    model: str | Path | Any, target: Target, length: int = 128, max_length: int | None = None
+    model: str | Path | Any, target: Target, length: int = _LENGTH,
+    max_length: int | None = None,
 ) -> tuple[Report, UnsupportedError | None]:
     """The report, and the error of a compilation if something is not supported.
 

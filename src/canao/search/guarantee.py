@@ -14,7 +14,7 @@ from typing import Any
 from canao.artifact.directory import Artifact, write_whole
 from canao.device.base import Device, Failure, MeasureConfig
 from canao.errors import BudgetError, DeviceError, InputError
-from canao.search.options import check_budget
+from canao.search.options import DEFAULTS, check_budget
 
 FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
@@ -63,7 +63,7 @@ def certify(
     budget_ms: float,
     config: MeasureConfig,
     *,
-    percentile: float = 90.0,
+    percentile: float = DEFAULTS.percentile,
     predicted_ms: float | None = None,
 ) -> Certificate:
     """Measure that very library and write its certificate beside it.

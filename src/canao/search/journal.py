@@ -24,8 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from canao.artifact.directory import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search.controller import LATENCY, make_controller, objectives
+from canao.search.controller import LATENCY, objectives
 from canao.search.options import SearchOptions
+from canao.search.samplers import make_controller
 from canao.search.space import Space
 from canao.search.table import dominated
 from canao.search.trial import Trial, best_first

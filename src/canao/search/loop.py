@@ -7,13 +7,14 @@ It owns all effects. Whatever it needs to go on after a kill is in the journal.
 
 from __future__ import annotations
 
+from canao.defaults import silent
 from canao.device.base import Device
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
 from canao.search.certification import SearchResult, settle
 from canao.search.evaluation import TRIES, Bench
 from canao.search.journal import Journal, claim, locked
-from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
+from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 

@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from canao.artifact.directory import Artifact
+from canao.defaults import field_defaults
 from canao.device.base import MeasureConfig
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import NAMES
-from canao.search.space import Space
 from canao.search.trial import Trial
-from canao.train.metrics import Score
+from canao.train.data import TASKS
+from canao.train.options import TrainOptions
+
+if TYPE_CHECKING:  # Optuna and scikit-learn, which the command line must not load
+    from canao.search.space import Space
+    from canao.train.metrics import Score
 
 Compile = Callable[[Path, Path], Artifact]
 
@@ -60,26 +65,30 @@ class SearchOptions:
 
     budget_ms        latency that the student's library must keep
     run_dir          where everything is written; the same directory resumes the run
-    trials           candidates that get a quick accuracy; rejected ones come on top
+    task             one of `canao.train.data.TASKS`
+    trials           candidates that get a proxy score; rejected ones come on top
     max_minutes      stop proposing after this much time spent on trials (0: never)
     controller       one of `canao.search.controller.NAMES`
     seed             of the controller
     percentile       of the latency samples that the budget is about
     measure          protocol of the certification
+    training         how teacher and students are trained
     search_samples   samples of a measurement during the search, which only ranks
     finalists        candidates trained in full, at most, until one holds the budget
     space            what is searched; None: every shape up to the teacher's
-    identity         facts that a resumed run must share: teacher, data, task and so on
+    identity         facts that a resumed run must share beside these: teacher and data
     """
 
     budget_ms: float
-    run_dir: Path
+    run_dir: Path = Path("runs/search")
+    task: str = TASKS[0]
     trials: int = 16
     max_minutes: float = 0.0
-    controller: str = "policy"
+    controller: str = "gp"
     seed: int = 0
     percentile: float = 90.0
     measure: MeasureConfig = MeasureConfig()
+    training: TrainOptions = TrainOptions()
     search_samples: int = 128
     finalists: int = 3
     space: Space | None = None
@@ -114,8 +123,14 @@ class SearchOptions:
             "seed": self.seed,
             "search_samples": self.search_samples,
             **{f"measure.{name}": value for name, value in measure.items()},
-            **dict(self.identity),
+            **{f"training.{name}": str(value) for name, value in self.training.facts().items()},
+            "task": self.task,
+            **self.identity,
         }
+
+
+# The defaults of the command line and of `canao.search`, too.
+DEFAULTS = field_defaults(SearchOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +153,6 @@ class Event:
 
 
 Progress = Callable[[Event], None]
-
-
-def silent(event: Event) -> None:
-    """The progress callback that says nothing."""
 
 
 def check_budget(budget_ms: float, percentile: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from canao.errors import InputError
 
-TASKS = ("text-classification", "text-regression")
+TASKS = ("text-classification", "text-regression")  # the first by default
 _EXTENSIONS = (".tsv", ".csv", ".jsonl")
 _DEV_NAMES = ("dev", "validation", "test")
 _DEV_SHARE = 0.1
@@ -65,7 +65,7 @@ class _Table:
     rows: tuple[_Row, ...]
 
 
-def load_data(path: str | Path, task: str = "text-classification", seed: int = 0) -> TextData:
+def load_data(path: str | Path, task: str = TASKS[0], seed: int = 0) -> TextData:
     """The data in a file, or in a directory with train.* and dev.* (validation.*, test.*).
 
     Files are UTF-8: TSV with a header and no quoting (as GLUE has it), CSV with a header and

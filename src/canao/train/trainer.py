@@ -26,43 +26,10 @@ from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, Schedule, threads
 from canao.train.metrics import Score, check_metric, score
+from canao.train.options import TrainOptions
 
 Report = Callable[[str, int, int, str], None]  # stage, done, total, note
 _RECIPE = 1  # raise it when a change here makes stored scores incomparable
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How the teacher and its students are trained.
-
-    max_length     tokens; longer texts are cut
-    metric         the one that ranks; None: the task's usual one (see metrics.py)
-    quick_steps    optimiser steps of `Trainer.quick`
-    final_epochs   passes over the training set of `Trainer.finish`
-    threads        of torch; None: as torch is set, which is one per core
-    """
-
-    max_length: int = 128
-    batch: int = 32
-    teacher_epochs: int = 3
-    teacher_lr: float = 5e-5
-    quick_steps: int = 48
-    final_epochs: int = 5
-    student_lr: float = 1e-4
-    seed: int = 0
-    metric: str | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
-            least = 8 if name == "max_length" else 1
-            if getattr(self, name) < least:
-                raise InputError(f"training: {name} is {getattr(self, name)}, least is {least}")
-        for name in ("teacher_lr", "student_lr"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"training: threads is {self.threads}, least is 1")
 
 
 @dataclass(frozen=True)
