@@ -29,7 +29,7 @@ def make_controller(name: str, space: Space, seed: int) -> BaseSampler:
     if name not in NAMES:
         raise InputError(f"controller '{name}' is not one of {', '.join(NAMES)}")
     if name == "policy":
-        # Imported here because it loads torch, which the other controllers do without.
+        # Imported here because it loads torch, which reading a finished run does without.
         from canao.search.policy import PolicySampler
 
         return PolicySampler(space, seed)
