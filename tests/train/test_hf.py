@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bert import save_tiny
 from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
+from canao.artifact.directory import staged_directory
 from canao.errors import InputError, UnsupportedError
 from canao.model import hf
 from canao.model.arch import Arch
@@ -158,9 +159,9 @@ def test_index_that_names_files_elsewhere(copy: Path) -> None:
 def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
     for text in ("old", "new"):
-        with hf.whole_directory(target) as folder:
+        with staged_directory(target) as folder:
             (folder / "file").write_text(text)
-    with pytest.raises(RuntimeError), hf.whole_directory(target) as folder:
+    with pytest.raises(RuntimeError), staged_directory(target) as folder:
         (folder / "file").write_text("broken")
         raise RuntimeError
     assert (target / "file").read_text() == "new"

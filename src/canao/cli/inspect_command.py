@@ -13,6 +13,7 @@ from typing import Any
 from canao.compiler import (
     Stages,
     check_vocabulary,
+    counts,
     form_name,
     load_model,
     load_tokenizer,
@@ -115,14 +116,10 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
             "scratch_per_thread": 4 * source.scratch,
         },
         "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "rewrites": _counts([f.rule for f in stages.firings]),
-        "forms": _counts([form_name(r) for r in program.regions]),
+        "rewrites": counts([f.rule for f in stages.firings]),
+        "forms": counts([form_name(r) for r in program.regions]),
         "kernels": _kernels(stages, at),
     }
-
-
-def _counts(names: list[str]) -> dict[str, int]:
-    return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 def _kernels(stages: Stages, length: int) -> list[Report]:

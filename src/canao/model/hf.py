@@ -7,9 +7,6 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from canao.artifact.directory import staged_directory
 from canao.errors import InputError, UnsupportedError
 from canao.model.arch import Arch
 from canao.model.checkpoint import read_json, weight_files
@@ -214,34 +212,9 @@ def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer; all of them or nothing."""
-    with whole_directory(Path(directory)) as temporary, _quiet():
+    with staged_directory(Path(directory)) as temporary, _quiet():
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
-
-
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that takes the place of `path` once the block has left it whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        if path.is_dir():
-            # A directory that is not empty cannot be replaced in one step: move it aside first.
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _head_order(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import Artifact, write_whole
+from canao.artifact.directory import Artifact, replace_directory, write_whole
 from canao.device.base import Device, MeasureConfig
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
@@ -87,7 +85,8 @@ def _finish(bench: Bench, journal: Journal, trial: Trial, progress: Progress) ->
         if not certificate.holds:  # trained in full: worth a second look
             certificate = _certify(bench, artifact, trial)
         if certificate.holds:
-            artifact = _publish(artifact, options.run_dir / ARTIFACT_DIR)
+            replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
+            artifact = Artifact.load(options.run_dir / ARTIFACT_DIR)
     return SearchResult(
         run_dir=options.run_dir,
         arch=trial.arch,
@@ -111,18 +110,6 @@ def _certify(bench: Bench, artifact: Artifact, trial: Trial) -> Certificate:
         percentile=options.percentile,
         predicted_ms=trial.predicted_ms,
     )
-
-
-def _publish(artifact: Artifact, place: Path) -> Artifact:
-    """Move the artifact to its place; one of an earlier search makes room first."""
-    if place.exists():
-        old = artifact.path.parent / "replaced"
-        os.replace(place, old)
-        os.replace(artifact.path, place)
-        shutil.rmtree(old)
-    else:
-        os.replace(artifact.path, place)
-    return Artifact.load(place)
 
 
 def _write(result: SearchResult) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from canao.artifact.directory import staged_file
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
 
@@ -184,16 +183,8 @@ class Loop:
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, str]) -> None:
     """Write a safetensors file, `note` in its header, so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with staged_file(path) as temporary:
         save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
