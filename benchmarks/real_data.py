@@ -216,8 +216,11 @@ def score_library(artifact: Artifact, held: TextData) -> dict[str, float]:
 
 
 def _described(artifact: Artifact, timing: Timing | None = None) -> Record:
-    row = {name: artifact.manifest[name] for name in ("parameters", "layers")}
-    row["flops"] = artifact.manifest["flops"]["total"]
+    row = {
+        "parameters": artifact.manifest["parameters"],
+        "layers": {"before": artifact.operators, "after": artifact.kernels},
+        "flops": artifact.manifest["flops"]["total"],
+    }
     return row if timing is None else row | timing.to_dict()
 
 

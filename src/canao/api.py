@@ -15,7 +15,7 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.search.options import DEFAULTS, SearchOptions
 from canao.target import Target, get_target
-from canao.train.options import TrainOptions
+from canao.train.options import TrainOptions, TrainProgress
 
 if TYPE_CHECKING:
     from canao.search import SearchResult
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from canao.tuning import Report
 
 DEVICES = ("local", "null")
-TrainReport = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 
 
@@ -33,9 +32,9 @@ def compile(
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
-    The artifact is written to `out`, or kept in a temporary directory as long as the returned
-    model lives. For a target other than this machine use `compile_model` in canao.compiler.
-    Kernels run as `tune` found best on this machine; without `tuned`, by the default plans.
+    The artifact is written to `out`, or to a temporary directory that is removed with the returned
+    model. For a target other than this machine use `compile_model` in canao.compiler. Kernels use
+    the plans that `tune` found fastest on this machine; without `tuned`, the default plans.
     """
     from canao.compiler import compile_model
 
@@ -59,8 +58,8 @@ def tune(
 ) -> Report:  # fmt: skip
     """Measure plans of a model's kernels on this machine; later compilations use the fastest.
 
-    Plans are measured at `length` tokens and `threads`, and compute the same at any other. What
-    was measured earlier is not measured again, unless `fresh` forgets it.
+    Plans are measured at `length` tokens and with `threads` threads; their results are the same at
+    any length. What was measured before is not measured again, unless `fresh` discards it.
     """
     from canao.tuning import tune_model
 
@@ -76,8 +75,8 @@ def load(
 ) -> CompiledModel:
     """Load an artifact directory, after checking every file against its manifest.
 
-    Weights are compared by size and fingerprint; `verify` reads all of them, as `canao bench` and
-    `canao certify` do.
+    Weights are checked by size and fingerprint; with `verify` they are read whole, as `canao bench`
+    and `canao certify` do.
     """
     artifact = Artifact.load(path)
     artifact.verify(whole=verify)
@@ -85,7 +84,7 @@ def load(
 
 
 def get_device(name: str = DEVICE) -> Device:
-    """The device called `name`: 'local' is this machine; 'null' compiles and never runs."""
+    """The device called `name`: 'local' is this machine; 'null' never runs a library."""
     if name == "local":
         from canao.device.local import LocalDevice
 
@@ -107,17 +106,17 @@ def search(
     metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
     epochs: int = _TRAINING.final_epochs, teacher_epochs: int = _TRAINING.teacher_epochs,
     teacher_lr: float = _TRAINING.teacher_lr,
-    progress: Callable[[Event], None] | None = None, train_progress: TrainReport | None = None,
+    progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
 
     teacher      Hugging Face directory of a BERT model, fine-tuned for the labels or not
     data         labelled text: a TSV, CSV or JSONL file, or a directory with train and dev files
-    budget_ms    the latency that `percentile` of the samples must keep, at `length` tokens
-    length       tokens of the measured input; training sequences are truncated to it as well
+    budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
+    length       tokens of the measured sequence; training sequences are truncated to it, too
 
-    Run again with the same `run_dir`, it goes on where it was. Raises BudgetError if nothing
-    keeps the budget, InputError for what cannot be used.
+    Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
+    nothing keeps the budget, InputError if an argument cannot be used.
     """
     from canao.search import run_search
     from canao.train.data import load_data

@@ -58,7 +58,7 @@ from canao.schedule.plan_choice import tuned_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
-# FLOPs and layer tables in the manifest are given at this length, the paper's (section 4.1).
+# FLOPs in the manifest are given at this length, the paper's (section 4.1).
 NOMINAL_LENGTH = 128
 # How the plans of a program are chosen.
 Planner = Callable[[Program, Target], Sequence[Plan]]
@@ -68,7 +68,7 @@ Planner = Callable[[Program, Target], Sequence[Plan]]
 class Stages:
     """Everything between the captured graph and the C text.
 
-    captured   as imported, one node a layer of the source model
+    captured   as imported, one node for each operator of the source model
     program    after rewrites, cut into regions
     """
 
@@ -80,11 +80,13 @@ class Stages:
     target: Target
 
     @property
-    def layers_before(self) -> int:
+    def operators(self) -> int:
+        """How many operators the model has before fusion."""
         return len(self.captured.nodes)
 
     @property
-    def layers_after(self) -> int:
+    def kernels(self) -> int:
+        """How many kernels are left after fusion."""
         return len(self.program.regions)
 
     @property
@@ -286,7 +288,7 @@ def _manifest(
         "left_padding": ignores_left_padding(source),
         **interface(graph),
         "fusion": fusion,
-        "layers": {"before": stages.layers_before, "after": stages.layers_after},
+        "operators": stages.operators,
         "parameters": parameter_count(stages),
         "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
         "rewrites": counts([f.rule for f in stages.firings]),

@@ -23,11 +23,11 @@ from typing import Any
 
 from canao.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 # Of a large file, a fingerprint is of so many blocks, evenly spread, the first and last among them.
 _BLOCKS, _BLOCK = 64, 4096
-_REQUIRED = {"format": int, "target": dict, "inputs": list, "outputs": list, "files": dict,
-             "max_length": int, "layers": dict, "kernels": list}  # fmt: skip
+_REQUIRED = {"target": dict, "inputs": list, "outputs": list, "files": dict,
+             "max_length": int, "operators": int, "kernels": list}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,16 @@ class Artifact:
         return int(self.manifest["max_length"])
 
     @property
+    def operators(self) -> int:
+        """How many operators the model had before fusion."""
+        return int(self.manifest["operators"])
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels were left of them after fusion."""
+        return len(self.manifest["kernels"])
+
+    @property
     def resumes(self) -> bool:
         """Whether the library continues texts: canao_extend."""
         return bool(self.manifest.get("resumes", False))
@@ -97,14 +107,15 @@ class Artifact:
 def _check(path: Path, manifest: object) -> None:
     if not isinstance(manifest, dict):
         raise InputError(f"{path}/manifest.json: not a JSON object; compile again")
+    # First of all: another format has other entries.
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: artifact format {manifest.get('format')}, this CANAO reads {FORMAT}; "
+            "compile the model again"
+        )
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise InputError(f"{path}/manifest.json: '{key}' is missing or not a {kind.__name__}")
-    if manifest["format"] != FORMAT:
-        raise InputError(
-            f"{path}: artifact format {manifest['format']}, this CANAO reads {FORMAT}; "
-            "compile the model again"
-        )
     for name in manifest["files"]:
         if Path(name).name != name or not (path / name).is_file():
             raise InputError(f"{path}: file {name!r} is named in the manifest but is not there")

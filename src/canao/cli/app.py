@@ -49,10 +49,10 @@ _STAGES = ("graph", "fused", "plan", "source")
 Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
 DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
 TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]
-Length = Annotated[int, typer.Option(help="tokens in the measured input")]
+Length = Annotated[int, typer.Option(help="tokens in the measured sequence")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
-Percentile = Annotated[float, typer.Option(help="percentile that the budget is about")]
+Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
 Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
@@ -119,7 +119,7 @@ def compile(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory, or .onnx file")],
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: TargetName = TARGET,
-    isa: Annotated[str | None, typer.Option(help="vector table other than the target's")] = None,
+    isa: Annotated[str | None, typer.Option(help="instruction set other than the target's")] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
     emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
         None
@@ -163,7 +163,7 @@ def compile(
 def tune(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
     target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = TARGET,
-    length: Annotated[int, typer.Option(help="tokens that plans are measured at")] = (
+    length: Annotated[int, typer.Option(help="tokens at which plans are measured")] = (
         _PROTOCOL.length
     ),
     threads: Threads = _PROTOCOL.threads,
@@ -197,16 +197,16 @@ def run(
     artifact: Dir,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(help="texts; a second one is the pair or context, if the task has one; "
-                       "- reads standard input"),
+        typer.Argument(help="texts; if the task takes pairs, a second one is the pair or "
+                       "context; - reads standard input"),
     ] = None,
     context: Annotated[
         str | None, typer.Option("--context", "--pair", help="context of a question; second text")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="a text on each line; a tab divides a pair")
+        Path | None, typer.Option(help="a text on each line; a tab separates pairs")
     ] = None,
-    top: Annotated[int | None, typer.Option(help="labels, answers or tokens of each text")] = None,
+    top: Annotated[int | None, typer.Option(help="labels, answers or tokens for each text")] = None,
     aggregate: Annotated[
         str | None, typer.Option(help="entities: first, average, max, simple or none")
     ] = None,
@@ -214,27 +214,26 @@ def run(
         int | None, typer.Option(help=f"longest answer; {_ANSWERS['max_answer_tokens']}")
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="one vector a text: mean, cls, max, ...")
+        str | None, typer.Option(help="one vector for each text: mean, cls, max, ...")
     ] = None,
     truncate: Annotated[
-        bool | None, typer.Option("--truncate", help="cut texts longer than the model")
+        bool | None, typer.Option("--truncate", help="truncate texts that are too long")
     ] = None,
     threads: Threads = _PROTOCOL.threads,
     max_new_tokens: Annotated[
         int | None, typer.Option(help=f"most tokens to generate; {_GENERATION['max_new_tokens']}")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0, the default, takes the likeliest token")
+        float | None, typer.Option(help="0, the default, takes the most probable token")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="draw from so many tokens; 0: all")] = None,
+    top_k: Annotated[int | None, typer.Option(help="draw from this many tokens; 0: all")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="draw from the fewest tokens of this probability; 1: all")
+        float | None, typer.Option(help="draw from the fewest tokens with this probability; 1: all")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of the drawn tokens")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the random draw")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
 ) -> None:  # fmt: skip
-    """Say what the model's task says of texts: labels, entities, answers, tokens, vectors, or how
-    they go on."""
+    """Run the model's task on texts: labels, entities, answers, masks, vectors or new text."""
     from canao.cli.run_command import gather, run_texts
 
     asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
@@ -256,14 +255,14 @@ def run(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
-    length: Annotated[int, typer.Option(help="tokens that work and memory are given at")] = (
+    length: Annotated[int, typer.Option(help="tokens for which work and memory are given")] = (
         _PROTOCOL.length
     ),
     target: TargetName = TARGET,
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say before compiling what a model is, what is fused and what it takes; compile nothing."""
+    """Describe a model, what would be fused and what it would need, without compiling it."""
     from canao.cli.inspect_command import format_report, inspect_model
 
     report, error = inspect_model(model, get_target(target), length, max_length)
@@ -279,7 +278,7 @@ def bench(
     length: Length = _PROTOCOL.length,
     threads: Threads = _PROTOCOL.threads,
     samples: Samples = _PROTOCOL.samples,
-    seconds: Annotated[float, typer.Option(help="sample at least this long as well")] = (
+    seconds: Annotated[float, typer.Option(help="sample for at least this long, too")] = (
         _PROTOCOL.seconds
     ),
     max_seconds: Annotated[float, typer.Option(help="stop after this long; 0: never")] = (
@@ -368,7 +367,7 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def main() -> None:
-    """Entry point: one line on standard error for every error, and its exit code."""
+    """Entry point: every error is one line on standard error and an exit code."""
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # some versions of Typer turn the interrupt into a code
@@ -384,12 +383,12 @@ def main() -> None:
         sys.stderr.write(f"canao: error: {error}\n")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("canao: interrupted; the same command goes on where it was\n")
+        sys.stderr.write("canao: interrupted; the same command continues where it stopped\n")
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
     except SystemExit as left:
-        # Typer's own answer to a reader that has had enough, as head has, is 1: a missed budget.
+        # If the reader of a pipe stops, as head does, Typer exits with 1, which is a missed budget.
         sys.exit(0 if isinstance(left.__context__, BrokenPipeError) else left.code)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from canao.errors import InputError
+
+TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class TrainOptions:
             raise InputError(f"training: threads is {self.threads}, least is 1")
 
     def facts(self) -> dict[str, Any]:
-        """What the trained weights follow from: all but the threads, which only change the time."""
+        """The options that the trained weights depend on: all but the threads."""
         facts = asdict(self)
         del facts["threads"]
         return facts
