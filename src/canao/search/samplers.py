@@ -1,6 +1,6 @@
 """The samplers behind the controllers' names.
 
-A study resumed in another process must go on as if it had never stopped, but Optuna's samplers
+A study resumed in another process must continue as if it had never stopped, but Optuna's samplers
 keep a random state in memory. `Replayed` therefore builds the sampler anew for each proposal,
 from a seed that follows from the run's seed and the number of finished trials.
 """
