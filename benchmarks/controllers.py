@@ -18,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from canao.search.controller import LATENCY, NAMES, make_controller, objectives  # noqa: E402
+from canao.search.controller import LATENCY, NAMES, objectives  # noqa: E402
+from canao.search.samplers import make_controller  # noqa: E402
 from canao.search.space import Space  # noqa: E402
 from tests.search.landscape import TEACHER, accuracy, latency_ms  # noqa: E402
 

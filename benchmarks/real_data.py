@@ -39,7 +39,8 @@ from canao.inference.compiled_model import CompiledModel
 from canao.search.journal import read_trials
 from canao.train.data import TextData, load_data
 from canao.train.metrics import score
-from canao.train.trainer import Trainer, TrainOptions
+from canao.train.options import TrainOptions
+from canao.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "real_data.jsonl"
@@ -215,8 +216,11 @@ def score_library(artifact: Artifact, held: TextData) -> dict[str, float]:
 
 
 def _described(artifact: Artifact, timing: Timing | None = None) -> Record:
-    row = {name: artifact.manifest[name] for name in ("parameters", "layers")}
-    row["flops"] = artifact.manifest["flops"]["total"]
+    row = {
+        "parameters": artifact.manifest["parameters"],
+        "layers": {"before": artifact.operators, "after": artifact.kernels},
+        "flops": artifact.manifest["flops"]["total"],
+    }
     return row if timing is None else row | timing.to_dict()
 
 

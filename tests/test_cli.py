@@ -243,15 +243,6 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert usage.returncode == 2 and "certify" in usage.stderr
 
 
-def test_importing_canao_is_light() -> None:
-    code = (
-        "import sys, canao; heavy = {'torch', 'transformers', 'optuna', 'matplotlib'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_cross_compile_says_where_it_runs(canao, model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "arm"
     assert (

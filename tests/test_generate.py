@@ -111,7 +111,7 @@ def test_the_command_line_goes_on_with_a_text(canao, model_dir: Path, tmp_path: 
     told = json.loads(canao("run", out, prompt, "--json", "--max-new-tokens", "12").stdout)
     assert told["text"] == prompt and prompt + told["generated"] + "\n" == done.stdout
     cut = canao("run", out, "viel " * 100, "--truncate", "--max-new-tokens", "3")
-    assert cut.returncode == 0 and "cut from" in cut.stderr
+    assert cut.returncode == 0 and "truncated from" in cut.stderr
     with CompiledModel(out) as model:
         assert model.predict([prompt] * 2, max_new_tokens=12) == [told["generated"]] * 2
 

@@ -31,8 +31,8 @@ def test_what_it_says_is_what_is_compiled(folder: Path, tmp_path: Path) -> None:
     assert error is None and report["supported"] and not report["problems"]
     artifact = compile_model(folder, tmp_path / "out")
     manifest = artifact.manifest
-    for key in ("task", "labels", "problem_type", "layers", "parameters", "rewrites", "max_length",
-                "pooling"):  # fmt: skip
+    for key in ("task", "labels", "problem_type", "operators", "parameters", "rewrites",
+                "max_length", "pooling"):  # fmt: skip
         assert report[key] == manifest[key], key
     assert sum(report["forms"].values()) == len(manifest["kernels"])
     assert sum(k["count"] for k in report["kernels"]) == len(manifest["kernels"])
@@ -54,7 +54,7 @@ def test_memory_at_a_length(folder: Path) -> None:
 def test_for_people(folder: Path) -> None:
     report, _ = inspect_model(folder, HOST)
     text = format_report(report)
-    for words in ("text-classification, 2 labels: no, yes (each for itself)", "WordPiece",
+    for words in ("text-classification, 2 labels: no, yes (independent of each other)", "WordPiece",
                   "before fusion", "GFLOPs at 64 tokens", "weights", "layer_norm"):  # fmt: skip
         assert words in text, text
     assert max(map(len, text.splitlines())) < 200
@@ -96,7 +96,7 @@ def test_everything_that_is_not_supported_is_listed() -> None:
         ("aten.cumsum.default", "last"),
         ("aten.cumprod.default", "last"),
     ]
-    assert all(p["remedy"] for p in report["problems"])
+    assert all(p["hint"] for p in report["problems"])
     assert "4 operators" in str(error) and "\n" not in str(error)
     text = format_report(report)
     for words in ("aten.sort.default x2", "at layers.0", "at layers.1", "a running sum"):

@@ -96,7 +96,7 @@ def test_unfinished_run_has_a_report(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer = FormulaTrainer(tmp_path / "w", on_quick=stop)
+        trainer = FormulaTrainer(tmp_path / "w", on_proxy=stop)
         run_search(options(tmp_path / "run"), trainer, compile_by_formula, device())
     page = Page(write_report(tmp_path / "run").read_text())
     assert "unfinished" in page.words and "Best candidate so far" in page.words

@@ -1,19 +1,21 @@
-"""The Python interface: compile, load, search. The command line is a thin layer over it."""
+"""The Python interface: compile, load, search, tune. The command line is a thin layer over it."""
 
 from __future__ import annotations
 
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canao.artifact.directory import Artifact
+from canao.defaults import DEVICE, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
+from canao.search.options import DEFAULTS, SearchOptions
 from canao.target import Target, get_target
+from canao.train.options import TrainOptions, TrainProgress
 
 if TYPE_CHECKING:
     from canao.search import SearchResult
@@ -21,18 +23,18 @@ if TYPE_CHECKING:
     from canao.tuning import Report
 
 DEVICES = ("local", "null")
-TrainReport = Callable[[str, int, int, str], None]
+_PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 
 
 def compile(
-    model: str | Path | Any, out: str | Path | None = None, *, target: str | Target = "host",
-    threads: int = 1, fusion: bool = True, tuned: bool = True,
+    model: str | Path | Any, out: str | Path | None = None, *, target: str | Target = TARGET,
+    threads: int = _PROTOCOL.threads, fusion: bool = True, tuned: bool = True,
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
-    The artifact is written to `out`, or kept in a temporary directory as long as the returned
-    model lives. For a target other than this machine use `compile_model` in canao.compiler.
-    Kernels run as `tune` found best on this machine; without `tuned`, by the default plans.
+    The artifact is written to `out`, or to a temporary directory that is removed with the returned
+    model. For a target other than this machine use `compile_model` in canao.compiler. Kernels use
+    the plans that `tune` found fastest on this machine; without `tuned`, the default plans.
     """
     from canao.compiler import compile_model
 
@@ -49,13 +51,15 @@ def compile(
 
 
 def tune(
-    model: str | Path | Any, *, target: str | Target = "host", length: int = 128, threads: int = 1,
-    budget_s: float = 90.0, fresh: bool = False, progress: Callable[[str], None] | None = None,
+    model: str | Path | Any, *, target: str | Target = TARGET,
+    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
+    budget_s: float = TUNE_SECONDS, fresh: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:  # fmt: skip
     """Measure plans of a model's kernels on this machine; later compilations use the fastest.
 
-    Plans are measured at `length` tokens and `threads`, and compute the same at any other. What
-    was measured earlier is not measured again, unless `fresh` forgets it.
+    Plans are measured at `length` tokens and with `threads` threads; their results are the same at
+    any length. What was measured before is not measured again, unless `fresh` discards it.
     """
     from canao.tuning import tune_model
 
@@ -66,19 +70,21 @@ def tune(
     )  # fmt: skip
 
 
-def load(path: str | Path, *, threads: int = 1, verify: bool = False) -> CompiledModel:
+def load(
+    path: str | Path, *, threads: int = _PROTOCOL.threads, verify: bool = False
+) -> CompiledModel:
     """Load an artifact directory, after checking every file against its manifest.
 
-    Weights are compared by size and fingerprint; `verify` reads all of them, as `canao bench` and
-    `canao certify` do.
+    Weights are checked by size and fingerprint; with `verify` they are read whole, as `canao bench`
+    and `canao certify` do.
     """
     artifact = Artifact.load(path)
     artifact.verify(whole=verify)
     return CompiledModel(artifact, threads)
 
 
-def get_device(name: str = "local") -> Device:
-    """The device called `name`: 'local' is this machine; 'null' compiles and never runs."""
+def get_device(name: str = DEVICE) -> Device:
+    """The device called `name`: 'local' is this machine; 'null' never runs a library."""
     if name == "local":
         from canao.device.bench import local_device
 
@@ -91,53 +97,45 @@ def get_device(name: str = "local") -> Device:
 
 
 def search(
-    *, teacher: str | Path, data: str | Path, budget_ms: float, run_dir: str | Path = "runs/search",
-    device: str | Device = "local", task: str = "text-classification", length: int = 128,
-    threads: int = 1, trials: int = 16, controller: str = "policy", seed: int = 0,
-    percentile: float = 90.0, samples: int = 1024, max_minutes: float = 0.0,
-    metric: str | None = None, quick_steps: int | None = None, epochs: int | None = None,
-    teacher_epochs: int | None = None, teacher_lr: float | None = None,
-    progress: Callable[[Event], None] | None = None,
-    train_progress: TrainReport | None = None,
+    *, teacher: str | Path, data: str | Path, budget_ms: float,
+    run_dir: str | Path = DEFAULTS.run_dir, device: str | Device = DEVICE,
+    task: str = DEFAULTS.task, length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
+    trials: int = DEFAULTS.trials, controller: str = DEFAULTS.controller,
+    seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
+    samples: int = _PROTOCOL.samples, max_minutes: float = DEFAULTS.max_minutes,
+    metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
+    epochs: int = _TRAINING.final_epochs, teacher_epochs: int = _TRAINING.teacher_epochs,
+    teacher_lr: float = _TRAINING.teacher_lr,
+    progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
 
     teacher      Hugging Face directory of a BERT model, fine-tuned for the labels or not
     data         labelled text: a TSV, CSV or JSONL file, or a directory with train and dev files
-    budget_ms    the latency that `percentile` of the samples must keep, at `length` tokens
-    length       tokens of the measured input; training texts are cut there as well
+    budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
+    length       tokens of the measured sequence; training sequences are truncated to it, too
 
-    Run again with the same `run_dir`, it goes on where it was. Raises BudgetError if nothing
-    keeps the budget, InputError for what cannot be used.
+    Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
+    nothing keeps the budget, InputError if an argument cannot be used.
     """
-    from canao.search import SearchOptions, run_search
-    from canao.search.options import silent
+    from canao.search import run_search
     from canao.train.data import load_data
-    from canao.train.trainer import Trainer, TrainOptions
+    from canao.train.trainer import Trainer
 
     run_dir = Path(run_dir)
-    measure = MeasureConfig(length=length, threads=threads, samples=samples)
-    chosen = {
-        "quick_steps": quick_steps,
-        "final_epochs": epochs,
-        "teacher_epochs": teacher_epochs,
-        "teacher_lr": teacher_lr,
-    }
-    training = TrainOptions(
-        max_length=length, seed=seed, metric=metric,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )  # fmt: skip
-    facts = asdict(training)
-    del facts["threads"]  # changes the time, not the result
     options = SearchOptions(
-        budget_ms=budget_ms, run_dir=run_dir, trials=trials, max_minutes=max_minutes,
-        controller=controller, seed=seed, percentile=percentile, measure=measure,
-        identity={"teacher": str(Path(teacher).resolve()), "data": str(Path(data).resolve()),
-                  "task": task, **{f"training.{k}": str(v) for k, v in facts.items()}},
+        budget_ms=budget_ms, run_dir=run_dir, task=task, trials=trials, max_minutes=max_minutes,
+        controller=controller, seed=seed, percentile=percentile,
+        measure=MeasureConfig(length=length, threads=threads, samples=samples),
+        training=TrainOptions(
+            max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
+            final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
+        ),
+        identity={"teacher": str(Path(teacher).resolve()), "data": str(Path(data).resolve())},
     )  # fmt: skip
     where = get_device(device) if isinstance(device, str) else device
     texts = load_data(data, task=task, seed=seed)
-    trainer = Trainer(teacher, texts, run_dir / "train", training, train_progress or _quiet)
+    trainer = Trainer(teacher, texts, run_dir / "train", options.training, train_progress or silent)
     return run_search(options, trainer, _compiler(where), where, progress or silent)
 
 
@@ -145,7 +143,3 @@ def _compiler(device: Device) -> Callable[[Path, Path], Artifact]:
     from canao.compiler import compile_model
 
     return lambda model_dir, out: compile_model(model_dir, out, target=device.target)
-
-
-def _quiet(stage: str, done: int, total: int, note: str) -> None:
-    """The training callback that says nothing."""

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from canao.defaults import TOOLCHAIN
 from canao.errors import ToolchainError
 from canao.isa.registry import ISAS
 from canao.target import Target
@@ -59,7 +60,7 @@ def cache_directory() -> Path:
 
 
 @cache
-def get_toolchain(name: str = "zig") -> Toolchain:
+def get_toolchain(name: str = TOOLCHAIN) -> Toolchain:
     """The toolchain called `name`: 'zig', or a compiler on the PATH such as 'gcc' or 'clang-19'."""
     command: tuple[str, ...] = (sys.executable, "-m", "ziglang", "cc")
     if name != "zig":

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import FORMAT, Artifact, file_digest, fingerprint, write_json
+from canao.artifact.directory import (
+    FORMAT,
+    Artifact,
+    file_digest,
+    fingerprint,
+    staged_directory,
+    write_json,
+)
 from canao.build import (
     Toolchain,
     build_library,
@@ -58,7 +64,7 @@ from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
-# FLOPs and layer tables in the manifest are given at this length, the paper's (section 4.1).
+# FLOPs in the manifest are given at this length, the paper's (section 4.1).
 NOMINAL_LENGTH = 128
 # How the plans of a program are chosen.
 Planner = Callable[[Program, Target], Sequence[Plan]]
@@ -68,7 +74,7 @@ Planner = Callable[[Program, Target], Sequence[Plan]]
 class Stages:
     """Everything between the captured graph and the C text.
 
-    captured   as imported, one node a layer of the source model
+    captured   as imported, one node for each operator of the source model
     program    after rewrites, cut into regions
     """
 
@@ -81,11 +87,13 @@ class Stages:
     target: Target
 
     @property
-    def layers_before(self) -> int:
+    def operators(self) -> int:
+        """How many operators the model has before fusion."""
         return len(self.captured.nodes)
 
     @property
-    def layers_after(self) -> int:
+    def kernels(self) -> int:
+        """How many kernels are left after fusion."""
         return len(self.program.regions)
 
     @property
@@ -270,9 +278,7 @@ def _write(
     out: Path, tokenizer: TokenizerFiles | None, stages: Stages, library: Path,
     manifest: dict[str, Any],
 ) -> Artifact:  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with staged_directory(out) as staged:
         shutil.copyfile(library, staged / "model.so")
         (staged / "canao_model.h").write_text(stages.source.header, encoding="utf-8")
         with open(staged / "weights.bin", "wb") as stream:
@@ -283,15 +289,6 @@ def _write(
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         manifest["fingerprint"] = fingerprint(staged / "weights.bin")
         write_json(staged / "manifest.json", manifest)
-        staged.chmod(0o755)
-        old = out.with_name(f".{out.name}.old-{os.getpid()}")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(staged, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
     return Artifact.load(out)
 
 
@@ -311,10 +308,10 @@ def _manifest(
         "left_padding": ignores_left_padding(source),
         **interface(graph),
         "fusion": fusion,
-        "layers": {"before": stages.layers_before, "after": stages.layers_after},
+        "operators": stages.operators,
         "parameters": parameter_count(stages),
         "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
-        "rewrites": _counted([f.rule for f in stages.firings]),
+        "rewrites": counts([f.rule for f in stages.firings]),
         "kernels": [
             {
                 "name": name or "alias",
@@ -358,7 +355,8 @@ def interface(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _counted(names: list[str]) -> dict[str, int]:
+def counts(names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs, in the order of first occurrence."""
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 

@@ -7,8 +7,8 @@
     ├── DeviceError            5  the device could not run or measure a library
     └── BudgetError            1  a latency budget is missed, or nothing fits it
 
-Every message is one line that names the thing and the remedy; the command line prints it
-and leaves with the exit code.
+Every message is one line that names what is wrong and how to put it right. The command line prints
+it and ends with the exit code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 class CanaoError(Exception):
-    """Base of every error that a user can cause or cure."""
+    """Base of every error that a user can cause or fix."""
 
     exit_code = 2
 
@@ -29,24 +29,29 @@ class InputError(CanaoError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An operator that is not compiled: its place in the source model, what of it, what to do."""
+    """An operator that CANAO does not compile.
+
+    where    its place in the source model
+    hint     what the user can do
+    detail   which use of the operator is not supported; '' if none is
+    """
 
     operator: str
     where: str
-    remedy: str
+    hint: str
     detail: str = ""
 
     def __str__(self) -> str:
         detail = f": {self.detail}" if self.detail else ""
         return (
-            f"operator {self.operator} at {self.where}{detail} is not supported; {self.remedy}"
+            f"operator {self.operator} at {self.where}{detail} is not supported; {self.hint}"
         )
 
 
 class UnsupportedError(CanaoError):
-    """The model holds an operator, dtype or shape that CANAO does not compile.
+    """The model has an operator, dtype or shape that CANAO does not compile.
 
-    `problems` lists all of them where the importer went on after the first.
+    `problems` lists all of them if the importer continued after the first.
     """
 
     exit_code = 3
@@ -57,7 +62,7 @@ class UnsupportedError(CanaoError):
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> UnsupportedError:
-        """The error for problems found together: one line about the first, and their number."""
+        """The error for several problems: one line about the first, and how many more there are."""
         more = len(problems) - 1
         rest = f" ({more} more: see `canao inspect`)" if more else ""
         return cls(f"{problems[0]}{rest}", problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+from canao.defaults import TARGET
 from canao.errors import InputError
 from canao.isa.registry import ISAS, isas_of
 from canao.machine import Machine, local_machine
@@ -49,7 +50,7 @@ _CROSS = {
 NAMES = ("host", *_CROSS)
 
 
-def get_target(name: str = "host") -> Target:
+def get_target(name: str = TARGET) -> Target:
     """The target called `name`; 'host' is the machine that this runs on."""
     if name == "host":
         return _host()

@@ -330,7 +330,7 @@ def test_no_warnings(compiler: str) -> None:
 
 def test_layers_end_in_seven_kernels() -> None:
     stages = lower(load_model(decoder(layers=4))[1], HOST)
-    assert stages.layers_after <= 7 * 4 + 4
+    assert stages.kernels <= 7 * 4 + 4
     attention = [r for r in stages.program.regions if isinstance(r.form, Attention)]
     last = stages.source.memory.last
     # From the last attention on: its result, its output, the norm, two products, the head.

@@ -140,10 +140,10 @@ def compare(wrapped: Positional, compiled: CompiledModel, sentences: Any) -> Non
 def test_families(family: str, tmp_path: Path, sentences) -> None:
     """By the exporter on torch.export, in as few kernels as from the module itself."""
     model = make(family)
-    whole = lower(load_model(model)[1], get_target()).layers_after
+    whole = lower(load_model(model)[1], get_target()).kernels
     wrapped = export(model, tmp_path / "model.onnx", 18, dynamo=True)
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
-    assert artifact.manifest["layers"]["after"] == whole
+    assert artifact.kernels == whole
     with CompiledModel(artifact, 2) as compiled:
         compare(wrapped, compiled, sentences)
 
@@ -158,7 +158,7 @@ def test_older_opsets(family: str, opset: int, tmp_path: Path, sentences) -> Non
     assert opset_of(tmp_path / "model.onnx") == opset
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
     # RoBERTa counts its positions in a kernel of their own.
-    assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2 + (family == "roberta")
+    assert artifact.kernels == 1 + 2 * 5 + 2 + (family == "roberta")
     with CompiledModel(artifact, 1) as compiled:
         compare(wrapped, compiled, sentences)
 
@@ -179,10 +179,10 @@ def test_positions_and_rotations(family: str, opset: int, dynamo: bool, tmp_path
     """Relative positions are looked up at places that the graph computes from them, and rotations
     are an operator from 23 on: the rewritten graph, as large as from the module."""
     model = families.make(family, "ForTokenClassification", num_hidden_layers=1)
-    whole = lower(load_model(model)[1], get_target()).layers_after
+    whole = lower(load_model(model)[1], get_target()).kernels
     wrapped = export(model, tmp_path / "model.onnx", opset, dynamo=dynamo)
     staged = lower(load_model(tmp_path / "model.onnx", 64)[1], get_target())
-    assert staged.layers_after == whole
+    assert staged.kernels == whole
     for length in (1, 7, 33):
         ids = np.arange(length, dtype=np.int32) * 7 % 90 + 5
         tensors = torch.from_numpy(ids).long()[None]
@@ -219,7 +219,7 @@ def test_newer_opsets(opset: int, tmp_path: Path, sentences) -> None:
     wrapped = export(make("bert"), tmp_path / "model.onnx", opset, dynamo=True)
     assert opset_of(tmp_path / "model.onnx") == opset
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
-    assert artifact.manifest["layers"]["after"] == 1 + 2 * 5 + 2
+    assert artifact.kernels == 1 + 2 * 5 + 2
     with CompiledModel(artifact, 1) as compiled:
         compare(wrapped, compiled, sentences)
 

@@ -44,7 +44,7 @@ def test_a_list_of_latencies_ends_in_failure(artifact: Artifact) -> None:
 
 
 def test_latency_by_function_of_the_artifact(artifact: Artifact) -> None:
-    device = NullDevice(lambda given: float(given.manifest["layers"]["after"]))
+    device = NullDevice(lambda given: float(given.kernels))
     assert timing(device, artifact).percentile(90) == 5 * TEACHER.layers + 2
 
 

@@ -64,7 +64,7 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
         "inputs": [],
         "outputs": [],
         "max_length": 512,
-        "layers": {"before": 60 * arch.layers + 9, "after": 5 * arch.layers + 2},
+        "operators": 60 * arch.layers + 9,
         "kernels": [{"name": name, "ops": ["matmul", "add"], "flops": 1000, "plan": "p"}
                     for name, _ in kernel_times(arch)],
         "files": {name: file_digest(out / name) for name in ("model.so", "weights.bin")},
@@ -82,11 +82,11 @@ class FormulaStudent:
 
 @dataclass
 class FormulaTrainer:
-    """Counts what it is asked for; `on_quick` may interrupt a quick training."""
+    """Counts what it is asked for; `on_proxy` may interrupt a proxy score."""
 
     work: Path
     asked: list[tuple[str, Arch]] = field(default_factory=list)
-    on_quick: Callable[[int], None] = lambda count: None
+    on_proxy: Callable[[int], None] = lambda count: None
 
     def teacher_arch(self) -> Arch:
         return TEACHER
@@ -100,9 +100,9 @@ class FormulaTrainer:
         (folder / "arch.json").write_text(arch.to_json())
         return folder
 
-    def quick(self, arch: Arch) -> Score:
-        self.asked.append(("quick", arch))
-        self.on_quick(self.count("quick"))
+    def proxy_score(self, arch: Arch) -> Score:
+        self.asked.append(("proxy", arch))
+        self.on_proxy(self.count("proxy"))
         return self.score(arch)
 
     def finish(self, arch: Arch) -> FormulaStudent:

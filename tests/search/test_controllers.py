@@ -17,9 +17,10 @@ import pytest
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search import Space
-from canao.search.controller import LATENCY, NAMES, make_controller, objectives
+from canao.search.controller import LATENCY, NAMES, objectives
 from canao.search.journal import Journal
 from canao.search.place import Place
+from canao.search.samplers import make_controller
 from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from tests.search.landscape import TEACHER, accuracy, latency_ms, options
 
@@ -64,7 +65,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Arch]]
     script = "import sys; from tests.search.test_controllers import *; print_all(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path_factory.mktemp("elsewhere"))],
-        env=os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -84,7 +85,7 @@ def test_proposals_are_new_in_the_space_and_follow_from_the_seed(
 
 
 def test_unknown_controller_is_refused() -> None:
-    with pytest.raises(InputError, match=r"controller 'ppo' is not one of policy, tpe"):
+    with pytest.raises(InputError, match=r"controller 'ppo' is not one of gp, tpe"):
         make_controller("ppo", SPACE, 0)
 
 

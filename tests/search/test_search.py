@@ -57,12 +57,12 @@ def test_search_certifies_the_best_candidate(tmp_path: Path) -> None:
     assert result.teacher_ms == pytest.approx(latency_ms(TEACHER))
 
     trained = [trial for trial in result.trials if trial.trained]
-    assert len(trained) == asked.trials == trainer.count("quick")
+    assert len(trained) == asked.trials == trainer.count("proxy")
     assert max(trained, key=lambda trial: trial.accuracy or 0).arch == result.arch
     assert trainer.count("finish") == 1
     best = next(trial for trial in trained if trial.arch == result.arch)
     assert best.latency_ms == pytest.approx(latency_ms(result.arch))
-    assert best.layers_before == 60 * result.arch.layers + 9
+    assert best.operators == 60 * result.arch.layers + 9
     expected = result.arch.flops(128) / (latency_ms(result.arch) / 1000 * 1e10)
     assert best.utilisation == pytest.approx(expected)
     last = [event for event in events if event.stage == "search"][-1]
@@ -76,7 +76,7 @@ def test_nothing_over_the_budget_is_trained(tmp_path: Path, controller: str) -> 
     budget = 0.1 * latency_ms(TEACHER)
     asked = options(tmp_path / "run", controller=controller, budget_ms=budget, trials=3)
     run_search(asked, trainer, compile_by_formula, device())
-    assert trainer.count("quick") == asked.trials
+    assert trainer.count("proxy") == asked.trials
     assert all(latency_ms(arch) <= asked.budget_ms for _, arch in trainer.asked)
 
 
@@ -99,7 +99,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, controll
 
     parted = options(tmp_path / "parted", controller=controller, trials=4)
     with pytest.raises(KeyboardInterrupt):
-        trainer = FormulaTrainer(tmp_path / "w", on_quick=interrupt)
+        trainer = FormulaTrainer(tmp_path / "w", on_proxy=interrupt)
         run_search(parted, trainer, compile_by_formula, device())
     events: list[Event] = []
     again = run_search(
@@ -117,7 +117,7 @@ def killed_run(run_dir: Path) -> None:
         if count == KILLED_AT:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    trainer = FormulaTrainer(run_dir.parent / "w", on_quick=kill)
+    trainer = FormulaTrainer(run_dir.parent / "w", on_proxy=kill)
     run_search(options(run_dir), trainer, compile_by_formula, device())
 
 
@@ -126,7 +126,7 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
         [sys.executable, "-c", "import sys; from pathlib import Path\n"
          "from tests.search.test_search import killed_run\n"
          "killed_run(Path(sys.argv[1]))", str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}, cwd=ROOT, capture_output=True,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     before = read_trials(tmp_path / "run")
@@ -137,7 +137,7 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
         options(tmp_path / "run"), trainer, compile_by_formula, device(), events.append
     )
     assert events[0].text == "resuming: 3 of 6 trials done"
-    assert trainer.count("quick") == 3
+    assert trainer.count("proxy") == 3
     whole = run_search(
         options(tmp_path / "whole"), FormulaTrainer(tmp_path / "w"), compile_by_formula, device()
     )
@@ -151,7 +151,7 @@ def test_finished_run_goes_on_with_more_trials(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer = FormulaTrainer(tmp_path / "w")
     more = run_search(options(tmp_path / "run", trials=5), trainer, compile_by_formula, device())
-    assert trainer.count("quick") == 2
+    assert trainer.count("proxy") == 2
     assert more.trials[: len(first.trials)] == first.trials
     assert Artifact.load(tmp_path / "run" / "artifact").digest == more.artifact.digest
 
@@ -368,7 +368,7 @@ def test_device_that_fails_throughout_is_given_up(tmp_path: Path) -> None:
     asked = options(tmp_path, budget_ms=0.9 * latency_ms(TEACHER))
     with pytest.raises(DeviceError, match="3 libraries in a row .* load: no such file"):
         run_search(asked, trainer, compile_by_formula, broken)
-    assert trainer.count("quick") == 0
+    assert trainer.count("proxy") == 0
     assert [trial.verdict for trial in read_trials(tmp_path)].count(FAILED) == 3
 
 
@@ -378,3 +378,11 @@ def test_trial_survives_its_json_form() -> None:
     assert json.loads(trial.to_json())["arch"]["layers"] == 6
     with pytest.raises(InputError, match="cannot read"):
         Trial.from_json('{"arch": 3}')
+
+
+def test_trials_of_earlier_versions_are_read() -> None:
+    """A journal from before a field was renamed goes on."""
+    row = json.loads(Trial(TEACHER, TRAINED, -0.25, operators=163, kernels=34).to_json())
+    old = row | {"layers_before": row.pop("operators"), "layers_after": row.pop("kernels")}
+    assert Trial.from_json(json.dumps(old)) == Trial(TEACHER, TRAINED, -0.25, operators=163,
+                                                     kernels=34)  # fmt: skip

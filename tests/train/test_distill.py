@@ -7,21 +7,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from canao.defaults import silent
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.distill import Recipe, Signals, distill, outputs
+from canao.train.distill import Recipe, TeacherTargets, distill, outputs
 from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
 from canao.train.inherit import keep
 from canao.train.loop import Schedule
 
 SMALL = Arch(2, 24, 3, 32)
-
-
-def silent(done: int, total: int, note: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +34,16 @@ def teacher(tiny: Path, task: TextData, data: Encoded) -> PreTrainedModel:
     return model
 
 
-def test_signals_are_the_same_kept_or_computed_again(
+def test_teacher_targets_are_the_same_kept_or_computed_again(
     teacher: PreTrainedModel, data: Encoded
 ) -> None:
-    kept = Signals(teacher, data, silent)
-    again = Signals(teacher, data, silent, limit=0)
+    kept = TeacherTargets(teacher, data, silent)
+    again = TeacherTargets(teacher, data, silent, limit=0)
     assert kept.states is not None and again.states is None
     batch = collate(data, [5, 3, 60])
-    real = batch.mask.bool()
+    real = batch.padding_mask.bool()
     assert torch.equal(kept.of(batch)[0], again.of(batch)[0])
-    states = [signals.of(batch)[1][real] for signals in (kept, again)]
+    states = [targets.of(batch)[1][real] for targets in (kept, again)]
     torch.testing.assert_close(*states, rtol=1e-2, atol=1e-2)
 
 
@@ -80,8 +77,8 @@ def test_distilling_brings_the_classes_to_the_teachers(
         return float((own - wanted).abs().mean())
 
     before = distance()
-    signals = Signals(teacher, data, silent)
-    distill(student, signals, hidden, data, SCHEDULE, silent, recipe=recipe)
+    targets = TeacherTargets(teacher, data, silent)
+    distill(student, targets, hidden, data, SCHEDULE, silent, recipe=recipe)
     assert distance() < 0.5 * before
     assert not any(module._forward_hooks for module in student.modules())
 
@@ -90,7 +87,7 @@ def test_distilling_brings_the_states_to_the_teachers(
     student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, hidden: Tensor
 ) -> None:
     batch = collate(data, range(64))
-    real = batch.mask.bool()
+    real = batch.padding_mask.bool()
 
     def distance() -> float:
         with torch.no_grad():
@@ -99,5 +96,6 @@ def test_distilling_brings_the_states_to_the_teachers(
 
     before = distance()
     recipe = Recipe(logits=0, labels=0)
-    distill(student, Signals(teacher, data, silent), hidden, data, SCHEDULE, silent, recipe=recipe)
+    targets = TeacherTargets(teacher, data, silent)
+    distill(student, targets, hidden, data, SCHEDULE, silent, recipe=recipe)
     assert distance() < 0.5 * before

@@ -155,18 +155,6 @@ def test_index_that_names_files_elsewhere(copy: Path) -> None:
     refused(lambda: hf.load_classifier(copy, LABELS), "does not say")
 
 
-def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    for text in ("old", "new"):
-        with hf.whole_directory(target) as folder:
-            (folder / "file").write_text(text)
-    with pytest.raises(RuntimeError), hf.whole_directory(target) as folder:
-        (folder / "file").write_text("broken")
-        raise RuntimeError
-    assert (target / "file").read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
 def test_random_start_follows_the_seed(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
     heads = []

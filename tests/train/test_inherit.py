@@ -15,6 +15,7 @@ from canao.train.data import TextData
 from canao.train.finetune import label_loss
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import inherit, keep
+from canao.train.loop import read_tensors, write_tensors
 
 FULL = Arch(3, 32, 4, 64)
 
@@ -43,7 +44,7 @@ def importance(teacher: PreTrainedModel, data: Encoded) -> Importance:
 def states(model: PreTrainedModel, data: Encoded) -> Tensor:
     batch = collate(data, range(100, 150))
     with torch.no_grad():
-        return model.bert(**batch.inputs).last_hidden_state[batch.mask.bool()]
+        return model.bert(**batch.inputs).last_hidden_state[batch.padding_mask.bool()]
 
 
 def logits(model: PreTrainedModel, data: Encoded) -> Tensor:
@@ -70,7 +71,7 @@ def test_importance_is_the_gradient_of_masks(teacher: PreTrainedModel, data: Enc
         heads = context[i].grad.view(4, 8).sum(1).abs()
         torch.testing.assert_close(found.heads[i], heads, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(found.values[i], context[i].grad.abs(), rtol=1e-3, atol=1e-6)
-        assert (found.neurons[i] >= inner[i].grad.abs() - 1e-5).all()
+        assert (found.ffn_units[i] >= inner[i].grad.abs() - 1e-5).all()
 
 
 def test_the_teachers_own_shape_is_an_exact_copy(
@@ -128,8 +129,8 @@ def test_scores_keep_their_scale(
 
 def test_what_matters_most_is_kept(importance: Importance) -> None:
     kept = keep(FULL, Arch(2, 16, 2, 20), importance, layers=(0, 2))
-    top = importance.neurons[2].topk(20).indices.sort().values
-    assert torch.equal(kept.neurons[1], top) and kept.layers == (0, 2)
+    top = importance.ffn_units[2].topk(20).indices.sort().values
+    assert torch.equal(kept.ffn_units[1], top) and kept.layers == (0, 2)
     heads = {int(i) // 8 for i in kept.values[0]}
     assert heads == set(importance.heads[0].topk(2).indices.tolist())
     assert len(kept.hidden) == len(kept.scores[0]) == len(kept.pooled) == 16
@@ -173,3 +174,16 @@ def test_importance_is_stored_under_its_key(importance: Importance, tmp_path: Pa
     assert Importance.load(path, "other") is None
     path.write_bytes(b"junk")
     assert Importance.load(path, "k") is None
+
+
+def test_importance_of_another_version_is_measured_again(
+    importance: Importance, tmp_path: Path
+) -> None:
+    path = tmp_path / "importance.safetensors"
+    importance.save(path, "key")
+    found = Importance.load(path, "key")
+    assert found is not None and torch.equal(found.ffn_units, importance.ffn_units)
+    tensors, note = read_tensors(path)
+    tensors["neurons"] = tensors.pop("ffn_units")
+    write_tensors(path, tensors, note)
+    assert Importance.load(path, "key") is None

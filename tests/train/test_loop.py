@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
 from canao.train import loop as module
@@ -26,10 +27,6 @@ def data(tiny: Path, task: TextData) -> Encoded:
 def fresh(tiny: Path, task: TextData) -> PreTrainedModel:
     torch.manual_seed(0)
     return hf.load_classifier(tiny, task.labels)
-
-
-def silent(done: int, total: int, note: str) -> None:
-    pass
 
 
 def stop_at(step: int) -> Callable[[int, int, str], None]:
@@ -55,7 +52,7 @@ def test_encoding_cuts_pairs_and_marks_them(tiny: Path) -> None:
     assert data.types[0].tolist() == [0] * 4 + [1] * 8
     batch = collate(data, [1, 0])
     assert batch.ids.shape == (2, 16) and batch.labels.tolist() == [0, 1]
-    assert batch.mask.sum(1).tolist() == [5, 12]
+    assert batch.padding_mask.sum(1).tolist() == [5, 12]
 
 
 def test_an_epoch_has_every_example_once_in_like_lengths(data: Encoded) -> None:

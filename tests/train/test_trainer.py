@@ -16,7 +16,8 @@ from canao.model import hf
 from canao.model.arch import Arch
 from canao.train import loop
 from canao.train.data import TextData, load_data
-from canao.train.trainer import Trainer, TrainOptions
+from canao.train.options import TrainOptions
+from canao.train.trainer import Trainer
 
 SMALL = Arch(2, 24, 3, 32)
 OPTIONS = TrainOptions(
@@ -65,15 +66,15 @@ def test_a_tuned_teacher_is_taken_as_it_is(
     assert again.score == tuned.score and not watch.steps
 
 
-def test_quick_score_is_kept_by_architecture(trainer: Trainer, task: TextData) -> None:
-    found = trainer.quick(SMALL)
+def test_proxy_score_is_kept_by_architecture(trainer: Trainer, task: TextData) -> None:
+    found = trainer.proxy_score(SMALL)
     assert found.value > 0.6
     watch = Watch()
     again = Trainer(trainer.source, task, trainer.work, OPTIONS, watch)
-    assert again.quick(SMALL) == found and not watch.steps
+    assert again.proxy_score(SMALL) == found and not watch.steps
     longer = Trainer(trainer.source, task, trainer.work, replace(OPTIONS, quick_steps=6), watch)
-    longer.quick(SMALL)
-    assert watch.steps[f"quick {SMALL}"] == 6 and not watch.steps["teacher"]
+    longer.proxy_score(SMALL)
+    assert watch.steps[f"proxy score {SMALL}"] == 6 and not watch.steps["teacher"]
 
 
 def test_skeleton_is_a_model_of_that_shape(trainer: Trainer) -> None:
@@ -135,19 +136,19 @@ def test_values_are_learnt_too(tiny: Path, tmp_path: Path) -> None:
 def test_other_data_or_damaged_records_are_not_mixed_up(
     trainer: Trainer, tiny: Path, task: TextData
 ) -> None:
-    trainer.quick(SMALL)
-    record = trainer.work / "quick" / f"{str(SMALL).replace(' ', '-')}.json"
+    trainer.proxy_score(SMALL)
+    record = trainer.work / "proxy" / f"{str(SMALL).replace(' ', '-')}.json"
     record.write_text("{", encoding="utf-8")
     watch = Watch()
-    Trainer(tiny, task, trainer.work, OPTIONS, watch).quick(SMALL)
-    assert watch.steps[f"quick {SMALL}"] == 5
+    Trainer(tiny, task, trainer.work, OPTIONS, watch).proxy_score(SMALL)
+    assert watch.steps[f"proxy score {SMALL}"] == 5
     assert set(json.loads(record.read_text())) == {"key", "metrics", "primary"}
     other = Trainer(tiny, replace(task, dev=task.dev[:30]), trainer.work, OPTIONS, Watch())
     assert other._key != trainer._key
 
 
 def test_a_student_larger_than_the_teacher(trainer: Trainer) -> None:
-    for ask in (trainer.quick, trainer.skeleton, trainer.finish):
+    for ask in (trainer.proxy_score, trainer.skeleton, trainer.finish):
         with pytest.raises(InputError, match="layers 4, the teacher has 3"):
             ask(Arch(4, 24, 3, 32))
 

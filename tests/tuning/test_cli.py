@@ -31,7 +31,7 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
     done = canao("tune", str(model_dir), "--length", "17", "--budget-s", "5")
     assert done.returncode == 0, done.stderr
     assert "default ms" in done.stdout and "product_64x192" in done.stdout
-    assert "ms a text by default plans" in done.stdout and database.is_file()
+    assert "ms a sequence with default plans" in done.stdout and database.is_file()
     assert canao("compile", str(model_dir), "-o", str(tmp_path / "out")).returncode == 0
     again = canao("compile", str(model_dir), "--emit", "plan")
     plain = canao("compile", str(model_dir), "--emit", "plan", "--no-tuned")

@@ -13,18 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from canao.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 # Of a large file, a fingerprint is of so many blocks, evenly spread, the first and last among them.
 _BLOCKS, _BLOCK = 64, 4096
-_REQUIRED = {"format": int, "target": dict, "inputs": list, "outputs": list, "files": dict,
-             "max_length": int, "layers": dict, "kernels": list}  # fmt: skip
+_REQUIRED = {"target": dict, "inputs": list, "outputs": list, "files": dict,
+             "max_length": int, "operators": int, "kernels": list}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,16 @@ class Artifact:
         return int(self.manifest["max_length"])
 
     @property
+    def operators(self) -> int:
+        """How many operators the model had before fusion."""
+        return int(self.manifest["operators"])
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels were left of them after fusion."""
+        return len(self.manifest["kernels"])
+
+    @property
     def resumes(self) -> bool:
         """Whether the library continues texts: canao_extend."""
         return bool(self.manifest.get("resumes", False))
@@ -94,14 +107,15 @@ class Artifact:
 def _check(path: Path, manifest: object) -> None:
     if not isinstance(manifest, dict):
         raise InputError(f"{path}/manifest.json: not a JSON object; compile again")
+    # First of all: another format has other entries.
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: artifact format {manifest.get('format')}, this CANAO reads {FORMAT}; "
+            "compile the model again"
+        )
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise InputError(f"{path}/manifest.json: '{key}' is missing or not a {kind.__name__}")
-    if manifest["format"] != FORMAT:
-        raise InputError(
-            f"{path}: artifact format {manifest['format']}, this CANAO reads {FORMAT}; "
-            "compile the model again"
-        )
     for name in manifest["files"]:
         if Path(name).name != name or not (path / name).is_file():
             raise InputError(f"{path}: file {name!r} is named in the manifest but is not there")
@@ -129,20 +143,75 @@ def fingerprint(path: Path) -> str:
     return h.hexdigest()
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all, even after a kill or a full disk."""
-    raw = data.encode("utf-8") if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` once the block has written it.
+
+    The file is there whole or not at all, even after a kill or a full disk.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(raw)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+        yield temporary
+        _flush(temporary)
+        temporary.chmod(0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def staged_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that takes the place of `path` once the block has filled it.
+
+    Until then an earlier directory at `path` stays as it is; after an error it is still there and
+    nothing else is.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield staged
+        staged.chmod(0o755)
+        for file in staged.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        replace_directory(staged, path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def replace_directory(staged: Path, path: Path) -> None:
+    """Move the directory `staged` to `path`; what was at `path` is removed, or kept on failure.
+
+    Both must be on one file system.
+    """
+    if not path.exists():
+        os.replace(staged, path)
+        return
+    # A directory that is not empty cannot be replaced in one step: it is moved aside first.
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    os.replace(path, aside)
+    try:
+        os.replace(staged, path)
+    except BaseException:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all, even after a kill or a full disk."""
+    with staged_file(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

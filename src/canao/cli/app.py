@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from canao.api import get_device, load
+from canao import api
 from canao.artifact.directory import Artifact
 from canao.cli.console import SearchDisplay
 from canao.cli.printing import (
@@ -20,9 +21,15 @@ from canao.cli.printing import (
     print_timing,
     print_tuning,
 )
-from canao.device.base import Failure, MeasureConfig, Timing
+from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS
+from canao.device.base import PERCENTILES, Failure, MeasureConfig, Timing
 from canao.errors import CanaoError, DeviceError, InputError
+from canao.inference.tasks import GENERATION, TASKS
+from canao.search.controller import NAMES as CONTROLLERS
+from canao.search.options import DEFAULTS
+from canao.target import NAMES as TARGETS
 from canao.target import get_target
+from canao.train.data import TASKS as TRAINED_TASKS
 
 app = typer.Typer(
     help="Latency budget in, certified native language model out.",
@@ -34,16 +41,24 @@ app = typer.Typer(
 # Typer brings a click of its own in some versions and uses the installed one in others.
 _UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _INTERRUPTED = 130
+_PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
+# `canao run` passes on only what is given: each task has its own options and defaults.
+_ANSWERS, _GENERATION = TASKS["question-answering"].options, TASKS[GENERATION].options
 _STAGES = ("graph", "fused", "plan", "source")
 
 Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
 DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
-Length = Annotated[int, typer.Option(help="tokens in the measured input")]
+TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]
+Length = Annotated[int, typer.Option(help="tokens in the measured sequence")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
-Percentile = Annotated[float, typer.Option(help="percentile that the budget is about")]
+Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
 Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(map(str, numbers))
 
 
 @app.command()
@@ -51,55 +66,50 @@ def search(
     teacher: Annotated[Path, typer.Option(help="Hugging Face directory of a BERT model")],
     data: Annotated[Path, typer.Option(help="TSV, CSV or JSONL file, or directory of train, dev")],
     budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
-    out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = Path(
-        "runs/search"
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = (
+        DEFAULTS.run_dir
     ),
-    task: Annotated[str, typer.Option(help="text-classification or text-regression")] = (
-        "text-classification"
+    task: Annotated[str, typer.Option(help=" or ".join(TRAINED_TASKS))] = DEFAULTS.task,
+    device: DeviceName = DEVICE,
+    length: Length = _PROTOCOL.length,
+    threads: Threads = _PROTOCOL.threads,
+    trials: Annotated[int, typer.Option(help="candidates that get a proxy score")] = (
+        DEFAULTS.trials
     ),
-    device: DeviceName = "local",
-    length: Length = 128,
-    threads: Threads = 1,
-    trials: Annotated[int, typer.Option(help="candidates that get a quick training")] = 16,
-    controller: Annotated[str, typer.Option(help="policy, random, tpe, gp or nsga2")] = "policy",
-    seed: Annotated[int, typer.Option(help="of controller and training")] = 0,
-    percentile: Percentile = 90.0,
-    samples: Samples = 1024,
-    max_minutes: Annotated[float, typer.Option(help="limit of the search; 0: none")] = 0.0,
-    metric: Annotated[str | None, typer.Option(help="metric that ranks candidates")] = None,
-    quick_steps: Annotated[int | None, typer.Option(help="steps of a quick training")] = None,
-    epochs: Annotated[int | None, typer.Option(help="epochs of the final training")] = None,
-    teacher_epochs: Annotated[int | None, typer.Option(help="epochs of fine-tuning")] = None,
-    teacher_lr: Annotated[float | None, typer.Option(help="learning rate of fine-tuning")] = None,
+    controller: Annotated[str, typer.Option(help=", ".join(CONTROLLERS))] = DEFAULTS.controller,
+    seed: Annotated[int, typer.Option(help="of controller and training")] = DEFAULTS.seed,
+    percentile: Percentile = DEFAULTS.percentile,
+    samples: Samples = _PROTOCOL.samples,
+    max_minutes: Annotated[float, typer.Option(help="limit of the search; 0: none")] = (
+        DEFAULTS.max_minutes
+    ),
+    metric: Annotated[str | None, typer.Option(help="metric that ranks candidates")] = (
+        _TRAINING.metric
+    ),
+    quick_steps: Annotated[
+        int, typer.Option(help="training steps behind the proxy score of a candidate")
+    ] = _TRAINING.quick_steps,
+    epochs: Annotated[int, typer.Option(help="epochs of the final training")] = (
+        _TRAINING.final_epochs
+    ),
+    teacher_epochs: Annotated[int, typer.Option(help="epochs of the teacher's fine-tuning")] = (
+        _TRAINING.teacher_epochs
+    ),
+    teacher_lr: Annotated[float, typer.Option(help="learning rate of that fine-tuning")] = (
+        _TRAINING.teacher_lr
+    ),
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
-    from canao import api
     from canao.report.page import write_report
 
     with SearchDisplay(out) as display:
         result = api.search(
-            teacher=teacher,
-            data=data,
-            budget_ms=budget_ms,
-            run_dir=out_dir,
-            device=device,
-            task=task,
-            length=length,
-            threads=threads,
-            trials=trials,
-            controller=controller,
-            seed=seed,
-            percentile=percentile,
-            samples=samples,
-            max_minutes=max_minutes,
-            metric=metric,
-            quick_steps=quick_steps,
-            epochs=epochs,
-            teacher_epochs=teacher_epochs,
-            teacher_lr=teacher_lr,
-            progress=display.event,
-            train_progress=display.training,
-        )
+            teacher=teacher, data=data, budget_ms=budget_ms, run_dir=out_dir, device=device,
+            task=task, length=length, threads=threads, trials=trials, controller=controller,
+            seed=seed, percentile=percentile, samples=samples, max_minutes=max_minutes,
+            metric=metric, quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
+            teacher_lr=teacher_lr, progress=display.event, train_progress=display.training,
+        )  # fmt: skip
     page = write_report(out_dir)
     print_result(result, page)
 
@@ -108,14 +118,14 @@ def search(
 def compile(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory, or .onnx file")],
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
-    target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
-    isa: Annotated[str | None, typer.Option(help="vector table other than the target's")] = None,
+    target: TargetName = TARGET,
+    isa: Annotated[str | None, typer.Option(help="instruction set other than the target's")] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
     emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
         None
     ),
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
-    cc: Compiler = "zig",
+    cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
@@ -152,12 +162,16 @@ def compile(
 @app.command()
 def tune(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
-    target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = "host",
-    length: Annotated[int, typer.Option(help="tokens that plans are measured at")] = 128,
-    threads: Threads = 1,
-    budget_s: Annotated[float, typer.Option(help="seconds after which the search ends")] = 90.0,
+    target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = TARGET,
+    length: Annotated[int, typer.Option(help="tokens at which plans are measured")] = (
+        _PROTOCOL.length
+    ),
+    threads: Threads = _PROTOCOL.threads,
+    budget_s: Annotated[float, typer.Option(help="seconds after which tuning ends")] = (
+        TUNE_SECONDS
+    ),
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
-    cc: Compiler = "zig",
+    cc: Compiler = TOOLCHAIN,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget what was measured before")] = False,
 ) -> None:
     """Measure plans of a model's kernels on this machine; compilations use the fastest."""
@@ -172,16 +186,9 @@ def tune(
         out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
 
     report = tune_model(
-        model,
-        target=get_target(target),
-        length=length,
-        threads=threads,
-        budget_s=budget_s,
-        max_length=max_length,
-        toolchain=get_toolchain(cc),
-        fresh=fresh,
-        progress=say,
-    )
+        model, target=get_target(target), length=length, threads=threads, budget_s=budget_s,
+        max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh, progress=say,
+    )  # fmt: skip
     print_tuning(report)
 
 
@@ -190,47 +197,50 @@ def run(
     artifact: Dir,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(help="texts; a second one is the pair or context, if the task has one; "
-                       "- reads standard input"),
+        typer.Argument(help="texts; if the task takes pairs, a second one is the pair or "
+                       "context; - reads standard input"),
     ] = None,
     context: Annotated[
         str | None, typer.Option("--context", "--pair", help="context of a question; second text")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="a text on each line; a tab divides a pair")
+        Path | None, typer.Option(help="a text on each line; a tab separates pairs")
     ] = None,
-    top: Annotated[int | None, typer.Option(help="labels, answers or tokens of each text")] = None,
+    top: Annotated[int | None, typer.Option(help="labels, answers or tokens for each text")] = None,
     aggregate: Annotated[
         str | None, typer.Option(help="entities: first, average, max, simple or none")
     ] = None,
-    max_answer_tokens: Annotated[int | None, typer.Option(help="longest answer; 15")] = None,
+    max_answer_tokens: Annotated[
+        int | None, typer.Option(help=f"longest answer; {_ANSWERS['max_answer_tokens']}")
+    ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="one vector a text: mean, cls, max, ...")
+        str | None, typer.Option(help="one vector for each text: mean, cls, max, ...")
     ] = None,
     truncate: Annotated[
-        bool | None, typer.Option("--truncate", help="cut texts longer than the model")
+        bool | None, typer.Option("--truncate", help="truncate texts that are too long")
     ] = None,
-    threads: Threads = 1,
-    max_new_tokens: Annotated[int | None, typer.Option(help="most tokens to generate; 64")] = None,
+    threads: Threads = _PROTOCOL.threads,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help=f"most tokens to generate; {_GENERATION['max_new_tokens']}")
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0, the default, takes the likeliest token")
+        float | None, typer.Option(help="0, the default, takes the most probable token")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="draw from so many tokens; 0: all")] = None,
+    top_k: Annotated[int | None, typer.Option(help="draw from this many tokens; 0: all")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="draw from the fewest tokens of this probability; 1: all")
+        float | None, typer.Option(help="draw from the fewest tokens with this probability; 1: all")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of the drawn tokens")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the random draw")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
 ) -> None:  # fmt: skip
-    """Say what the model's task says of texts: labels, entities, answers, tokens, vectors, or how
-    they go on."""
+    """Run the model's task on texts: labels, entities, answers, masks, vectors or new text."""
     from canao.cli.run_command import gather, run_texts
 
     asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
              "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
              "top_k": top_k, "top_p": top_p, "seed": seed}  # fmt: skip
     options = {name: value for name, value in asked.items() if value is not None}
-    with load(artifact, threads=threads) as model:
+    with api.load(artifact, threads=threads) as model:
         run_texts(
             model,
             gather(model, texts or [], context, file),
@@ -245,12 +255,14 @@ def run(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
-    length: Annotated[int, typer.Option(help="tokens that work and memory are given at")] = 128,
-    target: Annotated[str, typer.Option(help="host, x86_64-linux or aarch64-linux")] = "host",
+    length: Annotated[int, typer.Option(help="tokens for which work and memory are given")] = (
+        _PROTOCOL.length
+    ),
+    target: TargetName = TARGET,
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say before compiling what a model is, what is fused and what it takes; compile nothing."""
+    """Describe a model, what would be fused and what it would need, without compiling it."""
     from canao.cli.inspect_command import format_report, inspect_model
 
     report, error = inspect_model(model, get_target(target), length, max_length)
@@ -262,15 +274,21 @@ def inspect(
 @app.command()
 def bench(
     artifact: Dir,
-    device: DeviceName = "local",
-    length: Length = 128,
-    threads: Threads = 1,
-    samples: Samples = 1024,
-    seconds: Annotated[float, typer.Option(help="sample at least this long as well")] = 0.0,
-    max_seconds: Annotated[float, typer.Option(help="stop after this long; 0: never")] = 0.0,
-    warmup: Annotated[int, typer.Option(help="runs before the first sample")] = 16,
-    percentile: Annotated[str, typer.Option(help="comma-separated")] = "50,90,95,99",
-    cores: Annotated[str, typer.Option(help="comma-separated cores to pin to")] = "",
+    device: DeviceName = DEVICE,
+    length: Length = _PROTOCOL.length,
+    threads: Threads = _PROTOCOL.threads,
+    samples: Samples = _PROTOCOL.samples,
+    seconds: Annotated[float, typer.Option(help="sample for at least this long, too")] = (
+        _PROTOCOL.seconds
+    ),
+    max_seconds: Annotated[float, typer.Option(help="stop after this long; 0: never")] = (
+        _PROTOCOL.max_seconds
+    ),
+    warmup: Annotated[int, typer.Option(help="runs before the first sample")] = _PROTOCOL.warmup,
+    percentile: Annotated[str, typer.Option(help="comma-separated")] = _listed(PERCENTILES),
+    cores: Annotated[str, typer.Option(help="comma-separated cores to pin to")] = (
+        _listed(_PROTOCOL.cores)
+    ),
     profile: Annotated[bool, typer.Option("--profile", help="time every kernel as well")] = False,
     as_json: AsJson = False,
     raw: Annotated[bool, typer.Option("--raw", help="JSON with every sample")] = False,
@@ -282,7 +300,7 @@ def bench(
     asked = _numbers("percentile", percentile, float)
     if not all(0 < q <= 100 for q in asked):
         raise InputError(f"percentile '{percentile}' is outside (0, 100]")
-    loaded, where = Artifact.load(artifact), get_device(device)
+    loaded, where = Artifact.load(artifact), api.get_device(device)
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()
@@ -305,11 +323,11 @@ def bench(
 def certify(
     artifact: Dir,
     budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
-    device: DeviceName = "local",
-    length: Length = 128,
-    threads: Threads = 1,
-    samples: Samples = 1024,
-    percentile: Percentile = 90.0,
+    device: DeviceName = DEVICE,
+    length: Length = _PROTOCOL.length,
+    threads: Threads = _PROTOCOL.threads,
+    samples: Samples = _PROTOCOL.samples,
+    percentile: Percentile = DEFAULTS.percentile,
     as_json: AsJson = False,
 ) -> None:
     """Measure a library against a budget; exit code 0 only if it holds."""
@@ -318,7 +336,7 @@ def certify(
 
     config = MeasureConfig(length=length, threads=threads, samples=samples)
     certificate = measure_against(
-        Artifact.load(artifact), get_device(device), budget_ms, config, percentile=percentile
+        Artifact.load(artifact), api.get_device(device), budget_ms, config, percentile=percentile
     )
     if as_json:
         sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")
@@ -349,7 +367,7 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def main() -> None:
-    """Entry point: one line on standard error for every error, and its exit code."""
+    """Entry point: every error is one line on standard error and an exit code."""
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # some versions of Typer turn the interrupt into a code
@@ -365,12 +383,12 @@ def main() -> None:
         sys.stderr.write(f"canao: error: {error}\n")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("canao: interrupted; the same command goes on where it was\n")
+        sys.stderr.write("canao: interrupted; the same command continues where it stopped\n")
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
     except SystemExit as left:
-        # Typer's own answer to a reader that has had enough, as head has, is 1: a missed budget.
+        # If the reader of a pipe stops, as head does, Typer exits with 1, which is a missed budget.
         sys.exit(0 if isinstance(left.__context__, BrokenPipeError) else left.code)
 
 

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: one line an event, and a live bar on a terminal."""
+"""The progress of a search: one line for each event, and a live bar on a terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from canao.search.options import Event
 
-# Without a terminal, a training stage speaks at most this often.
-_QUIET_SECONDS = 15.0
+# Without a terminal, a training stage prints a line at most this often.
+_LINE_SECONDS = 15.0
 
 
 class SearchDisplay:
@@ -48,10 +48,10 @@ class SearchDisplay:
         self._say(event.text + left)
 
     def training(self, stage: str, done: int, total: int, note: str) -> None:
-        """Steps of a training stage; a bar on a terminal, a line now and then elsewhere."""
+        """Show the steps of a training stage: a bar on a terminal, else a line now and then."""
         if not self.console.is_terminal:
             now = time.monotonic()
-            if now - self.spoken >= _QUIET_SECONDS:
+            if now - self.spoken >= _LINE_SECONDS:
                 self._say(f"{stage} {done}/{total} {note}".rstrip())
             return
         if self.task is None:

@@ -1,7 +1,7 @@
-"""`canao inspect`: what a model is and what compiling it would give, before it is compiled.
+"""`canao inspect`: describes a model, and what compiling it would produce, without compiling it.
 
-It goes the way of a compilation up to the C text, so what it says is what will be built; only the
-size of the library itself is not known. Where an operator is not supported, all such are listed.
+It runs every step of a compilation up to the C text, so it reports what will be built, except for
+the size of the library. If operators are not supported, it lists all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from canao.compiler import (
     Stages,
     check_vocabulary,
+    counts,
     load_model,
     load_tokenizer,
     lower,
@@ -20,6 +21,7 @@ from canao.compiler import (
     region_flops,
     total_flops,
 )
+from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
@@ -29,15 +31,17 @@ from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
 from canao.target import Target
 
-Report = dict[str, Any]
+ModelReport = dict[str, Any]
+_LENGTH = MeasureConfig().length
 
 
 def inspect_model(
-    model: str | Path | Any, target: Target, length: int = 128, max_length: int | None = None
-) -> tuple[Report, UnsupportedError | None]:
-    """The report, and the error of a compilation if something is not supported.
+    model: str | Path | Any, target: Target, length: int = _LENGTH,
+    max_length: int | None = None,
+) -> tuple[ModelReport, UnsupportedError | None]:
+    """The report on a model, and the error that compiling it would raise, if there is one.
 
-    InputError for what cannot be read at all.
+    InputError if the model cannot be read at all.
     """
     if length < 1:
         raise InputError(f"length is {length}; give at least 1")
@@ -58,9 +62,9 @@ def inspect_model(
 
 def _refused(
     model: Any, source: Source | None, error: UnsupportedError
-) -> tuple[Report, UnsupportedError]:
-    """What can be said of a model that is not compiled."""
-    report: Report = {"model": _name(model), "supported": False, "problems": []}
+) -> tuple[ModelReport, UnsupportedError]:
+    """The report on a model that is not supported."""
+    report: ModelReport = {"model": _name(model), "supported": False, "problems": []}
     if source is None and isinstance(model, (str, Path)) and Path(model).is_dir():
         try:
             source = load_source(model)
@@ -68,7 +72,7 @@ def _refused(
         except UnsupportedError:
             source = None
     problems = [asdict(p) for p in error.problems]
-    report["problems"] = problems or [{"operator": None, "where": None, "remedy": None,
+    report["problems"] = problems or [{"operator": None, "where": None, "hint": None,
                                        "detail": str(error)}]  # fmt: skip
     if len(error.problems) > 1:
         count = len(error.problems)
@@ -81,8 +85,8 @@ def _name(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
-def _identity(source: Source, head: Report) -> Report:
-    """Everything that is known of a model from its directory."""
+def _identity(source: Source, head: ModelReport) -> ModelReport:
+    """The part of the report that follows from the model's directory."""
     config = source.config
     return {
         "class": source.kind,
@@ -92,8 +96,8 @@ def _identity(source: Source, head: Report) -> Report:
     }
 
 
-def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
-    """What the compilation would make. Memory is what a process takes beside the library."""
+def _compiled(graph: Graph, stages: Stages, length: int) -> ModelReport:
+    """What the compilation would produce. Memory does not include the library itself."""
     program, schedule = stages.program, stages.schedule
     at = max(2, min(length, graph.max_length))
     shorter = schedule_program(
@@ -113,20 +117,16 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> Report:
             "cache": schedule.cache.size,
             "scratch_per_thread": schedule.scratch,
         },
-        "layers": {"before": stages.layers_before, "after": stages.layers_after},
-        "rewrites": _counts([f.rule for f in stages.firings]),
-        "forms": _counts([form_name(r.form) for r in program.regions]),
+        "operators": stages.operators,
+        "rewrites": counts([f.rule for f in stages.firings]),
+        "forms": counts([form_name(r.form) for r in program.regions]),
         "kernels": _kernels(stages, at),
     }
 
 
-def _counts(names: list[str]) -> dict[str, int]:
-    return {name: names.count(name) for name in dict.fromkeys(names)}
-
-
-def _kernels(stages: Stages, length: int) -> list[Report]:
-    """Kernels of the same form and operations as one row, in the order of execution."""
-    rows: dict[tuple[str, tuple[str, ...]], Report] = {}
+def _kernels(stages: Stages, length: int) -> list[ModelReport]:
+    """One row for all kernels of the same form and operators, in the order of execution."""
+    rows: dict[tuple[str, tuple[str, ...]], ModelReport] = {}
     for region in stages.program.regions:
         form, ops = form_name(region.form), tuple(region.ops)
         row = rows.setdefault(
@@ -137,8 +137,8 @@ def _kernels(stages: Stages, length: int) -> list[Report]:
     return list(rows.values())
 
 
-def format_report(report: Report) -> str:
-    """The report for people."""
+def format_report(report: ModelReport) -> str:
+    """The report as text."""
     lines = [_row("model", report["model"])]
     if "class" in report:
         lines += _identity_lines(report)
@@ -154,21 +154,22 @@ def _row(name: str, value: str) -> str:
     return f"{name:10} {value}"
 
 
-def _identity_lines(report: Report) -> list[str]:
+def _identity_lines(report: ModelReport) -> list[str]:
     task = report["task"]
     if report["labels"]:
         task += f", {len(report['labels'])} labels: {', '.join(report['labels'][:6])}"
         task += ", ..." if len(report["labels"]) > 6 else ""
     if report["problem_type"] == "multi_label_classification":
-        task += " (each for itself)"
+        task += " (independent of each other)"
     pooling = report["pooling"]
     if pooling:
+        limit = pooling["max_tokens"]
         task += f", pooling {' and '.join(pooling['modes'])}"
         task += "".join(f", {kind} to {width}" for width, kind in pooling["dense"])
         task += ", normalized" if pooling["normalize"] else ""
-        task += f", texts cut at {pooling['max_tokens']} tokens" if pooling["max_tokens"] else ""
+        task += f", sequences truncated to {limit} tokens" if limit else ""
     found = report["tokenizer"]
-    tokenizer = "none; texts cannot be run, token ids can"
+    tokenizer = "none; the model takes token ids, but no texts"
     if found:
         tokens = f", {found['tokens']} tokens" if found["tokens"] else ""
         tokenizer = f"{found['kind']}{tokens}, {found['file']}"
@@ -181,8 +182,9 @@ def _identity_lines(report: Report) -> list[str]:
     ]
 
 
-def _compiled_lines(report: Report) -> list[str]:
-    memory, layers, length = report["memory"], report["layers"], report["length"]
+def _compiled_lines(report: ModelReport) -> list[str]:
+    memory, length = report["memory"], report["length"]
+    kernels = sum(kernel["count"] for kernel in report["kernels"])
     rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
     cache = f"keys and values {_mb(memory['cache'])}, " if memory["cache"] else ""
     forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
@@ -197,11 +199,11 @@ def _compiled_lines(report: Report) -> list[str]:
             f"({_mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
             f"{cache}scratch {_mb(memory['scratch_per_thread'])} a thread",
         ),
-        _row("layers", f"{layers['before']} before fusion, {layers['after']} kernels after"),
+        _row("operators", f"{report['operators']} before fusion, {kernels} kernels after"),
         _row("rewrites", rewrites or "none"),
         _row("kernels", forms),
         "",
-        f"{'count':>5}  {'form':9}  {'work':>6}  operations",
+        f"{'count':>5}  {'form':9}  {'work':>6}  operators",
     ]
     total = max(1, report["flops"])
     lines += [
@@ -212,7 +214,7 @@ def _compiled_lines(report: Report) -> list[str]:
 
 
 def _ops(ops: list[str]) -> str:
-    """Operations in their order, repeated ones counted: add x2."""
+    """Operators in their order; repeated ones are counted: add x2."""
     runs: list[list[Any]] = []
     for op in ops:
         if runs and runs[-1][0] == op:
@@ -226,19 +228,17 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _problem_lines(problems: list[Report]) -> list[str]:
-    """Each operator once, with every place in the source model, and what to do."""
+def _problem_lines(problems: list[ModelReport]) -> list[str]:
+    """Each operator once, with all its places in the source model, and a hint."""
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for p in problems:
         if p["operator"] is None:
             return [f"  {p['detail']}"]
-        key = (p["operator"], p["detail"], p["remedy"])
+        key = (p["operator"], p["detail"], p["hint"])
         grouped.setdefault(key, []).append(p["where"])
     lines = []
-    for (operator, detail, remedy), places in grouped.items():
+    for (operator, detail, hint), places in grouped.items():
         lines.append(f"  {operator} x{len(places)}{': ' + detail if detail else ''}")
         lines += [f"      at {place}" for place in dict.fromkeys(places)]
-        lines.append(f"      {remedy}")
+        lines.append(f"      {hint}")
     return lines
-
-

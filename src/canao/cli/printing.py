@@ -1,4 +1,4 @@
-"""What commands print for people: results of a search, a compilation, a measurement."""
+"""The output of commands for people: results of a search, a compilation, a measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ out = Console(highlight=False)
 
 
 def print_result(result: Any, page: Path) -> None:
-    """Teacher and student of a search, and where its files are."""
+    """Print teacher and student of a search, and where its files are."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("", "teacher", "student"):
         table.add_column(head, justify="left" if not head else "right")
@@ -26,15 +26,16 @@ def print_result(result: Any, page: Path) -> None:
         table.add_row(name, f"{value:.4f}", f"{result.score.metrics[name]:.4f}")
     teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
     table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
-    layers = result.artifact.manifest["layers"]
+    artifact = result.artifact
     out.print()
     out.print(
-        f"student  {result.arch}, layers {layers['before']} -> {layers['after']} after fusion"
-    )
+        f"student  {result.arch}, {artifact.operators} operators, {artifact.kernels} kernels after "
+        "fusion", soft_wrap=True,
+    )  # fmt: skip
     out.print(table)
     out.print(f"{result.certificate}")
     for name, path in (
-        ("library", result.artifact.path),
+        ("library", artifact.path),
         ("model", result.model_dir),
         ("report", page),
     ):
@@ -42,23 +43,23 @@ def print_result(result: Any, page: Path) -> None:
 
 
 def print_compiled(artifact: Artifact, target: Target) -> None:
-    """What a compilation made: kernels, target, sizes."""
-    layers, files = artifact.manifest["layers"], artifact.manifest["files"]
-    size = sum((artifact.path / name).stat().st_size for name in files) / 1e6
+    """Print what a compilation produced: kernels, target, sizes."""
+    manifest = artifact.manifest
+    size = sum((artifact.path / name).stat().st_size for name in manifest["files"]) / 1e6
     library = artifact.library.stat().st_size / 1e3
-    out.print(f"layers   {layers['before']} before fusion, {layers['after']} kernels after")
-    rewrites = ", ".join(f"{k} x{v}" for k, v in artifact.manifest["rewrites"].items())
-    out.print(f"rewrites {rewrites or 'none'}")
-    out.print(f"target   {target.name}, {target.isa}, {target.triple}")
-    tuned = sum(kernel["tuned"] for kernel in artifact.manifest["kernels"])
+    out.print(f"operators {artifact.operators} before fusion, {artifact.kernels} kernels after")
+    rewrites = ", ".join(f"{k} x{v}" for k, v in manifest["rewrites"].items())
+    out.print(f"rewrites  {rewrites or 'none'}")
+    out.print(f"target    {target.name}, {target.isa}, {target.triple}")
+    tuned = sum(kernel["tuned"] for kernel in manifest["kernels"])
     if tuned:
-        out.print(f"plans    {tuned} tuned, {layers['after'] - tuned} default")
+        out.print(f"plans     {tuned} tuned, {artifact.kernels - tuned} default")
     place = escape(str(artifact.path))
-    out.print(f"library  {library:.0f} kB, {size:.1f} MB with weights, in {place}")
+    out.print(f"library   {library:.0f} kB, {size:.1f} MB with weights, in {place}")
 
 
 def print_tuning(report: Any) -> None:
-    """Times of each kernel by its default plan and by the fastest."""
+    """Print the time of each kernel with its default plan and with the fastest one."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("kernel", "calls", "default ms", "tuned ms", "gain", "plan"):
         table.add_column(head, justify="left" if head in ("kernel", "plan") else "right")
@@ -71,22 +72,22 @@ def print_tuning(report: Any) -> None:
     out.print(table)
     before = sum(k.calls * k.default_ms for k in report.kernels)
     after = sum(k.calls * k.tuned_ms for k in report.kernels)
-    out.print(f"{before:.3f} ms a text by default plans, {after:.3f} ms tuned")
-    ended = "complete" if report.complete else "out of time; the same command goes on"
+    out.print(f"{before:.3f} ms a sequence with default plans, {after:.3f} ms tuned")
+    ended = "complete" if report.complete else "out of time; the same command continues"
     out.print(f"{report.plans_measured} plans measured in {report.seconds:.0f} s, {ended}")
 
 
 def print_timing(
     timing: Timing, each: Timing | None, percentiles: Sequence[float], device: str
 ) -> None:
-    """Latencies of a text in milliseconds, and of one more token after it where there is one."""
+    """Print the latency of a sequence, and of one more token after it if `each` is given."""
     for name, value in timing.summary(percentiles).items():
         if name == "peak_bytes":
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
         else:
             out.print(f"{name:8} {value:10g}" if name == "n" else f"{name:8} {value:10.3f} ms")
     if each:
-        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, the median of a token after these")
+        out.print(f"{'token':8} {each.percentile(50):10.3f} ms, median for one more token")
     config, pinned = timing.config, timing.environment.get("pinned", [])
     out.print(
         f"{config.length} tokens, {config.threads} thread(s), cores {pinned or 'not pinned'}, "
@@ -97,7 +98,10 @@ def print_timing(
 def print_profile(
     artifact: Artifact, device: Any, steps: tuple[tuple[str, float], ...], config: MeasureConfig
 ) -> None:
-    """Kernels by their time; rates only at the length that the manifest counts flops for."""
+    """Print kernels by falling time.
+
+    The share of the peak is given only at the length for which the manifest counts FLOPs.
+    """
     counted = artifact.manifest["flops"]["length"] == config.length
     flops = {k["name"]: k["flops"] for k in artifact.manifest["kernels"]}
     peak = device.peak_flops(config.threads)

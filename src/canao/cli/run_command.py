@@ -16,16 +16,17 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks import GENERATION, Prediction, Prepared, task_of
 
-# Labels printed of a classification where --top says nothing: JSON has all of them.
+# How many labels of a classification are printed without --top; JSON has all of them.
 _TOP_PRINTED = 3
-# Texts that run as one batch: enough to share out, few enough that results come as they are made.
+# Texts that run as one batch: enough to keep the threads busy, and few enough that the first
+# results come soon.
 _BATCH_PER_THREAD = 16
 _Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A text or pair, and where it came from, for messages ("" if there is only one)."""
+    """A text or pair; `place` is where it came from, for messages ("" if there is only one)."""
 
     text: str
     pair: str | None
@@ -35,9 +36,10 @@ class Item:
 def gather(
     model: CompiledModel, texts: Sequence[str], second: str | None, file: Path | None
 ) -> Iterator[Item]:
-    """The texts to run, read as they are needed. "-" among the arguments is standard input.
+    """The texts to run, read as they are needed; "-" as the only argument is standard input.
 
-    Of two arguments the second is the pair or context, if the task has such and none is given.
+    If the task takes pairs and `second` is not given, the second of two arguments is the pair or
+    context.
     """
     pairs = task_of(model.artifact.manifest).pairs
     if file is not None and texts:
@@ -57,7 +59,7 @@ def gather(
 
 
 def _lines(file: Path | None, second: str | None, *, split: bool) -> Iterator[Item]:
-    """One text a line; a tab divides a pair, where the task takes pairs."""
+    """One text from each line; if the task takes pairs, a tab separates the two texts."""
     if file is None:
         yield from _items("standard input", sys.stdin.buffer, second, split)
         return
@@ -86,8 +88,10 @@ def run_texts(
     model: CompiledModel, items: Iterable[Item], *, truncate: bool | None,
     options: Mapping[str, Any], as_json: bool, write: _Say, note: _Say,
 ) -> None:  # fmt: skip
-    """Run the texts in batches and write the results of each; `note` hears of texts that are cut.
-    A text that is continued is written as it grows."""
+    """Run the texts in batches and write the results of each; `note` is told of truncated texts.
+
+    Generated text is written token by token.
+    """
 
     def say(line: str) -> None:
         write(f"{line}\n")
@@ -127,12 +131,12 @@ def _prepare(
         raise InputError(f"{item.place}: {error}") from None
     if ready.cut:
         place = f"{item.place}: " if item.place else ""
-        note(f"{place}cut from {ready.cut} tokens to {len(ready.windows[0].ids)}")
+        note(f"{place}truncated from {ready.cut} tokens to {len(ready.windows[0].ids)}")
     return ready
 
 
 def _form(item: Item, ready: Prepared, result: Any) -> dict[str, Any]:
-    """One line of JSON: the text and what is said of it."""
+    """The JSON form of one result, with its text."""
     form: dict[str, Any] = {"text": item.text}
     if item.pair is not None:
         form["pair"] = item.pair
@@ -153,7 +157,7 @@ def _form(item: Item, ready: Prepared, result: Any) -> dict[str, Any]:
 
 
 def _numbers(array: np.ndarray) -> Any:
-    """Nested lists of the shortest decimals that read back as the same float32."""
+    """Nested lists of numbers with the fewest digits that read back as the same float32."""
     if array.ndim > 1:
         return [_numbers(row) for row in array]
     return [float(str(x)) for x in array]

@@ -19,7 +19,7 @@ def format_stage(stage: str, stages: Stages) -> str:
 
 def _fused(stages: Stages) -> str:
     program = stages.program
-    lines = [f"program: {stages.layers_before} layers -> {stages.layers_after} regions"]
+    lines = [f"program: {stages.operators} operators -> {stages.kernels} kernels"]
     lines += [f"rewrite {f.rule} at {f.value} ({f.where})" for f in stages.firings]
     lines += [f"merge {m.producer} + {m.consumer}: {m.cell}, {m.result}" for m in program.log]
     for i, region in enumerate(program.regions):

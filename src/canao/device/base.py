@@ -15,6 +15,7 @@ from canao.inference.library import require_runnable
 from canao.machine import Machine
 from canao.target import Target
 
+PERCENTILES = (50, 90, 95, 99)  # of a summary, if no others are asked for
 Statistic = Callable[[Sequence[float]], float]
 
 
@@ -72,7 +73,7 @@ class Timing:
         rank = max(1, int(np.ceil(q / 100 * len(ordered) - 1e-9)))
         return ordered[rank - 1]
 
-    def summary(self, percentiles: Sequence[float] = (50, 90, 95, 99)) -> dict[str, float]:
+    def summary(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float]:
         """n, min, mean, the asked percentiles, max, load and cold start, peak memory."""
         row: dict[str, float] = {"n": len(self.samples_ms), "min": min(self.samples_ms)}
         row["mean"] = float(np.mean(self.samples_ms))

@@ -40,10 +40,6 @@ class Rule:
     name: str
     rewrite: Callable[[View, Node], Change | None]
 
-    @property
-    def picture(self) -> str:
-        return (self.rewrite.__doc__ or "").strip().splitlines()[0]
-
 
 @dataclass(frozen=True, slots=True)
 class Firing:
@@ -82,6 +78,11 @@ class View:
     def array(self, name: str) -> np.ndarray | None:
         """The constant called `name`, or None."""
         return self.constants.get(name)
+
+    def scalar(self, name: str) -> float | None:
+        """The number that the constant `name` holds; None if it is no constant of one element."""
+        array = self.array(name)
+        return float(array.reshape(())) if array is not None and array.size == 1 else None
 
     def made_by(self, name: str, *ops: str) -> Node | None:
         """The node that makes `name`, if it is one of `ops`."""

@@ -18,7 +18,7 @@ from canao.graph.dtypes import F32
 from canao.inference.binding import Binding, ids_of, output_shape, padded
 from canao.inference.generation import Sampling, pieces, tokens
 from canao.inference.library import Table, address_of, addresses, load_library, require_runnable
-from canao.inference.tasks import GENERATION, Prepared, Reader, prepare, tell
+from canao.inference.tasks import GENERATION, Prepared, Reader, interpret, prepare
 from canao.target import get_target
 
 _STATUS_OK, _STATUS_BUSY = 0, 8
@@ -268,7 +268,7 @@ class CompiledModel:
         results = []
         for p in prepared:
             outputs = [{k: v[0] for k, v in next(rows).items()} for _ in p.windows]
-            results.append(tell(reader, p, outputs))
+            results.append(interpret(reader, p, outputs))
         return results
 
     def encode(self, text: str, pair: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,10 @@ from canao.errors import InputError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Arch:
-    """Shape of a BERT-like encoder: what the controller proposes.
+    """The shape of a BERT-like encoder, which the controller proposes.
 
-    `hidden` is the width of the residual stream, `ffn` that of the feed-forward layer;
-    every layer has the same shape, and `hidden` is a multiple of `heads`.
+    `hidden` is the width of the residual stream, `ffn` the number of FFN units. All layers have
+    the same shape, and `hidden` is a multiple of `heads`.
     """
 
     layers: int
@@ -36,7 +36,7 @@ class Arch:
         return self.hidden // self.heads
 
     def flops(self, length: int) -> int:
-        """Floating-point operations of the encoder's products at `length` tokens (2 per MAC)."""
+        """FLOPs of the encoder's matrix products at `length` tokens, 2 for a multiply-add."""
         h, f = self.hidden, self.ffn
         per_layer = length * (4 * h * h + 2 * h * f) + 2 * length * length * h
         return 2 * self.layers * per_layer

@@ -1,4 +1,4 @@
-"""The files of a model directory, none of them trusted: JSON, and which ones hold the weights."""
+"""Reading the files of a model directory, none of which is trusted: JSON, and lists of weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from canao.errors import InputError
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The object (or, for kind list, the list) in a file; InputError for anything else."""
+    """The JSON object in a file (or the list, for `kind` list); InputError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -22,8 +22,10 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files that hold a model's weights; InputError if there are none, or if one
-    that the index names is not there."""
+    """The safetensors files that hold a model's weights.
+
+    InputError if there are none, or if a file that the index names is missing.
+    """
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if whole.is_file():
         return (whole,)

@@ -1,4 +1,4 @@
-"""A sentence embedding as part of the model: pooling and what follows, as a further output."""
+"""A sentence embedding as part of the model: pooling and what follows become one more output."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from canao.model.sentence import Dense, Sentence
 
 
 class SentenceModel(nn.Module):
-    """A model and the modules of Sentence-Transformers after it, for one text without padding.
+    """A model with the modules of Sentence-Transformers after it, for one unpadded sequence.
 
-    It returns what the model returns, first of all last_hidden_state [1, s, hidden], and
-    sentence_embedding [1, width]. InputError if a Dense module does not fit what it is given.
+    Returns all outputs of the model, last_hidden_state [1, s, hidden] first, and then
+    sentence_embedding [1, width]. InputError if a Dense module does not fit its input.
     """
 
     def __init__(self, model: nn.Module, sentence: Sentence, hidden: int) -> None:
         super().__init__()
         self.model, self.pooling = model, sentence.pooling
-        width, layers = hidden * len(sentence.pooling), []
-        for layer in sentence.layers:
-            if layer is None:
-                layers.append(Scaled())
+        width, modules = hidden * len(sentence.pooling), []
+        for dense in sentence.modules:
+            if dense is None:
+                modules.append(Normalized())
                 continue
-            if layer.weight.shape[1] != width:
+            if dense.weight.shape[1] != width:
                 raise InputError(
-                    f"{sentence.transformer}: a Dense module takes {layer.weight.shape[1]} numbers "
+                    f"{sentence.transformer}: a Dense module takes {dense.weight.shape[1]} numbers "
                     f"and is given {width}; one of the two belongs to another model"
                 )
-            layers.append(_linear(layer))
-            width = len(layer.weight)
-        self.layers = nn.Sequential(*layers)
+            modules.append(_linear(dense))
+            width = len(dense.weight)
+        self.after_pooling = nn.Sequential(*modules)
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
         return self._embedded(input_ids=input_ids)
@@ -42,31 +42,34 @@ class SentenceModel(nn.Module):
         result = dict(self.model(**ids).items())
         hidden = result["last_hidden_state"]
         vector = torch.cat([pooled(mode, hidden) for mode in self.pooling], -1)
-        return {**result, "sentence_embedding": self.layers(vector)}
+        return {**result, "sentence_embedding": self.after_pooling(vector)}
 
 
 class TypedSentenceModel(SentenceModel):
-    """The same for a model that takes the types of tokens."""
+    """The same for a model that also takes token type ids."""
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
         return self._embedded(input_ids=input_ids, token_type_ids=token_type_ids)
 
 
 def with_embedding(model: nn.Module, sentence: Sentence, hidden: int) -> SentenceModel:
-    """The model with the further output, in eval mode; `hidden` is the width of its vectors."""
+    """The model with the sentence embedding as one more output, in eval mode.
+
+    `hidden` is the width of the model's token vectors.
+    """
     typed = "token_type_ids" in inspect.signature(model.forward).parameters
     return (TypedSentenceModel if typed else SentenceModel)(model, sentence, hidden).eval()
 
 
-class Scaled(nn.Module):
-    """A vector at length 1; one of length 0 stays."""
+class Normalized(nn.Module):
+    """Scales a vector to length 1; a vector of zeros stays as it is."""
 
     def forward(self, vector: Tensor) -> Tensor:
         return vector / (vector * vector).sum(-1, keepdim=True).clamp(min=1e-24).sqrt()
 
 
 def pooled(mode: str, hidden: Tensor) -> Tensor:
-    """[1, s, hidden] -> [1, hidden]. Every token counts, those that a tokenizer adds as well."""
+    """Pool [1, s, hidden] to [1, hidden]; tokens that the tokenizer adds count, too."""
     if mode in ("cls", "lasttoken"):
         return hidden[:, 0 if mode == "cls" else -1]
     if mode in ("max", "mean"):

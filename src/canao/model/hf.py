@@ -1,4 +1,4 @@
-"""Hugging Face models and tokenizers: only this and graph/from_torch/trace.py know their names.
+"""Hugging Face models for training: the one place that knows the names of their modules.
 
 Everything is read from local directories, weights from safetensors only, and code that comes
 with a model is never run.
@@ -7,9 +7,6 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from canao.artifact.directory import staged_directory
 from canao.errors import InputError, UnsupportedError
 from canao.model.arch import Arch
 from canao.model.checkpoint import read_json, weight_files
@@ -35,7 +33,7 @@ _TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
 @dataclass(frozen=True)
 class Layer:
-    """One encoder layer's modules, by their part in it."""
+    """The modules of one encoder layer, by their role."""
 
     query: nn.Linear
     key: nn.Linear
@@ -50,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parts:
-    """A classifier's modules: embeddings, layers from the input up, pooler and head."""
+    """The modules of a classifier: embeddings, layers from the input up, pooler and head."""
 
     words: nn.Embedding
     positions: nn.Embedding
@@ -64,7 +62,7 @@ class Parts:
 def load_config(directory: str | Path) -> PreTrainedConfig:
     """The configuration of the BERT model in `directory`.
 
-    InputError where it cannot be read, UnsupportedError for another family of models.
+    InputError if it cannot be read, UnsupportedError for another family of models.
     """
     directory = Path(directory)
     path = directory / "config.json"
@@ -80,7 +78,7 @@ def load_config(directory: str | Path) -> PreTrainedConfig:
             f"{path}: a decoder or relative positions; search needs an encoder with absolute ones"
         )
     try:
-        with _quiet():
+        with _without_logs():
             config = transformers.AutoConfig.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
@@ -91,7 +89,7 @@ def load_config(directory: str | Path) -> PreTrainedConfig:
 
 
 def arch_of(config: PreTrainedConfig) -> Arch:
-    """The architecture that a BERT configuration describes."""
+    """The architecture in a BERT configuration."""
     return Arch(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -101,7 +99,7 @@ def arch_of(config: PreTrainedConfig) -> Arch:
 
 
 def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
-    """A copy of `config` with the shape of `arch`."""
+    """A copy of `config` with the architecture `arch`."""
     student = copy.deepcopy(config)
     student.num_hidden_layers = arch.layers
     student.hidden_size = arch.hidden
@@ -113,8 +111,8 @@ def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
 
 
 def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
-    """A classifier of that configuration with random weights from torch's generator."""
-    with _quiet():
+    """A classifier with this configuration and random weights from torch's generator."""
+    with _without_logs():
         return transformers.AutoModelForSequenceClassification.from_config(config)
 
 
@@ -124,7 +122,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise InputError(f"{directory}: no tokenizer ({' or '.join(_TOKENIZERS)}); add its files")
     try:
-        with _quiet():
+        with _without_logs():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False, use_fast=True
             )
@@ -138,17 +136,18 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedModel:
-    """The model in `directory` with a head for `labels` (none: one output, regression).
+    """The model in `directory` with a head for `labels` (none: one output, for regression).
 
-    A head that was trained for these very labels is kept, in the order of `labels`; otherwise
-    the head is new, its weights drawn from torch's generator. In evaluation mode, float32.
+    A head that was trained for the same labels is kept and put in the order of `labels`. Any other
+    head is replaced by a new one with random weights from torch's generator. The model is in
+    evaluation mode and float32.
     """
     directory = Path(directory)
     config = load_config(directory)
     keep = _head_order(directory, config, labels)
     _set_labels(config, labels)
     try:
-        with _quiet():
+        with _without_logs():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 directory,
                 config=config,
@@ -174,13 +173,13 @@ def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedM
 
 
 def is_fine_tuned(directory: str | Path, labels: Sequence[str]) -> bool:
-    """Whether the checkpoint has a classification head for `labels` (none: for regression)."""
+    """Whether the checkpoint has a head for exactly these `labels` (none: for regression)."""
     directory = Path(directory)
     return _head_order(directory, load_config(directory), labels) is not None
 
 
 def parts_of(model: PreTrainedModel) -> Parts:
-    """The modules of a BERT classifier, by their part in it."""
+    """The modules of a BERT classifier, by their role."""
     bert = model.bert
     layers = []
     for layer in bert.encoder.layer:
@@ -213,41 +212,16 @@ def parts_of(model: PreTrainedModel) -> Parts:
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path
 ) -> None:
-    """Write config.json, model.safetensors and the tokenizer; all of them or nothing."""
-    with whole_directory(Path(directory)) as temporary, _quiet():
+    """Write config.json, model.safetensors and the tokenizer: all of them or nothing."""
+    with staged_directory(Path(directory)) as temporary, _without_logs():
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
-
-
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that takes the place of `path` once the block has left it whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        if path.is_dir():
-            # A directory that is not empty cannot be replaced in one step: move it aside first.
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _head_order(
     directory: Path, config: PreTrainedConfig, labels: Sequence[str]
 ) -> list[int] | None:
-    """The rows of the checkpoint's head in the order of `labels`; None if it is not theirs."""
+    """For each label, its row in the checkpoint's head; None if the head is for other labels."""
     rows = None
     for file in weight_files(directory):
         try:
@@ -263,7 +237,7 @@ def _head_order(
     names = [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(rows)]
     if sorted(names) == sorted(labels):
         return [names.index(label) for label in labels]
-    # Names that say nothing are taken to be in the data's order; others are another task's.
+    # Generic names are assumed to be in the data's order; other names belong to another task.
     return list(range(rows)) if _generic(names) or _generic(labels) else None
 
 
@@ -279,7 +253,7 @@ def _set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
 
 
 def _check_loaded(directory: Path, info: dict[str, object]) -> None:
-    """Refuse a checkpoint whose encoder is not whole; pooler and head may be new."""
+    """InputError if weights of the encoder are missing; pooler and head may be."""
     missing = sorted(k for k in info["missing_keys"] if not k.startswith((_HEAD, "bert.pooler.")))
     if missing:
         raise InputError(
@@ -300,8 +274,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load report: CANAO says what matters itself."""
+def _without_logs() -> Iterator[None]:
+    """Silence the progress bars and load report of transformers inside the block."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

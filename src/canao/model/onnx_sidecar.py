@@ -1,6 +1,6 @@
-"""What lies beside an .onnx file: its tokenizer, and its labels in a config.json.
+"""The files beside an .onnx file: its tokenizer, and a config.json with its labels.
 
-The file itself says neither; Hugging Face's exporter puts both into the same directory.
+An ONNX file contains neither; Hugging Face's exporter puts both into the same directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from canao.model.tokenizer import describe_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class OnnxSource(Source):
-    """A model that came as a graph: there is no module, and its class is what the config names."""
+    """A model from an ONNX file: it has no torch module; `kind` is the class in its config.json."""
 
     kind: str = "onnx"
 
@@ -27,26 +27,26 @@ class OnnxSource(Source):
 def beside(path: str | Path, width: int | None) -> OnnxSource:
     """The source for an .onnx file whose first output has `width` columns.
 
-    A config.json of another number of labels is taken to be about another model.
+    A config.json with another number of labels belongs to another model and is ignored.
     """
     folder = Path(path).parent
     config = _config(folder / "config.json")
     labels, kind = config.id2label, config.kind
-    # Only a classifier has as many outputs as labels: the configuration names two for any model.
+    # Only a classifier is checked: Transformers writes two labels into any model's configuration.
     if kind.endswith("Classification") and width is not None and len(labels) != width:
         config = SimpleNamespace(model_type=config.model_type, num_labels=0, id2label={})
         kind = "onnx"
-    # A vocabulary alone is converted by what the configuration says of the model.
+    # Converting a bare vocabulary to tokenizer.json needs the configuration.
     found = describe_tokenizer(folder)
-    told = (folder / "config.json").is_file()
-    usable = found is not None and (told or found["file"] == "tokenizer.json")
+    configured = (folder / "config.json").is_file()
+    usable = found is not None and (configured or found["file"] == "tokenizer.json")
     return OnnxSource(None, config, folder if usable else None, _sentence(folder), kind)
 
 
 def _sentence(folder: Path) -> Sentence | None:
-    """How the vectors of the file's tokens become one; what has weights of its own is not read."""
+    """How token vectors are pooled into one; UnsupportedError for modules with weights."""
     found = read_sentence(folder)
-    if found is not None and any(found.layers):
+    if found is not None and any(found.modules):
         raise UnsupportedError(
             f"{folder}/modules.json: Dense modules beside an .onnx file are not supported; "
             "compile the directory that it was exported from"
@@ -55,13 +55,15 @@ def _sentence(folder: Path) -> Sentence | None:
 
 
 def _config(path: Path) -> Any:
-    """model_type, labels by number, their count and the class, of a config.json if there is one."""
+    """Model type, labels by number, their count and the class, from config.json if it exists."""
     found = read_json(path) if path.is_file() else {}
     names = found.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # Transformers' own default
     try:
         labels = {int(k): str(v) for k, v in names.items()}
     except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{path}: id2label is not a mapping from numbers to names") from None
+        raise InputError(
+            f"{path}: id2label is not a mapping from numbers to names; correct it"
+        ) from None
     kinds = found.get("architectures")
     kind = kinds[0] if isinstance(kinds, list) and kinds else "onnx"
     model_type = found.get("model_type")

@@ -1,8 +1,8 @@
 """Whether a model counts positions from the first token that is not padding.
 
-Those that do (RoBERTa's encoders, relative positions) give a text padded at its start the result
-of the text alone, so the padding may be cut off; for the others positions would shift. It is
-tried out, which holds for families yet unknown as well.
+A model that does (RoBERTa, relative positions) computes the same for a sequence with padding at its
+start as for the sequence alone, so that the padding may be removed. In other models the positions
+would shift. The model is run to find out, which also works for families that nobody has listed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What Sentence-Transformers writes around a model: how the vectors of a text become one.
+"""How Sentence-Transformers makes one vector of a text: the modules around a model.
 
-modules.json lists the modules in their order: Transformer, Pooling, then Dense and Normalize as
-often as they are named. They are computed by embedding.py, compiled with the model.
+modules.json lists the modules in order: Transformer, Pooling, then any number of Dense and
+Normalize. This file reads them; embedding.py computes them, and they are compiled with the model.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _OLDER_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Classes of torch.nn that a Dense module may name: nothing else is looked up by a file's word.
+# Classes of torch.nn that a Dense module may name. No other name from a file is ever looked up.
 ACTIVATIONS = ("GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "ReLU", "Sigmoid",
                "SiLU", "Softplus", "Tanh")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A linear layer and what follows it: weight [out, in], bias [out] or None; float32 tensors."""
+    """A linear layer with an activation: weight [out, in], bias [out] or None; float32 tensors."""
 
     weight: Any
     bias: Any
@@ -42,27 +42,27 @@ class Sentence:
     """How one vector is made of a text.
 
     transformer  the directory of the Transformers model and its tokenizer
-    pooling      one or more of POOLINGS; several are put one after another
-    layers       what follows, in order: Dense, or None where the vector is scaled to length 1
-    max_tokens   texts are cut there; None: at the model's maximum
-    lowercase    whether texts are put in lower case before anything else
-    prompt       what is put before every text
+    pooling      one or more of POOLINGS; the results of several are concatenated
+    modules      what follows, in order: a Dense module, or None to scale the vector to length 1
+    max_tokens   longer sequences are truncated; None: the model's maximum decides
+    lowercase    whether texts are lower-cased before anything else
+    prompt       text that is put before every text
     """
 
     transformer: Path
     pooling: tuple[str, ...]
-    layers: tuple[Dense | None, ...] = field(compare=False)
+    modules: tuple[Dense | None, ...] = field(compare=False)
     max_tokens: int | None = None
     lowercase: bool = False
     prompt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The entry `pooling` of a manifest."""
-        dense = [layer for layer in self.layers if layer is not None]
+        dense = [layer for layer in self.modules if layer is not None]
         return {
             "modes": list(self.pooling),
             "dense": [[len(layer.weight), layer.activation] for layer in dense],
-            "normalize": None in self.layers,
+            "normalize": None in self.modules,
             "max_tokens": self.max_tokens,
             "lowercase": self.lowercase,
             "prompt": self.prompt,
@@ -70,14 +70,13 @@ class Sentence:
 
 
 def transformer_directory(path: Path) -> Path:
-    """Where the Transformers model of a directory is: the directory itself, or the part of it that
-    modules.json names."""
+    """The directory of the Transformers model: `path`, or the part that modules.json names."""
     modules = _modules(path)
     return _part(path, modules[0], "") if modules else path
 
 
 def read_sentence(path: Path | None) -> Sentence | None:
-    """What modules.json and its neighbours say; None for a directory without it.
+    """The modules of a Sentence-Transformers directory; None for any other directory.
 
     UnsupportedError for modules of other kinds; InputError for files that cannot be read.
     """
@@ -111,12 +110,12 @@ def read_sentence(path: Path | None) -> Sentence | None:
 
 
 def _modules(path: Path) -> list[dict[str, Any]]:
-    """The modules that a directory names; none if its only one is the model itself."""
+    """The modules that modules.json lists; none if the model itself is the only one."""
     if not (path / "modules.json").is_file():
         return []
     modules = read_json(path / "modules.json", list)
     if not modules or not all(isinstance(m, dict) for m in modules):
-        raise InputError(f"{path}/modules.json: names no modules; save the model again")
+        raise InputError(f"{path}/modules.json: lists no modules; save the model again")
     return [] if [_kind(m) for m in modules] == ["Transformer"] else modules
 
 
@@ -125,7 +124,7 @@ def _kind(module: Mapping[str, Any]) -> str:
 
 
 def _part(path: Path, module: Mapping[str, Any], usual: str) -> Path:
-    """A module's directory, which must lie in that of the model."""
+    """A module's directory, which must lie inside the model's."""
     place = PurePosixPath(str(module.get("path", usual)))
     if place.is_absolute() or ".." in place.parts:
         raise InputError(f"{path}/modules.json: path '{place}' leaves the directory; correct it")
@@ -145,7 +144,7 @@ def _poolings(path: Path, pooling: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _limit(folder: Path, settings: Mapping[str, Any]) -> int | None:
-    """Where texts are cut: newer versions write it into the tokenizer's settings only."""
+    """The length that sequences are truncated to; newer versions keep it with the tokenizer."""
     limit = settings.get("max_seq_length")
     if not limit and (folder / "tokenizer_config.json").is_file():
         limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
@@ -153,7 +152,7 @@ def _limit(folder: Path, settings: Mapping[str, Any]) -> int | None:
 
 
 def _prompt(path: Path, pooling: Mapping[str, Any]) -> str:
-    """The prompt that Sentence-Transformers puts before a text when none is named."""
+    """The default prompt, which Sentence-Transformers puts before a text if no other is named."""
     if not (path / "config_sentence_transformers.json").is_file():
         return ""
     settings = read_json(path / "config_sentence_transformers.json")
@@ -167,7 +166,7 @@ def _prompt(path: Path, pooling: Mapping[str, Any]) -> str:
 
 
 def _dense(path: Path) -> Dense:
-    """A Dense module: its configuration and its weights, as safetensors."""
+    """Read a Dense module: its configuration, and its weights from safetensors."""
     import safetensors
     import safetensors.torch
 
@@ -178,7 +177,7 @@ def _dense(path: Path) -> Dense:
         raise UnsupportedError(
             f"{path}: activation '{named}' is not supported; {', '.join(ACTIVATIONS)} are"
         )
-    # Newer ones may work on the vectors of tokens.
+    # Newer versions allow Dense modules on token vectors.
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
             raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""A Hugging Face directory -> module in eval mode, for compilation. Safetensors only."""
+"""From a Hugging Face directory to a torch module in eval mode. Reads safetensors only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from canao.model.sentence import Sentence, read_sentence
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A loaded model: the module (float32, eval), its configuration and where it came from.
-    `sentence` says how its vectors become one, where Sentence-Transformers wrote it."""
+    """A loaded model: the module (float32, eval mode), its configuration and its directory.
+
+    `sentence` is how token vectors are pooled into one, for a directory of Sentence-Transformers.
+    """
 
     module: Any
     config: Any
@@ -28,13 +30,13 @@ class Source:
 
     @property
     def max_length(self) -> int:
-        """The most tokens that the model takes; 512 where its configuration sets no limit."""
+        """The most tokens that the model takes; 512 if its configuration sets no limit."""
         stated = int(getattr(self.config, "max_position_embeddings", 0) or 0)
         return stated if stated > 0 else 512
 
 
 def load_source(path: str | Path) -> Source:
-    """The model in a Hugging Face directory. InputError says what is missing or damaged."""
+    """The model in a Hugging Face directory; InputError names what is missing or damaged."""
     path = Path(path)
     sentence = read_sentence(path)
     path = sentence.transformer if sentence is not None else path
@@ -50,19 +52,19 @@ def load_source(path: str | Path) -> Source:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{path}/config.json: {_one_line(error)}") from None
-    # Sentence-Transformers reads no head, whatever was trained with the weights.
+    # Sentence-Transformers ignores the head, whichever one was trained with these weights.
     kind = _model_class(path, config, bare=sentence is not None)
     try:
         module, loading = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
             output_loading_info=True, ignore_mismatched_sizes=True,
-            # Said outright: config.json could name one that has to be downloaded.
+            # Named here, because config.json could name one that has to be downloaded.
             attn_implementation="sdpa" if getattr(kind, "_supports_sdpa", False) else "eager",
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot load the model: {_one_line(error)}") from None
     _check_loaded(path, loading)
-    # xielu's parameters stay bfloat16 whatever is asked for.
+    # The parameters of the activation xielu stay bfloat16 whatever dtype is asked for.
     return Source(module.float().eval(), config, path, sentence)
 
 
@@ -74,7 +76,7 @@ def _check_loaded(path: Path, loading: dict[str, Any]) -> None:
             f"{path}: weight {name} has shape {tuple(stored)} where config.json calls for "
             f"{tuple(wanted)}; give the configuration that the weights were saved with"
         )
-    # The pooler of a bare encoder is often left out of checkpoints, and no user reads it then.
+    # Checkpoints often leave out the pooler of a bare encoder; then nobody uses its output.
     missing = sorted(k for k in loading["missing_keys"] if not k.startswith("pooler."))
     if missing:
         raise InputError(
@@ -100,7 +102,7 @@ def check_directory(path: Path) -> None:
 
 
 def _check_shards(path: Path) -> None:
-    """InputError names the file of weights that is missing or damaged."""
+    """InputError for a weight file that is missing or damaged."""
     import safetensors
 
     for file in weight_files(path):
@@ -112,7 +114,7 @@ def _check_shards(path: Path) -> None:
 
 
 def _model_class(path: Path, config: Any, bare: bool) -> Any:
-    """The class that config.json names; where it names none, or for a bare model, the family's."""
+    """The class that config.json names; if it names none, or for a bare model, the family's own."""
     import transformers
 
     named = (getattr(config, "architectures", None) or [None])[0]

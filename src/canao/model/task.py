@@ -1,7 +1,7 @@
-"""What a model's head is for: the task, its labels, and how texts become vectors.
+"""The task of a model's head, its labels, and how a text is pooled into one vector.
 
-Transformers names the head in the class or in `architectures`; the labels and the kind of scores
-are in the configuration. sentence.py reads how the vectors of a text's tokens become one.
+Transformers names the head in the model's class; labels and the kind of scores are in the
+configuration. Pooling is read by sentence.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from canao.model.source import Source
 
-# Ends of class names, the first that fits. Names that nothing fits have no task for texts.
+# The ends of class names, of which the first match counts. Other classes have no task for texts.
 _HEADS = (
     ("ForSequenceClassification", "text-classification"),
     ("ForTokenClassification", "token-classification"),
@@ -22,14 +22,15 @@ _HEADS = (
     ("Model", "feature-extraction"),
 )
 
+
 def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]:
-    """What the manifest says of the head; `outputs` tell of models whose class says nothing.
+    """The manifest's entries about the head; `outputs` help if the class name says nothing.
 
     task           as the Hugging Face hub calls it; "sentence-embedding" for a directory of
                    Sentence-Transformers; "none" for a head that has no task for texts
     labels         in the order of the logits; empty where the head has none
     problem_type   single_label_classification, multi_label_classification, regression or ""
-    pooling        of a sentence embedding (see `Sentence.to_dict`), else None
+    pooling        for a sentence embedding (see `Sentence.to_dict`), else None
     """
     task = next((task for end, task in _HEADS if source.kind.endswith(end)), "none")
     if task == "none" and list(outputs[:1]) == ["last_hidden_state"]:
@@ -47,7 +48,7 @@ def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]
 
 
 def stop_tokens(config: Any) -> list[int]:
-    """The tokens that end a text, where the model's configuration names them."""
+    """The tokens that end a generated text, if the configuration names any."""
     ends = getattr(config, "eos_token_id", None)
     return [int(e) for e in (ends if isinstance(ends, (list, tuple)) else [ends]) if e is not None]
 
@@ -57,6 +58,6 @@ def _labels(config: Any) -> list[str]:
 
 
 def _problem_type(config: Any) -> str:
-    """Transformers trains one output as a regression, and several as classes, if nothing is set."""
+    """As configured; otherwise, as in Transformers, a regression if there is one output."""
     declared = getattr(config, "problem_type", None)
     return declared or ("regression" if config.num_labels == 1 else "single_label_classification")

@@ -1,7 +1,7 @@
-"""A model directory's tokenizer, as the one tokenizer.json that an artifact carries.
+"""The tokenizer of a model directory, as the tokenizer.json that an artifact carries.
 
-Directories written long ago have a vocabulary only. Transformers converts those without a
-network, once, when the model is compiled: running it then needs the `tokenizers` library alone.
+Older directories contain only a vocabulary. Transformers converts it offline when the model is
+compiled, so that running the model needs nothing but the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from canao.errors import InputError
 
 _KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# Vocabularies of tokenizers without a tokenizer.json, and the kind that each is.
+# Vocabulary files of tokenizers without a tokenizer.json, and the kind of each.
 _OLDER = (
     (("vocab.txt",), "WordPiece"),
     (("vocab.json", "merges.txt"), "BPE"),
@@ -30,9 +30,9 @@ _OLDER = (
 class TokenizerFiles:
     """A tokenizer that was read and works, as an artifact carries it.
 
-    contents     its files by name, tokenizer.json among them
-    description  what `describe_tokenizer` says of these
-    ids          the ids of its vocabulary are below; tokens added to it later may lie above
+    contents     its files by name; one of them is tokenizer.json
+    description  what `describe_tokenizer` returns for them
+    ids          every id of its vocabulary is below this; tokens that were added may lie above
     """
 
     contents: Mapping[str, bytes]
@@ -41,9 +41,9 @@ class TokenizerFiles:
 
 
 def read_tokenizer(path: Path | None) -> TokenizerFiles | None:
-    """The tokenizer in a model directory, converted if it must be; None: it has none.
+    """The tokenizer in a model directory, converted if necessary; None if there is none.
 
-    InputError for one that cannot be read.
+    InputError if it cannot be read.
     """
     found = describe_tokenizer(path)
     if path is None or found is None:
@@ -59,7 +59,7 @@ def read_tokenizer(path: Path | None) -> TokenizerFiles | None:
 
 
 def describe_tokenizer(path: Path | None) -> dict[str, Any] | None:
-    """Kind, size, file and mask token of the tokenizer in a model directory; None: it has none."""
+    """Kind, size, file and mask token of a directory's tokenizer; None if there is none."""
     if path is None:
         return None
     contents = {name: _bytes(path / name) for name in _KEPT if (path / name).is_file()}
@@ -105,7 +105,7 @@ def _convert(path: Path, files: str) -> Any:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    remedy = "save it as tokenizer.json"
+    hint = "save it as tokenizer.json"
     if files.endswith(".model") and find_spec("sentencepiece") is None:
         raise InputError(
             f"{path}/{files}: needs sentencepiece to be converted; install that, or save the "
@@ -116,16 +116,16 @@ def _convert(path: Path, files: str) -> Any:
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # noqa: BLE001  readers of vocabularies raise bare Exception
         raise InputError(
-            f"{path}/{files}: cannot be read as a tokenizer ({_first_line(error)}); {remedy}"
+            f"{path}/{files}: cannot be read as a tokenizer ({_first_line(error)}); {hint}"
         ) from None
     if backend.get_vocab_size() <= len(set(tokenizer.all_special_tokens)):
-        # Transformers takes a file that it cannot find or read for an empty vocabulary.
-        raise InputError(f"{path}/{files}: no vocabulary is read from it; {remedy}")
+        # If Transformers cannot find or read a file, it returns an empty vocabulary.
+        raise InputError(f"{path}/{files}: no vocabulary is read from it; {hint}")
     return backend
 
 
 def _mask_token(path: Path, contents: Mapping[str, bytes]) -> str | None:
-    """The token that stands for a word to fill in: as the configuration names it, or usual."""
+    """The mask token: the one that the configuration names, or a usual one in the vocabulary."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings = _object(path / name, contents[name]) if name in contents else {}
         token = settings.get("mask_token")

@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page without outside parts, trials.csv and summary.json.
+"""The report of a search: a self-contained HTML page, trials.csv and summary.json.
 
-It reads what the search left in its directory, finished or not, and measures nothing.
+It only reads what the search left in its directory, finished or not, and measures nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from canao.search.trial import Trial, best_first, pareto
 REPORT_FILE = "report.html"
 _COLUMNS = (
     "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",
-    "median_ms", "predicted_ms", "layers_before", "layers_after", "flops", "utilisation",
+    "median_ms", "predicted_ms", "operators", "kernels", "flops", "utilisation",
     "peak_bytes", "seconds", "reason",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run directory holds; the last four are None or empty until it is finished."""
+    """The content of a run directory; the last four fields are empty until the run is finished."""
 
     facts: Mapping[str, Any]
     trials: tuple[Trial, ...]
@@ -60,7 +60,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def read(run_dir: Path) -> Run:
-    """The run in a directory; InputError if there is none, or a file of it is damaged."""
+    """Read a run directory; InputError if there is no run in it, or a file is damaged."""
     facts = read_run(run_dir)
     artifact = certificate = None
     if (run_dir / ARTIFACT_DIR).is_dir():
@@ -81,7 +81,7 @@ def read(run_dir: Path) -> Run:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The figures of a run, for programs. Times in milliseconds."""
+    """The figures of a run for programs; times are in milliseconds."""
     teacher = dict(run.result["teacher"]) if run.result else None
     measured = run.certificate.measured_ms if run.certificate else None
     teacher_ms = teacher["latency_ms"] if teacher else None
@@ -105,7 +105,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
-    """One line for each judged architecture, in order."""
+    """A CSV table with one row for each judged architecture, in order."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -117,7 +117,7 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 
 def page(run: Run) -> str:
-    """The whole page. All that comes from the run is escaped."""
+    """The HTML page. Every text that comes from the run is escaped."""
     parts = [
         _head(run),
         _section("Result", _scores(run)),
@@ -166,7 +166,7 @@ def _scores(run: Run) -> str:
             return "<p>Nothing has been trained yet.</p>"
         accuracy, ms = _number(best[0].accuracy), _number(best[0].latency_ms)
         arch = escape(str(best[0].arch))
-        return f"<p>Best candidate so far: {arch}, quick accuracy {accuracy} at {ms} ms.</p>"
+        return f"<p>Best candidate so far: {arch}, proxy score {accuracy} at {ms} ms.</p>"
     teacher, student = run.result["teacher"], run.result["student"]
     rows = []
     for name, value in student["metrics"].items():
@@ -202,7 +202,7 @@ def _certificate(certificate: Certificate | None) -> str:
 
 
 def _bars(profile: Sequence[tuple[str, float]]) -> str:
-    """One bar for each kernel, calls of the same kernel added up, the longest first."""
+    """One bar for each kernel, the longest first; calls of the same kernel are added up."""
     if not profile:
         return ""
     calls, spent = Counter(name for name, _ in profile), Counter[str]()
@@ -223,9 +223,8 @@ def _bars(profile: Sequence[tuple[str, float]]) -> str:
 def _fused(artifact: Artifact | None) -> str:
     if artifact is None:
         return ""
-    layers, kernels = artifact.manifest["layers"], artifact.manifest["kernels"]
     rows, counted = {}, Counter[tuple[str, str]]()
-    for kernel in kernels:
+    for kernel in artifact.manifest["kernels"]:
         key = (str(kernel.get("name", "?")), " + ".join(map(str, kernel.get("ops", ()))))
         counted[key] += 1
         rows[key] = kernel
@@ -236,21 +235,21 @@ def _fused(artifact: Artifact | None) -> str:
             for (name, ops), kernel in rows.items()
         ],
     )
-    return (f"<p>{escape(str(layers['before']))} operators before fusion, "
-            f"{escape(str(layers['after']))} kernels after it.</p>{table}")  # fmt: skip
+    return (f"<p>{artifact.operators} operators before fusion, "
+            f"{artifact.kernels} kernels after it.</p>{table}")  # fmt: skip
 
 
 def _candidates(trials: Sequence[Trial]) -> str:
     if not trials:
         return ""
-    heads = ("", "architecture", "verdict", "accuracy", "latency ms", "predicted ms", "layers",
-             "utilisation", "seconds", "why")  # fmt: skip
+    heads = ("", "architecture", "verdict", "accuracy", "latency ms", "predicted ms",
+             "operators → kernels", "utilisation", "seconds", "why")  # fmt: skip
     rows = []
     for number, t in enumerate(trials, 1):
-        layers = "" if t.layers_after is None else f"{t.layers_before} → {t.layers_after}"
+        fused = "" if t.kernels is None else f"{t.operators} → {t.kernels}"
         used = "" if t.utilisation is None else f"{t.utilisation:.0%}"
         rows.append((str(number), str(t.arch), t.verdict, _number(t.accuracy),
-                     _number(t.latency_ms), _number(t.predicted_ms), layers, used,
+                     _number(t.latency_ms), _number(t.predicted_ms), fused, used,
                      f"{t.seconds:.1f}", t.reason))  # fmt: skip
     return _table(heads, rows)
 

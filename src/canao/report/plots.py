@@ -15,16 +15,16 @@ _BLUE, _GREY, _RED = "#2463eb", "#98a2b3", "#d92d20"
 
 
 def pareto_svg(trials: Sequence[Trial], budget_ms: float) -> str:
-    """An SVG element for an HTML page; '' while nothing has been measured.
+    """The plot as an SVG element for an HTML page; '' if nothing has been measured yet.
 
-    Trained candidates are dots, those on the Pareto front joined; candidates rejected with a
-    known latency stand as crosses on the lower edge, for they have no accuracy.
+    Trained candidates are dots, and a line joins those on the Pareto front. Rejected candidates
+    with a known latency are crosses on the lower edge, because they have no accuracy.
     """
     trained = [trial for trial in trials if trial.trained]
     rejected = [ms for t in trials if not t.trained and (ms := t.latency_ms or t.predicted_ms)]
     if not trained and not rejected:
         return ""
-    # The salt makes the ids, and so the page, the same for the same trials.
+    # With a fixed salt the ids, and so the page, are the same for the same trials.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "canao", "font.size": 10}):
         figure = Figure(figsize=(9, 4.2), layout="constrained")
         axes = figure.add_subplot()
@@ -53,7 +53,7 @@ def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: fl
             color=_BLUE,
             label="Pareto front",
         )
-    # The ends and the middle of the front: more names would run into each other.
+    # Only the ends and the middle of the front have names: more would overlap.
     for trial in front[:: max(1, (len(front) - 1) // 2)]:
         axes.annotate(
             str(trial.arch),
@@ -63,7 +63,7 @@ def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: fl
             ha="right",
             fontsize=8,
         )
-    # Far beyond the budget nothing is of interest, and the rest would be pressed together.
+    # Points far beyond the budget would squeeze the interesting ones together.
     right = max([2 * budget_ms, *(1.1 * (t.latency_ms or 0.0) for t in trained)])
     shown = [ms for ms in rejected if ms <= right]
     if rejected:
@@ -74,7 +74,7 @@ def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: fl
     axes.set_xlim(0.0, right)
     axes.axvline(budget_ms, color=_RED, linestyle="--", linewidth=1.2, label="budget")
     axes.set_xlabel("latency, ms")
-    axes.set_ylabel("quick accuracy")
+    axes.set_ylabel("proxy score")
     axes.margins(x=0.08, y=0.18)
     axes.grid(color="#e3e7ee", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)

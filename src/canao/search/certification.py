@@ -1,20 +1,18 @@
-"""From trials to a certified student: the candidates take their turn until one holds."""
+"""Certification: the best candidates are trained in full until one keeps the budget."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import Artifact, write_whole
+from canao.artifact.directory import Artifact, replace_directory, write_whole
 from canao.device.base import Device, MeasureConfig
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
-from canao.search.evaluation import TRIES, Bench, workspace
+from canao.search.evaluation import TRIES, Evaluator, workspace
 from canao.search.guarantee import Certificate, certify
 from canao.search.journal import Journal
 from canao.search.options import Event, Progress
@@ -30,9 +28,9 @@ PROFILE_FILE = "profile.json"
 class SearchResult:
     """A student whose library keeps the budget.
 
-    artifact, certificate   the library in RUN/artifact, and the measurement of that very one
+    artifact, certificate   the library in RUN/artifact, and the measurement of exactly these files
     model_dir, score        the student as a Hugging Face directory, and its score
-    teacher, teacher_ms     the teacher's score, and its latency from the same compiler
+    teacher, teacher_ms     the teacher's score, and the latency of the teacher compiled alike
     """
 
     run_dir: Path
@@ -46,28 +44,28 @@ class SearchResult:
     trials: tuple[Trial, ...]
 
 
-def settle(bench: Bench, journal: Journal, progress: Progress) -> SearchResult:
-    """Train candidates in full, most accurate first, until the library of one holds the budget.
+def certify_best(evaluator: Evaluator, journal: Journal, progress: Progress) -> SearchResult:
+    """Train candidates in full, best proxy score first, until the library of one keeps the budget.
 
-    Each is measured under the full protocol before it is trained, and its finished library once
-    more if it misses: a second full measurement, for something else may have been running.
-    Raises BudgetError if none holds, naming the nearest points of the Pareto front.
+    Each candidate is measured under the full protocol before it is trained. A finished library
+    that misses the budget is measured once more, because another program may have been running.
+    Raises BudgetError if none keeps it, naming the nearest points of the Pareto front.
     """
-    options, slack, finished = bench.options, 1.0, 0
+    options, slack, finished = evaluator.options, 1.0, 0
     waiting = list(best_first(journal.trials))
     while waiting and finished < options.finalists:
-        # After a miss, those that would miss by the same ratio stand back behind the others.
+        # After a miss, candidates that would miss with the same slowdown come after the others.
         waiting.sort(key=lambda t: slack * (t.latency_ms or 0.0) > options.budget_ms)
         trial = waiting.pop(0)
         progress(Event("finish", f"checking {trial.arch} under the full protocol", trial))
-        latency = bench.latency(trial.arch, options.measure, TRIES)
+        latency = evaluator.latency(trial.arch, options.measure, TRIES)
         if latency <= options.budget_ms:
             finished += 1
-            result = _finish(bench, journal, trial, progress)
+            result = _finish(evaluator, journal, trial, progress)
             latency = result.certificate.measured_ms
             if result.certificate.holds:
-                _write(result)
-                _write_profile(bench.device, result.artifact, options.search_measure)
+                _write_result(result)
+                _write_profile(evaluator.device, result.artifact, options.search_measure)
                 return result
         progress(Event("certify", f"{trial.arch} misses the budget with {latency:.4g} ms", trial))
         slack = max(slack, latency / (trial.latency_ms or latency))
@@ -76,18 +74,22 @@ def settle(bench: Bench, journal: Journal, progress: Progress) -> SearchResult:
     raise BudgetError(_none_fits(options.budget_ms, journal.trials))
 
 
-def _finish(bench: Bench, journal: Journal, trial: Trial, progress: Progress) -> SearchResult:
-    options = bench.options
+def _finish(
+    evaluator: Evaluator, journal: Journal, trial: Trial, progress: Progress
+) -> SearchResult:
+    """Train a candidate in full, compile it and measure its library; publish it if it holds."""
+    options = evaluator.options
     progress(Event("finish", f"training {trial.arch} in full", trial))
-    student = bench.trainer.finish(trial.arch)
+    student = evaluator.trainer.finish(trial.arch)
     with workspace(options.run_dir) as folder:
-        artifact = bench.compile(student.model_dir, folder / ARTIFACT_DIR)
+        artifact = evaluator.compile(student.model_dir, folder / ARTIFACT_DIR)
         progress(Event("certify", f"measuring the library of {trial.arch}", trial))
-        certificate = _certify(bench, artifact, trial)
-        if not certificate.holds:  # trained in full: worth a second look
-            certificate = _certify(bench, artifact, trial)
+        certificate = _certify(evaluator, artifact, trial)
+        if not certificate.holds:  # it was trained in full, which is worth a second measurement
+            certificate = _certify(evaluator, artifact, trial)
         if certificate.holds:
-            artifact = _publish(artifact, options.run_dir / ARTIFACT_DIR)
+            replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
+            artifact = Artifact.load(options.run_dir / ARTIFACT_DIR)
     return SearchResult(
         run_dir=options.run_dir,
         arch=trial.arch,
@@ -95,17 +97,17 @@ def _finish(bench: Bench, journal: Journal, trial: Trial, progress: Progress) ->
         certificate=certificate,
         model_dir=student.model_dir,
         score=student.score,
-        teacher=bench.trainer.teacher().score,
+        teacher=evaluator.trainer.teacher().score,
         teacher_ms=journal.note("teacher_ms"),
         trials=journal.trials,
     )
 
 
-def _certify(bench: Bench, artifact: Artifact, trial: Trial) -> Certificate:
-    options = bench.options
+def _certify(evaluator: Evaluator, artifact: Artifact, trial: Trial) -> Certificate:
+    options = evaluator.options
     return certify(
         artifact,
-        bench.device,
+        evaluator.device,
         options.budget_ms,
         options.measure,
         percentile=options.percentile,
@@ -113,19 +115,7 @@ def _certify(bench: Bench, artifact: Artifact, trial: Trial) -> Certificate:
     )
 
 
-def _publish(artifact: Artifact, place: Path) -> Artifact:
-    """Move the artifact to its place; one of an earlier search makes room first."""
-    if place.exists():
-        old = artifact.path.parent / "replaced"
-        os.replace(place, old)
-        os.replace(artifact.path, place)
-        shutil.rmtree(old)
-    else:
-        os.replace(artifact.path, place)
-    return Artifact.load(place)
-
-
-def _write(result: SearchResult) -> None:
+def _write_result(result: SearchResult) -> None:
     """RUN/result.json: what `canao report` needs besides the journal and the artifact."""
     row: dict[str, Any] = {
         "arch": asdict(result.arch),
@@ -142,7 +132,7 @@ def _score_row(score: Score) -> dict[str, Any]:
 
 
 def _write_profile(device: Device, artifact: Artifact, config: MeasureConfig) -> None:
-    """RUN/profile.json, [kernel name, median ms] in execution order; a report does without."""
+    """RUN/profile.json: [kernel name, median ms] in execution order. A report works without it."""
     path = artifact.path.parent / PROFILE_FILE
     try:
         profile = device.profile(artifact, config)

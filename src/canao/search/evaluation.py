@@ -1,25 +1,25 @@
-"""The bench: what an architecture's library takes on the device, before any training.
+"""Evaluation of a candidate: first the latency of its library, then its proxy score.
 
-Latency depends on the shapes, not on the weights, so untrained skeletons are compiled.
+Latency depends on the shapes of the weights and not on their values, so the library is compiled
+from a skeleton: a model with this architecture that nobody has trained.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from canao.artifact.directory import Artifact
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.errors import DeviceError
 from canao.model.arch import Arch
 from canao.search.options import Compile, SearchOptions, Trainer
-from canao.search.table import LatencyTable, dominated, optimism, table_key
+from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
 from canao.search.trial import (
     DOMINATED,
     FAILED,
@@ -29,14 +29,12 @@ from canao.search.trial import (
     Trial,
 )
 
-TRIES = 3  # measurements of a candidate that should be within the budget
-
-Measured = tuple[Mapping[str, Any], Measurement]
+TRIES = 3  # measurements of a candidate that the table predicts to keep the budget
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The trainer, the compiler and the device, held to one budget."""
+class Evaluator:
+    """Judges candidates by one budget, with a trainer, a compiler and a device."""
 
     options: SearchOptions
     trainer: Trainer
@@ -45,6 +43,7 @@ class Bench:
 
     @cached_property
     def table(self) -> LatencyTable:
+        """The kernel times that this run has measured, kept in the run directory."""
         path = self.options.run_dir / "latency.json"
         return LatencyTable(path, table_key(self.device, self.options.measure))
 
@@ -54,16 +53,18 @@ class Bench:
 
     @contextmanager
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:
-        """The compiled untrained model, while the context lasts."""
+        """The compiled skeleton of `arch`; its files are removed when the context ends."""
         with workspace(self.options.run_dir) as folder:
             yield self.compile(self.trainer.skeleton(arch), folder / "artifact")
 
-    def measure(self, arch: Arch, config: MeasureConfig, tries: int = 1) -> Measured:
-        """The manifest of the library of `arch`, and how long it took.
+    def measure(
+        self, arch: Arch, config: MeasureConfig, tries: int = 1
+    ) -> tuple[Artifact, Measurement]:
+        """The library of `arch`, whose files are gone by then, and its measurement.
 
-        With more `tries` a library over the budget is measured again, and the fastest of its
-        measurements counts: something else may have been running. This is for the search, which
-        has to find candidates; a certificate rests on one measurement only.
+        A library over the budget is measured up to `tries` times, and the fastest measurement
+        counts, because another program may have been running. The search may do so, because it
+        only looks for candidates; a certificate rests on a single measurement.
         """
         with self.skeleton(arch) as artifact:
             best = self.device.measure(artifact, config)
@@ -73,7 +74,7 @@ class Bench:
                 again = self.device.measure(artifact, config)
                 if isinstance(again, Timing) and self._excess(again) < self._excess(best):
                     best = again
-            return artifact.manifest, best
+            return artifact, best
 
     def latency(self, arch: Arch, config: MeasureConfig, tries: int = 1) -> float:
         """Milliseconds at the budget's percentile; DeviceError if it cannot be measured."""
@@ -89,7 +90,11 @@ class Bench:
         return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
 
     def predict(self, arch: Arch) -> float:
-        """The table's latency; measures the layer shape first if the table lacks it."""
+        """The latency in milliseconds that the table predicts.
+
+        A layer shape that the table lacks is first compiled with one and with two layers, profiled
+        and recorded.
+        """
         if arch not in self.table:
             profiles = []
             for layers in (1, 2):
@@ -104,22 +109,25 @@ class Bench:
     def judge(
         self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
     ) -> Trial:
-        """What becomes of `arch`: rejected as cheaply as possible, or trained quickly."""
+        """The trial of `arch`: rejected by the cheapest test it fails, or with a proxy score.
+
+        misses   (predicted, measured) ms of finished libraries that broke the budget
+        """
         start = time.monotonic()
         trial = self._reject(arch, trials, misses) or self._measured(arch)
         if trial.verdict == TRAINED:
-            score = self.trainer.quick(arch)
+            score = self.trainer.proxy_score(arch)
             trial = replace(trial, accuracy=score.value, metrics=dict(score.metrics))
         return replace(trial, seconds=time.monotonic() - start)
 
     def _reject(
         self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
     ) -> Trial | None:
-        slower = dominated(arch, trials, self.options.budget_ms)
-        if slower is not None:
-            reason = f"no smaller than {slower.arch}, measured at {slower.latency_ms:.4g} ms"
-            return Trial(arch, DOMINATED, slower.excess, reason=reason)
-        predicted, factor = self.predict(arch), optimism(trials, misses)
+        miss = dominated(arch, trials, self.options.budget_ms)
+        if miss is not None:
+            reason = f"no smaller than {miss.arch}, measured at {miss.latency_ms:.4g} ms"
+            return Trial(arch, DOMINATED, miss.excess, reason=reason)
+        predicted, factor = self.predict(arch), lower_bound_factor(trials, misses)
         excess = factor * predicted / self.options.budget_ms - 1.0
         if excess <= 0:
             return None
@@ -129,15 +137,14 @@ class Bench:
     def _measured(self, arch: Arch) -> Trial:
         config = self.options.search_measure
         predicted = self.table.predict(arch)
-        # A measurement that the table contradicts is worth a second one.
-        doubtful = predicted is not None and predicted <= self.options.budget_ms
-        manifest, measured = self.measure(arch, config, TRIES if doubtful else 1)
+        # If the table predicts that the budget is kept, a measurement over it is repeated.
+        promising = predicted is not None and predicted <= self.options.budget_ms
+        artifact, measured = self.measure(arch, config, TRIES if promising else 1)
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
         latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
         excess, flops = self._excess(measured), arch.flops(config.length)
-        layers = manifest["layers"]
         return Trial(
             arch,
             MEASURED_OVER if excess > 0 else TRAINED,
@@ -145,8 +152,8 @@ class Bench:
             latency_ms=latency,
             median_ms=median,
             predicted_ms=predicted,
-            layers_before=layers["before"],
-            layers_after=layers["after"],
+            operators=artifact.operators,
+            kernels=artifact.kernels,
             flops=flops,
             utilisation=flops / (median / 1000 * self._peak_flops),
             peak_bytes=measured.peak_bytes,
@@ -156,6 +163,6 @@ class Bench:
 
 @contextmanager
 def workspace(run_dir: Path) -> Iterator[Path]:
-    """A folder inside the run directory that is gone afterwards."""
+    """A temporary folder inside the run directory, removed when the context ends."""
     with tempfile.TemporaryDirectory(dir=run_dir, prefix=".work-") as folder:
         yield Path(folder)

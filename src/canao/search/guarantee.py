@@ -1,6 +1,7 @@
-"""The guarantee: a latency is promised only for the very library that was measured.
+"""The guarantee: a latency is certified only for exactly the library that was measured.
 
-A certificate names the library by its digest. It is written beside it, whether it holds or not.
+A certificate names its library by digest and is written beside it, whether the budget is kept or
+not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from canao.artifact.directory import Artifact, write_whole
 from canao.device.base import Device, Failure, MeasureConfig
 from canao.errors import BudgetError, DeviceError, InputError
-from canao.search.options import check_budget
+from canao.search.options import DEFAULTS, check_budget
 
 FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
@@ -24,12 +25,12 @@ CERTIFICATE_FILE = "certificate.json"
 class Certificate:
     """What one library did on one device under one protocol. Times in milliseconds.
 
-    holds          the measured percentile is within the budget
+    holds          whether the measured percentile is within the budget
     measured_ms    latency at `percentile`
-    predicted_ms   what the latency table had said; None without a table
-    error          measured over predicted, less 1
-    latency_ms     the whole summary of the samples
-    digest         of the library and its weights; it is valid for no other
+    predicted_ms   prediction of the latency table; None without a table
+    error          measured / predicted - 1
+    latency_ms     the summary of the samples: n, mean, percentiles and so on
+    digest         of the library and its weights; the certificate is valid for no other
     date           UTC, ISO 8601
     """
 
@@ -63,12 +64,12 @@ def certify(
     budget_ms: float,
     config: MeasureConfig,
     *,
-    percentile: float = 90.0,
+    percentile: float = DEFAULTS.percentile,
     predicted_ms: float | None = None,
 ) -> Certificate:
-    """Measure that very library and write its certificate beside it.
+    """Measure the library of `artifact` and write its certificate beside it.
 
-    Raises InputError if its files are not those it was compiled to, DeviceError if it cannot be
+    Raises InputError if its files differ from what was compiled, DeviceError if it cannot be
     measured. A missed budget is no error here: see `require`.
     """
     check_budget(budget_ms, percentile)
@@ -109,7 +110,7 @@ def require(certificate: Certificate) -> None:
 
 
 def load_certificate(artifact: Artifact) -> Certificate:
-    """The certificate of this library; InputError if it has none or one of another library."""
+    """The certificate beside a library; InputError if there is none, or it is for another one."""
     path = artifact.path / CERTIFICATE_FILE
     try:
         row = json.loads(path.read_text(encoding="utf-8"))

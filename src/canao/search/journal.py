@@ -25,9 +25,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from canao.artifact.directory import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search.controller import LATENCY, make_controller, objectives
+from canao.search.controller import LATENCY, objectives
 from canao.search.options import SearchOptions
 from canao.search.place import Place
+from canao.search.samplers import make_controller
 from canao.search.space import Space
 from canao.search.table import dominated
 from canao.search.trial import Trial, best_first
@@ -45,15 +46,15 @@ _PATIENCE = 12  # proposals in a row that lead to no training before a neighbour
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A proposal that waits for its verdict: `Journal.tell` or `Journal.give_up`."""
+class Proposal:
+    """A proposed architecture that waits for its verdict: `Journal.tell` or `Journal.give_up`."""
 
     arch: Arch
     handle: optuna.Trial
 
 
 class Journal:
-    """The study of one run: asks for proposals that were not judged yet, and is told verdicts."""
+    """The study of one run: it proposes architectures not judged yet, and records the verdicts."""
 
     def __init__(self, options: SearchOptions, space: Space, place: Place) -> None:
         self._space = space
@@ -63,7 +64,7 @@ class Journal:
         sampler = make_controller(options.controller, space, options.seed)
         self._study = _open_study(options, sampler, _study_name(place.to_dict()))
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Left behind by a kill. Its number is spent, but it is judged anew.
+            # A kill left this trial open: its architecture may be proposed again.
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     @property
@@ -81,73 +82,73 @@ class Journal:
 
     @property
     def misses(self) -> tuple[tuple[float, float], ...]:
-        """(predicted, measured) ms of finished libraries that broke the budget."""
+        """(predicted, measured) ms of finished libraries that missed the budget."""
         return tuple((float(p), float(m)) for p, m in self._study.user_attrs.get(_MISSES, ()))
 
     def add_miss(self, predicted_ms: float, measured_ms: float) -> None:
         self._study.set_user_attr(_MISSES, [*self.misses, (predicted_ms, measured_ms)])
 
     def note(self, name: str) -> Any:
-        """A value that `set_note` kept, or None."""
+        """The value that `set_note` stored under `name`, or None."""
         return self._study.user_attrs.get(f"note:{name}")
 
     def set_note(self, name: str, value: Any) -> None:
-        """Keep a JSON value with the study."""
+        """Store a JSON value with the study."""
         self._study.set_user_attr(f"note:{name}", value)
 
     def suggest(self, arch: Arch) -> None:
-        """Have `arch` proposed next."""
+        """Make `arch` the next proposal."""
         self._study.enqueue_trial(self._space.encode(arch))
 
-    def ask(self) -> Asked | None:
+    def ask(self) -> Proposal | None:
         """The next architecture that was not judged yet; None when the space is exhausted.
 
-        A repeated proposal is told its known result and the controller is asked again. After
-        a dozen proposals in a row that were repeated or rejected, the untried architecture
-        nearest to the best one is taken instead, so that a search always gets on.
+        If the controller repeats itself, it is told the known result and asked again. After a
+        dozen proposals in a row that were repeated or rejected, the untried architecture nearest
+        to the best one is proposed instead, so that a search always makes progress.
         """
         judged = {trial.arch: trial for trial in self.trials}
-        while self._idle_tail() < _PATIENCE:
-            asked = self._propose()
-            if asked.arch not in judged:
-                return asked
-            self.tell(asked, judged[asked.arch], repeated=True)
+        while self._proposals_since_training() < _PATIENCE:
+            proposal = self._propose()
+            if proposal.arch not in judged:
+                return proposal
+            self.tell(proposal, judged[proposal.arch], repeated=True)
         arch = self._nearest_untried(judged)
         if arch is None:
             return None
         self.suggest(arch)
         return self._propose()
 
-    def tell(self, asked: Asked, trial: Trial, *, repeated: bool = False) -> None:
-        """Journal a verdict and let the controller know.
+    def tell(self, proposal: Proposal, trial: Trial, *, repeated: bool = False) -> None:
+        """Record a verdict and pass it to the controller.
 
-        The controller gets the accuracy to maximise, with the constraint latency/budget - 1.
-        A candidate that was not trained counts with the lowest accuracy seen so far: a value
-        that draws nobody, and yet does not bend a fitted surface as a large penalty would.
+        The controller maximises the accuracy, under the constraint latency/budget - 1 <= 0. A
+        candidate without a proxy score counts with the lowest accuracy so far: that attracts no
+        further proposals, and does not distort a fitted model as a large penalty would.
         """
-        asked.handle.set_constraint(LATENCY, trial.excess)
-        asked.handle.set_user_attr(_TRIAL, trial.to_json())
+        proposal.handle.set_constraint(LATENCY, trial.excess)
+        proposal.handle.set_user_attr(_TRIAL, trial.to_json())
         if repeated:
-            asked.handle.set_user_attr(_REPEATS, True)
-        accuracy = self._floor() if trial.accuracy is None else trial.accuracy
+            proposal.handle.set_user_attr(_REPEATS, True)
+        accuracy = self._lowest_accuracy() if trial.accuracy is None else trial.accuracy
         latency_ms = (1.0 + trial.excess) * self._budget_ms
-        self._study.tell(asked.handle, [accuracy, latency_ms] if self._multi else accuracy)
+        self._study.tell(proposal.handle, [accuracy, latency_ms] if self._multi else accuracy)
 
-    def give_up(self, asked: Asked) -> None:
-        """Mark a proposal as failed; it can be proposed again."""
-        self._study.tell(asked.handle, state=TrialState.FAIL)
+    def give_up(self, proposal: Proposal) -> None:
+        """Mark a proposal as failed; its architecture can be proposed again."""
+        self._study.tell(proposal.handle, state=TrialState.FAIL)
 
-    def _propose(self) -> Asked:
+    def _propose(self) -> Proposal:
         handle = self._study.ask(self._space.distributions())
-        return Asked(self._space.decode(handle.params), handle)
+        return Proposal(self._space.decode(handle.params), handle)
 
     def _done(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
-    def _floor(self) -> float:
+    def _lowest_accuracy(self) -> float:
         return min((t.accuracy for t in self.trials if t.accuracy is not None), default=0.0)
 
-    def _idle_tail(self) -> int:
+    def _proposals_since_training(self) -> int:
         count = 0
         for done in reversed(self._done()):
             if _REPEATS not in done.user_attrs and _record(done).trained:
@@ -156,7 +157,7 @@ class Journal:
         return count
 
     def _nearest_untried(self, judged: Mapping[Arch, Trial]) -> Arch | None:
-        """Breadth-first from the best trained architecture, or from the smallest one."""
+        """Searched breadth-first from the best trained architecture, or from the smallest one."""
         trials = tuple(judged.values())
         best = best_first(trials)
         start = best[0].arch if best else self._space.smallest
@@ -165,7 +166,7 @@ class Journal:
             arch = queue.popleft()
             if arch not in judged and not dominated(arch, trials, self._budget_ms):
                 return arch
-            # Larger neighbours first: they are the more accurate ones.
+            # Larger neighbours first: they are likely to be more accurate.
             for near in reversed(tuple(self._space.neighbours(arch))):
                 if near not in seen:
                     seen.add(near)
@@ -175,7 +176,7 @@ class Journal:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory, which is made if need be; InputError if another process does."""
+    """Lock the run directory, created if missing; InputError if another process holds the lock."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -213,7 +214,7 @@ def claim(run_dir: Path, facts: Mapping[str, Any], place: Place) -> str:
         if held.get(name) != asked.get(name)
     ]
     if differing:
-        raise InputError(f"{run_dir}: was started otherwise ({'; '.join(differing)}); "
+        raise InputError(f"{run_dir}: was started with other options ({'; '.join(differing)}); "
                          "give the same options or another run directory")  # fmt: skip
     moved = place.instead_of(was)
     if moved:
@@ -281,7 +282,7 @@ def _open_study(
 ) -> optuna.Study:
     path = options.run_dir / STUDY_FILE
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every new study
     try:
         with _storage_errors(path):
             return optuna.create_study(

@@ -1,25 +1,26 @@
 """The search loop: controller, table, compiler, device and trainer in turn.
 
-    ask -> table -> compile and measure -> quick training -> tell
+    ask -> table -> compile and measure -> proxy score -> tell
 
-It owns all effects. Whatever it needs to go on after a kill is in the journal.
+It owns all effects. Whatever it needs to continue after a kill is in the journal.
 """
 
 from __future__ import annotations
 
+from canao.defaults import silent
 from canao.device.base import Device
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
-from canao.search.certification import SearchResult, settle
-from canao.search.evaluation import TRIES, Bench
+from canao.search.certification import SearchResult, certify_best
+from canao.search.evaluation import TRIES, Evaluator
 from canao.search.journal import Journal, claim, locked
-from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer, silent
+from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
-_PROPOSALS = 10  # distinct architectures judged for each one that is wanted trained
+_PROPOSALS = 10  # architectures judged, at most, for each proxy score that is asked for
 
 
 def run_search(
@@ -36,7 +37,7 @@ def run_search(
     directory belongs to another search, BudgetError if nothing keeps the budget, and what the
     trainer, the compiler and the device raise.
     """
-    bench = Bench(options, trainer, compile, device)
+    evaluator = Evaluator(options, trainer, compile, device)
     teacher = trainer.teacher_arch()
     space = Space.of_teacher(teacher) if options.space is None else options.space
     with locked(options.run_dir):
@@ -55,9 +56,9 @@ def run_search(
             done = sum(trial.trained for trial in journal.trials)
             text = f"resuming: {done} of {options.trials} trials done"
             progress(Event("resume", text, done=done, total=options.trials))
-        _check_feasible(bench, journal, space, teacher, progress)
-        _search(bench, journal, progress)
-        return settle(bench, journal, progress)
+        _check_feasible(evaluator, journal, space, teacher, progress)
+        _search(evaluator, journal, progress)
+        return certify_best(evaluator, journal, progress)
 
 
 def _take_over(journal: Journal, moved: str, progress: Progress) -> None:
@@ -75,46 +76,46 @@ def _take_over(journal: Journal, moved: str, progress: Progress) -> None:
 
 
 def _check_feasible(
-    bench: Bench, journal: Journal, space: Space, teacher: Arch, progress: Progress
+    evaluator: Evaluator, journal: Journal, space: Space, teacher: Arch, progress: Progress
 ) -> None:
     """Measure the smallest student and the teacher before anything is trained."""
-    options = bench.options
+    options = evaluator.options
     if journal.note("teacher_ms") is not None:
         return
     progress(Event("check", f"measuring the smallest student, {space.smallest}"))
-    least = bench.latency(space.smallest, options.search_measure, TRIES)
+    least = evaluator.latency(space.smallest, options.search_measure, TRIES)
     if least > options.budget_ms:
         raise BudgetError(
-            f"no student keeps {options.budget_ms:g} ms on {bench.device.name}: the smallest in "
-            f"the space, {space.smallest}, takes {least:.4g} ms (p{options.percentile:g}); "
+            f"no student keeps {options.budget_ms:g} ms on {evaluator.device.name}: the smallest "
+            f"in the space, {space.smallest}, takes {least:.4g} ms (p{options.percentile:g}); "
             "give a larger budget or a shorter length"
         )
     progress(Event("check", f"measuring the teacher's shape, {teacher}"))
-    teacher_ms = bench.latency(teacher, options.search_measure)
+    teacher_ms = evaluator.latency(teacher, options.search_measure)
     if teacher_ms <= options.budget_ms and space.contains(teacher):
-        journal.suggest(teacher)  # nothing has to be given up: a candidate worth its trial
+        journal.suggest(teacher)  # the teacher keeps the budget as it is
     journal.set_note("teacher_ms", teacher_ms)
 
 
-def _search(bench: Bench, journal: Journal, progress: Progress) -> None:
-    """Judge proposals until enough are trained, time is up, or the space is exhausted."""
+def _search(evaluator: Evaluator, journal: Journal, progress: Progress) -> None:
+    """Judge proposals until enough have a proxy score, time is up, or the space is exhausted."""
     failures = 0
-    while not _enough(bench.options, journal.trials):
-        asked = journal.ask()
-        if asked is None:
+    while not _enough(evaluator.options, journal.trials):
+        proposal = journal.ask()
+        if proposal is None:
             progress(Event("search", "every architecture in the space has been judged"))
             return
         try:
-            trial = bench.judge(asked.arch, journal.trials, journal.misses)
-        except BaseException:  # an interrupt as well: the proposal is free for another time
-            journal.give_up(asked)
+            trial = evaluator.judge(proposal.arch, journal.trials, journal.misses)
+        except BaseException:  # also on an interrupt, so that it can be proposed again
+            journal.give_up(proposal)
             raise
-        journal.tell(asked, trial)
-        progress(_event(bench.options, trial, journal.trials))
+        journal.tell(proposal, trial)
+        progress(_event(evaluator.options, trial, journal.trials))
         failures = failures + 1 if trial.verdict == FAILED else 0
         if failures == _FAILURES:
             raise DeviceError(
-                f"{bench.device.name}: {failures} libraries in a row could not be measured, "
+                f"{evaluator.device.name}: {failures} libraries in a row could not be measured, "
                 f"the last one with {trial.reason}; see `canao bench` on one of them"
             )
 
@@ -130,7 +131,7 @@ def _enough(options: SearchOptions, trials: tuple[Trial, ...]) -> bool:
 
 def _event(options: SearchOptions, trial: Trial, trials: tuple[Trial, ...]) -> Event:
     done, best = sum(one.trained for one in trials), best_first(trials)[:1]
-    # Rejected candidates are part of what a trained one costs.
+    # The time of rejected candidates counts towards that of each one with a proxy score.
     left = sum(one.seconds for one in trials) / done * (options.trials - done) if done else None
     outcome = f"{trial.verdict} ({trial.reason})"
     if trial.trained:

@@ -1,4 +1,4 @@
-"""What a search is asked to do, and what it says while it does it."""
+"""The options of a search, what it needs of others, and the progress that it reports."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from canao.artifact.directory import Artifact
+from canao.defaults import field_defaults
 from canao.device.base import MeasureConfig
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import NAMES
-from canao.search.space import Space
 from canao.search.trial import Trial
-from canao.train.metrics import Score
+from canao.train.data import TASKS
+from canao.train.options import TrainOptions
+
+if TYPE_CHECKING:  # these load Optuna and scikit-learn, and the command line must not
+    from canao.search.space import Space
+    from canao.train.metrics import Score
 
 Compile = Callable[[Path, Path], Artifact]
 
@@ -42,11 +47,11 @@ class Trainer(Protocol):
         ...
 
     def skeleton(self, arch: Arch) -> Path:
-        """A Hugging Face directory of that architecture whose weights need not be trained."""
+        """A Hugging Face directory with that architecture; its weights need not be trained."""
         ...
 
-    def quick(self, arch: Arch) -> Score:
-        """What the architecture scores after little or no training of its own."""
+    def proxy_score(self, arch: Arch) -> Score:
+        """A cheap estimate of its final score: what it scores after little or no training."""
         ...
 
     def finish(self, arch: Arch) -> Student:
@@ -60,26 +65,30 @@ class SearchOptions:
 
     budget_ms        latency that the student's library must keep
     run_dir          where everything is written; the same directory resumes the run
-    trials           candidates that get a quick accuracy; rejected ones come on top
+    task             one of `canao.train.data.TASKS`
+    trials           candidates that get a proxy score; rejected ones come on top
     max_minutes      stop proposing after this much time spent on trials (0: never)
     controller       one of `canao.search.controller.NAMES`
-    seed             of the controller
-    percentile       of the latency samples that the budget is about
+    seed             of the controller and of the split of the data
+    percentile       of the latency samples; this is what the budget limits
     measure          protocol of the certification
-    search_samples   samples of a measurement during the search, which only ranks
+    training         how teacher and students are trained
+    search_samples   samples of each measurement during the search, where they only rank
     finalists        candidates trained in full, at most, until one holds the budget
     space            what is searched; None: every shape up to the teacher's
-    identity         facts that a resumed run must share: teacher, data, task and so on
+    identity         more facts that must not change when the run resumes: teacher and data
     """
 
     budget_ms: float
-    run_dir: Path
+    run_dir: Path = Path("runs/search")
+    task: str = TASKS[0]
     trials: int = 16
     max_minutes: float = 0.0
-    controller: str = "policy"
+    controller: str = "gp"
     seed: int = 0
     percentile: float = 90.0
     measure: MeasureConfig = MeasureConfig()
+    training: TrainOptions = TrainOptions()
     search_samples: int = 128
     finalists: int = 3
     space: Space | None = None
@@ -99,12 +108,12 @@ class SearchOptions:
 
     @property
     def search_measure(self) -> MeasureConfig:
-        """The cheaper protocol of measurements during the search."""
+        """The protocol during the search: the same with fewer samples."""
         samples = min(self.search_samples, self.measure.samples)
         return replace(self.measure, samples=samples, seconds=0.0)
 
     def facts(self) -> dict[str, Any]:
-        """What may not change between a run and its resumption, in JSON form."""
+        """What must not change when a run is resumed, in JSON form."""
         measure = asdict(self.measure)
         measure["cores"] = list(measure["cores"])
         return {
@@ -114,18 +123,24 @@ class SearchOptions:
             "seed": self.seed,
             "search_samples": self.search_samples,
             **{f"measure.{name}": value for name, value in measure.items()},
-            **dict(self.identity),
+            **{f"training.{name}": str(value) for name, value in self.training.facts().items()},
+            "task": self.task,
+            **self.identity,
         }
+
+
+# The defaults of the command line and of `canao.search`, too.
+DEFAULTS = field_defaults(SearchOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One line of progress.
 
-    stage   'resume', 'check', 'search', 'finish' or 'certify'
-    text    the line for people; the other fields say the same to programs
-    done, total     trained candidates so far, and wanted
-    seconds_left    estimate for the rest of the search, None before the first trial
+    stage           'resume', 'check', 'search', 'finish' or 'certify'
+    text            the line for people; the other fields hold the same for programs
+    done, total     candidates with a proxy score so far, and asked for
+    seconds_left    estimate for the rest of the search; None before the first trial
     """
 
     stage: str
@@ -140,12 +155,8 @@ class Event:
 Progress = Callable[[Event], None]
 
 
-def silent(event: Event) -> None:
-    """The progress callback that says nothing."""
-
-
 def check_budget(budget_ms: float, percentile: float) -> None:
-    """Raise InputError unless both are numbers that a latency can be compared with."""
+    """InputError unless the budget is a positive number and the percentile lies in (0, 100]."""
     for name, value, most in (("budget", budget_ms, math.inf), ("percentile", percentile, 100.0)):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not 0 < value <= most:

@@ -1,8 +1,8 @@
-"""Space: which architectures may be proposed, and how they are written as parameters.
+"""Space: which architectures may be proposed, and how they are encoded as parameters.
 
-Every parameter has one fixed range that depends on no other parameter, so that any Optuna
-sampler can be used. This is why the head size is proposed rather than the number of heads:
-`hidden` is always a multiple of every head size on offer, and `heads` follows from the two.
+The range of each parameter is fixed and depends on no other parameter, so that any Optuna sampler
+can be used. This is why the head size is proposed rather than the number of heads: `hidden` is
+always a multiple of every head size in the space, and `heads` follows from the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from canao.errors import InputError
 from canao.model.arch import Arch
 
-_LEAST_POINTS = 8  # values that the FFN grid has at least, where the teacher's width allows it
+_LEAST_POINTS = 8  # FFN widths on the grid, at least, if the teacher's width can be divided so
 _COMMON_HEAD_SIZES = (32, 64)
 
 
@@ -25,7 +25,7 @@ _COMMON_HEAD_SIZES = (32, 64)
 class Space:
     """A bounded grid of architectures no larger than the teacher.
 
-    layers       largest depth; every depth from 1 is in the space
+    layers       largest number of layers; every number from 1 is in the space
     hidden       largest width; widths are the multiples of `hidden_step` up to it
     head_sizes   widths of one head, each a divisor of `hidden_step`; ascending
     ffn          largest feed-forward width; widths are the multiples of `ffn_step` up to it
@@ -53,10 +53,10 @@ class Space:
 
     @classmethod
     def of_teacher(cls, teacher: Arch) -> Space:
-        """Every shape up to the teacher's, the teacher's own included.
+        """Every architecture up to the teacher's, the teacher's own included.
 
-        Widths step by whole heads of the teacher, at least 32 wide where the teacher is wide
-        enough, because a student inherits its heads from the teacher one by one.
+        Hidden widths are multiples of whole teacher heads, because a student inherits heads one by
+        one; the step is at least 32 if the teacher is wide enough.
         """
         step = _hidden_step(teacher)
         sizes = {size for size in _COMMON_HEAD_SIZES if step % size == 0} | {teacher.head_size}
@@ -85,7 +85,7 @@ class Space:
 
     @property
     def smallest(self) -> Arch:
-        """One layer of the least width, with the fewest heads that it can have."""
+        """One layer of the smallest width, with as few heads as possible."""
         heads = self.hidden_step // self.head_sizes[-1]
         return Arch(1, self.hidden_step, heads, self.ffn_step)
 
@@ -106,7 +106,7 @@ class Space:
             yield self.decode(dict(zip(names, values, strict=True)))
 
     def choices(self) -> dict[str, tuple[int, ...]]:
-        """The values of each parameter in ascending order, parameters in deciding order."""
+        """The values of each parameter, ascending; the parameters in the order they are decided."""
         return {
             "layers": tuple(range(1, self.layers + 1)),
             "hidden": tuple(range(self.hidden_step, self.hidden + 1, self.hidden_step)),
@@ -124,7 +124,7 @@ class Space:
         }
 
     def decode(self, params: Mapping[str, Any]) -> Arch:
-        """The architecture that a set of parameters stands for."""
+        """The architecture with these parameters."""
         hidden = int(params["hidden"])
         heads = hidden // int(params["head_size"])
         return Arch(int(params["layers"]), hidden, heads, int(params["ffn"]))

@@ -1,13 +1,13 @@
-"""The latency table: kernel times measured on fused regions, added up for any depth.
+"""The latency table: times of fused kernels, added up to predict a model of any depth.
 
-For a layer shape the one-layer and the two-layer model are compiled and profiled. What the
-second has beyond the first is one more layer, so
+For each layer shape, a model with one layer and a model with two are compiled and profiled. The
+kernels that the second runs beyond the first are one more layer, so
 
     latency(L layers) = time of the one-layer model + (L - 1) * time of the added kernels
 
-Times are kept by kernel name, which encodes the kernel's shape, so layers that share a kernel
-share its time. The sum leaves out what lies between kernels; how far it is off is learnt from
-the libraries that were measured end to end (`optimism`).
+Times are kept by kernel name. The name encodes the kernel's shape, so layers with the same kernel
+share its time. The sum leaves out the time between kernels; `lower_bound_factor` learns how far it
+is off from the libraries that were measured end to end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 1
 _KEPT = 15  # times kept for one kernel
 _PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
 _MARGIN = 0.95
-_WINDOW = 8  # libraries that the bound is learnt from
+_WINDOW = 8  # measured libraries that the factor is learnt from
 
 Profile = Sequence[tuple[str, float]]
 
@@ -38,7 +38,7 @@ Profile = Sequence[tuple[str, float]]
 class LatencyTable:
     """Kernel times of one machine, target, code, thread count and length; kept in a JSON file.
 
-    The file may hold several such tables; it is written whole after each new shape.
+    The file may hold the tables of several such keys. It is written after each new layer shape.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -50,11 +50,11 @@ class LatencyTable:
         self._shapes: dict[str, dict[str, list[str]]] = mine["shapes"]
 
     def __contains__(self, arch: Arch) -> bool:
-        """Whether the layer shape of `arch` was recorded; its depth does not matter."""
+        """Whether the layer shape of `arch` is recorded; the number of layers does not matter."""
         return _shape(arch) in self._shapes
 
     def record(self, arch: Arch, one: Profile, two: Profile) -> None:
-        """Enter the shape of `arch` from the profiles of its one- and two-layer models.
+        """Record the layer shape of `arch`, from the profiles of models with one and two layers.
 
         one, two   (kernel name, median ms) in execution order, as `Device.profile` gives
         """
@@ -92,14 +92,17 @@ def table_key(device: Device, config: MeasureConfig) -> str:
     return f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens"
 
 
-def optimism(trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()) -> float:
+def lower_bound_factor(
+    trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()
+) -> float:
     """The factor that makes a prediction a cautious lower bound of the latency.
 
-    A candidate is rejected untrained where `factor * prediction` is over the budget. The factor
-    is 0.95 of the least measured/predicted among the last eight libraries, with 0.95 standing in
-    for those that are not there yet: about 0.9 at first. `misses` are the (predicted, measured)
-    pairs of finished libraries that broke the budget. They count as the last ones, so that they
-    can tighten the bound and never loosen it.
+    A candidate is rejected untrained if `factor * prediction` is over the budget. The factor is
+    0.95 times the smallest measured/predicted ratio among the last eight libraries. As long as
+    there are fewer, 0.95 stands in for the missing ratios, so the factor starts at about 0.9.
+
+    `misses` are the (predicted, measured) pairs of finished libraries that missed the budget. They
+    count as the latest ones, so that a miss tightens the bound.
     """
     pairs = [(trial.predicted_ms, trial.latency_ms) for trial in trials]
     ratios = [_PRIOR_RATIO] * _WINDOW
@@ -110,9 +113,9 @@ def optimism(trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()
 
 
 def dominated(arch: Arch, trials: Iterable[Trial], budget_ms: float) -> Trial | None:
-    """A trial no larger than `arch` in any size that was measured clearly over the budget.
+    """A trial that is no larger than `arch` in any dimension and was clearly over the budget.
 
-    'Clearly' is by 10 %: an awkward width can be a little slower than the next larger one.
+    'Clearly' means by 10 %: an awkward width can be a little slower than the next larger one.
     """
     for trial in trials:
         small, ms = trial.arch, trial.latency_ms

@@ -1,4 +1,4 @@
-"""Trial: what became of one proposed architecture."""
+"""Trial: the outcome of one proposed architecture."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from typing import Any
 from canao.errors import InputError
 from canao.model.arch import Arch
 
-TRAINED = "trained"  # within the budget, quick accuracy known
-DOMINATED = "dominated"  # no smaller in any size than one that was measured over the budget
-PREDICTED_OVER = "predicted over"  # the table's optimistic prediction is over the budget
-MEASURED_OVER = "measured over"  # its library was measured over the budget
+TRAINED = "trained"  # within the budget, and has a proxy score
+DOMINATED = "dominated"  # no smaller in any dimension than one measured over the budget
+PREDICTED_OVER = "predicted over"  # the table's lower bound is over the budget
+MEASURED_OVER = "measured over"  # its library took longer than the budget
 FAILED = "failed"  # its library could not be measured
+# Fields that journals of earlier versions have under another name.
+_RENAMED = {"layers_before": "operators", "layers_after": "kernels"}
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One judged architecture. Times in milliseconds except `seconds`; accuracy in 0..1.
 
-    excess          latency over budget, less 1: over 0 where the budget is not kept
+    excess          latency / budget - 1: positive if the budget is missed
     verdict         one of TRAINED, DOMINATED, PREDICTED_OVER, MEASURED_OVER, FAILED
-    accuracy        quick value of the task's primary metric; None unless trained
+    accuracy        the proxy score, in the task's primary metric; None unless trained
     latency_ms      measured at the budget's percentile; None unless measured
-    median_ms       measured median, of which the utilisation is computed
-    predicted_ms    what the latency table said before; None if it was not asked
-    layers_before, layers_after   operators before fusion, kernels after it
-    utilisation     achieved over measured peak FLOP/s
-    seconds         what the trial cost
+    median_ms       measured median, from which the utilisation is computed
+    predicted_ms    prediction of the latency table; None if it was not asked
+    operators       number of operators before fusion
+    kernels         number of kernels after fusion
+    utilisation     achieved FLOP/s / measured peak FLOP/s
+    seconds         time that the trial took
     """
 
     arch: Arch
@@ -40,8 +43,8 @@ class Trial:
     latency_ms: float | None = None
     median_ms: float | None = None
     predicted_ms: float | None = None
-    layers_before: int | None = None
-    layers_after: int | None = None
+    operators: int | None = None
+    kernels: int | None = None
     flops: int | None = None
     utilisation: float | None = None
     peak_bytes: int | None = None
@@ -62,6 +65,7 @@ class Trial:
     def from_json(cls, text: str) -> Trial:
         try:
             row = json.loads(text)
+            row = {_RENAMED.get(name, name): value for name, value in row.items()}
             known = {entry.name for entry in fields(cls)}
             row = {name: value for name, value in row.items() if name in known}
             return cls(**row | {"arch": Arch(**row["arch"])})
@@ -70,19 +74,19 @@ class Trial:
 
 
 def best_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The trained trials, most accurate first; of equals the faster one first."""
-    return tuple(sorted((t for t in trials if t.trained), key=_inaccuracy))
+    """The trained trials, highest accuracy first; of two equal ones the faster comes first."""
+    return tuple(sorted((t for t in trials if t.trained), key=_rank))
 
 
 def pareto(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The trained trials that no other one beats in both accuracy and latency, fastest first."""
+    """The trained trials that no other beats in both accuracy and latency, the fastest first."""
     front: list[Trial] = []
     for trial in best_first(trials):
-        # The front is walked from its most accurate end: only a faster one is on it.
+        # Trials come by falling accuracy, so the next one on the front must be faster.
         if not front or (trial.latency_ms or 0.0) < (front[-1].latency_ms or 0.0):
             front.append(trial)
     return tuple(reversed(front))
 
 
-def _inaccuracy(trial: Trial) -> tuple[float, float, Arch]:
+def _rank(trial: Trial) -> tuple[float, float, Arch]:
     return -(trial.accuracy or 0.0), trial.latency_ms or 0.0, trial.arch

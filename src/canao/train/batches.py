@@ -1,4 +1,4 @@
-"""Tokenised examples, and batches of like length."""
+"""Tokenised examples, and batches of examples with similar length."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from canao.train.data import Example
 
-_MULTIPLE = 8  # padded lengths are multiples of this: vector width of the matrix products
-_POOL = 32  # batches that are sorted by length together: little padding, still well mixed
-_CHUNK = 4096  # texts given to the tokenizer at a time
+_MULTIPLE = 8  # padded lengths are multiples of this, the vector width of matrix products
+_POOL = 32  # batches that are sorted by length together: little padding, still well shuffled
+_CHUNK = 4096  # examples given to the tokenizer at a time
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded examples: `ids`, `mask` and `types` of shape [examples, tokens]."""
+    """Padded examples. `ids`, `padding_mask` (1 for a token, 0 for padding) and `types` have shape
+    [examples, tokens]; `index` are the places of the examples in the data set."""
 
     index: tuple[int, ...]
     ids: Tensor
-    mask: Tensor
+    padding_mask: Tensor
     types: Tensor
     labels: Tensor
 
@@ -54,7 +55,7 @@ class Batch:
     def inputs(self) -> dict[str, Tensor]:
         return {
             "input_ids": self.ids,
-            "attention_mask": self.mask,
+            "attention_mask": self.padding_mask,
             "token_type_ids": self.types,
         }
 
@@ -62,7 +63,8 @@ class Batch:
 def encode(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int
 ) -> Encoded:
-    """Tokenise; texts beyond `max_length` tokens are cut, of a pair the longer one first."""
+    """Tokenise examples; sequences are truncated to `max_length` tokens, of a pair the longer text
+    first."""
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     for start in range(0, len(examples), _CHUNK):
@@ -84,7 +86,7 @@ def encode(
 
 
 def collate(data: Encoded, index: Sequence[int]) -> Batch:
-    """The examples of `index`, padded to their longest."""
+    """The examples of `index`, padded to the longest of them."""
     longest = max(len(data.ids[i]) for i in index)
     width = -(-longest // _MULTIPLE) * _MULTIPLE
     ids = np.full((len(index), width), data.pad, dtype=np.int64)
@@ -105,7 +107,7 @@ def collate(data: Encoded, index: Sequence[int]) -> Batch:
 
 
 def training_order(data: Encoded, size: int, seed: int, epoch: int) -> list[list[int]]:
-    """One epoch's batches: every example once, shuffled, each batch of similar lengths."""
+    """The batches of one epoch: every example once, shuffled, in batches of similar length."""
     shuffle = random.Random(f"{seed} {epoch}")
     order = list(range(len(data)))
     shuffle.shuffle(order)
@@ -118,7 +120,7 @@ def training_order(data: Encoded, size: int, seed: int, epoch: int) -> list[list
 
 
 def evaluation_batches(data: Encoded, size: int) -> Iterator[Batch]:
-    """Every example once, longest first, so that lack of memory shows at once."""
+    """Every example once, the longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(data)), key=lambda i: -len(data.ids[i]))
     for start in range(0, len(order), size):
         yield collate(data, order[start : start + size])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from canao.errors import InputError
 
-TASKS = ("text-classification", "text-regression")
+TASKS = ("text-classification", "text-regression")  # the first by default
 _EXTENSIONS = (".tsv", ".csv", ".jsonl")
 _DEV_NAMES = ("dev", "validation", "test")
 _DEV_SHARE = 0.1
@@ -33,8 +33,8 @@ class Example:
 class TextData:
     """The examples of a task.
 
-    `labels[i]` is the name of class i; empty for regression. `columns` are the columns that the
-    text came from: ('sentence',), ('text',) or ('sentence1', 'sentence2').
+    `labels[i]` is the name of class i; there are none for regression. `columns` are the columns
+    that the text came from: ('sentence',), ('text',) or ('sentence1', 'sentence2').
     """
 
     name: str
@@ -50,7 +50,7 @@ class TextData:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An example whose label is still the text that stood in line `line` of its file."""
+    """An example whose label is still text, from line `line` of its file."""
 
     line: int
     text: str
@@ -65,18 +65,19 @@ class _Table:
     rows: tuple[_Row, ...]
 
 
-def load_data(path: str | Path, task: str = "text-classification", seed: int = 0) -> TextData:
+def load_data(path: str | Path, task: str = TASKS[0], seed: int = 0) -> TextData:
     """The data in a file, or in a directory with train.* and dev.* (validation.*, test.*).
 
     Files are UTF-8: TSV with a header and no quoting (as GLUE has it), CSV with a header and
     usual quoting, or JSON Lines. Columns are `sentence` (or `text`), or `sentence1` and
-    `sentence2`, and `label`; others are ignored. Without a development file a tenth of the
-    training examples is held out, the same for the same seed, in the classes' proportions.
+    `sentence2`, and `label`; others are ignored. Without a development file, a tenth of the
+    training examples is held out, with the same proportions of classes; the same seed holds out
+    the same examples.
 
-    Labels are class names, unless every one is a number and at least one is written with a
-    decimal point, or the task is 'text-regression': then they are values to predict. Classes
-    are ordered by number where all names are whole numbers, else by name. InputError names
-    the file, the line and what to do.
+    Labels are values to predict if the task is 'text-regression', or if all of them are numbers and
+    at least one is written with a decimal point. Otherwise they are class names; classes are
+    ordered by number if all names are whole numbers, else by name. InputError names the file, the
+    line and what to do.
     """
     if task not in TASKS:
         raise InputError(f"task '{task}' is not one of {', '.join(TASKS)}")
@@ -149,7 +150,7 @@ def _read(path: Path) -> _Table:
 
 
 def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    # csv.QUOTE_NONE would do, but for its limit on the length of a field.
+    # csv.QUOTE_NONE would do the same, but the csv module limits the length of a field.
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")
         if line.strip():
@@ -252,12 +253,12 @@ def _row(path: Path, line: int, texts: Sequence[str], label: str) -> _Row:
 
 
 def _all_numbers(table: _Table) -> bool:
-    """Whether the labels are values to predict rather than class names."""
+    """Whether the labels are values to predict, rather than class names."""
     decimals = [r for r in table.rows if "." in r.label and _number(r.label) is not None]
     if not decimals:
         return False
     odd = next((r for r in table.rows if _number(r.label) is None), None)
-    # Mostly decimals is a regression file with a slip in it, not thousands of classes.
+    # A file of mostly decimals is a regression with a typing error, not thousands of classes.
     if odd is not None and 2 * len(decimals) > len(table.rows):
         raise InputError(
             f"{table.path}:{odd.line}: label '{odd.label}' is not a number, as most are; correct it"
@@ -316,7 +317,8 @@ def _finite(path: Path, row: _Row) -> float:
 def _split(
     examples: Sequence[Example], path: Path, seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """A tenth held out by systematic sampling over the classes; each keeps one for training."""
+    """Training and held-out examples: a tenth is held out by systematic sampling over the classes,
+    and each class keeps at least one example for training."""
     strata: dict[int | float, list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         strata[example.label].append(i)

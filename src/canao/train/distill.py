@@ -1,4 +1,4 @@
-"""Distil a teacher into a student that inherited from it."""
+"""Distillation: train a student on the outputs of the teacher that it inherited weights from."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """Weights of the losses.
+    """The weights of the losses.
 
-    logits       KL divergence from the teacher's classes at `temperature`, times its square
-                 (Hinton et al. 2015, section 2); squared error where the task is regression
-    labels       cross-entropy, or squared error, of the data's own labels
-    hidden       squared error of the last layer's states, on the dimensions that the student
-                 kept of the teacher: no projection is needed between the widths
+    logits        KL divergence from the teacher's class probabilities at `temperature`, times the
+                  squared temperature (Hinton et al. 2015, section 2); squared error for regression
+    labels        cross-entropy with the labels of the data; squared error for regression
+    hidden        squared error of the last layer's hidden states, on the dimensions that the
+                  student kept of the teacher, so that no projection between widths is needed
     """
 
     logits: float = 1.0
@@ -37,11 +37,11 @@ class Recipe:
     hidden: float = 1.0
 
 
-class Signals:
-    """What a teacher says of every example of `data`: computed once, then looked up.
+class TeacherTargets:
+    """The teacher's outputs for every example of `data`, which the student is trained to match.
 
-    The last layer's states are kept in half precision if they need no more than `limit` bytes;
-    otherwise the teacher runs again for each batch.
+    They are computed once and then looked up. Hidden states of the last layer are kept in half
+    precision if they need at most `limit` bytes; otherwise the teacher runs again for each batch.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Signals:
         total = math.ceil(len(data) / _BATCH)
         for done, batch in enumerate(evaluation_batches(data, _BATCH), start=1):
             self._compute(batch)
-            progress(done, total, "teacher's outputs")
+            progress(done, total, "teacher targets")
 
     def _compute(self, batch: Batch) -> None:
         with torch.inference_mode():
@@ -76,7 +76,7 @@ class Signals:
                 self.states[start:end] = states[row, : end - start]
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [examples, outputs] and the last layer's states [examples, tokens, hidden]."""
+        """Logits [examples, outputs] and the last hidden states [examples, tokens, hidden]."""
         logits = self.logits[list(batch.index)]
         if self.states is None:
             with torch.no_grad():
@@ -89,7 +89,7 @@ class Signals:
 
 
 def outputs(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits [examples, outputs] and the last layer's states [examples, tokens, hidden]."""
+    """Logits [examples, outputs] and the last hidden states [examples, tokens, hidden]."""
     seen: list[Tensor] = []
     last = parts_of(model).layers[-1].ffn_norm
     hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -101,7 +101,7 @@ def outputs(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def distill(
     student: PreTrainedModel,
-    signals: Signals,
+    targets: TeacherTargets,
     kept: Tensor,
     data: Encoded,
     schedule: Schedule,
@@ -112,16 +112,16 @@ def distill(
     checkpoint: Path | None = None,
     key: str = "",
 ) -> list[float]:
-    """Train `student` in place on the teacher's signals of `data`; the score after each epoch.
+    """Train `student` in place on the teacher's targets for `data`; returns each epoch's score.
 
-    `kept` are the residual dimensions that the student has of the teacher's, [student hidden].
+    `kept` are the teacher's hidden dimensions that the student kept, [student hidden].
     """
     recipe = recipe or Recipe()
 
     def loss(batch: Batch) -> Tensor:
         logits, states = outputs(student, batch)
-        target, wanted = signals.of(batch)
-        real = batch.mask.bool()
+        target, wanted = targets.of(batch)
+        real = batch.padding_mask.bool()
         return (
             recipe.logits * _logit_loss(logits, target, recipe.temperature)
             + recipe.labels * label_loss(logits, batch.labels)

@@ -1,4 +1,4 @@
-"""Fine-tune a teacher on labelled text, and predict with a classifier."""
+"""Fine-tuning of a teacher on labelled text, and predictions of a classifier."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def finetune(
     checkpoint: Path | None = None,
     key: str = "",
 ) -> list[float]:
-    """Train `model` in place on the labels; the score after each epoch.
+    """Train `model` in place on the labels; returns the score after each epoch.
 
-    The recipe is BERT's (Devlin et al. 2019, appendix A.3): Adam with weight decay, rate 5e-5,
-    batches of 32, 3 epochs. With `evaluate` the best epoch's weights are kept.
+    The recipe is BERT's (Devlin et al. 2019, appendix A.3): Adam with weight decay, a learning
+    rate of 5e-5, batches of 32, 3 epochs. With `evaluate`, the weights of the best epoch are kept.
     """
 
     def loss(batch: Batch) -> Tensor:

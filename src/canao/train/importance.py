@@ -1,4 +1,4 @@
-"""How much each head, neuron and dimension of a classifier matters to its loss."""
+"""How much the loss of a classifier depends on each head, FFN unit and hidden dimension."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from canao.train.loop import read_tensors, write_tensors
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores, larger for what matters more.
+    """Importance scores: the larger, the more the loss depends on the structure.
 
-    hidden    [hidden]           dimensions of the residual stream
-    heads     [layers, heads]
-    scores    [layers, hidden]   dimensions of queries and keys, head after head
-    values    [layers, hidden]   dimensions of values, head after head
-    neurons   [layers, ffn]
-    pooled    [hidden]           dimensions that the classification head reads
+    hidden      [hidden]           dimensions of the residual stream
+    heads       [layers, heads]    attention heads
+    scores      [layers, hidden]   dimensions of queries and keys, head after head
+    values      [layers, hidden]   dimensions of values, head after head
+    ffn_units   [layers, ffn]      units of the feed-forward layer
+    pooled      [hidden]           dimensions that the classification head reads
     """
 
     hidden: Tensor
     heads: Tensor
     scores: Tensor
     values: Tensor
-    neurons: Tensor
+    ffn_units: Tensor
     pooled: Tensor
 
     def save(self, path: Path, key: str) -> None:
@@ -41,26 +41,28 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path, key: str) -> Importance | None:
-        """What was saved under `key`; None if there is none, or it is damaged."""
+        """What was saved under `key`; None if it is missing, damaged or of another version."""
         if not path.is_file():
             return None
         try:
             tensors, note = read_tensors(path)
         except InputError:
             return None
-        return cls(**tensors) if note.get("key") == key else None
+        whole = tensors.keys() == {field.name for field in fields(cls)}
+        return cls(**tensors) if whole and note.get("key") == key else None
 
 
 def measure_importance(
     model: PreTrainedModel, data: Encoded, examples: int = 512, batch: int = 16
 ) -> Importance:
-    """Importance from the gradients of the label loss on the first `examples` of `data`.
+    """The importance of every structure, from the first `examples` of `data`.
 
-    The score of a structure is |dL/dmask| of a mask of ones on it, summed over batches
-    (Michel et al. 2019, section 4.1; DynaBERT, Hou et al. 2020, section 2.1). The mask's gradient
-    is the sum of weight times gradient over the weights that write or read the structure, so
-    that no mask is needed. A residual dimension is masked behind every norm. Labels alone
-    give the loss, as in GRAIN.
+    Think of a pruning mask: a factor of 1 on each structure, which pruning would set to 0. The
+    importance of a structure is |dL/dmask|, summed over batches (Michel et al. 2019, section 4.1;
+    DynaBERT, Hou et al. 2020, section 2.1). This gradient equals the sum of weight times gradient
+    over the weights that write or read the structure, so the mask itself is never built. The mask
+    of a residual dimension stands behind every norm. L is the loss on the labels alone, as in
+    GRAIN.
     """
     parts = parts_of(model)
     model.eval()
@@ -69,23 +71,23 @@ def measure_importance(
     for start in range(0, count, batch):
         piece = collate(data, range(start, min(start + batch, count)))
         label_loss(model(**piece.inputs).logits, piece.labels).backward()
-        for name, value in _mask_gradients(parts, model.config.num_attention_heads).items():
+        for name, value in _pruning_mask_gradients(parts, model.config.num_attention_heads).items():
             totals[name] = totals.get(name, 0) + value
         model.zero_grad(set_to_none=True)
     return Importance(**totals)
 
 
-def _mask_gradients(parts: Parts, heads: int) -> dict[str, Tensor]:
-    """|dL/dmask| of every structure for the gradients that the parameters now hold."""
+def _pruning_mask_gradients(parts: Parts, heads: int) -> dict[str, Tensor]:
+    """|dL/dmask| of every structure, from the gradients that the parameters hold now."""
     norms = [parts.embedding_norm]
-    found: dict[str, list[Tensor]] = {"heads": [], "scores": [], "values": [], "neurons": []}
+    found: dict[str, list[Tensor]] = {"heads": [], "scores": [], "values": [], "ffn_units": []}
     for layer in parts.layers:
         norms += [layer.attention_norm, layer.ffn_norm]
         value = _reads(layer.output)
         found["heads"].append(value.view(heads, -1).sum(1).abs())
         found["values"].append(value.abs())
         found["scores"].append(_writes(layer.query).abs() + _writes(layer.key).abs())
-        found["neurons"].append(_reads(layer.down).abs() + _writes(layer.up).abs())
+        found["ffn_units"].append(_reads(layer.down).abs() + _writes(layer.up).abs())
     scores = {name: torch.stack(rows) for name, rows in found.items()}
     scores["hidden"] = sum(_writes(norm).abs() for norm in norms)
     scores["pooled"] = _reads(parts.head).abs()
@@ -93,12 +95,12 @@ def _mask_gradients(parts: Parts, heads: int) -> dict[str, Tensor]:
 
 
 def _reads(linear: nn.Linear) -> Tensor:
-    """Mask gradient of each input of a linear layer, [inputs]."""
+    """dL/dmask of each input of a linear layer, [inputs]."""
     return (linear.weight.detach() * linear.weight.grad).sum(0)
 
 
 def _writes(module: nn.Linear | nn.LayerNorm) -> Tensor:
-    """Mask gradient of each output, [outputs]."""
+    """dL/dmask of each output of a linear layer or norm, [outputs]."""
     weight = module.weight.detach() * module.weight.grad
     rows = weight.sum(1) if weight.ndim == 2 else weight
     return rows + module.bias.detach() * module.bias.grad

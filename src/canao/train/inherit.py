@@ -1,4 +1,4 @@
-"""A student's first weights, from the teacher's."""
+"""The weights that a student starts from, taken from its teacher."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from canao.model.hf import Layer, Parts, arch_of, build_classifier, parts_of, st
 from canao.train.batches import Batch, Encoded, collate
 from canao.train.importance import Importance
 
-# Weight of the ridge, as a share of the inputs' mean variance, and tokens that are fitted on: half
-# of MiniLM's layers on MRPC begin at 0.743, 0.745, 0.782 with ridges 0.001, 0.01, 0.1; with 4,096
-# and 16,384 tokens the last is 0.765 and 0.779.
+# The ridge penalty, as a share of the inputs' mean variance, and the number of tokens that weights
+# are fitted on. Three of MiniLM's six layers on MRPC start at an accuracy of 0.743, 0.745 and 0.782
+# with ridges of 0.001, 0.01 and 0.1; with 4,096 and 16,384 tokens the last is 0.765 and 0.779.
 _RIDGE = 0.1
 _TOKENS = 8192
 _TINY = 1e-12  # keeps a Gram matrix of constant inputs from being singular
@@ -26,10 +26,14 @@ _TINY = 1e-12  # keeps a Gram matrix of constant inputs from being singular
 
 @dataclass(frozen=True)
 class Kept:
-    """What a student keeps of its teacher, as indices of the teacher's.
+    """What a student keeps of its teacher, as indices into the teacher's dimensions.
 
-    layers [student layers]; hidden, pooled [student hidden]; per student layer: scores (of
-    queries and keys) and values [student hidden], head after head, and neurons [student ffn].
+    layers      [student layers]   which of the teacher's layers
+    hidden      [student hidden]   dimensions of the residual stream
+    pooled      [student hidden]   dimensions that the classification head reads
+    scores      [student hidden] for each layer: dimensions of queries and keys, head after head
+    values      [student hidden] for each layer: dimensions of values, head after head
+    ffn_units   [student ffn] for each layer
     """
 
     layers: tuple[int, ...]
@@ -37,7 +41,7 @@ class Kept:
     pooled: Tensor
     scores: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    neurons: tuple[Tensor, ...]
+    ffn_units: tuple[Tensor, ...]
 
 
 def inherit(
@@ -46,16 +50,16 @@ def inherit(
     kept: Kept,
     data: Encoded | None,
 ) -> PreTrainedModel:
-    """A student of shape `arch` that begins where the teacher is; `teacher` is left as it is.
+    """A student with the architecture `arch` and weights from `teacher`, which is not changed.
 
-    The student takes what `kept` names. Then each product is fitted by least squares to what
-    the teacher computes at that place on some of the training texts, given what the student has
-    there: from the embeddings up, so that later layers make good what earlier ones lost (the
-    weight update of ZipLM, Kurtic et al. 2023, section 3, layer after layer on the student's
-    own inputs as in Kwon et al. 2022, section 4.3).
+    First the student gets a copy of the weights that `kept` names. Then each linear layer is fitted
+    by least squares: from the student's own inputs on some training sequences, it should compute
+    what the teacher computes there. This goes from the embeddings up, so that later layers make up
+    for what earlier ones lost (the weight update of ZipLM, Kurtic et al. 2023, section 3, applied
+    layer by layer to the student's own inputs as in Kwon et al. 2022, section 4.3).
 
-    With the teacher's own `arch` the student is an exact copy; without `data` the kept weights
-    are copied and nothing is fitted.
+    If `arch` is the teacher's, the student is an exact copy. Without `data` the kept weights are
+    copied and nothing is fitted.
     """
     config = student_config(teacher.config, arch)
     with torch.random.fork_rng():
@@ -75,17 +79,18 @@ def inherit(
 def keep(
     teacher: Arch, student: Arch, importance: Importance, layers: Sequence[int] | None = None
 ) -> Kept:
-    """What `student` keeps of `teacher`: its most important heads, neurons and dimensions.
+    """What `student` keeps of `teacher`: its most important heads, FFN units and dimensions.
 
-    InputError where the student has more of something than the teacher. Heads keep the teacher's
-    size or lose their least important dimensions; where the student's are larger, the dimensions
-    of neighbouring heads are joined.
+    A head keeps the teacher's head size, or loses its least important dimensions; if the student's
+    heads are larger, the dimensions of neighbouring heads are joined. InputError if the student has
+    more of something than the teacher.
 
-    Without `layers` they are spaced evenly and end with the last, as TinyBERT pairs them (Jiao et
-    al. 2020, section 3). Where weights are only copied the lowest layers are the better beginning
-    (Wang et al., How to Distill your BERT, ACL 2023); with the fit of `inherit` they are not: 3
-    of MiniLM's 6 layers on MRPC begin at an accuracy of 0.65 with the lowest, 0.72 with the
-    lowest two and the last, 0.75 with each second one (the teacher: 0.81).
+    `layers` are the teacher's layers to keep. By default they are spaced evenly and end with the
+    last, as TinyBERT pairs them (Jiao et al. 2020, section 3). If weights were only copied, the
+    lowest layers would be the better start (Wang et al., How to Distill your BERT, ACL 2023). With
+    the fit of `inherit` they are not: three of MiniLM's six layers on MRPC start at an accuracy of
+    0.65 with the lowest three, 0.72 with the lowest two and the last, and 0.75 with every second
+    one (the teacher has 0.81).
     """
     for name in ("layers", "hidden", "heads", "ffn"):
         if getattr(student, name) > getattr(teacher, name):
@@ -103,12 +108,12 @@ def keep(
         pooled=_best(importance.pooled, student.hidden),
         scores=tuple(pair[0] for pair in pairs),
         values=tuple(pair[1] for pair in pairs),
-        neurons=tuple(_best(importance.neurons[i], student.ffn) for i in chosen),
+        ffn_units=tuple(_best(importance.ffn_units[i], student.ffn) for i in chosen),
     )
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest scores, ascending."""
+    """The indices of the `count` highest scores, in ascending order."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
@@ -127,7 +132,7 @@ def _head_dims(
 
 
 def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) -> None:
-    """Take the kept rows and columns of every weight."""
+    """Copy the kept rows and columns of every weight."""
     hidden = kept.hidden
     for source, target in (
         (old.words, new.words), (old.positions, new.positions), (old.types, new.types),
@@ -137,14 +142,14 @@ def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) ->
     ratio = _score_scale(old, new, old_heads, new_heads)
     for i, index in enumerate(kept.layers):
         source, target = old.layers[index], new.layers[i]
-        scores, values, neurons = kept.scores[i], kept.values[i], kept.neurons[i]
+        scores, values, ffn_units = kept.scores[i], kept.values[i], kept.ffn_units[i]
         _copy_linear(source.query, target.query, scores, hidden, ratio)
         _copy_linear(source.key, target.key, scores, hidden, ratio)
         _copy_linear(source.value, target.value, values, hidden)
         _copy_linear(source.output, target.output, hidden, values)
         _copy_norm(source.attention_norm, target.attention_norm, hidden)
-        _copy_linear(source.up, target.up, neurons, hidden)
-        _copy_linear(source.down, target.down, hidden, neurons)
+        _copy_linear(source.up, target.up, ffn_units, hidden)
+        _copy_linear(source.down, target.down, hidden, ffn_units)
         _copy_norm(source.ffn_norm, target.ffn_norm, hidden)
     _copy_linear(old.pooler, new.pooler, kept.pooled, hidden)
     new.head.weight.copy_(old.head.weight[:, kept.pooled])
@@ -152,10 +157,11 @@ def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) ->
 
 
 def _score_scale(old: Parts, new: Parts, old_heads: int, new_heads: int) -> float:
-    """Factor of queries and of keys that keeps the scores' scale under the student's 1/sqrt(d).
+    """The factor for queries and keys that makes up for another head size d in 1/sqrt(d).
 
-    Fewer dimensions: the remaining terms weigh what they weighed. Joined heads: the score is the
-    mean of theirs, so that the attention is as sharp as theirs.
+    If a head lost dimensions, each remaining term of an attention score has the weight it had in
+    the teacher. If heads were joined, the score is the mean of theirs, so that attention is as
+    sharp as in the teacher.
     """
     before = old.layers[0].query.out_features / old_heads
     after = new.layers[0].query.out_features / new_heads
@@ -176,7 +182,7 @@ def _copy_norm(old: nn.LayerNorm, new: nn.LayerNorm, dims: Tensor) -> None:
 
 
 def _calibration(data: Encoded) -> Batch:
-    """The first training examples that fill the token budget."""
+    """The first training examples, until they have enough tokens to fit weights on."""
     total, count = 0, 0
     while count < len(data) and total < _TOKENS:
         total += len(data.ids[count])
@@ -185,17 +191,21 @@ def _calibration(data: Encoded) -> Batch:
 
 
 class _Fit:
-    """Runs teacher and student over the same texts in step, fitting the student's products."""
+    """Runs teacher and student over the same sequences, layer by layer, and fits the student's
+    linear layers and norms to what the teacher computes.
+
+    Hidden states are [real tokens, width]: padding is left out.
+    """
 
     def __init__(
         self, old: Parts, new: Parts, kept: Kept, batch: Batch, old_heads: int, new_heads: int
     ) -> None:
         self.old, self.new, self.kept = old, new, kept
         self.batch, self.old_heads, self.new_heads = batch, old_heads, new_heads
-        self.real = batch.mask.bool()
+        self.real = batch.padding_mask.bool()
 
     def run(self) -> None:
-        """Fit from the embeddings to the head; states are [real tokens, width]."""
+        """Fit everything from the embeddings up to the head."""
         hidden = self.kept.hidden
         teacher = self.old.embedding_norm(self._embed(self.old))
         student = self._embed(self.new)
@@ -228,7 +238,7 @@ class _Fit:
         teacher = old.attention_norm(total)
         student = _fit_norm(new.attention_norm, student + new.output(own), teacher[:, hidden])
         inner = old.up(teacher)
-        _fit((new.up,), student, (inner[:, kept.neurons[i]],))
+        _fit((new.up,), student, (inner[:, kept.ffn_units[i]],))
         total = teacher + old.down(old.activation(inner))
         own = new.activation(new.up(student))
         _fit((new.down,), own, (total[:, hidden] - student,))
@@ -244,14 +254,14 @@ class _Fit:
         return layer.ffn_norm(state + layer.down(layer.activation(layer.up(state))))
 
     def _top(self, teacher: Tensor, student: Tensor) -> None:
-        """Pooler and head, on the first tokens' states [examples, width]."""
+        """Fit pooler and head, on the first token of each sequence [examples, width]."""
         inner = self.old.pooler(teacher)
         _fit((self.new.pooler,), student, (inner[:, self.kept.pooled],))
         own = self.new.pooler(student).tanh()
         _fit((self.new.head,), own, (self.old.head(inner.tanh()),))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        """Attention within each text, of flat [real tokens, width] and to it."""
+        """Attention within each sequence; arguments and result are [real tokens, width]."""
         split = []
         for flat in (query, key, value):
             padded = flat.new_zeros(*self.real.shape, flat.shape[1])
@@ -270,7 +280,7 @@ class _Fit:
 
 
 def _fit_norm(norm: nn.LayerNorm, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Fit scale and shift, each dimension for itself; the norm's output."""
+    """Fit scale and shift of each dimension to `targets`; returns the norm's new output."""
     x = functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
     spread = x - x.mean(0)
     scale = (spread * (targets - targets.mean(0))).sum(0) / spread.square().sum(0).clamp_min(1e-6)
@@ -280,10 +290,10 @@ def _fit_norm(norm: nn.LayerNorm, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _fit(linears: Sequence[nn.Linear], inputs: Tensor, targets: Sequence[Tensor]) -> None:
-    """Ridge regression of each of `targets` [n, out] on `inputs` [n, in].
+    """Fit linear layers with common `inputs` [n, in] to `targets` [n, out] by ridge regression.
 
-    Drawn to the present weights: minimises |inputs W^T + b - targets|^2 + ridge |W - W0|^2, so
-    that what already fits stays as it is.
+    The penalty is on the change of the weights: minimised is
+    |inputs W^T + b - targets|^2 + ridge |W - W0|^2, so that weights that already fit stay.
     """
     mean = inputs.mean(0)
     x = inputs - mean

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from canao.artifact.directory import staged_file
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
 
@@ -27,11 +26,11 @@ _CLIP = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """How many steps to train, and at which learning rate.
 
     steps         optimiser steps; 0: as many as `epochs` need
-    warmup        share of the steps in which the rate rises from 0; it falls to 0 after that
-    weight_decay  of matrices; biases and norms have none
+    warmup        share of the steps over which the rate rises from 0; after that it falls to 0
+    weight_decay  of weight matrices; biases and norms have none
     """
 
     epochs: int = 3
@@ -53,7 +52,7 @@ class Schedule:
 
 @dataclass
 class _State:
-    """What a checkpoint holds beside the tensors."""
+    """What a checkpoint holds besides tensors."""
 
     step: int = 0
     best: float = float("-inf")
@@ -63,10 +62,10 @@ class _State:
 class Loop:
     """One training run of `model` on `data`.
 
-    loss          of a batch; the mean over its examples
-    evaluate      called at the start and after each epoch; the best weights are kept (ties: the
-                  earlier), so that training never ends below its start
-    checkpoint    file to resume from; `key` must be the one that it was written under
+    loss          of a batch: the mean over its examples
+    evaluate      scores the model at the start and after each epoch; the weights with the best
+                  score are kept (the earlier of equal ones), so training never ends below its start
+    checkpoint    file to resume from, if it was written under the same `key`
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Loop:
         self.state = _State()
 
     def run(self, progress: Progress) -> list[float]:
-        """Train to the end, from the checkpoint if there is one; the epochs' evaluations."""
+        """Train to the end, from the checkpoint if there is one; returns each epoch's score."""
         total = self.schedule.total(len(self.data))
         per_epoch = -(-len(self.data) // self.schedule.batch)
         torch.manual_seed(self.schedule.seed)
@@ -142,7 +141,7 @@ class Loop:
         return value
 
     def _compare(self) -> float:
-        """Evaluate, and keep the weights if they are the best so far."""
+        """Evaluate the model, and keep its weights if they are the best so far."""
         self.model.eval()
         value = self.evaluate()
         if value > self.state.best:
@@ -168,7 +167,7 @@ class Loop:
         try:
             tensors, note = read_tensors(self.checkpoint)
         except InputError:
-            return  # a damaged checkpoint costs time, not the run
+            return  # with a damaged checkpoint, training starts anew
         if note.get("key") != self.key:
             return
         self.state = _State(**json.loads(note["state"]))
@@ -182,18 +181,10 @@ class Loop:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, str]) -> None:
-    """Write a safetensors file, `note` in its header, so that it is there whole or not at all."""
+    """Write a safetensors file with `note` in its header; the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with staged_file(path) as temporary:
         save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -209,7 +200,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """torch computes with `count` threads inside (None: as it is set)."""
+    """Let torch compute with `count` threads inside the block (None: as torch is set)."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""Scores of predictions, under the names that GLUE reports."""
+"""Metrics of predictions, with the names and definitions of GLUE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from canao.train.data import TextData
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics as fractions (a correlation lies in -1..1); `primary` names the one that ranks."""
+    """Metrics as fractions (correlations lie in -1..1); `primary` is the one that ranks models."""
 
     metrics: Mapping[str, float]
     primary: str
@@ -27,7 +27,7 @@ class Score:
 
 
 def metric_names(data: TextData) -> tuple[str, ...]:
-    """The metrics of this task; the first is the primary one unless another is chosen.
+    """The metrics of a task; the first is the primary one unless another is chosen.
 
     As in GLUE (Wang et al. 2019, section 3): accuracy and F1 (MRPC), Matthews correlation
     (CoLA), Pearson and Spearman correlation and their mean (STS-B).
@@ -54,10 +54,10 @@ def score(predictions: np.ndarray, data: TextData, metric: str | None = None) ->
     """How well `predictions` fit `data.dev`, in its order.
 
     predictions   shape [examples]: class indices, or values where the task is regression
-    metric        the primary metric, where it is not to be the task's usual one
+    metric        the primary metric; None: the task's usual one
 
-    F1 of two classes is that of class 1, as in GLUE; a correlation that is not defined, because
-    the predictions are all equal or not finite, counts 0.
+    With two classes, F1 is that of class 1, as in GLUE. A correlation that is undefined, because
+    all predictions are equal or one is not finite, counts as 0.
     """
     primary = check_metric(metric, data)
     truth = np.asarray([example.label for example in data.dev])

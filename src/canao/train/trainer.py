@@ -1,11 +1,10 @@
-"""Trainer: what the search asks for a candidate's accuracy, and for the finished student."""
+"""Trainer: gives the search the proxy score of a candidate, and trains the finished student."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,49 +19,15 @@ from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData
-from canao.train.distill import Signals, distill
+from canao.train.distill import TeacherTargets, distill
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, Schedule, threads
 from canao.train.metrics import Score, check_metric, score
+from canao.train.options import TrainOptions, TrainProgress
 
-Report = Callable[[str, int, int, str], None]  # stage, done, total, note
-_RECIPE = 1  # raise it when a change here makes stored scores incomparable
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How the teacher and its students are trained.
-
-    max_length     tokens; longer texts are cut
-    metric         the one that ranks; None: the task's usual one (see metrics.py)
-    quick_steps    optimiser steps of `Trainer.quick`
-    final_epochs   passes over the training set of `Trainer.finish`
-    threads        of torch; None: as torch is set, which is one per core
-    """
-
-    max_length: int = 128
-    batch: int = 32
-    teacher_epochs: int = 3
-    teacher_lr: float = 5e-5
-    quick_steps: int = 48
-    final_epochs: int = 5
-    student_lr: float = 1e-4
-    seed: int = 0
-    metric: str | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
-            least = 8 if name == "max_length" else 1
-            if getattr(self, name) < least:
-                raise InputError(f"training: {name} is {getattr(self, name)}, least is {least}")
-        for name in ("teacher_lr", "student_lr"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"training: threads is {self.threads}, least is 1")
+_RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
 
 
 @dataclass(frozen=True)
@@ -74,17 +39,17 @@ class Student:
 
 
 class Trainer:
-    """Trains a teacher and students of it; everything it finds out is kept in `work`.
+    """Trains a teacher and its students, and keeps every result in the directory `work`.
 
         work/teacher/               the fine-tuned teacher         teacher.json   its score
-        work/skeletons/ARCH/        inherited weights only
-        work/quick/ARCH.json        scores after a short distillation
+        work/skeletons/ARCH/        students with copied weights, not trained
+        work/proxy/ARCH.json        proxy scores: after a short distillation
         work/students/ARCH/         distilled to the end           ARCH.json      its score
         work/checkpoints/           what a killed run resumes from
 
-    Results are stored under a key of all that they depend on (teacher, data, options), so that a
-    changed option recomputes what it concerns and nothing else. `progress` is called often, with
-    the stage, steps done, steps in all and a note.
+    Each result is stored under a key of everything it depends on (teacher, data, options), so a
+    changed option recomputes only the results that it affects. `progress` is called often, with
+    the stage, the steps done, all steps and a note.
     """
 
     def __init__(
@@ -93,7 +58,7 @@ class Trainer:
         data: TextData,
         work: str | Path,
         options: TrainOptions,
-        progress: Report,
+        progress: TrainProgress,
     ) -> None:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
@@ -121,14 +86,14 @@ class Trainer:
         self._dev: Encoded | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
-        self._signals: dict[int, Signals] = {}
+        self._targets: dict[int, TeacherTargets] = {}
 
     def teacher_arch(self) -> Arch:
-        """The teacher's shape: no student can exceed it."""
+        """The teacher's architecture: no student can be larger in any dimension."""
         return self._arch
 
     def teacher(self) -> Student:
-        """The teacher: as it is where it was trained for these labels, else fine-tuned."""
+        """The teacher: unchanged if it was trained for these labels, otherwise fine-tuned."""
         directory, record = self.work / "teacher", self.work / "teacher.json"
         stored = _stored(record, self._key)
         if stored is not None and directory.is_dir():
@@ -145,7 +110,7 @@ class Trainer:
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
-        """A model directory with the kept weights as they are: for latency, not for accuracy."""
+        """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
         if _read_record(record, self._key) is None or not directory.is_dir():
             with threads(self.options.threads):
@@ -154,9 +119,9 @@ class Trainer:
             _write_record(record, self._key, {})
         return directory
 
-    def quick(self, arch: Arch) -> Score:
-        """The dev score of `arch` after a short distillation: enough to rank candidates."""
-        record = self._place("quick", arch)[1]
+    def proxy_score(self, arch: Arch) -> Score:
+        """The score of `arch` on dev after a short distillation: enough to rank candidates."""
+        record = self._place("proxy", arch)[1]
         key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
         stored = _stored(record, key)
         if stored is not None:
@@ -168,11 +133,11 @@ class Trainer:
             student = self._student(arch)
             distill(
                 student,
-                self._signals_of(data),
+                self._targets_of(data),
                 self._kept(arch).hidden,
                 data,
                 self._schedule(steps=steps, epochs=1),
-                self._stage(f"quick {arch}"),
+                self._stage(f"proxy score {arch}"),
                 evaluate=lambda: self._score(student).value,
             )
             found = self._score(student)
@@ -180,7 +145,7 @@ class Trainer:
         return found
 
     def finish(self, arch: Arch) -> Student:
-        """The student of shape `arch`, fully distilled: its best epoch on dev, or its start."""
+        """The student with this architecture, distilled in full, with its best epoch's weights."""
         directory, record = self._place("students", arch)
         key = _digest(self._key, self.options.final_epochs, self.options.student_lr)
         stored = _stored(record, key)
@@ -191,7 +156,7 @@ class Trainer:
             data, student = self._train_set(), self._student(arch)
             distill(
                 student,
-                self._signals_of(data),
+                self._targets_of(data),
                 self._kept(arch).hidden,
                 data,
                 self._schedule(epochs=self.options.final_epochs),
@@ -250,15 +215,15 @@ class Trainer:
             self._model = hf.load_classifier(self.teacher().model_dir, self.data.labels)
         return self._model
 
-    def _signals_of(self, data: Encoded) -> Signals:
-        """The teacher's outputs; those for one set of examples are kept for every candidate."""
-        if len(data) not in self._signals:
-            stage = self._stage("teacher's outputs")
-            self._signals = {len(data): Signals(self._teacher_model(), data, stage)}
-        return self._signals[len(data)]
+    def _targets_of(self, data: Encoded) -> TeacherTargets:
+        """The teacher's targets for `data`, kept because all candidates share them."""
+        if len(data) not in self._targets:
+            stage = self._stage("teacher targets")
+            self._targets = {len(data): TeacherTargets(self._teacher_model(), data, stage)}
+        return self._targets[len(data)]
 
     def _train_set(self) -> Encoded:
-        """The training examples, mixed: files are often sorted, and parts are taken of it."""
+        """The training examples, shuffled: files are often sorted, and parts of them are used."""
         if self._train is None:
             order = list(range(len(self.data.train)))
             random.Random(self.options.seed).shuffle(order)

@@ -21,6 +21,7 @@ from typing import Any
 
 from canao.build import Toolchain
 from canao.compiler import Stages, chosen_plans, load_model, lower, tuning_database
+from canao.defaults import TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.fuse.group import Program
@@ -33,6 +34,7 @@ from canao.target import Target, get_target
 from canao.tuning.measure import Bench, Say
 from canao.tuning.trial import Pair, Subject
 
+_PROTOCOL = MeasureConfig()
 _SCOUTED = 4  # other tiles of a heavy kernel
 _HEAVY, _SMALL = 0.1, 0.02  # parts of the time: kernels above are scouted, below left as they are
 _STEPS = 6  # of the coordinate descent
@@ -62,8 +64,10 @@ class Report:
 
 
 def tune_model(
-    model: str | Path | Any, *, target: Target | None = None, length: int = 128, threads: int = 1,
-    budget_s: float = 90.0, max_length: int | None = None, toolchain: Toolchain | None = None,
+    model: str | Path | Any, *, target: Target | None = None,
+    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
+    budget_s: float = TUNE_SECONDS, max_length: int | None = None,
+    toolchain: Toolchain | None = None,
     device: Device | None = None, fresh: bool = False, progress: Say | None = None,
 ) -> Report:  # fmt: skip
     """Measure plans of a model's kernels on this machine; compilations use the fastest.
@@ -99,15 +103,11 @@ def tune_model(
         database.forget([s.text for s in subjects])
     with tempfile.TemporaryDirectory(prefix="canao-tune-") as folder:
         bench = Bench(subjects, target, device, database, MeasureConfig(length, threads),
-                      Path(folder), toolchain, start + budget_s, progress or _silent)  # fmt: skip
+                      Path(folder), toolchain, start + budget_s, progress or silent)  # fmt: skip
         search(bench)
     return Report(
         _chosen(stages, bench), bench.measured, time.monotonic() - start, not bench.cut_short
     )
-
-
-def _silent(text: str) -> None:
-    """The progress callback that says nothing."""
 
 
 def find_subjects(program: Program) -> tuple[Subject, ...]:

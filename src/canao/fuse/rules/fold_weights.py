@@ -15,17 +15,12 @@ from canao.graph.ir import Node, node
 from canao.graph.ops import VIEWS
 
 
-def _scalar(view: View, name: str) -> float | None:
-    array = view.array(name)
-    return float(array.reshape(())) if array is not None and array.size == 1 else None
-
-
 def scale_into_weights(view: View, n: Node) -> Change | None:
     """(view(x W^T + b) y) * c  ->  view(x (c W)^T + c b) y"""
     if n.op != "mul":
         return None
     for product, factor in (n.inputs, n.inputs[::-1]):
-        c, matmul = _scalar(view, factor), view.made_by(product, "matmul")
+        c, matmul = view.scalar(factor), view.made_by(product, "matmul")
         if c is None or matmul is None or not view.only_used_by(product, n):
             continue
         chain, user = [], matmul

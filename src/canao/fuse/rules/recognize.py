@@ -21,25 +21,20 @@ from canao.graph.ir import Node, node
 _CLOSE = 1e-5
 
 
-def _scalar(view: View, name: str) -> float | None:
-    array = view.array(name)
-    return float(array.reshape(())) if array is not None and array.size == 1 else None
-
-
 def _is(value: float | None, wanted: float) -> bool:
     return value is not None and math.isclose(value, wanted, rel_tol=_CLOSE)
 
 
 def _factors(view: View, name: str) -> tuple[float, list[str]]:
     """A product as a number and the values it multiplies, products in it taken apart."""
-    c = _scalar(view, name)
+    c = view.scalar(name)
     if c is not None:
         return c, []
     n = view.made_by(name, "mul", "div")
     if n is None:
         return 1.0, [name]
     if n.op == "div":
-        c = _scalar(view, n.inputs[1])
+        c = view.scalar(n.inputs[1])
         if not c:
             return 1.0, [name]
         number, rest = _operand(view, n, n.inputs[0])
@@ -58,7 +53,7 @@ def _plus(view: View, name: str, number: float) -> str | None:
     """x where `name` is x + number."""
     n = view.made_by(name, "add")
     for x, c in (n.inputs, n.inputs[::-1]) if n else ():
-        if _is(_scalar(view, c), number):
+        if _is(view.scalar(c), number):
             return x
     return None
 
@@ -164,7 +159,7 @@ def find_norm(view: View, n: Node) -> Change | None:
         inside = view.made_by(root, "sqrt")
         total = view.made_by(inside.inputs[0], "add") if inside else None
         for variance, e in (total.inputs, total.inputs[::-1]) if total else ():
-            eps, mean = _scalar(view, e), view.made_by(variance, "reduce_mean")
+            eps, mean = view.scalar(e), view.made_by(variance, "reduce_mean")
             square = view.made_by(mean.inputs[0], "mul") if mean else None
             if eps is None or square is None or square.inputs[0] != square.inputs[1]:
                 continue
@@ -222,7 +217,7 @@ def columns_into_norm(view: View, n: Node) -> Change | None:
 
 def divide_by_constant(view: View, n: Node) -> Change | None:
     """x / c  ->  x * (1 / c)"""
-    c = _scalar(view, n.inputs[1]) if n.op == "div" else None
+    c = view.scalar(n.inputs[1]) if n.op == "div" else None
     if not c or view.array(n.inputs[0]) is not None:
         return None
     name = view.fresh("inverse")
@@ -243,7 +238,7 @@ def scale_past_matmul(view: View, n: Node) -> Change | None:
         if scaled is None or not (side == 1 or view.only_used_by(name, n)):
             continue
         for x, c in (scaled.inputs, scaled.inputs[::-1]):
-            if _scalar(view, c) is None or view.shape(x) != view.shape(name):
+            if view.scalar(c) is None or view.shape(x) != view.shape(name):
                 continue
             operands = (x, n.inputs[1]) if side == 0 else (n.inputs[0], x)
             product = node("matmul", operands, view.fresh("v"), where=n.where)

@@ -1,7 +1,7 @@
-"""What a compiled model says of texts, one module a task.
+"""From texts to results, with one module for each task.
 
-`TASKS` names the options of each; `check` refuses those of another task; `tell` turns the outputs
-of the library into results. Tasks that are not here have no results for texts.
+`TASKS` lists the tasks and their options; `check` refuses an option of another task; `interpret`
+turns the outputs of the library into results. A model with another task takes only token ids.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`options` with their defaults. `pairs`: the second text is "", "optional" or "context"."""
+    """`options` with their defaults; `pairs` is what a second text is: "" (refused), "optional" or
+    "context" (required)."""
 
     options: Mapping[str, Any]
     pairs: str = ""
 
 
-# The task that is a text's continuation: `CompiledModel.stream` does it, token by token.
+# The task of continuing a text; `CompiledModel.stream` does it, token by token.
 GENERATION = "text-generation"
-# The output of a library that computes sentence embeddings itself.
+# The name of the library's output that is a sentence embedding.
 EMBEDDING = "sentence_embedding"
 TASKS: Mapping[str, Task] = {
     "text-classification": Task({"top": None}, "optional"),
@@ -53,11 +54,11 @@ _CHOICES = {"aggregate": STRATEGIES, "pooling": (None, *POOLINGS)}
 
 
 def task_of(manifest: Mapping[str, Any]) -> Task:
-    """The task of an artifact; InputError if it has none for texts."""
+    """The task of an artifact; InputError if it takes no texts."""
     name = manifest.get("task", "none")
     if name not in TASKS:
         raise InputError(
-            f"a model for '{name}' says nothing of texts; call it from Python with token ids"
+            f"a model for '{name}' takes no texts; call it from Python with token ids"
         )
     return TASKS[name]
 
@@ -65,7 +66,7 @@ def task_of(manifest: Mapping[str, Any]) -> Task:
 def check(
     manifest: Mapping[str, Any], pair: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The task's options with those given; InputError for one that belongs to another task."""
+    """The task's options: those given, and defaults. InputError for an option of another task."""
     task, name = task_of(manifest), manifest["task"]
     for option, value in given.items():
         if option not in task.options:
@@ -87,7 +88,7 @@ def check(
 def prepare(
     reader: Reader, text: str, pair: str | None, truncate: bool | None, options: Mapping[str, Any]
 ) -> Prepared:
-    """A text as tokens, once it and the options are right."""
+    """Check a text and its options, and tokenise it."""
     manifest = reader.artifact.manifest
     prepared = reader.prepare(text, pair, truncate, check(manifest, pair, options))
     if manifest["task"] == "fill-mask":
@@ -95,11 +96,11 @@ def prepare(
     return prepared
 
 
-def tell(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
-    """The result of a text from the outputs of its windows, without a batch dimension.
+def interpret(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) -> Any:
+    """The result for a text, from the outputs of its windows (which have no batch dimension).
 
-    A Prediction for text-classification and text-regression; lists of Entity, Answer, or for each
-    mask of Filling; an array for feature-extraction [s, width] or pooled [width].
+    It is a Prediction for text-classification and text-regression, a list of Entity or of Answer,
+    for each mask a list of Filling, or for feature-extraction an array [s, width], pooled [width].
     """
     manifest, options = reader.artifact.manifest, prepared.options
     task, window, first = manifest["task"], prepared.windows[0], _logits(outputs[0])
@@ -134,7 +135,7 @@ def _mask(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _logits(outputs: Outputs) -> np.ndarray:
-    """The output that a head is about: the first."""
+    """The first output, which is the head's."""
     return next(iter(outputs.values()))
 
 
@@ -156,7 +157,7 @@ __all__ = [
     "Reader",
     "Task",
     "check",
+    "interpret",
     "prepare",
     "task_of",
-    "tell",
 ]

@@ -1,8 +1,9 @@
 """Answers to a question: the spans of the context with the highest start and end.
 
-The probability of a span is that of its first token times that of its last, each over all tokens
-of the context and nothing else. A context longer than the model is read in windows that overlap;
-their tokens compete with each other, so scores of different windows can be compared.
+The score of a span is the probability that it starts at its first token, times the probability that
+it ends at its last, both over the tokens of the context only. A context that is longer than the
+model takes is read in overlapping windows. One softmax runs over the tokens of all windows, so that
+scores of different windows can be compared.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ def find_answers(
     context: str, windows: Sequence[Any], starts: Sequence[np.ndarray],
     ends: Sequence[np.ndarray], top: int, longest: int,
 ) -> list[Answer]:  # fmt: skip
-    """The `top` best spans of at most `longest` tokens, spread to whole words, best first."""
+    """The `top` best spans of at most `longest` tokens, extended to whole words, best first."""
     places = [np.flatnonzero([s == 1 for s in w.sequence_ids]) for w in windows]
     first, last = _probabilities(starts, places), _probabilities(ends, places)
     found: dict[tuple[int, int], float] = {}
     for window, at, p, q in zip(windows, places, first, last, strict=True):
-        # Several spans may be the same words: more are looked at than are asked for.
+        # Several spans may extend to the same words, so more are looked at than asked for.
         for score, i, j in _best(p, q, 4 * top + 8, longest):
             span = _span(context, window, at[i], at[j])
             if span[0] < span[1]:
@@ -47,7 +48,7 @@ def _probabilities(
 def _best(
     p: np.ndarray, q: np.ndarray, count: int, longest: int
 ) -> list[tuple[float, int, int]]:
-    """(score, first, last) of the best spans that end no earlier than they begin."""
+    """(score, first, last) of the best spans, with first <= last."""
     scores = np.tril(np.triu(np.outer(p, q)), longest - 1).ravel()
     count = min(count, len(scores))
     order = np.argpartition(-scores, count - 1)[:count] if count else []
@@ -55,7 +56,7 @@ def _best(
 
 
 def _span(context: str, window: Any, first: int, last: int) -> tuple[int, int]:
-    """Characters from the first token's word to the last token's."""
+    """The characters from the first token's word to the last token's word."""
     left, right = window.token_to_word(int(first)), window.token_to_word(int(last))
     start, end = window.offsets[first][0], window.offsets[last][1]
     if left is not None and right is not None:

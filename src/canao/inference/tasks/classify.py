@@ -1,4 +1,4 @@
-"""Scores of whole texts: one of several labels, each label for itself, or values."""
+"""Scores of a whole text: one of several labels, several labels at once, or plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def label_names(manifest: Mapping[str, Any], count: int) -> Sequence[str]:
-    """The model's labels, which must be as many as its outputs."""
+    """The model's labels; InputError unless there are as many as outputs."""
     labels = manifest.get("labels") or []
     if len(labels) != count:
         raise InputError(
@@ -30,7 +30,7 @@ def label_names(manifest: Mapping[str, Any], count: int) -> Sequence[str]:
 
 
 def classify(logits: np.ndarray, manifest: Mapping[str, Any], top: int | None) -> Prediction:
-    """Labels by their probabilities, best first, at most `top`."""
+    """At most `top` labels with their probabilities, best first."""
     values = logits.ravel()
     labels = label_names(manifest, len(values))
     if manifest.get("problem_type") == "multi_label_classification":
@@ -42,7 +42,7 @@ def classify(logits: np.ndarray, manifest: Mapping[str, Any], top: int | None) -
 
 
 def regress(logits: np.ndarray, manifest: Mapping[str, Any]) -> Prediction:
-    """The outputs as they are, in their order."""
+    """The outputs themselves, in their order."""
     values = logits.ravel()
     names = ["score"] if len(values) == 1 else label_names(manifest, len(values))
     return Prediction(tuple((name, float(v)) for name, v in zip(names, values, strict=True)))

@@ -1,7 +1,7 @@
-"""Named parts of a text from the labels of its tokens.
+"""Named entities in a text, from the labels of its tokens.
 
-Tokens of a word agree on a label first (which is how such models are trained: on the first token
-of each word), then neighbours of one type become one entity; a label B- begins another.
+First each word gets one label (such models are trained on the first token of each word). Then
+neighbouring words of the same type become one entity; a label that starts with B- begins a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from canao.inference.tasks.classify import label_names, probabilities
 from canao.inference.tasks.results import Entity
 
 OUTSIDE = "O"
-# How a word gets its label. none and simple leave every token its own; none joins nothing.
+# How a word gets its label. With none and simple each token keeps its own; none joins nothing.
 STRATEGIES = ("first", "average", "max", "simple", "none")
 _Piece = tuple[str, float, int, int]  # label, score, start, end
 
@@ -23,7 +23,7 @@ _Piece = tuple[str, float, int, int]  # label, score, start, end
 def find_entities(
     text: str, window: Any, logits: np.ndarray, manifest: Mapping[str, Any], aggregate: str
 ) -> list[Entity]:
-    """Entities in the order of the text."""
+    """The entities of a text, in the order of the text."""
     scores = probabilities(logits.reshape(len(window.ids), -1))
     labels = label_names(manifest, scores.shape[1])
     words = _words(window, whole=aggregate not in ("none", "simple"))
@@ -34,7 +34,7 @@ def find_entities(
 
 
 def _words(window: Any, *, whole: bool) -> list[list[int]]:
-    """Tokens of the text by words, or one by one; not those that the tokenizer added."""
+    """The tokens of each word, or one by one; tokens that the tokenizer added are left out."""
     words: list[list[int]] = []
     last: object = None
     for i, (special, place) in enumerate(
@@ -88,6 +88,6 @@ def _entity(text: str, group: Sequence[_Piece], *, bare: bool) -> Entity:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the blanks at its ends: tokens of some tokenizers begin with one."""
+    """A span without blanks at its ends: in some tokenizers, tokens begin with a blank."""
     part = text[start:end]
     return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))

@@ -1,4 +1,4 @@
-"""The likeliest tokens for each masked place of a text."""
+"""The most probable tokens for each mask in a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from canao.inference.tasks.results import Filling
 
 
 def mask_id(tokenizer: Any, mask: str | None) -> int:
-    """The id of the mask token `mask`, as the manifest names it."""
+    """The id of the mask token, which the manifest names."""
     found = tokenizer.token_to_id(mask) if mask else None
     if found is None:
         raise InputError("the tokenizer has no mask token; name it in its tokenizer_config.json")
@@ -20,7 +20,7 @@ def mask_id(tokenizer: Any, mask: str | None) -> int:
 
 
 def require_mask(ids: Any, tokenizer: Any, mask: str | None) -> None:
-    """InputError unless a text has a masked place."""
+    """InputError unless a text contains a mask."""
     if mask_id(tokenizer, mask) not in ids:
         raise InputError(f"the text has no {mask}; put one where a word is to be filled in")
 
@@ -28,7 +28,7 @@ def require_mask(ids: Any, tokenizer: Any, mask: str | None) -> None:
 def fill_masks(
     window: Any, logits: np.ndarray, tokenizer: Any, mask: str, top: int
 ) -> list[list[Filling]]:
-    """For each masked place, in order, the `top` likeliest tokens."""
+    """For each mask, in order, the `top` most probable tokens."""
     ids = np.array(window.ids)
     rows = logits.reshape(len(ids), -1)
     places = np.flatnonzero(ids == mask_id(tokenizer, mask))

@@ -1,4 +1,4 @@
-"""Texts to token ids: the artifact's tokenizer, cut where the model ends, offsets kept."""
+"""From texts to token ids: the artifact's tokenizer, truncation, and character offsets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from canao.inference.tasks.windows import SHARED, cut_windows
 class Prepared:
     """A text, or a pair, ready to run.
 
-    windows   encodings of the `tokenizers` library, several of them for a long context; or
+    windows   encodings of the `tokenizers` library, more than one for a long context; or the
               Windows of a long text
-    cut       tokens of the whole text, where it was cut; else 0
-    whole     the encoding of a text in Windows
+    cut       number of tokens before truncation, if the text was truncated; else 0
+    whole     the encoding of the whole text, if it is in Windows
     """
 
     text: str
@@ -31,14 +31,14 @@ class Prepared:
 
 
 class Reader:
-    """The tokenizer of an artifact. `limit` is the most tokens that a text is given."""
+    """The tokenizer of an artifact; `limit` is the most tokens of a sequence."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         manifest = artifact.manifest
         pooling = manifest.get("pooling") or {}
         self.limit = min(artifact.max_length, pooling.get("max_tokens") or artifact.max_length)
-        # Sentence-Transformers cuts at its own length without being asked.
+        # Sentence-Transformers truncates to its own length without being asked.
         self.cuts = bool(pooling)
         self.lowercase, self.prompt = pooling.get("lowercase", False), pooling.get("prompt", "")
         self.windows = manifest.get("task") == "question-answering"
@@ -47,7 +47,7 @@ class Reader:
         self.tokenizer = _tokenizer(artifact)
 
     def encode(self, text: str, pair: str | None = None) -> tuple[Any, ...]:
-        """Encodings of a text cut at the limit: one, or the windows over a long context."""
+        """The encoding of a text, truncated to the limit, or the windows over a long context."""
         whole = self.whole(text, pair)
         if len(whole.ids) <= self.limit:
             return (whole,)
@@ -65,11 +65,11 @@ class Reader:
             ) from None
         finally:
             self.tokenizer.no_truncation()
-        # The library hands out what was cut off in windows too; only a context is read on there.
+        # The library returns what was cut off as further windows; only a context needs them.
         return (first, *first.overflowing) if by_window else (first,)
 
     def whole(self, text: str, pair: str | None = None) -> Any:
-        """A text as the tokenizer gives it, with what belongs before it; not cut."""
+        """The encoding of a whole text, with the prompt before it; not truncated."""
         text = self.prompt + text
         if self.lowercase:
             text, pair = text.lower(), pair.lower() if pair is not None else None
@@ -81,7 +81,7 @@ class Reader:
     def prepare(
         self, text: str, pair: str | None, truncate: bool | None, options: dict[str, Any]
     ) -> Prepared:
-        """One text or pair; InputError if it is empty, or too long and not to be cut."""
+        """Tokenise one text or pair; InputError if it is empty, or too long and not to be cut."""
         _check_text("text", text)
         if pair is not None:
             _check_text("context" if self.windows else "second text", pair)
@@ -103,7 +103,7 @@ class Reader:
     def arrays(self, window: Any) -> list[np.ndarray]:
         """The model's inputs for a window, in the order of the manifest.
 
-        Type ids are the tokenizer's own, where the model has more than one type.
+        Token type ids come from the tokenizer if the model has more than one type, else are 0.
         """
         given = {"input_ids": window.ids, "token_type_ids": window.type_ids}
         unknown = sorted(set(self.inputs) - set(given))

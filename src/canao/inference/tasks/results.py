@@ -1,4 +1,4 @@
-"""What a task says of a text. Offsets count characters of the text that was given."""
+"""The results of tasks. Offsets count characters of the given text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Scores of one text: (label, score) pairs, best first.
+    """The scores of one text: (label, score) pairs, best first.
 
-    Probabilities that sum to 1, or one of each label for itself where the problem is multi-label;
-    a regression has plain values in the order of its outputs, a single one called "score".
+    Scores are probabilities that sum to 1; in a multi-label problem each label has a probability of
+    its own. A regression has plain values in the order of its outputs; a single one is called
+    "score".
     """
 
     scores: tuple[tuple[str, float], ...]
@@ -30,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A result whose fields are its JSON form."""
+    """A result whose JSON form has the same fields."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,7 +60,7 @@ class Answer(_Found):
 
 @dataclass(frozen=True, slots=True)
 class Filling(_Found):
-    """A token for a masked place, and the text with it there as the tokenizer decodes it."""
+    """A token for a mask, and the text with the mask filled in, as the tokenizer decodes it."""
 
     score: float
     token_id: int

@@ -1,4 +1,4 @@
-"""One vector of a text from those of its tokens, as Sentence-Transformers pools them."""
+"""Pooling of token vectors into one vector of a text, as in Sentence-Transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _weighted(hidden: np.ndarray) -> np.ndarray:
     return weights @ hidden / weights.sum()
 
 
-# Every token counts, those that the tokenizer adds as well; there is no padding to leave out.
+# Every token counts, also those that the tokenizer adds; there is no padding to leave out.
 POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "cls": lambda hidden: hidden[0],
     "max": lambda hidden: hidden.max(0),
@@ -24,6 +24,6 @@ POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def pool(hidden: np.ndarray, modes: Sequence[str], *, normalize: bool) -> np.ndarray:
-    """The vector of a text, float32, from hidden states [s, width]."""
+    """The vector of a text, float32, pooled from hidden states [s, width]."""
     vector = np.concatenate([POOLINGS[mode](hidden) for mode in modes]).astype(np.float32)
     return vector / max(float(np.linalg.norm(vector)), 1e-12) if normalize else vector

@@ -1,5 +1,7 @@
-"""A text longer than the model, in windows: every token has the result of the window in which it
-sees most of the text around it."""
+"""Overlapping windows over a text that is longer than the model takes.
+
+The result for a token comes from the window in which it has the most context on both sides.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ import numpy as np
 
 from canao.errors import InputError
 
-# Tokens that neighbouring windows share, at most: each is far from the end of one of them.
+# The most tokens that two neighbouring windows share; each is far from the end of one of them.
 SHARED = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens `start` to `stop` of a text, between what the tokenizer puts around each text."""
+    """Tokens `start` to `stop` of a text, between the special tokens around each text."""
 
     start: int
     stop: int
@@ -26,8 +28,10 @@ class Window:
 
 
 def cut_windows(whole: Any, limit: int) -> tuple[Window, ...]:
-    """Windows of `limit` tokens over the encoding of one text, which has more; the last is whole
-    too. InputError if what belongs around a text leaves no room for it."""
+    """Windows of `limit` tokens over the encoding of one text that is longer.
+
+    All windows are full, the last one too. InputError if special tokens leave no room for text.
+    """
     before, after = _around(whole)
     count, room = len(whole.ids) - before - after, limit - before - after
     if room < 1:
@@ -38,7 +42,7 @@ def cut_windows(whole: Any, limit: int) -> tuple[Window, ...]:
 
 
 def _around(whole: Any) -> tuple[int, int]:
-    """How many tokens the tokenizer put before the text and after it."""
+    """How many special tokens the tokenizer put before the text and after it."""
     own = np.flatnonzero(np.array(whole.special_tokens_mask) == 0)
     if not len(own):
         return len(whole.ids), 0
@@ -55,10 +59,10 @@ def _window(whole: Any, before: int, after: int, start: int, stop: int) -> Windo
 
 
 def joined(whole: Any, windows: Sequence[Window], rows: Sequence[np.ndarray]) -> np.ndarray:
-    """[tokens of the whole, width] from the windows' rows [tokens, width].
+    """One array [tokens of the whole text, width] from those of its windows [tokens, width].
 
-    What surrounds the text is of the first window. A token's context in a window is how far it is
-    from the nearer end at which the text goes on.
+    Special tokens are those of the first window. The context of a token in a window is its distance
+    to the nearer end of the window at which the text was cut.
     """
     before, after = _around(whole)
     count = len(whole.ids) - before - after

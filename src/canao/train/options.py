@@ -1,0 +1,51 @@
+"""How a teacher and its students are trained. Loads no torch: the command line reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from canao.errors import InputError
+
+TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the teacher and its students are trained.
+
+    max_length     tokens; longer sequences are truncated
+    metric         the one that ranks candidates; None: the task's usual one (see metrics.py)
+    quick_steps    optimiser steps behind each candidate's proxy score
+    final_epochs   passes over the training set for a finalist
+    threads        of torch; None: as torch is set, which is one per core
+    """
+
+    max_length: int = 128
+    batch: int = 32
+    teacher_epochs: int = 3
+    teacher_lr: float = 5e-5
+    quick_steps: int = 48
+    final_epochs: int = 5
+    student_lr: float = 1e-4
+    seed: int = 0
+    metric: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
+            least = 8 if name == "max_length" else 1
+            if getattr(self, name) < least:
+                raise InputError(f"training: {name} is {getattr(self, name)}, least is {least}")
+        for name in ("teacher_lr", "student_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"training: threads is {self.threads}, least is 1")
+
+    def facts(self) -> dict[str, Any]:
+        """The options that the trained weights depend on: all but the threads."""
+        facts = asdict(self)
+        del facts["threads"]
+        return facts
