@@ -160,9 +160,14 @@ def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with hf.whole_directory(target) as folder:
             (folder / "file").write_text(text)
-    with pytest.raises(RuntimeError), hf.whole_directory(target) as folder:
-        (folder / "file").write_text("broken")
-        raise RuntimeError
+
+    def half_done() -> None:
+        with hf.whole_directory(target) as folder:
+            (folder / "file").write_text("broken")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_done()
     assert (target / "file").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
