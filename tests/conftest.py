@@ -1,8 +1,10 @@
-"""What the tests share: random models, build directories, skips for what a machine lacks."""
+"""What the tests share: random texts, golden texts, skips for what a machine lacks."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,44 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # The lengths at which every compiled model is compared: tiles and their neighbours.
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)
-# Largest difference between a compiled model and Transformers in float32, outputs of unit scale.
-TOLERANCE = 1e-4
+TESTS = Path(__file__).parent
+# Lines of a difference that are shown of a golden text.
+_SHOWN = 40
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write golden texts anew; review them by diff"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Compares a text with the golden one of this test, tests/golden/FILE/TEST.txt."""
+    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
+    file = request.path.relative_to(TESTS).with_suffix("")
+    update = request.config.getoption("--update-golden")
+    return lambda text: assert_golden(text, TESTS / "golden" / file / f"{name}.txt", update=update)
+
+
+def assert_golden(text: str, path: Path, *, update: bool = False) -> None:
+    """Fails with the first differences unless `text` is what the file holds, to the byte."""
+    if update:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+        return
+    if not path.is_file():
+        said = f"{path}: no golden text; write it with --update-golden, and review it"
+        pytest.fail(said, pytrace=False)
+    want = path.read_bytes().decode()
+    if text == want:
+        return
+    sides = want.splitlines(), text.splitlines()
+    lines = list(difflib.unified_diff(*sides, str(path), "now", n=2, lineterm=""))
+    more = len(lines) - _SHOWN
+    tail = [f"... and {more} more lines"] if more > 0 else []
+    said = "\n".join([*lines[:_SHOWN], *tail]) or "only line ends differ"
+    pytest.fail(f"{said}\n(if that is meant: --update-golden)", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 import canao
 from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier, encoder, reference
+from tests.oracle import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_hidden_states_keep_their_length(sentences) -> None:
     want = reference(model, ids, types)
     assert list(got) == ["last_hidden_state", "pooler_output"]
     assert got["last_hidden_state"].shape == (11, 64) and got["pooler_output"].shape == (64,)
-    np.testing.assert_allclose(got["last_hidden_state"], want[0][0], atol=1e-4)
+    assert_close(got["last_hidden_state"], want[0][0])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_hidden_states_keep_their_length(sentences) -> None:
     ],
 )
 def test_refused(compiled: CompiledModel, arguments, words) -> None:
-    with pytest.raises(canao.InputError) as error:
+    with pytest.raises(canao.InputError, match=words[0]) as error:
         compiled(*arguments)
     assert all(word in str(error.value) for word in words), error.value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.errors import InputError
+from canao.errors import BudgetError, InputError
 from canao.report.page import write_report
 from canao.search import run_search
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options
@@ -70,7 +70,7 @@ def test_page_stands_alone_and_nothing_in_it_is_code(run_dir: Path) -> None:
     text = write_report(run_dir).read_text()
     page = Page(text)
     assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
-    assert all(link.startswith("#") for link in page.links)
+    assert page.links and all(link.startswith("#") for link in page.links)
     assert page.words.count(NASTY) == 2
     assert NASTY not in text
 
@@ -95,8 +95,8 @@ def test_unfinished_run_has_a_report(tmp_path: Path) -> None:
         if count == 3:
             raise KeyboardInterrupt
 
+    trainer = FormulaTrainer(tmp_path / "w", on_proxy=stop)
     with pytest.raises(KeyboardInterrupt):
-        trainer = FormulaTrainer(tmp_path / "w", on_proxy=stop)
         run_search(options(tmp_path / "run"), trainer, compile_by_formula, device())
     page = Page(write_report(tmp_path / "run").read_text())
     assert "unfinished" in page.words and "Best candidate so far" in page.words
@@ -104,11 +104,9 @@ def test_unfinished_run_has_a_report(tmp_path: Path) -> None:
 
 
 def test_run_without_a_trial_has_a_report(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="smallest"):
-        run_search(
-            options(tmp_path, budget_ms=0.01), FormulaTrainer(tmp_path / "w"), compile_by_formula,
-            device(),
-        )  # fmt: skip
+    trainer = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError, match="smallest"):
+        run_search(options(tmp_path, budget_ms=0.01), trainer, compile_by_formula, device())
     assert "Nothing has been trained yet" in Page(write_report(tmp_path).read_text()).words
 
 

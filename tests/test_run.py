@@ -71,7 +71,7 @@ def test_entities(canao, made, as_json) -> None:  # noqa: F811
     said = canao("run", made["entities"], *SENTENCES[:2]).stdout
     assert SENTENCES[1] in said and f"{one['entities'][0]['start']}-" in said
     tags = as_json(made["entities"], TEXT, "--aggregate", "none")[0]["entities"]
-    assert {t["label"] for t in tags} <= set(TAGS)
+    assert tags and {t["label"] for t in tags} <= set(TAGS) - {"O"}
 
 
 def test_answers(canao, made, as_json) -> None:  # noqa: F811

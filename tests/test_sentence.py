@@ -21,6 +21,7 @@ from canao.model.sentence import ACTIVATIONS, POOLINGS, read_sentence
 from canao.model.task import describe_head
 from tests import tokens
 from tests.heads import LONGEST, save_model
+from tests.oracle import SHALLOW, assert_close
 
 TEXT = "Ada Lovelace worked in London, with Charles Babbage."
 WIDTH = 48
@@ -81,10 +82,11 @@ def test_every_pooling_is_computed_by_the_library(tmp_path: Path, normalize: boo
             want = by_hand(model(ids).last_hidden_state[0], POOLINGS)
         want = torch.nn.functional.normalize(want, dim=0) if normalize else want
         out = compiled.run(ids.numpy())
-        assert list(out)[0] == "last_hidden_state" and out["sentence_embedding"].ndim == 2
-        np.testing.assert_allclose(out["sentence_embedding"][0], want, atol=1e-4)
+        assert list(out) == ["last_hidden_state", "sentence_embedding"]
+        assert out["sentence_embedding"].shape == (1, len(POOLINGS) * WIDTH)
+        assert_close(out["sentence_embedding"][0], want)
         after = pool(out["last_hidden_state"][0], POOLINGS, normalize=normalize)
-        np.testing.assert_allclose(after, want, atol=1e-4)
+        assert_close(after, want)
     batch = compiled.run(np.tile(ids.numpy(), (3, 1)))["sentence_embedding"]
     np.testing.assert_array_equal(batch, np.repeat(out["sentence_embedding"], 3, 0))
 
@@ -109,7 +111,7 @@ def test_dense_modules(tmp_path: Path, inner: str) -> None:
             want = second(torch.nn.functional.normalize(torch.tanh(first(hidden[0])), dim=0))
         got = compiled.predict(text)
         assert got.shape == (80,) and got.dtype == np.float32
-        np.testing.assert_allclose(got, want, atol=1e-4)
+        assert_close(got, want)
         assert cosine(got, want) >= 0.99999
 
 
@@ -127,7 +129,7 @@ def test_activations_of_dense_modules(tmp_path: Path) -> None:
     with torch.no_grad():
         want = torch.nn.Sequential(*layers)(model(ids).last_hidden_state[0].mean(0))
     got = canao.compile(tmp_path).run(ids.numpy())["sentence_embedding"][0]
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert_close(got, want, tolerance=SHALLOW)
     assert np.ptp(got) > 0.01
 
 
@@ -148,7 +150,7 @@ def test_texts_are_read_as_sentence_transformers_reads_them(tmp_path: Path) -> N
     assert read_sentence(tmp_path).max_tokens == settings["model_max_length"] == LONGEST
     with torch.no_grad():
         hidden = model(**tokenizer("ada lovelace", return_tensors="pt")).last_hidden_state[0]
-    np.testing.assert_allclose(compiled.predict("LOVELACE"), hidden.mean(0), atol=1e-4)
+    assert_close(compiled.predict("LOVELACE"), hidden.mean(0))
 
 
 def test_a_head_that_was_trained_is_not_read(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_head_that_was_trained_is_not_read(tmp_path: Path) -> None:
     with torch.no_grad():
         want = model.bert(ids).last_hidden_state[0, 0]
     got = canao.compile(tmp_path).run(ids.numpy())["sentence_embedding"][0]
-    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert_close(got, want)
 
 
 def test_directories_that_are_refused(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from canao.inference.tasks.windows import cut_windows, joined
 from canao.model.tokenizer import describe_tokenizer, read_tokenizer
 from tests import tokens
 from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
+from tests.oracle import SHALLOW, assert_close
 
 TEXT = "Ada Lovelace worked in London, with Charles Babbage."
 CONTEXT = tokens.SENTENCES[0]
-CLOSE = 1e-5
 Made = tuple[CompiledModel, Any, Any]
 Make = Callable[..., Made]
 
@@ -68,7 +68,7 @@ def test_classification(make: Make, settings: dict[str, Any]) -> None:
         got = made[0].predict(text, pair)
         if settings["num_labels"] == 1:
             want = {"score": want["LABEL_0"]}
-        assert dict(got.scores) == pytest.approx(want, abs=CLOSE)
+        assert dict(got.scores) == pytest.approx(want, abs=SHALLOW)
     manifest = made[0].artifact.manifest
     regression = settings.get("problem_type") == "regression"
     assert manifest["task"] == ("text-regression" if regression else "text-classification")
@@ -81,27 +81,32 @@ def test_classification(make: Make, settings: dict[str, Any]) -> None:
 def test_entities(make: Make, strategy: str) -> None:
     made = make("ForTokenClassification", id2label=dict(enumerate(TAGS)),
                 label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
+    found = 0
     for text in (TEXT, *tokens.SENTENCES):
         want = pipeline("token-classification", made, aggregation_strategy=strategy)(text)
         got = made[0].predict(text, aggregate=strategy)
+        found += len(got)
         name = "entity" if strategy == "none" else "entity_group"
         assert [(e.label, e.start, e.end) for e in got] == [
             (w[name], w["start"], w["end"]) for w in want
         ]
-        np.testing.assert_allclose(
-            [e.score for e in got], [float(w["score"]) for w in want], atol=CLOSE
-        )
+        if want:
+            scores = [float(w["score"]) for w in want]
+            assert_close([e.score for e in got], scores, text, tolerance=SHALLOW)
         assert all(e.text == text[e.start : e.end] for e in got)
+    assert found > 10
 
 
 @pytest.mark.parametrize("kind", ("BPE", "Unigram"))
 def test_entities_are_words_without_blanks(make: Make, kind: str) -> None:
     model = make("ForTokenClassification", kind, id2label=dict(enumerate(TAGS)),
                  label2id={tag: i for i, tag in enumerate(TAGS)})[0]  # fmt: skip
-    for text in tokens.SENTENCES:
-        for entity in model.predict(text):
-            assert entity.text == text[entity.start : entity.end] == entity.text.strip() != ""
-            assert entity.start == 0 or not text[entity.start - 1].isalpha() or kind == "BPE"
+    found = [(text, entity) for text in tokens.SENTENCES for entity in model.predict(text)]
+    assert len(found) > 10
+    for text, entity in found:
+        assert entity.text == text[entity.start : entity.end] == entity.text.strip() != ""
+        if kind == "Unigram":  # BPE has no words of its own: an entity may begin within one
+            assert entity.start == 0 or not text[entity.start - 1].isalpha()
 
 
 @pytest.mark.parametrize("kind", sorted(tokens.KINDS))
@@ -130,7 +135,7 @@ def test_entities_of_a_long_text(make: Make, kind: str) -> None:
     cover = [(e.label, e.start, e.end) for e in got]
     if kind == "WordPiece":  # tokens of the others may be blank, or begin with one
         assert cover == [w[:3] for w in want]
-        np.testing.assert_allclose([e.score for e in got], [w[3] for w in want], atol=CLOSE)
+        assert_close([e.score for e in got], [w[3] for w in want], tolerance=SHALLOW)
     assert max(e.end for e in got) > len(text) - 20 and all(
         e.text == text[e.start : e.end] == e.text.strip() for e in got
     )
@@ -183,7 +188,7 @@ def test_answers(make: Make) -> None:
     best = sorted(scores.items(), key=lambda item: -item[1])[:3]
     got = compiled.predict(question, context=CONTEXT, top=3)
     assert [(a.start, a.end) for a in got] == [span for span, _ in best]
-    assert [a.score for a in got] == pytest.approx([s for _, s in best], abs=CLOSE)
+    assert [a.score for a in got] == pytest.approx([s for _, s in best], abs=SHALLOW)
     assert all(a.text == CONTEXT[a.start : a.end] for a in got)
     short = compiled.predict(question, CONTEXT, max_answer_tokens=1)[0]
     assert len(short.text.split()) == 1
@@ -216,7 +221,7 @@ def test_masks(make: Make, kind: str) -> None:
     want = pipeline("fill-mask", made)(text, top_k=4)
     (got,) = made[0].predict(text, top=4)
     assert [f.token_id for f in got] == [w["token"] for w in want]
-    assert [f.score for f in got] == pytest.approx([w["score"] for w in want], abs=CLOSE)
+    assert [f.score for f in got] == pytest.approx([w["score"] for w in want], abs=SHALLOW)
     assert [f.token for f in got] == [w["token_str"].strip() for w in want]
     assert [f.text for f in got] == [w["sequence"] for w in want]
     assert len(made[0].predict(f"{mask} was born in {mask}.")) == 2
@@ -227,10 +232,10 @@ def test_masks(make: Make, kind: str) -> None:
 def test_feature_extraction(make: Make) -> None:
     made = make("Model")
     want = np.array(pipeline("feature-extraction", made)(TEXT))[0]
-    np.testing.assert_allclose(made[0].predict(TEXT), want, atol=1e-4)
+    assert_close(made[0].predict(TEXT), want)
     pooled = made[0].predict(TEXT, pooling="mean", normalize=True)
     mean = want.mean(0)
-    np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean), atol=1e-4)
+    assert_close(pooled, mean / np.linalg.norm(mean))
 
 
 @pytest.mark.parametrize("kind", sorted(tokens.KINDS))
@@ -253,7 +258,7 @@ def test_type_ids_only_where_there_are_types(tmp_path: Path) -> None:
     with torch.no_grad():
         want = torch.softmax(model(**encoded).logits[0], 0).tolist()
     got = dict(canao.compile(tmp_path).predict(TEXT, CONTEXT).scores)
-    assert [got["LABEL_0"], got["LABEL_1"]] == pytest.approx(want, abs=CLOSE)
+    assert [got["LABEL_0"], got["LABEL_1"]] == pytest.approx(want, abs=SHALLOW)
 
 
 def test_what_is_refused(make: Make) -> None:
@@ -280,7 +285,7 @@ def test_what_is_refused(make: Make) -> None:
                 label2id={tag: i for i, tag in enumerate(TAGS)})[0]  # fmt: skip
     with pytest.raises(canao.InputError, match="one text, not a pair"):
         tags.predict("a", "b")
-    with pytest.raises(canao.InputError, match="'last'.*first, average"):
+    with pytest.raises(canao.InputError, match=r"'last'.*first, average"):
         tags.predict("a", aggregate="last")
     with pytest.raises(canao.InputError, match="--context"):
         make("ForQuestionAnswering")[0].predict("Where?")
@@ -312,7 +317,7 @@ def test_older_tokenizers_are_converted(tmp_path: Path, kind: str) -> None:
     for text in tokens.SENTENCES[:3]:
         assert converted.encode(text, "Ada").tokens == trained.encode(text, "Ada").tokens
     assert found.description["kind"] == kind and found.ids == trained.get_vocab_size()
-    assert found.description["mask"] in ("[MASK]", "<mask>")
+    assert found.description["mask"] == ("[MASK]" if kind == "WordPiece" else "<mask>")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from canao.errors import InputError
 from canao.graph.interp import outputs
 from canao.model.source import load_source
 from tests.compiler.families import FAMILIES, make, reference
-from tests.compiler.test_families import TOLERANCE
+from tests.oracle import assert_close
 
 IDS = np.arange(9, dtype=np.int32)
 INDEX = "model.safetensors.index.json"
@@ -40,7 +40,7 @@ def test_half_precision_in_shards_without_tied_weights(family: str, tmp_path: Pa
     whole.load_state_dict(model.state_dict())
     want = reference(whole, ("input_ids",), [IDS])["logits"]
     got = reference(module, ("input_ids",), [IDS])["logits"]
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("family", ("Roberta", "DebertaV2"))
@@ -53,7 +53,7 @@ def test_a_directory_becomes_the_graph_of_its_model(family: str, tmp_path: Path)
     names = tuple(i.name for i in graph.inputs)
     ids = [IDS, np.zeros_like(IDS)][: len(names)]
     want = reference(model, names, ids)["logits"]
-    assert np.abs(outputs(graph, ids)[0] - want).max() <= TOLERANCE
+    assert_close(outputs(graph, ids)[0], want)
 
 
 def _cut(folder: Path) -> None:

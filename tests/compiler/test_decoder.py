@@ -30,9 +30,9 @@ from tests.compiler.models import DECODERS, bare_decoder, classifier, decoder
 from tests.compiler.test_programs import ARM, SANITIZERS, gcc
 from tests.compiler.test_right import HOST_ISAS
 from tests.conftest import LENGTHS
+from tests.oracle import assert_close
 
 HOST = get_target()
-TOLERANCE = 2e-4
 IDS = np.random.default_rng(7).integers(0, 99, 200).astype(np.int32)
 # Where texts are cut: within a panel of keys, at its end, token by token, over a block of keys.
 CUTS = ((5, 6, 13), (1, 2, 3, 4), (63, 64, 65, 66), (100,), (33, 97, 98, 131), range(1, 200))
@@ -44,8 +44,7 @@ def logits(model: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
 
 
 def close(got: np.ndarray, want: np.ndarray) -> None:
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= TOLERANCE * max(1.0, float(want.std()))
+    assert_close(got, want, scale=max(1.0, float(want.std())))
 
 
 def in_pieces(compiled: CompiledModel, cuts: Iterable[int], last: bool) -> np.ndarray:
@@ -226,13 +225,16 @@ def test_runs_start_anew(tmp_path: Path) -> None:
         for text, got in zip(texts, compiled.run_batch(texts), strict=True):
             close(got, logits(model, text))
         close(compiled.extend(IDS[:3])["logits"], logits(model, IDS[:3])[-1:])
-        for wrong in (
-            lambda: compiled.extend(IDS[:198]), lambda: compiled.extend([99]),
-            lambda: compiled.extend([1], wanted=2), lambda: compiled.reset(4),
-            lambda: compiled.generate(np.zeros(201, np.int32)), lambda: compiled.generate([]),
-            lambda: compiled.generate([1], temperature=-1.0),
-        ):  # fmt: skip
-            with pytest.raises(InputError):
+        for wrong, message in (
+            (lambda: compiled.extend(IDS[:198]), "198 tokens after 3"),
+            (lambda: compiled.extend([99]), "input_ids holds 99"),
+            (lambda: compiled.extend([1], wanted=2), "outputs of 2 tokens"),
+            (lambda: compiled.reset(4), "4 tokens cannot be kept"),
+            (lambda: compiled.generate(np.zeros(201, np.int32)), r"shape \[201\]"),
+            (lambda: compiled.generate([]), r"shape \[0\]"),
+            (lambda: compiled.generate([1], temperature=-1.0), "temperature is -1"),
+        ):
+            with pytest.raises(InputError, match=message):
                 wrong()
         assert compiled.text_length == 3
 

@@ -19,9 +19,8 @@ from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler.families import FAMILIES, HEADS, make, reference, text
 from tests.conftest import LENGTHS
+from tests.oracle import SHALLOW, assert_close
 
-# Largest difference of logits and hidden states, which are of unit scale.
-TOLERANCE = 2e-4
 # Code for tests need not be fast, but it should be compiled soon.
 QUICK = ("-O1",)
 QUICKEST = ("-O0",)
@@ -46,8 +45,7 @@ def assert_graph(model: torch.nn.Module, staged: Stages, lengths: tuple[int, ...
         ids = text(model, names, length)
         want = reference(model, names, ids)
         for (name, _), got in zip(graph.outputs, outputs(graph, ids), strict=True):
-            assert got.shape == want[name].shape
-            assert np.abs(got - want[name]).max() <= TOLERANCE, f"{name} at length {length}"
+            assert_close(got, want[name], f"{name} at length {length}")
 
 
 def assert_compiled(
@@ -64,8 +62,7 @@ def assert_compiled(
             got = compiled.run(*(i[None] for i in ids))
             assert got.keys() == want.keys()
             for name, value in got.items():
-                difference = np.abs(value - want[name]).max()
-                assert difference <= TOLERANCE, f"{name} at length {length}: {difference:.1e}"
+                assert_close(value, want[name], f"{name} at length {length}")
     return manifest
 
 
@@ -152,7 +149,7 @@ def test_activations(tmp_path: Path) -> None:
         got = compiled.run(ids[None])
     assert got.keys() == want.keys()
     for name, value in got.items():
-        assert np.abs(value - want[name].numpy()).max() <= 1e-5, name
+        assert_close(value, want[name], name, tolerance=SHALLOW)
 
 
 @pytest.mark.parametrize("kind", ("single_label", "multi_label", "regression"))
@@ -174,7 +171,7 @@ def test_positions_skip_padding(tmp_path: Path) -> None:
     with CompiledModel(artifact) as compiled:
         got = compiled.run(*(i[None] for i in every))
     want = reference(model, names, every)
-    assert np.abs(got["last_hidden_state"] - want["last_hidden_state"]).max() <= TOLERANCE
+    assert_close(got["last_hidden_state"], want["last_hidden_state"])
 
 
 def test_a_maximum_beyond_the_positions_is_refused() -> None:

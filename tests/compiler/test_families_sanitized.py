@@ -14,8 +14,9 @@ from canao.build import get_toolchain
 from canao.compiler import load_model, lower
 from tests.compiler import programs
 from tests.compiler.families import make, reference, text
-from tests.compiler.test_families import TOLERANCE, Activations
+from tests.compiler.test_families import Activations
 from tests.compiler.test_programs import HOST, SANITIZERS, gcc
+from tests.oracle import SHALLOW, assert_close
 
 LENGTHS = (1, 7, 17, 33, 64, 127, 128)
 # family -> what makes it small, with every kind of kernel that it has
@@ -35,7 +36,7 @@ def _same(model: torch.nn.Module, command: list[str], names: tuple[str, ...], lo
     got = programs.run([*command, "2"], texts)
     for ids, flat in zip(texts, got, strict=True):
         want = np.concatenate([v.ravel() for v in reference(model, names, ids).values()])
-        assert np.abs(flat - want).max() <= TOLERANCE
+        assert_close(flat, want, f"length {len(ids[0])}")
 
 
 @pytest.mark.parametrize(("family", "fusion"), CASES)
@@ -55,4 +56,5 @@ def test_activations(tmp_path: Path) -> None:
     with torch.no_grad():
         want = model(torch.from_numpy(ids).long()[None])
     got = programs.run([*command, "2"], [[ids]])[0]
-    assert np.abs(got - np.concatenate([v.numpy().ravel() for v in want.values()])).max() <= 1e-5
+    flat = np.concatenate([v.numpy().ravel() for v in want.values()])
+    assert_close(got, flat, tolerance=SHALLOW)

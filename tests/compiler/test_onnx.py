@@ -31,9 +31,9 @@ from canao.target import get_target
 from tests.compiler import families
 from tests.compiler.models import SPREAD, classifier, mobile
 from tests.conftest import LENGTHS
+from tests.oracle import assert_close
 
 pytest.importorskip("onnx")
-TOLERANCE = 2e-4  # of outputs of unit scale
 _SIZES = {"vocab_size": 99, "num_hidden_layers": 2, "initializer_range": SPREAD,
           "max_position_embeddings": 140}  # fmt: skip
 _BERT = {**_SIZES, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 80}
@@ -130,10 +130,7 @@ def compare(wrapped: Positional, compiled: CompiledModel, sentences: Any) -> Non
         got = compiled.run(*(given[n][None] for n in slots))
         assert len(got) == len(expected)
         for (name, array), want in zip(got.items(), expected, strict=True):
-            assert array.shape == tuple(want.shape)
-            scale = max(1.0, float(want.abs().max()))
-            worst = float(np.abs(array - want.numpy()).max()) / scale
-            assert worst <= TOLERANCE, f"{name} at length {length}: {worst:.1e}"
+            assert_close(array, want, f"{name} at length {length}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -189,7 +186,7 @@ def test_positions_and_rotations(family: str, opset: int, dynamo: bool, tmp_path
         with torch.no_grad():
             (want,) = wrapped(tensors, torch.ones_like(tensors))
         (got,) = outputs(staged.program.graph, [ids])
-        assert np.abs(got - want.numpy()).max() <= TOLERANCE
+        assert_close(got, want, f"length {length}")
 
 
 @pytest.mark.parametrize("opset", (14, 18))
@@ -210,7 +207,7 @@ def test_a_decoder(opset: int, tmp_path: Path) -> None:
         with torch.no_grad():
             (want,) = wrapped(tensors, torch.ones_like(tensors))
         (got,) = outputs(staged.program.graph, [ids])
-        assert np.abs(got - want.numpy()).max() <= TOLERANCE * float(want.abs().max())
+        assert_close(got, want, f"length {length}", scale=min(1.0, float(want.abs().max())))
 
 
 @pytest.mark.parametrize("opset", (20, 23))

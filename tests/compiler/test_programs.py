@@ -14,7 +14,8 @@ from canao.build import build_program, get_toolchain
 from canao.target import Target, get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, encoder, mobile, reference
-from tests.conftest import LENGTHS, TOLERANCE
+from tests.conftest import LENGTHS
+from tests.oracle import assert_close
 
 HOST = get_target()
 # -O1: gcc's sanitizers take minutes over the unrolled tiles at -O3.
@@ -39,7 +40,7 @@ def expect(model, command: list[str], threads: int, lengths, sentences) -> None:
     got = programs.run([*command, str(threads)], texts)
     for text, flat in zip(texts, got, strict=True):
         want = np.concatenate([v.ravel() for v in reference(model, *text)])
-        assert np.abs(flat - want).max() <= TOLERANCE
+        assert_close(flat, want, f"length {len(text[0])}")
 
 
 @pytest.mark.parametrize("fusion", (True, False), ids=("fused", "unfused"))
@@ -140,24 +141,4 @@ def test_library_needs_libc_only(tmp_path: Path) -> None:
         "ld-linux-x86-64.so.2",
         "ld-linux-aarch64.so.1",
     }
-    assert set(needed) <= parts_of_libc, needed
-
-
-def test_same_source_in_another_process(tmp_path: Path) -> None:
-    """Generated C is deterministic: no order of a hash shows."""
-    import os
-    import sys
-
-    script = (
-        "from canao.compiler import load_model, lower; from canao.target import get_target;"
-        "from tests.compiler.models import classifier;"
-        "print(lower(load_model(classifier('odd'))[1], get_target('x86_64-linux')).source.code)"
-    )
-    texts = set()
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()},
-        )  # fmt: skip
-        texts.add(done.stdout)
-    assert len(texts) == 1
+    assert "libc.so.6" in needed and set(needed) <= parts_of_libc, needed

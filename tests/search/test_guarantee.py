@@ -76,7 +76,7 @@ def test_damaged_certificate_is_refused(artifact: Artifact, text: str) -> None:
 
 
 def test_missing_certificate(artifact: Artifact) -> None:
-    with pytest.raises(InputError, match="no certificate.json; run `canao certify`"):
+    with pytest.raises(InputError, match=r"no certificate\.json; run `canao certify`"):
         load_certificate(artifact)
 
 

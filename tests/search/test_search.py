@@ -98,8 +98,8 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, controll
             raise KeyboardInterrupt
 
     parted = options(tmp_path / "parted", controller=controller, trials=4)
+    trainer = FormulaTrainer(tmp_path / "w", on_proxy=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trainer = FormulaTrainer(tmp_path / "w", on_proxy=interrupt)
         run_search(parted, trainer, compile_by_formula, device())
     events: list[Event] = []
     again = run_search(
@@ -275,7 +275,7 @@ def test_budget_must_be_a_number_over_zero(tmp_path: Path, budget: object) -> No
      {"controller": "ppo"}, {"percentile": 101.0}, {"finalists": 0}],
 )  # fmt: skip
 def test_options_are_checked(tmp_path: Path, change: dict[str, object]) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=next(iter(change))):
         options(tmp_path, **change)
 
 
@@ -329,8 +329,8 @@ def test_after_a_miss_those_with_slack_go_first(tmp_path: Path) -> None:
 def test_when_every_library_misses_the_front_is_named(tmp_path: Path) -> None:
     trainer = FormulaTrainer(tmp_path / "w")
     asked = options(tmp_path, finalists=2)
+    slow = slower_when_finished(lambda arch: 1000.0, trainer)
     with pytest.raises(BudgetError, match="nearest points measured in the search: L") as raised:
-        slow = slower_when_finished(lambda arch: 1000.0, trainer)
         run_search(asked, trainer, compile_by_formula, slow)
     assert trainer.count("finish") == 2
     assert "\n" not in str(raised.value)
@@ -348,6 +348,7 @@ def test_a_busy_moment_costs_no_candidate(tmp_path: Path) -> None:
 
     asked = options(tmp_path)
     result = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device(busy))
+    assert calls > 2 * asked.trials  # so it was busy, and everything was measured again
     over = [trial.arch for trial in result.trials if trial.verdict == MEASURED_OVER]
     assert all(latency_ms(arch) > 0.9 * asked.budget_ms for arch in over)
     assert result.certificate.measured_ms == pytest.approx(latency_ms(result.arch))
@@ -366,7 +367,7 @@ def test_device_that_fails_throughout_is_given_up(tmp_path: Path) -> None:
     )
     trainer = FormulaTrainer(tmp_path / "w")
     asked = options(tmp_path, budget_ms=0.9 * latency_ms(TEACHER))
-    with pytest.raises(DeviceError, match="3 libraries in a row .* load: no such file"):
+    with pytest.raises(DeviceError, match=r"3 libraries in a row .* load: no such file"):
         run_search(asked, trainer, compile_by_formula, broken)
     assert trainer.count("proxy") == 0
     assert [trial.verdict for trial in read_trials(tmp_path)].count(FAILED) == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -131,9 +132,9 @@ def test_values_are_split_over_their_range(tmp_path: Path) -> None:
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = put(tmp_path, name, text)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         load_data(path)
-    assert message in str(caught.value) and str(path) in str(caught.value)
+    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -146,7 +147,7 @@ def test_not_utf8_names_the_line(tmp_path: Path) -> None:
 def test_missing_and_doubled_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_data(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no train.tsv"):
+    with pytest.raises(InputError, match=r"no train\.tsv"):
         load_data(tmp_path)
     put(tmp_path, "train.tsv", tsv(ENOUGH))
     put(tmp_path, "train.csv", "x")

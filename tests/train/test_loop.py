@@ -151,7 +151,7 @@ def test_divergence_is_told(tiny: Path, task: TextData, data: Encoded) -> None:
     model = fresh(tiny, task)
     with torch.no_grad():
         hf.parts_of(model).head.weight.fill_(float("nan"))
-    with pytest.raises(InputError, match="diverged at step 0 .* smaller learning rate"):
+    with pytest.raises(InputError, match=r"diverged at step 0 .* smaller learning rate"):
         finetune(model, data, Schedule(steps=2), silent)
 
 

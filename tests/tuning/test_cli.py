@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from canao.compiler import load_model, lower, tuning_database
+from canao.fuse.group import Program
+from canao.schedule.database import Measured
+from canao.schedule.plan import default_plans, space
+from canao.target import get_target
 from canao.tuning import tuner
+from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 from tests.test_cli import canao, refused
 
 __all__ = ["canao"]
+HOST = get_target()
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +40,25 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
     assert "default ms" in done.stdout and "product_64x192" in done.stdout
     assert "ms a sequence with default plans" in done.stdout and database.is_file()
     assert canao("compile", str(model_dir), "-o", str(tmp_path / "out")).returncode == 0
-    again = canao("compile", str(model_dir), "--emit", "plan")
-    plain = canao("compile", str(model_dir), "--emit", "plan", "--no-tuned")
-    assert again.returncode == plain.returncode == 0
-    assert " tuned ->" not in plain.stdout
+    plans = default_plans(_program(model_dir), HOST)
+    known = tuning_database(HOST).read_all([s.text for s in find_subjects(_program(model_dir))])
+    assert len(known) == 7 and all(known.values()), "a kernel of which nothing was measured"
+    assert {m.length for rows in known.values() for m in rows} == {17} and len(plans) == 8
+
+
+def _program(model_dir: Path) -> Program:
+    return lower(load_model(model_dir)[1], HOST, planner=default_plans).program
+
+
+def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:
+    """Another plan than the default, measured as faster: for one kernel, unless not wanted."""
+    deep = next(s for s in find_subjects(_program(model_dir)) if s.region.ops == ("linear", "gelu"))
+    plan = space(deep.region, HOST)[1]
+    tuning_database(HOST).add({deep.text: [Measured(plan, 17, 1, 1.0, 2.0, final=True)]})
+    tuned = canao("compile", str(model_dir), "--emit", "plan").stdout
+    plain = canao("compile", str(model_dir), "--emit", "plan", "--no-tuned").stdout
+    assert tuned.count(" tuned -> ") == 1 and f"plan {plan.name} tuned -> " in tuned
+    assert plain.count(" plan ") == tuned.count(" plan ") == 8 and " tuned " not in plain
 
 
 def test_wrong_options_are_one_line(canao, model_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from canao.artifact.directory import Artifact
@@ -24,7 +23,7 @@ from canao.schedule.plan import REGISTERS, default_plan, default_plans, space
 from canao.target import get_target
 from canao.tuning import measure, trial, tune_model, tuner
 from tests.compiler.models import classifier, decoder, reference
-from tests.conftest import TOLERANCE
+from tests.oracle import assert_close
 
 HOST = get_target()
 DEEP = "product_1100x24"
@@ -69,7 +68,7 @@ def assert_right(model, artifact: Path, sentences) -> None:
         for length in (1, 17, 33, 64):
             ids, types = sentences(length, 99, 2)
             want = reference(model, ids, types)[0]
-            assert np.abs(compiled.run(ids[None], types[None])["logits"] - want).max() <= TOLERANCE
+            assert_close(compiled.run(ids[None], types[None])["logits"], want, f"length {length}")
 
 
 def test_finds_a_planted_plan(model, tmp_path: Path, sentences) -> None:
@@ -228,9 +227,10 @@ def test_decoders_are_tuned(tmp_path: Path) -> None:
     region = subjects[0].region
     plans = [default_plan(region, HOST), *space(region, HOST)]
     pairs = [(subjects[0], plan) for plan in list(dict.fromkeys(plans))[:3]]
+    assert len(pairs) == 3
     made = trial.build_trial(pairs, HOST, tmp_path / "trial", copies=2)
     assert not made.wrong(33)
     times = made.times(device(lambda name: 1.0), MeasureConfig(33))
-    assert set(times.values()) == {2.0}
+    assert list(times) == pairs and set(times.values()) == {2.0}
     real = made.times(local_device(), MeasureConfig(33, samples=3))
-    assert all(ms > 0 for ms in real.values())
+    assert list(real) == pairs and all(ms > 0 for ms in real.values())
