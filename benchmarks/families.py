@@ -25,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from marks import footnotes, marked  # noqa: E402
 from pages import fill, table  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, add_options, file_of  # noqa: E402
@@ -106,9 +107,9 @@ def extremes(found: Sequence[dict[str, Any]]) -> str:
             ["---", "---", "---", "---:", "---:", "---:"]]  # fmt: skip
     for r in sorted(found, key=lambda r: list(EXTREMES).index(r["name"])):
         tokens = ", ".join(map(str, r["lengths"]))
-        rows.append([r["name"], f"{r['family']}{r['head']}", tokens, f"{r['difference']:.1e}",
-                     f"{r['export_s']:.1f}", f"{r['lower_s']:.1f}"])  # fmt: skip
-    return table(rows)
+        rows.append([marked(r["name"], r), f"{r['family']}{r['head']}", tokens,
+                     f"{r['difference']:.1e}", f"{r['export_s']:.1f}", f"{r['lower_s']:.1f}"])  # fmt: skip
+    return table(rows) + footnotes(found)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ The model is GPT-2 small with random weights; ONNX Runtime is given past keys an
 runs eagerly with its cache. `prompt` is the time of a text up to the logits of its last token;
 `token` that of one more token after the others. Logits of each engine are compared with PyTorch's.
 Medians are printed and written, with all samples, to results/generation.jsonl, what was badly
-measured is refused (README.md); --table writes the table of docs/generation.md from it. `make bench-setup` makes the
-engines' environments.
+measured is refused (README.md); --table writes the table of docs/generation.md from it. `make
+bench-setup` makes the engines' environments.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
 from peers.catalog import OWN
 from peers.decoders import SHAPES, decoder, export
@@ -128,9 +129,9 @@ def medians(records: Sequence[Record]) -> str:
             ms = {e: _median_ms(r["engines"][f"{e} {part}"]) for e in ENGINES}
             what = f"prompt of {r['length']}" if part == "prompt" else f"token after {r['length']}"
             ratios = [f"{ms[e] / ms['canao']:.2f}x" for e in ENGINES if e != "canao"]
-            rows.append([r["model"], f"{what}, {threads_of(r)}",
+            rows.append([marked(r["model"], r), f"{what}, {threads_of(r)}",
                          *(f"{x:.3g}" for x in ms.values()), *ratios])  # fmt: skip
-    return table(rows)
+    return table(rows) + footnotes(records)
 
 
 def _median_ms(found: Mapping[str, Any]) -> float:
