@@ -108,7 +108,8 @@ def extremes(found: Sequence[dict[str, Any]]) -> str:
     for r in sorted(found, key=lambda r: list(EXTREMES).index(r["name"])):
         tokens = ", ".join(map(str, r["lengths"]))
         rows.append([marked(r["name"], r), f"{r['family']}{r['head']}", tokens,
-                     f"{r['difference']:.1e}", f"{r['export_s']:.1f}", f"{r['lower_s']:.1f}"])  # fmt: skip
+                     f"{r['difference']:.1e}", f"{r['export_s']:.1f}",
+                     f"{r['lower_s']:.1f}"])  # fmt: skip
     return table(rows) + footnotes(found)
 
 
