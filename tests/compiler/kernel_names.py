@@ -22,8 +22,9 @@ PREFIXES: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {
 _TERM = r"(?:[0-9]+s*|s+)"
 _SIZE = rf"{_TERM}(?:p{_TERM})*"  # 384, s, 2ss, sp1: whole numbers, or polynomials in the tokens
 _OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest that fits
+_KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
 _NAME = re.compile(
-    rf"(?P<prefix>{'|'.join(sorted(PREFIXES, key=len, reverse=True))})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
+    rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
     rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
     r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
     r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?"

@@ -14,7 +14,7 @@ from typing import Any
 from canao.artifact.directory import Artifact, write_whole
 from canao.device.base import Device, Failure, MeasureConfig
 from canao.errors import BudgetError, DeviceError, InputError
-from canao.search.options import check_budget
+from canao.search.options import check_budget, check_samples
 
 FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
@@ -72,6 +72,7 @@ def certify(
     measured. A missed budget is no error here: see `require`.
     """
     check_budget(budget_ms, percentile)
+    check_samples(config.samples)
     artifact.verify()
     measured = device.measure(artifact, config)
     if isinstance(measured, Failure):
@@ -79,6 +80,7 @@ def certify(
             f"{artifact.path}: could not be measured on {device.name} "
             f"({measured.stage}: {measured.message})"
         )
+    check_samples(len(measured.samples_ms))  # `max_seconds` may have ended it early
     record, value = measured.to_dict(), measured.percentile(percentile)
     certificate = Certificate(
         holds=value <= budget_ms,
