@@ -104,7 +104,7 @@ def test_a_watch_tells_of_a_busy_loop(stranger: int) -> None:
     program = [sys.executable, "-c", "while True: pass"]
     busy = subprocess.Popen(program)
     try:
-        watch = Watch(stranger, look_s=0.3, stretch_s=0.2)
+        watch = Watch(stranger, look_s=0.3, stretch_s=0.2, looks=2)
         time.sleep(0.5)
         shares = watch.close()
     finally:
@@ -116,10 +116,18 @@ def test_a_watch_tells_of_a_busy_loop(stranger: int) -> None:
 
 
 def test_a_short_burst_is_not_averaged_away(stranger: int) -> None:
-    watch = Watch(stranger, look_s=0.05, stretch_s=0.2)
+    watch = Watch(stranger, look_s=0.05, stretch_s=0.2, looks=1)
     spin(0.4)
     time.sleep(1.0)
     assert watch.close()["during"] > 0.5 / len(CORES)
+
+
+def test_a_look_waits_for_a_moment_of_work_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.5, 0.5, 0.01, 0.02, 0.5, 0.0])
+    monkeypatch.setattr("peers.quiet.others", lambda *_: next(shares))
+    watch = Watch(look_s=0.0, looks=5)
+    assert watch.before == 0.01
+    assert watch.close() == {"before": 0.01, "during": 0.02, "after": 0.0, "limit": LIMIT}
 
 
 def test_shares() -> None:

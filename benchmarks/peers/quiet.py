@@ -16,7 +16,8 @@ from pathlib import Path
 from canao.errors import DeviceError
 
 LIMIT = 0.05  # of the cores' time that others may use
-LOOK_S = 1.0  # how long is looked at, before and after a measurement
+LOOK_S = 1.0  # how long is looked at, before and after a measurement,
+LOOKS = 5  # and how often at most, until others are within the limit
 STRETCH_S = 30.0  # a measurement counts as busy as its busiest stretch of this length
 
 _IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for a disk
@@ -103,17 +104,20 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
 
 
 class Watch:
-    """Looks at the cores for `LOOK_S`, then follows them until `close`, which looks once more.
+    """Looks at the cores, then follows them until `close`, which looks at them once more.
 
     The cores are those that this process may use when the watch begins. Own work is that of
-    `root` and what it starts; between measurements that is none, so any is seen before and after.
+    `root` and what it starts. A look is repeated while it finds others at work, so that a moment of
+    it, such as writing to the disk what was just compiled, spoils nothing.
     """
 
     def __init__(
-        self, root: int | None = None, look_s: float = LOOK_S, stretch_s: float = STRETCH_S
-    ) -> None:
+        self, root: int | None = None, look_s: float = LOOK_S, stretch_s: float = STRETCH_S,
+        looks: int = LOOKS,
+    ) -> None:  # fmt: skip
         self._cores = sorted(os.sched_getaffinity(0))
         self._root, self._look_s, self._stretch_s = root or os.getpid(), look_s, stretch_s
+        self._looks = looks
         self.before = self._look()
         self._stretches: list[float] = []
         self._since = self._read()
@@ -142,9 +146,15 @@ class Watch:
         self._since = now
 
     def _look(self) -> float:
-        begin = self._read()
-        time.sleep(self._look_s)
-        return others(begin, self._read(), len(self._cores))
+        """The first share within the limit, or else the last."""
+        share = 1.0
+        for _ in range(self._looks):
+            begin = self._read()
+            time.sleep(self._look_s)
+            share = others(begin, self._read(), len(self._cores))
+            if share <= LIMIT:
+                break
+        return share
 
     def _read(self) -> Clock:
         return Clock.read(self._cores, self._root)
