@@ -108,11 +108,15 @@ def run_task(study: Study, task: Task, fractions: Sequence[float]) -> None:
 
 
 def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
-    """Fine-tune, compile and measure the task's teacher; kept in its folder for the next time."""
-    folder = study.folder(task)
+    """Fine-tune, compile and measure the task's teacher; kept in its folder for the next time.
+
+    What another version of the source compiled is measured anew: budgets are shares of it.
+    """
+    folder, source = study.folder(task), study.results.begun.until(study.results.begun)
     kept = folder / "teacher-measured.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    known: Record = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if known.get("source") == source:
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     train_file = study.data / task.folder / "train.tsv"
     options = TrainOptions(
@@ -122,7 +126,7 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
     seen = load_data(train_file, task=task.kind, seed=study.seed)
     trainer = Trainer(study.teacher, seen, folder, options, _report)
     student = trainer.teacher()
-    seconds = time.monotonic() - start
+    seconds = known.get("train_seconds") or time.monotonic() - start
     artifact = compile_model(student.model_dir, folder / "teacher-artifact")
     watch = Watch()
     timing = _steady(artifact, study.config)
@@ -135,6 +139,7 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
         "train_seconds": round(seconds, 1),
         **_described(artifact, timing),
         "busy_others": shares,
+        "source": source,
     }
     write_whole(kept, json.dumps(row) + "\n")
     return row

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from canao.emit.isa import ISAS
 from canao.graph.ops import OPS
 
+# A prefix that is renamed is renamed in these two lines and in docs/kernels.md.
+GEMM, BATCHED_GEMM = "product", "matmul"
 # Prefix -> what its sizes are, whether operators follow, and the parts of the plan after the ISA.
-# A prefix that is renamed is renamed here and in docs/kernels.md, and nowhere else in the tests.
 PREFIXES: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {
-    "product": (("inputs", "outputs"), True, ("tile", "kc", "mc")),
+    GEMM: (("inputs", "outputs"), True, ("tile", "kc", "mc")),
     "attention": (("heads", "head size"), False, ("tile", "keys")),
     "causal": (("heads", "head size"), False, ("tile", "keys")),
-    "matmul": (("batch", "m", "k", "n"), False, ()),
+    BATCHED_GEMM: (("batch", "m", "k", "n"), False, ()),
     "rows": (("width",), True, ()),
     "concat": (("width",), False, ()),
     "scan": (("length",), True, ()),
@@ -57,7 +58,7 @@ def parse(name: str) -> KernelName:
     for wrong in (
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
-        bool(found["near"]) and prefix != "matmul",
+        bool(found["near"]) and prefix != BATCHED_GEMM,
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")

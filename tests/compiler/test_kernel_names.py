@@ -12,7 +12,7 @@ from canao.graph.ir import Graph
 from canao.schedule.plan import default_plans
 from canao.target import Target, get_target
 from tests.compiler import families, models
-from tests.compiler.kernel_names import PREFIXES, parse
+from tests.compiler.kernel_names import BATCHED_GEMM, GEMM, PREFIXES, parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
 X86 = get_target("x86_64-linux")
@@ -78,8 +78,9 @@ def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "product_64x64", "product_64_avx2_8x32_kc64_mc256", "product_64x64_avx2",
-     "rows_64_avx2_8x32", "matmul_4xsx16_avx2", "matmul_4xsx16xs_gelu_avx2", "rows_64_nothing_avx2",
+    ["", f"{GEMM}_64x64", f"{GEMM}_64_avx2_8x32_kc64_mc256", f"{GEMM}_64x64_avx2",
+     "rows_64_avx2_8x32", f"{BATCHED_GEMM}_4xsx16_avx2", f"{BATCHED_GEMM}_4xsx16xs_gelu_avx2",
+     "rows_64_nothing_avx2",
      "attention_4x16_avx2_8x16_kc64", "rows_64_copy_avx3", "concat_64_avx2", "unknown_64_avx2"],
 )  # fmt: skip
 def test_other_names_are_refused(name: str) -> None:
@@ -88,14 +89,14 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_parts() -> None:
-    name = parse("product_384x1536_gelu_avx512_8x48_kc384_mc256_v2")
+    name = parse(f"{GEMM}_384x1536_gelu_avx512_8x48_kc384_mc256_v2")
     assert (name.sizes, name.ops, name.version) == (("384", "1536"), ("gelu",), 2)
     assert name.plan == {"tile": "8x48", "kc": "384", "mc": "256"}
     assert parse("rows_64_gather_add_layer_norm_neon").ops == ("gather", "add", "layer_norm")
-    assert parse("matmul_12xsx32x2sp1_near_scalar").near
+    assert parse(f"{BATCHED_GEMM}_12xsx32x2sp1_near_scalar").near
 
 
 def test_the_documented_grammar_is_this_one() -> None:
     """Examples in docs/kernels.md are names, and each kind has one."""
-    names = re.findall(r"`([a-z]+_[0-9s][A-Za-z0-9_]*)`", DOCS.read_text(encoding="utf-8"))
+    names = re.findall(r"`([a-z_]+_(?:[0-9]|s[_x])[A-Za-z0-9_]*)`", DOCS.read_text(encoding="utf-8"))
     assert {parse(name).prefix for name in names} == set(PREFIXES)
