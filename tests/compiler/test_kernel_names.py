@@ -98,5 +98,6 @@ def test_parts() -> None:
 
 def test_the_documented_grammar_is_this_one() -> None:
     """Examples in docs/kernels.md are names, and each kind has one."""
-    names = re.findall(r"`([a-z_]+_(?:[0-9]|s[_x])[A-Za-z0-9_]*)`", DOCS.read_text(encoding="utf-8"))
+    text = DOCS.read_text(encoding="utf-8")
+    names = re.findall(r"`([a-z_]+_(?:[0-9]|s[_x])[A-Za-z0-9_]*)`", text)
     assert {parse(name).prefix for name in names} == set(PREFIXES)
