@@ -5,13 +5,13 @@
 
 Models are random (tests/compiler/families.py), libraries are as `canao compile` builds them. A
 record is what was compiled, the largest difference at any length, and the CPU time of export and
-of what follows until the C is written. Those that are recorded are not run again.
+of what follows until the C is written. Those that are recorded are not run again; those that differ
+by more than the tolerance, or were badly measured (README.md), are refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,9 +25,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from marks import footnotes, marked  # noqa: E402
 from pages import fill, table  # noqa: E402
+from peers.records import Records  # noqa: E402
+from peers.results import Results, add_options, file_of  # noqa: E402
 
 from canao.compiler import compile_model, load_model, lower  # noqa: E402
+from canao.errors import CanaoError  # noqa: E402
 from canao.inference.compiled_model import CompiledModel  # noqa: E402
 from canao.schedule.plan import default_plans  # noqa: E402
 from canao.target import get_target  # noqa: E402
@@ -35,6 +39,7 @@ from tests.compiler.families import make, reference, text  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "families.jsonl"
 PAGE = ROOT / "docs" / "models.md"
+TOLERANCE = 1e-4  # absolute, of outputs of the size of 1
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)
 TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 # name -> (family, head, what is extreme, lengths beside the maximum)
@@ -81,29 +86,20 @@ def compare(
                 ids = text(model, names, length)
                 got, want = compiled.run(*(i[None] for i in ids)), reference(model, names, ids)
                 worst = max(worst, *(float(np.abs(got[k] - want[k]).max()) for k in want))
-    return {"lengths": tried, "difference": worst, "export_s": round(exported - start, 2),
-            "lower_s": round(lowered - exported, 2), "kernels": len(manifest["kernels"]),
-            "toolchain": manifest["toolchain"]}  # fmt: skip
+    return {"lengths": tried, "difference": worst, "tolerance": TOLERANCE,
+            "export_s": round(exported - start, 2), "lower_s": round(lowered - exported, 2),
+            "kernels": len(manifest["kernels"]), "toolchain": manifest["toolchain"]}  # fmt: skip
 
 
-def run(only: str) -> None:
+def run(only: str, results: Results) -> None:
     """Every record that is not there yet is made and appended."""
     torch.set_num_threads(1)
-    have = {r["name"] for r in records()}
     for name, (family, head, changes, lengths) in EXTREMES.items():
-        if name in have or only not in name:
-            continue
-        found = compare(make(family, head, **changes), lengths)
-        record = {"name": name, "family": family, "head": head, **found}
-        with open(RESULTS, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
-
-
-def records() -> list[dict[str, Any]]:
-    if not RESULTS.is_file():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+        known = {"name": name, "family": family, "head": head}
+        if only in name and not results.holds(known):
+            model = make(family, head, **changes)
+            results.take(name, lambda m=model, n=lengths, k=known: {**k, **compare(m, n)})
+    results.close()
 
 
 def extremes(found: Sequence[dict[str, Any]]) -> str:
@@ -111,22 +107,30 @@ def extremes(found: Sequence[dict[str, Any]]) -> str:
             ["---", "---", "---", "---:", "---:", "---:"]]  # fmt: skip
     for r in sorted(found, key=lambda r: list(EXTREMES).index(r["name"])):
         tokens = ", ".join(map(str, r["lengths"]))
-        rows.append([r["name"], f"{r['family']}{r['head']}", tokens, f"{r['difference']:.1e}",
-                     f"{r['export_s']:.1f}", f"{r['lower_s']:.1f}"])  # fmt: skip
-    return table(rows)
+        rows.append([marked(r["name"], r), f"{r['family']}{r['head']}", tokens,
+                     f"{r['difference']:.1e}", f"{r['export_s']:.1f}",
+                     f"{r['lower_s']:.1f}"])  # fmt: skip
+    return table(rows) + footnotes(found)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Compare extreme sizes with Transformers.")
     parser.add_argument("--run", action="store_true", help="compile and compare (minutes)")
     parser.add_argument("--only", default="", help="part of the names of what to run")
     parser.add_argument("--table", action="store_true", help="write the table into docs/models.md")
-    given = parser.parse_args()
-    if given.run:
-        run(given.only)
-    if given.table:
-        fill(PAGE, {"extremes": extremes(records())})
+    add_options(parser, RESULTS)
+    given = parser.parse_args(arguments)
+    try:
+        records = Records(file_of(given, RESULTS), ("name",))
+        if given.run:
+            run(given.only, Results.start(records, given.draft))
+        if given.table and not given.draft:
+            fill(PAGE, {"extremes": extremes(records.read())})
+    except CanaoError as error:
+        print(f"families: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

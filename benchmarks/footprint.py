@@ -5,7 +5,8 @@
 
 Every figure comes from a process of its own, as often as --repeats says; tables have medians. The
 weights are read once before, so that they are in the page cache. Records go to
-results/footprint.jsonl, --table writes the tables of footprint.md from them.
+results/footprint.jsonl, unless badly measured (README.md); --table writes the tables of
+footprint.md from them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +28,7 @@ from footprint_table import write_page
 from peers.host import OFFLINE, on_cores
 from peers.models import MODELS
 from peers.records import Record, Records
+from peers.results import Results, add_options, file_of
 
 from canao.artifact.directory import Artifact
 from canao.build import build_program
@@ -139,26 +142,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--models", default="bert-base", help="by commas")
     parser.add_argument("--lengths", default="8,32,128", help="tokens of the text, by commas")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RECORDS, help="the file of records")
+    add_options(parser, RECORDS)
     parser.add_argument("--page", type=Path, help="the page to write; default: footprint.md")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    records = Records(options.out)
     try:
+        records = Records(file_of(options, RECORDS))
         if not options.table:
             lengths, models = options.lengths.split(","), options.models.split(",")
             if options.repeats < 1 or not all(n.isdigit() and int(n) for n in lengths):
                 raise InputError("--lengths and --repeats are whole numbers from 1")
             if not set(models) <= set(MODELS):
                 raise InputError(f"--models are of {', '.join(MODELS)}")
-            core = local_machine().cores[0]
+            core, results = local_machine().cores[0], Results.start(records, options.draft)
             for model in models:
-                records.put(measure(model, [int(n) for n in lengths], options.repeats, core))
-                print(f"{model}: recorded", file=sys.stderr, flush=True)
-        write_page(records.read(), options.page)
+                run = partial(measure, model, [int(n) for n in lengths], options.repeats, core)
+                results.take(f"footprint: {model}", run)
+            results.close()
+        if options.page or not options.draft:
+            write_page(records.read(), options.page)
     except CanaoError as error:
         print(f"footprint: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from marks import footnotes, marked
 from pages import Record, by_machine, fill, table
 
 PAGE = Path(__file__).resolve().parent / "footprint.md"
@@ -18,8 +19,9 @@ def footprint(records: Sequence[Record]) -> str:
     parts = []
     for r in records:
         weights, load = r["weights_bytes"] / 1e6, r["environment"]["load_average"]
-        head = f"**{r['model']}**: weights of {weights:.0f} MB; load average before: {load}"
-        parts.append(f"{head}\n\n{_table(r)}")
+        title = marked(f"**{r['model']}**", r)
+        head = f"{title}: weights of {weights:.0f} MB; load average before: {load}"
+        parts.append(f"{head}\n\n{_table(r)}{footnotes((r,))}")
     return "\n".join(parts)
 
 

@@ -1,29 +1,37 @@
 """Measures the yellow cells of the fusion table, and writes src/canao/fuse/yellow_cells.json.
 
-    python benchmarks/profile_fusion.py
+    python benchmarks/profile_fusion.py [--draft] [--out FILE]
 
 For each yellow cell that comes up in the models below, the model is compiled twice, with every
 yellow merge and with all but those of this cell; both libraries are timed by turns, in rounds, on
 one pinned core. The cell's figure is the median over rounds and models of the ratio of their
-medians: below 1, fusing is faster.
+medians: below 1, fusing is faster. The file is written only if all was measured while nothing else
+used the cores, with a source that is committed, and if outputs agree; not by --draft.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from peers.results import Results, add_options, file_of
 from transformers import BertConfig, BertModel
 
 from canao.artifact.directory import Artifact, write_json
 from canao.compiler import compile_model, load_model, lower
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import BenchDevice, local_device
-from canao.errors import DeviceError
+from canao.errors import CanaoError, DeviceError
 from canao.fuse.group import YELLOW
 from canao.fuse.yellow_cells import always
 from canao.inference.compiled_model import CompiledModel
@@ -34,6 +42,9 @@ MODELS = ((384, 12, 1536), (256, 4, 640), (96, 3, 384))
 LENGTHS = (32, 128)
 ROUNDS = 7
 SAMPLES = 60
+TOLERANCE = 1e-4  # of outputs that a layer norm leaves, so of the size of 1
+
+Run = tuple[tuple[int, int, int], int, list[float], float]  # shape, length, ratios, difference
 
 
 def model(hidden: int, heads: int, ffn: int) -> BertModel:
@@ -83,8 +94,10 @@ def compare(fused: Artifact, separate: Artifact) -> float:
         return float(np.abs(a(ids) - b(ids)).max())
 
 
-def main() -> None:
-    device, found = local_device(), {}
+def measure(device: BenchDevice) -> dict[str, Any]:
+    """The record of all cells; `difference` is the largest between outputs of a pair."""
+    found: dict[str, list[Run]] = {}
+    stamp = device.environment()
     with tempfile.TemporaryDirectory() as folder:
         for shape in MODELS:
             network = model(*shape)
@@ -99,22 +112,58 @@ def main() -> None:
                     got = ratios(device, fused, separate, length)
                     found.setdefault(cell, []).append((shape, length, got, difference))
                     print(f"{cell} {shape} at {length}: {statistics.median(got):.4f}", flush=True)
-    rows = {
-        cell: {
-            "fused_over_separate": round(
-                statistics.median(r for _, _, got, _ in runs for r in got), 4
-            ),
-            "rounds": sum(len(got) for _, _, got, _ in runs),
-            "largest_difference": max(d for *_, d in runs),
-            "by_model": {f"{shape} at {length}": round(statistics.median(got), 4)
-                         for shape, length, got, _ in runs},
-            "measured_on": device.environment(),
-        }
-        for cell, runs in sorted(found.items())
+    worst = max(d for runs in found.values() for *_, d in runs)
+    return {
+        "cells": {cell: summary(runs) for cell, runs in sorted(found.items())},
+        "difference": worst, "tolerance": TOLERANCE, "environment": stamp,
     }  # fmt: skip
-    write_json(OUT, rows)
-    print(json.dumps({k: v["fused_over_separate"] for k, v in rows.items()}, indent=2))
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """What all runs of a cell say."""
+    return {
+        "fused_over_separate": round(
+            statistics.median(r for _, _, got, _ in runs for r in got), 4
+        ),
+        "rounds": sum(len(got) for _, _, got, _ in runs),
+        "largest_difference": max(d for *_, d in runs),
+        "by_model": {f"{shape} at {length}": round(statistics.median(got), 4)
+                     for shape, length, got, _ in runs},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The compiler's profile, as the place of one record: each cell with how it was measured."""
+
+    path: Path
+
+    def holds(self, identity: Mapping[str, Any]) -> bool:
+        return False  # it is always measured anew
+
+    def put(self, record: Mapping[str, Any]) -> None:
+        how = {"measured_on": record["environment"], "source": record["source"],
+               "busy_others": record["busy_others"]}  # fmt: skip
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {cell: row | how for cell, row in record["cells"].items()})
+        print(json.dumps({k: v["fused_over_separate"] for k, v in record["cells"].items()},
+                         indent=2))  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_options(parser, OUT)
+    options = parser.parse_args(arguments)
+    try:
+        profile = Profile(file_of(options, OUT))
+        results = Results.start(profile, options.draft)
+        results.take("profile of the yellow cells", partial(measure, local_device()))
+        results.close()
+    except CanaoError as error:
+        print(f"profile_fusion: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,9 @@ then `canao search` runs at each budget in a process of its own. The search sees
 file alone and holds a tenth of it out for its choices; the figures here are of the dev file
 (Banking77: test), which nothing was chosen on, scored by the compiled libraries themselves.
 
-One record a line goes to results/real_data.jsonl; what is there already is not run again, and a
-run that was killed goes on where it was. --table writes the table of real_data.md from it.
+One record a line goes to results/real_data.jsonl; what is there already is not run again, what was
+badly measured is refused (README.md), and a run that was killed goes on where it was. --table
+writes the table of real_data.md from it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from peers.quiet import LIMIT, Watch
+from peers.records import Record, Records
+from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
 from canao.artifact.directory import Artifact, write_whole
@@ -47,8 +51,7 @@ RECORDS = HERE / "results" / "real_data.jsonl"
 LENGTH = 128  # tokens of every measured input, as in the paper (section 4.1)
 PERCENTILE = 90.0
 STEADY = 1.3  # p90 over the median: more says that something else is running
-
-Record = dict[str, Any]
+IDENTITY = ("dataset", "fraction", "seed", "threads", "trials", "options")
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Study:
-    """One study: the teacher, the data, and how every search of it is run."""
+    """One study: the teacher, the data, how every search of it is run, and where records go."""
 
+    results: Results
     teacher: Path
     data: Path
     work: Path
@@ -92,25 +96,28 @@ class Study:
 
 
 def run_task(study: Study, task: Task, fractions: Sequence[float]) -> None:
-    """Run what is missing of one task and append its records."""
-    missing = [f for f in fractions if not _is_recorded(study, task, f)]
+    """Run what is missing of one task and record it."""
+    missing = [f for f in fractions if not study.results.holds(_identity(study, task, f))]
     if not missing:
         _say(f"{task.name}: recorded already")
         return
     held = load_data(study.data / task.folder, task=task.kind, seed=study.seed)
     teacher = prepare_teacher(study, task, held)
     for fraction in missing:
-        record = search(study, task, fraction, teacher, held)
-        _append(record)
-        _say(f"{task.name} at {fraction:g}: {record['outcome']}")
+        run = partial(search, study, task, fraction, teacher, held)
+        study.results.take(f"{task.name} at {fraction:g}", run)
 
 
 def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
-    """Fine-tune, compile and measure the task's teacher; kept in its folder for the next time."""
-    folder = study.folder(task)
+    """Fine-tune, compile and measure the task's teacher; kept in its folder for the next time.
+
+    What another version of the source compiled is measured anew: budgets are shares of it.
+    """
+    folder, source = study.folder(task), study.results.begun.until(study.results.begun)
     kept = folder / "teacher-measured.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    known: Record = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if known.get("source") == source:
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     train_file = study.data / task.folder / "train.tsv"
     options = TrainOptions(
@@ -120,14 +127,20 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
     seen = load_data(train_file, task=task.kind, seed=study.seed)
     trainer = Trainer(study.teacher, seen, folder, options, _report)
     student = trainer.teacher()
-    seconds = time.monotonic() - start
+    seconds = known.get("train_seconds") or time.monotonic() - start
     artifact = compile_model(student.model_dir, folder / "teacher-artifact")
+    watch = Watch()
     timing = _steady(artifact, study.config)
+    shares = watch.close()
+    if max(shares["before"], shares["during"], shares["after"]) > LIMIT and not study.results.draft:
+        raise DeviceError("others used the cores while the teacher was measured; run it again")
     row = {
         "arch": asdict(trainer.teacher_arch()),
         "metrics": score_library(artifact, held),
         "train_seconds": round(seconds, 1),
         **_described(artifact, timing),
+        "busy_others": shares,
+        "source": source,
     }
     write_whole(kept, json.dumps(row) + "\n")
     return row
@@ -231,24 +244,6 @@ def _identity(study: Study, task: Task, fraction: float) -> Record:
             "options": list(study.extra)}  # fmt: skip
 
 
-def _is_recorded(study: Study, task: Task, fraction: float) -> bool:
-    wanted = _identity(study, task, fraction)
-    return any(wanted.items() <= record.items() for record in read_records())
-
-
-def read_records() -> list[Record]:
-    """The records so far, in the order in which they were made."""
-    if not RECORDS.is_file():
-        return []
-    return [json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]
-
-
-def _append(record: Record) -> None:
-    lines = [json.dumps(row, sort_keys=True) for row in (*read_records(), record)]
-    RECORDS.parent.mkdir(exist_ok=True)
-    write_whole(RECORDS, "\n".join(lines) + "\n")
-
-
 def _report(stage: str, done: int, total: int, note: str) -> None:
     if done % 50 == 0 or done == total:
         _say(f"{stage}: step {done} of {total}, {note}")
@@ -271,20 +266,25 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the compiled libraries")
     parser.add_argument("--samples", type=int, default=1024)
+    add_options(parser, RECORDS)
     parser.add_argument("extra", nargs="*", help="options of canao search, after '--'")
     options = parser.parse_args(arguments)
     if not options.table and not (options.teacher and options.data and options.work):
         parser.error("give --teacher, --data and --work, or --table")
+    if options.table and options.draft:
+        parser.error("no table is made of drafts")
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     try:
+        records = Records(file_of(options, RECORDS), IDENTITY)
         if options.table:
-            write_page([task.name for task in TASKS], read_records())
+            write_page([task.name for task in TASKS], records.read())
             return 0
         study = Study(
+            Results.start(records, options.draft),
             options.teacher.resolve(), options.data.resolve(), options.work.resolve(),
             options.seed, options.threads, options.samples, options.trials, tuple(options.extra),
         )  # fmt: skip
@@ -293,6 +293,7 @@ def main(arguments: Sequence[str]) -> int:
             if name not in known:
                 raise InputError(f"task '{name}' is not one of {', '.join(known)}")
             run_task(study, known[name], [float(f) for f in options.fractions.split(",")])
+        study.results.close()
     except CanaoError as error:
         _say(f"real_data: error: {error}")
         return error.exit_code

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marks import footnotes, marked
+
 from canao.artifact.directory import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
@@ -28,12 +30,12 @@ def table(order: Sequence[str], records: Sequence[Record]) -> str:
             shown = record["dataset"], record["seed"]
             lines.append(_line(_teacher_cells(record)))
         lines.append(_line(_student_cells(record)))
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n" + footnotes(ranked)
 
 
 def _teacher_cells(record: Record) -> Iterator[str]:
     row = record["teacher"]
-    yield from (record["dataset"], "teacher", *_model_cells(row))
+    yield from (record["dataset"], marked("teacher", row), *_model_cells(row))
     yield from (f"{row['latency_ms']['p90']:.2f}", "", "1.0x", "", "")
     yield f"{row['train_seconds'] / 3600:.2f}"
 
@@ -42,7 +44,7 @@ def _student_cells(record: Record) -> Iterator[str]:
     counts = f"{record['trained']} / {record['judged']}"
     hours, budget = f"{record['search_seconds'] / 3600:.2f}", f"{record['budget_ms']:.2f}"
     hours += " (resumed)" if record["resumed"] else ""
-    yield from ("", f"student, {record['fraction']:g}")
+    yield from ("", marked(f"student, {record['fraction']:g}", record))
     if record["outcome"] != "certified":
         yield from (record["outcome"], "", "", "", budget, "", "", counts, hours)
         return
@@ -73,4 +75,4 @@ def write_page(order: Sequence[str], records: Sequence[Record]) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise InputError(f"{PAGE.name}: lacks the lines '{BEGIN}' and '{END}'; put them back")
-    write_whole(PAGE, f"{before}{BEGIN}\n{table(order, records)}\n{END}{after}")
+    write_whole(PAGE, f"{before}{BEGIN}\n{table(order, records)}{END}{after}")

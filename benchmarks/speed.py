@@ -7,8 +7,9 @@
     python benchmarks/speed.py --table
 
 `make bench-setup` makes the engines' environments. One record a line goes to results/speed.jsonl;
-what is there already is not measured again without --again. --table writes the tables of speed.md
-from it. DIR keeps models and conversions, some gigabytes a model, for the next time.
+what is there already is not measured again without --again, and what was badly measured is refused
+(README.md). --table writes the tables of speed.md from it. DIR keeps models and conversions, some
+gigabytes a model, for the next time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
 from peers.models import FAMILIES, MODELS, random_ids
 from peers.records import Record, Records
+from peers.results import Results, add_options, file_of
 from peers.roofline import measure_kernels
 from peers.store import Store
 from peers.texts import MODEL, mrpc, one_by_one, streaming
@@ -47,7 +50,7 @@ class Study:
     """What is run, and where records go."""
 
     work: Path
-    records: Records
+    results: Results
     engines: tuple[str, ...]
     rounds: int
     block_s: float
@@ -61,7 +64,7 @@ class Study:
                 "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
-        if self.again or not self.records.holds(identity):
+        if self.again or not self.results.holds(identity):
             return True
         _say(f"{_title(identity)}: recorded already")
         return False
@@ -87,14 +90,21 @@ def run_latency(
         contestants = [Contestant(name, ENGINES[name], length, threads=count)
                        for name in study.engines if name not in missing]  # fmt: skip
         texts = store.texts(f"text-{length}", [random_ids(length).numpy()])
-        stamp = local_device().environment(cores)
-        with loaded(store, contestants, texts, cores) as field:
-            field.unavailable |= missing
-            sizes = block_sizes(field, study.block_s)
-            _say(f"{_title(identity)}: measuring")
-            race(field, Machine(cores), study.rounds, lambda label, _, n=sizes: (0, n[label]))
-            case = store.case(texts)
-        _put(study, identity, field, case, stamp, study.options())
+        measure = partial(_latency, study, store, contestants, texts, cores, missing, identity)
+        study.results.take(_title(identity), measure)
+
+
+def _latency(
+    study: Study, store: Store, contestants: Sequence[Contestant], texts: Path,
+    cores: Sequence[int], missing: Mapping[str, str], identity: Record,
+) -> Record:  # fmt: skip
+    stamp = local_device().environment(cores)
+    with loaded(store, contestants, texts, cores) as field:
+        field.unavailable |= missing
+        sizes = block_sizes(field, study.block_s)
+        _say(f"{_title(identity)}: measuring")
+        race(field, Machine(cores), study.rounds, lambda label, _: (0, sizes[label]))
+        return _row(identity, field, store.case(texts), stamp, study.options())
 
 
 def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -> None:
@@ -108,19 +118,23 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
     texts, cores = store.texts(f"mrpc-{len(ids)}", ids), study.cores[:threads]
     listed = one_by_one if kind == "mrpc" else streaming
     contestants = listed([name for name in study.engines if name not in missing], threads)
-    stamp, lengths = local_device().environment(cores), [len(text) for text in ids]
-    with loaded(store, contestants, texts, cores) as field:
-        field.unavailable |= missing
-        _say(f"{_title(identity)}: measuring")
-        if kind == "mrpc":
-            starts = range(0, len(ids), TEXTS_PER_BLOCK)
-            blocks = [(start, min(TEXTS_PER_BLOCK, len(ids) - start)) for start in starts]
-            race(field, Machine(cores), len(blocks), lambda _, turn: blocks[turn])
-        else:
-            stream(field, Machine(cores), study.rounds)
-        case = store.case(texts)
     padded = {c.label: c.length for c in contestants if c.pad}
-    _put(study, identity, field, case, stamp, {"padded": padded, "lengths": lengths})
+    options = {"padded": padded, "lengths": [len(text) for text in ids]}
+
+    def measure() -> Record:
+        stamp = local_device().environment(cores)
+        with loaded(store, contestants, texts, cores) as field:
+            field.unavailable |= missing
+            _say(f"{_title(identity)}: measuring")
+            if kind == "mrpc":
+                starts = range(0, len(ids), TEXTS_PER_BLOCK)
+                blocks = [(start, min(TEXTS_PER_BLOCK, len(ids) - start)) for start in starts]
+                race(field, Machine(cores), len(blocks), lambda _, turn: blocks[turn])
+            else:
+                stream(field, Machine(cores), study.rounds)
+            return _row(identity, field, store.case(texts), stamp, options)
+
+    study.results.take(_title(identity), measure)
 
 
 def run_roofline(study: Study, model: str, threads: int) -> None:
@@ -130,13 +144,15 @@ def run_roofline(study: Study, model: str, threads: int) -> None:
         return
     store, cores = Store.open(study.work, model), study.cores[:threads]
     missing = _compiled(study, store, needed=True)
-    if missing:
-        _say(f"{model}: {missing[CANAO]}")
-        return
-    stamp = local_device().environment(cores)
-    measured = measure_kernels(store, ROOFLINE_LENGTH, cores)
-    study.records.put({**identity, **measured, "environment": stamp})
-    _say(f"{_title(identity)}: recorded")
+
+    def measure() -> Record:
+        stamp = local_device().environment(cores)
+        if missing:
+            return {**identity, "unavailable": missing, "environment": stamp}
+        measured = measure_kernels(store, ROOFLINE_LENGTH, cores)
+        return {**identity, **measured, "environment": stamp}
+
+    study.results.take(_title(identity), measure)
 
 
 def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str]:
@@ -150,19 +166,18 @@ def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str
     return {}
 
 
-def _put(
-    study: Study, identity: Record, field: Field, case: Mapping[str, Any],
-    stamp: Mapping[str, Any], options: Mapping[str, Any],
-) -> None:  # fmt: skip
+def _row(
+    identity: Record, field: Field, case: Mapping[str, Any], stamp: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Record:  # fmt: skip
     facts = {name: case[name] for name in ("flops", "parameters", "sensitivity")}
-    study.records.put({
+    return {
         **identity, **facts, "options": dict(options), "environment": dict(stamp),
         "versions": field.used_versions, "engines": field.engines(),
         "unavailable": field.unavailable,
         "peak_flops": [round(x) for x in field.peak_flops],
         "bandwidth": [round(x) for x in field.bandwidth],
-    })  # fmt: skip
-    _say(f"{_title(identity)}: recorded")
+    }  # fmt: skip
 
 
 def _title(identity: Mapping[str, Any]) -> str:
@@ -207,12 +222,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help="small models of all families against ONNX Runtime, at 128 tokens")
     parser.add_argument("--roofline", action="store_true", help="CANAO's kernels, at 128 tokens")
     parser.add_argument("--again", action="store_true", help="replace records")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="the file of records")
+    add_options(parser, RECORDS)
     options = parser.parse_args(arguments)
     if not options.table and not options.work:
         parser.error("give --work, or --table")
     if options.stream and not options.mrpc:
         parser.error("--stream needs --mrpc")
+    if options.table and options.draft:
+        parser.error("no table is made of drafts")
     if options.rounds < 1 or options.block <= 0 or options.texts < 0:
         parser.error("--rounds is at least 1, --block over 0, --texts not negative")
     return options
@@ -244,8 +261,8 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    records = Records(options.out)
     try:
+        records = Records(file_of(options, RECORDS))
         if options.table:
             write_page(records.read())
             return 0
@@ -254,10 +271,12 @@ def main(arguments: Sequence[str]) -> int:
         engines = _names(options.engines, tuple(ENGINES), "engine")
         for name in engines:
             python_of(ENGINES[name].environment)
-        study = Study(options.work.resolve(), records, engines, options.rounds, options.block,
+        results = Results.start(records, options.draft)
+        study = Study(options.work.resolve(), results, engines, options.rounds, options.block,
                       cores, options.again)  # fmt: skip
         for _ in _steps(options, study):
             pass
+        results.close()
     except CanaoError as error:
         _say(f"speed: error: {error}")
         return error.exit_code

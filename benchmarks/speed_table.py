@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
 
 PAGE = Path(__file__).resolve().parent / "speed.md"
@@ -71,12 +72,13 @@ def latency(records: Sequence[Record]) -> str:
 
 
 def _latency_table(cases: Sequence[Record]) -> str:
-    rows = [["engine", *(str(case["length"]) for case in cases)], ["---", *["--:"] * len(cases)]]
+    lengths = [marked(str(case["length"]), case) for case in cases]
+    rows = [["engine", *lengths], ["---", *["--:"] * len(cases)]]
     labels = dict.fromkeys(chain(*((*c["engines"], *c["unavailable"]) for c in cases)))
     for label in sorted(labels, key=lambda name: not is_own(name)):
         rows.append([label, *(_latency_cell(case, label) for case in cases)])
     rows.append(["CANAO against the fastest peer", *map(_lead, cases)])
-    return table(rows)
+    return table(rows) + footnotes(cases)
 
 
 def _latency_cell(case: Record, label: str) -> str:
@@ -118,9 +120,9 @@ def _families_table(records: Sequence[Record]) -> str:
             cell = f"{median_ms(engine):.3g}" if engine else "-"
             cells.append(cell if not engine or engine["right"] else f"{cell} wrong")
         own = r["engines"].get(CANAO)
-        rows.append([r["model"], f"{r['parameters'] / 1e6:.3g} M", *cells, _lead(r),
+        rows.append([marked(r["model"], r), f"{r['parameters'] / 1e6:.3g} M", *cells, _lead(r),
                      f"{own['difference']:.1e}" if own else "-"])  # fmt: skip
-    return table(rows)
+    return table(rows) + footnotes(records)
 
 
 def texts(records: Sequence[Record]) -> str:
@@ -140,7 +142,8 @@ def streams(records: Sequence[Record]) -> str:
 def _text_table(record: Record, unit: str, value: Rating) -> str:
     own, options = fastest(record, True), record["options"]
     lengths = options["lengths"]
-    head = (f"**{record['model']}, {threads_of(record)}**: {len(lengths)} texts of "
+    title = marked(f"**{record['model']}, {threads_of(record)}**", record)
+    head = (f"{title}: {len(lengths)} texts of "
             f"{min(lengths)} to {max(lengths)} tokens, mean {statistics.fmean(lengths):.1f}\n")
     rows = [["engine", "texts", unit, "CANAO is faster by"], ["---", "---", "--:", "--:"]]
     for label, engine in sorted(record["engines"].items(), key=lambda item: mean_ms(item[1])):
@@ -150,15 +153,16 @@ def _text_table(record: Record, unit: str, value: Rating) -> str:
             gain = f"{ratio(record, label, own):.2f}x"
         rows.append([label, f"padded to {padded}" if padded else "true length",
                      f"{value(engine):.4g}" + ("" if engine["right"] else " wrong"), gain])
-    return f"{head}\n{table(rows)}"
+    return f"{head}\n{table(rows)}{footnotes((record,))}"
 
 
 def rooflines(records: Sequence[Record]) -> str:
     """CANAO's kernels by their share of the time."""
     parts = []
     for record in records:
-        parts.append(f"**{record['model']} at {record['length']}, {threads_of(record)}**\n")
-        parts.append(_roofline_table(record))
+        title = f"**{record['model']} at {record['length']}, {threads_of(record)}**"
+        parts.append(f"{marked(title, record)}\n")
+        parts.append(_roofline_table(record) + footnotes((record,)))
     return "\n".join(parts)
 
 

@@ -6,8 +6,9 @@
 
 The first measures LiteRT, CANAO with one kernel for every layer, and CANAO with fusion, on all
 models in one interleaved run, so that any two of the nine can be compared. The second times
-nothing. Records go to results/table2.jsonl, replacing those of the same measurement; --table
-writes the tables of table2.md from them. DIR is that of speed.py.
+nothing. Records go to results/table2.jsonl, replacing those of the same measurement; what was
+badly measured is refused (README.md). --table writes the tables of table2.md from them. DIR is that
+of speed.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from peers.interleave import block_sizes, joined, loaded, race
 from peers.machine import Machine
 from peers.models import MODELS, random_ids
 from peers.records import Record, Records
+from peers.results import Results, add_options, file_of
 from peers.store import Store
 from table2_table import write_page
 
@@ -103,11 +106,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--block", type=float, default=0.5, help="seconds of a turn")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="the file of records")
+    add_options(parser, RECORDS)
     parser.add_argument("--page", type=Path, help="the page to write; default: table2.md")
     options = parser.parse_args(arguments)
     if not (options.table or options.layers or options.work):
         parser.error("give --work, --layers or --table")
+    if options.draft and options.table and not options.page:
+        parser.error("no table is made of drafts, unless --page names a page for it")
     if options.rounds < 1 or options.block <= 0:
         parser.error("--rounds is at least 1, --block over 0")
     return options
@@ -131,21 +136,28 @@ def _cores(text: str) -> list[list[int]]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    records = Records(options.out)
+    records = Records(file_of(options, RECORDS))
+    if options.layers or options.work:
+        _record(options, Results.start(records, options.draft))
+    if options.table:
+        write_page(records.read(), options.page)
+
+
+def _record(options: argparse.Namespace, results: Results) -> None:
     if options.layers:
         for name in _models(options.models, LAYER_MODELS):
             counted = count_layers(name)
-            records.put({**_identity("layers", name, counted["length"], 0), **counted})
-            _say(f"{name}: layers recorded")
+            row = {**_identity("layers", name, counted["length"], 0), **counted}
+            results.put(f"layers: {name}", row)
     if options.work:
         for engine in CONTESTANTS:
             python_of(engine.environment)
         models = _models(options.models, TABLE_MODELS)
         for cores in _cores(options.threads):
-            work = options.work.resolve()
-            records.put(measure(work, models, cores, options.rounds, options.block))
-    if options.table:
-        write_page(records.read(), options.page)
+            run = partial(measure, options.work.resolve(), models, cores, options.rounds,
+                          options.block)  # fmt: skip
+            results.take(f"table2: {', '.join(models)}, {len(cores)} thread(s)", run)
+    results.close()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
 
 PAGE = Path(__file__).resolve().parent / "table2.md"
@@ -136,17 +137,17 @@ def layers(records: Sequence[Record]) -> str:
             ["---", "---", *["--:"] * 8]]  # fmt: skip
     for r in records:
         if "why" in r:
-            rows.append([r["model"], f"CANAO: {r['why']}", *["-"] * 8])
+            rows.append([marked(r["model"], r), f"CANAO: {r['why']}", *["-"] * 8])
         else:
             fewer = f"{r['before'] / r['after']:.1f}x"
-            rows.append([r["model"], "CANAO", str(r["intensive"]), str(r["before"]),
+            rows.append([marked(r["model"], r), "CANAO", str(r["intensive"]), str(r["before"]),
                          str(r["primitive"]), str(r["after"]), fewer, f"{r['before_mb']:.0f}",
                          f"{r['primitive_mb']:.0f}", f"{r['after_mb']:.0f}"])  # fmt: skip
         if r["model"] in DNNFUSION:
             intensive, before, after, mb, after_mb = DNNFUSION[r["model"]]
             rows.append(["", "DNNFusion", str(intensive), "", str(before), str(after),
                          f"{before / after:.1f}x", "", str(mb), str(after_mb)])  # fmt: skip
-    return table(rows)
+    return table(rows) + footnotes(records)
 
 
 def conditions(records: Sequence[Record]) -> str:
@@ -159,7 +160,7 @@ def conditions(records: Sequence[Record]) -> str:
         rates = [f"{statistics.median(r[k]) / 1e9:.3g}" for k in ("peak_flops", "bandwidth")]
         load = f"{r['environment']['load_average']:.2f}"
         off = max((held["difference"] for held in r["engines"].values()), default=0.0)
-        rows.append([str(r["threads"]), *rates, load, str(r["options"]["rounds"]),
+        rows.append([marked(str(r["threads"]), r), *rates, load, str(r["options"]["rounds"]),
                      f"{_largest_spread(r):.0%}", f"{off:.1e}"])  # fmt: skip
         reasons += [f"* {label}, {threads_of(r)}: {why}" for label, why in r["unavailable"].items()]
     versions = {k: v for r in records for k, v in r["versions"].items()}
@@ -190,7 +191,8 @@ def _paper_ratio(slow: tuple[str, str], fast: tuple[str, str]) -> str:
 
 
 def _titled(record: Record, what: str, rows: Sequence[Sequence[str]]) -> str:
-    return f"**{record['length']} tokens, {threads_of(record)}**: {what}\n\n{table(rows)}"
+    title = marked(f"**{record['length']} tokens, {threads_of(record)}**", record)
+    return f"{title}: {what}\n\n{table(rows)}{footnotes((record,))}"
 
 
 SECTIONS = {"latency": latency, "compiler": compilers, "model": models, "both": both,

@@ -130,16 +130,18 @@ def test_bench_stops_at_its_time(canao, artifact: Path) -> None:
 
 
 def test_certify(canao, artifact: Path) -> None:
-    held = canao("certify", str(artifact), "--budget-ms", "10000", "--samples", "64")
+    held = canao("certify", str(artifact), "--budget-ms", "10000")
     assert held.returncode == 0, held.stderr
     certificate = json.loads((artifact / "certificate.json").read_text())
     assert certificate["holds"] is True
     assert certificate["digest"] == Artifact.load(artifact).digest
-    missed = canao("certify", str(artifact), "--budget-ms", "0.00001", "--samples", "64")
+    missed = canao("certify", str(artifact), "--budget-ms", "0.00001")
     refused(missed, "budget missed", "budget 1e-05 ms")
     assert missed.returncode == 1
     for budget in ("0", "-3", "nan", "inf"):
         refused(canao("certify", str(artifact), "--budget-ms", budget), "budget")
+    few = canao("certify", str(artifact), "--budget-ms", "10000", "--samples", "64")
+    refused(few, "at least 1024 samples, not 64")
 
 
 def test_wrong_paths_and_options(canao, model_dir: Path, artifact: Path, tmp_path: Path) -> None:

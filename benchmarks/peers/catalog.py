@@ -10,6 +10,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENTS = ROOT / "build" / "bench"  # `make bench` fills it
 CANAO = "canao"
+# Why torch.compile is missing on a machine: no fault of the measurement.
+NO_CXX = "torch.compile needs a C++ compiler, and none is on the PATH"
 OWN = ""  # the environment that the harness itself runs in
 
 
@@ -73,5 +75,5 @@ class Contestant:
 def obstacle(engine: Engine) -> str | None:
     """Why the engine cannot run here, where that is no fault of the set-up."""
     if "compile" in engine.options and not any(map(shutil.which, ("g++", "clang++"))):
-        return "torch.compile needs a C++ compiler, and none is on the PATH"
+        return NO_CXX
     return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from canao.build import build_program, runtime_files
-from canao.emit.peak import peak_source
+from canao.emit.c.peak import peak_source
 from canao.errors import DeviceError
 from canao.target import get_target
 from peers.host import on_cores

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.device.base import MeasureConfig
+from canao.device.base import MeasureConfig, Measurement, Timing
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.search import certify, load_certificate, require
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
-CONFIG = MeasureConfig(samples=100)
+CONFIG = MeasureConfig(samples=1024)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_certificate_holds_what_was_measured(artifact: Artifact) -> None:
     assert made.latency_ms["p90"] == made.measured_ms > made.latency_ms["p50"]
     assert made.error == pytest.approx(made.measured_ms / 6.5 - 1)
     assert made.digest == artifact.digest
-    assert made.config["samples"] == 100 and made.environment["device"] == "null"
+    assert made.config["samples"] == 1024 and made.environment["device"] == "null"
     require(made)
     assert load_certificate(Artifact.load(artifact.path)) == made
 
@@ -42,6 +43,22 @@ def test_the_percentile_decides(artifact: Artifact) -> None:
 
 def test_exactly_the_budget_is_within_it(artifact: Artifact) -> None:
     assert certify(artifact, NullDevice(8.0), 8.0, CONFIG).holds
+
+
+def test_fewer_samples_than_mlperf_asks_for_are_refused(artifact: Artifact) -> None:
+    with pytest.raises(InputError, match="at least 1024 samples, not 64; .* `canao bench"):
+        certify(artifact, NullDevice(8.0), 8.0, MeasureConfig(samples=64))
+
+    class Hasty(NullDevice):
+        def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
+            """As a device that runs into `max_seconds`."""
+            timing = super().measure(artifact, config)
+            assert isinstance(timing, Timing)
+            return replace(timing, samples_ms=timing.samples_ms[:1000])
+
+    with pytest.raises(InputError, match="at least 1024 samples, not 1000"):
+        certify(artifact, Hasty(8.0), 8.0, CONFIG)
+    assert not (artifact.path / "certificate.json").exists()
 
 
 def test_a_miss_is_recorded_and_refused(artifact: Artifact) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from canao.artifact.directory import Artifact, write_whole
 from canao.device.base import Device, Failure, MeasureConfig
 from canao.errors import BudgetError, DeviceError, InputError
-from canao.search.options import DEFAULTS, check_budget
+from canao.search.options import DEFAULTS, check_budget, check_samples
 
 FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
@@ -73,6 +73,7 @@ def certify(
     measured. A missed budget is no error here: see `require`.
     """
     check_budget(budget_ms, percentile)
+    check_samples(config.samples)
     artifact.verify()
     measured = device.measure(artifact, config)
     if isinstance(measured, Failure):
@@ -80,6 +81,7 @@ def certify(
             f"{artifact.path}: could not be measured on {device.name} "
             f"({measured.stage}: {measured.message})"
         )
+    check_samples(len(measured.samples_ms))  # `max_seconds` may have ended it early
     record, value = measured.to_dict(), measured.percentile(percentile)
     certificate = Certificate(
         holds=value <= budget_ms,

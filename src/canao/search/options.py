@@ -59,6 +59,10 @@ class Trainer(Protocol):
         ...
 
 
+# The least that MLPerf Mobile takes for the 90th percentile of single inferences.
+CERTIFIED_SAMPLES = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
     """The options of one search.
@@ -96,6 +100,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check_budget(self.budget_ms, self.percentile)
+        check_samples(self.measure.samples)
         for name in ("trials", "search_samples", "finalists"):
             if getattr(self, name) < 1:
                 raise InputError(f"search: {name} is {getattr(self, name)}; give at least 1")
@@ -162,3 +167,12 @@ def check_budget(budget_ms: float, percentile: float) -> None:
         if not number or not math.isfinite(value) or not 0 < value <= most:
             bounds = "a number of milliseconds over 0" if most == math.inf else "over 0, up to 100"
             raise InputError(f"{name} {value!r} cannot be used; give {bounds}")
+
+
+def check_samples(samples: int) -> None:
+    """InputError if there are too few samples for a certificate."""
+    if samples < CERTIFIED_SAMPLES:
+        raise InputError(
+            f"a certificate takes at least {CERTIFIED_SAMPLES} samples, not {samples}; for a quick "
+            f"look at the latency run `canao bench --samples {samples}`"
+        )

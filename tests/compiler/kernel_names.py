@@ -1,0 +1,67 @@
+"""The grammar of kernels' names, as docs/kernels.md has it: a name is parsed into its parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from canao.emit.isa import ISAS
+
+from canao.graph.ops import OPS
+
+# A prefix that is renamed is renamed in these two lines and in docs/kernels.md.
+GEMM, BATCHED_GEMM = "product", "matmul"
+# Prefix -> what its sizes are, whether operators follow, and the parts of the plan after the ISA.
+PREFIXES: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {
+    GEMM: (("inputs", "outputs"), True, ("tile", "kc", "mc")),
+    "attention": (("heads", "head size"), False, ("tile", "keys")),
+    "causal": (("heads", "head size"), False, ("tile", "keys")),
+    BATCHED_GEMM: (("batch", "m", "k", "n"), False, ()),
+    "rows": (("width",), True, ()),
+    "concat": (("width",), False, ()),
+    "scan": (("length",), True, ()),
+}
+_TERM = r"(?:[0-9]+s*|s+)"
+_SIZE = rf"{_TERM}(?:p{_TERM})*"  # 384, s, 2ss, sp1: whole numbers, or polynomials in the tokens
+_OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest that fits
+_KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
+_NAME = re.compile(
+    rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
+    rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
+    r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
+    r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?"
+)
+
+
+@dataclass(frozen=True)
+class KernelName:
+    """The parts of a name; `plan` holds tile, kc, mc, keys as far as there are any."""
+
+    prefix: str
+    sizes: tuple[str, ...]
+    ops: tuple[str, ...]
+    isa: str
+    plan: dict[str, str]
+    pieces: int = 0
+    near: bool = False
+    version: int = 1
+
+
+def parse(name: str) -> KernelName:
+    """ValueError for what is no name of a kernel."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise ValueError(f"'{name}' is no name of a kernel")
+    prefix, sizes = found["prefix"], tuple(found["sizes"].split("x"))
+    known, with_ops, parts = PREFIXES[prefix]
+    plan = {part: found[part] for part in ("tile", "kc", "mc", "keys") if found[part]}
+    ops = tuple(re.findall(rf"_({_OPS})(?![a-z])", found["ops"]))
+    for wrong in (
+        len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
+        bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
+        bool(found["near"]) and prefix != BATCHED_GEMM,
+    ):  # fmt: skip
+        if wrong:
+            raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
+    return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
+                      bool(found["near"]), int(found["version"] or 1))  # fmt: skip

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from canao.compiler import lower
+from canao.fuse.forms.form import Alias, Attention, Product
+from canao.graph.from_torch.trace import trace
+from canao.graph.ir import Graph
+from canao.schedule.plan import default_plans
+from canao.target import Target, get_target
+from tests.compiler import families, models
+from tests.compiler.kernel_names import BATCHED_GEMM, GEMM, PREFIXES, parse
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
+X86 = get_target("x86_64-linux")
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    """Together they have kernels of all kinds."""
+    return {
+        "bert": trace(models.classifier("small", layers=1), 512),
+        "decoder": trace(models.bare_decoder(), 130),
+        "deberta": trace(families.make("DebertaV2"), 128),
+        "convbert": trace(families.make("ConvBert"), 128),
+        "roberta": trace(families.make("Roberta"), 128),
+    }
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+@pytest.mark.parametrize(
+    "target", [X86.with_isa("avx512"), X86.with_isa("scalar"), get_target("aarch64-linux")],
+    ids=lambda t: t.isa,
+)  # fmt: skip
+def test_names_of_compiled_models_are_those_of_the_grammar(
+    graphs: dict[str, Graph], target: Target, fusion: bool
+) -> None:
+    """Each name is parsed, and says what the kernel is and how it runs."""
+    for graph in graphs.values():
+        stages = lower(graph, target, fusion=fusion, planner=default_plans)
+        steps = zip(
+            stages.source.kernel_names, stages.program.regions, stages.plans, strict=True
+        )
+        for name, region, plan in steps:
+            if isinstance(region.form, Alias):
+                assert name == ""
+                continue
+            found = parse(name)
+            assert found.isa == target.isa
+            if found.plan:
+                assert found.plan["tile"] == f"{plan.mr}x{plan.nr}"
+            blocks = {k: getattr(plan, k) for k in ("kc", "mc", "keys") if k in found.plan}
+            assert {k: str(v) for k, v in blocks.items()} == {
+                k: v for k, v in found.plan.items() if k != "tile"
+            }
+            if isinstance(region.form, Product):
+                assert found.sizes == (str(region.form.k), str(region.form.n))
+                assert set(found.plan) == {"tile", "kc", "mc"}
+                nodes = {n.op for n in region.nodes}
+                assert set(found.ops) <= nodes and "linear" not in found.ops
+            if isinstance(region.form, Attention):
+                assert found.prefix == ("causal" if region.form.cached else "attention")
+                assert set(found.plan) == {"tile", "keys"}
+
+
+def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
+    found = {
+        parse(name).prefix
+        for graph in graphs.values() for fusion in (True, False)
+        for name in lower(graph, X86, fusion=fusion, planner=default_plans).source.kernel_names
+        if name
+    }  # fmt: skip
+    assert found == set(PREFIXES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", f"{GEMM}_64x64", f"{GEMM}_64_avx2_8x32_kc64_mc256", f"{GEMM}_64x64_avx2",
+     "rows_64_avx2_8x32", f"{BATCHED_GEMM}_4xsx16_avx2", f"{BATCHED_GEMM}_4xsx16xs_gelu_avx2",
+     "rows_64_nothing_avx2",
+     "attention_4x16_avx2_8x16_kc64", "rows_64_copy_avx3", "concat_64_avx2", "unknown_64_avx2"],
+)  # fmt: skip
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="that no kernel|no name of a kernel"):
+        parse(name)
+
+
+def test_parts() -> None:
+    name = parse(f"{GEMM}_384x1536_gelu_avx512_8x48_kc384_mc256_v2")
+    assert (name.sizes, name.ops, name.version) == (("384", "1536"), ("gelu",), 2)
+    assert name.plan == {"tile": "8x48", "kc": "384", "mc": "256"}
+    assert parse("rows_64_gather_add_layer_norm_neon").ops == ("gather", "add", "layer_norm")
+    assert parse(f"{BATCHED_GEMM}_12xsx32x2sp1_near_scalar").near
+
+
+def test_the_documented_grammar_is_this_one() -> None:
+    """Examples in docs/kernels.md are names, and each kind has one."""
+    text = DOCS.read_text(encoding="utf-8")
+    names = re.findall(r"`([a-z_]+_(?:[0-9]|s[_x])[A-Za-z0-9_]*)`", text)
+    assert {parse(name).prefix for name in names} == set(PREFIXES)

@@ -1,0 +1,304 @@
+"""What benchmarks refuse to record, and how tables mark what was recorded before they did."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import real_data_table  # noqa: E402
+import speed_table  # noqa: E402
+import table2_table  # noqa: E402
+from marks import BAD, UNKNOWN, footnotes, marked  # noqa: E402
+from peers import results as results_module  # noqa: E402
+from peers.catalog import NO_CXX  # noqa: E402
+from peers.quality import faults, unrecorded  # noqa: E402
+from peers.quiet import LIMIT, Clock, Watch, others  # noqa: E402
+from peers.records import Records  # noqa: E402
+from peers.results import Results, file_of  # noqa: E402
+from peers.source import Source  # noqa: E402
+
+from canao.errors import DeviceError, InputError  # noqa: E402
+
+COMMITTED = Source("c0ffee", ())
+QUIET = {"before": 0.0, "during": 0.01, "after": 0.0, "limit": LIMIT}
+IDENTITY = {"kind": "latency", "model": "m", "length": 8, "threads": 1, "cpu": "x", "isa": "avx2"}
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A clean row."""
+    engine = {"difference": 1e-6, "right": True, "preempted": 0, "samples_us": [[1000], [1000]]}
+    return {
+        **IDENTITY, "engines": {"canao": engine, "ort": engine}, "unavailable": {},
+        "flops": 1e6, "parameters": 1000, "sensitivity": 1.0,
+        "peak_flops": [1e9], "bandwidth": [1e9], "versions": {}, "options": {"rounds": 2},
+        "environment": {"load_average": 9.0, "cores": 2}, "busy_others": QUIET,
+        "source": {"commit": "c0ffee", "changed": []},
+    } | changes  # fmt: skip
+
+
+def without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def spin(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process of which this one is no descendant: to it, all work here is others'."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
+    """Results of a committed source, as if the machine were quiet."""
+    monkeypatch.setattr(Source, "read", staticmethod(lambda: COMMITTED))
+    monkeypatch.setattr(results_module, "Watch", lambda: FakeWatch(QUIET))
+    return Results.start(Records(tmp_path / "rows.jsonl"))
+
+
+class FakeWatch:
+    def __init__(self, shares: dict[str, float]) -> None:
+        self.before, self.shares = shares["before"], shares
+
+    def close(self) -> dict[str, float]:
+        return self.shares
+
+
+def test_work_of_others_is_noticed_and_own_is_not(stranger: int) -> None:
+    """The same work of this process, as it looks from the inside and from the outside. What really
+    runs beside the tests is in both, so that their difference is this work alone."""
+    begin = [Clock.read(CORES, root) for root in (os.getpid(), stranger)]
+    spin(0.4)
+    child = subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < .4: 0"])
+    assert child.returncode == 0
+    end = [Clock.read(CORES, root) for root in (os.getpid(), stranger)]
+    inside, outside = (
+        (e.busy - b.busy) - (e.own - b.own) for b, e in zip(begin, end, strict=True)
+    )
+    assert outside - inside == pytest.approx(0.8, abs=0.25)
+    own = end[0].own - begin[0].own
+    assert own == pytest.approx(0.8, abs=0.25) and end[1].own - begin[1].own < 0.05
+
+
+def test_a_watch_tells_of_a_busy_loop(stranger: int) -> None:
+    """One core is busy for the whole of the watch, with work that is not the stranger's."""
+    program = [sys.executable, "-c", "while True: pass"]
+    busy = subprocess.Popen(program)
+    try:
+        watch = Watch(stranger, look_s=0.3, stretch_s=0.2, looks=2)
+        time.sleep(0.5)
+        shares = watch.close()
+    finally:
+        busy.kill()
+        busy.wait()
+    least = 0.5 / len(CORES)  # half of a core, in case that others take their part of it
+    assert all(shares[when] > least for when in ("before", "during", "after"))
+    assert faults(row(busy_others=shares))
+
+
+def test_a_short_burst_is_not_averaged_away(stranger: int) -> None:
+    watch = Watch(stranger, look_s=0.05, stretch_s=0.2, looks=1)
+    spin(0.4)
+    time.sleep(1.0)
+    assert watch.close()["during"] > 0.5 / len(CORES)
+
+
+def test_a_look_waits_for_a_moment_of_work_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.5, 0.5, 0.01, 0.02, 0.5, 0.0])
+    monkeypatch.setattr("peers.quiet.others", lambda *_: next(shares))
+    watch = Watch(look_s=0.0, looks=5)
+    assert watch.before == 0.01
+    assert watch.close() == {"before": 0.01, "during": 0.02, "after": 0.0, "limit": LIMIT}
+
+
+def test_shares() -> None:
+    begin, end = Clock(10.0, 5.0, 1.0), Clock(20.0, 18.0, 9.0)
+    assert others(begin, end, 2) == pytest.approx(0.25)
+    assert others(begin, Clock(20.0, 6.0, 9.0), 2) == 0.0
+
+
+def test_a_clean_row_is_written(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.take("m", lambda: without(row(), "busy_others", "source"))
+    results.close()
+    assert results.records.read() == [row()]
+    assert "m: recorded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"unavailable": {"canao": "does not compile: SyntaxError"}}, "canao did not run"),
+        ({"engines": {"mnn": {"right": False, "difference": 0.5}}}, "mnn differs .* 5.0e-01"),
+        ({"why": "does not compile: x"}, "m does not compile"),
+        ({"difference": 1e-3, "tolerance": 1e-4}, "differs from the reference by 1.0e-03"),
+        ({"difference": float("nan"), "tolerance": 1e-4}, "differs from the reference by nan"),
+        ({"certificate": {"error": 0.432}}, r"\+43% off what the latency table foretold"),
+        ({"teacher": {"busy_others": QUIET | {"after": 0.5}}}, "when the teacher was measured"),
+    ],
+)
+def test_bad_rows_are_refused_by_name(
+    results: Results, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], why: str
+) -> None:
+    assert not results.take("the row", lambda: without(row(**changes), "busy_others"))
+    told = capsys.readouterr().err
+    assert "the row: REFUSED" in told and re.search(why, told)
+    assert results.records.read() == []
+    with pytest.raises(DeviceError, match="1 not recorded: the row"):
+        results.close()
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_rows_of_a_busy_machine_are_refused(
+    results: Results, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(results_module, "Watch", lambda: FakeWatch(QUIET | {when: 0.06}))
+    assert not results.take("m", row)
+    assert results.records.read() == [] and results.refused == ["m"]
+
+
+def test_nothing_is_begun_on_a_busy_machine(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_module, "Watch", lambda: FakeWatch(QUIET | {"before": 0.5}))
+    assert not results.take("m", lambda: pytest.fail("it was measured"))
+    with pytest.raises(DeviceError, match="not recorded: m"):
+        results.close()
+
+
+def test_an_engine_that_cannot_run_here_is_no_fault() -> None:
+    assert faults(row(unavailable={"torch-compile": NO_CXX})) == []
+
+
+def test_a_changed_source_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = Source("c0ffee", ("src/canao/build.py",))
+    monkeypatch.setattr(Source, "read", staticmethod(lambda: changed))
+    with pytest.raises(InputError, match="src/canao/build.py .* commit them, or use --draft"):
+        Results.start(Records(Path("nowhere")))
+
+
+@pytest.mark.parametrize("end", [Source("c0ffee", ("src/a.py",)), Source("decaf", ())])
+def test_a_source_that_changes_meanwhile_is_refused(
+    results: Results, monkeypatch: pytest.MonkeyPatch, end: Source
+) -> None:
+    monkeypatch.setattr(Source, "read", staticmethod(lambda: end))
+    assert not results.take("m", lambda: without(row(), "source"))
+
+
+def test_the_source_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes of the source count, whether git knows the file or not; new results do not."""
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *name, *words], check=True)
+
+    monkeypatch.setattr("peers.source.ROOT", tmp_path)
+    assert Source.read() == Source(None, ())
+    git("init", "-q")
+    for name in ("src/a.py", "benchmarks/results/x.jsonl", "tests/t.py", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1\n")
+    git("add", "-A")
+    git("commit", "-qm", "a")
+    before = Source.read()
+    assert before.commit and len(before.commit) == 40 and before.changed == ()
+    (tmp_path / "benchmarks/results/x.jsonl").write_text("2\n")
+    git("commit", "-qam", "b")
+    (tmp_path / "benchmarks/page.md").write_text("3\n")
+    assert Source.read() == before
+    (tmp_path / "src/a.py").write_text("2\n")
+    (tmp_path / "src/b.py").write_text("2\n")
+    assert Source.read() == Source(before.commit, ("src/a.py", "src/b.py"))
+    assert before.until(Source.read())["changed"] == ["src/a.py", "src/b.py"]
+
+
+def test_drafts_are_kept_apart(
+    results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = Results.start(results.records, draft=True)
+    monkeypatch.setattr(results_module, "Watch", lambda: FakeWatch(QUIET | {"before": 0.5}))
+    assert draft.take("m", row)
+    draft.close()
+    assert "would be refused: others used 50% of the cores" in capsys.readouterr().err
+    (held,) = results.records.read()
+    assert "it is a draft" in faults(held)
+    assert not draft.holds(IDENTITY)
+
+
+def test_drafts_are_not_written_to_the_results() -> None:
+    parser = results_module.argparse.ArgumentParser()
+    published = results_module.PUBLISHED / "speed.jsonl"
+    results_module.add_options(parser, published)
+    assert file_of(parser.parse_args([]), published) == published
+    assert not file_of(parser.parse_args(["--draft"]), published).is_relative_to(
+        results_module.PUBLISHED
+    )
+    for name in ("speed.jsonl", "other.jsonl"):
+        given = parser.parse_args(["--draft", "--out", str(results_module.PUBLISHED / name)])
+        with pytest.raises(InputError, match="a draft is not written to"):
+            file_of(given, published)
+
+
+def test_marks() -> None:
+    old = without(row(), "busy_others", "source")
+    calm = old | {"environment": {"load_average": 1.9, "cores": 2}}
+    assert marked("x", row()) == "x" and footnotes([row()]) == ""
+    assert marked("x", old) == f"x {BAD}" and marked("x", calm) == f"x {UNKNOWN}"
+    told = footnotes([row(), old, calm])
+    assert f"{BAD} Not a clean result" in told and "load average before was 9 on 2 cores" in told
+    assert f"{UNKNOWN} An old record" in told and "whether others used the cores" in told
+    assert unrecorded(without(row(kind="layers"), "busy_others")) == []
+
+
+def test_tables_mark_bad_rows() -> None:
+    bad = without(row(), "busy_others")
+    assert "| 8 |" in speed_table.latency([row()]) and BAD not in speed_table.latency([row()])
+    assert f"| 8 {BAD} |" in speed_table.latency([bad])
+    sections = (speed_table.families, speed_table.latency)
+    assert all("Not a clean result" in build([bad]) for build in sections)
+
+
+def test_table2_marks_rows_that_did_not_compile() -> None:
+    engine = row()["engines"]["canao"]
+    of = {"model": "bert-base", "cases": {"bert-base": {"flops": 1e9}}, "length": 128,
+          "engines": {f"bert-base/{e}": engine for e in table2_table.ENGINES}}  # fmt: skip
+    clean = row(**of)
+    failed = clean | {"unavailable": {"bert-base/canao": "does not compile: SyntaxError"}}
+    for build in (table2_table.latency, table2_table.compilers, table2_table.models,
+                  table2_table.both):  # fmt: skip
+        assert BAD not in build([clean])
+        assert f"**128 tokens, 1 thread** {BAD}" in build([failed])
+        assert "does not compile: SyntaxError" in build([failed])
+
+
+def test_published_pages_are_those_of_the_records() -> None:
+    """Nobody edits a table by hand, nor forgets to write it after recording."""
+    records = Records(results_module.PUBLISHED / "table2.jsonl").read()
+    page = (ROOT / "benchmarks" / "table2.md").read_text(encoding="utf-8")
+    for build in table2_table.SECTIONS.values():
+        assert build([r for r in records if r["kind"] == "table2"]) in page
+    records = Records(results_module.PUBLISHED / "speed.jsonl").read()
+    page = (ROOT / "benchmarks" / "speed.md").read_text(encoding="utf-8")
+    for kind, build in speed_table.SECTIONS.items():
+        assert build([r for r in records if r["kind"] == kind]) in page
+    records = Records(results_module.PUBLISHED / "real_data.jsonl").read()
+    order = list(dict.fromkeys(r["dataset"] for r in records))
+    text = real_data_table.table(["MRPC", "STS-B", "Banking77"], records)
+    assert len(order) == 3 and text in (ROOT / "benchmarks" / "real_data.md").read_text("utf-8")
