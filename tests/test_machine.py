@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import canao
 from canao.errors import InputError
 from canao.machine import PROBE, Caches, Cluster, Machine, local_machine, read_machine
 from canao.target import get_target, target_of
@@ -149,6 +151,16 @@ def test_this_machine_through_a_shell_and_without_one() -> None:
     if hasattr(os, "sched_getaffinity"):
         assert set(machine.cores) == os.sched_getaffinity(0)
     assert machine.core_count == os.cpu_count()
+
+
+def test_facts_are_read_in_one_module() -> None:
+    package = Path(canao.__file__).parent
+    asks = re.compile(r"/proc/cpuinfo|/sys/devices|sched_getaffinity|cpu_count|\bplatform\.")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py") if asks.search(path.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert found == {"machine.py"}
 
 
 @pytest.mark.parametrize(

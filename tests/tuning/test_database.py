@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from canao.compiler import load_model, lower
+from canao.compiler import load_model, lower, tuning_database
 from canao.errors import InputError
+from canao.machine import Machine, local_machine
 from canao.schedule.database import VERSION, Database, Measured, region_text
 from canao.schedule.plan import Plan, default_plans
 from canao.target import get_target
@@ -48,6 +49,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert Database(path, "another processor").read("a") == ()
     database.forget(["a"])
     assert rows(database, "a") == [] and len(rows(database, "b")) == 1
+
+
+def test_machines_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path)
+    here, there = (tuning_database(HOST, machine=m) for m in (None, Machine(cpu="another")))
+    assert here.path == there.path
+    here.add({"a": [ROW]})
+    assert there.read("a") == () and rows(tuning_database(HOST, None, local_machine()), "a")
+    monkeypatch.setattr("canao.compiler.code_stamp", lambda toolchain: "newer")
+    assert tuning_database(HOST).read("a") == ()
 
 
 def test_several_writers(tmp_path: Path) -> None:
