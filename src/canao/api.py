@@ -117,7 +117,7 @@ def search(
 
     run_dir = Path(run_dir)
     measure = MeasureConfig(length=length, threads=threads, samples=samples)
-    chosen = {
+    chosen: dict[str, Any] = {
         "quick_steps": quick_steps,
         "final_epochs": epochs,
         "teacher_epochs": teacher_epochs,

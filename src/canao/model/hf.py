@@ -10,10 +10,11 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -278,7 +279,7 @@ def _set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
     config.problem_type = "single_label_classification" if labels else "regression"
 
 
-def _check_loaded(directory: Path, info: dict[str, object]) -> None:
+def _check_loaded(directory: Path, info: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose encoder is not whole; pooler and head may be new."""
     missing = sorted(k for k in info["missing_keys"] if not k.startswith((_HEAD, "bert.pooler.")))
     if missing:

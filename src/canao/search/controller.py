@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -44,7 +44,7 @@ def make_controller(name: str, space: Space, seed: int) -> BaseSampler:
     return Replayed(_FACTORIES[name], seed)
 
 
-def objectives(name: str) -> tuple[str, ...]:
+def objectives(name: str) -> tuple[Literal["maximize", "minimize"], ...]:
     """Directions of the controller's study: accuracy, and for nsga2 latency as well."""
     return ("maximize", "minimize") if name == "nsga2" else ("maximize",)
 
