@@ -32,9 +32,10 @@ test: setup-dev ## run the tests
 replay: setup-dev ## which generated C a change changed: hashes against tests/replay.json
 	$(BIN)/python -m tests.replay $(if $(UPDATE),--update)
 
-lint: setup-dev ## style, and the direction of imports
+lint: setup-dev ## style, the direction of imports, types
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/speed.md
 	$(SPEED) --work $(WORK) $(BENCH_OPTIONS)

@@ -82,7 +82,7 @@ def test_every_pooling_is_computed_by_the_library(tmp_path: Path, normalize: boo
             want = by_hand(model(ids).last_hidden_state[0], POOLINGS)
         want = torch.nn.functional.normalize(want, dim=0) if normalize else want
         out = compiled.run(ids.numpy())
-        assert list(out) == ["last_hidden_state", "sentence_embedding"]
+        assert list(out) == ["last_hidden_state", "pooler_output", "sentence_embedding"]
         assert out["sentence_embedding"].shape == (1, len(POOLINGS) * WIDTH)
         assert_close(out["sentence_embedding"][0], want)
         after = pool(out["last_hidden_state"][0], POOLINGS, normalize=normalize)

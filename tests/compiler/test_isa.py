@@ -12,10 +12,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+from canao.emit.isa import ISAS, OPERATIONS, prelude
 
 from canao.build import build_program, runtime_files
 from canao.emit.c import MACROS
-from canao.emit.isa import ISAS, OPERATIONS, prelude
 from canao.emit.vecmath import FUNCTIONS, STEPS, vector_code
 from canao.graph.dtypes import I32
 from canao.graph.ops import OPS, POINTWISE

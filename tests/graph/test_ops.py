@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-
 from canao.emit.isa import OPERATIONS
+
 from canao.emit.vecmath import FUNCTIONS, STEPS
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at

@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 # Typer brings a click of its own in some versions and uses the installed one in others.
-_UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_UsageProblem: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _INTERRUPTED = 130
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 # `canao run` passes on only what is given: each task has its own options and defaults.

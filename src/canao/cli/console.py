@@ -7,7 +7,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 if TYPE_CHECKING:
     from canao.search.options import Event
@@ -28,7 +35,7 @@ class SearchDisplay:
             TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console,
             transient=True, disable=not console.is_terminal,
         )  # fmt: skip
-        self.task = None
+        self.task: TaskID | None = None
 
     def __enter__(self) -> SearchDisplay:
         self.bar.start()

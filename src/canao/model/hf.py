@@ -7,10 +7,11 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -252,7 +253,7 @@ def _set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
     config.problem_type = "single_label_classification" if labels else "regression"
 
 
-def _check_loaded(directory: Path, info: dict[str, object]) -> None:
+def _check_loaded(directory: Path, info: Mapping[str, Any]) -> None:
     """InputError if weights of the encoder are missing; pooler and head may be."""
     missing = sorted(k for k in info["missing_keys"] if not k.startswith((_HEAD, "bert.pooler.")))
     if missing:

@@ -92,7 +92,8 @@ def read_sentence(path: Path | None) -> Sentence | None:
         )
     folder = _part(path, modules[0], "")
     pooling = read_json(_part(path, modules[1], "1_Pooling") / "config.json")
-    settings = next((read_json(f) for f in sorted(folder.glob("sentence_*_config.json"))), {})
+    found = sorted(folder.glob("sentence_*_config.json"))
+    settings = read_json(found[0]) if found else {}
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise UnsupportedError(f"{folder}: sentence embeddings of a {task} model are not supported")

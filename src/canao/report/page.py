@@ -205,15 +205,15 @@ def _bars(profile: Sequence[tuple[str, float]]) -> str:
     """One bar for each kernel, the longest first; calls of the same kernel are added up."""
     if not profile:
         return ""
-    calls, spent = Counter(name for name, _ in profile), Counter[str]()
+    calls, spent = Counter(name for name, _ in profile), dict[str, float]()
     for name, ms in profile:
-        spent[name] += ms
+        spent[name] = spent.get(name, 0.0) + ms
     total, most = sum(spent.values()) or 1.0, max(spent.values()) or 1.0
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{calls[name]}</td><td>{ms:.3f}</td>"
         f'<td>{ms / total:.1%}</td><td class="bar"><i style="width:{100 * ms / most:.1f}%"></i>'
         "</td></tr>"
-        for name, ms in spent.most_common()
+        for name, ms in sorted(spent.items(), key=lambda row: -row[1])
     )
     heads = "".join(f"<th>{head}</th>" for head in ("kernel", "calls", "ms", "share", ""))
     note = "Medians with the profiler on; the certificate was measured with it off."

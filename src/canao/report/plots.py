@@ -35,20 +35,28 @@ def pareto_svg(trials: Sequence[Trial], budget_ms: float) -> str:
     return text[text.index("<svg") :].strip()
 
 
+def _point(trial: Trial) -> tuple[float, float]:
+    """Where a trained trial stands in the plot: its latency and accuracy, which it has."""
+    return trial.latency_ms or 0.0, trial.accuracy or 0.0
+
+
+def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    points = [_point(trial) for trial in trials]
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: float) -> None:
     front = pareto(trained)
     if trained:
         axes.plot(
-            [t.latency_ms for t in trained],
-            [t.accuracy for t in trained],
+            *_points(trained),
             "o",
             color=_BLUE,
             alpha=0.45,
             label="trained",
         )
         axes.plot(
-            [t.latency_ms for t in front],
-            [t.accuracy for t in front],
+            *_points(front),
             "o-",
             color=_BLUE,
             label="Pareto front",
@@ -57,7 +65,7 @@ def _draw(axes: Axes, trained: list[Trial], rejected: list[float], budget_ms: fl
     for trial in front[:: max(1, (len(front) - 1) // 2)]:
         axes.annotate(
             str(trial.arch),
-            (trial.latency_ms or 0.0, trial.accuracy or 0.0),
+            _point(trial),
             xytext=(-6, 7),
             textcoords="offset points",
             ha="right",

@@ -12,10 +12,12 @@ controllers compare is measured in docs/search.md.
 
 from __future__ import annotations
 
+from typing import Literal
+
 LATENCY = "latency"  # the constraint of every trial: latency/budget - 1
 NAMES = ("gp", "tpe", "nsga2", "policy", "random")
 
 
-def objectives(name: str) -> tuple[str, ...]:
+def objectives(name: str) -> tuple[Literal["maximize", "minimize"], ...]:
     """Directions of the controller's study: accuracy, and for nsga2 latency as well."""
     return ("maximize", "minimize") if name == "nsga2" else ("maximize",)

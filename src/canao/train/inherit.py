@@ -211,11 +211,11 @@ class _Fit:
         student = self._embed(self.new)
         student = _fit_norm(self.new.embedding_norm, student, teacher[:, hidden])
         at = 0
-        for i, layer in enumerate(self.kept.layers):
-            for skipped in self.old.layers[at:layer]:
+        for i, origin in enumerate(self.kept.layers):
+            for skipped in self.old.layers[at:origin]:
                 teacher = self._teacher_layer(skipped, teacher)
-            teacher, student = self._layer(i, self.old.layers[layer], teacher, student)
-            at = layer + 1
+            teacher, student = self._layer(i, self.old.layers[origin], teacher, student)
+            at = origin + 1
         for layer in self.old.layers[at:]:
             teacher = self._teacher_layer(layer, teacher)
         first = self.real.sum(1).cumsum(0) - self.real.sum(1)

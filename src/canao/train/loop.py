@@ -93,7 +93,7 @@ class Loop:
         torch.manual_seed(self.schedule.seed)
         self._resume()
         if self.state.step == 0 and self.evaluate is not None:
-            self._compare()
+            self._compare(self.evaluate)
         saved = time.monotonic()
         while self.state.step < total:
             epoch, first = divmod(self.state.step, per_epoch)
@@ -106,7 +106,7 @@ class Loop:
                     self._save()
                     saved = time.monotonic()
             if self.evaluate is not None:
-                self.state.history.append(self._compare())
+                self.state.history.append(self._compare(self.evaluate))
             self._save()
             saved = time.monotonic()
         if self.best:
@@ -140,10 +140,10 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         return value
 
-    def _compare(self) -> float:
+    def _compare(self, evaluate: Callable[[], float]) -> float:
         """Evaluate the model, and keep its weights if they are the best so far."""
         self.model.eval()
-        value = self.evaluate()
+        value = evaluate()
         if value > self.state.best:
             self.state.best = value
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}

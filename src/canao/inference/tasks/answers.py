@@ -51,7 +51,9 @@ def _best(
     """(score, first, last) of the best spans, with first <= last."""
     scores = np.tril(np.triu(np.outer(p, q)), longest - 1).ravel()
     count = min(count, len(scores))
-    order = np.argpartition(-scores, count - 1)[:count] if count else []
+    if not count:
+        return []
+    order = np.argpartition(-scores, count - 1)[:count]
     return [(float(scores[k]), *divmod(int(k), len(q))) for k in order if scores[k] > 0]
 
 
