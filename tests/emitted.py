@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from canao.cli.stage_text import format_stage
 from canao.compiler import lower
 from canao.graph.from_torch.trace import trace
-from canao.schedule.plan import default_plans
+from canao.lower.scheduling import default_plans
 from canao.target import get_target
 
 STAGES = ("graph", "fused", "plan", "source")

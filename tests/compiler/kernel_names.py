@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from canao.emit.isa import ISAS
-
 from canao.graph.ops import OPS
+from canao.isa.registry import ISAS
 
 # A prefix that is renamed is renamed in these two lines and in docs/kernels.md.
-GEMM, BATCHED_GEMM = "product", "matmul"
+GEMM, BATCHED_GEMM = "gemm", "batched_gemm"
 # Prefix -> what its sizes are, whether operators follow, and the parts of the plan after the ISA.
 PREFIXES: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {
     GEMM: (("inputs", "outputs"), True, ("tile", "kc", "mc")),

@@ -11,8 +11,8 @@ import torch
 
 from canao.build import Toolchain, build_program, runtime_files
 from canao.compiler import Stages, load_model, lower
-from canao.emit.c import Source
-from canao.fuse.group import Program
+from canao.emit.c.unit import Source, emit
+from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -42,23 +42,22 @@ def build(
     main: str = HARNESS,
 ) -> list[str]:
     """Build the harness; the command that runs it with its weights, threads still to be given."""
-    return build_source(stages.program, stages.source, target, folder, toolchain, flags, main)
+    return build_schedule(stages.schedule, target, folder, toolchain, flags, main)
 
 
-def build_source(
-    program: Program,
-    source: Source,
+def build_schedule(
+    schedule: Schedule,
     target: Target,
     folder: Path,
     toolchain: Toolchain | None = None,
     flags: Sequence[str] = (),
     main: str = HARNESS,
 ) -> list[str]:
-    """As `build`, for C that was emitted with plans of its own."""
-    executable = build_program(sources(source, main), target, toolchain, flags)
+    """As `build`, for a schedule by plans of its own."""
+    executable = build_program(sources(emit(schedule, target), main), target, toolchain, flags)
     weights = folder / "weights.bin"
     with open(weights, "wb") as stream:
-        for part in file_parts(program.graph, source.weights):
+        for part in file_parts(schedule.program.graph, schedule.weights):
             stream.write(part)
     return [str(executable), str(weights)]
 

@@ -23,6 +23,7 @@ from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import Attention
 from canao.graph.interp import interpret
 from canao.inference.compiled_model import CompiledModel
+from canao.schedule.operands import ROW_MAJOR, Packed
 from canao.schedule.weights import Section
 from canao.target import get_target
 from tests.compiler import programs
@@ -97,20 +98,20 @@ def test_tied_embeddings_are_stored_once(shape: str, isa: str, tmp_path: Path) -
     """In the panels of the language head, from which tokens are looked up too."""
     model = decoder(shape, layers=1)
     (stored,) = _sections(model, model.transformer.wte.weight)
-    assert stored.nr > 0
+    assert isinstance(stored.operand.storage, Packed)
     artifact = compile_model(model, tmp_path / "out", target=HOST.with_isa(isa))
     with CompiledModel(artifact) as compiled:
         close(compiled(np.arange(99)), logits(model, np.arange(99)))
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
-    assert [s.nr for s in _sections(model, model.transformer.wte.weight)] == [0]
+    assert [s.operand.storage for s in _sections(model, model.transformer.wte.weight)] == [ROW_MAJOR]
 
 
 def _sections(model: torch.nn.Module, table: torch.Tensor) -> list[Section]:
     """The parts of the weights file that hold a table."""
     stages = lower(load_model(model)[1], HOST)
     constants = stages.program.graph.constants
-    return [s for s in stages.source.weights.sections
-            if np.array_equal(constants[s.name], table.detach().numpy())]  # fmt: skip
+    return [s for s in stages.schedule.weights.sections
+            if np.array_equal(constants[s.operand.value], table.detach().numpy())]  # fmt: skip
 
 
 def _families() -> dict[str, transformers.PretrainedConfig]:

@@ -18,10 +18,13 @@ from canao.graph.dtypes import F32, I32
 from canao.graph.interp import interpret, outputs
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, dim, node
 from canao.graph.verify import infer, verify
-from canao.schedule.memory import plan_memory
+from canao.lower.cpu.backend import CPU
+from canao.lower.scheduling import default_plans, schedule_program
+from canao.target import get_target
 from tests.compiler.models import classifier
 from tests.oracle import SHALLOW, assert_close
 
+TARGET = get_target("x86_64-linux")
 RNG = np.random.default_rng(0)
 TABLE_ROWS = RNG.standard_normal((9, 6)).astype(np.float32)
 
@@ -430,7 +433,7 @@ def test_table_is_dnnfusions() -> None:
 
 def test_attention_becomes_one_region() -> None:
     rewritten, _ = apply(_attention(), ALGEBRA)
-    forms = [type(r.form).__name__ for r in fuse(rewritten, always).regions]
+    forms = [type(r.form).__name__ for r in fuse(rewritten, CPU.legal, always).regions]
     assert forms == ["Rows", "PackedGemm", "Attention"]
 
 
@@ -443,7 +446,7 @@ def test_shifted_tokens_side_by_side_are_one_region() -> None:
          node("concat", ("x", "moved"), "y", axis=2)],
         {"table": TABLE_ROWS, "z": f32(0.0)},
     )  # fmt: skip
-    (region,) = fuse(g).regions
+    (region,) = fuse(g, CPU.legal).regions
     assert isinstance(region.form, Concat) and len(region.ops) == 5
     assert [(p.column, p.bounds) for p in region.form.pieces] == [
         (0, ()),
@@ -460,13 +463,13 @@ def test_a_norm_of_the_residual_stays_out_of_the_product() -> None:
         {"table": TABLE_ROWS, **W, "g": f32(*range(1, 7)), "b": f32(*range(6))},
     )  # fmt: skip
     assert form_of(g, g.nodes[1:], "y") is None
-    assert ("linear", "add") in [r.ops for r in fuse(g, always).regions]
+    assert ("linear", "add") in [r.ops for r in fuse(g, CPU.legal, always).regions]
 
 
 def test_yellow_cells_obey_the_profile() -> None:
     rewritten, _ = apply(_attention(), ALGEBRA)
-    never = fuse(rewritten, lambda producer, consumer: False)
-    assert len(never.regions) > len(fuse(rewritten, always).regions)
+    never = fuse(rewritten, CPU.legal, lambda producer, consumer: False)
+    assert len(never.regions) > len(fuse(rewritten, CPU.legal, always).regions)
     assert all("yellow" not in m.cell or m.result != "fused" for m in never.log)
     assert any(m.result == "slower when measured" for m in never.log)
 
@@ -484,7 +487,7 @@ def test_a_residual_path_out_of_a_block_keeps_it_apart() -> None:
          node("add", ("p2", "e"), "y")],
         {"table": TABLE_ROWS, **W},
     )  # fmt: skip
-    regions = fuse(g, always).regions
+    regions = fuse(g, CPU.legal, always).regions
     assert not any({"exp", "add"} <= set(r.ops) for r in regions)
     order = {r.output: i for i, r in enumerate(regions)}
     for i, region in enumerate(regions):
@@ -495,7 +498,7 @@ def test_a_residual_path_out_of_a_block_keeps_it_apart() -> None:
 
 def test_unfused_has_a_region_for_each_node() -> None:
     g, _ = apply(_attention(), CLEANUP)
-    assert [r.output for r in unfused(g).regions] == [n.output for n in g.nodes]
+    assert [r.output for r in unfused(g, CPU.legal).regions] == [n.output for n in g.nodes]
 
 
 def test_interpreter_gives_every_value() -> None:
@@ -514,5 +517,6 @@ def test_values_share_memory_where_threads_keep_to_their_rows(read_by_all: bool)
     up = np.ones((24, 6), np.float32)
     shown = ("y", "square") if read_by_all else ("y",)
     g = graph(nodes, {"table": TABLE_ROWS, "up": up, "down": up.T.copy()}, *shown)
-    memory = plan_memory(unfused(g))
+    program = unfused(g, CPU.legal)
+    memory = schedule_program(program, default_plans(program, TARGET), TARGET).memory
     assert (memory.offsets["wide1"] == memory.offsets["wide2"]) is not read_by_all

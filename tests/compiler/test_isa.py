@@ -12,13 +12,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from canao.emit.isa import ISAS, OPERATIONS, prelude
 
 from canao.build import build_program, runtime_files
-from canao.emit.c import MACROS
+from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.vecmath import FUNCTIONS, STEPS, vector_code
 from canao.graph.dtypes import I32
 from canao.graph.ops import OPS, POINTWISE
+from canao.isa.registry import ISAS
+from canao.isa.table import OPERATIONS
 from canao.target import get_target
 
 HOST, ARM = get_target(), get_target("aarch64-linux")
@@ -140,7 +141,7 @@ def program(isa: str) -> str:
     body = "".join(calls)
     return f"""#include <inttypes.h>
 #include <stdio.h>
-{MACROS}{prelude(ISAS[isa])}{FUNCTIONS}
+{MACROS}{vector_operations(ISAS[isa])}{FUNCTIONS}
 enum {{ COUNT = {COUNT} }};
 static const float FILL = {FILL:.1f}f;
 static float x[{OPERANDS}][COUNT], out[VF];

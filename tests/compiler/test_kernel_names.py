@@ -9,7 +9,7 @@ from canao.compiler import lower
 from canao.fuse.forms.form import Alias, Attention, Product
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
-from canao.schedule.plan import default_plans
+from canao.lower.scheduling import default_plans
 from canao.target import Target, get_target
 from tests.compiler import families, models
 from tests.compiler.kernel_names import BATCHED_GEMM, GEMM, PREFIXES, parse
@@ -42,7 +42,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
     for graph in graphs.values():
         stages = lower(graph, target, fusion=fusion, planner=default_plans)
         steps = zip(
-            stages.source.kernel_names, stages.program.regions, stages.plans, strict=True
+            stages.schedule.kernel_names(), stages.program.regions, stages.plans, strict=True
         )
         for name, region, plan in steps:
             if isinstance(region.form, Alias):
@@ -70,7 +70,7 @@ def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
     found = {
         parse(name).prefix
         for graph in graphs.values() for fusion in (True, False)
-        for name in lower(graph, X86, fusion=fusion, planner=default_plans).source.kernel_names
+        for name in lower(graph, X86, fusion=fusion, planner=default_plans).schedule.kernel_names()
         if name
     }  # fmt: skip
     assert found == set(PREFIXES)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from canao.emit.isa import ISAS
 
 from canao.build import build_program, get_toolchain
+from canao.isa.registry import ISAS
 from canao.target import Target, get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, encoder, mobile, reference

@@ -10,7 +10,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.build import build_library
 from canao.compiler import compile_model, load_model, lower
-from canao.schedule.plan import default_plans
+from canao.lower.scheduling import default_plans
 from canao.target import get_target
 from tests.compiler.models import classifier, decoder
 

@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from canao.emit.isa import OPERATIONS
 
 from canao.emit.vecmath import FUNCTIONS, STEPS
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
 from canao.graph.shapes import ShapeError
+from canao.isa.table import OPERATIONS
 
 S = TOKENS
 LONGEST = 9  # of the sequences below

@@ -34,11 +34,11 @@ def kernel_times(arch: Arch) -> list[tuple[str, float]]:
     """Kernels and times of `arch` as a profile gives them, 0.05 ms beside the layers."""
     h, f = arch.hidden, arch.ffn
     layer = [
-        (f"product_{h}x{3 * h}_bias", 128 * 6e-8 * h * h),
+        (f"gemm_{h}x{3 * h}_bias", 128 * 6e-8 * h * h),
         (f"attention_{h}", 128 * 128 * 4e-8 * h + 2e-3 * arch.heads),
-        (f"product_{h}x{h}_bias_residual_norm", 128 * 2e-8 * h * h),
-        (f"product_{h}x{f}_bias_gelu", 128 * 2e-8 * h * f),
-        (f"product_{f}x{h}_bias_residual_norm", 128 * 2e-8 * h * f),
+        (f"gemm_{h}x{h}_bias_residual_norm", 128 * 2e-8 * h * h),
+        (f"gemm_{h}x{f}_bias_gelu", 128 * 2e-8 * h * f),
+        (f"gemm_{f}x{h}_bias_residual_norm", 128 * 2e-8 * h * f),
     ]
     return [("embedding", 0.03), *layer * arch.layers, ("classifier", 0.02)]
 

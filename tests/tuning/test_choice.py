@@ -6,21 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from canao.emit.isa import ISAS
 
-from canao.compiler import load_model, lower
+from canao.compiler import chosen_plans, load_model, lower
+from canao.isa.registry import ISAS
+from canao.lower.cpu.attention import AttentionPlan
+from canao.lower.cpu.backend import CPU
+from canao.lower.cpu.packed_gemm import PackedGemmPlan
+from canao.lower.cpu.tiles import default_tile, tiles
+from canao.lower.scheduling import default_plan, default_plans, space
 from canao.schedule.database import Database, Measured
-from canao.schedule.plan import (
-    REGISTERS,
-    Plan,
-    default_plan,
-    default_plans,
-    default_tile,
-    neighbours,
-    space,
-    tiles,
-)
-from canao.schedule.plan_choice import tuned_plans
+from canao.schedule.plan import Plan, axes, neighbours
 from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
@@ -36,12 +31,12 @@ DEFAULT, *OTHERS = space(DEEP.region, HOST)
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    return Database(tmp_path / "t.sqlite", "here")
+    return Database(tmp_path / "t.sqlite", "here", CPU.plan_types)
 
 
 def plan_of(database: Database) -> Plan:
     """The plan chosen for DEEP."""
-    plans = tuned_plans(PROGRAM, HOST, database)
+    plans = chosen_plans(PROGRAM, HOST, database)
     return plans[[r.output for r in PROGRAM.regions].index(DEEP.region.output)]
 
 
@@ -50,7 +45,7 @@ def row(plan: Plan, ratio: float | None, final: bool = True, length: int = 128) 
 
 
 def test_nothing_known(database: Database) -> None:
-    assert tuned_plans(PROGRAM, HOST, database) == default_plans(PROGRAM, HOST)
+    assert chosen_plans(PROGRAM, HOST, database) == default_plans(PROGRAM, HOST)
 
 
 @pytest.mark.parametrize(
@@ -62,15 +57,15 @@ def test_only_a_confirmed_gain_counts(
 ) -> None:
     database.add({DEEP.text: [row(OTHERS[0], ratio, final)]})
     assert (plan_of(database) == OTHERS[0]) is used
-    changed = sum(a != b for a, b in zip(tuned_plans(PROGRAM, HOST, database),
+    changed = sum(a != b for a, b in zip(chosen_plans(PROGRAM, HOST, database),
                                          default_plans(PROGRAM, HOST), strict=True))  # fmt: skip
     assert changed == used
 
 
 def test_plans_outside_the_legal_space_are_ignored(database: Database) -> None:
     good = OTHERS[0]
-    odd = (Plan(good.mr, good.nr, kc=3, mc=good.mr), Plan(good.mr, good.nr), Plan(99, 7, 1, 1),
-           Plan(good.mr, good.nr, good.kc, good.mc, keys=64))  # fmt: skip
+    odd = (dataclasses.replace(good, kc=3, mc=good.mr), dataclasses.replace(good, kc=0, mc=0),
+           PackedGemmPlan(99, 7, 1, 1), AttentionPlan(good.mr, good.nr, keys=64))  # fmt: skip
     database.add({DEEP.text: [row(p, 0.01) for p in odd]})
     assert plan_of(database) == DEFAULT
     database.add({DEEP.text: [row(good, 0.9)]})
@@ -83,13 +78,13 @@ def test_each_region_has_a_tile_of_its_own(database: Database) -> None:
         legal = [p for p in space(s.region, HOST) if p.tile != default_plan(s.region, HOST).tile]
         chosen[s.text] = legal[i * len(legal) // len(SUBJECTS)]
     database.add({text: [row(plan, 0.8)] for text, plan in chosen.items()})
-    plans = dict(zip((r.output for r in PROGRAM.regions), tuned_plans(PROGRAM, HOST, database),
+    plans = dict(zip((r.output for r in PROGRAM.regions), chosen_plans(PROGRAM, HOST, database),
                      strict=True))  # fmt: skip
     assert {s.text: plans[s.region.output] for s in SUBJECTS} == chosen
     assert len({p.tile for p in chosen.values()}) > 2
     database.add({DEEP.text: [row(chosen[DEEP.text], 9.0)]})
     assert plan_of(database) == DEFAULT, "a loss on one kernel, and the others keep their gain"
-    assert len(set(tuned_plans(PROGRAM, HOST, database)) & set(chosen.values())) > 2
+    assert len(set(chosen_plans(PROGRAM, HOST, database)) & set(chosen.values())) > 2
 
 
 def test_the_last_conditions_count(database: Database) -> None:
@@ -104,7 +99,7 @@ def test_the_last_conditions_count(database: Database) -> None:
 def test_the_space_is_legal_and_holds_what_the_default_is_made_of(isa: str) -> None:
     for l2 in (256 << 10, 1 << 20, 2 << 20):
         target = dataclasses.replace(HOST, isa=isa, l2_bytes=l2)
-        width, registers, _, _ = REGISTERS[isa]
+        width, registers = ISAS[isa].width, ISAS[isa].registers
         for s in SUBJECTS:
             plans = space(s.region, target)
             default = default_plan(s.region, target)
@@ -112,8 +107,8 @@ def test_the_space_is_legal_and_holds_what_the_default_is_made_of(isa: str) -> N
             for p in plans:
                 vectors = p.nr // width
                 assert vectors * width == p.nr and p.mr * vectors + vectors + 1 <= registers
-                assert p.keys or (p.kc and p.mc % p.mr == 0)
-            if default.kc:
+                assert "keys" in axes(p) or (p.kc and p.mc % p.mr == 0)
+            if "kc" in axes(default):
                 depths = {p.kc for p in plans if p.tile == default.tile}
                 assert default.kc in depths and (len(depths) > 1) == (s is DEEP)
         for columns in range(0, 400, 7):

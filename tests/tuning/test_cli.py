@@ -8,8 +8,8 @@ import pytest
 
 from canao.compiler import load_model, lower, tuning_database
 from canao.fuse.group import Program
+from canao.lower.scheduling import default_plans, space
 from canao.schedule.database import Measured
-from canao.schedule.plan import default_plans, space
 from canao.target import get_target
 from canao.tuning import tuner
 from canao.tuning.tuner import find_subjects
@@ -37,7 +37,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Path) -> None:
     done = canao("tune", str(model_dir), "--length", "17", "--budget-s", "5")
     assert done.returncode == 0, done.stderr
-    assert "default ms" in done.stdout and "product_64x192" in done.stdout
+    assert "default ms" in done.stdout and "gemm_64x192" in done.stdout
     assert "ms a sequence with default plans" in done.stdout and database.is_file()
     assert canao("compile", str(model_dir), "-o", str(tmp_path / "out")).returncode == 0
     plans = default_plans(_program(model_dir), HOST)

@@ -13,15 +13,19 @@ import torch
 
 from canao.compiler import load_model, lower, tuning_database
 from canao.errors import InputError
+from canao.lower.cpu.backend import CPU
+from canao.lower.cpu.packed_gemm import PackedGemmPlan
+from canao.lower.scheduling import default_plans
 from canao.machine import Machine, local_machine
 from canao.schedule.database import VERSION, Database, Measured, region_text
-from canao.schedule.plan import Plan, default_plans
+from canao.schedule.plan import Plan
 from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 
 HOST = get_target()
-PLAN = Plan(8, 32, kc=128, mc=64)
+PLANS = CPU.plan_types
+PLAN = PackedGemmPlan(8, 32, kc=128, mc=64)
 ROW = Measured(PLAN, 128, 1, 2.0, 4.0)
 
 
@@ -36,9 +40,9 @@ def texts(model, max_length: int = 32) -> dict[str, int]:
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "t.sqlite"
-    database = Database(path, "here")
+    database = Database(path, "here", PLANS)
     assert database.read("a") == () and not path.parent.exists()
-    failed = Measured(Plan(8, 32, kc=64, mc=64), 128, 1, None, 4.0)
+    failed = Measured(PackedGemmPlan(8, 32, kc=64, mc=64), 128, 1, None, 4.0)
     database.add({"a": [ROW, failed], "b": [ROW]})
     assert rows(database, "a") == [(failed.plan, None, False), (PLAN, 2.0, False)]
     assert [m.ratio for m in database.read("a")] == [math.inf, 0.5]
@@ -46,7 +50,7 @@ def test_round_trip(tmp_path: Path) -> None:
     database.add({"a": [Measured(PLAN, 17, 1, 1.0, 4.0)]})
     assert rows(database, "a")[1:] == [(PLAN, 1.0, False), (PLAN, 3.0, True)]
     assert database.read("b")[0].at > 0
-    assert Database(path, "another processor").read("a") == ()
+    assert Database(path, "another processor", PLANS).read("a") == ()
     database.forget(["a"])
     assert rows(database, "a") == [] and len(rows(database, "b")) == 1
 
@@ -64,14 +68,15 @@ def test_machines_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.Mon
 def test_several_writers(tmp_path: Path) -> None:
     def write(first: int) -> None:
         for kc in range(first, first + 10):
-            Database(tmp_path / "t", "p").add({"a": [Measured(Plan(8, 32, kc), 1, 1, 1.0, 1.0)]})
+            row = Measured(PackedGemmPlan(8, 32, kc, 8), 1, 1, 1.0, 1.0)
+            Database(tmp_path / "t", "p", PLANS).add({"a": [row]})
 
     threads = [threading.Thread(target=write, args=(n,)) for n in (10, 20, 30, 40)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert [m.plan.kc for m in Database(tmp_path / "t", "p").read("a")] == list(range(10, 50))
+    assert [m.plan.kc for m in Database(tmp_path / "t", "p", PLANS).read("a")] == list(range(10, 50))
 
 
 @pytest.mark.parametrize("content", (b"garbage" * 99, b"SQLite format 3\0" + b"\xff" * 4096))
@@ -80,50 +85,56 @@ def test_damage_is_one_line_with_its_remedy(content: bytes, tmp_path: Path) -> N
     path.write_bytes(content)
     for use in (lambda d: d.read("a"), lambda d: d.add({"a": [ROW]})):
         with pytest.raises(InputError, match=r"t\.sqlite: .*delete it and tune again") as raised:
-            use(Database(path, "here"))
+            use(Database(path, "here", PLANS))
         assert "\n" not in str(raised.value)
 
 
 def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
-    Database(path, "here").add({f"r{i}": [ROW] for i in range(500)})
+    Database(path, "here", PLANS).add({f"r{i}": [ROW] for i in range(500)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="delete it"):
-        Database(path, "here").read_all([f"r{i}" for i in range(500)])
+        Database(path, "here", PLANS).read_all([f"r{i}" for i in range(500)])
 
 
 def test_another_format_and_a_file_without_rows(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
     path.touch()
-    assert Database(path, "here").read("a") == ()
+    assert Database(path, "here", PLANS).read("a") == ()
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
     with pytest.raises(InputError, match=f"format {VERSION + 1}.*delete it"):
-        Database(path, "here").read("a")
+        Database(path, "here", PLANS).read("a")
 
 
 def test_hostile_rows_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
-    Database(path, "here").add({"a": [ROW]})
+    Database(path, "here", PLANS).add({"a": [ROW]})
+    good = plan_text(PLAN)
     bad = [
-        (-8, 32, 0, 0, 0, 128, 1, 1.0, 1.0, 1, 0.0),
-        ("many", 32, 0, 0, 0, 128, 1, 1.0, 1.0, 1, 0.0),
-        (8, 2**40, 0, 0, 0, 128, 1, 1.0, 1.0, 1, 0.0),
-        (8, 33, 0, 0, 0, 128, 1, float("inf"), 1.0, 1, 0.0),
-        (8, 34, 0, 0, 0, 128, 1, -1.0, 1.0, 1, 0.0),
-        (8, 35, 0, 0, 0, 128, 1, "fast", 1.0, 1, 0.0),
-        (8, 36, 0, 0, 0, 128, 1, 1.0, None, 1, 0.0),
-        (8, 37, 0, 0, 0, 128, 1, 1.0, 1.0, 1, b"\0\1"),
+        ("gemm mr=-8 nr=32 kc=1 mc=8 ahead=0 chains=1", 128, 1, 1.0, 1.0, 1, 0.0),
+        ("gemm mr=many nr=32 kc=1 mc=8 ahead=0 chains=1", 128, 1, 1.0, 1.0, 1, 0.0),
+        ("gemm mr=8 nr=1099511627776 kc=1 mc=8 ahead=0 chains=1", 128, 1, 1.0, 1.0, 1, 0.0),
+        ("gemm nr=8 mr=32 kc=1 mc=8 ahead=0 chains=1", 128, 1, 1.0, 1.0, 1, 0.0),
+        ("gemm mr=8", 128, 1, 1.0, 1.0, 1, 0.0),
+        ("unheard mr=8", 128, 1, 1.0, 1.0, 1, 0.0),
+        (8, 128, 1, 1.0, 1.0, 1, 0.0),
+        (good, 2**40, 1, 1.0, 1.0, 1, 0.0),
+        (good, 129, 1, float("inf"), 1.0, 1, 0.0),
+        (good, 130, 1, -1.0, 1.0, 1, 0.0),
+        (good, 131, 1, "fast", 1.0, 1, 0.0),
+        (good, 132, 1, 1.0, None, 1, 0.0),
+        (good, 133, 1, 1.0, 1.0, 1, b"\0\1"),
     ]
     with sqlite3.connect(path) as connection:
         connection.executemany(
-            "INSERT INTO times (region, place, mr, nr, kc, mc, keys, length, threads, ms, base_ms,"
-            " final, at) VALUES ('a', 'here', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO times (region, place, plan, length, threads, ms, base_ms, final, at)"
+            " VALUES ('a', 'here', ?, ?, ?, ?, ?, ?, ?)",
             bad,
         )
     connection.close()
-    assert rows(Database(path, "here"), "a") == [(PLAN, 2.0, False)]
+    assert rows(Database(path, "here", PLANS), "a") == [(PLAN, 2.0, False)]
 
 
 def test_layers_share_their_keys() -> None:
@@ -149,5 +160,5 @@ def test_keys_differ_where_speed_may() -> None:
 def test_every_region_has_a_text() -> None:
     program = lower(load_model(classifier("odd"), 32)[1], HOST).program
     kinds = [region_text(program.graph, r).partition(";")[0] for r in program.regions]
-    layer = ["product", "attention", "product", "product", "product"]
-    assert kinds == ["rows", *layer, *layer, "product", "product"]
+    layer = ["gemm", "attention", "gemm", "gemm", "gemm"]
+    assert kinds == ["rows", *layer, *layer, "gemm", "gemm"]

@@ -114,7 +114,7 @@ def print_profile(
         rows.setdefault(name, []).append(ms)
     for name, times in sorted(rows.items(), key=lambda row: -sum(row[1])):
         rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3) / peak
-        share = f"{rate:.0%}" if counted and "product" in name else "-"
+        share = f"{rate:.0%}" if counted and "gemm" in name else "-"
         table.add_row(
             name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share
         )
