@@ -18,7 +18,7 @@ from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import default_plans
 from canao.machine import Machine, local_machine
 from canao.schedule.database import VERSION, Database, Measured, region_text
-from canao.schedule.plan import Plan
+from canao.schedule.plan import Plan, plan_text
 from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
@@ -76,7 +76,8 @@ def test_several_writers(tmp_path: Path) -> None:
         t.start()
     for t in threads:
         t.join()
-    assert [m.plan.kc for m in Database(tmp_path / "t", "p", PLANS).read("a")] == list(range(10, 50))
+    rows = Database(tmp_path / "t", "p", PLANS).read("a")
+    assert [m.plan.kc for m in rows] == list(range(10, 50))
 
 
 @pytest.mark.parametrize("content", (b"garbage" * 99, b"SQLite format 3\0" + b"\xff" * 4096))

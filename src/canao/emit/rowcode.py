@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canao.emit.arguments import IDS, Arguments, c_type
+from canao.emit.expressions import expression
 from canao.emit.language import C11, Language
 from canao.emit.vecmath import vector_code
 from canao.emit.writer import Writer, number
@@ -25,15 +26,10 @@ from canao.fuse.forms.rows import (
     TakeAlongAxis,
 )
 from canao.graph.dtypes import F32
-from canao.graph.ir import Dim, Graph, Poly, dim_mul
+from canao.graph.ir import Dim, Graph, dim_mul
 from canao.lower.cpu.rows import outside
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
-
-
-def expression(d: Dim) -> str:
-    """A dimension as C; `s` is the token count."""
-    return f"({d})" if isinstance(d, Poly) else str(d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +123,7 @@ class RowCode:
 
     def _slot(self, slot: int) -> str:
         """Where a stored row begins: the output row, or a buffer of the scratch memory."""
-        if slot == 0:
-            return "o"
-        before = self.scratch[: slot - 1]
-        if not before:
-            return "scratch"
-        return f"scratch + {slot - 1} * {expression(before[0].count)}"
+        return self.scratch[slot - 1].name if slot else "o"
 
     # Rows.
 
@@ -181,9 +172,8 @@ class RowCode:
         step: Dim = 1
         for axis in reversed(range(len(sizes))):
             if sizes[axis] != 1:
-                w.line(
-                    f"const {self.long} i{axis} = r / {expression(step)} % {expression(sizes[axis])};"
-                )
+                size = expression(sizes[axis])
+                w.line(f"const {self.long} i{axis} = r / {expression(step)} % {size};")
             step = dim_mul(step, sizes[axis])
 
     def place(self, access: Access, row: str) -> str:
@@ -214,7 +204,8 @@ class RowCode:
             place = f"{self._slot(slot)} + j"
             value = self.operand(x, partial)
             if partial:
-                w.line(f"vf_store_{'upto' if self.style.upto else 'n'}({place}, {value}, {partial});")
+                store = "vf_store_upto" if self.style.upto else "vf_store_n"
+                w.line(f"{store}({place}, {value}, {partial});")
             else:
                 w.line(f"vf_store({place}, {value});")
 
@@ -223,7 +214,8 @@ class RowCode:
         width, vector = self.rows.width, self.style.width
         chains = self.style.chains if stage.reductions else 1
         for r in stage.reductions:
-            start = f"vf_set1(-{self.style.language.infinity})" if r.kind == "max" else "vf_set1(0.0f)"
+            least = f"-{self.style.language.infinity}" if r.kind == "max" else "0.0f"
+            start = f"vf_set1({least})"
             self.lanes[r.scalar] = name = self._named(f"{r.scalar} lanes", r.kind)
             w.line(f"vf {name}[{chains}] = {{{', '.join([start] * chains)}}};")
         if isinstance(width, int):

@@ -113,7 +113,8 @@ class Database:
             if _version(connection) == 0:  # made, and nothing written yet
                 return dict.fromkeys(regions, ())
             for region in regions:
-                rows = [self._checked(row) for row in connection.execute(query, (region, self.place))]
+                found_rows = connection.execute(query, (region, self.place))
+                rows = [self._checked(row) for row in found_rows]
                 whole = [row for row in rows if row is not None]
                 found[region] = tuple(sorted(whole, key=_order))
         return found

@@ -41,7 +41,8 @@ class WeightLayout:
     @property
     def identity(self) -> int:
         """64 bits that tell this layout from others; the library checks them in the file."""
-        rows = [(s.operand.storage.name, s.operand.dtype.name, s.offset, s.size) for s in self.sections]
+        rows = [(s.operand.storage.name, s.operand.dtype.name, s.offset, s.size)
+                for s in self.sections]  # fmt: skip
         return int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:8], "little")
 
     @property

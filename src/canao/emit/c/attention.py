@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.c import attention_templates as templates
-from canao.emit.c.kernel import KernelText, declared, signature
+from canao.emit.c.kernel import KernelText, buffer_pointers, declared, signature
 from canao.emit.c.tile_templates import tile_words
-from canao.emit.rowcode import expression
+from canao.emit.expressions import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import F32
@@ -39,6 +39,7 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
         parameters=declared(arguments.declarations()),
         unused=" ".join(f"(void){name};" for name in arguments.names.values()),
         cases=_cases(step.name, form, plan, starts, cache), more=_more(form, starts),
+        buffers="\n".join(f"    {line}" for line in buffer_pointers(step.scratch)),
         starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
         **tile_words(plan.tile, isa), **_sizes(form, plan, cache), **_strides(form, arguments),
         **_reach(form, plan, isa),
@@ -52,8 +53,9 @@ def _cases(
     """A call for each number of queries in a tile."""
     own = "past + row, " if cache else "row, " if form.band else ""
     operands = "".join(f"{x}, " for x, _, _ in starts) + own
+    buffers = "from, kt, vp, p, mix"
     return "\n".join(
-        f"            case {rows}: {name}_tile({rows}, s, {operands}from, kt, vp, p, o); break;"
+        f"            case {rows}: {name}_tile({rows}, s, {operands}{buffers}, o); break;"
         for rows in range(1, plan.mr + 1)
     )
 

@@ -36,13 +36,13 @@ OUTSIDE = """\
 FLOOR = "            peak = peak > -1e30f ? peak : -1e30f;\n"
 
 TILE = """\
-/* m queries of one head against the keys they see, ${tile} at a time with a running maximum and sum:
-   no more scores than that exist at any time. `p` holds them, and after them the mix of values. */
+/* m queries of one head against the keys they see, ${tile} at a time with a running maximum and
+   sum: no more scores than that exist at any time. `p` holds them, `mix` the mix of values. */
 CANAO_INLINE void ${name}_tile(const int m, int64_t s, ${more}const float *q, const float *kt,
-                            const float *vp, float *restrict p, float *restrict o)
+                            const float *vp, float *restrict p, float *restrict mix,
+                            float *restrict o)
 {
 ${bounds}
-    float *const mix = p + $MR * ${tile};
     vf total[$MR];
     float top[$MR];
     UNROLL for (int i = 0; i < m; i++)
@@ -59,7 +59,7 @@ ${bounds}
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++)
                     acc[i][v] = vf_set1(0.0f);
-            panel_fma_${shape}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
+            panel_fma_f32_${shape}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = ${scaled};
@@ -99,7 +99,8 @@ ${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
                     acc[i][v] = key > first
                                     ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
                                     : vf_set1(0.0f);
-            panel_fma_${shape}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0, acc);
+            panel_fma_f32_${shape}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
+                                   acc);
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = vf_mul(acc[i][v], low[i]);
@@ -120,16 +121,17 @@ WHOLE = """\
 ${signature}
 {
     const int64_t m = ${m}, keys = ${keys}, tiles = (m + $MR - 1) / $MR;
-    float *const p = scratch, *const kt = p + $MR * (${tile} + ${wide});
-    float *const vp = kt + (keys + $NR - 1) / $NR * $NR * ${d};
+${buffers}
     int64_t ready = -1;
     for (int64_t t = begin; t < end; t++) {
         const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
         if (h != ready) {
             for (int64_t j = 0; j < keys; j += $NR)
-                pack_panel_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j, kt + j * ${d});
+                pack_panel_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j,
+                                    kt + j * ${d});
             for (int64_t j = 0; j < ${dv}; j += $NR)
-                pack_panel_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j, vp + j * keys);
+                pack_panel_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j,
+                                    vp + j * keys);
             ready = h;
         }
         const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
@@ -142,15 +144,17 @@ ${cases}
 """
 
 CAUSAL = """\
-/* Keys and values of the new tokens join those of the text. A panel of keys that was begun before
-   is filled up first. */
+/* Keys and values of the new tokens join those of the sequence. A panel of keys that was begun
+   before is filled up first. */
 static void ${name}_append(int64_t s, int64_t past, ${parameters}float *restrict cache,
                         int64_t begin, int64_t end)
 {
     ${unused}
     for (int64_t h = begin; h < end; h++) {
-        const float *const k = ${k} + ${k0} + h * ${k_head}, *const v = ${v} + ${v0} + h * ${v_head};
-        float *const kt = cache + h * ${key_head}, *const vp = cache + ${values} + h * ${value_head};
+        const float *const k = ${k} + ${k0} + h * ${k_head};
+        const float *const v = ${v} + ${v0} + h * ${v_head};
+        float *const kt = cache + h * ${key_head};
+        float *const vp = cache + ${values} + h * ${value_head};
         int64_t i = 0;
         for (; i < s && (past + i) % $NR; i++)
             for (int64_t p = 0; p < ${d}; p++)
@@ -163,14 +167,15 @@ static void ${name}_append(int64_t s, int64_t past, ${parameters}float *restrict
     }
 }
 
-/* ${batch} heads of softmax(q k^T * ${scale}) v, each query from `first` on with its own key and all
-   before it: a tile ends at the key of its last query. */
-static void ${name}(int64_t s, int64_t past, int64_t first, ${parameters}const float *restrict cache,
-                 float *restrict out, float *restrict scratch, int64_t begin, int64_t end)
+/* ${batch} heads of softmax(q k^T * ${scale}) v, each query from `first` on with its own key and
+   all before it: a tile ends at the key of its last query. */
+static void ${name}(
+    int64_t s, int64_t past, int64_t first, ${parameters}const float *restrict cache,
+    float *restrict out, float *restrict scratch, int64_t begin, int64_t end)
 {
     ${unused}
     const int64_t m = s - first, tiles = (m + $MR - 1) / $MR;
-    float *const p = scratch;
+${buffers}
     for (int64_t t = begin; t < end; t++) {
         const int64_t h = t / tiles, row = first + part(m, tiles, t % tiles);
         const int64_t rows = first + part(m, tiles, t % tiles + 1) - row;

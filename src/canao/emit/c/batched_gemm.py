@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from canao.emit.arguments import IDS, Arguments
-from canao.emit.c.kernel import KernelText, signature
+from canao.emit.c.kernel import KernelText, buffer_pointers, signature
 from canao.emit.c.tile_templates import tile_words
-from canao.emit.rowcode import expression
+from canao.emit.expressions import expression
 from canao.emit.writer import fill
 from canao.fuse.forms.form import BatchedGemm
 from canao.graph.ir import Graph, product
@@ -29,7 +29,7 @@ ${signature}
 {
     (void)s;
     const int64_t m = ${rows}, k = ${depth}, n = ${columns}, tiles = (m + $MR - 1) / $MR;
-    float *const c = scratch, *const packed = scratch + $MR * $NR;
+${buffers}
     int64_t ready = -1;
 ${window}    for (int64_t t = begin; t < end; t++) {
         const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
@@ -37,7 +37,7 @@ ${window}    for (int64_t t = begin; t < end; t++) {
         if (h != ready) {
             for (int64_t j = first; j < last; j += $NR)
                 pack_panel_${shape}(k, n, ${b} + ${b0} + h * ${b_head}, ${b_row}, ${b_column}, j,
-                           packed + (j - first) * k);
+                                    packed + (j - first) * k);
             ready = h;
         }
         const float *const from = ${a} + ${a0} + h * ${a_head} + row * ${a_row};
@@ -67,6 +67,7 @@ def batched_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     text = fill(
         _GEMM, batch=product(form.a.shape[:-2]), m=m, k=k, n=n, what=what,
         signature=signature(step.name, arguments), window=window,
+        buffers="\n".join(f"    {line}" for line in buffer_pointers(step.scratch)),
         rows=e(m), depth=e(k), columns=e(n),
         a=arguments.of(form.a.base), b=arguments.of(form.b.base),
         a0=e(form.a.offset), a_head=e(batch_of(form.a.shape, form.a.strides)[1]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from canao.emit.arguments import IDS, Arguments
 from canao.emit.c.kernel import KernelText, mark_unused, signature
-from canao.emit.rowcode import expression
+from canao.emit.expressions import expression
 from canao.emit.writer import Writer
 from canao.fuse.forms.concat import Concat, Piece
 from canao.graph.ir import Dim, Graph, dim_mul

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from canao.emit.c.inputs import described
-from canao.emit.rowcode import expression
+from canao.emit.expressions import expression
 from canao.graph.ir import Graph, Input
 
 
@@ -90,12 +90,12 @@ typedef struct canao_model canao_model;
  * of the call. */
 int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
 
-/* One sequence. Outputs are written by the caller's thread; models are independent of each other. */
+/* One sequence. Outputs are written by the caller's thread; models are independent. */
 int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
               float *const *outputs);
 
-/* `count` sequences of any lengths, nothing padded: inputs[n][i], lengths[n], outputs[n][i] are those
- * of the nth. Threads take whole sequences, longest first, or share one as in canao_run where that
+/* `count` sequences of any lengths, nothing padded: inputs[n][i], lengths[n] and outputs[n][i] are
+ * those of the nth. Threads take whole sequences, longest first, or share one as in canao_run where that
  * ends sooner; the numbers are those of canao_run, to the bit. All arguments are checked before
  * anything runs: on any status but CANAO_OK no output is written. The status is that of the first
  * sequence that is wrong. No output may overlap another. The first batch that is shared out takes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.emit.rowcode import expression
+from canao.emit.expressions import expression
 from canao.graph.ir import Ids, Input, Positions, Tensor
 
 

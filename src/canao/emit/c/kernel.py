@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canao.emit.arguments import Arguments
+from canao.emit.expressions import buffer_size
 from canao.emit.writer import Writer
+from canao.graph.dtypes import F32, DType
+from canao.schedule.schedule import Buffer
 
 SCRATCH = "float *restrict scratch"
 
@@ -14,11 +17,12 @@ SCRATCH = "float *restrict scratch"
 @dataclass(frozen=True, slots=True)
 class KernelText:
     """The functions of a kernel. `needs` names those of the whole file that they call; `tile` is
-    the register tile that these are for. Causal attention has a second text, before the first."""
+    the register tile that these are for, `weights` the type of what it reads in panels."""
 
     text: str
     needs: frozenset[str] = frozenset()
     tile: tuple[int, int] | None = None
+    weights: DType = F32
 
 
 def signature(name: str, arguments: Arguments, more: str = "") -> str:
@@ -27,6 +31,15 @@ def signature(name: str, arguments: Arguments, more: str = "") -> str:
         f"static void {name}(int64_t s, {declared(arguments.declarations())}float *restrict out, "
         f"{SCRATCH}, int64_t begin, int64_t end{more})"
     )
+
+
+def buffer_pointers(buffers: Sequence[Buffer]) -> list[str]:
+    """Declarations of pointers to buffers in the scratch memory, by their names."""
+    lines, place = [], "scratch"
+    for buffer in buffers:
+        lines.append(f"float *const {buffer.name} = {place};")
+        place = f"{buffer.name} + {buffer_size(buffer)}"
+    return lines
 
 
 def declared(declarations: Sequence[str]) -> str:

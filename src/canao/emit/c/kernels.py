@@ -1,5 +1,5 @@
-"""The C of each form of kernel: functions of (s, pointers, out, scratch, begin, end) over a range of
-their unit of work. All that may vary comes from the step's plan."""
+"""The C of each form of kernel: functions of (s, pointers, out, scratch, begin, end) over a range
+of their unit of work. All that may vary comes from the step's plan."""
 
 from __future__ import annotations
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments
-from canao.emit.c.kernel import KernelText, declared, mark_unused, passed, signature
-from canao.emit.rowcode import RowCode, RowStyle, expression
+from canao.emit.c.kernel import (
+    KernelText,
+    buffer_pointers,
+    declared,
+    mark_unused,
+    passed,
+    signature,
+)
+from canao.emit.expressions import expression
+from canao.emit.rowcode import RowCode, RowStyle
 from canao.emit.writer import Writer
 from canao.fuse.access import Access
 from canao.fuse.forms.form import PackedGemm
@@ -12,7 +20,8 @@ from canao.fuse.forms.rows import row_program
 from canao.graph.ir import Graph
 from canao.isa.table import Isa
 from canao.lower.cpu.packed_gemm import PackedGemmPlan, split
-from canao.schedule.operands import Operand
+from canao.lower.cpu.tiles import rounded
+from canao.schedule.operands import Operand, Packed
 from canao.schedule.schedule import Step
 
 
@@ -28,6 +37,9 @@ class PackedGemmCode:
         assert isinstance(form, PackedGemm) and isinstance(plan, PackedGemmPlan)
         self.form, self.plan, self.step, self.name = form, plan, step, step.name
         self.nv = plan.nr // isa.width
+        self.weights, storage = step.reads[1], step.reads[1].storage
+        assert isinstance(storage, Packed)
+        self.depth = rounded(form.k, storage.kr)  # as it lies in the panels
         self.program = row_program(graph, form.epilogue)
         self.stages = split(self.program)
         self.passes = -(-form.k // plan.kc)
@@ -69,7 +81,7 @@ class PackedGemmCode:
             self._rows_function(w, rows)
         self._main(w, bool(later))
         needs = frozenset({"tile", *self.code.needs, *self.rows_code.needs})
-        return KernelText(w.text(), needs, plan.tile)
+        return KernelText(w.text(), needs, plan.tile, self.weights.dtype)
 
     def _declared(self, uses: frozenset[Operand]) -> str:
         return declared(self.arguments.declarations(uses))
@@ -86,6 +98,8 @@ class PackedGemmCode:
         w.line("{")
         w.depth = 1
         mark_unused(w, "s", "scratch")
+        for line in buffer_pointers(self.step.scratch):
+            w.line(line)
         w.depth = 0
         w.raw(rows.text())
         w.line("}")
@@ -98,12 +112,14 @@ class PackedGemmCode:
         assert lda is not None
         place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
         a, (weights, _) = self.arguments.of(form.a.base), self.arguments.weights(form.weight)
+        kind = self.weights.dtype.name
         w.line(f"vf acc[{plan.mr}][{nv}];")
         self._start(w)
         depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
         w.line(
-            f"panel_fma_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, {expression(lda)}, "
-            f"{weights} + col * {form.k} + k0 * {plan.nr}, 1, next, step, acc);"
+            f"panel_fma_{kind}_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, "
+            f"{expression(lda)}, {weights} + col * {self.depth} + k0 * {plan.nr}, 1, next, step, "
+            "acc);"
         )
         if self.passes > 1:
             self._keep_partial(w)
@@ -186,18 +202,20 @@ class PackedGemmCode:
     def _tiles(self, w: Writer, width: str) -> None:
         """All tiles of one panel. They share out the fetching of the panel after it; a tile alone
         has to read faster than that: it fetches its own panel, so many bytes ahead."""
-        k, plan = self.form.k, self.plan
+        k, plan, size = self.form.k, self.plan, self.weights.dtype.bytes
         weights, _ = self.arguments.weights(self.form.weight)
-        w.line(f"const int64_t depth = min64({plan.kc}, {k} - k0), step = {plan.nr} * 4 / tiles;")
-        w.line(f"const char *next = (const char *)({weights} + col * {k} + k0 * {plan.nr}) + "
-               f"(tiles > 1 ? {plan.nr} * 4 * {k} : {plan.ahead});")  # fmt: skip
+        w.line(f"const int64_t depth = min64({plan.kc}, {k} - k0), "
+               f"step = {plan.nr * size} / tiles;")  # fmt: skip
+        panel = f"{weights} + col * {self.depth} + k0 * {plan.nr}"
+        w.line(f"const char *next = (const char *)({panel}) + "
+               f"(tiles > 1 ? {plan.nr * size * self.depth} : {plan.ahead});")  # fmt: skip
         with w.block("for (int64_t t = 0; t < tiles; t++, next += step * depth)"):
             w.line("const int64_t row = top + part(rows, tiles, t);")
             with w.block("switch (top + part(rows, tiles, t + 1) - row)"):
                 for m in range(1, plan.mr + 1):
                     names = self._passed(self.tile_uses)
-                    call = f"{self.name}_tile({m}, {width}, s, {names}out, row, col, k0, next, step)"
-                    w.line(f"case {m}: {call}; break;")
+                    call = f"{self.name}_tile({m}, {width}, s, {names}out, row, col, k0"
+                    w.line(f"case {m}: {call}, next, step); break;")
 
 
 def packed_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:

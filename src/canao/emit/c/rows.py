@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments
-from canao.emit.c.kernel import KernelText, mark_unused, signature
+from canao.emit.c.kernel import KernelText, buffer_pointers, mark_unused, signature
 from canao.emit.rowcode import RowCode, RowStyle
 from canao.emit.writer import Writer
 from canao.fuse.forms.rows import Rows, row_program
@@ -22,6 +22,8 @@ def rows_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     code = RowCode(graph, rows, row_program(graph, rows), arguments, step.scratch, style)
     body.depth = 1
     mark_unused(body, "s", "scratch")
+    for line in buffer_pointers(step.scratch):
+        body.line(line)
     code.row_pass(body, code.program.stages)
     w = Writer()
     w.line(f"/* {', '.join(step.region.ops)} on rows of {rows.width} */")

@@ -4,28 +4,39 @@ whose `shape` is in their names."""
 from __future__ import annotations
 
 from canao.emit.writer import fill
+from canao.graph.dtypes import DType
 from canao.isa.table import Isa
 
+CACHE_LINE = 64
+
 TILE = """\
-/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel. Where `ahead`, what lies
-   at `next` is fetched meanwhile, `step` bytes for every step. */
-CANAO_INLINE void panel_fma_${shape}(const int m, int64_t k, const float *a, int64_t lda, const float *b,
-                            const int ahead, const char *next, int64_t step, vf acc[$MR][$NV])
+/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
+   depth in a step. Where `ahead`, what lies at `next` is fetched meanwhile, `step` bytes for every
+   element of the depth. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, vf acc[$MR][$NV])
 {
-    for (int64_t p = 0; p < k; p++, b += $NR) {
+    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
         if (ahead)
-            UNROLL for (int v = 0; v < ($NV * VF + 15) / 16; v++)
+            UNROLL for (int v = 0; v < $LINES; v++)
                 __builtin_prefetch(next + p * step + v * 64);
-        vf w[$NV];
+        $VW w[$NV];
         UNROLL for (int v = 0; v < $NV; v++)
-            w[v] = vf_load(b + v * VF);
+            w[v] = load_w_${weights}(b + v * VF * $KR);
         UNROLL for (int i = 0; i < m; i++) {
-            const vf x = vf_set1(a[i * lda + p]);
+            const $VA x = spread_${weights}(a + i * lda + p);
             UNROLL for (int v = 0; v < $NV; v++)
-                acc[i][v] = vf_fma(x, w[v], acc[i][v]);
+                acc[i][v] = product_${weights}(x, w[v], acc[i][v]);
         }
     }
 }
+"""
+# What the inner loop is made of, from an instruction set's table.
+TILE_OPERATIONS = """\
+CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
+CANAO_INLINE $VA spread_${weights}(const $A *p) { ${spread} }
+CANAO_INLINE vf product_${weights}($VA a, $VW w, vf c) { ${product} }
 """
 BLOCKS = """\
 /* First of the rows of part i, where `rows` are shared out evenly: no block or tile is a sliver. */
@@ -59,8 +70,8 @@ CANAO_INLINE void transpose4(const float *from, int64_t step, float *to, int64_t
 """
 PACK = """\
 /* Panel of columns j0 .. j0 + $NR of b [k][n], element (p, j) at b[p * bk + j * bn]. */
-static void pack_panel_${shape}(int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0,
-                       float *panel)
+static void pack_panel_${shape}(
+    int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0, float *panel)
 {
     b += j0 * bn;
     n = min64(n - j0, $NR);
@@ -81,21 +92,21 @@ static void pack_panel_${shape}(int64_t k, int64_t n, const float *b, int64_t bk
 """
 SMALL_PRODUCT = """\
 /* c[m][$NR] = a[m][k] b[k][$NR], c by rows $NR apart. */
-CANAO_INLINE void tile_product_${shape}(const int m, int64_t k, const float *a, int64_t lda, const float *b,
-                               float *c)
+CANAO_INLINE void tile_product_${shape}(
+    const int m, int64_t k, const float *a, int64_t lda, const float *b, float *c)
 {
     vf acc[$MR][$NV];
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int v = 0; v < $NV; v++)
             acc[i][v] = vf_set1(0.0f);
-    panel_fma_${shape}(m, k, a, lda, b, 0, 0, 0, acc);
+    panel_fma_f32_${shape}(m, k, a, lda, b, 0, 0, 0, acc);
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int v = 0; v < $NV; v++)
             vf_store(c + i * $NR + v * VF, acc[i][v]);
 }
 
-static void small_product_${shape}(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
-                          float *c)
+static void small_product_${shape}(
+    int64_t m, int64_t k, const float *a, int64_t lda, const float *b, float *c)
 {
     switch (m) {
 ${cases}    }
@@ -109,7 +120,27 @@ def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
     return {"MR": mr, "NR": nr, "NV": nr // isa.width, "shape": f"{mr}x{nr}"}
 
 
-FUNCTIONS = {"tile": TILE, "pack": PACK, "small_product": SMALL_PRODUCT}
+def type_words(weights: DType, isa: Isa) -> dict[str, object]:
+    """The words of the inner loop over weights of a type."""
+    ops = isa.tiles[weights.name]
+    return {"weights": weights.name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
+            "VW": ops.vw, "VA": ops.va, "load_w": ops.load_w, "spread": ops.spread,
+            "product": ops.product}  # fmt: skip
+
+
+def tile_operations(weights: DType, isa: Isa) -> str:
+    """The operations of the inner loop over weights of a type."""
+    return fill(TILE_OPERATIONS, **type_words(weights, isa))
+
+
+def tile_loop(tile: tuple[int, int], weights: DType, isa: Isa) -> str:
+    """The inner loop of a register tile."""
+    words = type_words(weights, isa)
+    step = tile[1] * isa.tiles[weights.name].kr * weights.bytes
+    return fill(TILE, **tile_words(tile, isa), **words, LINES=-(-step // CACHE_LINE))
+
+
+FUNCTIONS = {"pack": PACK, "small_product": SMALL_PRODUCT}
 
 
 def tile_function(need: str, tile: tuple[int, int], isa: Isa) -> str:

@@ -13,9 +13,17 @@ from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
 from canao.emit.c.prelude import MACROS, UPTO, vector_operations
-from canao.emit.c.tile_templates import BLOCKS, FUNCTIONS, TRANSPOSE, tile_function
-from canao.emit.rowcode import expression
+from canao.emit.c.tile_templates import (
+    BLOCKS,
+    FUNCTIONS,
+    TRANSPOSE,
+    tile_function,
+    tile_loop,
+    tile_operations,
+)
+from canao.emit.expressions import expression
 from canao.emit.writer import Writer
+from canao.graph.dtypes import by_name
 from canao.graph.ir import Dim, Poly
 from canao.isa.registry import ISAS
 from canao.schedule.operands import Operand
@@ -73,6 +81,11 @@ class _Unit:
         for need, text in parts:
             if need in needs:
                 w.raw(text)
+        loops = sorted({(k.weights.name, k.tile) for k in self.kernels.values() if k.tile})
+        for name in dict.fromkeys(name for name, _ in loops):
+            w.raw(tile_operations(by_name(name), self.isa))
+        for name, tile in loops:
+            w.raw(tile_loop(tile, by_name(name), self.isa))
         for need in FUNCTIONS:
             for tile in self._tiles(need):
                 w.raw(tile_function(need, tile, self.isa))
@@ -110,7 +123,8 @@ class _Unit:
                     f"{work.panel}, c, &begin, &end, &left, &right);"
                 )
             out = self._pointer(step.writes, written=True)
-            w.line(f"{step.name}(s, {state}{pointers}{out}, (float *)c->scratch, begin, end{columns});")
+            operands = f"s, {state}{pointers}{out}, (float *)c->scratch"
+            w.line(f"{step.name}({operands}, begin, end{columns});")
 
     def _cache(self, step: Step) -> str:
         assert step.cache is not None

@@ -10,7 +10,7 @@ from typing import ClassVar
 from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
 from canao.graph.dtypes import I32
-from canao.graph.ir import Dim, Graph, product
+from canao.graph.ir import Graph, product
 from canao.lower.cpu.naming import plain
 from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
@@ -114,14 +114,10 @@ def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:
     do not lie in the cache."""
     d, dv = depth(form)
     wide, keys = rounded(dv, plan.nr), form.k.shape[-1]
-    tile = (Buffer("scores", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
+    tile = (Buffer("p", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
     if form.cached:
         return tile
-    return (*tile, Buffer("keys", keys, plan.nr, d), Buffer("values", _times(keys, wide)))
-
-
-def _times(keys: Dim, wide: int) -> Dim:
-    return product((keys, wide))
+    return (*tile, Buffer("kt", keys, plan.nr, d), Buffer("vp", product((keys, wide))))
 
 
 def cache_layout(form: Attention, plan: AttentionPlan, max_length: int) -> CacheLayout:

@@ -10,6 +10,7 @@ from canao.fuse.forms.form import BatchedGemm, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Program
+from canao.graph.dtypes import F32
 from canao.lower.cpu.attention import AttentionLowering
 from canao.lower.cpu.batched_gemm import BatchedGemmLowering
 from canao.lower.cpu.copies import ConcatLowering, ScanLowering
@@ -25,10 +26,12 @@ class Cpu(Backend):
     """Cores with vector units."""
 
     def context(self, program: Program, plans: Sequence[Plan], target: Target) -> Context:
-        return Context(program.graph, target, shared_panels(program, plans))
+        return Context(program.graph, target, shared_panels(program, plans, target))
 
 
-def shared_panels(program: Program, plans: Sequence[Plan]) -> dict[str, Operand]:
+def shared_panels(
+    program: Program, plans: Sequence[Plan], target: Target
+) -> dict[str, Operand]:
     """Tables that are a GEMM's weights as well, as embeddings tied to a language head are, as that
     reads them. They are stored once, and look-ups read them from the panels.
 
@@ -41,11 +44,12 @@ def shared_panels(program: Program, plans: Sequence[Plan]) -> dict[str, Operand]
         if isinstance(form, PackedGemm):
             assert isinstance(plan, PackedGemmPlan)
             weight = form.weight
-            panels.setdefault(weight, weights(form, plan))
+            panels.setdefault(weight, weights(program.graph, form, plan, target.isa))
         for n in region.nodes:
             looked_up = n.op == "gather" and isinstance(form, Rows)
             plain.update(n.inputs[1:] if looked_up else (i for i in n.inputs if i != weight))
-    return {name: operand for name, operand in panels.items() if name not in plain}
+    return {name: operand for name, operand in panels.items()
+            if name not in plain and operand.dtype == F32}  # fmt: skip
 
 
 CPU = Cpu(

@@ -67,5 +67,5 @@ class BatchedGemmLowering:
             reads=tuple(dict.fromkeys(reads)),
             work=Work(TILES, m, heads=batch, tile=plan.mr),
             facts=(plan, canonical(form, context.graph)),
-            scratch=(Buffer("tile", plan.mr * plan.nr), Buffer("packed", n, plan.nr, k)),
+            scratch=(Buffer("c", plan.mr * plan.nr), Buffer("packed", n, plan.nr, k)),
         )

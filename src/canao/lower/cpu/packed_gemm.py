@@ -13,6 +13,7 @@ from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import Local, Reduction, RowProgram, Slot, Stage, row_program
 from canao.fuse.group import Region
 from canao.graph.ir import Graph
+from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import op_names
 from canao.lower.cpu.rows import chains, row_buffers, row_facts, row_operands
 from canao.lower.cpu.tiles import default_tile, rough_cost, tiles
@@ -48,7 +49,7 @@ class PackedGemmPlan:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The epilogue as a packed GEMM runs it: `tile` on tiles in registers, `later` on whole rows."""
+    """The epilogue of a packed GEMM: `tile` runs on tiles in registers, `later` on whole rows."""
 
     tile: Stage
     later: tuple[Stage, ...]
@@ -81,7 +82,7 @@ class PackedGemmLowering:
         assert isinstance(form, PackedGemm)
         program, isa = row_program(graph, form.epilogue), context.target.isa
         stages, names = split(program), dict[str, int]()
-        reads = [Operand(form.a.base), weights(form, plan)]
+        reads = [Operand(form.a.base), weights(graph, form, plan, isa)]
         reads += [Operand(form.bias)] if form.bias else []
         for part in ((stages.tile,), stages.later):
             reads += row_operands(context, form.epilogue, part)
@@ -106,9 +107,10 @@ class PackedGemmLowering:
         return replace(plan, mc=min(plan.mc, rows))
 
 
-def weights(form: PackedGemm, plan: PackedGemmPlan) -> Operand:
-    """The weights of a form as its plan reads them."""
-    return Operand(form.weight, Packed(plan.nr))
+def weights(graph: Graph, form: PackedGemm, plan: PackedGemmPlan, isa: str) -> Operand:
+    """The weights of a form as its plan and their type's inner loop read them."""
+    dtype = graph.types[form.weight].dtype
+    return Operand(form.weight, Packed(plan.nr, ISAS[isa].tiles[dtype.name].kr), dtype)
 
 
 def _plan(
