@@ -44,9 +44,14 @@ def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with staged_directory(target) as folder:
             (folder / "file").write_text(text)
-    with pytest.raises(RuntimeError), staged_directory(target) as folder:
-        (folder / "file").write_text("broken")
-        raise RuntimeError
+
+    def half_done() -> None:
+        with staged_directory(target) as folder:
+            (folder / "file").write_text("broken")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_done()
     assert (target / "file").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -83,9 +88,14 @@ def test_a_link_to_a_directory_stays_a_link(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, "old")
-    with pytest.raises(RuntimeError), staged_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def half_done() -> None:
+        with staged_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_done()
     assert path.read_text() == "old"
     write_whole(path, b"new")
     assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o644

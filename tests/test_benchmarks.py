@@ -191,7 +191,7 @@ def test_an_engine_that_cannot_run_here_is_no_fault() -> None:
 def test_a_changed_source_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = Source("c0ffee", ("src/canao/build.py",))
     monkeypatch.setattr(Source, "read", staticmethod(lambda: changed))
-    with pytest.raises(InputError, match="src/canao/build.py .* commit them, or use --draft"):
+    with pytest.raises(InputError, match=r"src/canao/build\.py .* commit them, or use --draft"):
         Results.start(Records(Path("nowhere")))
 
 

@@ -19,9 +19,7 @@ HEAVY = ("torch", "transformers", "optuna", "matplotlib", "numpy", "scipy", "skl
          "sqlalchemy", "tokenizers", "typer", "rich")  # fmt: skip
 SECONDS = 0.3
 # Groups that name each other for type checkers only, until each has a protocol of its own to name.
-TYPING_CYCLES = {
-    frozenset({"canao.graph.from_torch.aten", "canao.graph.from_torch.aten_views", "canao.graph.from_torch.convolve"}),
-}
+TYPING_CYCLES: frozenset[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)

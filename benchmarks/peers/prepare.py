@@ -71,7 +71,9 @@ def kernels(name: str, folder: str, out: str, length: str) -> None:
     rows = [
         [kernel, region_flops(stages.program.graph, region, tokens),
          region_bytes(stages.program.graph, region, tokens)]
-        for kernel, region in zip(stages.schedule.kernel_names(), stages.program.regions, strict=True)
+        for kernel, region in zip(
+            stages.schedule.kernel_names(), stages.program.regions, strict=True
+        )
         if kernel  # an alias is no kernel
     ]  # fmt: skip
     write_whole(Path(out), json.dumps(rows) + "\n")

@@ -93,9 +93,9 @@ def test_a_file_that_is_no_library(
 
 def test_a_file_that_is_gone(encoder: Artifact, tmp_path: Path) -> None:
     gone = Artifact(tmp_path / "gone", encoder.manifest)
-    with pytest.raises(DeviceError, match="gone/model.so"):
+    with pytest.raises(DeviceError, match=r"gone/model\.so"):
         local_device().profile(gone, ONCE)
-    with pytest.raises(DeviceError, match="gone/model.so: cannot be sent to echo"):
+    with pytest.raises(DeviceError, match=r"gone/model\.so: cannot be sent to echo"):
         connect(EchoTransport(tmp_path / "there")).profile(gone, ONCE)
 
 

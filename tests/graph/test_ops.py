@@ -125,7 +125,7 @@ def test_meaning_agrees_with_the_shape_rule(op: str) -> None:
 @pytest.mark.parametrize("op", MISFITS)
 def test_operands_that_do_not_fit_are_refused(op: str) -> None:
     types, attributes = MISFITS[op]
-    with pytest.raises(ShapeError):
+    with pytest.raises(ShapeError, match=r"\w"):
         OPS[op].shape(types, attributes)
 
 

@@ -46,7 +46,7 @@ def test_exactly_the_budget_is_within_it(artifact: Artifact) -> None:
 
 
 def test_fewer_samples_than_mlperf_asks_for_are_refused(artifact: Artifact) -> None:
-    with pytest.raises(InputError, match="at least 1024 samples, not 64; .* `canao bench"):
+    with pytest.raises(InputError, match=r"at least 1024 samples, not 64; .* `canao bench"):
         certify(artifact, NullDevice(8.0), 8.0, MeasureConfig(samples=64))
 
     class Hasty(NullDevice):
