@@ -96,7 +96,7 @@ int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
 
 /* `count` sequences of any lengths, nothing padded: inputs[n][i], lengths[n] and outputs[n][i] are
  * those of the nth. Threads take whole sequences, longest first, or share one as in canao_run where
- * that ends sooner; the numbers are those of canao_run, to the bit. All arguments are checked before
+ * that ends sooner; the numbers are those of canao_run, to the bit. Arguments are checked before
  * anything runs: on any status but CANAO_OK no output is written. The status is that of the first
  * sequence that is wrong. No output may overlap another. The first batch that is shared out takes
  * the memory of an arena for each thread but one, which is kept until canao_close; CANAO_MEMORY
