@@ -121,7 +121,7 @@ def find_subjects(program: Program) -> tuple[Subject, ...]:
 
 def _chosen(stages: Stages, bench: Bench) -> tuple[TunedKernel, ...]:
     """What compilations will use from now on."""
-    program, names = stages.program, stages.source.kernel_names
+    program, names = stages.program, stages.schedule.kernel_names()
     plans = chosen_plans(program, bench.target, bench.database)
     place = {r.output: i for i, r in enumerate(program.regions)}
     kernels = []
