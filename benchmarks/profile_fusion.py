@@ -27,7 +27,8 @@ import torch
 from peers.results import Results, add_options, file_of
 from transformers import BertConfig, BertModel
 
-from canao.artifact.directory import Artifact, write_json
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_json
 from canao.compiler import compile_model, load_model, lower
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import BenchDevice, local_device

@@ -14,14 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import (
-    FORMAT,
-    Artifact,
-    file_digest,
-    fingerprint,
-    staged_directory,
-    write_json,
-)
+from canao.artifact.directory import FORMAT, Artifact
+from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
 from canao.build import (
     Toolchain,
     build_library,

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import FORMAT, Artifact, file_digest
+from canao.artifact.directory import FORMAT, Artifact
+from canao.artifact.files import file_digest
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from canao import api
+from canao.artifact.certificate import require_budget
 from canao.artifact.directory import Artifact
 from canao.cli.console import SearchDisplay
 from canao.cli.printing import (
@@ -23,6 +24,7 @@ from canao.cli.printing import (
 )
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS
 from canao.device.base import PERCENTILES, Failure, MeasureConfig, Timing
+from canao.device.certify import certify as certify_library
 from canao.errors import CanaoError, DeviceError, InputError
 from canao.inference.tasks import GENERATION, TASKS
 from canao.search.controller import NAMES as CONTROLLERS
@@ -331,18 +333,15 @@ def certify(
     as_json: AsJson = False,
 ) -> None:
     """Measure a library against a budget; exit code 0 only if it holds."""
-    from canao.search.guarantee import certify as measure_against
-    from canao.search.guarantee import require
-
     config = MeasureConfig(length=length, threads=threads, samples=samples)
-    certificate = measure_against(
+    certificate = certify_library(
         Artifact.load(artifact), api.get_device(device), budget_ms, config, percentile=percentile
     )
     if as_json:
         sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")
     else:
         out.print(str(certificate))
-    require(certificate)
+    require_budget(certificate)
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""The guarantee: a latency is certified only for exactly the library that was measured.
+"""Certificate: what one compiled library was measured to take, kept beside it as JSON.
 
-A certificate names its library by digest and is written beside it, whether the budget is kept or
-not.
+A certificate names its library by digest: it is valid for no other one. It is written whether the
+budget was kept or not.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
 from typing import Any
 
-from canao.artifact.directory import Artifact, write_whole
-from canao.device.base import Device, Failure, MeasureConfig
-from canao.errors import BudgetError, DeviceError, InputError
-from canao.search.options import DEFAULTS, check_budget, check_samples
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_whole
+from canao.errors import BudgetError, InputError
 
 FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
@@ -23,7 +21,7 @@ CERTIFICATE_FILE = "certificate.json"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What one library did on one device under one protocol. Times in milliseconds.
+    """One library measured against a budget, on one device under one protocol; times in ms.
 
     holds          whether the measured percentile is within the budget
     measured_ms    latency at `percentile`
@@ -58,57 +56,10 @@ class Certificate:
         )
 
 
-def certify(
-    artifact: Artifact,
-    device: Device,
-    budget_ms: float,
-    config: MeasureConfig,
-    *,
-    percentile: float = DEFAULTS.percentile,
-    predicted_ms: float | None = None,
-) -> Certificate:
-    """Measure the library of `artifact` and write its certificate beside it.
-
-    Raises InputError if its files differ from what was compiled, DeviceError if it cannot be
-    measured. A missed budget is no error here: see `require`.
-    """
-    check_budget(budget_ms, percentile)
-    check_samples(config.samples)
-    artifact.verify()
-    measured = device.measure(artifact, config)
-    if isinstance(measured, Failure):
-        raise DeviceError(
-            f"{artifact.path}: could not be measured on {device.name} "
-            f"({measured.stage}: {measured.message})"
-        )
-    check_samples(len(measured.samples_ms))  # `max_seconds` may have ended it early
-    record, value = measured.to_dict(), measured.percentile(percentile)
-    certificate = Certificate(
-        holds=value <= budget_ms,
-        budget_ms=float(budget_ms),
-        percentile=float(percentile),
-        measured_ms=value,
-        predicted_ms=predicted_ms,
-        error=value / predicted_ms - 1.0 if predicted_ms else None,
-        latency_ms=record["latency_ms"],
-        config=record["config"] | {"cores": list(measured.config.cores)},
-        environment=record["environment"],
-        device=device.name,
-        digest=artifact.digest,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+def write_certificate(artifact: Artifact, certificate: Certificate) -> None:
+    """Write the certificate beside its library, in place of an earlier one."""
     text = json.dumps(certificate.to_dict(), indent=1, sort_keys=True) + "\n"
     write_whole(artifact.path / CERTIFICATE_FILE, text)
-    return certificate
-
-
-def require(certificate: Certificate) -> None:
-    """Raise BudgetError unless the certificate holds."""
-    if not certificate.holds:
-        raise BudgetError(
-            f"budget missed: {certificate}; search again for a smaller model, "
-            "or give a larger budget"
-        )
 
 
 def load_certificate(artifact: Artifact) -> Certificate:
@@ -127,3 +78,12 @@ def load_certificate(artifact: Artifact) -> Certificate:
     if certificate.digest != artifact.digest:
         raise InputError(f"{path}: is for another library; run `canao certify` again")
     return certificate
+
+
+def require_budget(certificate: Certificate) -> None:
+    """Raise BudgetError unless the certificate says that the budget was kept."""
+    if not certificate.holds:
+        raise BudgetError(
+            f"budget missed: {certificate}; search again for a smaller model, "
+            "or give a larger budget"
+        )
