@@ -74,7 +74,7 @@ class Artifact:
 
     @property
     def resumes(self) -> bool:
-        """Whether the library continues texts: canao_extend."""
+        """Whether the library can continue a sequence (canao_extend)."""
         return bool(self.manifest.get("resumes", False))
 
     @property

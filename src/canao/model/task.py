@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from canao.model.source import Source
+from canao.model.loaded_model import LoadedModel
 
 # The ends of class names, of which the first match counts. Other classes have no task for texts.
 _HEADS = (
@@ -23,7 +23,7 @@ _HEADS = (
 )
 
 
-def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]:
+def describe_head(loaded: LoadedModel, outputs: Sequence[str] = ()) -> dict[str, Any]:
     """The manifest's entries about the head; `outputs` help if the class name says nothing.
 
     task           as the Hugging Face hub calls it; "sentence-embedding" for a directory of
@@ -32,12 +32,12 @@ def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]
     problem_type   single_label_classification, multi_label_classification, regression or ""
     pooling        for a sentence embedding (see `Sentence.to_dict`), else None
     """
-    task = next((task for end, task in _HEADS if source.kind.endswith(end)), "none")
+    task = next((task for end, task in _HEADS if loaded.kind.endswith(end)), "none")
     if task == "none" and list(outputs[:1]) == ["last_hidden_state"]:
         task = "feature-extraction"
-    sentence = source.sentence if task == "feature-extraction" else None
-    labels = _labels(source.config) if task.endswith("-classification") else []
-    problem = _problem_type(source.config) if task == "text-classification" else ""
+    sentence = loaded.sentence if task == "feature-extraction" else None
+    labels = _labels(loaded.config) if task.endswith("-classification") else []
+    problem = _problem_type(loaded.config) if task == "text-classification" else ""
     if problem == "regression":
         task = "text-regression"
         labels = labels if len(labels) > 1 else []

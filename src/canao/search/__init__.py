@@ -1,4 +1,5 @@
-"""Architecture search: controllers, the loop, the latency table and the journal.
+"""Architecture search: the controllers, the loop, the latency table and the journal. May import
+train, device and what is below them; the compiler comes as an argument.
 
 Names load when they are used: reading the options of a search must not load Optuna.
 """

@@ -1,4 +1,5 @@
-"""From texts to results, with one module for each task.
+"""From texts to results, with one module for each task. May import artifact and errors, but not the
+loaded model, which passes on its outputs.
 
 `TASKS` lists the tasks and their options; `check` refuses an option of another task; `interpret`
 turns the outputs of the library into results. A model with another task takes only token ids.
