@@ -1,4 +1,4 @@
-"""The command line: parse, compose, print. Decides nothing."""
+"""The command line: every command parses its options, calls the Python interface and prints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
 Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
 def _listed(numbers: Sequence[float]) -> str:
@@ -138,13 +138,13 @@ def compile(
     from canao.compiler import best_plans, compile_model, load_model, lower
     from canao.lower.scheduling import default_plans
 
-    machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
+    chosen = get_target(target) if isa is None else get_target(target).with_isa(isa)
     if emit is not None:
         if emit not in _STAGES:
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
         _, graph = load_model(model, max_length)
         planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
-        stages = lower(graph, machine, fusion=not no_fusion, planner=planner)
+        stages = lower(graph, chosen, fusion=not no_fusion, planner=planner)
         sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
@@ -152,13 +152,13 @@ def compile(
     artifact = compile_model(
         model,
         out_dir,
-        target=machine,
+        target=chosen,
         fusion=not no_fusion,
         max_length=max_length,
         toolchain=get_toolchain(cc),
         tuned=not no_tuned,
     )
-    print_compiled(artifact, machine)
+    print_compiled(artifact, chosen)
 
 
 @app.command()
@@ -236,7 +236,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
 ) -> None:  # fmt: skip
     """Run the model's task on texts: labels, entities, answers, masks, vectors or new text."""
-    from canao.cli.run_command import gather, run_texts
+    from canao.cli.run_command import read_texts, run_texts
 
     asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
              "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
@@ -245,7 +245,7 @@ def run(
     with api.load(artifact, threads=threads) as model:
         run_texts(
             model,
-            gather(model, texts or [], context, file),
+            read_texts(model, texts or [], context, file),
             truncate=truncate,
             options=options,
             as_json=as_json,

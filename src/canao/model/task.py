@@ -24,11 +24,12 @@ _HEADS = (
 
 
 def describe_head(loaded: LoadedModel, outputs: Sequence[str] = ()) -> dict[str, Any]:
-    """The manifest's entries about the head; `outputs` help if the class name says nothing.
+    """The manifest's entries about the head; `outputs`, the names of the model's outputs, decide
+    where the name of its class does not.
 
     task           as the Hugging Face hub calls it; "sentence-embedding" for a directory of
                    Sentence-Transformers; "none" for a head that has no task for texts
-    labels         in the order of the logits; empty where the head has none
+    labels         in the order of the logits; empty if the head has none
     problem_type   single_label_classification, multi_label_classification, regression or ""
     pooling        for a sentence embedding (see `Sentence.to_dict`), else None
     """
