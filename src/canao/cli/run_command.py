@@ -26,7 +26,7 @@ _Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class InputText:
-    """A text or a pair of texts; `place`, for messages, is where it came from ("" for one alone)."""
+    """A text or a pair of texts; messages name its `place`, where it came from, unless that is ""."""
 
     text: str
     pair: str | None
