@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import FORMAT, Artifact
+from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
 from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
 from canao.build import (
     Toolchain,
@@ -292,7 +292,7 @@ def _manifest(
     graph = stages.program.graph
     config = source.config
     return {
-        "format": FORMAT,
+        "format": ARTIFACT_FORMAT,
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},

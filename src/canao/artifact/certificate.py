@@ -15,7 +15,7 @@ from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
 from canao.errors import BudgetError, InputError
 
-FORMAT = 1
+CERTIFICATE_FORMAT = 1
 CERTIFICATE_FILE = "certificate.json"
 
 
@@ -46,7 +46,7 @@ class Certificate:
     date: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": CERTIFICATE_FORMAT, **asdict(self)}
 
     def __str__(self) -> str:
         return (
@@ -67,9 +67,11 @@ def load_certificate(artifact: Artifact) -> Certificate:
     path = artifact.path / CERTIFICATE_FILE
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        if row["format"] != FORMAT:
-            raise InputError(f"{path}: format {row['format']}, this CANAO reads {FORMAT}; "
-                             "run `canao certify` again")  # fmt: skip
+        if row["format"] != CERTIFICATE_FORMAT:
+            raise InputError(
+                f"{path}: format {row['format']}, this CANAO reads {CERTIFICATE_FORMAT}; "
+                "run `canao certify` again"
+            )
         certificate = Certificate(**{entry.name: row[entry.name] for entry in fields(Certificate)})
     except FileNotFoundError:
         raise InputError(f"{artifact.path}: no {CERTIFICATE_FILE}; run `canao certify`") from None

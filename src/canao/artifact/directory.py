@@ -19,7 +19,7 @@ from typing import Any
 from canao.artifact.files import file_digest, fingerprint
 from canao.errors import InputError
 
-FORMAT = 2
+ARTIFACT_FORMAT = 2
 _REQUIRED = {"target": dict, "inputs": list, "outputs": list, "files": dict,
              "max_length": int, "operators": int, "kernels": list}  # fmt: skip
 
@@ -102,9 +102,9 @@ def _check(path: Path, manifest: object) -> None:
     if not isinstance(manifest, dict):
         raise InputError(f"{path}/manifest.json: not a JSON object; compile again")
     # First of all: another format has other entries.
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") != ARTIFACT_FORMAT:
         raise InputError(
-            f"{path}: artifact format {manifest.get('format')}, this CANAO reads {FORMAT}; "
+            f"{path}: artifact format {manifest.get('format')}, this CANAO reads {ARTIFACT_FORMAT}; "
             "compile the model again"
         )
     for key, kind in _REQUIRED.items():

@@ -26,7 +26,7 @@ _Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class InputText:
-    """A text or a pair of texts; messages name its `place`, where it came from, unless that is ""."""
+    """A text or a pair of texts, and for messages the place that it came from, or ""."""
 
     text: str
     pair: str | None
