@@ -104,8 +104,8 @@ def _check(path: Path, manifest: object) -> None:
     # First of all: another format has other entries.
     if manifest.get("format") != ARTIFACT_FORMAT:
         raise InputError(
-            f"{path}: artifact format {manifest.get('format')}, this CANAO reads {ARTIFACT_FORMAT}; "
-            "compile the model again"
+            f"{path}: artifact format {manifest.get('format')}, this CANAO reads "
+            f"{ARTIFACT_FORMAT}; compile the model again"
         )
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
