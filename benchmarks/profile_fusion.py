@@ -27,7 +27,8 @@ import torch
 from peers.results import Results, add_options, file_of
 from transformers import BertConfig, BertModel
 
-from canao.artifact.directory import Artifact, write_json
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_json
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_model, lower
 from canao.device.base import MeasureConfig, Timing

@@ -34,7 +34,8 @@ from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
-from canao.artifact.directory import Artifact, write_whole
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_whole
 from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import local_device

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import CanaoError, InputError
 from canao.fuse.group import Region
 from canao.graph.ir import Graph, dim_at

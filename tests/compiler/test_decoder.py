@@ -218,9 +218,9 @@ def test_runs_start_anew(tmp_path: Path) -> None:
     model = decoder()
     with CompiledModel(compile_model(model, tmp_path / "out"), 2) as compiled:
         compiled.extend(IDS[:9])
-        assert compiled.text_length == 9
+        assert compiled.sequence_length == 9
         compiled(IDS[:5])
-        assert compiled.text_length == 0
+        assert compiled.sequence_length == 0
         compiled.extend(IDS[:20])
         compiled.reset(7)
         close(compiled.extend(IDS[7:12])["logits"], logits(model, IDS[:12])[-1:])
@@ -239,7 +239,7 @@ def test_runs_start_anew(tmp_path: Path) -> None:
         ):
             with pytest.raises(InputError, match=message):
                 wrong()
-        assert compiled.text_length == 3
+        assert compiled.sequence_length == 3
 
 
 def test_encoders_have_no_text(tmp_path: Path) -> None:

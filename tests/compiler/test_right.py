@@ -144,9 +144,9 @@ def test_minilm_with_a_classification_head(minilm: Path, tmp_path: Path, sentenc
 
 
 def test_minilm_hidden_states(minilm: Path, tmp_path: Path, sentences) -> None:
-    from canao.model.source import load_source
+    from canao.model.loaded_model import load_directory
 
-    module = load_source(minilm).module
+    module = load_directory(minilm).module
     with CompiledModel(compile_model(module, tmp_path / "out"), 2) as compiled:
         compare(module, compiled, (1, 8, 31, 64, 127, 512), sentences)
 

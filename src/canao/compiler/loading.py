@@ -9,21 +9,20 @@ from canao.errors import InputError
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Ids
 from canao.model.embedding import with_embedding
-from canao.model.onnx_sidecar import beside
+from canao.model.loaded_model import LoadedModel, check_directory, load_directory
+from canao.model.onnx_sidecar import read_sidecar
 from canao.model.sentence import transformer_directory
-from canao.model.source import Source as ModelSource
-from canao.model.source import check_directory, load_source
 from canao.model.tokenizer import TokenizerFiles, read_tokenizer
 
 
-def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[ModelSource, Graph]:
+def load_model(model: str | Path | Any, max_length: int | None = None) -> tuple[LoadedModel, Graph]:
     """A Hugging Face directory, an .onnx file or a torch module, and its graph."""
     if _is_onnx(model):
         return _load_onnx(Path(model), max_length)
     if isinstance(model, (str, Path)):
-        source = load_source(model)
+        source = load_directory(model)
     elif hasattr(model, "forward"):
-        source = ModelSource(model.eval(), getattr(model, "config", None), None)
+        source = LoadedModel(model.eval(), getattr(model, "config", None), None)
     else:
         raise InputError(f"cannot compile {type(model).__name__}; give a directory or a module")
     limit = source.max_length
@@ -49,14 +48,14 @@ def load_tokenizer(model: str | Path | Any) -> TokenizerFiles | None:
     Nothing else of the model is read: what is wrong with its tokenizer is known in seconds.
     """
     if _is_onnx(model):
-        return read_tokenizer(beside(model, None).path)
+        return read_tokenizer(read_sidecar(model, None).path)
     if not isinstance(model, (str, Path)):
         return None
     check_directory(transformer_directory(Path(model)))
     return read_tokenizer(transformer_directory(Path(model)))
 
 
-def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, graph: Graph) -> None:
+def check_vocabulary(tokenizer: TokenizerFiles | None, source: LoadedModel, graph: Graph) -> None:
     """InputError if texts may hold tokens that the model has no vector for.
 
     Tokens that were added to a tokenizer without its model, for padding say, are let pass.
@@ -70,7 +69,7 @@ def check_vocabulary(tokenizer: TokenizerFiles | None, source: ModelSource, grap
         )
 
 
-def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
+def _load_onnx(path: Path, max_length: int | None) -> tuple[LoadedModel, Graph]:
     from canao.graph.from_onnx.importer import import_text
     from canao.graph.from_onnx.load import load
 
@@ -78,4 +77,5 @@ def _load_onnx(path: Path, max_length: int | None) -> tuple[ModelSource, Graph]:
         raise InputError(f"maximum length {max_length} is too short; give at least 2")
     graph = import_text(load(path), max_length)
     columns = graph.shape(graph.outputs[0][1])[-1:]
-    return beside(path, columns[0] if columns and isinstance(columns[0], int) else None), graph
+    width = columns[0] if columns and isinstance(columns[0], int) else None
+    return read_sidecar(path, width), graph

@@ -8,14 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import (
-    FORMAT,
-    Artifact,
-    file_digest,
-    fingerprint,
-    staged_directory,
-    write_json,
-)
+from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
+from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
 from canao.build import Toolchain
 from canao.compiler.stages import (
     NOMINAL_LENGTH,
@@ -28,8 +22,8 @@ from canao.compiler.stages import (
 from canao.emit.c.inputs import runtime_limit
 from canao.errors import InputError
 from canao.graph.ir import Graph
+from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
-from canao.model.source import Source as ModelSource
 from canao.model.task import describe_head, stop_tokens
 from canao.model.tokenizer import TokenizerFiles
 from canao.schedule.weights import file_parts
@@ -73,13 +67,13 @@ def write_artifact(
 
 
 def make_manifest(
-    source: ModelSource, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
+    source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
 ) -> dict[str, Any]:
     """What an artifact says of itself, but for its files and tokenizer."""
     graph = stages.program.graph
     config = source.config
     return {
-        "format": FORMAT,
+        "format": ARTIFACT_FORMAT,
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
