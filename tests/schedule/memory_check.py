@@ -134,7 +134,8 @@ def _rows_read(
     for value, access in _accesses(region):
         if value in graph.constants:
             continue
-        lead = access.shape[:-1] if isinstance(form, PackedGemm) and access is form.a else inner.lead
+        left = isinstance(form, PackedGemm) and access is form.a
+        lead = access.shape[:-1] if left else inner.lead
         sizes = [dim_at(d, run.tokens) for d in lead]
         shape = [dim_at(d, run.tokens) for d in access.shape]
         steps = [dim_at(d, run.tokens) for d in access.strides]
