@@ -47,11 +47,11 @@ class Case:
     plans: str = "default"
 
     def stages(self) -> Stages:
-        planner = default_plans if self.plans == "default" else _spread
+        planner = default_plans if self.plans == "default" else other_plans
         return lower(self.graph, self.target, fusion=self.fusion, planner=planner)
 
 
-def _spread(program: Any, target: Target) -> list[Any]:
+def other_plans(program: Any, target: Target) -> list[Any]:
     """Of each region's legal plans one that is not the first, another for each region."""
     out = []
     for i, region in enumerate(program.regions):

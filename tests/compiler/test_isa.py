@@ -15,7 +15,7 @@ import pytest
 
 from canao.build import build_program, runtime_files
 from canao.emit.c.prelude import MACROS, vector_operations
-from canao.emit.vecmath import FUNCTIONS, STEPS, vector_code
+from canao.emit.vecmath import STEPS, functions, vector_code
 from canao.graph.dtypes import I32
 from canao.graph.ops import OPS, POINTWISE
 from canao.isa.registry import ISAS
@@ -141,7 +141,7 @@ def program(isa: str) -> str:
     body = "".join(calls)
     return f"""#include <inttypes.h>
 #include <stdio.h>
-{MACROS}{vector_operations(ISAS[isa])}{FUNCTIONS}
+{MACROS}{vector_operations(ISAS[isa])}{functions()}
 enum {{ COUNT = {COUNT} }};
 static const float FILL = {FILL:.1f}f;
 static float x[{OPERANDS}][COUNT], out[VF];

@@ -61,7 +61,7 @@ class Arguments:
 
 def c_type(operand: Operand, language: Language = C11) -> str:
     """The type of an operand's elements in a language."""
-    return language.types.get(operand.dtype.name, operand.dtype.c)
+    return language.type_of(operand.dtype)
 
 
 def _prefix(operand: Operand) -> str:

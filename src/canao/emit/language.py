@@ -1,13 +1,15 @@
 """The languages that row kernels and vector mathematics are written in, as a table.
 
 Text that is the same in all of them uses the names `vf`, `VF` and `vf_*` for vectors, which each
-language defines; what differs is a field here.
+language defines; what differs is a field here. Templates name the fields as `$words`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from canao.graph.dtypes import I32, DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class Language:
     infinity: str
     nan: str
     sqrt: str
+
+    def type_of(self, dtype: DType) -> str:
+        """The type of an element in memory."""
+        return self.types.get(dtype.name, dtype.c)
+
+    def words(self) -> Mapping[str, str]:
+        """What templates fill in: `$inline`, `$pointer`, `$int64` and `$int32`."""
+        return {"inline": self.inline, "pointer": self.pointer, "int64": self.int64,
+                "int32": self.type_of(I32)}  # fmt: skip
 
 
 C11 = Language(

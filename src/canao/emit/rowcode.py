@@ -264,13 +264,14 @@ class RowCode:
         while len(parts) > 1:
             parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
         lanes, sqrt = parts[0], self.style.language.sqrt
+        eps = number(r.eps, self.style.language)
         width = f"(float){expression(self.rows.width)}"
         text = {
             "sum": f"vf_sum({lanes})",
             "mean": f"vf_sum({lanes}) / {width}",
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
-            "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {number(r.eps)})",
+            "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 

@@ -8,6 +8,8 @@ made of exp and select, 1e-6 * max(1, x^2).
 
 from __future__ import annotations
 
+from canao.emit.language import C11, Language
+from canao.emit.writer import fill
 from canao.graph.ops import OPS
 
 # What row programs have beside the ops of graph/ops.py, as those: C for operands {0}, {1}, ...
@@ -19,9 +21,22 @@ def vector_code(op: str, *operands: str) -> str:
     return (STEPS.get(op) or OPS[op].vector).format(*operands)
 
 
-FUNCTIONS = """\
+_UPTO = """\
+$inline vf vf_load_upto(${pointer}const float *p, $int64 n)
+{
+    return n >= VF ? vf_load(p) : vf_load_n(p, n);
+}
+$inline void vf_store_upto(${pointer}float *p, vf v, $int64 n)
+{
+    if (n >= VF)
+        vf_store(p, v);
+    else
+        vf_store_n(p, v, n);
+}
+"""
+_FUNCTIONS = """\
 /* 2^n * p(r) with x = n ln 2 + r; results below the least normal number become it. */
-CANAO_INLINE vf vf_exp(vf x)
+$inline vf vf_exp(vf x)
 {
     x = vf_min(vf_max(x, vf_set1(-87.3f)), vf_set1(88.0f));
     const vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
@@ -37,7 +52,7 @@ CANAO_INLINE vf vf_exp(vf x)
 }
 
 /* 2^x for x <= 0; results below the least normal number become it. */
-CANAO_INLINE vf vf_exp2(vf x)
+$inline vf vf_exp2(vf x)
 {
     x = vf_max(x, vf_set1(-126.0f));
     const vf n = vf_round(x), r = vf_sub(x, n);
@@ -51,7 +66,7 @@ CANAO_INLINE vf vf_exp2(vf x)
 }
 
 /* x P(x^2) / Q(x^2) on [-4, 4], where erf has reached 1 in float32. */
-CANAO_INLINE vf vf_erf(vf x)
+$inline vf vf_erf(vf x)
 {
     x = vf_min(vf_max(x, vf_set1(-4.0f)), vf_set1(4.0f));
     const vf t = vf_mul(x, x);
@@ -69,13 +84,13 @@ CANAO_INLINE vf vf_erf(vf x)
     return vf_div(vf_mul(x, p), q);
 }
 
-CANAO_INLINE vf vf_sigmoid(vf x)
+$inline vf vf_sigmoid(vf x)
 {
     return vf_div(vf_set1(1.0f), vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_set1(0.0f), x))));
 }
 
 /* x P(x^2) / Q(x^2), fitted for its relative error on [-8, 8]; beyond, it is 1 but for 2e-7. */
-CANAO_INLINE vf vf_tanh(vf x)
+$inline vf vf_tanh(vf x)
 {
     x = vf_max(vf_set1(-8.0f), vf_min(vf_set1(8.0f), x));
     const vf y = vf_mul(x, x);
@@ -92,7 +107,7 @@ CANAO_INLINE vf vf_tanh(vf x)
 }
 
 /* max(x, 0) + log(1 + e^-|x|), log(1 + t) = 2 artanh(t / (2 + t)) by its series. */
-CANAO_INLINE vf vf_softplus(vf x)
+$inline vf vf_softplus(vf x)
 {
     const vf t = vf_exp(vf_sub(vf_set1(0.0f), vf_abs(x)));
     const vf z = vf_div(t, vf_add(t, vf_set1(2.0f))), y = vf_mul(z, z);
@@ -106,42 +121,53 @@ CANAO_INLINE vf vf_softplus(vf x)
     return vf_fma(vf_add(z, z), p, vf_max(x, vf_set1(0.0f)));
 }
 
-CANAO_INLINE vf vf_gelu(vf x)
+$inline vf vf_gelu(vf x)
 {
-    const vf half = vf_mul(x, vf_set1(0.5f));
-    return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
+    const vf h = vf_mul(x, vf_set1(0.5f));
+    return vf_fma(h, vf_erf(vf_mul(x, vf_set1(0.707106781f))), h);
 }
 
-CANAO_INLINE vf vf_gelu_tanh(vf x)
+$inline vf vf_gelu_tanh(vf x)
 {
     const vf cube = vf_mul(vf_mul(x, x), x);
     const vf u = vf_mul(vf_fma(cube, vf_set1(0.044715f), x), vf_set1(0.797884561f));
-    const vf half = vf_mul(x, vf_set1(0.5f));
-    return vf_fma(half, vf_tanh(u), half);
+    const vf h = vf_mul(x, vf_set1(0.5f));
+    return vf_fma(h, vf_tanh(u), h);
 }
 """
-
-PICK = """\
+_PICK = """\
 /* Lane i: row i of p, rows `apart`, at the place that at[i * next] names, places `step` apart. */
-static vf vf_pick(const float *p, int64_t apart, int64_t step, const int32_t *at, int64_t next,
-                  int64_t n)
+static vf vf_pick(${pointer}const float *p, $int64 apart, $int64 step, \
+${pointer}const $int32 *at, $int64 next,
+                  $int64 n)
 {
     float t[VF] = {0};
     if (n >= VF)
-        for (int64_t i = 0; i < VF; i++)
+        for ($int64 i = 0; i < VF; i++)
             t[i] = p[i * apart + at[i * next] * step];
     else
-        for (int64_t i = 0; i < n; i++)
+        for ($int64 i = 0; i < n; i++)
             t[i] = p[i * apart + at[i * next] * step];
     return vf_load(t);
 }
 """
-STRIDED = """\
-CANAO_INLINE vf vf_gather(const float *p, int64_t step, int64_t n)
+_STRIDED = """\
+$inline vf vf_gather(${pointer}const float *p, $int64 step, $int64 n)
 {
     float t[VF];
-    for (int64_t i = 0; i < VF; i++)
+    for ($int64 i = 0; i < VF; i++)
         t[i] = i < n ? p[i * step] : 0.0f;
     return vf_load(t);
 }
 """
+
+
+def functions(language: Language = C11) -> str:
+    """Loads and stores of the last lanes, and the element-wise functions, of `vf`."""
+    return fill(_UPTO + _FUNCTIONS, **language.words())
+
+
+def helpers(language: Language = C11) -> dict[str, str]:
+    """Functions that only some kernels call (`RowCode.needs`), by their names."""
+    words = language.words()
+    return {"strided": fill(_STRIDED, **words), "pick": fill(_PICK, **words)}

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, fields
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 class Plan(Protocol):
     """`kind` names the type in the tuning database."""
 
     kind: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict]  # type: ignore[type-arg]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def build_trial(
         "kernels": [{"name": step.name} for step in schedule.steps],
         **interface(made.program.graph),
     }
-    places = {r.output: [] for r in made.program.regions}
+    places: dict[str, list[int]] = {r.output: [] for r in made.program.regions}
     for i, step in enumerate(schedule.steps):
         places[step.writes.value].append(i)
     steps = {pair: tuple(tuple(places[output]) for output in outputs)
@@ -193,7 +194,7 @@ class _Assembly:
             rng = np.random.default_rng(width)
             self.constants[table] = rng.standard_normal((ROWS, width), np.float32)
             self.types[table] = constant_type(self.constants[table])
-        chain = [("gather", (table, IDS), {})]
+        chain: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [("gather", (table, IDS), {})]
         have = (1, TOKENS, width)
         if isinstance(graph.types[name].elements, int):
             have = (1, 1, width)

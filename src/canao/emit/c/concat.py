@@ -58,7 +58,8 @@ def _scaled(operator: str, step: Dim) -> str:
 def _piece(w: Writer, form: Concat, piece: Piece, arguments: Arguments) -> None:
     terms = [expression(piece.source.offset)] if piece.source.offset != 0 else []
     terms += [f"i{axis}{_scaled(' * ', step)}" for axis, step in _axes(form, piece)]
-    place, step = " + ".join(terms) or "0", 1
+    place = " + ".join(terms) or "0"
+    step: Dim = 1
     if piece.table:
         index = f"{arguments.of(piece.source.base, IDS)}[{place}]"
         start = f"{arguments.of(piece.table)} + (int64_t){index} * {piece.width}"

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from canao.emit.arguments import Arguments
 from canao.emit.expressions import buffer_size
+from canao.emit.language import C11, Language
 from canao.emit.writer import Writer
 from canao.graph.dtypes import F32, DType
 from canao.schedule.schedule import Buffer
-
-SCRATCH = "float *restrict scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +26,19 @@ class KernelText:
 
 def signature(name: str, arguments: Arguments, more: str = "") -> str:
     """The head of a kernel."""
+    language = arguments.language
+    floats, long = f"{language.pointer}float *{language.restrict}", language.int64
     return (
-        f"static void {name}(int64_t s, {declared(arguments.declarations())}float *restrict out, "
-        f"{SCRATCH}, int64_t begin, int64_t end{more})"
+        f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{floats} out, "
+        f"{floats} scratch, {long} begin, {long} end{more})"
     )
 
 
-def buffer_pointers(buffers: Sequence[Buffer]) -> list[str]:
+def buffer_pointers(buffers: Sequence[Buffer], language: Language = C11) -> list[str]:
     """Declarations of pointers to buffers in the scratch memory, by their names."""
     lines, place = [], "scratch"
     for buffer in buffers:
-        lines.append(f"float *const {buffer.name} = {place};")
+        lines.append(f"{language.pointer}float *const {buffer.name} = {place};")
         place = f"{buffer.name} + {buffer_size(buffer)}"
     return lines
 

@@ -16,19 +16,6 @@ MACROS = """\
 CANAO_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 CANAO_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 """
-UPTO = """\
-CANAO_INLINE vf vf_load_upto(const float *p, int64_t n)
-{
-    return n >= VF ? vf_load(p) : vf_load_n(p, n);
-}
-CANAO_INLINE void vf_store_upto(float *p, vf v, int64_t n)
-{
-    if (n >= VF)
-        vf_store(p, v);
-    else
-        vf_store_n(p, v, n);
-}
-"""
 
 
 def vector_operations(isa: Isa) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from canao.emit.arguments import Arguments
 from canao.emit.c.kernel import KernelText, buffer_pointers, mark_unused, signature
+from canao.emit.language import C11, Language
 from canao.emit.rowcode import RowCode, RowStyle
 from canao.emit.writer import Writer
 from canao.fuse.forms.rows import Rows, row_program
@@ -13,16 +14,16 @@ from canao.lower.cpu.rows import RowsPlan
 from canao.schedule.schedule import Step
 
 
-def rows_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
-    """All stages on each row."""
+def rows_text(graph: Graph, step: Step, isa: Isa, language: Language = C11) -> KernelText:
+    """All stages on each row, in a language whose `vf` has as many floats as the ISA's vector."""
     rows, plan = step.region.form, step.plan
     assert isinstance(rows, Rows) and isinstance(plan, RowsPlan)
-    arguments, body = Arguments(step.reads), Writer()
-    style = RowStyle(plan.chains, isa.width)
+    arguments, body = Arguments(step.reads, language), Writer()
+    style = RowStyle(plan.chains, isa.width, language=language)
     code = RowCode(graph, rows, row_program(graph, rows), arguments, step.scratch, style)
     body.depth = 1
     mark_unused(body, "s", "scratch")
-    for line in buffer_pointers(step.scratch):
+    for line in buffer_pointers(step.scratch, language):
         body.line(line)
     code.row_pass(body, code.program.stages)
     w = Writer()

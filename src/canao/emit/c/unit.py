@@ -12,7 +12,7 @@ from canao.emit.c.header import given, header
 from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
-from canao.emit.c.prelude import MACROS, UPTO, vector_operations
+from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.c.tile_templates import (
     BLOCKS,
     FUNCTIONS,
@@ -74,11 +74,9 @@ class _Unit:
         )
         w.raw(MACROS)
         w.raw(vector_operations(self.isa))
-        w.raw(UPTO)
-        w.raw(vecmath.FUNCTIONS)
-        parts = (("strided", vecmath.STRIDED), ("pick", vecmath.PICK), ("tile", BLOCKS),
-                 ("pack", TRANSPOSE))  # fmt: skip
-        for need, text in parts:
+        w.raw(vecmath.functions())
+        parts = {**vecmath.helpers(), "tile": BLOCKS, "pack": TRANSPOSE}
+        for need, text in parts.items():
             if need in needs:
                 w.raw(text)
         loops = sorted({(k.weights.name, k.tile) for k in self.kernels.values() if k.tile})
@@ -150,11 +148,11 @@ class _Unit:
                 w.line(f'{{"{slot.name}", {runtime_limit(slot)}}},')
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
-                place = schedule.memory.place(value)
+                offset = schedule.memory.place(value)
                 sizes = ", ".join(str(c) for c in _coefficients(graph.types[value].elements))
-                w.line(f'{{"{name}", {place}, {{{sizes}}}}},')
+                w.line(f'{{"{name}", {offset}, {{{sizes}}}}},')
         with _table(w, "const struct canao_program canao_program ="):
-            for field, value in (
+            for field, entry in (
                 ("steps", "steps"),
                 ("step_count", len(schedule.steps)),
                 ("inputs", "inputs"),
@@ -169,7 +167,7 @@ class _Unit:
                 ("scratch_bytes", schedule.scratch),
                 ("cache_bytes", schedule.cache.size),
             ):
-                w.line(f".{field} = {value},")
+                w.line(f".{field} = {entry},")
 
 
 def units(step: Step) -> str:
@@ -193,5 +191,7 @@ def _table(w: Writer, head: str) -> Iterator[None]:
 
 
 def _coefficients(size: Dim) -> tuple[int, int, int]:
+    """Of 1, s and s^2 in a size."""
     values = size.coefficients if isinstance(size, Poly) else (size,)
-    return (*values, 0, 0, 0)[:3]
+    constant, linear, square = (*values, *[0] * (3 - len(values)))
+    return constant, linear, square

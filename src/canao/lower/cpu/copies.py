@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -105,7 +105,7 @@ class ScanLowering:
         )
 
 
-def _body(graph: Graph, body: list[tuple[object, ...]]) -> object:
+def _body(graph: Graph, body: Sequence[tuple[object, ...]]) -> object:
     names: dict[str, int] = {}
     return tuple(
         (op, canonical([inputs, output], graph, names), repr(attributes))

@@ -1,0 +1,45 @@
+"""The table of instruction sets: every row has every entry."""
+
+from __future__ import annotations
+
+import pytest
+
+from canao.graph.dtypes import DTYPES
+from canao.isa.registry import ISAS, isas_of
+from canao.isa.table import OPERATIONS
+
+BYTES = {"__m256": 32, "__m512": 64, "float32x4_t": 16, "float": 4}
+
+
+def test_every_isa_has_the_same_types_of_weights_and_they_are_element_types():
+    kinds = {frozenset(isa.tiles) for isa in ISAS.values()}
+    assert len(kinds) == 1 and kinds.pop() <= set(DTYPES)
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_an_isa_says_each_operation_once_and_names_a_vector_of_its_width(name):
+    isa = ISAS[name]
+    assert isa.name == name
+    assert set(isa.bodies) == set(OPERATIONS)
+    assert isa.width * 4 == BYTES[isa.vector]
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_the_default_tile_fits_the_registers(name):
+    isa = ISAS[name]
+    assert isa.mr * isa.vectors + isa.vectors + 1 <= isa.registers
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_the_rows_of_tiles_agree_with_the_element_types(name):
+    for dtype, tile in ISAS[name].tiles.items():
+        assert tile.weights == DTYPES[dtype].c
+        assert tile.kr >= 1
+        for body in (tile.load_w, tile.spread, tile.product):
+            assert body.startswith(("return ", "vf ", "va ", "vw ")) and body.endswith(";")
+
+
+@pytest.mark.parametrize("triple", ["x86_64-linux-musl", "aarch64-linux-musl"])
+def test_a_machines_isas_come_narrowest_first(triple):
+    widths = [isa.width for isa in isas_of(triple)]
+    assert widths == sorted(widths) and len(widths) > 1
