@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from canao.compiler import Stages, lower
+from canao.compiler.pipeline import lower
+from canao.compiler.stages import Stages
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.scheduling import default_plans

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from canao.compiler import lower
+from canao.compiler.pipeline import lower
 from canao.graph.ir import dim_at
 from canao.lower.scheduling import default_plans, schedule_program
 from canao.schedule.operands import Packed
