@@ -267,9 +267,9 @@ def _softmax(state: _Stages, n: Node) -> None:
     state.end_stage()
     e = state.step("exp", state.step("sub", x, top))
     inverse = state.reduce("sum", e, "inverse")
-    e = state.keep(e)
+    kept = state.keep(e)
     state.end_stage()
-    state.step("mul", e, inverse, target=n.output)
+    state.step("mul", kept, inverse, target=n.output)
 
 
 def _reduce(state: _Stages, n: Node) -> None:

@@ -7,6 +7,7 @@ products; it belongs to fusion.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ from canao.fuse.rules.views import (
     transpose_past_merge,
 )
 from canao.graph.dtypes import I32
-from canao.graph.ir import Node, node
+from canao.graph.ir import Node, fixed, node
 from canao.graph.ops import OPS, VIEWS
 
 _FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
@@ -62,8 +63,8 @@ def fold_constants(view: View, n: Node) -> Change | None:
     """op(constants)  ->  constant"""
     if n.op == "expand" or not n.inputs or any(i not in view.constants for i in n.inputs):
         return None
-    shape = view.shape(n.output)
-    if any(not isinstance(d, int) for d in shape) or np.prod(shape, initial=1) > _FOLD_LIMIT:
+    shape = fixed(view.shape(n.output))
+    if shape is None or math.prod(shape) > _FOLD_LIMIT:
         return None
     arrays = [view.constants[i] for i in n.inputs]
     exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
@@ -161,15 +162,15 @@ def merge_products(view: View, n: Node) -> Change | None:
     arity = {len(u.inputs) for u in group}
     if len(group) < 2 or group[0] is not n or len(arity) > 1:
         return None
-    parts = [[view.array(i) for i in u.inputs[1:]] for u in group]
-    if any(a is None for p in parts for a in p):
+    if any(i not in view.constants for u in group for i in u.inputs[1:]):
         return None
+    parts = [[view.constants[i] for i in u.inputs[1:]] for u in group]
     stacked = [np.concatenate(column) for column in zip(*parts, strict=True)]
     names = [view.fresh("merged") for _ in stacked]
     merged = node("linear", (n.inputs[0], *names), view.fresh("v"), where=n.where)
     axis, start, cuts = len(view.shape(n.output)) - 1, 0, []
     for u in group:
-        stop = start + view.array(u.inputs[1]).shape[0]
+        stop = start + view.constants[u.inputs[1]].shape[0]
         cuts.append(node("slice", (merged.output,), view.fresh("v"), where=u.where, axis=axis,
                          start=start, stop=stop))  # fmt: skip
         start = stop

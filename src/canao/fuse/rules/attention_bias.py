@@ -62,7 +62,7 @@ def scale_past_pick(view: View, n: Node) -> Change | None:
     found = _scalar(view, n) if n.op == "mul" else None
     if found is None:
         return None
-    chain_, user = [], n
+    chain_, user = list[Node](), n
     source = view.producer.get(found[0])
     while source and source.op in VIEWS and view.only_used_by(source.output, user):
         chain_.insert(0, source)
@@ -100,7 +100,7 @@ def near_columns(view: View, n: Node) -> Change | None:
     if found is None:
         return None
     name, longest = found
-    table = view.array(name).reshape(-1)
+    table = view.constants[name].reshape(-1)
     if len(table) != 2 * longest - 1 or not 0 <= table.min() <= table.max() < columns.shape[-1]:
         return None
     near = view.fresh("near")

@@ -17,8 +17,8 @@ from canao.graph.ir import TOKENS, Node, node
 def causal_attention(view: View, n: Node) -> Change | None:
     """softmax(q k^T * c + mask) v where the mask hides later keys  ->  causal_attention(q, k, v)"""
     softmax = view.made_by(n.inputs[0], "softmax") if n.op == "matmul" else None
-    masked = softmax and view.made_by(softmax.inputs[0], "add")
-    if not masked or not view.only_used_by(masked.output, softmax):
+    masked = view.made_by(softmax.inputs[0], "add") if softmax else None
+    if softmax is None or masked is None or not view.only_used_by(masked.output, softmax):
         return None
     name = _unmasked(view, masked)
     if name is None or not view.only_used_by(name, masked):
@@ -65,7 +65,9 @@ def _scaled(view: View, name: str) -> tuple[Node | None, float]:
     scores, n = view.made_by(name, "matmul"), view.made_by(name, "mul", "div")
     if scores is not None:
         return scores, 1.0
-    for inner, factor in (n.inputs, n.inputs[::-1]) if n else ():
+    if n is None:
+        return None, 1.0
+    for inner, factor in (n.inputs, n.inputs[::-1]):
         array, scores = view.array(factor), view.made_by(inner, "matmul")
         if scores is None or array is None or array.size != 1:
             continue

@@ -110,9 +110,9 @@ def _absorbed(
     view: View, linear: Node, op: str, c: np.ndarray
 ) -> tuple[Node, dict[str, np.ndarray]] | None:
     """A product that gives (linear op c), and its new constants; None without known weights."""
-    arrays = [view.array(i) for i in linear.inputs[1:]]
-    if any(a is None for a in arrays):
+    if any(i not in view.constants for i in linear.inputs[1:]):
         return None
+    arrays = [view.constants[i] for i in linear.inputs[1:]]
     names, new = list(linear.inputs[1:]), list(arrays)
     if op == "mul":
         names = [view.fresh("scaled") for _ in arrays]

@@ -149,9 +149,9 @@ def _atoms(view: View, n: Node, found: Mapping[str, Atoms]) -> Atoms | None:
             atoms |= {(n.attribute("axis"),)}
         return atoms
     if n.op in _OF_DISTANCE:
-        places = [_index(view, i, len(view.shape(n.output))) for i in n.inputs]
-        if None not in places and places[0] != places[1]:
-            return frozenset({tuple(sorted(places))})  # type: ignore[type-var]
+        one, other = (_index(view, i, len(view.shape(n.output))) for i in n.inputs)
+        if one is not None and other is not None and one != other:
+            return frozenset({(min(one, other), max(one, other))})
     if n.op == "gather":
         return found[n.inputs[1]] if not found[n.inputs[0]] else None
     if n.op == "concat" and not isinstance(view.shape(n.output)[n.attribute("axis")], int):

@@ -202,10 +202,10 @@ def columns_into_norm(view: View, n: Node) -> Change | None:
         norm = view.made_by(name, "layer_norm")
         if norm is None or not view.only_used_by(name, n):
             continue
-        arrays = [view.array(i) for i in norm.inputs[1:]]
-        if any(a is None or a.shape != c.shape for a in arrays):
+        arrays = [view.constants[i] for i in norm.inputs[1:] if i in view.constants]
+        if len(arrays) != 2 or any(a.shape != c.shape for a in arrays):
             continue
-        g, b = (a.astype(np.float64) for a in arrays)  # type: ignore[union-attr]
+        g, b = (a.astype(np.float64) for a in arrays)
         g, b = (g * c, b * c) if n.op == "mul" else (g, b + c)
         names = (view.fresh("gamma"), view.fresh("beta"))
         made = Node("layer_norm", (norm.inputs[0], *names), view.fresh("v"), norm.attributes,
@@ -222,7 +222,7 @@ def divide_by_constant(view: View, n: Node) -> Change | None:
         return None
     name = view.fresh("inverse")
     made = node("mul", (n.inputs[0], name), view.fresh("v"), where=n.where)
-    inverse = np.full(view.shape(n.inputs[1]), 1 / c, np.float32)
+    inverse = np.full(view.constants[n.inputs[1]].shape, 1 / c, np.float32)
     if not np.isfinite(inverse).all():
         return None
     return Change({n.output: made.output}, (made,), {name: inverse})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from canao.fuse.rewrite import Change, View
-from canao.graph.ir import Node, Shape, node
+from canao.graph.ir import Node, Shape, fixed, node
 
 
 def signs_past_concat(view: View, n: Node) -> Change | None:
@@ -18,8 +18,8 @@ def signs_past_concat(view: View, n: Node) -> Change | None:
     if n.op != "concat" or n.attribute("axis") != rank - 1:
         return None
     negated = [view.made_by(i, "neg") for i in n.inputs]
-    widths = [view.shape(i)[-1] for i in n.inputs]
-    if not any(negated) or not all(isinstance(w, int) for w in widths):
+    widths = fixed(tuple(view.shape(i)[-1] for i in n.inputs))
+    if not any(negated) or widths is None:
         return None
     signs = [np.full(w, -1 if neg else 1, np.float32)
              for w, neg in zip(widths, negated, strict=True)]  # fmt: skip
@@ -39,17 +39,20 @@ def rotate_halves(view: View, n: Node) -> Change | None:
         if straight is None or crossed is None:
             continue
         for swapped, s in (crossed.inputs, crossed.inputs[::-1]):
-            x = _swapped(view, swapped)
-            if x is None or x not in straight.inputs or not view.only_used_by(swapped, crossed):
+            found = _swapped(view, swapped)
+            if found is None or not view.only_used_by(swapped, crossed):
+                continue
+            x, half = found
+            if x not in straight.inputs:
                 continue
             c = straight.inputs[1 - straight.inputs.index(x)]
             if all(view.shape(i)[-1:] == view.shape(x)[-1:] for i in (c, s)):
-                return _rotated(view, n, x, c, s)
+                return _rotated(view, n, (x, c, s), half)
     return None
 
 
-def _swapped(view: View, name: str) -> str | None:
-    """x where the value is its right half and then its left."""
+def _swapped(view: View, name: str) -> tuple[str, int] | None:
+    """(x, width of a half) where the value is the right half of x and then its left."""
     n = view.made_by(name, "concat")
     if n is None or len(n.inputs) != 2:
         return None
@@ -62,10 +65,12 @@ def _swapped(view: View, name: str) -> str | None:
               for v in (right, left)]  # fmt: skip
     if n.attribute("axis") != axis or not isinstance(width, int) or width % 2:
         return None
-    return x if places == [(axis, width // 2, width), (axis, 0, width // 2)] else None
+    half = width // 2
+    return (x, half) if places == [(axis, half, width), (axis, 0, half)] else None
 
 
-def _rotated(view: View, n: Node, x: str, c: str, s: str) -> Change:
+def _rotated(view: View, n: Node, operands: tuple[str, str, str], half: int) -> Change:
+    x, c, s = operands
     made: list[Node] = []
 
     def emit(op: str, *inputs: str, **attributes: object) -> str:
@@ -73,8 +78,7 @@ def _rotated(view: View, n: Node, x: str, c: str, s: str) -> Change:
         return made[-1].output
 
     def halves(name: str) -> Shape:
-        shape = view.shape(name)
-        return (*shape[:-1], 2, shape[-1] // 2)  # type: ignore[operator]
+        return (*view.shape(name)[:-1], 2, half)
 
     by_halves, cos, sin = (emit("reshape", name, shape=halves(name)) for name in (x, c, s))
     flipped = emit("flip", by_halves, axis=len(view.shape(x)) - 1)

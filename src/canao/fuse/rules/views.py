@@ -88,7 +88,8 @@ def slice_of_concat(view: View, n: Node) -> Change | None:
     joined = view.made_by(n.inputs[0], "concat") if n.op == "slice" else None
     if joined is None or joined.attribute("axis") != n.attribute("axis"):
         return None
-    axis, first = n.attribute("axis"), 0
+    axis = n.attribute("axis")
+    first: Dim = 0
     start, stop = n.attribute("start"), n.attribute("stop")
     for name in joined.inputs:
         size = view.shape(name)[axis]
@@ -108,8 +109,10 @@ def slice_of_concat(view: View, n: Node) -> Change | None:
 def split_past_transpose(view: View, n: Node) -> Change | None:
     """reshape(transpose(x)) that splits dimensions  ->  transpose(reshape(x))"""
     turned = _turned(view, n.inputs[0]) if n.op == "reshape" else None
-    groups = turned and _splits(view.shape(turned.output), view.shape(n.output))
-    if not groups:
+    if turned is None:
+        return None
+    groups = _splits(view.shape(turned.output), view.shape(n.output))
+    if groups is None:
         return None
     perm, shape = turned.attribute("perm"), view.shape(n.output)
     moved, parts = _moved(perm, groups)

@@ -220,10 +220,9 @@ def _take(b: Builder, x: Value, ids: Known, at: int) -> Value:
     shape = b.shape(x)
     wanted = [dim_add(shape[at], i) if isinstance(i, int) and i < 0 else i
               for i in b.whole(ids, "an index")]  # fmt: skip
-    if isinstance(shape[at], int) and not all(
-        isinstance(i, int) and 0 <= i < shape[at] for i in wanted
-    ):
-        raise b.unsupported(f"an index outside of {shape[at]}")
+    size = shape[at]
+    if isinstance(size, int) and not all(isinstance(i, int) and 0 <= i < size for i in wanted):
+        raise b.unsupported(f"an index outside of {size}")
     out = (*shape[:at], len(wanted), *shape[at + 1 :])
     if isinstance(x, Known) and x.array.shape[at] == 1:
         return Known(x.array, out, x.dtype)

@@ -141,7 +141,9 @@ def _constant_of_shape(b: Builder, shape: Value, value: Any = None) -> Value:
 def _range(b: Builder, start: Value, limit: Value, step: Value) -> Value:
     bounds = [x.item() if isinstance(x, Known) else None for x in (start, limit, step)]
     first, end, by = bounds
-    if not any(isinstance(v, Poly) or v is None for v in bounds) and by:
+    if first is not None and end is not None and by and not any(
+        isinstance(v, Poly) for v in bounds
+    ):
         count = max(0, -(-(end - first) // by))
         if count > LIMIT:
             raise b.unsupported(f"a range of {count} numbers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def _unary(op: str) -> Rule:
     return lambda b, x: b.emit(op, x)
 
 
-def _binary(op: str) -> Rule:
+def _binary(op: str) -> Callable[..., str]:
     def rule(b: Builder, x: Any, y: Any, alpha: float = 1) -> str:
         if alpha != 1:
             y = b.emit("mul", b.value(y), b.value(float(alpha)))

@@ -85,10 +85,11 @@ def _repeat(b: Builder, x: str, counts: Any) -> str:
 def _unbind(b: Builder, x: str, axis: int = 0) -> list[str]:
     """Each element along one dimension."""
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if not isinstance(shape[axis], int):
+    count = shape[axis]
+    if not isinstance(count, int):
         raise b.unsupported("taking the tokens apart")
     rest = (*shape[:axis], *shape[axis + 1 :])
-    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(shape[axis])]
+    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(count)]
     return [b.emit("reshape", cut, shape=rest) for cut in cuts]
 
 
