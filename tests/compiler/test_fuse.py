@@ -393,7 +393,7 @@ def test_rule(rule) -> None:
     assert log and {f.rule for f in log} == {rule.name}
     same_values(fires(), verify(rewritten))
     assert not apply(stays(), [rule])[1]
-    assert "->" in rule.rewrite.__doc__
+    assert "->" in rule.propose.__doc__
 
 
 def test_a_firing_costs_no_more_in_a_deep_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class Op:
 
     name: str
     arity: tuple[int, ...]
-    shape: shapes.Rule
+    shape: shapes.ShapeRule
     meaning: Meaning
     mapping: str
     flops: Cost = _FREE
@@ -106,7 +106,9 @@ def _choice(name: str, meaning: Callable[[Array, Array, Array], Array], **column
     return _pointwise(name, 3, meaning, **columns)
 
 
-def _view(name: str, shape: shapes.Rule, meaning: Meaning, mapping: str, view: str = PLAIN) -> Op:
+def _view(
+    name: str, shape: shapes.ShapeRule, meaning: Meaning, mapping: str, view: str = PLAIN
+) -> Op:
     return Op(name, (1,), shape, meaning, mapping, view=view)
 
 

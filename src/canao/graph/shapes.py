@@ -10,7 +10,7 @@ from canao.graph.dtypes import F32, I32, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_mul
 
 Attributes = Mapping[str, Any]
-Rule = Callable[[Sequence[Type], Attributes], Type]
+ShapeRule = Callable[[Sequence[Type], Attributes], Type]
 
 
 class ShapeError(ValueError):
@@ -33,7 +33,7 @@ def same(types: Sequence[Type], _: Attributes) -> Type:
     return types[0]
 
 
-def broadcasting(dtype: DType | None = None) -> Rule:
+def broadcasting(dtype: DType | None = None) -> ShapeRule:
     """All operands broadcast; elements are of `dtype`, or as in the last operand."""
 
     def rule(types: Sequence[Type], _: Attributes) -> Type:

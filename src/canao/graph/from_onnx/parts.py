@@ -9,7 +9,7 @@ import numpy as np
 
 from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.values import Known, Ramp, Undecided, Value, fill, known, progression
-from canao.graph.from_onnx.views import Rule, as_shape, dimension
+from canao.graph.from_onnx.views import OnnxRule, as_shape, dimension
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_mul, product
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _gather_nd(b: Builder, x: Value, ids: Value, batch_dims: int = 0) -> Value:
     raise b.unsupported("looking up by several indices")
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OnnxRule] = {
     "Tile": _tile, "Slice": _slice, "Split": _split, "Concat": concat, "Pad": _pad,
     "Gather": gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
 }  # fmt: skip

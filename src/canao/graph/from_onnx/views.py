@@ -25,7 +25,7 @@ from canao.graph.shapes import broadcast
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
 
-Rule = Callable[..., Any]
+OnnxRule = Callable[..., Any]
 
 
 def dimension(b: Builder, index: int, rank: int) -> int:
@@ -154,7 +154,7 @@ def _range(b: Builder, start: Value, limit: Value, step: Value) -> Value:
     return Ramp((dim_add(end, -first),), 0, first, 1)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OnnxRule] = {
     "Shape": _shape, "Size": _size, "Reshape": _reshape, "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze, "Flatten": _flatten, "Transpose": transpose, "Expand": _expand,
     "Constant": _constant, "ConstantOfShape": _constant_of_shape, "Range": _range,

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.from_torch.aten_rules import (
+    AtenRule,
+    Builder,
+    as_dtype,
+    matrix_transpose,
+    transpose,
+)
 from canao.graph.ir import dim_add
 
 
@@ -72,7 +78,7 @@ def _full(b: Builder, _: Any, value: float = 0.0, **__: Any) -> str:
     return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
 
 
-def _filled(value: float) -> Rule:
+def _filled(value: float) -> AtenRule:
     return lambda b, *_, **__: _full(b, None, value)
 
 
@@ -145,7 +151,7 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return as_dtype(b, x, b.result_dtype())
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, AtenRule] = {
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"),
         _reshape,

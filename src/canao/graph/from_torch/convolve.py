@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from canao.graph.from_torch.aten_rules import Builder, Rule
+from canao.graph.from_torch.aten_rules import AtenRule, Builder
 from canao.graph.ir import TOKENS, dim_add, dim_mul, fixed
 
 
@@ -92,4 +92,4 @@ def im2col(
     return b.emit("transpose", flat, perm=(0, 2, 1))
 
 
-RULES: dict[str, Rule] = {"conv1d": conv1d, "im2col": im2col}
+RULES: dict[str, AtenRule] = {"conv1d": conv1d, "im2col": im2col}
