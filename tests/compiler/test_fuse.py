@@ -67,19 +67,19 @@ def _attention(scale_use: int = 1) -> Graph:
 
 
 def _seeing(table: np.ndarray) -> Graph:
-    """Attention with a term: a table of distances, or one of all pairs of positions."""
+    """Attention with a bias: a table of distances, or one of all pairs of positions."""
     if table.ndim == 1:
-        views = [node("diagonals", ("pairs",), "term", longest=16)]
+        views = [node("diagonals", ("pairs",), "bias", longest=16)]
     else:
         views = [node("slice", ("pairs",), "rows", axis=0, start=0, stop=TOKENS),
-                 node("slice", ("rows",), "term", axis=1, start=0, stop=TOKENS)]  # fmt: skip
+                 node("slice", ("rows",), "bias", axis=1, start=0, stop=TOKENS)]  # fmt: skip
     nodes = [
         X,
         node("transpose", ("x",), "xt", perm=(0, 2, 1)),
         node("matmul", ("x", "xt"), "scores"),
         node("mul", ("scores", "c"), "scaled"),
         *views,
-        node("add", ("term", "scaled"), "masked"),
+        node("add", ("bias", "scaled"), "masked"),
         node("softmax", ("masked",), "p"),
         node("matmul", ("p", "x"), "y"),
     ]
@@ -114,13 +114,13 @@ def _near(shown: tuple[str, ...] = ()) -> Graph:
     """Scores by distance, of which each pair has its own; `shown` shows those of all distances."""
     table = np.clip(np.arange(-15, 16), -3, 2).astype(np.int32)[None] + 3
     nodes = [node("matmul", ("x", "w"), "p"), node("diagonals", ("table1",), "at", longest=16),
-             node("pick", ("p", "at"), "y")]  # fmt: skip
+             node("take_along_axis", ("p", "at"), "y")]  # fmt: skip
     return _pointwise(*nodes, w=W["wq"], table1=table, shown=shown)
 
 
-def _terms() -> Graph:
+def _biases() -> Graph:
     nodes = [*SCORES, node("exp", ("scores",), "e"), node("tanh", ("scores",), "h"),
-             node("add", ("e", "h"), "terms"), node("add", ("terms", "scores"), "y")]
+             node("add", ("e", "h"), "biases"), node("add", ("biases", "scores"), "y")]
     return _pointwise(*nodes)
 
 
@@ -278,7 +278,7 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
         lambda: _pointwise(node("slice", ("p",), "c", axis=1, start=0, stop=TOKENS),
                            node("mul", ("x", "c"), "y"), p=np.ones((1, 16, 1), np.float32)),
     ),
-    "mask_to_term": (
+    "mask_to_bias": (
         lambda: _masked("down"),
         lambda: _masked("ids"),
     ),
@@ -331,14 +331,14 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                            node("concat", ("m", "x"), "y", axis=1)),
     ),
     "rotate_halves": (lambda: _rotary(3), lambda: _rotary(2)),
-    "terms_apart": (
-        _terms,
+    "biases_apart": (
+        _biases,
         lambda: _pointwise(node("add", ("x", "c"), "t"), node("add", ("x", "t"), "y"), c=f32(2.0)),
     ),
-    "scale_past_pick": (
-        lambda: _pointwise(node("pick", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
+    "scale_past_take_along_axis": (
+        lambda: _pointwise(node("take_along_axis", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
                            at=PLACES, c=f32(2.0)),
-        lambda: _pointwise(node("pick", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
+        lambda: _pointwise(node("take_along_axis", ("x", "at"), "p"), node("mul", ("p", "c"), "y"),
                            at=PLACES, c=f32(2.0), shown=("y", "p")),
     ),
     "scale_into_table": (

@@ -121,9 +121,9 @@ CANAO_INLINE vf vf_gelu_tanh(vf x)
 }
 """
 
-PICK = """\
+TAKE = """\
 /* Lane i: row i of p, rows `apart`, at the place that at[i * next] names, places `step` apart. */
-static vf vf_pick(const float *p, int64_t apart, int64_t step, const int32_t *at, int64_t next,
+static vf vf_take(const float *p, int64_t apart, int64_t step, const int32_t *at, int64_t next,
                   int64_t n)
 {
     float t[VF] = {0};

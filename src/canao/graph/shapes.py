@@ -87,11 +87,11 @@ def gather(types: Sequence[Type], _: Attributes) -> Type:
     return Type(types[0].dtype, (*types[1].shape, types[0].shape[1]))
 
 
-def pick(types: Sequence[Type], _: Attributes) -> Type:
-    x, places = types[0].shape, types[1].shape
-    if types[1].dtype != I32 or len(x) < 2 or broadcast([x[:-1], places[:-1]]) != x[:-1]:
-        raise ShapeError(f"pick of {types[1]} from {types[0]}")
-    return Type(types[0].dtype, (*x[:-1], places[-1]))
+def take_along_axis(types: Sequence[Type], _: Attributes) -> Type:
+    x, indices = types[0].shape, types[1].shape
+    if types[1].dtype != I32 or len(x) < 2 or broadcast([x[:-1], indices[:-1]]) != x[:-1]:
+        raise ShapeError(f"take_along_axis of {types[1]} from {types[0]}")
+    return Type(types[0].dtype, (*x[:-1], indices[-1]))
 
 
 def concat(types: Sequence[Type], a: Attributes) -> Type:

@@ -76,7 +76,7 @@ class _Unit:
         w.raw(vector_operations(self.isa))
         w.raw(UPTO)
         w.raw(vecmath.FUNCTIONS)
-        parts = (("strided", vecmath.STRIDED), ("pick", vecmath.PICK), ("tile", BLOCKS),
+        parts = (("strided", vecmath.STRIDED), ("take", vecmath.TAKE), ("tile", BLOCKS),
                  ("pack", TRANSPOSE))  # fmt: skip
         for need, text in parts:
             if need in needs:

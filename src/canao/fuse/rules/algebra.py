@@ -14,12 +14,12 @@ import numpy as np
 
 from canao.fuse.rewrite import Change, GraphView, named
 from canao.fuse.rules.attention_bias import (
-    mask_to_term,
+    biases_apart,
+    mask_to_bias,
     near_columns,
     own_views,
     scale_into_table,
-    scale_past_pick,
-    terms_apart,
+    scale_past_take_along_axis,
 )
 from canao.fuse.rules.causal import causal_attention, product_with_weights
 from canao.fuse.rules.fold_weights import (
@@ -222,7 +222,7 @@ CLEANUP = named(
     known_where,
     drop_identity,
     gather_known_rows,
-    mask_to_term,
+    mask_to_bias,
     tabulate,
     find_select,
     product_with_weights,
@@ -245,8 +245,8 @@ ALGEBRA = CLEANUP + named(
     associate_constants,
     signs_past_concat,
     rotate_halves,
-    terms_apart,
-    scale_past_pick,
+    biases_apart,
+    scale_past_take_along_axis,
     scale_into_table,
     columns_into_weights,
     columns_past_residual,

@@ -1,4 +1,5 @@
-"""Rules that bring what models add to the scores of attention into terms of its form."""
+"""Rules that turn what models add to the scores of attention, or mask them by, into biases of the
+form Attention (forms/attention.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from canao.graph.ir import Node, node
 from canao.graph.ops import VIEWS
 
 
-def mask_to_term(g: GraphView, n: Node) -> Change | None:
+def mask_to_bias(g: GraphView, n: Node) -> Change | None:
     """where(mask of positions, x, -inf)  ->  x + where(mask of positions, 0, -inf)"""
     if n.op != "where" or n.inputs[0] in g.constants or not positional(g, n.inputs[0]):
         return None
@@ -24,18 +25,18 @@ def mask_to_term(g: GraphView, n: Node) -> Change | None:
     if g.shape(x) != g.shape(n.output) or positional(g, x):
         return None
     zero = g.fresh("zero")
-    term = node("where", (mask, zero, other), g.fresh("v"), where=n.where)
-    total = node("add", (x, term.output), g.fresh("v"), where=n.where)
-    return Change({n.output: total.output}, (term, total), {zero: np.array(0, np.float32)})
+    bias = node("where", (mask, zero, other), g.fresh("v"), where=n.where)
+    total = node("add", (x, bias.output), g.fresh("v"), where=n.where)
+    return Change({n.output: total.output}, (bias, total), {zero: np.array(0, np.float32)})
 
 
-def terms_apart(g: GraphView, n: Node) -> Change | None:
+def biases_apart(g: GraphView, n: Node) -> Change | None:
     """scores + (a + b)  ->  scores + a + b"""
     if n.op != "add":
         return None
-    for scores, terms in (n.inputs, n.inputs[::-1]):
-        inner = g.made_by(terms, "add")
-        if inner is None or not g.only_used_by(terms, n) or _scores(g, terms):
+    for scores, biases in (n.inputs, n.inputs[::-1]):
+        inner = g.made_by(biases, "add")
+        if inner is None or not g.only_used_by(biases, n) or _scores(g, biases):
             continue
         if _scores(g, scores):
             first = node("add", (scores, inner.inputs[0]), g.fresh("v"), where=n.where)
@@ -49,7 +50,7 @@ def _scores(g: GraphView, name: str) -> bool:
 
 
 def _scalar(g: GraphView, n: Node) -> tuple[str, str] | None:
-    """(x, c) of a product by one number."""
+    """(x, c) where n is x * c with a constant number c."""
     for x, c in (n.inputs, n.inputs[::-1]):
         array = g.array(c)
         if array is not None and array.size == 1 and g.shape(x) == g.shape(n.output):
@@ -57,8 +58,8 @@ def _scalar(g: GraphView, n: Node) -> tuple[str, str] | None:
     return None
 
 
-def scale_past_pick(g: GraphView, n: Node) -> Change | None:
-    """view(pick(x)) * c  ->  view(pick(x * c))"""
+def scale_past_take_along_axis(g: GraphView, n: Node) -> Change | None:
+    """view(take_along_axis(x)) * c  ->  view(take_along_axis(x * c))"""
     found = _scalar(g, n) if n.op == "mul" else None
     if found is None:
         return None
@@ -67,11 +68,12 @@ def scale_past_pick(g: GraphView, n: Node) -> Change | None:
     while source and source.op in VIEWS and g.only_used_by(source.output, user):
         chain_.insert(0, source)
         user, source = source, g.producer.get(source.inputs[0])
-    if source is None or source.op != "pick" or not g.only_used_by(source.output, user):
+    if source is None or source.op != "take_along_axis" or not g.only_used_by(source.output, user):
         return None
-    x, places = source.inputs
+    x, indices = source.inputs
     scaled = node("mul", (x, found[1]), g.fresh("v"), where=n.where)
-    made = [scaled, node("pick", (scaled.output, places), g.fresh("v"), where=source.where)]
+    made = [scaled, node("take_along_axis", (scaled.output, indices), g.fresh("v"),
+                         where=source.where)]  # fmt: skip
     for v in chain_:
         made.append(Node(v.op, (made[-1].output,), g.fresh("v"), v.attributes, v.where))
     return Change({n.output: made[-1].output}, made)
@@ -91,7 +93,7 @@ def scale_into_table(g: GraphView, n: Node) -> Change | None:
 
 
 def near_columns(g: GraphView, n: Node) -> Change | None:
-    """pick(x C, diagonals(t)) with constants C, t  ->  only columns that t names for this text"""
+    """take_along_axis(x C, diagonals(t)) with constants C, t  ->  only the columns that t names"""
     columns = g.array(n.inputs[1]) if n.op == "matmul" else None
     if columns is None or n.output in g.kept:
         return None
@@ -109,10 +111,10 @@ def near_columns(g: GraphView, n: Node) -> Change | None:
     return Change({n.output: made.output}, (made,), {near: table})
 
 
-def _distances(g: GraphView, pick: Node) -> tuple[str, int] | None:
-    """The table of a pick by distance, and the length that it is for."""
-    name = pick.inputs[-1]
-    while pick.op == "pick" and g.made_by(name, *VIEWS, "diagonals") is not None:
+def _distances(g: GraphView, take: Node) -> tuple[str, int] | None:
+    """The constant by whose diagonals `take` reads, and the longest text that it is for."""
+    name = take.inputs[-1]
+    while take.op == "take_along_axis" and g.made_by(name, *VIEWS, "diagonals") is not None:
         n = g.producer[name]
         if n.op == "diagonals":
             known = g.array(n.inputs[0]) is not None
@@ -140,8 +142,8 @@ def own_views(g: GraphView, n: Node) -> Change | None:
 
 
 def _shared(g: GraphView, name: str) -> bool:
-    """Whether several nodes read this view, of a table or for products of activations: each of
-    these reads through views of its own, and none of them has to be stored."""
+    """Whether several nodes read this view, and would do so for free through one of their own: of a
+    table, or as operands of products of activations."""
     if g.made_by(name, *VIEWS, "diagonals") is None or len(g.users[name]) < 2:
         return False
     ops = {u.op for u in g.users[name]}

@@ -1,7 +1,7 @@
 """Rules of decoders: attention that sees what came before, and products written the other way.
 
-A causal mask is known by what it is at every position, not by how a model writes it: positions.py
-has made a table of it, whose band ends at the query itself.
+A causal mask is known by its elements, not by how a model writes it: positions.py has made it a
+table, which is a sliding window that ends at the query itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from canao.fuse.access import resolve
-from canao.fuse.forms.attention import band_of
+from canao.fuse.forms.attention import window_of
 from canao.fuse.rewrite import Change, GraphView
 from canao.graph.ir import TOKENS, Node, node
 
@@ -53,11 +53,11 @@ def _unmasked(g: GraphView, masked: Node) -> str | None:
 
 
 def _causal(g: GraphView, mask: str) -> bool:
-    """Whether a term hides what comes later, at every position, and nothing else."""
+    """Whether a bias is -inf for every key after its query, and 0 for all others."""
     read = resolve(g.graph, g.nodes, mask)
     if read is None or read.shape[-2:] != (TOKENS, TOKENS):
         return False
-    return band_of(g.graph, read) == (g.max_length - 1, 0)
+    return window_of(g.graph, read) == (g.max_length - 1, 0)
 
 
 def _scaled(g: GraphView, name: str) -> tuple[Node | None, float]:

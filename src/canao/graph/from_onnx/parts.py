@@ -256,7 +256,7 @@ def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
         index = np.ascontiguousarray(ids.full()).astype(np.int64)
         return known(np.take_along_axis(np.ascontiguousarray(x.full()), index, at))
     if at == len(shape) - 1 and b.shape(ids)[:-1] == shape[:-1] and b.dtype(ids) == I32:
-        return b.emit("pick", b.name(x), b.name(ids))
+        return b.emit("take_along_axis", b.name(x), b.name(ids))
     raise b.unsupported("looking up element by element, other than along the last dimension,")
 
 

@@ -114,10 +114,10 @@ def _index(b: Builder, x: str, _places: Any) -> str:
     return b.emit("expand", as_dtype(b, scalar, b.result_dtype()), shape=b.result_shape())
 
 
-def _pick(b: Builder, x: str, axis: int, places: str) -> str:
+def _take_along_axis(b: Builder, x: str, axis: int, indices: str) -> str:
     if axis % len(b.type(x).shape) != len(b.type(x).shape) - 1:
         raise b.unsupported(f"gather along dimension {axis}, which is not the last,")
-    return b.emit("pick", x, places)
+    return b.emit("take_along_axis", x, indices)
 
 
 def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
@@ -170,7 +170,7 @@ RULES: dict[str, AtenRule] = {
     "repeat": _repeat,
     "unbind": _unbind,
     "chunk": _chunk,
-    "gather": _pick,
+    "gather": _take_along_axis,
     "index": _index,
     "cat": _cat,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
