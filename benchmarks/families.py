@@ -30,7 +30,8 @@ from pages import fill, table  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, add_options, file_of  # noqa: E402
 
-from canao.compiler import compile_model, load_model, lower  # noqa: E402
+from canao.compiler.loading import load_model  # noqa: E402
+from canao.compiler.pipeline import compile_model, lower  # noqa: E402
 from canao.errors import CanaoError  # noqa: E402
 from canao.inference.compiled_model import CompiledModel  # noqa: E402
 from canao.schedule.plan import default_plans  # noqa: E402

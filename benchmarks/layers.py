@@ -7,7 +7,8 @@ from typing import Any
 
 from peers.models import build_body
 
-from canao.compiler import load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
 from canao.errors import CanaoError
 from canao.fuse.forms.form import Alias
 from canao.graph.ir import Graph, dim_at

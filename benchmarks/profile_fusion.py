@@ -29,7 +29,8 @@ from peers.results import Results, add_options, file_of
 from transformers import BertConfig, BertModel
 
 from canao.artifact.directory import Artifact, write_json
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import BenchDevice, local_device
 from canao.errors import CanaoError, DeviceError

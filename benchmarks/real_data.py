@@ -35,7 +35,7 @@ from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
 from canao.artifact.directory import Artifact, write_whole
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import local_device
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError

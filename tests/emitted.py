@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from canao.cli.stage_text import format_stage
-from canao.compiler import lower
+from canao.compiler.pipeline import lower
 from canao.graph.from_torch.trace import trace
 from canao.lower.scheduling import default_plans
 from canao.target import get_target

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import transformers
 
-from canao.compiler import Stages, lower
+from canao.compiler.pipeline import lower
+from canao.compiler.stages import Stages
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.lower.scheduling import default_plans, space

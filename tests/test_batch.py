@@ -13,7 +13,7 @@ import pytest
 import canao
 from canao.artifact.directory import Artifact
 from canao.build import get_toolchain
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler import programs

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from canao.cli.inspect_command import format_report, inspect_model
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.model.onnx_sidecar import beside
 from canao.model.task import describe_head
 from canao.target import get_target

@@ -46,14 +46,14 @@ def weights(name: str, out: str) -> None:
 
 def artifact(name: str, folder: str, out: str) -> None:
     """Compile with CANAO, as one does who holds the module."""
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     compile_model(load_body(name, folder, "sdpa"), out)
 
 
 def unfused(name: str, folder: str, out: str) -> None:
     """Compile with CANAO's layer fusion left out."""
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     compile_model(load_body(name, folder, "sdpa"), out, fusion=False)
 
@@ -63,7 +63,9 @@ def kernels(name: str, folder: str, out: str, length: str) -> None:
 
     Bytes are those of the values that it must read and write once: its least traffic.
     """
-    from canao.compiler import load_model, lower, region_flops
+    from canao.compiler.loading import load_model
+    from canao.compiler.pipeline import lower
+    from canao.compiler.stages import region_flops
     from canao.target import get_target
 
     _, graph = load_model(load_body(name, folder, "sdpa"))

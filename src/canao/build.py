@@ -26,7 +26,7 @@ from canao.isa.registry import ISAS
 from canao.target import Target
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
 
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")

@@ -23,7 +23,7 @@ from onnx.backend.base import Backend, BackendRep
 from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
 
 from canao.build import Toolchain, build_library, get_toolchain
-from canao.compiler import lower
+from canao.compiler.pipeline import lower
 from canao.errors import DeviceError, InputError, UnsupportedError
 from canao.graph.dtypes import F32
 from canao.graph.from_onnx.importer import import_tensors

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from canao.build import Toolchain, build_program, runtime_files
-from canao.compiler import Stages, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
+from canao.compiler.stages import Stages
 from canao.emit.c.unit import Source, emit
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from canao.compiler import load_model
+from canao.compiler.loading import load_model
 from canao.errors import InputError
 from canao.graph.interp import outputs
 from canao.model.source import load_source

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from canao.build import build_program, get_toolchain
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import Attention
 from canao.graph.interp import interpret

@@ -11,7 +11,9 @@ import torch
 from transformers.activations import ACT2CLS
 
 from canao.build import Toolchain, get_toolchain
-from canao.compiler import Stages, compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
+from canao.compiler.stages import Stages
 from canao.errors import InputError, ToolchainError, UnsupportedError
 from canao.fuse.forms.attention import Attention
 from canao.graph.interp import outputs

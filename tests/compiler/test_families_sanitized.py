@@ -11,7 +11,8 @@ import torch
 from transformers.activations import ACT2CLS
 
 from canao.build import get_toolchain
-from canao.compiler import load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
 from tests.compiler import programs
 from tests.compiler.families import make, reference, text
 from tests.compiler.test_families import Activations

@@ -414,7 +414,7 @@ def test_a_firing_costs_no_more_in_a_deep_model(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_all_rules_keep_a_models_values() -> None:
-    from canao.compiler import load_model
+    from canao.compiler.loading import load_model
 
     _, captured = load_model(classifier("odd"), 32)
     ids, types = np.arange(9), np.zeros(9, int)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import lower
+from canao.compiler.pipeline import lower
 from canao.fuse.forms.form import Alias, Attention, Product
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph

@@ -24,7 +24,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
 from canao.graph.interp import outputs
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target

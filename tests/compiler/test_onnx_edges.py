@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
 from canao.errors import UnsupportedError
 from canao.graph.interp import outputs
 from canao.target import get_target

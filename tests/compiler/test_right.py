@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.errors import UnsupportedError
 from canao.graph.from_torch.trace import trace
 from canao.inference.compiled_model import CompiledModel
@@ -172,7 +172,7 @@ def test_repeated_runs_are_bit_identical(tmp_path: Path, sentences) -> None:
 
 def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
     """Any legal register tile and cache block, at sizes off both, gives the model's numbers."""
-    from canao.compiler import load_model
+    from canao.compiler.loading import load_model
     from canao.fuse.forms.form import Attention, PackedGemm
     from canao.fuse.group import fuse
     from canao.fuse.rewrite import apply

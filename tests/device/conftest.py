@@ -9,7 +9,8 @@ import pytest
 
 from canao.artifact.directory import Artifact
 from canao.build import build_library
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
 from canao.lower.scheduling import default_plans
 from canao.target import get_target
 from tests.compiler.models import classifier, decoder

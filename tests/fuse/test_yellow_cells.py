@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from canao import compiler
+from canao.compiler.pipeline import measured_yellow_cells
 from canao.errors import InputError
 from canao.fuse import yellow_cells
 from canao.fuse.yellow_cells import MachineCells, parse, policy
@@ -64,8 +64,8 @@ def test_the_compiler_asks_for_this_machine_where_it_is_the_target(
 ) -> None:
     measured = {"cpu": machines(**{local_machine().stamp: SLOW, "a": FAST, "b": FAST})}
     monkeypatch.setattr(yellow_cells, "shipped", lambda: measured)
-    assert not compiler.measured_yellow_cells(get_target())(*CELL)
-    assert compiler.measured_yellow_cells(get_target("aarch64-linux"))(*CELL)
+    assert not measured_yellow_cells(get_target())(*CELL)
+    assert measured_yellow_cells(get_target("aarch64-linux"))(*CELL)
 
 
 ENTRY = {"machine": "a", "isa": "avx2", "cells": {NAMED: {"fused_over_separate": FAST}}}

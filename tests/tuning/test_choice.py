@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import chosen_plans, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
+from canao.compiler.plans import chosen_plans
 from canao.isa.registry import ISAS
 from canao.lower.cpu.attention import AttentionPlan
 from canao.lower.cpu.backend import CPU

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
+from canao.compiler.plans import tuning_database
 from canao.fuse.group import Program
 from canao.lower.scheduling import default_plans, space
 from canao.schedule.database import Measured
@@ -29,7 +31,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
     monkeypatch.setattr(tuner, "_SCOUTED", 1)
     return tmp_path / "tuning.sqlite"
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from canao.compiler import load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
+from canao.compiler.plans import tuning_database
 from canao.errors import InputError
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
@@ -56,12 +58,12 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_machines_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
     here, there = (tuning_database(HOST, machine=m) for m in (None, Machine(cpu="another")))
     assert here.path == there.path
     here.add({"a": [ROW]})
     assert there.read("a") == () and rows(tuning_database(HOST, None, local_machine()), "a")
-    monkeypatch.setattr("canao.compiler.code_stamp", lambda toolchain: "newer")
+    monkeypatch.setattr("canao.compiler.plans.code_stamp", lambda toolchain: "newer")
     assert tuning_database(HOST).read("a") == ()
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.compiler import compile_model, load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model, lower
+from canao.compiler.plans import tuning_database
 from canao.device.base import MeasureConfig
 from canao.device.bench import local_device
 from canao.device.null import NullDevice
@@ -34,7 +36,7 @@ UNHURRIED = 3600.0  # seconds: on a busy machine too, the search ends by itself
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database of its own for each test, while builds stay in the common cache; fewer trials."""
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path / "cache")
     monkeypatch.setattr(tuner, "_SCOUTED", 1)
     monkeypatch.setattr(tuner, "_SMALL", 0.2)  # of the made-up times: only DEEP is searched
 

@@ -133,7 +133,9 @@ def compile(
 
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
-    from canao.compiler import best_plans, compile_model, load_model, lower
+    from canao.compiler.loading import load_model
+    from canao.compiler.pipeline import compile_model, lower
+    from canao.compiler.plans import best_plans
     from canao.lower.scheduling import default_plans
 
     machine = get_target(target) if isa is None else get_target(target).with_isa(isa)

@@ -10,17 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from canao.compiler import (
-    Stages,
-    check_vocabulary,
-    counts,
-    load_model,
-    load_tokenizer,
-    lower,
-    parameter_count,
-    region_flops,
-    total_flops,
-)
+from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
+from canao.compiler.pipeline import lower
+from canao.compiler.stages import Stages, counts, parameter_count, region_flops, total_flops
 from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name

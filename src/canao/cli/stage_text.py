@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.compiler import NOMINAL_LENGTH, Stages, region_flops
+from canao.compiler.stages import NOMINAL_LENGTH, Stages, region_flops
 from canao.fuse.forms.form import form_name
 from canao.graph.text import format_graph, format_node
 

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from canao.build import Toolchain
-from canao.compiler import Stages, chosen_plans, load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import lower
+from canao.compiler.plans import chosen_plans, tuning_database
+from canao.compiler.stages import Stages
 from canao.defaults import TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
