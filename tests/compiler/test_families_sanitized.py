@@ -1,5 +1,5 @@
 """The generated C of families under sanitizers: positions counted from ids, relative biases,
-disentangled attention, rotary positions, bands, convolutions, activations."""
+disentangled attention, rotary positions, sliding windows, convolutions, activations."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_inspect_lists_all_that_is_refused(
 
 
 def test_a_triangle_as_a_constant_of_fixed_attention() -> None:
-    """Queries and keys of other numbers than the text: no band that ends at the query."""
+    """Queries and keys of other numbers than the text: no window that ends at the query."""
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=(1, 3, n, 8)).astype(np.float32) for n in (4, 6, 6))
     causal = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1)

@@ -18,28 +18,37 @@ from canao.compiler.plans import Planner, best_plans
 from canao.compiler.stages import Stages
 from canao.emit.c.unit import emit
 from canao.errors import ToolchainError
-from canao.fuse.group import Profile, fuse, unfused
+from canao.fuse.group import fuse, unfused
 from canao.fuse.rewrite import apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
-from canao.fuse.yellow_cells import decided
+from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
 from canao.graph.resume import resuming
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.machine import local_machine
 from canao.target import Target, get_target
 
 
+def measured_yellow_cells(target: Target) -> YellowCellPolicy:
+    """What measurements say of fusion for a target: those of this machine, if it is the target."""
+    stamp = local_machine().stamp if target.name == "host" else None
+    return policy(backend_of(target).name, stamp)
+
+
 def lower(
-    graph: Graph, target: Target, *, fusion: bool = True, profile: Profile = decided,
-    planner: Planner = best_plans,
+    graph: Graph, target: Target, *, fusion: bool = True,
+    yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
 ) -> Stages:  # fmt: skip
-    """All steps from the captured graph to C. `profile` decides the yellow cells of fusion,
-    `planner` how each region runs; `default_plans` takes no heed of measurements."""
+    """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
+    from what was measured on the target's machine or on others; `planner` how each region runs:
+    `default_plans` takes no heed of measurements."""
     cleaned, cleanup = apply(graph, CLEANUP)
     cleaned, legal = resuming(cleaned), backend_of(target).legal
     if fusion:
         rewritten, algebra = apply(cleaned, ALGEBRA)
-        program = fuse(stored(require_bounds(shared(rewritten))), legal, profile)
+        decided = yellow_cells or measured_yellow_cells(target)
+        program = fuse(stored(require_bounds(shared(rewritten))), legal, decided)
     else:
         algebra, program = (), unfused(stored(require_bounds(cleaned)), legal)
     plans = tuple(planner(program, target))
@@ -57,7 +66,7 @@ def compile_model(
     max_length: int | None = None,
     toolchain: Toolchain | None = None,
     build_flags: Sequence[str] = (),
-    profile: Profile = decided,
+    yellow_cells: YellowCellPolicy | None = None,
     tuned: bool = True,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
@@ -76,7 +85,7 @@ def compile_model(
     source, graph = load_model(model, max_length)
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
-    stages = lower(graph, target, fusion=fusion, profile=profile, planner=planner)
+    stages = lower(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner)
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
