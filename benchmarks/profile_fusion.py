@@ -31,7 +31,7 @@ from transformers import BertConfig, BertModel
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_json
 from canao.compiler.loading import load_model
-from canao.compiler.pipeline import compile_model, lower
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import BenchDevice, local_device
 from canao.errors import CanaoError, DeviceError
@@ -68,7 +68,7 @@ def model(hidden: int, heads: int, ffn: int) -> BertModel:
 def cells(network: BertModel, device: BenchDevice) -> list[str]:
     """The yellow cells under which this model's regions are merged."""
     _, graph = load_model(network)
-    log = lower(graph, device.target, yellow_cells=always).program.log
+    log = compile_graph(graph, device.target, yellow_cells=always).program.log
     found = [m.cell.partition(":")[0] for m in log
              if m.cell.endswith(YELLOW) and m.result == "fused"]  # fmt: skip
     return sorted(set(found))

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 
-from canao.compiler.pipeline import lower
+from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
@@ -48,7 +48,7 @@ class Case:
 
     def stages(self) -> Stages:
         planner = default_plans if self.plans == "default" else other_plans
-        return lower(self.graph, self.target, fusion=self.fusion, planner=planner)
+        return compile_graph(self.graph, self.target, fusion=self.fusion, planner=planner)
 
 
 def other_plans(program: Any, target: Target) -> list[Any]:

@@ -64,12 +64,12 @@ def kernels(name: str, folder: str, out: str, length: str) -> None:
     Bytes are those of the values that it must read and write once: its least traffic.
     """
     from canao.compiler.loading import load_model
-    from canao.compiler.pipeline import lower
+    from canao.compiler.pipeline import compile_graph
     from canao.compiler.stages import region_flops
     from canao.target import get_target
 
     _, graph = load_model(load_body(name, folder, "sdpa"))
-    stages, tokens = lower(graph, get_target()), int(length)
+    stages, tokens = compile_graph(graph, get_target()), int(length)
     rows = [
         [kernel, region_flops(stages.program.graph, region, tokens),
          region_bytes(stages.program.graph, region, tokens)]

@@ -12,7 +12,7 @@ from transformers.activations import ACT2CLS
 
 from canao.build import Toolchain, get_toolchain
 from canao.compiler.loading import load_model
-from canao.compiler.pipeline import compile_model, lower
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.compiler.stages import Stages
 from canao.errors import InputError, ToolchainError, UnsupportedError
 from canao.fuse.forms.attention import Attention
@@ -37,7 +37,7 @@ def quickest() -> Toolchain:
 
 
 def stages(model: torch.nn.Module, max_length: int | None = None) -> Stages:
-    return lower(load_model(model, max_length)[1], get_target())
+    return compile_graph(load_model(model, max_length)[1], get_target())
 
 
 def assert_graph(model: torch.nn.Module, staged: Stages, lengths: tuple[int, ...]) -> None:

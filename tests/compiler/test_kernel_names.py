@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler.pipeline import lower
+from canao.compiler.pipeline import compile_graph
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
@@ -40,7 +40,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
 ) -> None:
     """Each name is parsed, and says what the kernel is and how it runs."""
     for graph in graphs.values():
-        stages = lower(graph, target, fusion=fusion, planner=default_plans)
+        stages = compile_graph(graph, target, fusion=fusion, planner=default_plans)
         steps = zip(
             stages.schedule.kernel_names(), stages.program.regions, stages.plans, strict=True
         )
@@ -70,7 +70,7 @@ def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
     found = {
         parse(name).prefix
         for graph in graphs.values() for fusion in (True, False)
-        for name in lower(graph, X86, fusion=fusion, planner=default_plans).schedule.kernel_names()
+        for name in compile_graph(graph, X86, fusion=fusion, planner=default_plans).schedule.kernel_names()
         if name
     }  # fmt: skip
     assert found == set(PREFIXES)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from canao.compiler.loading import load_model
-from canao.compiler.pipeline import lower
+from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import tuning_database
 from canao.fuse.group import Program
 from canao.lower.scheduling import default_plans, space
@@ -49,7 +49,7 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
 
 
 def _program(model_dir: Path) -> Program:
-    return lower(load_model(model_dir)[1], HOST, planner=default_plans).program
+    return compile_graph(load_model(model_dir)[1], HOST, planner=default_plans).program
 
 
 def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from canao.compiler.loading import load_model
-from canao.compiler.pipeline import lower
+from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import tuning_database
 from canao.errors import InputError
 from canao.lower.cpu.backend import CPU
@@ -36,7 +36,7 @@ def rows(database: Database, region: str) -> list[tuple[Plan, float | None, bool
 
 
 def texts(model, max_length: int = 32) -> dict[str, int]:
-    program = lower(load_model(model, max_length)[1], HOST, planner=default_plans).program
+    program = compile_graph(load_model(model, max_length)[1], HOST, planner=default_plans).program
     return {s.text: s.calls for s in find_subjects(program)}
 
 
@@ -161,7 +161,7 @@ def test_keys_differ_where_speed_may() -> None:
 
 
 def test_every_region_has_a_text() -> None:
-    program = lower(load_model(classifier("odd"), 32)[1], HOST).program
+    program = compile_graph(load_model(classifier("odd"), 32)[1], HOST).program
     kinds = [region_text(program.graph, r).partition(";")[0] for r in program.regions]
     layer = ["gemm", "attention", "gemm", "gemm", "gemm"]
     assert kinds == ["rows", *layer, *layer, "gemm", "gemm"]

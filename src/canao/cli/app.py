@@ -136,7 +136,7 @@ def compile(
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
     from canao.compiler.loading import load_model
-    from canao.compiler.pipeline import compile_model, lower
+    from canao.compiler.pipeline import compile_graph, compile_model
     from canao.compiler.plans import best_plans
     from canao.lower.scheduling import default_plans
 
@@ -146,7 +146,7 @@ def compile(
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
         _, graph = load_model(model, max_length)
         planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
-        stages = lower(graph, chosen, fusion=not no_fusion, planner=planner)
+        stages = compile_graph(graph, chosen, fusion=not no_fusion, planner=planner)
         sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:

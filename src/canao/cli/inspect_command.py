@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
-from canao.compiler.pipeline import lower
+from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages, counts, parameter_count, region_flops, total_flops
 from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
@@ -45,7 +45,7 @@ def inspect_model(
         loaded, graph = load_model(model, max_length)
         check_vocabulary(tokenizer, loaded, graph)
         head = describe_head(loaded, [name for name, _ in graph.outputs])
-        stages = lower(graph, target)
+        stages = compile_graph(graph, target)
     except UnsupportedError as error:
         return _refused(model, loaded, error)
     report = {"model": _name(model), "supported": True, "problems": []}

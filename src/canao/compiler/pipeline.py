@@ -36,7 +36,7 @@ def measured_yellow_cells(target: Target) -> YellowCellPolicy:
     return policy(backend_of(target).name, stamp)
 
 
-def lower(
+def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
 ) -> Stages:  # fmt: skip
@@ -85,7 +85,7 @@ def compile_model(
     source, graph = load_model(model, max_length)
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
-    stages = lower(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner)
+    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner)
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
