@@ -91,7 +91,7 @@ def test_compile_and_run(canao, model_dir: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "a temporary directory was left behind"
 
 
-# stage -> how its text begins, and a line of it; tests/compiler/test_emit.py has the whole of them
+# stage -> how its text begins, and a line of it; tests/test_emit.py has the whole of them
 STAGES = {
     "graph": (r"graph\(max_length=512\) \{\n", r"  v\d+: f32\[1, s, 128\] = gelu\(v\d+\)"),
     "fused": (r"program: \d+ operators -> 13 kernels\n", r"region 2: attention, many-to-many \{"),

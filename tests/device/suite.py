@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from canao.artifact.directory import Artifact
@@ -12,7 +11,7 @@ from canao.device.base import Device, Failure, MeasureConfig, Timing
 from canao.errors import DeviceError
 from canao.machine import Machine
 from tests.compiler.models import classifier, reference
-from tests.conftest import TOLERANCE
+from tests.oracle import assert_close
 
 CONFIG = MeasureConfig(length=33, threads=2, warmup=1, samples=20)
 LONGEST = 512  # tokens of `encoder`
@@ -110,4 +109,4 @@ class DeviceSuite:
             return
         want = reference(classifier("small"), ids, types)[0][0]
         got = device.run(encoder, [ids, types], threads=2)
-        np.testing.assert_allclose(got, want, atol=TOLERANCE)
+        assert_close(got, want)
