@@ -76,5 +76,6 @@ def test_every_element_wise_op_is_valid_opencl():
     ops = [*vecmath.STEPS, *(name for name, row in OPS.items() if row.vector)]
     lines = [f"    r += {vecmath.vector_code(op, 'x', 'y', 'z')};" for op in ops]
     assert {"erf", "gelu", "fma"} <= set(ops)
-    body = "\n".join(["static vf all(vf x, vf y, vf z)", "{", "    vf r = x;", *lines, "    return r;", "}"])
+    head = ["static vf all(vf x, vf y, vf z)", "{", "    vf r = x;"]
+    body = "\n".join([*head, *lines, "    return r;", "}"])
     assert diagnosed(prelude() + body) == ""
