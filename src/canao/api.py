@@ -20,7 +20,7 @@ from canao.train.options import TrainOptions, TrainProgress
 if TYPE_CHECKING:
     from canao.search import SearchResult
     from canao.search.options import Event
-    from canao.tuning import Report
+    from canao.tuning import TuningResult
 
 DEVICES = ("local", "null")
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
@@ -55,7 +55,7 @@ def tune(
     length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     budget_s: float = TUNE_SECONDS, fresh: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> Report:  # fmt: skip
+) -> TuningResult:  # fmt: skip
     """Measure plans of a model's kernels on this machine; later compilations use the fastest.
 
     Plans are measured at `length` tokens and with `threads` threads; their results are the same at

@@ -80,8 +80,8 @@ def get_toolchain(name: str = TOOLCHAIN) -> Toolchain:
 
 @cache
 def code_stamp(toolchain: Toolchain) -> str:
-    """Another one whenever kernels may take another time, or another part of their default's: any
-    of the code that makes them, the flags or the compiler changed."""
+    """A hash of the code that generates kernels, of the compiler and of its flags. Measurements of
+    kernels hold for one stamp only: a change of any of these may change how long a kernel takes."""
     h = hashlib.sha256()
     for part in (toolchain.name, toolchain.version, *_FLAGS, *_SHARED):
         h.update(part.encode() + b"\0")
@@ -91,7 +91,7 @@ def code_stamp(toolchain: Toolchain) -> str:
 
 
 def kernel_code() -> Iterator[tuple[str, bytes]]:
-    """Every source that decides what a kernel is: its path in the package, and its content."""
+    """The source files that decide the code of a kernel: path in the package, and content."""
     for folder in sorted(resources.files("canao").iterdir(), key=lambda f: f.name):
         if folder.name in _KERNEL_CODE and folder.is_dir():
             yield from _sources(folder, folder.name)
@@ -151,7 +151,7 @@ def _build(
 
 
 def _compile(sources: Mapping[str, str], product: str, place: Path, command: Sequence[str]) -> None:
-    """Build in a directory of its own and move it into place whole."""
+    """Build in a temporary directory, then move that into place in one step."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-") as folder:
         work = Path(folder)

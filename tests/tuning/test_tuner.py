@@ -114,8 +114,8 @@ def test_a_wrong_plan_never_wins(model, tmp_path: Path, monkeypatch: pytest.Monk
     """kc 367 is fastest and leaves out a part of the sum."""
     emit = trial.emit
 
-    def broken(program, plans, target):
-        source = emit(program, plans, target)
+    def broken(schedule, target):
+        source = emit(schedule, target)
         code = source.code.replace("k0 < 1100; k0 += 367", "k0 < 734; k0 += 367")
         return dataclasses.replace(source, code=code)
 
@@ -134,8 +134,8 @@ def test_a_plan_that_crashes_does_not_count(
 ) -> None:
     emit = trial.emit
 
-    def broken(program, plans, target):
-        source = emit(program, plans, target)
+    def broken(schedule, target):
+        source = emit(schedule, target)
         loop = "for (int64_t k0 = 0; k0 < 1100; k0 += 367)"
         code = source.code.replace(loop, "__builtin_trap();" + loop)
         return dataclasses.replace(source, code=code)
@@ -144,13 +144,13 @@ def test_a_plan_that_crashes_does_not_count(
     subjects = tuner.find_subjects(compile_graph(load_model(model)[1], HOST).program)
     deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
     crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
-    bench = measure.Bench(
+    plan_timer = measure.PlanTimer(
         subjects, HOST, local_device(), tuning_database(HOST), MeasureConfig(17), tmp_path / "w",
         None, math.inf, lambda text: None,
     )  # fmt: skip
-    admitted = bench.admitted([(deep, crashing), (deep, sound)])
+    admitted = plan_timer.admitted([(deep, crashing), (deep, sound)])
     assert [t.pairs for t in admitted] == [((deep, sound),)]
-    assert [m.plan for m in bench.database.read(deep.text) if m.ms is None] == [crashing]
+    assert [m.plan for m in plan_timer.database.read(deep.text) if m.ms is None] == [crashing]
 
 
 def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
         tune_model(model, length=33, budget_s=UNHURRIED, device=timer, progress=interrupt)
     first, default = set(built), {(s, default_plan(s.region, HOST)) for s, _ in built}
     built.clear()
-    monkeypatch.setattr(tuner, "_confirm", lambda bench: None)
+    monkeypatch.setattr(tuner, "_confirm", lambda timer: None)
     report = tune_model(model, length=33, budget_s=UNHURRIED, device=timer)
     assert report.plans_measured and not (set(built) & first) - default
 

@@ -8,7 +8,7 @@ from canao.emit.language import C11, Language
 from canao.graph.dtypes import F32, I32, DType
 from canao.schedule.operands import ROW_MAJOR, Operand, Packed
 
-# Whole numbers and truths are told alike.
+# Kernels read integers and booleans as the same type.
 IDS = I32
 
 

@@ -136,7 +136,7 @@ $inline vf vf_gelu_tanh(vf x)
 }
 """
 _TAKE = """\
-/* Lane i: row i of p, rows `apart`, at the place that at[i * next] names, places `step` apart. */
+/* Lane i: element at[i * next] of row i of p. Elements are `step` floats apart, rows `apart`. */
 static vf vf_take(${pointer}const float *p, $int64 apart, $int64 step, \
 ${pointer}const $int32 *at, $int64 next,
                   $int64 n)

@@ -2,10 +2,14 @@
  *
  *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode [IDS OUTPUTS]
  *
- * cores: comma-separated, one a thread, or - for none. mode: time, next (one token after a text of
- * that length), profile, or run: once, with ids from a file, int32, one input after the other, and
- * all outputs to another, float32. The report on standard output is one item a line, `name value...`;
- * samples are nanoseconds. A library that continues texts gives the last token's outputs only. */
+ * cores: comma-separated, one a thread, or - for none. mode is one of
+ *   time      runs of a sequence of that length
+ *   next      one token after such a sequence
+ *   profile   each step of such runs
+ *   run       one run: ids come from the file IDS (int32, one input after the other), all outputs go
+ *             to the file OUTPUTS (float32)
+ * The report on standard output has one item on each line, `name value...`; samples are nanoseconds.
+ * A library that continues sequences gives the last token's outputs only. */
 #define _GNU_SOURCE
 #include "canao_runtime.h"
 
@@ -96,7 +100,7 @@ static long peak_bytes(void)
     return kilobytes * 1024;
 }
 
-/* What one sample is of: a whole text, or what makes its next token. */
+/* One sample: a run of a whole sequence, or of one token after it. */
 static int run_once(const struct library *l, canao_model *m, const struct request *q,
                     const int32_t *const *in, float *const *out)
 {
@@ -229,7 +233,7 @@ int main(int argc, char **argv)
         return fail(argv[1], why ? why : "not a library made by CANAO");
     }
     if (q.next && !l.extend)
-        return fail(argv[1], "the model does not continue texts");
+        return fail(argv[1], "the model does not continue sequences");
     canao_model *m;
     int status = l.open(argv[2], q.threads, q.pinned ? q.cores : NULL, &m);
     if (status)

@@ -29,8 +29,8 @@ struct canao_step {
     int barrier, last_only;
 };
 
-/* Ids below `limit` are legal; 0: any that is not negative; CANAO_FLOATS: no ids but a tensor of
- * float32 of a fixed shape, whose size the caller answers for. */
+/* `limit` of an input of ids: legal ids are 0 .. limit - 1; for a limit of 0, all from 0 on. An
+ * input of CANAO_FLOATS is a float32 tensor of a fixed shape, whose size is not checked. */
 enum { CANAO_FLOATS = -1 };
 
 struct canao_input {
@@ -60,7 +60,7 @@ struct canao_program {
 
 extern const struct canao_program canao_program;
 
-/* A thread's share of `total` units, at the same places in every kernel that works on rows. */
+/* A thread's share of `total` units of work. In all kernels of the same total it is the same. */
 static inline void canao_share(int64_t total, const struct canao_call *call, int64_t *begin,
                                int64_t *end)
 {
@@ -68,7 +68,8 @@ static inline void canao_share(int64_t total, const struct canao_call *call, int
     *end = total * (call->thread + 1) / call->threads;
 }
 
-/* A thread's share of rows, c for each token, without those of tokens before the first wanted. */
+/* As canao_share, for rows: every token has equally many, one after another. Leaves out the rows of
+ * tokens before the first wanted one. */
 static inline void canao_share_last(int64_t total, const struct canao_call *call, int64_t *begin,
                                     int64_t *end)
 {
@@ -87,8 +88,8 @@ static inline int canao_few_tokens(const struct canao_call *call, int last_only)
     return call->threads > 1 && tokens <= (int64_t)canao_program.few_tokens * call->threads;
 }
 
-/* Where there are few tokens, a thread has all rows of a packed GEMM and some of its columns, in
- * panels of nr. */
+/* With few tokens, gives a thread all rows of a packed GEMM and a share of its columns, in whole
+ * panels of nr. With more tokens, changes nothing. */
 static inline void canao_share_columns(int64_t total, int last_only, int64_t columns, int64_t nr,
                                        const struct canao_call *call, int64_t *begin, int64_t *end,
                                        int64_t *left, int64_t *right)
@@ -102,8 +103,8 @@ static inline void canao_share_columns(int64_t total, int last_only, int64_t col
     *right = *right * nr < columns ? *right * nr : columns;
 }
 
-/* thread_pool.c: `threads` - 1 workers that wait for work, spinning briefly and then asleep. canao_pool_barrier
- * returns when all threads have called it. */
+/* thread_pool.c: `threads` - 1 workers, which wait for work by spinning briefly and then sleeping.
+ * canao_pool_barrier returns when all threads have called it. */
 typedef struct canao_pool canao_pool;
 typedef void (*canao_work)(void *context, int thread);
 
@@ -117,7 +118,7 @@ int canao_pin(int core);
 /* The description of the program, for the benchmark and for other languages. */
 CANAO_EXPORT const struct canao_program *canao_describe(void);
 
-/* As canao_run, and adds each step's nanoseconds to ns[step]; there is a barrier around each step. */
+/* As canao_run, with a barrier around each step, whose nanoseconds are added to ns[step]. */
 typedef struct canao_model canao_model;
 CANAO_EXPORT int canao_profile(canao_model *model, const int32_t *const *inputs, int32_t length,
                                float *const *outputs, uint64_t *ns);

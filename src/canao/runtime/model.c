@@ -89,8 +89,8 @@ static int32_t *count_up(int32_t count)
     return numbers;
 }
 
-/* Large pages where they are to be had: rows of activations that lie on small pages all over
- * memory evict each other from L2 (BERT-base at 128 tokens: 2 %). */
+/* Asks for large pages: rows of activations on small pages, scattered over memory, evict each other
+ * from L2 (2 % of BERT-base at 128 tokens). */
 static unsigned char *allocate(uint64_t size)
 {
     const size_t bytes = (size_t)size + 64;
@@ -165,7 +165,8 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static struct canao_call make_call(const canao_model *m, const struct sequence *sequence, unsigned char *arena,
+static struct canao_call make_call(const canao_model *m, const struct sequence *sequence,
+                                   unsigned char *arena,
                                    int thread)
 {
     return (struct canao_call){
@@ -214,7 +215,7 @@ CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
     return size[0] + size[1] * s + size[2] * s * s;
 }
 
-/* Where only some tokens' outputs are wanted, an output has a row for each. */
+/* Copies the last rows of each output, one for each wanted token; all rows if all are wanted. */
 static void copy_outputs(const struct sequence *sequence, const unsigned char *arena)
 {
     for (int i = 0; i < canao_program.output_count && sequence->wanted; i++) {
@@ -310,7 +311,8 @@ static int run(canao_model *m, const struct sequence *sequence, uint64_t *ns)
     return CANAO_OK;
 }
 
-static struct sequence whole_sequence(const int32_t *const *inputs, int32_t length, float *const *outputs)
+static struct sequence whole_sequence(const int32_t *const *inputs, int32_t length,
+                                      float *const *outputs)
 {
     return (struct sequence){length, 0, length, inputs, outputs};
 }
@@ -366,7 +368,8 @@ CANAO_EXPORT int canao_reset(canao_model *m, int32_t kept)
 
 static int longer_first(const void *a, const void *b)
 {
-    const int32_t x = ((const struct sequence *)a)->length, y = ((const struct sequence *)b)->length;
+    const int32_t x = ((const struct sequence *)a)->length;
+    const int32_t y = ((const struct sequence *)b)->length;
     return (x < y) - (x > y);
 }
 
@@ -386,9 +389,10 @@ static int64_t longest_share(const struct sequence *sequences, int first, int co
     return longest;
 }
 
-/* How many of the longest sequences all threads run together, before they share out the others: as many
- * as are estimated to end first. It pays for a sequence that alone would keep one thread busy after the
- * others have none left. Barriers and uneven shares are taken to cost a quarter of the threads. */
+/* How many of the longest sequences all threads run together, before each thread takes whole
+ * sequences of the others: the number for which the batch is estimated to end first. Running a
+ * sequence together pays if it would keep one thread busy after all others have finished. Barriers
+ * and uneven shares are assumed to cost a quarter of the threads. */
 static int count_together(const struct sequence *sequences, int count, int threads)
 {
     int best = 0;

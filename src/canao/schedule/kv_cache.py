@@ -69,8 +69,9 @@ def _up(size: int) -> int:
 
 
 def last_rows(program: Program) -> frozenset[str]:
-    """Outputs of the regions of which a caller who wants the last tokens' results needs no other
-    rows: those from the last attention on. Nothing unless the program resumes."""
+    """Outputs of regions that may compute the last tokens' rows only, when the caller wants only
+    the results of these tokens. They are the regions from the last attention on, because no other
+    token's row is read after it. Empty for a program that keeps no cache."""
     found: set[str] = set()
     if not program.graph.resumes:
         return frozenset()

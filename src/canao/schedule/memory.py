@@ -1,14 +1,18 @@
 """Memory plan: where each value lives in one arena, and where threads must wait for each other.
 
-Every thread runs all kernels, each on its share of the work. A kernel that reads only rows which
-its own thread wrote needs no barrier before it; attention reads other rows and does. Between two
-barriers, threads are in different kernels. So a value's memory is given to a later one across a
-barrier, or where each thread keeps to the same rows of both: the feed-forward networks of a layer
-then work in one buffer, which stays in cache.
+Every thread runs every kernel, on its share of the work. A kernel needs a barrier before it if it
+reads rows that another thread wrote, as attention does. It needs none if each thread reads only
+rows that it wrote itself.
 
-Where there are few tokens a thread (`FEW_TOKENS` in schedule.py), work is shared out otherwise and
-there is a barrier before every kernel. That is legal with the same offsets: memory goes from one
-value to another only between different kernels.
+Between two barriers the threads may be in different kernels at the same time. So a later value may
+take the memory of an earlier one in two cases only:
+    a barrier lies between the last use of the earlier value and the first use of the later one;
+    each thread touches the same rows of both, so that no thread sees another's.
+By the second rule the feed-forward network of a layer works in one buffer, which stays in cache.
+
+With few tokens for each thread (`FEW_TOKENS` in schedule.py), threads share out columns instead of
+rows, and there is a barrier before every kernel. The same offsets are right then too, because
+memory passes from one value to another only between two kernels.
 """
 
 from __future__ import annotations
@@ -58,14 +62,15 @@ def _root(name: str, aliases: Mapping[str, str]) -> str:
 
 
 def plan_memory(program: Program, works: Sequence[Work | None]) -> MemoryPlan:
-    """Barriers first, then first-fit offsets by the barriers between them. `works` says of each
-    region how it is shared out; None for an alias."""
+    """Place barriers, then give each value the first free offset. `works` says how threads share
+    out each region; None for an alias."""
     return _Planner(program, works).plan()
 
 
 @dataclass(slots=True)
 class _Span:
-    """When a value is in use, and by whose rows.
+    """When a value is in use, and which of its rows each thread touches. An epoch is the time
+    between two barriers.
 
     first, last   epochs            size      bytes
     made, read    regions           written   _Own rows, if each thread writes rows of its own
@@ -98,7 +103,8 @@ class _Span:
 
 
 def _place(spans: Mapping[str, _Span]) -> dict[str, int]:
-    """Offsets: where the last value that hands on its place lay, else the first that is free."""
+    """Offsets of values: the place of the last value that may hand its own on, else the first that
+    is free."""
     offsets: dict[str, int] = {}
     for name, span in spans.items():
         live = [(offsets[k], v) for k, v in spans.items() if k in offsets and v.overlaps(span)]

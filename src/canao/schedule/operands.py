@@ -44,5 +44,5 @@ class Operand:
 
 
 def stored_bytes(kind: Type, max_length: int) -> int:
-    """Bytes of a value of a graph at the longest sequence; truths are whole numbers in memory."""
+    """Bytes of a value of a graph at the longest sequence; booleans are stored as int32."""
     return kind.dtype.bytes * dim_at(kind.elements, max_length)

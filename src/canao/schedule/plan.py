@@ -32,12 +32,12 @@ def axes(plan: Plan) -> dict[str, int]:
 
 
 def plan_text(plan: Plan) -> str:
-    """One line that `read_plan` of the plan's backend reads back: kind, then field=value."""
+    """A plan as one line that `parse_plan` reads back: its kind, then field=value for each."""
     return " ".join([plan.kind, *(f"{name}={value}" for name, value in axes(plan).items())])
 
 
 def parse_plan(text: str, types: Sequence[type[Plan]]) -> Plan | None:
-    """The plan that a text says, of one of several types; None where it says none of these."""
+    """Read what `plan_text` wrote, as a plan of one of `types`; None if it is none of these."""
     kind, *words = text.split(" ")
     found = next((t for t in types if t.kind == kind), None)
     pairs = [w.partition("=") for w in words]
@@ -49,19 +49,19 @@ def parse_plan(text: str, types: Sequence[type[Plan]]) -> Plan | None:
 
 
 def order(plan: Plan) -> tuple[object, ...]:
-    """What plans are sorted by."""
+    """A sort key for plans."""
     return (plan.kind, *astuple(plan))
 
 
 def distance(a: Plan, b: Plan) -> float:
-    """How far two plans of a region are apart: octaves, summed over the axes."""
+    """How far apart two plans of a region are: the sum over all axes of |log2(a / b)|."""
     pairs = zip(astuple(a), astuple(b), strict=True)
     return sum(abs(math.log2(x / y)) for x, y in pairs if x and y)
 
 
 def neighbours(plan: Plan, plans: Sequence[Plan]) -> Iterator[Plan]:
-    """Of `plans`, those one step from `plan` along one axis. Which steps there are depends on the
-    axes before it, which stay; those after it stay as near as is legal."""
+    """Those of `plans` that are one step from `plan` along one axis. Axes before that axis keep
+    their values; axes after it keep theirs where that is legal, or take the nearest."""
     for axis in axes(plan):
         here = getattr(plan, axis)
         values = sorted({getattr(p, axis) for p in plans})

@@ -35,8 +35,8 @@ def row_width(graph: Graph, name: str) -> int:
 def tuned_plans(
     program: Program, space: Callable[[Region], Sequence[Plan]], database: Database
 ) -> tuple[Plan | None, ...]:
-    """The plan of each region that measurements speak for, in their order; None: its default.
-    `space` gives the legal plans of a region."""
+    """For each region, in order, the plan that measurements found faster than the default; None
+    where there is none. `space` gives the legal plans of a region."""
     texts = [region_text(program.graph, r) for r in program.regions]
     regions = {t: r for t, r in zip(texts, program.regions, strict=True)
                if tunable(program.graph, r)}  # fmt: skip
@@ -46,7 +46,7 @@ def tuned_plans(
 
 
 def _latest(rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
-    """Confirmed rows under the length and threads that were measured last."""
+    """The confirmed rows of the most recent measurement's length and number of threads."""
     final = {text: [m for m in several if m.final] for text, several in rows.items()}
     last = max((m for several in final.values() for m in several),
                key=lambda m: (m.at, m.length, m.threads), default=None)  # fmt: skip
@@ -56,7 +56,7 @@ def _latest(rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]
 
 
 def _fastest(rows: Sequence[Measured], legal: Sequence[Plan]) -> Plan | None:
-    """The fastest legal plan, if it is worth it."""
+    """The fastest legal plan, if it beats the default by enough."""
     there = [m for m in rows if m.ratio <= WORTHWHILE and m.plan in legal]
     best = min(there, key=lambda m: (m.ratio, order(m.plan)), default=None)
     return best.plan if best else None

@@ -23,11 +23,12 @@ from canao.schedule.plan import Plan
 from canao.schedule.weights import WeightLayout
 from canao.schedule.work import Work
 
-# With at most so many tokens a thread, sharing out rows would leave register tiles half empty and
-# have every thread read all weights: packed GEMMs share out columns, and every step waits.
+# With at most this many tokens for each thread, threads share out the columns of packed GEMMs, not
+# the rows, and there is a barrier before every step. Sharing out rows would leave register tiles
+# half empty and make every thread read all weights.
 FEW_TOKENS = 4
 ALIGNMENT = 64
-# What vectors may read past the end of the last buffer.
+# Bytes that vectors may read past the end of the last buffer.
 _SLACK = 256
 
 

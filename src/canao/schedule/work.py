@@ -11,14 +11,14 @@ ROWS, TILES, HEADS, WHOLE = "rows", "tiles", "heads", "whole"
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Units of one kind, which threads take in equal shares, in their order.
+    """Units of one kind. Each thread takes one range of them, all ranges of about equal length.
 
     axis      rows; tiles: of rows, in each of several heads; heads; whole: one thread does all
     count     rows, those of one head for tiles, or heads
     heads     heads that have tiles
     tile      rows in a tile
-    columns   where not 0: columns that threads may share out instead of rows, where there are few
-              rows, in panels of `panel`
+    columns   if not 0, threads may share out so many columns instead of rows when there are few
+              rows; each takes whole panels of `panel` columns
     """
 
     axis: str

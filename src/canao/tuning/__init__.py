@@ -1,6 +1,6 @@
 """Which plan of each kernel is fastest here, by measurement; see docs/tuning.md. May import device,
 compiler and what is below them; knows no search."""
 
-from canao.tuning.tuner import Report, TunedKernel, tune_model
+from canao.tuning.tuner import TunedKernel, TuningResult, tune_model
 
-__all__ = ["Report", "TunedKernel", "tune_model"]
+__all__ = ["TuningResult", "TunedKernel", "tune_model"]

@@ -1,8 +1,9 @@
-"""Measuring plans for the tuner: trials in turns with the default plans, kept in the database.
+"""Measuring plans for the tuner, in turns with the default plans, and recording the times.
 
-Every batch of trials runs in turns with the reference, a library of all kernels by their default
-plans, so that a slower spell of the machine falls on both. All ratios go into the database as they
-are taken; a plan that crashes or computes wrong numbers is recorded as failed.
+Trial libraries run in turns with the reference, a library of all kernels by their default plans:
+when the machine is slow for a while, both are slow, and their ratio stays true. Every ratio is
+written to the database as soon as it is measured. A plan that crashes or computes wrong numbers is
+recorded as failed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from canao.lower.scheduling import default_plan, space
 from canao.schedule.database import Database, Measured
 from canao.schedule.plan import Plan, order
 from canao.target import Target
-from canao.tuning.trial import Pair, Subject, Trial, build_trial
+from canao.tuning.trial import Pair, Subject, TrialLibrary, build_trial
 
-# Trials hold weights of at most as many bytes as the model, or this: more than caches keep.
+# A trial library repeats its regions until their weights take as many bytes as the model's, but no
+# more than this, which no cache holds.
 _FOOTPRINT = 64 << 20
 _MOST_STEPS = 32  # of one trial, unless it has more pairs
 _MOST_BYTES, _MOST_PAIRS = 256 << 20, 24  # of one trial
@@ -29,8 +31,8 @@ _QUICK, _FINAL = (3, 4), (8, 4)  # (rounds, samples in each)
 Say = Callable[[str], None]
 
 
-class Bench:
-    """Plans measured under one length and number of threads.
+class PlanTimer:
+    """Measures plans at one sequence length and number of threads.
 
     known    of each kernel, what was measured earlier or now, by plan
     legal    of each kernel, all plans that may be
@@ -55,7 +57,7 @@ class Bench:
         self.footprint = min(total, _FOOTPRINT)
         self.measured = self.trials = 0
         self.build_s = self.run_s = 0.0  # of the longest trial
-        self.reference: Trial | None = None
+        self.reference: TrialLibrary | None = None
         self.cut_short = False  # something was left out for lack of time
 
     @property
@@ -68,7 +70,7 @@ class Bench:
         return self.known[subject][self.default[subject]].base_ms
 
     def total(self, best: bool = False) -> float:
-        """Milliseconds of all kernels in a text, by the default plans or the best known."""
+        """Milliseconds of all kernels for a sequence, by the default plans or the best known."""
         ratio = {s: self.ranked(s)[0].ratio if best else 1.0 for s in self.subjects}
         return sum(s.calls * self.base(s) * ratio[s] for s in self.subjects)
 
@@ -79,7 +81,7 @@ class Bench:
         return sorted(rows, key=lambda m: (m.ratio, order(m.plan)))
 
     def with_part(self, least: float) -> list[Subject]:
-        """The kernels that take at least a part of the time, the heaviest first."""
+        """The kernels that take at least this share of the total time, the heaviest first."""
         weight = {s: s.calls * self.base(s) for s in self.subjects}
         total = sum(weight.values())
         heavy = [s for s in self.subjects if weight[s] >= least * total]
@@ -93,12 +95,12 @@ class Bench:
         return time.monotonic() + needed < self.end
 
     def measure(self, pairs: Sequence[Pair], final: bool = False) -> bool:
-        """Time pairs in turns with the default plans and record them, as many as there is time
-        for; whether there were any. No pairs: the default plans alone."""
+        """Measure pairs in turns with the default plans, as many as there is time for, and record
+        them. Without pairs, the default plans alone. Returns whether any pair was measured."""
         if self.reference is None:
             self.reference = self._reference()
         rounds, samples = _FINAL if final else _QUICK
-        trials: list[Trial] = []
+        trials: list[TrialLibrary] = []
         for part in _parts(pairs):
             if not final and not self._affords(len(trials), rounds):
                 self.cut_short = True
@@ -132,12 +134,12 @@ class Bench:
         return Measured(plan, self.config.length, self.config.threads, ms, base, final)
 
     def keep(self, rows: dict[Subject, list[Measured]]) -> None:
-        """Know rows, from now on and in the database."""
+        """Add rows to what is known, here and in the database."""
         for s, several in rows.items():
             self.known[s].update({m.plan: m for m in several})
         self.database.add({s.text: several for s, several in rows.items()})
 
-    def _reference(self) -> Trial:
+    def _reference(self) -> TrialLibrary:
         trial = self._build([(s, self.default[s]) for s in self.subjects])
         trial.times(self.device, self._once())  # if nothing can run, this says so
         wrong = trial.wrong(self.config.length)
@@ -148,9 +150,10 @@ class Bench:
             )
         return trial
 
-    def admitted(self, pairs: Sequence[Pair]) -> list[Trial]:
-        """Trials of the pairs, whose failures are recorded: a plan that crashes is measured
-        away from the others, one that computes wrong numbers does not count."""
+    def admitted(self, pairs: Sequence[Pair]) -> list[TrialLibrary]:
+        """Libraries of those pairs that run. Where a library crashes, each of its pairs is built
+        alone to find the plan at fault. Plans that crash or compute wrong numbers are recorded as
+        failed."""
         trial = self._build(pairs)
         try:
             trial.times(self.device, self._once())
@@ -171,7 +174,7 @@ class Bench:
             base = self.base(s) if self.default[s] in self.known[s] else 1.0
             self.keep({s: [self._row(plan, None, base)]})
 
-    def _build(self, pairs: Sequence[Pair]) -> Trial:
+    def _build(self, pairs: Sequence[Pair]) -> TrialLibrary:
         self.trials, start = self.trials + 1, time.monotonic()
         size = sum(s.constant_bytes for s, _ in pairs)
         wanted = -(-self.footprint // max(1, size))
@@ -193,7 +196,7 @@ def _compared(ms: Sequence[float], base: Sequence[float], final: bool) -> tuple[
 
 
 def _parts(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs by the libraries that they are measured in, none of them too large."""
+    """The pairs, split up into libraries that are not too large."""
     parts: list[list[Pair]] = []
     size = 0
     for pair in pairs:

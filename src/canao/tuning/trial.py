@@ -1,8 +1,9 @@
-"""Trial libraries: one region of a model, many plans, each timed as a step of its own.
+"""TrialLibrary libraries: one region of a model, many plans, each timed as a step of its own.
 
-A trial is an ordinary program, emitted and built as every model is. For each plan it holds the
-region once or several times, each time with activations just made by a gather, as by the kernel
-before it, and with constants of its own, so that weights come from as far away as in the model.
+A trial library is built like the library of a model. For each plan it holds the region once or
+several times. Each copy reads activations that a gather has just written, as the kernel before it
+would in the model, and has constants of its own, so that caches hold no more of them than in the
+model.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ Pair = tuple[Subject, Plan]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A built library for `pairs`, of any plans."""
+class TrialLibrary:
+    """A built library in which every pair is a step or several, that can be timed."""
 
     pairs: tuple[Pair, ...]
     artifact: Artifact
@@ -80,7 +81,7 @@ class Trial:
         }
 
     def wrong(self, length: int) -> tuple[Pair, ...]:
-        """The pairs whose numbers are not those of the interpreter."""
+        """The pairs whose results differ from those of the interpreter."""
         graph = self.program.graph
         found: list[Pair] = []
         with CompiledModel(self.artifact) as model:
@@ -110,7 +111,7 @@ def _close(got: np.ndarray, expected: np.ndarray) -> bool:
 def build_trial(
     pairs: Sequence[Pair], target: Target, folder: Path, *, copies: int = 1,
     toolchain: Toolchain | None = None,
-) -> Trial:  # fmt: skip
+) -> TrialLibrary:  # fmt: skip
     """A library in which each pair runs `copies` times. ToolchainError if it cannot be built."""
     made = _Assembly(pairs, target, copies)
     schedule = schedule_program(made.program, made.plans, target)
@@ -138,7 +139,7 @@ def build_trial(
         places[step.writes.value].append(i)
     steps = {pair: tuple(tuple(places[output]) for output in outputs)
              for pair, outputs in made.places.items()}  # fmt: skip
-    return Trial(
+    return TrialLibrary(
         tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
     )
 

@@ -2,7 +2,7 @@
 
     1. the default plans of all kernels, as the reference of everything that follows
     2. other register tiles for the heaviest kernels, those first that look cheapest
-    3. coordinate descent from the best that is known, each kernel for itself, all of them at once
+    3. coordinate descent from the best known plan of each kernel, all kernels in the same rounds
     4. the winners against the default plans once more, at length: only this chooses plans
 
 What the database already has is not measured again.
@@ -34,19 +34,22 @@ from canao.schedule.database import region_text
 from canao.schedule.plan import Plan, axes, distance, neighbours, order
 from canao.schedule.plan_choice import tunable
 from canao.target import Target, get_target
-from canao.tuning.measure import Bench, Say
+from canao.tuning.measure import PlanTimer, Say
 from canao.tuning.trial import Pair, Subject
 
 _PROTOCOL = MeasureConfig()
 _SCOUTED = 4  # other tiles of a heavy kernel
-_HEAVY, _SMALL = 0.1, 0.02  # parts of the time: kernels above are scouted, below left as they are
+# Shares of the total time: kernels above the first are scouted, those below the second keep their
+# default plans.
+_HEAVY, _SMALL = 0.1, 0.02
 _STEPS = 6  # of the coordinate descent
-_NOISE = 0.005  # differences of ratios that lead the descent nowhere
+_NOISE = 0.005  # ratios that differ by less count as equal
 
 
 @dataclass(frozen=True, slots=True)
 class TunedKernel:
-    """What became of one kernel: milliseconds of one call, and the names of both plans."""
+    """One kernel: milliseconds of a call by its default plan and by the plan that is used from now
+    on, and the names of both plans."""
 
     name: str
     calls: int
@@ -57,8 +60,8 @@ class TunedKernel:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """`complete`: the search ended by itself, not because its time was over."""
+class TuningResult:
+    """The outcome. `complete` is false where the time was over before the search ended."""
 
     kernels: tuple[TunedKernel, ...]
     plans_measured: int
@@ -72,7 +75,7 @@ def tune_model(
     budget_s: float = TUNE_SECONDS, max_length: int | None = None,
     toolchain: Toolchain | None = None,
     device: Device | None = None, fresh: bool = False, progress: Say | None = None,
-) -> Report:  # fmt: skip
+) -> TuningResult:  # fmt: skip
     """Measure plans of a model's kernels on this machine; compilations use the fastest.
 
     length, threads   what plans are measured at; they compute the same at any other
@@ -105,11 +108,11 @@ def tune_model(
     if fresh:
         database.forget([s.text for s in subjects])
     with tempfile.TemporaryDirectory(prefix="canao-tune-") as folder:
-        bench = Bench(subjects, target, device, database, MeasureConfig(length, threads),
+        timer = PlanTimer(subjects, target, device, database, MeasureConfig(length, threads),
                       Path(folder), toolchain, start + budget_s, progress or silent)  # fmt: skip
-        search(bench)
-    return Report(
-        _chosen(stages, bench), bench.measured, time.monotonic() - start, not bench.cut_short
+        search(timer)
+    return TuningResult(
+        _chosen(stages, timer), timer.measured, time.monotonic() - start, not timer.cut_short
     )
 
 
@@ -122,65 +125,66 @@ def find_subjects(program: Program) -> tuple[Subject, ...]:
     return tuple(Subject(text, graph, first[text], n) for text, n in calls.items())
 
 
-def _chosen(stages: Stages, bench: Bench) -> tuple[TunedKernel, ...]:
-    """What compilations will use from now on."""
+def _chosen(stages: Stages, timer: PlanTimer) -> tuple[TunedKernel, ...]:
+    """Every kernel with the plan that compilations use from now on."""
     program, names = stages.program, stages.schedule.kernel_names()
-    plans = chosen_plans(program, bench.target, bench.database)
+    plans = chosen_plans(program, timer.target, timer.database)
     place = {r.output: i for i, r in enumerate(program.regions)}
     kernels = []
-    for s in bench.subjects:
+    for s in timer.subjects:
         i = place[s.region.output]
-        base, default = bench.base(s), bench.default[s]
-        tuned = base if plans[i] == default else base * bench.known[s][plans[i]].ratio
-        name = names[i].removesuffix(f"_{bench.target.isa}_{default.name}")
+        base, default = timer.base(s), timer.default[s]
+        tuned = base if plans[i] == default else base * timer.known[s][plans[i]].ratio
+        name = names[i].removesuffix(f"_{timer.target.isa}_{default.name}")
         kernels.append(TunedKernel(name, s.calls, base, tuned, default.name, plans[i].name))
     return tuple(sorted(kernels, key=lambda k: -k.calls * k.default_ms))
 
 
-def search(bench: Bench) -> None:
+def search(timer: PlanTimer) -> None:
     """Find fast plans and confirm them."""
-    if any(bench.default[s] not in bench.known[s] for s in bench.subjects):
-        bench.measure([])
-    bench.say(f"{len(bench.subjects)} kernels by default: {bench.total():.3f} ms a text")
-    _try(bench, _other_tiles(bench), "other tiles")
+    if any(timer.default[s] not in timer.known[s] for s in timer.subjects):
+        timer.measure([])
+    timer.say(f"{len(timer.subjects)} kernels by default: {timer.total():.3f} ms for a sequence")
+    _try(timer, _other_tiles(timer), "other tiles")
     for _ in range(_STEPS):
-        if not _try(bench, _nearby(bench), "plans nearby"):
+        if not _try(timer, _nearby(timer), "plans nearby"):
             break
-    _confirm(bench)
+    _confirm(timer)
 
 
-def _try(bench: Bench, pairs: Sequence[Pair], what: str) -> bool:
-    """Measure what is not known yet; whether there was anything, and time for it."""
-    new = [(s, p) for s, p in pairs if p not in bench.known[s]]
-    done = bool(new) and bench.measure(new)
+def _try(timer: PlanTimer, pairs: Sequence[Pair], what: str) -> bool:
+    """Measure the pairs that are not known yet. False where there are none, or no time is left."""
+    new = [(s, p) for s, p in pairs if p not in timer.known[s]]
+    done = bool(new) and timer.measure(new)
     if done:
-        bench.say(f"{len(new)} {what}: {bench.total(best=True):.3f} ms")
+        timer.say(f"{len(new)} {what}: {timer.total(best=True):.3f} ms")
     return done
 
 
-def _other_tiles(bench: Bench) -> list[Pair]:
-    """The cheapest looking tiles of the heaviest kernels, each with blocks like the default's."""
+def _other_tiles(timer: PlanTimer) -> list[Pair]:
+    """For the heaviest kernels, plans with other register tiles: those of the lowest estimated
+    cost, with block sizes as near to the default plan's as there are."""
     pairs = []
-    for s in bench.with_part(_HEAVY):
-        default, legal = bench.default[s], bench.legal[s]
+    for s in timer.with_part(_HEAVY):
+        default, legal = timer.default[s], timer.legal[s]
         by_tile: dict[tuple[int, int], list[Plan]] = {}
         for plan in legal:
             by_tile.setdefault(_tile(plan), []).append(plan)
         del by_tile[_tile(default)]
         near = [_nearest(default, plans) for plans in by_tile.values()]
-        near.sort(key=lambda p: (_rough_cost(bench, s, p), _tile(p)))
+        near.sort(key=lambda p: (_rough_cost(timer, s, p), _tile(p)))
         pairs += [(s, plan) for plan in near[:_SCOUTED]]
     return pairs
 
 
 def _tile(plan: Plan) -> tuple[int, int]:
-    """The register tile, by which plans differ most."""
+    """The register tile: rows and columns."""
     found = axes(plan)
     return found["mr"], found["nr"]
 
 
-def _lowering(bench: Bench, subject: Subject) -> Tunable[Any]:
-    lowering = backend_of(bench.target).of(subject.region.form)
+def _lowering(timer: PlanTimer, subject: Subject) -> Tunable[Any]:
+    lowering = backend_of(timer.target).of(subject.region.form)
     assert isinstance(lowering, Tunable)
     return lowering
 
@@ -189,41 +193,44 @@ def _nearest(plan: Plan, plans: Sequence[Plan]) -> Plan:
     return min(plans, key=lambda p: (distance(p, plan), order(p)))
 
 
-def _rough_cost(bench: Bench, subject: Subject, plan: Plan) -> float:
-    """What the lowering takes a row to cost: only for the order of scouting."""
-    lowering, keys = _lowering(bench, subject), bench.config.length
-    return lowering.rough_cost(subject.region.form, plan, bench.rows, keys, bench.target)
+def _rough_cost(timer: PlanTimer, subject: Subject, plan: Plan) -> float:
+    """The lowering's estimate for a row. It only orders what is measured first."""
+    lowering, keys = _lowering(timer, subject), timer.config.length
+    return lowering.rough_cost(subject.region.form, plan, timer.rows, keys, timer.target)
 
 
-def _nearby(bench: Bench) -> list[Pair]:
-    """One step up and down each axis of each kernel: coordinate descent, all kernels at once."""
+def _nearby(timer: PlanTimer) -> list[Pair]:
+    """A round of coordinate descent: for each kernel that is not small, the plans one step up or
+    down one axis from its best plan. Plans that are the same in effect as a known one are left
+    out."""
     pairs = []
-    for s in bench.with_part(_SMALL):
-        in_effect = partial(_lowering(bench, s).in_effect, rows=bench.rows)
-        known = {in_effect(p) for p in bench.known[s]}
-        near = neighbours(_place(bench, s), bench.legal[s])
+    for s in timer.with_part(_SMALL):
+        in_effect = partial(_lowering(timer, s).in_effect, rows=timer.rows)
+        known = {in_effect(p) for p in timer.known[s]}
+        near = neighbours(_place(timer, s), timer.legal[s])
         pairs += [(s, p) for p in dict.fromkeys(near) if in_effect(p) not in known]
     return pairs
 
 
-def _place(bench: Bench, subject: Subject) -> Plan:
-    """Where the descent stands: of the plans that are as fast as any but for noise, the one
-    nearest to the default."""
-    ranked = bench.ranked(subject)
+def _place(timer: PlanTimer, subject: Subject) -> Plan:
+    """The plan that a round of the descent starts from. All plans within `_NOISE` of the fastest
+    count as equally fast; of these it is the one nearest to the default plan."""
+    ranked = timer.ranked(subject)
     fast = [m.plan for m in ranked if m.ratio <= ranked[0].ratio + _NOISE]
-    return _nearest(bench.default[subject], fast)
+    return _nearest(timer.default[subject], fast)
 
 
-def _confirm(bench: Bench) -> None:
+def _confirm(timer: PlanTimer) -> None:
     """Measure the two fastest plans of each kernel again, at length."""
-    pairs = [(s, m.plan) for s in bench.subjects for m in bench.ranked(s)[:2]
-             if m.plan != bench.default[s]]  # fmt: skip
-    if any(not bench.known[s][p].final for s, p in pairs):
-        bench.say(f"{len(pairs)} of the fastest plans once more")
-        bench.measure(pairs, final=True)
-    # Compilations go by what was tuned last, which is this, though it be known for long.
-    bench.keep({
-        s: [replace(m, final=True) for m in bench.known[s].values()
-            if m.final or m.plan == bench.default[s]]
-        for s in bench.subjects
+    pairs = [(s, m.plan) for s in timer.subjects for m in timer.ranked(s)[:2]
+             if m.plan != timer.default[s]]  # fmt: skip
+    if any(not timer.known[s][p].final for s, p in pairs):
+        timer.say(f"{len(pairs)} of the fastest plans once more")
+        timer.measure(pairs, final=True)
+    # Compilations use the latest confirmed rows. Written again, these are the latest, even those
+    # that were measured long ago.
+    timer.keep({
+        s: [replace(m, final=True) for m in timer.known[s].values()
+            if m.final or m.plan == timer.default[s]]
+        for s in timer.subjects
     })  # fmt: skip
