@@ -180,7 +180,7 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                       {"table": TABLE_ROWS, "pos": np.arange(16, dtype=np.int32)[None] % 9}),
         lambda: _pointwise(node("add", ("x", "x"), "y")),
     ),
-    "product_with_weights": (
+    "matmul_to_linear": (
         lambda: _pointwise(node("matmul", ("x", "wq"), "y"), **W),
         lambda: _pointwise(node("transpose", ("x",), "t", perm=(0, 2, 1)),
                            node("matmul", ("x", "t"), "y")),
@@ -266,7 +266,7 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[], Graph]]] = {
                            node("add", ("xe", "tx"), "y"), shown=("y", "xe")),
     ),
     "scale_into_weights": (_attention, lambda: _attention(scale_use=2)),
-    "merge_products": (
+    "merge_linears": (
         lambda: graph([X, node("linear", ("x", "wq"), "q"), node("linear", ("x", "wk"), "k"),
                        node("mul", ("q", "k"), "y")], {"table": TABLE_ROWS, **W}),
         lambda: graph([X, node("linear", ("x", "wq"), "q"), node("linear", ("q", "wk"), "k")],

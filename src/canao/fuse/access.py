@@ -1,8 +1,8 @@
-"""Strided access: which element of a base value an index of a view reads.
+"""Strided access: at which element of a value in memory a view's index reads or writes.
 
-Reading through views composes forward (`through`); writing through them composes backward
-(`stored_as`), where the region's output is contiguous and its views say how the inner result
-is laid out in it.
+A kernel reads its operands through views: from the value on, each view makes an Access of the one
+before (`through`). It writes its result through views too: the output is contiguous, and from it
+backwards each view says at which strides its input lies in it (`stored_as`).
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def stored_as(views: Sequence[Node], shapes: Sequence[Shape]) -> tuple[Dim, ...]
 
 
 def resolve(graph: Graph, nodes: Sequence[Node], name: str) -> Access | None:
-    """How a value is read where only views of `nodes` lie between it and the outside."""
+    """How `name` is read from outside of `nodes`; None if a node between computes, or if strides
+    cannot say it."""
     made = {n.output: n for n in nodes}
     chain: list[Node] = []
     while name in made:

@@ -103,7 +103,7 @@ def fuse(graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> Program:
 
 
 def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
-    """Each node with its mapping type; weights, in it, are constants and what is read of them."""
+    """Each node with its mapping type. Constants, and views of them, count as weights."""
     fixed = set(graph.constants)
     for n in graph.nodes:
         weights = [i in fixed for i in n.inputs]
@@ -154,8 +154,8 @@ class _Planner:
         return dim_at(self.graph.types[n.output].elements, _NOMINAL_TOKENS)
 
     def _join_attention(self) -> None:
-        """Many-to-many into many-to-many: scores, softmax and mix at once, as no two of the
-        three have a schedule by tiles without the third."""
+        """Merge the two matmuls of attention with the softmax between them. All three at once: any
+        two of them are many-to-many ops that no kernel computes together."""
         made = self.graph.producers()
         for mix in self.graph.nodes:
             after = [mix]
@@ -230,7 +230,7 @@ class _Planner:
         return (self._outputs(nodes) or [nodes[-1].output])[0]
 
     def _convex(self, nodes: Sequence[Node]) -> bool:
-        """No path leaves the block and comes back: a residual edge could make one."""
+        """Whether no path leaves the block and comes back, as one along a residual edge can."""
         inside = {n.output for n in nodes}
         last = max(self.order[name] for name in inside)
         stack = [u for name in inside for u in self.users[name] if u.output not in inside]

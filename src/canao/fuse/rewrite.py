@@ -23,9 +23,9 @@ class RewriteCycle(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a rule wants: new nodes and constants, and values that stand for old ones.
+    """What a rule wants: new nodes and constants, and which value replaces which.
 
-    New nodes are placed where the matched node stood; nodes left without users go away.
+    New nodes are placed before the matched node; nodes that are left without users are removed.
     """
 
     replace: Mapping[str, str]
@@ -135,7 +135,7 @@ class GraphView:
         self._sort(name for name in moved if len(self.users.get(name, ())) > 1)
 
     def _define(self, at: Node, change: Change) -> Iterator[str]:
-        """Add the new constants, and the new nodes before `at`; the names that they read."""
+        """Add the new constants, and the new nodes before `at`; the names that these read."""
         for name, array in change.constants.items():
             self.constants[name], self.types[name] = array, constant_type(array)
             self.users.setdefault(name, [])
@@ -150,7 +150,7 @@ class GraphView:
                 yield name
 
     def _rename(self, n: Node, replace: Mapping[str, str]) -> set[str]:
-        """Let n read other values; the names that it reads."""
+        """Make n read other values; the names of all that it reads then."""
         inputs = tuple(replace.get(i, i) for i in n.inputs)
         new = Node(n.op, inputs, n.output, n.attributes, n.where)
         self._forget(n)
@@ -182,7 +182,7 @@ class GraphView:
             self._order = [name for name in self._order if name not in dead]
 
     def _sort(self, names: Iterable[str]) -> None:
-        """Users are in execution order."""
+        """Bring the users of each value into execution order."""
         place = {name: i for i, name in enumerate(self._order)}
         for name in names:
             self.users[name].sort(key=lambda n: place[n.output])
@@ -211,7 +211,7 @@ def apply(graph: Graph, rules: Sequence[Rewrite]) -> tuple[Graph, tuple[Firing, 
 
 
 def shared(graph: Graph) -> Graph:
-    """The graph with one constant in place of those that rules made alike for each layer."""
+    """The graph with one constant in place of equal ones that rules made, one for each layer."""
     first: dict[tuple[str, bytes], str] = {}
     renamed: dict[str, str] = {}
     for name, array in graph.constants.items():
@@ -227,8 +227,8 @@ def shared(graph: Graph) -> Graph:
 
 
 def stored(graph: Graph) -> Graph:
-    """The graph with a copy for each output that is an input or a constant, as it is or once
-    rules have taken away all that was done to it: kernels store outputs, and callers read them."""
+    """The graph with a copy for each output that is an input or a constant: callers read outputs
+    where kernels have stored them. Rules may have removed all that a model does to such a value."""
     made = graph.producers()
     copies = {value: f"copy of {value}" for _, value in graph.outputs if value not in made}
     nodes = [node("reshape", (value,), name, shape=graph.shape(value))

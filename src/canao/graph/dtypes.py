@@ -13,7 +13,7 @@ import numpy as np
 
 from canao.errors import UnsupportedError
 
-# From the narrowest to the widest: a value of one kind can be told as one of those after it.
+# From the narrowest to the widest: a value of one kind can be held as one of those after it.
 KINDS = ("bool", "int", "float")
 
 
@@ -93,5 +93,5 @@ def _found(table: Mapping[Any, DType], key: Any, shown: str) -> DType:
 
 
 def widest(dtypes: Iterable[DType]) -> DType:
-    """The one of `dtypes` that the others' values can be told in."""
+    """The one of `dtypes` that can hold the values of all others."""
     return max(dtypes, key=lambda d: (KINDS.index(d.kind), d.bytes))

@@ -72,8 +72,8 @@ def matmul(x: Sequence[Array], _: Attributes) -> Array:
 
 
 def distance_matmul(x: Sequence[Array], a: Attributes) -> Array:
-    """x0 @ x1; of the columns only those from the first to the last that x2 names for distances
-    within the sequence, zeros in place of the others (which a kernel leaves as they are)."""
+    """x0 @ x1 in the columns from the first to the last that x2 names for a distance within the
+    text. The others are 0 here; a kernel leaves them as they are."""
     named = x[2][a["longest"] - a["s"] : a["longest"] - 1 + a["s"]]
     out = x[0] @ x[1]
     out[..., : named.min()] = 0

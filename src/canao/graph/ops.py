@@ -1,8 +1,8 @@
 """The op table: one row per op, read by verifier, interpreter, cost estimate, fusion and emitters.
 
 Shape rules are in shapes.py, NumPy meanings in meanings.py. Mapping types are those of DNNFusion
-(PLDI 2021, Table 2); a type describes the activation edge, so that operands which are weights or
-scalars don't turn an op into One-to-Many.
+(PLDI 2021, Table 2): how elements of an activation relate to elements of the result. Weights and
+scalars don't count, so that broadcasting them doesn't make an op One-to-Many.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MANY_TO_MANY = "many-to-many"
 REORGANIZE = "reorganize"
 SHUFFLE = "shuffle"
 
-# Kinds of view: in a plain one an element's place along each dimension grows with its index there.
+# A view is PLAIN if each of its indices runs forwards along one dimension of its operand or along
+# none; SKEWED if it runs backwards (flip), or if two run along the same one (diagonals).
 PLAIN, SKEWED = "plain", "skewed"
 
 # (types of the operands, type of the result, token count) -> floating-point operations
@@ -50,7 +51,7 @@ def _distance_cost(types: Sequence[Type], out: Type, s: int) -> int:
 
 
 def _causal_cost(types: Sequence[Type], out: Type, s: int) -> int:
-    """Two products over the pairs of a query and a key that it sees."""
+    """Of q k^T and of weights times values, over the keys that each query sees."""
     elements = dim_at(types[1].elements, s) + dim_at(out.elements, s)
     return elements * (s + 1)
 
@@ -65,10 +66,10 @@ class Op:
     arity      the numbers of operands that it takes
     pointwise  an element of the result is computed from one element of each operand
     view       PLAIN or SKEWED where nothing is computed and elements only change their places
-    vector     on float vectors: C over the functions vf_* of emit/isa.py and emit/vecmath.py, {0}
-               the first operand; '' for ops that no kernel computes in vectors
-    whole      on whole numbers and truths, as C; '' where no kernel computes them
-    result     the type of a pointwise op's elements where it is not that of its last operand
+    vector     C that computes it on float vectors, by functions vf_* of isa/ and emit/vecmath.py;
+               {0} is the first operand. '' if no kernel computes it in vectors
+    whole      C that computes it on whole numbers and truth values; '' if no kernel does
+    result     element type of the result of a pointwise op; None: that of its last operand
     """
 
     name: str
@@ -152,7 +153,7 @@ _ROWS = (
     _binary("logical_or", np.logical_or, whole="{0} || {1}", result=BOOL),
     _choice("where", np.where),
     _choice("select", meanings.select, vector="vf_select({0}, {1}, {2})"),
-    # Products.
+    # Matrix multiplication.
     Op("linear", (2, 3), shapes.linear, meanings.linear, MANY_TO_MANY, _matmul_cost),
     Op("matmul", (2,), shapes.matmul, meanings.matmul, MANY_TO_MANY, _matmul_cost),
     Op("distance_matmul", (3,), shapes.distance_matmul, meanings.distance_matmul, MANY_TO_MANY,
@@ -191,8 +192,8 @@ POINTWISE = tuple(name for name, row in OPS.items() if row.vector)
 
 
 def mapping_type(op: str, inputs: Sequence[Type], weights: Sequence[bool], output: Type) -> str:
-    """DNNFusion's type of an op at a call site: element-wise ops that spread an activation
-    over more elements are One-to-Many; weights and scalars that broadcast don't count."""
+    """DNNFusion's mapping type of one node. A pointwise op is One-to-Many where it broadcasts an
+    activation; weights and scalars that broadcast don't count."""
     row = OPS[op]
     if row.mapping == ONE_TO_MANY and all(weights):
         return ONE_TO_ONE

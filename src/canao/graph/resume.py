@@ -1,8 +1,8 @@
 """Whether a text can be run piece by piece, and the graph that does it.
 
-Where nothing but causal attention looks from one token to another, the results of a text's last
-tokens need those tokens and the earlier keys and values, which attention keeps. What is read in
-the order of the tokens, as learned positions are, is then read from where the text stands.
+It can where only causal attention mixes tokens: the results of new tokens then depend on these and
+on the keys and values of earlier tokens, which attention caches. A table that is read in the order
+of the tokens, as learned positions are, is then read from the first new token's position on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BY_ROW = ("linear", "layer_norm", "softmax", "reduce_sum", "reduce_mean", "redu
 
 
 class _Mixes(Exception):
-    """A node mixes tokens, or lays them out in a way that pieces cannot follow."""
+    """A node mixes tokens, or reads or stores them other than one after another."""
 
 
 def resuming(graph: Graph) -> Graph:
@@ -85,7 +85,8 @@ class _Follower:
             self.nodes.append(node("reshape", (read,), n.output, where=n.where, shape=shape))
 
     def _follow(self, n: Node) -> int | None:
-        """Where the tokens are in the result, if each row needs nothing of other tokens."""
+        """The place of the tokens' dimension in the result; _Mixes if an element depends on other
+        tokens than its own."""
         shape = self.graph.shape(n.output)
         place = _place(shape)
         axes = [self.axis[i] for i in n.inputs]

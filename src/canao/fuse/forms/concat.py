@@ -46,8 +46,12 @@ class Concat:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a value lands: its first column, the rows it covers, and how far its leading
-    indices are ahead of those of the output."""
+    """Where a value lies in the output.
+
+    column   its first column there
+    bounds   the rows that it covers, as in Piece
+    shifts   for each leading dimension, the value's index less that of the output
+    """
 
     column: int
     bounds: tuple[tuple[int, Dim, Dim], ...]
@@ -68,7 +72,7 @@ class _Place:
 
 
 def concat_form(graph: Graph, nodes: Sequence[Node], output: str) -> Concat | None:
-    """The Concat form, if every node only places values of floats."""
+    """The Concat form, if every node is a concatenation, a slice, a view or a gather of floats."""
     shape, width = graph.shape(output), graph.shape(output)[-1]
     if graph.types[output].dtype != F32 or not isinstance(width, int):
         return None

@@ -1,11 +1,11 @@
-"""Forms: the shapes of kernel that exist. A set of nodes can be one region if it has a form.
+"""Forms: the kinds of kernel that exist. A set of nodes can be one region if it has a form.
 
     Alias        views that keep the order of bytes: no work
     Rows         any row-local computation: gathers, element-wise ops, norms, softmax over a row
     Concat       rows put together from pieces of others, from table rows and from constants
     Scan         whole numbers of the tokens, such as positions, one after another
     PackedGemm   x W^T with weights packed at compile time, then a row-local epilogue
-    BatchedGemm  a product of two activations
+    BatchedGemm  matmul of two activations, such as a GEMM for each head
     Attention    softmax(q k^T * scale + bias) v by tiles of queries and keys, no scores stored
 
 A norm in the epilogue of a packed GEMM, and Attention, join many-to-many ops, which DNNFusion's
@@ -29,7 +29,7 @@ from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS, POINTWISE
 
-# Regions are built around these: at most one product, or the two of attention.
+# A region has at most one of these, or the two matmuls of attention.
 HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
 ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "take_along_axis")
 
@@ -53,8 +53,12 @@ class PackedGemm:
 
 @dataclass(frozen=True, slots=True)
 class BatchedGemm:
-    """a [batch..., m, k] times b [batch..., k, n] -> contiguous. Where `near` is set, the table of
-    columns by distance, those of the distances in the text only (`distance_matmul`)."""
+    """a [batch..., m, k] times b [batch..., k, n], stored contiguously.
+
+    near, longest   of `distance_matmul`: the table that names a column of b for each distance of
+                    two tokens, and the longest text that it is for. Only the columns of distances
+                    within the text are computed. '' and 0: all columns are
+    """
 
     a: Access
     b: Access
@@ -184,8 +188,8 @@ def _row_local(
 
 
 def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
-    """The shape at which row-local `n` reads one of its operands, in rows of `width`: one number
-    a row is repeated along the row, by whatever reads it there."""
+    """The shape at which row-local `n` reads one of its operands, in rows of `width`. An operand
+    of one element for each row is repeated along the row."""
     shape, name = graph.shape(n.output) or (1,), n.inputs[position]
     if n.op in REDUCES:
         return graph.shape(name)
@@ -211,7 +215,7 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
 
 
 def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
-    """Whether x is one of the views between the outside and the product's left operand."""
+    """Whether x is one of the views through which `linear` reads its left operand."""
     made, name = {n.output: n for n in nodes}, linear.inputs[0]
     while name in made:
         if name == x.output:

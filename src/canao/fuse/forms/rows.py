@@ -27,7 +27,7 @@ class Rows:
     reads    how each operand that comes from outside is read, by its name in the body
     names    value inside the region -> the computed value that it is a view of
     output   the computed value (or read) that is stored
-    source   the value that a product puts into each row before the body runs, or ''
+    source   the value that a packed GEMM has put into each row before the body runs, or ''
     """
 
     lead: Shape

@@ -1,7 +1,7 @@
-"""Integers of the tokens, from the first to the last: positions that skip some ids.
+"""Whole numbers of the tokens, computed one after another: positions that skip padding.
 
-Where padding does not count as a position, that of a token is the running sum of those before
-it that do. A text has few tokens, so one thread computes them, one after another.
+The position of a token is then the number of tokens before it that are no padding, a running sum.
+A text has few tokens, so one thread computes them all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rewrite rules: exact identities of constants, views and the laws of arithmetic.
 
 CLEANUP removes what does not depend on the input, and runs with and without fusion. ALGEBRA
-uses the associative and distributive laws (DNNFusion, PLDI 2021, section 4.2) and merges
-products; it belongs to fusion.
+uses the associative and distributive laws (DNNFusion, PLDI 2021, section 4.2) and merges linear
+layers that read the same input; it belongs to fusion.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from canao.fuse.rules.attention_bias import (
     scale_into_table,
     scale_past_take_along_axis,
 )
-from canao.fuse.rules.causal import causal_attention, product_with_weights
+from canao.fuse.rules.causal import causal_attention, matmul_to_linear
 from canao.fuse.rules.fold_weights import (
     columns_into_weights,
     columns_past_residual,
@@ -154,7 +154,7 @@ def gather_known_rows(g: GraphView, n: Node) -> Change | None:
     return Change({n.output: moved.output}, (moved,), {name: rows})
 
 
-def merge_products(g: GraphView, n: Node) -> Change | None:
+def merge_linears(g: GraphView, n: Node) -> Change | None:
     """x Wq^T, x Wk^T, x Wv^T  ->  slices of x [Wq; Wk; Wv]^T"""
     if n.op != "linear":
         return None
@@ -225,7 +225,7 @@ CLEANUP = named(
     mask_to_bias,
     tabulate,
     find_select,
-    product_with_weights,
+    matmul_to_linear,
     causal_attention,
 )
 ALGEBRA = CLEANUP + named(
@@ -252,7 +252,7 @@ ALGEBRA = CLEANUP + named(
     columns_past_residual,
     distribute,
     scale_into_weights,
-    merge_products,
+    merge_linears,
     own_views,
     near_columns,
 )

@@ -1,4 +1,4 @@
-"""Rules of decoders: attention that sees what came before, and products written the other way.
+"""Rules of decoders: causal attention, and linear layers that are written as matmuls.
 
 A causal mask is known by its elements, not by how a model writes it: positions.py has made it a
 table, which is a sliding window that ends at the query itself.
@@ -61,7 +61,7 @@ def _causal(g: GraphView, mask: str) -> bool:
 
 
 def _scaled(g: GraphView, name: str) -> tuple[Node | None, float]:
-    """The product that gives the scores, and the constant that it is multiplied by."""
+    """The matmul q k^T that gives the scores `name`, and the constant that it is scaled by."""
     scores, n = g.made_by(name, "matmul"), g.made_by(name, "mul", "div")
     if scores is not None:
         return scores, 1.0
@@ -77,7 +77,7 @@ def _scaled(g: GraphView, name: str) -> tuple[Node | None, float]:
     return None, 1.0
 
 
-def product_with_weights(g: GraphView, n: Node) -> Change | None:
+def matmul_to_linear(g: GraphView, n: Node) -> Change | None:
     """x W with constant W  ->  linear(x, W^T)"""
     weights = g.array(n.inputs[1]) if n.op == "matmul" else None
     if weights is None or weights.ndim != 2:

@@ -1,4 +1,4 @@
-"""Rules that move constants into the weights of a product, where they cost nothing.
+"""Rules that move constants into the weights of a linear layer, where they cost nothing.
 
 Most norms depend on what they scale; an affine one, as MobileBERT has, is a factor and a term
 for each column, and so is the scale of attention's scores.
@@ -81,7 +81,7 @@ def columns_past_residual(g: GraphView, n: Node) -> Change | None:
 def _with_residual(
     g: GraphView, n: Node, made: Node, residual: tuple[str, str], constants: dict[str, np.ndarray]
 ) -> Change:
-    """The product `made` plus y, or plus y times the factor where n is a product."""
+    """`made` plus y; plus y times the factor where n multiplies."""
     y, factor = residual
     nodes = [made]
     if n.op == "mul":
@@ -109,7 +109,8 @@ def by_columns(g: GraphView, n: Node) -> Iterator[tuple[str, str, np.ndarray]]:
 def _absorbed(
     g: GraphView, linear: Node, op: str, c: np.ndarray
 ) -> tuple[Node, dict[str, np.ndarray]] | None:
-    """A product that gives (linear op c), and its new constants; None without known weights."""
+    """A linear node that computes (linear op c), and its new constants; None if the weights are
+    computed."""
     if any(i not in g.constants for i in linear.inputs[1:]):
         return None
     arrays = [g.constants[i] for i in linear.inputs[1:]]

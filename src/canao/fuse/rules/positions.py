@@ -59,7 +59,7 @@ def tabulate(g: GraphView, n: Node) -> Change | None:
 
 
 def _unrepeated(table: np.ndarray, shape: Shape) -> np.ndarray:
-    """The table without what repeats along dimensions such as the heads."""
+    """The table, of size 1 along dimensions in which it repeats itself, such as the heads."""
     for axis, size in enumerate(shape):
         first = table.take([0], axis)
         if isinstance(size, int) and size > 1 and (table == first).all():
@@ -96,7 +96,8 @@ def _distances(g: GraphView, n: Node, table: np.ndarray, axes: Sequence[int]) ->
 def _spread(
     g: GraphView, n: Node, shape: Shape, made: list[Node], constants: Mapping[str, np.ndarray]
 ) -> Change:
-    """What `made` gives has `shape`: it is repeated along the tokens that it does not depend on."""
+    """The change to `made`, whose result has `shape`, repeated along the axes that it does not
+    depend on."""
     name = made[-1].output if made else next(iter(constants))
     if shape != g.shape(n.output):
         made.append(node("expand", (name,), g.fresh("v"), where=n.where,
@@ -170,7 +171,8 @@ def _moved(atoms: Atoms, axes: Mapping[int, int]) -> Atoms:
 
 
 def _axes(before: Shape, n: Node, after: Shape) -> dict[int, int] | None:
-    """Where a view puts each axis; None if it splits or joins axes other than of size 1."""
+    """Axis before the view -> axis after it; None if it splits or merges axes other than of size
+    1."""
     if n.op == "transpose":
         return {p: i for i, p in enumerate(n.attribute("perm"))}
     if n.op == "reshape":
@@ -182,7 +184,8 @@ def _axes(before: Shape, n: Node, after: Shape) -> dict[int, int] | None:
 
 
 def _index(g: GraphView, name: str, rank: int) -> int | None:
-    """The axis, of a value of that rank, whose index plus a number is the value `name`."""
+    """Where `name` holds, as positions do, the index along one axis, or that plus a constant: this
+    axis, when broadcast to `rank` dimensions. None where it holds anything else."""
     n = g.producer.get(name)
     if n is None or g.types[name].dtype != I32:
         return None

@@ -26,7 +26,7 @@ def _is(value: float | None, wanted: float) -> bool:
 
 
 def _factors(g: GraphView, name: str) -> tuple[float, list[str]]:
-    """A product as a number and the values it multiplies, products in it taken apart."""
+    """A chain of multiplications as its constant factor and the other values multiplied."""
     c = g.scalar(name)
     if c is not None:
         return c, []
@@ -44,7 +44,7 @@ def _factors(g: GraphView, name: str) -> tuple[float, list[str]]:
 
 
 def _operand(g: GraphView, n: Node, name: str) -> tuple[float, list[str]]:
-    """The factors of an operand of n; a product that others read as well is one."""
+    """The factors of an operand of n; just the operand itself where other nodes read it too."""
     apart = g.array(name) is not None or g.only_used_by(name, n)
     return _factors(g, name) if apart else (1.0, [name])
 
@@ -234,14 +234,14 @@ def scale_past_matmul(g: GraphView, n: Node) -> Change | None:
         return None
     for side, name in enumerate(n.inputs):
         scaled = g.made_by(name, "mul")
-        # Keys may be scaled for several products: each then has its own factor, of its scores.
+        # Several matmuls may read the scaled keys: each then scales its own scores.
         if scaled is None or not (side == 1 or g.only_used_by(name, n)):
             continue
         for x, c in (scaled.inputs, scaled.inputs[::-1]):
             if g.scalar(c) is None or g.shape(x) != g.shape(name):
                 continue
             operands = (x, n.inputs[1]) if side == 0 else (n.inputs[0], x)
-            product = node("matmul", operands, g.fresh("v"), where=n.where)
-            outer = node("mul", (product.output, c), g.fresh("v"), where=n.where)
-            return Change({n.output: outer.output}, (product, outer))
+            plain = node("matmul", operands, g.fresh("v"), where=n.where)
+            outer = node("mul", (plain.output, c), g.fresh("v"), where=n.where)
+            return Change({n.output: outer.output}, (plain, outer))
     return None

@@ -1,7 +1,9 @@
-"""Rules for rotary positions: pairs of halves of a row are rotated by an angle of the position.
+"""Rules for rotary positions: element i of a row's left half and element i of its right half are
+rotated by an angle that depends on the position.
 
-Models write it as x * cos + cat(-second half, first half) * sin. The sign goes into the table of
-sines, and the two halves become a dimension that is read backwards: one pass over the row.
+Models write it as x * cos + cat(-right half, left half) * sin. The sign goes into the table of
+sines. The halves become a dimension of size 2, which `flip` reads backwards: the rotation is then
+one pass over the row, without a concatenation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rules that bring views to where they meet: transposes past what is computed element by element,
-and apart from reshapes that only split or merge dimensions.
+"""Rules that move views, so that they meet and cancel: transposes past pointwise ops, and past
+reshapes that only split or merge dimensions.
 
-A model that keeps its channels before its tokens turns around whatever it computes by rows. Once
-two transposes meet they are one, or none.
+A model that keeps its channels before its tokens transposes before and after all that it computes
+by rows. Two transposes that meet are one, or none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def join_transposes(g: GraphView, n: Node) -> Change | None:
 
 
 def _turned(g: GraphView, name: str) -> Node | None:
-    """The transpose that makes `name`, if what lay side by side no longer does."""
+    """The transpose that makes `name`, if it moves the last dimension elsewhere."""
     n = g.made_by(name, "transpose")
     return n if n is not None and n.attribute("perm")[-1] != len(g.shape(name)) - 1 else None
 
@@ -140,8 +140,10 @@ def transpose_past_merge(g: GraphView, n: Node) -> Change | None:
 def _moved(
     perm: Sequence[int], groups: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Dimension i after a transpose became groups[i]: its permutation of the parts, and for each
-    dimension before it the parts that it becomes."""
+    """A transpose by `perm`, moved past a reshape that splits its dimension i into groups[i].
+
+    Its permutation then, and for each dimension of its input the parts that this is split into.
+    """
     parts = [groups[perm.index(i)] for i in range(len(perm))]
     places = [i for part in parts for i in part]
     moved = [places.index(i) for i in range(len(places))]
@@ -149,8 +151,9 @@ def _moved(
 
 
 def _splits(whole: Sequence[Dim], parts: Sequence[Dim]) -> list[tuple[int, ...]] | None:
-    """For each dimension of `whole` the dimensions of `parts` that it falls into, at least one of
-    them into several that are not 1; None if they do not nest so."""
+    """For each dimension of `whole`, the dimensions of `parts` that it is split into. None unless
+    every boundary of `whole` is one of `parts`, and a dimension is split into several that are
+    not 1."""
     groups, at = [], 0
     for size in whole:
         if at == len(parts):

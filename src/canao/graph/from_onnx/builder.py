@@ -72,7 +72,7 @@ class Builder(GraphBuilder):
         return self.emit("expand", held, shape=x.shape)
 
     def transposed_weight(self, x: Known) -> str:
-        """A constant [k, n] as the weight [n, k] of a product."""
+        """A constant [k, n] as the weight [n, k] of a linear layer."""
         key = ("transposed", id(x))
         if key not in self._made:
             array = np.ascontiguousarray(self._array(x).T)

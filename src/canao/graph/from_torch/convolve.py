@@ -1,4 +1,5 @@
-"""Rules of operators that slide over the tokens: convolutions as products and shifted sums."""
+"""Rules of operators that slide over the tokens: a convolution becomes a linear layer, or a sum of
+shifted rows."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def _by_channel(b: Builder, shifts: list[str], w: str) -> str:
 
 
 def _by_groups(b: Builder, shifts: list[str], w: str, bias: str | None, groups: int) -> str:
-    """A product for each group of channels, of its rows side by side with their neighbours."""
+    """A linear layer for each group of channels, over rows with their neighbours beside them."""
     outputs, channels, width = _weights(b, w)
     size, parts = outputs // groups, []
     for g in range(groups):
