@@ -30,7 +30,8 @@ from pages import fill, table  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, add_options, file_of  # noqa: E402
 
-from canao.compiler import compile_model, load_model, lower  # noqa: E402
+from canao.compiler.loading import load_model  # noqa: E402
+from canao.compiler.pipeline import compile_graph, compile_model  # noqa: E402
 from canao.errors import CanaoError  # noqa: E402
 from canao.inference.compiled_model import CompiledModel  # noqa: E402
 from canao.schedule.plan import default_plans  # noqa: E402
@@ -74,7 +75,7 @@ def compare(
     start = time.process_time()
     graph = load_model(model)[1]
     exported = time.process_time()
-    lower(graph, get_target(), planner=default_plans)
+    compile_graph(graph, get_target(), planner=default_plans)
     lowered = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         artifact = compile_model(model, Path(folder) / "out", tuned=False)

@@ -34,7 +34,7 @@ from peers.protocol import Job, write_texts
 from peers.records import Records
 from peers.results import Results, add_options, file_of
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.device.bench import local_device
 from canao.errors import CanaoError
 from canao.machine import local_machine

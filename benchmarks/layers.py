@@ -7,7 +7,8 @@ from typing import Any
 
 from peers.models import build_body
 
-from canao.compiler import load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
 from canao.errors import CanaoError
 from canao.fuse.forms.form import Alias
 from canao.graph.ir import Graph, dim_at
@@ -32,7 +33,7 @@ def count_layers(model: str) -> dict[str, Any]:
     """
     try:
         _, graph = load_model(build_body(model, "sdpa"))
-        stages = lower(graph, get_target())
+        stages = compile_graph(graph, get_target())
     except CanaoError as error:
         return {"length": LENGTH, "why": f"does not compile: {error}"}
     captured, fused = stages.captured, stages.program.graph

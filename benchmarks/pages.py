@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import InputError
 
 Record = Mapping[str, Any]

@@ -1,4 +1,5 @@
-"""Measures the yellow cells of the fusion table, and writes src/canao/fuse/yellow_cells.json.
+"""Measures the yellow cells of the fusion table on this machine, and writes them into
+src/canao/fuse/yellow_cells.json, beside those of other machines.
 
     python benchmarks/profile_fusion.py [--draft] [--out FILE]
 
@@ -27,16 +28,19 @@ import torch
 from peers.results import Results, add_options, file_of
 from transformers import BertConfig, BertModel
 
-from canao.artifact.directory import Artifact, write_json
-from canao.compiler import compile_model, load_model, lower
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_json
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import BenchDevice, local_device
 from canao.errors import CanaoError, DeviceError
 from canao.fuse.group import YELLOW
-from canao.fuse.yellow_cells import always
+from canao.fuse.yellow_cells import always, parse
 from canao.inference.compiled_model import CompiledModel
+from canao.lower.scheduling import backend_of
 
-OUT = Path(__file__).resolve().parent.parent / "src" / "canao" / "fuse" / "profile.json"
+OUT = Path(__file__).resolve().parent.parent / "src" / "canao" / "fuse" / "yellow_cells.json"
 # (hidden, heads, ffn): the teacher's width, and two narrow ones as searches propose them.
 MODELS = ((384, 12, 1536), (256, 4, 640), (96, 3, 384))
 LENGTHS = (32, 128)
@@ -64,7 +68,7 @@ def model(hidden: int, heads: int, ffn: int) -> BertModel:
 def cells(network: BertModel, device: BenchDevice) -> list[str]:
     """The yellow cells under which this model's regions are merged."""
     _, graph = load_model(network)
-    log = lower(graph, device.target, profile=always).program.log
+    log = compile_graph(graph, device.target, yellow_cells=always).program.log
     found = [m.cell.partition(":")[0] for m in log
              if m.cell.endswith(YELLOW) and m.result == "fused"]  # fmt: skip
     return sorted(set(found))
@@ -101,11 +105,11 @@ def measure(device: BenchDevice) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for shape in MODELS:
             network = model(*shape)
-            fused = compile_model(network, Path(folder) / "fused", profile=always)
+            fused = compile_model(network, Path(folder) / "fused", yellow_cells=always)
             for cell in cells(network, device):
                 separate = compile_model(
                     network, Path(folder) / "separate",
-                    profile=lambda p, c, cell=cell: cell != f"{p} -> {c}",
+                    yellow_cells=lambda p, c, cell=cell: cell != f"{p} -> {c}",
                 )  # fmt: skip
                 difference = compare(fused, separate)
                 for length in LENGTHS:
@@ -114,6 +118,7 @@ def measure(device: BenchDevice) -> dict[str, Any]:
                     print(f"{cell} {shape} at {length}: {statistics.median(got):.4f}", flush=True)
     worst = max(d for runs in found.values() for *_, d in runs)
     return {
+        "backend": backend_of(device.target).name,
         "cells": {cell: summary(runs) for cell, runs in sorted(found.items())},
         "difference": worst, "tolerance": TOLERANCE, "environment": stamp,
     }  # fmt: skip
@@ -133,8 +138,8 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """The compiler's profile, as the place of one record: each cell with how it was measured."""
+class YellowCells:
+    """The compiler's measurements, as the place of records: each machine of a backend has one."""
 
     path: Path
 
@@ -142,12 +147,29 @@ class Profile:
         return False  # it is always measured anew
 
     def put(self, record: Mapping[str, Any]) -> None:
-        how = {"measured_on": record["environment"], "source": record["source"],
-               "busy_others": record["busy_others"]}  # fmt: skip
+        """Add what a machine measured, in place of what it measured before."""
+        environment = record["environment"]
+        entry = {"machine": environment["machine"], "isa": environment["isa"],
+                 "cells": record["cells"], "measured_on": environment,
+                 "source": record["source"], "busy_others": record["busy_others"]}  # fmt: skip
+        content = self._content()
+        others = content.get(record["backend"], [])
+        content[record["backend"]] = [
+            *(m for m in others if m["machine"] != entry["machine"]), entry
+        ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {cell: row | how for cell, row in record["cells"].items()})
+        write_json(self.path, content)
         print(json.dumps({k: v["fused_over_separate"] for k, v in record["cells"].items()},
                          indent=2))  # fmt: skip
+
+    def _content(self) -> dict[str, list[dict[str, Any]]]:
+        """What the file holds; InputError if it is not of the form that the compiler reads."""
+        if not self.path.exists():
+            return {}
+        text = self.path.read_text(encoding="utf-8")
+        parse(text, str(self.path))
+        content: dict[str, list[dict[str, Any]]] = json.loads(text)
+        return content
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,9 +177,8 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser, OUT)
     options = parser.parse_args(arguments)
     try:
-        profile = Profile(file_of(options, OUT))
-        results = Results.start(profile, options.draft)
-        results.take("profile of the yellow cells", partial(measure, local_device()))
+        results = Results.start(YellowCells(file_of(options, OUT)), options.draft)
+        results.take("yellow cells", partial(measure, local_device()))
         results.close()
     except CanaoError as error:
         print(f"profile_fusion: error: {error}", file=sys.stderr)

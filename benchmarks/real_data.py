@@ -34,8 +34,9 @@ from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
-from canao.artifact.directory import Artifact, write_whole
-from canao.compiler import compile_model
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_whole
+from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import local_device
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError

@@ -8,7 +8,7 @@ from typing import Any
 
 from marks import footnotes, marked
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
 

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from canao.api import get_device
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.device.base import MeasureConfig, Timing
 from canao.errors import CanaoError, InputError
 

@@ -70,7 +70,7 @@ def no_tuning_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Kernels run by their default plans here, whatever this machine was tuned for."""
     empty = tmp_path_factory.mktemp("untuned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("canao.compiler.cache_directory", lambda: empty)
+        patch.setattr("canao.compiler.plans.cache_directory", lambda: empty)
         yield
 
 

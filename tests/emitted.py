@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from canao.cli.stage_text import format_stage
-from canao.compiler import lower
+from canao.compiler.pipeline import compile_graph
 from canao.graph.from_torch.trace import trace
 from canao.lower.scheduling import default_plans
 from canao.target import get_target
@@ -36,7 +36,7 @@ def classifier() -> torch.nn.Module:
 
 def emitted() -> dict[str, dict[str, str]]:
     graph = trace(classifier(), 32)
-    staged = {name: lower(graph, t, planner=default_plans) for name, t in TARGETS.items()}
+    staged = {name: compile_graph(graph, t, planner=default_plans) for name, t in TARGETS.items()}
     return {name: {stage: format_stage(stage, stages) for stage in STAGES}
             for name, stages in staged.items()}  # fmt: skip
 

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import transformers
 
-from canao.compiler import Stages, lower
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.stages import Stages
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.lower.scheduling import default_plans, space
@@ -47,7 +48,7 @@ class Case:
 
     def stages(self) -> Stages:
         planner = default_plans if self.plans == "default" else other_plans
-        return lower(self.graph, self.target, fusion=self.fusion, planner=planner)
+        return compile_graph(self.graph, self.target, fusion=self.fusion, planner=planner)
 
 
 def other_plans(program: Any, target: Target) -> list[Any]:

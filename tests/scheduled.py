@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from canao.compiler import Stages, lower
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.stages import Stages
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.scheduling import default_plans
@@ -28,7 +29,7 @@ def graph(name: str) -> Graph:
 @cache
 def staged(name: str, isa: str, plans: str = "default") -> Stages:
     """A program by its default plans, or by others of the legal ones."""
-    return lower(graph(name), TARGETS[isa], planner=PLANS[plans])
+    return compile_graph(graph(name), TARGETS[isa], planner=PLANS[plans])
 
 
 def staged_all(name: str) -> list[Stages]:

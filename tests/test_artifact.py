@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact.directory import (
-    Artifact,
-    replace_directory,
-    staged_directory,
-    staged_file,
-    write_whole,
-)
+from canao.artifact.directory import Artifact
+from canao.artifact.files import replace_directory, staged_directory, staged_file, write_whole
 from canao.errors import InputError
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
@@ -70,7 +65,7 @@ def test_what_cannot_be_moved_leaves_the_old_directory(
             raise OSError("no")
         move(source, place)
 
-    monkeypatch.setattr("canao.artifact.directory.os.replace", fail)
+    monkeypatch.setattr("canao.artifact.files.os.replace", fail)
     with pytest.raises(OSError, match="no"):
         replace_directory(staged, target)
     assert (target / "file").read_text() == "old"

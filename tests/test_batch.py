@@ -13,7 +13,7 @@ import pytest
 import canao
 from canao.artifact.directory import Artifact
 from canao.build import get_toolchain
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler import programs
@@ -102,8 +102,8 @@ def test_forms_of_a_text(one_by_one: CompiledModel, texts) -> None:
         ({"input_ids": [1], "attention_mask": [1]}, ("attention_mask",)),
     ],
 )
-def test_the_wrong_text_is_named(one_by_one: CompiledModel, text, words) -> None:
-    with pytest.raises(canao.InputError, match=r"^text 2: ") as error:
+def test_the_wrong_sequence_is_named(one_by_one: CompiledModel, text, words) -> None:
+    with pytest.raises(canao.InputError, match=r"^sequence 2: ") as error:
         one_by_one.run_batch([[1], [2, 3], text])
     assert all(word in str(error.value) for word in words), error.value
 

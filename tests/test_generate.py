@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.generation import Sampling, pieces, tokens

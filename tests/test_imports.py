@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -142,6 +143,21 @@ def test_the_graph_finds_a_cycle(package: Path) -> None:
     assert cycles(e for e in found if e.when == "loading") == parted - {
         frozenset({"made.c", "made.d"})
     }
+
+
+@pytest.mark.parametrize("room", [p.parent for p in sorted(ROOT.rglob("*/__init__.py"))],
+                         ids=lambda room: str(room.relative_to(ROOT)))  # fmt: skip
+def test_a_room_says_what_belongs_in_it(room: Path) -> None:
+    """A line of code should know its folder by the docstring: what is in it, what it may import."""
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    sentences = re.findall(r"[A-Z][^.]*(?:\.[a-z][^.]*)*\.(?=\s|$)", text)
+    assert len(sentences) >= 2
+    assert any(re.search(r"\bMay import\b", sentence) for sentence in sentences)
+
+
+def test_every_folder_of_code_is_a_room() -> None:
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    assert {f for f in folders if not (f / "__init__.py").is_file()} == set()
 
 
 def test_importing_canao_is_light() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from canao.cli.inspect_command import format_report, inspect_model
-from canao.compiler import compile_model
-from canao.model.onnx_sidecar import beside
+from canao.compiler.pipeline import compile_model
+from canao.model.onnx_sidecar import read_sidecar
 from canao.model.task import describe_head
 from canao.target import get_target
 from tests.heads import save_model
@@ -147,6 +147,6 @@ def test_heads_of_onnx_files(
     """The configuration beside the file names the head, unless its labels do not fit."""
     config = {"architectures": [architecture], "model_type": "bert", **settings}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    head = describe_head(beside(tmp_path / "model.onnx", width), ["last_hidden_state"])
+    head = describe_head(read_sidecar(tmp_path / "model.onnx", width), ["last_hidden_state"])
     assert head["task"] == task
     assert head["labels"] == (["LABEL_0", "LABEL_1"] if task == "text-classification" else [])

@@ -9,8 +9,8 @@ from transformers import RobertaConfig, RobertaForTokenClassification
 
 import canao
 from canao.inference.compiled_model import CompiledModel
+from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
-from canao.model.source import Source
 from tests.compiler.models import SPREAD, classifier, encoder, spans
 from tests.oracle import assert_close
 
@@ -92,10 +92,10 @@ def test_heads_with_padding() -> None:
         (lambda m: m.astype(float), "float64"),
         (lambda m: m * 2, "holds 2"),
         (lambda m: -m, "holds -1"),
-        (lambda m: m * 0, "text 0: .*0 everywhere"),
+        (lambda m: m * 0, "sequence 0: .*0 everywhere"),
         (lambda m: m[:, :, None], r"\[3, 9, 1\]"),
-        (lambda m: np.where(np.arange(9) == 2, 0, m), "text 0: .*0 at 2.*take those tokens out"),
-        (lambda m: m[:, ::-1], "text 1: .*pad at the end"),
+        (lambda m: np.where(np.arange(9) == 2, 0, m), "sequence 0: .*0 at 2.*take those tokens"),
+        (lambda m: m[:, ::-1], "sequence 1: .*pad at the end"),
     ],
 )
 def test_refused(compiled: CompiledModel, change, words: str) -> None:
@@ -114,10 +114,10 @@ def test_which_models_ignore_padding_at_the_start() -> None:
         intermediate_size=32, max_position_embeddings=42, initializer_range=SPREAD,
     )  # fmt: skip
     roberta = RobertaForTokenClassification(config).eval()
-    assert ignores_left_padding(Source(roberta, roberta.config, None))
+    assert ignores_left_padding(LoadedModel(roberta, roberta.config, None))
     for other in (encoder("small", layers=1), classifier("small", layers=1)):
-        assert not ignores_left_padding(Source(other, other.config, None))
-    assert not ignores_left_padding(Source(torch.nn.Linear(2, 2), None, None))
+        assert not ignores_left_padding(LoadedModel(other, other.config, None))
+    assert not ignores_left_padding(LoadedModel(torch.nn.Linear(2, 2), None, None))
 
 
 def test_padding_at_the_start(model, tmp_path) -> None:

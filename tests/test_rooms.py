@@ -15,7 +15,9 @@ ROOT = Path(canao.__file__).parent
 # A brace, a statement's end or a type of C: text that only emit may hold.
 C_TEXT = re.compile(r"[{}]|;\s*$|#include|\b(?:int32_t|int64_t|float \*|vf_\w+|for \(|restrict\b)")
 # Of the machine, which lower looks at and emit never does.
-MACHINE = re.compile(r"l[123]_?(?:bytes|cache|size)|cache_size|getenv|environ|perf_counter")
+MACHINE = re.compile(
+    r"l[123]_?(?:bytes|cache|size)|cache_size|getenv|environ|perf_counter|monotonic"
+)
 MEASURES = {"time", "os", "timeit", "platform", "subprocess"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from tests.heads import LONGEST, TAGS, save_model
 from tests.test_cli import canao, refused  # noqa: F401
 from tests.test_sentence import write_modules

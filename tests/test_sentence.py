@@ -204,16 +204,16 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
 
 def test_beside_an_onnx_file(tmp_path: Path) -> None:
     """Pooling of a graph that came without it is left to Python; Dense needs its weights."""
-    from canao.model.onnx_sidecar import beside
+    from canao.model.onnx_sidecar import read_sidecar
 
     save_model("Model", tmp_path)
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Normalize")
-    head = describe_head(beside(tmp_path / "model.onnx", WIDTH), ["last_hidden_state"])
+    head = describe_head(read_sidecar(tmp_path / "model.onnx", WIDTH), ["last_hidden_state"])
     assert head["task"] == "sentence-embedding" and head["pooling"]["normalize"]
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Dense")
     write_dense(tmp_path, 2, torch.nn.Linear(WIDTH, 4), "torch.nn.Tanh")
     with pytest.raises(canao.UnsupportedError, match="Dense modules beside"):
-        beside(tmp_path / "model.onnx", WIDTH)
+        read_sidecar(tmp_path / "model.onnx", WIDTH)
 
 
 def test_minilm(minilm: Path) -> None:

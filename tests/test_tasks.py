@@ -342,7 +342,8 @@ def test_a_tokenizer_that_cannot_be_read_is_found_first(
     for old in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / old).unlink()
     (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr("canao.compiler.load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("canao.compiler.pipeline.load_model",
+                        lambda *_: pytest.fail("the model was loaded"))  # fmt: skip
     with pytest.raises(canao.InputError, match=re.escape(f"{tmp_path}/{name}: ")) as error:
         canao.compile(tmp_path)
     assert "\n" not in str(error.value) and ";" in str(error.value)

@@ -39,7 +39,7 @@ class CanaoDecoder(_Decoder):
     def known(self, ids: np.ndarray) -> int:
         self.model.reset()
         self.model.extend(ids[0], wanted=0)
-        return self.model.text_length
+        return self.model.sequence_length
 
     def run(self, prepared: tuple[np.ndarray, int]) -> np.ndarray:
         ids, kept = prepared

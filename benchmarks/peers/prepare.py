@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import CanaoError, InputError
 from canao.fuse.group import Region
 from canao.graph.ir import Graph, dim_at
@@ -46,14 +46,14 @@ def weights(name: str, out: str) -> None:
 
 def artifact(name: str, folder: str, out: str) -> None:
     """Compile with CANAO, as one does who holds the module."""
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     compile_model(load_body(name, folder, "sdpa"), out)
 
 
 def unfused(name: str, folder: str, out: str) -> None:
     """Compile with CANAO's layer fusion left out."""
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     compile_model(load_body(name, folder, "sdpa"), out, fusion=False)
 
@@ -63,11 +63,13 @@ def kernels(name: str, folder: str, out: str, length: str) -> None:
 
     Bytes are those of the values that it must read and write once: its least traffic.
     """
-    from canao.compiler import load_model, lower, region_flops
+    from canao.compiler.loading import load_model
+    from canao.compiler.pipeline import compile_graph
+    from canao.compiler.stages import region_flops
     from canao.target import get_target
 
     _, graph = load_model(load_body(name, folder, "sdpa"))
-    stages, tokens = lower(graph, get_target()), int(length)
+    stages, tokens = compile_graph(graph, get_target()), int(length)
     rows = [
         [kernel, region_flops(stages.program.graph, region, tokens),
          region_bytes(stages.program.graph, region, tokens)]

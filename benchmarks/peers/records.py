@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import InputError
 
 Record = dict[str, Any]

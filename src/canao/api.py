@@ -33,10 +33,10 @@ def compile(
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
     The artifact is written to `out`, or to a temporary directory that is removed with the returned
-    model. For a target other than this machine use `compile_model` in canao.compiler. Kernels use
-    the plans that `tune` found fastest on this machine; without `tuned`, the default plans.
+    model. For a target other than this machine use `compile_model` in canao.compiler.pipeline.
+    Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
     """
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     machine = get_target(target) if isinstance(target, str) else target
     if out is not None:
@@ -140,6 +140,6 @@ def search(
 
 
 def _compiler(device: Device) -> Callable[[Path, Path], Artifact]:
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     return lambda model_dir, out: compile_model(model_dir, out, target=device.target)

@@ -23,7 +23,7 @@ from onnx.backend.base import Backend, BackendRep
 from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
 
 from canao.build import Toolchain, build_library, get_toolchain
-from canao.compiler import lower
+from canao.compiler.pipeline import compile_graph
 from canao.errors import DeviceError, InputError, UnsupportedError
 from canao.graph.dtypes import F32
 from canao.graph.from_onnx.importer import import_tensors
@@ -39,7 +39,7 @@ class TensorLibrary:
     def __init__(self, graph: Graph, toolchain: Toolchain | None = None) -> None:
         self.graph = graph
         target = get_target()
-        stages = lower(graph, target)
+        stages = compile_graph(graph, target)
         sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
         self._library = ctypes.CDLL(str(build_library(sources, target, toolchain)))
         self._library.canao_message.restype = ctypes.c_char_p

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from canao.build import Toolchain, build_program, runtime_files
-from canao.compiler import Stages, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.stages import Stages
 from canao.emit.c.unit import Source, emit
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
@@ -20,7 +22,7 @@ HARNESS = "harness.c"
 
 
 def staged(model: torch.nn.Module, target: Target, fusion: bool) -> Stages:
-    return lower(load_model(model)[1], target, fusion=fusion)
+    return compile_graph(load_model(model)[1], target, fusion=fusion)
 
 
 def sources(source: Source, main: str = HARNESS) -> dict[str, str]:

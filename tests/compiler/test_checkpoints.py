@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from canao.compiler import load_model
+from canao.compiler.loading import load_model
 from canao.errors import InputError
 from canao.graph.interp import outputs
-from canao.model.source import load_source
+from canao.model.loaded_model import load_directory
 from tests.compiler.families import FAMILIES, make, reference
 from tests.oracle import assert_close
 
@@ -34,7 +34,7 @@ def test_half_precision_in_shards_without_tied_weights(family: str, tmp_path: Pa
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     stored = {name for file in shards(tmp_path) for name in load_file(file)}
     assert len(shards(tmp_path)) > 1 and stored < set(model.state_dict())
-    module = load_source(tmp_path).module
+    module = load_directory(tmp_path).module
     assert all(p.dtype == torch.float32 for p in module.parameters())
     whole = make(family, "ForMaskedLM")
     whole.load_state_dict(model.state_dict())
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     make("Electra").save_pretrained(tmp_path, max_shard_size="40KB")
     damage(tmp_path)
     with pytest.raises(InputError, match=message) as refused:
-        load_source(tmp_path)
+        load_directory(tmp_path)
     assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
@@ -125,4 +125,4 @@ def test_other_safetensors_are_not_the_model(tmp_path: Path) -> None:
     make("Electra").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter.safetensors")
     with pytest.raises(InputError, match=r"no model\.safetensors; save the model"):
-        load_source(tmp_path)
+        load_directory(tmp_path)

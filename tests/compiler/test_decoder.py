@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from canao.build import build_program, get_toolchain
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import Attention
 from canao.graph.interp import interpret
@@ -109,7 +110,7 @@ def test_tied_embeddings_are_stored_once(shape: str, isa: str, tmp_path: Path) -
 
 def _sections(model: torch.nn.Module, table: torch.Tensor) -> list[Section]:
     """The parts of the weights file that hold a table."""
-    stages = lower(load_model(model)[1], HOST)
+    stages = compile_graph(load_model(model)[1], HOST)
     constants = stages.program.graph.constants
     return [s for s in stages.schedule.weights.sections
             if np.array_equal(constants[s.operand.value], table.detach().numpy())]  # fmt: skip
@@ -159,7 +160,7 @@ def test_families_of_decoders(family: str, tmp_path: Path) -> None:
 
 def test_the_oracle_continues_texts() -> None:
     model = decoder("odd")
-    graph = lower(load_model(model)[1], HOST).program.graph
+    graph = compile_graph(load_model(model)[1], HOST).program.graph
     result, cache = dict(graph.outputs)["logits"], {}
     pieces = [interpret(graph, [p], cache=cache)[result][0] for p in np.split(IDS[:40], [1, 9, 32])]
     close(np.concatenate(pieces), logits(model, IDS[:40]))
@@ -217,9 +218,9 @@ def test_runs_start_anew(tmp_path: Path) -> None:
     model = decoder()
     with CompiledModel(compile_model(model, tmp_path / "out"), 2) as compiled:
         compiled.extend(IDS[:9])
-        assert compiled.text_length == 9
+        assert compiled.sequence_length == 9
         compiled(IDS[:5])
-        assert compiled.text_length == 0
+        assert compiled.sequence_length == 0
         compiled.extend(IDS[:20])
         compiled.reset(7)
         close(compiled.extend(IDS[7:12])["logits"], logits(model, IDS[:12])[-1:])
@@ -238,7 +239,7 @@ def test_runs_start_anew(tmp_path: Path) -> None:
         ):
             with pytest.raises(InputError, match=message):
                 wrong()
-        assert compiled.text_length == 3
+        assert compiled.sequence_length == 3
 
 
 def test_encoders_have_no_text(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ def test_no_warnings(compiler: str) -> None:
 
 
 def test_layers_end_in_seven_kernels() -> None:
-    stages = lower(load_model(decoder(layers=4))[1], HOST)
+    stages = compile_graph(load_model(decoder(layers=4))[1], HOST)
     assert stages.kernels <= 7 * 4 + 4
     attention = [r for r in stages.program.regions if isinstance(r.form, Attention)]
     last = stages.source.memory.last

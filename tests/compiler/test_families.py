@@ -11,7 +11,9 @@ import torch
 from transformers.activations import ACT2CLS
 
 from canao.build import Toolchain, get_toolchain
-from canao.compiler import Stages, compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
+from canao.compiler.stages import Stages
 from canao.errors import InputError, ToolchainError, UnsupportedError
 from canao.fuse.forms.attention import Attention
 from canao.graph.interp import outputs
@@ -35,7 +37,7 @@ def quickest() -> Toolchain:
 
 
 def stages(model: torch.nn.Module, max_length: int | None = None) -> Stages:
-    return lower(load_model(model, max_length)[1], get_target())
+    return compile_graph(load_model(model, max_length)[1], get_target())
 
 
 def assert_graph(model: torch.nn.Module, staged: Stages, lengths: tuple[int, ...]) -> None:
@@ -99,14 +101,14 @@ def test_kernels_of_a_layer(family: str) -> None:
     assert counts[1] - counts[0] == KERNELS[family] * (more - few)
 
 
-def test_local_attention_visits_a_band() -> None:
+def test_local_attention_visits_a_window() -> None:
     program = stages(make("ModernBert")).program
-    bands = [r.form.band for r in program.regions if isinstance(r.form, Attention)]
-    assert bands == [None, (8, 8), None]
+    windows = [r.form.window for r in program.regions if isinstance(r.form, Attention)]
+    assert windows == [None, (8, 8), None]
 
 
-def test_wide_bands_and_tiles(tmp_path: Path) -> None:
-    """Longer than a tile of keys: most of them are outside the band."""
+def test_wide_windows_and_tiles(tmp_path: Path) -> None:
+    """Longer than a tile of keys: most of them are outside the window."""
     model = make("ModernBert", num_hidden_layers=2, local_attention=4, hidden_size=32,
                  num_attention_heads=2, max_position_embeddings=1100)  # fmt: skip
     assert_compiled(model, tmp_path, (5, 513, 1030))

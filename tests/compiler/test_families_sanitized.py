@@ -1,5 +1,5 @@
 """The generated C of families under sanitizers: positions counted from ids, relative biases,
-disentangled attention, rotary positions, bands, convolutions, activations."""
+disentangled attention, rotary positions, sliding windows, convolutions, activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from transformers.activations import ACT2CLS
 
 from canao.build import get_toolchain
-from canao.compiler import load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
 from tests.compiler import programs
 from tests.compiler.families import make, reference, text
 from tests.compiler.test_families import Activations
@@ -50,7 +51,7 @@ def test_families(family: str, fusion: bool, tmp_path: Path) -> None:
 
 def test_activations(tmp_path: Path) -> None:
     model = Activations(list(ACT2CLS)).float().eval()
-    stages = lower(load_model(model, 64)[1], HOST)
+    stages = compile_graph(load_model(model, 64)[1], HOST)
     command = programs.build(stages, HOST, tmp_path, get_toolchain(gcc()), SANITIZERS)
     ids = np.arange(64, dtype=np.int32)
     with torch.no_grad():

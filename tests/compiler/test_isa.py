@@ -20,9 +20,9 @@ from canao.graph.dtypes import I32
 from canao.graph.ops import OPS, POINTWISE
 from canao.isa.registry import ISAS
 from canao.isa.table import OPERATIONS
-from canao.target import get_target
+from canao.target import Target, get_target
 
-HOST, ARM = get_target(), get_target("aarch64-linux")
+HOST, ARM = get_target(), Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 COUNT = 256  # numbers for each operand; a multiple of every vector
 OPERANDS = 3
 UNTOUCHED, FILL = np.float32(7), np.float32(-3)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import lower
-from canao.fuse.forms.form import Alias, Attention, Product
+from canao.compiler.pipeline import compile_graph
+from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.lower.scheduling import default_plans
@@ -40,7 +40,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
 ) -> None:
     """Each name is parsed, and says what the kernel is and how it runs."""
     for graph in graphs.values():
-        stages = lower(graph, target, fusion=fusion, planner=default_plans)
+        stages = compile_graph(graph, target, fusion=fusion, planner=default_plans)
         steps = zip(
             stages.schedule.kernel_names(), stages.program.regions, stages.plans, strict=True
         )
@@ -56,7 +56,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
             assert {k: str(v) for k, v in blocks.items()} == {
                 k: v for k, v in found.plan.items() if k != "tile"
             }
-            if isinstance(region.form, Product):
+            if isinstance(region.form, PackedGemm):
                 assert found.sizes == (str(region.form.k), str(region.form.n))
                 assert set(found.plan) == {"tile", "kc", "mc"}
                 nodes = {n.op for n in region.nodes}
@@ -66,12 +66,17 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
                 assert set(found.plan) == {"tile", "keys"}
 
 
+def _names(graph: Graph, fusion: bool) -> list[str]:
+    """Of all kernels of a graph, but for aliases."""
+    stages = compile_graph(graph, X86, fusion=fusion, planner=default_plans)
+    return [name for name in stages.schedule.kernel_names() if name]
+
+
 def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
     found = {
         parse(name).prefix
         for graph in graphs.values() for fusion in (True, False)
-        for name in lower(graph, X86, fusion=fusion, planner=default_plans).schedule.kernel_names()
-        if name
+        for name in _names(graph, fusion)
     }  # fmt: skip
     assert found == set(PREFIXES)
 

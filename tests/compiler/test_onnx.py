@@ -24,7 +24,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.graph.interp import outputs
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
@@ -137,7 +138,7 @@ def compare(wrapped: Positional, compiled: CompiledModel, sentences: Any) -> Non
 def test_families(family: str, tmp_path: Path, sentences) -> None:
     """By the exporter on torch.export, in as few kernels as from the module itself."""
     model = make(family)
-    whole = lower(load_model(model)[1], get_target()).kernels
+    whole = compile_graph(load_model(model)[1], get_target()).kernels
     wrapped = export(model, tmp_path / "model.onnx", 18, dynamo=True)
     artifact = compile_model(tmp_path / "model.onnx", tmp_path / "out")
     assert artifact.kernels == whole
@@ -176,9 +177,9 @@ def test_positions_and_rotations(family: str, opset: int, dynamo: bool, tmp_path
     """Relative positions are looked up at places that the graph computes from them, and rotations
     are an operator from 23 on: the rewritten graph, as large as from the module."""
     model = families.make(family, "ForTokenClassification", num_hidden_layers=1)
-    whole = lower(load_model(model)[1], get_target()).kernels
+    whole = compile_graph(load_model(model)[1], get_target()).kernels
     wrapped = export(model, tmp_path / "model.onnx", opset, dynamo=dynamo)
-    staged = lower(load_model(tmp_path / "model.onnx", 64)[1], get_target())
+    staged = compile_graph(load_model(tmp_path / "model.onnx", 64)[1], get_target())
     assert staged.kernels == whole
     for length in (1, 7, 33):
         ids = np.arange(length, dtype=np.int32) * 7 % 90 + 5
@@ -199,7 +200,7 @@ def test_a_decoder(opset: int, tmp_path: Path) -> None:
                         use_cache=False, initializer_range=SPREAD)  # fmt: skip
     model = GPT2LMHeadModel(config).eval()
     wrapped = export(model, tmp_path / "model.onnx", opset, dynamo=False, kind=torch.int32)
-    staged = lower(load_model(tmp_path / "model.onnx")[1], get_target())
+    staged = compile_graph(load_model(tmp_path / "model.onnx")[1], get_target())
     assert [n.op for n in staged.program.graph.nodes].count("causal_attention") == 1
     for length in (1, 17):
         ids = np.arange(length, dtype=np.int32) * 5 % 97

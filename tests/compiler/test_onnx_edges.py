@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.errors import UnsupportedError
 from canao.graph.interp import outputs
 from canao.target import get_target
@@ -132,10 +133,10 @@ def test_tables_are_not_read_outside_by_position(tmp_path: Path) -> None:
            node("Unsqueeze", "rr first", "ids")]  # fmt: skip
     numbers = {"zero": np.int64(0), "one": np.int64(1), "first": [0]}
     graph = load_model(saved(tmp_path, computed(ops, 10, numbers)), 4)[1]
-    lower(graph, get_target())  # at 0, 1, 4 and 9
+    compile_graph(graph, get_target())  # at 0, 1, 4 and 9
     graph = load_model(saved(tmp_path, computed(ops, 9, numbers)), 4)[1]
     with pytest.raises(UnsupportedError, match="outside of a table at 4 tokens"):
-        lower(graph, get_target())
+        compile_graph(graph, get_target())
 
 
 def test_positions_that_skip_padding_bound_the_length(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_inspect_lists_all_that_is_refused(
 
 
 def test_a_triangle_as_a_constant_of_fixed_attention() -> None:
-    """Queries and keys of other numbers than the text: no band that ends at the query."""
+    """Queries and keys of other numbers than the text: no window that ends at the query."""
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=(1, 3, n, 8)).astype(np.float32) for n in (4, 6, 6))
     causal = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1)

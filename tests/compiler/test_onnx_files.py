@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canao.compiler import compile_model, load_model
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError, UnsupportedError
 from canao.graph.interp import outputs
 from canao.graph.ir import Ids

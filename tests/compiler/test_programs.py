@@ -125,7 +125,7 @@ def test_bad_calls_return_codes(fusion: bool, tmp_path: Path) -> None:
 
 
 def test_library_needs_libc_only(tmp_path: Path) -> None:
-    from canao.compiler import compile_model
+    from canao.compiler.pipeline import compile_model
 
     artifact = compile_model(classifier("small"), tmp_path / "out")
     readelf = shutil.which("readelf")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.errors import UnsupportedError
 from canao.graph.from_torch.trace import trace
 from canao.inference.compiled_model import CompiledModel
@@ -144,9 +144,9 @@ def test_minilm_with_a_classification_head(minilm: Path, tmp_path: Path, sentenc
 
 
 def test_minilm_hidden_states(minilm: Path, tmp_path: Path, sentences) -> None:
-    from canao.model.source import load_source
+    from canao.model.loaded_model import load_directory
 
-    module = load_source(minilm).module
+    module = load_directory(minilm).module
     with CompiledModel(compile_model(module, tmp_path / "out"), 2) as compiled:
         compare(module, compiled, (1, 8, 31, 64, 127, 512), sentences)
 
@@ -172,7 +172,7 @@ def test_repeated_runs_are_bit_identical(tmp_path: Path, sentences) -> None:
 
 def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
     """Any legal register tile and cache block, at sizes off both, gives the model's numbers."""
-    from canao.compiler import load_model
+    from canao.compiler.loading import load_model
     from canao.fuse.forms.form import Attention, PackedGemm
     from canao.fuse.group import fuse
     from canao.fuse.rewrite import apply

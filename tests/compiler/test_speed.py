@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel
 
 from canao.artifact.directory import Artifact
 from canao.build import build_library, build_program, runtime_files
-from canao.compiler import load_model
+from canao.compiler.loading import load_model
 from canao.device.base import MeasureConfig, Timing
 from canao.device.bench import bench_program, local_device
 from canao.emit.c.peak import peak_source

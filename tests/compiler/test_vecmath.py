@@ -10,7 +10,7 @@ import torch
 from scipy.special import erf, expit
 from transformers.activations import ACT2FN
 
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 

@@ -9,7 +9,8 @@ import pytest
 
 from canao.artifact.directory import Artifact
 from canao.build import build_library
-from canao.compiler import compile_model, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
 from canao.lower.scheduling import default_plans
 from canao.target import get_target
 from tests.compiler.models import classifier, decoder
@@ -34,7 +35,7 @@ def continuing(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def crashing(encoder: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The encoder, but its library ends the process that opens it."""
     host = get_target()
-    source = lower(load_model(classifier("small"))[1], host, planner=default_plans).source
+    source = compile_graph(load_model(classifier("small"))[1], host, planner=default_plans).source
     library = build_library(
         {"program.c": source.code + _TRAP, "canao_model.h": source.header}, host
     )

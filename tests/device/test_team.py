@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.compiler import compile_model
+from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from canao.compiler import Stages
+from canao.compiler.stages import Stages
 from canao.emit.arguments import Arguments
 from canao.emit.c.kernels import kernel_text
 from canao.isa.registry import ISAS

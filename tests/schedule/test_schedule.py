@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from canao.compiler import lower
+from canao.compiler.pipeline import compile_graph
 from canao.graph.ir import dim_at
 from canao.lower.scheduling import default_plans, schedule_program
 from canao.schedule.operands import Packed
@@ -36,7 +36,7 @@ def test_a_program_has_one_schedule(name):
 
 def test_a_graph_has_one_schedule():
     first = staged("bert-odd", "avx2").schedule
-    second = lower(graph("bert-odd"), TARGETS["avx2"], planner=default_plans).schedule
+    second = compile_graph(graph("bert-odd"), TARGETS["avx2"], planner=default_plans).schedule
     for part in ("memory", "weights", "cache", "scratch"):
         assert getattr(first, part) == getattr(second, part)
     assert [(s.name, s.plan, s.reads, s.work, s.waits) for s in first.steps] == [

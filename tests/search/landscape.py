@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import FORMAT, Artifact, file_digest
+from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
+from canao.artifact.files import file_digest
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions
@@ -59,7 +60,7 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
     for name in ("model.so", "weights.bin"):
         (out / name).write_text(f"{name} of {arch}")
     manifest = {
-        "format": FORMAT,
+        "format": ARTIFACT_FORMAT,
         "target": {name: getattr(HOST, name) for name in ("name", "isa", "triple")},
         "inputs": [],
         "outputs": [],

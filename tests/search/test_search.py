@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from canao.artifact.certificate import load_certificate
 from canao.artifact.directory import Artifact
 from canao.device.base import Failure
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch
-from canao.search import Event, Trial, load_certificate, place, run_search
+from canao.search import Event, Trial, place, run_search
 from canao.search.controller import NAMES
 from canao.search.journal import locked, read_trials
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import chosen_plans, load_model, lower
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.plans import chosen_plans
 from canao.isa.registry import ISAS
 from canao.lower.cpu.attention import AttentionPlan
 from canao.lower.cpu.backend import CPU
@@ -21,7 +23,7 @@ from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 
 HOST = get_target()
-PROGRAM = lower(
+PROGRAM = compile_graph(
     load_model(classifier("deep_product", layers=1), 32)[1], HOST, planner=default_plans
 ).program
 SUBJECTS = find_subjects(PROGRAM)

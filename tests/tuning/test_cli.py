@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from canao.compiler import load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.plans import tuning_database
 from canao.fuse.group import Program
 from canao.lower.scheduling import default_plans, space
-from canao.schedule.database import Measured
+from canao.schedule.database import VERSION, Measured
 from canao.target import get_target
 from canao.tuning import tuner
 from canao.tuning.tuner import find_subjects
@@ -29,9 +31,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
     monkeypatch.setattr(tuner, "_SCOUTED", 1)
-    return tmp_path / "tuning.sqlite"
+    return tmp_path / f"tuning-{VERSION}.sqlite"
 
 
 def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Path) -> None:
@@ -47,7 +49,7 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
 
 
 def _program(model_dir: Path) -> Program:
-    return lower(load_model(model_dir)[1], HOST, planner=default_plans).program
+    return compile_graph(load_model(model_dir)[1], HOST, planner=default_plans).program
 
 
 def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:

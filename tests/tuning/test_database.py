@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from canao.compiler import load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.plans import tuning_database
 from canao.errors import InputError
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
@@ -34,7 +36,7 @@ def rows(database: Database, region: str) -> list[tuple[Plan, float | None, bool
 
 
 def texts(model, max_length: int = 32) -> dict[str, int]:
-    program = lower(load_model(model, max_length)[1], HOST, planner=default_plans).program
+    program = compile_graph(load_model(model, max_length)[1], HOST, planner=default_plans).program
     return {s.text: s.calls for s in find_subjects(program)}
 
 
@@ -56,12 +58,12 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_machines_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
     here, there = (tuning_database(HOST, machine=m) for m in (None, Machine(cpu="another")))
     assert here.path == there.path
     here.add({"a": [ROW]})
     assert there.read("a") == () and rows(tuning_database(HOST, None, local_machine()), "a")
-    monkeypatch.setattr("canao.compiler.code_stamp", lambda toolchain: "newer")
+    monkeypatch.setattr("canao.compiler.plans.code_stamp", lambda toolchain: "newer")
     assert tuning_database(HOST).read("a") == ()
 
 
@@ -159,7 +161,7 @@ def test_keys_differ_where_speed_may() -> None:
 
 
 def test_every_region_has_a_text() -> None:
-    program = lower(load_model(classifier("odd"), 32)[1], HOST).program
+    program = compile_graph(load_model(classifier("odd"), 32)[1], HOST).program
     kinds = [region_text(program.graph, r).partition(";")[0] for r in program.regions]
     layer = ["gemm", "attention", "gemm", "gemm", "gemm"]
     assert kinds == ["rows", *layer, *layer, "gemm", "gemm"]

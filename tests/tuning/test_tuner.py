@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.compiler import compile_model, load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
+from canao.compiler.plans import tuning_database
 from canao.device.base import MeasureConfig
 from canao.device.bench import local_device
 from canao.device.null import NullDevice
@@ -34,7 +36,7 @@ UNHURRIED = 3600.0  # seconds: on a busy machine too, the search ends by itself
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database of its own for each test, while builds stay in the common cache; fewer trials."""
-    monkeypatch.setattr("canao.compiler.cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path / "cache")
     monkeypatch.setattr(tuner, "_SCOUTED", 1)
     monkeypatch.setattr(tuner, "_SMALL", 0.2)  # of the made-up times: only DEEP is searched
 
@@ -91,7 +93,7 @@ def test_finds_a_planted_plan(model, tmp_path: Path, sentences) -> None:
 
 def test_finds_a_tile_for_one_kernel(model, tmp_path: Path, sentences) -> None:
     """Two rows fewer than the default's, for one kernel; the others stay as they are."""
-    stages = lower(load_model(model)[1], HOST, planner=default_plans)
+    stages = compile_graph(load_model(model)[1], HOST, planner=default_plans)
     defaults = dict(zip((r.output for r in stages.program.regions), stages.plans, strict=True))
 
     def cost(name: str) -> float:
@@ -139,7 +141,7 @@ def test_a_plan_that_crashes_does_not_count(
         return dataclasses.replace(source, code=code)
 
     monkeypatch.setattr(trial, "emit", broken)
-    subjects = tuner.find_subjects(lower(load_model(model)[1], HOST).program)
+    subjects = tuner.find_subjects(compile_graph(load_model(model)[1], HOST).program)
     deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
     crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
     plan_timer = measure.PlanTimer(
@@ -200,7 +202,7 @@ def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:
     assert_right(model, tmp_path / "out", sentences)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {k.plan for k in report.kernels} <= {k["plan"] for k in manifest["kernels"]}
-    first, second = (lower(load_model(model)[1], HOST).source for _ in range(2))
+    first, second = (compile_graph(load_model(model)[1], HOST).source for _ in range(2))
     assert first == second, "one database, one library"
 
 
@@ -222,7 +224,7 @@ def test_what_cannot_be_tuned(model, options: dict, words: str) -> None:
 def test_decoders_are_tuned(tmp_path: Path) -> None:
     """Their attention is two steps, one of which writes the cache; both count as one kernel."""
     small = decoder(layers=1, max_length=64)
-    program = lower(load_model(small)[1], HOST, planner=default_plans).program
+    program = compile_graph(load_model(small)[1], HOST, planner=default_plans).program
     subjects = [s for s in tuner.find_subjects(program) if s.text.startswith("attention")]
     assert len(subjects) == 1
     region = subjects[0].region

@@ -1,1 +1,2 @@
-"""What a compilation leaves behind, and how files are written whole."""
+"""What a compilation leaves behind: the artifact's directory, its certificate, and files that are
+written whole. May import errors only, so that every other room can read and write artifacts."""

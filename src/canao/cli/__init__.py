@@ -1,1 +1,2 @@
-"""What a command does: its words parsed, its progress and its results shown."""
+"""The command line: a command's words parsed, its progress and its results shown. May import
+everything; nothing but __main__.py imports it."""

@@ -1,4 +1,4 @@
-"""The command line: parse, compose, print. Decides nothing."""
+"""The command line: every command parses its options, calls the Python interface and prints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from canao import api
+from canao.artifact.certificate import require_budget
 from canao.artifact.directory import Artifact
 from canao.cli.console import SearchDisplay
 from canao.cli.printing import (
@@ -23,6 +24,7 @@ from canao.cli.printing import (
 )
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS
 from canao.device.base import PERCENTILES, Failure, MeasureConfig, Timing
+from canao.device.certify import certify as certify_library
 from canao.errors import CanaoError, DeviceError, InputError
 from canao.inference.tasks import GENERATION, TASKS
 from canao.search.controller import NAMES as CONTROLLERS
@@ -54,7 +56,7 @@ Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
 Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
 def _listed(numbers: Sequence[float]) -> str:
@@ -133,16 +135,18 @@ def compile(
 
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
-    from canao.compiler import best_plans, compile_model, load_model, lower
+    from canao.compiler.loading import load_model
+    from canao.compiler.pipeline import compile_graph, compile_model
+    from canao.compiler.plans import best_plans
     from canao.lower.scheduling import default_plans
 
-    machine = get_target(target) if isa is None else get_target(target).with_isa(isa)
+    chosen = get_target(target) if isa is None else get_target(target).with_isa(isa)
     if emit is not None:
         if emit not in _STAGES:
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
         _, graph = load_model(model, max_length)
         planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
-        stages = lower(graph, machine, fusion=not no_fusion, planner=planner)
+        stages = compile_graph(graph, chosen, fusion=not no_fusion, planner=planner)
         sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
@@ -150,13 +154,13 @@ def compile(
     artifact = compile_model(
         model,
         out_dir,
-        target=machine,
+        target=chosen,
         fusion=not no_fusion,
         max_length=max_length,
         toolchain=get_toolchain(cc),
         tuned=not no_tuned,
     )
-    print_compiled(artifact, machine)
+    print_compiled(artifact, chosen)
 
 
 @app.command()
@@ -234,7 +238,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
 ) -> None:  # fmt: skip
     """Run the model's task on texts: labels, entities, answers, masks, vectors or new text."""
-    from canao.cli.run_command import gather, run_texts
+    from canao.cli.run_command import read_texts, run_texts
 
     asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
              "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
@@ -243,7 +247,7 @@ def run(
     with api.load(artifact, threads=threads) as model:
         run_texts(
             model,
-            gather(model, texts or [], context, file),
+            read_texts(model, texts or [], context, file),
             truncate=truncate,
             options=options,
             as_json=as_json,
@@ -331,18 +335,15 @@ def certify(
     as_json: AsJson = False,
 ) -> None:
     """Measure a library against a budget; exit code 0 only if it holds."""
-    from canao.search.guarantee import certify as measure_against
-    from canao.search.guarantee import require
-
     config = MeasureConfig(length=length, threads=threads, samples=samples)
-    certificate = measure_against(
+    certificate = certify_library(
         Artifact.load(artifact), api.get_device(device), budget_ms, config, percentile=percentile
     )
     if as_json:
         sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")
     else:
         out.print(str(certificate))
-    require(certificate)
+    require_budget(certificate)
 
 
 @app.command()

@@ -10,23 +10,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from canao.compiler import (
-    Stages,
-    check_vocabulary,
-    counts,
-    load_model,
-    load_tokenizer,
-    lower,
-    parameter_count,
-    region_flops,
-    total_flops,
-)
+from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.stages import Stages, counts, parameter_count, region_flops, total_flops
 from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
 from canao.lower.scheduling import schedule_program
-from canao.model.source import Source, load_source
+from canao.model.loaded_model import LoadedModel, load_directory
 from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
 from canao.target import Target
@@ -47,30 +39,30 @@ def inspect_model(
         raise InputError(f"length is {length}; give at least 1")
     if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
         raise InputError(f"{model}: is compiled already; give the model that it was compiled from")
-    source: Source | None = None
+    loaded: LoadedModel | None = None
     tokenizer = load_tokenizer(model)
     try:
-        source, graph = load_model(model, max_length)
-        check_vocabulary(tokenizer, source, graph)
-        head = describe_head(source, [name for name, _ in graph.outputs])
-        stages = lower(graph, target)
+        loaded, graph = load_model(model, max_length)
+        check_vocabulary(tokenizer, loaded, graph)
+        head = describe_head(loaded, [name for name, _ in graph.outputs])
+        stages = compile_graph(graph, target)
     except UnsupportedError as error:
-        return _refused(model, source, error)
+        return _refused(model, loaded, error)
     report = {"model": _name(model), "supported": True, "problems": []}
-    return report | _identity(source, head) | _compiled(graph, stages, length), None
+    return report | _identity(loaded, head) | _compiled(graph, stages, length), None
 
 
 def _refused(
-    model: Any, source: Source | None, error: UnsupportedError
+    model: Any, loaded: LoadedModel | None, error: UnsupportedError
 ) -> tuple[ModelReport, UnsupportedError]:
     """The report on a model that is not supported."""
     report: ModelReport = {"model": _name(model), "supported": False, "problems": []}
-    if source is None and isinstance(model, (str, Path)) and Path(model).is_dir():
+    if loaded is None and isinstance(model, (str, Path)) and Path(model).is_dir():
         try:
-            source = load_source(model)
-            report |= _identity(source, describe_head(source))
+            loaded = load_directory(model)
+            report |= _identity(loaded, describe_head(loaded))
         except UnsupportedError:
-            source = None
+            loaded = None
     problems = [asdict(p) for p in error.problems]
     report["problems"] = problems or [{"operator": None, "where": None, "hint": None,
                                        "detail": str(error)}]  # fmt: skip
@@ -85,14 +77,14 @@ def _name(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
-def _identity(source: Source, head: ModelReport) -> ModelReport:
+def _identity(loaded: LoadedModel, head: ModelReport) -> ModelReport:
     """The part of the report that follows from the model's directory."""
-    config = source.config
+    config = loaded.config
     return {
-        "class": source.kind,
+        "class": loaded.kind,
         "type": getattr(config, "model_type", None),
         **head,
-        "tokenizer": describe_tokenizer(source.path),
+        "tokenizer": describe_tokenizer(loaded.path),
     }
 
 

@@ -1,4 +1,4 @@
-"""The output of commands for people: results of a search, a compilation, a measurement."""
+"""What commands print for people: the results of a search, a compilation, a measurement."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def print_tuning(report: Any) -> None:
 def print_timing(
     timing: Timing, each: Timing | None, percentiles: Sequence[float], device: str
 ) -> None:
-    """Print the latency of a sequence, and of one more token after it if `each` is given."""
+    """Print the latency of a sequence, and that of one more token after it if `each` is given."""
     for name, value in timing.summary(percentiles).items():
         if name == "peak_bytes":
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
@@ -98,7 +98,7 @@ def print_timing(
 def print_profile(
     artifact: Artifact, device: Any, steps: tuple[tuple[str, float], ...], config: MeasureConfig
 ) -> None:
-    """Print kernels by falling time.
+    """Print the kernels of a sequence, slowest first.
 
     The share of the peak is given only at the length for which the manifest counts FLOPs.
     """

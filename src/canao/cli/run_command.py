@@ -25,21 +25,21 @@ _Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A text or pair; `place` is where it came from, for messages ("" if there is only one)."""
+class InputText:
+    """A text or a pair of texts, and for messages the place that it came from, or ""."""
 
     text: str
     pair: str | None
     place: str = ""
 
 
-def gather(
+def read_texts(
     model: CompiledModel, texts: Sequence[str], second: str | None, file: Path | None
-) -> Iterator[Item]:
+) -> Iterator[InputText]:
     """The texts to run, read as they are needed; "-" as the only argument is standard input.
 
-    If the task takes pairs and `second` is not given, the second of two arguments is the pair or
-    context.
+    If the task takes pairs and `second` is not given, the second of two arguments is the second
+    text of a pair.
     """
     pairs = task_of(model.artifact.manifest).pairs
     if file is not None and texts:
@@ -53,24 +53,24 @@ def gather(
             raise InputError(
                 f"{len(texts)} texts, and this task takes a pair; give several with --file"
             )
-        return iter([Item(texts[0], texts[1])])
+        return iter([InputText(texts[0], texts[1])])
     several = len(texts) > 1
-    return (Item(t, second, f"text {i}" if several else "") for i, t in enumerate(texts, 1))
+    return (InputText(t, second, f"text {i}" if several else "") for i, t in enumerate(texts, 1))
 
 
-def _lines(file: Path | None, second: str | None, *, split: bool) -> Iterator[Item]:
+def _lines(file: Path | None, second: str | None, *, split: bool) -> Iterator[InputText]:
     """One text from each line; if the task takes pairs, a tab separates the two texts."""
     if file is None:
-        yield from _items("standard input", sys.stdin.buffer, second, split)
+        yield from _texts_of("standard input", sys.stdin.buffer, second, split)
         return
     try:
         with open(file, "rb") as stream:
-            yield from _items(str(file), stream, second, split)
+            yield from _texts_of(str(file), stream, second, split)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); name a text file") from None
 
 
-def _items(name: str, stream: BinaryIO, second: str | None, split: bool) -> Iterator[Item]:
+def _texts_of(name: str, stream: BinaryIO, second: str | None, split: bool) -> Iterator[InputText]:
     number = 0
     for number, raw in enumerate(stream, 1):
         place = f"{name}, line {number}"
@@ -79,16 +79,16 @@ def _items(name: str, stream: BinaryIO, second: str | None, split: bool) -> Iter
         except UnicodeDecodeError:
             raise InputError(f"{place}: is not UTF-8; convert the file first") from None
         text, tab, rest = line.partition("\t") if split else (line, "", "")
-        yield Item(text, rest if tab else second, place)
+        yield InputText(text, rest if tab else second, place)
     if not number:
         raise InputError(f"{name}: is empty; give a text on each line")
 
 
 def run_texts(
-    model: CompiledModel, items: Iterable[Item], *, truncate: bool | None,
+    model: CompiledModel, items: Iterable[InputText], *, truncate: bool | None,
     options: Mapping[str, Any], as_json: bool, write: _Say, note: _Say,
 ) -> None:  # fmt: skip
-    """Run the texts in batches and write the results of each; `note` is told of truncated texts.
+    """Run the texts in batches and write the result of each; `note` is called for truncated texts.
 
     Generated text is written token by token.
     """
@@ -111,18 +111,19 @@ def run_texts(
             batch, prepared, model.predict_prepared(prepared), strict=True
         ):
             if as_json:
-                say(json.dumps(_form(item, ready, result), ensure_ascii=False))
+                say(json.dumps(_json_form(item, ready, result), ensure_ascii=False))
                 continue
             is_vector = isinstance(result, np.ndarray)
             if heads and not is_vector:
                 say(item.text if item.pair is None else f"{item.text} | {item.pair}")
-            for line in _human(result, options.get("top") or _TOP_PRINTED):
+            for line in _printed_lines(result, options.get("top") or _TOP_PRINTED):
                 say(line)
 
 
 def _prepare(
-    model: CompiledModel, item: Item, truncate: bool | None, options: Mapping[str, Any], note: _Say
-) -> Prepared:
+    model: CompiledModel, item: InputText, truncate: bool | None, options: Mapping[str, Any],
+    note: _Say,
+) -> Prepared:  # fmt: skip
     try:
         ready = model.prepare(item.text, item.pair, truncate=truncate, **options)
     except InputError as error:
@@ -135,7 +136,7 @@ def _prepare(
     return ready
 
 
-def _form(item: Item, ready: Prepared, result: Any) -> dict[str, Any]:
+def _json_form(item: InputText, ready: Prepared, result: Any) -> dict[str, Any]:
     """The JSON form of one result, with its text."""
     form: dict[str, Any] = {"text": item.text}
     if item.pair is not None:
@@ -163,7 +164,7 @@ def _numbers(array: np.ndarray) -> Any:
     return [float(str(x)) for x in array]
 
 
-def _human(result: Any, top: int) -> Iterator[str]:
+def _printed_lines(result: Any, top: int) -> Iterator[str]:
     if isinstance(result, np.ndarray):
         yield json.dumps(_numbers(result))
     elif isinstance(result, Prediction):

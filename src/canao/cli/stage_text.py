@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from canao.compiler import NOMINAL_LENGTH, Stages, region_flops
+from canao.compiler.stages import NOMINAL_LENGTH, Stages, region_flops
 from canao.fuse.forms.form import form_name
 from canao.graph.text import format_graph, format_node
 
 
 def format_stage(stage: str, stages: Stages) -> str:
-    """graph: as captured. fused: regions, rewrites and decisions. plan: how each region runs.
-    source: the C text."""
+    """One stage of a compilation as text.
+
+    graph    the graph as captured
+    fused    the rewrites, the merges, and the regions that they left
+    plan     the plan, memory and work of each region
+    source   the C
+    """
     if stage == "graph":
         return format_graph(stages.captured)
     if stage == "fused":

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.artifact.directory import Artifact
+from canao.defaults import DEVICE as LOCAL
 from canao.errors import DeviceError, InputError
-from canao.inference.library import require_runnable
+from canao.inference.library import THIS_MACHINE, require_runnable
 from canao.machine import Machine
 from canao.target import Target
 
@@ -121,12 +122,13 @@ class Device(Protocol):
         ...
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """End-to-end latency of the library, the profiler off: of a text, or for a library that
-        continues texts, of taking it in as far as the outputs of its last token."""
+        """End-to-end latency of the library, the profiler off: of a sequence with all its outputs,
+        or, for a library that continues sequences, with the outputs of its last token only."""
         ...
 
     def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """Latency of one more token after a text of the length, where the library continues it."""
+        """Latency of one more token after a sequence of the length, for a library that continues
+        it."""
         ...
 
     def profile(
@@ -142,15 +144,16 @@ class Device(Protocol):
 
 
 def require_measurable(
-    artifact: Artifact, target: Target, config: MeasureConfig, *, follows: bool = False
+    artifact: Artifact, device: Device, config: MeasureConfig, *, follows: bool = False
 ) -> None:
     """DeviceError unless a library can run there at that length; `follows`: and one token more."""
-    require_runnable(artifact, target)
+    place = THIS_MACHINE if device.name == LOCAL else f"device {device.name}"
+    require_runnable(artifact, device.target, place)
     if config.length > artifact.max_length:
         raise DeviceError(
             f"length {config.length} is over the model's maximum, {artifact.max_length}"
         )
     if follows and not artifact.resumes:
-        raise DeviceError(f"{artifact.library}: the model does not continue texts")
+        raise DeviceError(f"{artifact.library}: the model does not continue a sequence")
     if follows and config.length == artifact.max_length:
         raise DeviceError(f"no token can follow {config.length}, the model's maximum")

@@ -138,7 +138,7 @@ class BenchDevice:
         self, artifact: Artifact, config: MeasureConfig, mode: str, *more: str
     ) -> dict[str, list[list[str]]]:
         """The benchmark's report: name -> rows of words."""
-        require_measurable(artifact, self.target, config, follows=mode == "next")
+        require_measurable(artifact, self, config, follows=mode == "next")
         program = bench_program(self.target)
         here = (program, artifact.library, artifact.weights)
         names = ("canao_bench", artifact.library.name, artifact.weights.name)

@@ -83,7 +83,7 @@ class NullDevice:
         self, artifact: Artifact, config: MeasureConfig, follows: bool = False
     ) -> Measurement:
         try:
-            require_measurable(artifact, self.target, config, follows=follows)
+            require_measurable(artifact, self, config, follows=follows)
         except DeviceError as error:
             return Failure("measure", str(error))
         value = self._next(artifact)
@@ -112,7 +112,7 @@ class NullDevice:
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
     ) -> tuple[tuple[str, float], ...]:
         """The scripted kernel times, of one sample; uses up no entry of a list of latencies."""
-        require_measurable(artifact, self.target, config)
+        require_measurable(artifact, self, config)
         if self._kernels is not None:
             return tuple((name, float(ms)) for name, ms in self._kernels(artifact))
         total = self._next(artifact)

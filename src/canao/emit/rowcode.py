@@ -105,11 +105,11 @@ class RowCode:
 
     def _taken(self, x: TakeAlongAxis, partial: str) -> str:
         """Elements of the row at the operand's pointer, at the places that its indices name."""
-        self.needs.add("pick")
+        self.needs.add("take")
         pointer = self.pointers[x]
         source, places = self.rows.reads[x.source], self.rows.reads[x.indices]
         step, apart = expression(source.strides[-1]), expression(places.strides[-1])
-        return (f"vf_pick({pointer}, 0, {step}, {pointer}_at + j * {apart}, {apart}, "
+        return (f"vf_take({pointer}, 0, {step}, {pointer}_at + j * {apart}, {apart}, "
                 f"{partial or 'VF'})")  # fmt: skip
 
     def _table_step(self, table: str) -> int:
@@ -193,7 +193,7 @@ class RowCode:
 
     def steps(self, w: Writer, stage: Stage, partial: str) -> None:
         for step in stage.steps:
-            if step.op in ("gather", "pick"):
+            if step.op in ("gather", "take_along_axis"):
                 text = self.operand(step.operands[0], partial)
             else:
                 text = vector_code(step.op, *(self.operand(x, partial) for x in step.operands))

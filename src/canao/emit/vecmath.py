@@ -135,9 +135,9 @@ $inline vf vf_gelu_tanh(vf x)
     return vf_fma(h, vf_tanh(u), h);
 }
 """
-_PICK = """\
+_TAKE = """\
 /* Lane i: element at[i * next] of row i of p. Elements are `step` floats apart, rows `apart`. */
-static vf vf_pick(${pointer}const float *p, $int64 apart, $int64 step, \
+static vf vf_take(${pointer}const float *p, $int64 apart, $int64 step, \
 ${pointer}const $int32 *at, $int64 next,
                   $int64 n)
 {
@@ -170,4 +170,4 @@ def functions(language: Language = C11) -> str:
 def helpers(language: Language = C11) -> dict[str, str]:
     """Functions that only some kernels call (`RowCode.needs`), by their names."""
     words = language.words()
-    return {"strided": fill(_STRIDED, **words), "pick": fill(_PICK, **words)}
+    return {"strided": fill(_STRIDED, **words), "take": fill(_TAKE, **words)}

@@ -1,1 +1,2 @@
-
+"""Fewer, larger kernels: the rewriting engine, the planner that groups operators into regions, and
+its measured decisions. May import graph and errors; knows no machine, no tiles and no C."""

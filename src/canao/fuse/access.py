@@ -49,10 +49,10 @@ class Access:
             return self.broadcast(shape)
         if n.op == "flip":
             axis = n.attribute("axis")
-            strides = list(self.strides)
-            strides[axis] = dim_mul(-1, strides[axis])
+            turned = list(self.strides)
+            turned[axis] = dim_mul(-1, turned[axis])
             last = dim_mul(dim_add(shape[axis], -1), self.strides[axis])
-            return Access(self.base, shape, tuple(strides), dim_add(self.offset, last))
+            return Access(self.base, shape, tuple(turned), dim_add(self.offset, last))
         if n.op == "diagonals":
             step = self.strides[-1]
             first = dim_add(self.offset, dim_mul(n.attribute("longest") - 1, step))

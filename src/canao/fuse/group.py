@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from canao.errors import UnsupportedError
 from canao.fuse.forms.attention import chain
 from canao.fuse.forms.form import Form, form_of
-from canao.fuse.yellow_cells import decided
+from canao.fuse.yellow_cells import YellowCellPolicy
 from canao.graph.ir import Graph, Node, dim_at
 from canao.graph.ops import (
     MANY_TO_MANY,
@@ -45,7 +45,6 @@ TABLE = {
 # Sizes are compared at this many tokens when seeds are ordered.
 _NOMINAL_TOKENS = 128
 
-Profile = Callable[[str, str], bool]
 # Whether a backend has a kernel for a form.
 Legal = Callable[[Graph, Form], bool]
 
@@ -97,11 +96,10 @@ def unfused(graph: Graph, legal: Legal) -> Program:
     )
 
 
-def fuse(graph: Graph, legal: Legal, profile: Profile = decided) -> Program:
+def fuse(graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> Program:
     """The graph's regions after layer fusion, each of a form that is `legal` on the backend.
-    `profile(producer, consumer)` decides the yellow cells; the default asks the shipped
-    measurements (fuse/yellow_cells.py)."""
-    return _Planner(graph, legal, profile).program()
+    `yellow_cells` is a policy of fuse/yellow_cells.py."""
+    return _Planner(graph, legal, yellow_cells).program()
 
 
 def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
@@ -129,8 +127,8 @@ def _region(
 
 
 class _Planner:
-    def __init__(self, graph: Graph, legal: Legal, profile: Profile) -> None:
-        self.graph, self.legal, self.profile = graph, legal, profile
+    def __init__(self, graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> None:
+        self.graph, self.legal, self.yellow_cells = graph, legal, yellow_cells
         self.order = {n.output: i for i, n in enumerate(graph.nodes)}
         self.users, self.kept = graph.users(), graph.output_values()
         self.mapping = {n.output: m for n, m in _mappings(graph)}
@@ -195,7 +193,9 @@ class _Planner:
         if producer is consumer:
             return False
         mapping, colour = TABLE[producer.mapping, consumer.mapping]
-        if colour == YELLOW and not self.profile(producer.mapping, consumer.mapping):
+        if colour == YELLOW and not self.yellow_cells(
+            producer.mapping, consumer.mapping
+        ):
             self._note(producer, consumer, colour, "slower when measured")
             return False
         return self._merge([producer, consumer], mapping, colour)

@@ -17,7 +17,7 @@ _LIMIT = 20_000
 _NUMBERED = re.compile(r"\.(\d+)$")
 
 
-class RuleCycle(AssertionError):
+class RewriteCycle(AssertionError):
     """Two rules undo each other: a defect of CANAO."""
 
 
@@ -34,11 +34,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A named rewrite. Its docstring shows it as  before  ->  after."""
+class Rewrite:
+    """A rewrite rule: what it wants to change at a node, None where it does not match. The
+    docstring of `propose` shows it as  before  ->  after."""
 
     name: str
-    rewrite: Callable[[View, Node], Change | None]
+    propose: Callable[[GraphView, Node], Change | None]
+
+
+def named(*rules: Callable[[GraphView, Node], Change | None]) -> tuple[Rewrite, ...]:
+    """Rewrites called as the functions that propose them."""
+    return tuple(Rewrite(rule.__name__, rule) for rule in rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,10 @@ class Firing:
     where: str
 
 
-class View:
-    """A graph as rules see it: producers, users, constants, types. It is changed in place, and only
-    where a rule fires, so that a deep model costs no more for each firing than a shallow one."""
+class GraphView:
+    """A graph as rules read it, by producers, users, constants and types. `change` edits it in
+    place, and only where a rule fired: a firing costs the same in a deep model as in a shallow
+    one."""
 
     def __init__(self, graph: Graph, serial: int) -> None:
         self.max_length = graph.max_length
@@ -181,26 +188,26 @@ class View:
             self.users[name].sort(key=lambda n: place[n.output])
 
 
-def apply(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, tuple[Firing, ...]]:
+def apply(graph: Graph, rules: Sequence[Rewrite]) -> tuple[Graph, tuple[Firing, ...]]:
     """The graph after applying `rules`, in their order, until none fires; and the log.
 
     The rule that fired last goes first: in a deep model it fires in each layer.
     """
     log: list[Firing] = []
-    last: tuple[Rule, ...] = ()
+    last: tuple[Rewrite, ...] = ()
     # Names made by an earlier call must not be made again.
     serial = max((int(m[1]) for m in map(_NUMBERED.search, graph.types) if m), default=0)
-    view = View(graph, serial)
+    g = GraphView(graph, serial)
     while True:
-        found = _first(view, (*last, *rules))
+        found = _first(g, (*last, *rules))
         if found is None:
-            return (retype(view.graph) if log else graph), tuple(log)
+            return (retype(g.graph) if log else graph), tuple(log)
         rule, n, change = found
         last = (rule,)
         log.append(Firing(rule.name, n.output, n.where))
         if len(log) > _LIMIT:
-            raise RuleCycle(f"rules fire without end, last {rule.name} at {n.output}")
-        view.change(n, change)
+            raise RewriteCycle(f"rules fire without end, last {rule.name} at {n.output}")
+        g.change(n, change)
 
 
 def shared(graph: Graph) -> Graph:
@@ -230,10 +237,10 @@ def stored(graph: Graph) -> Graph:
     return retype(graph.replace(nodes=(*graph.nodes, *nodes), outputs=outputs))
 
 
-def _first(view: View, rules: Sequence[Rule]) -> tuple[Rule, Node, Change] | None:
+def _first(g: GraphView, rules: Sequence[Rewrite]) -> tuple[Rewrite, Node, Change] | None:
     for rule in rules:
-        for n in view.nodes:
-            change = rule.rewrite(view, n)
+        for n in g.nodes:
+            change = rule.propose(g, n)
             if change is not None:
                 return rule, n, change
     return None

@@ -1,4 +1,5 @@
-"""How long a text may be: no table must be read outside its rows by ids that the model computes."""
+"""The longest text that a graph may be given: tables are read at indices that the model computes
+itself, and none may be read outside of its rows."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _ANY = (-(1 << 31), (1 << 31) - 1)
 def limited(graph: Graph) -> Graph:
     """The graph for texts as long as all tables that are read at computed ids allow.
 
-    Positions that start behind that of padding, for one, leave fewer than the table has rows.
-    UnsupportedError where a text of one token could read outside of a table already.
+    RoBERTa's first position, for example, is 2: of 514 rows 512 are left. UnsupportedError where a
+    text of one token could already read outside of a table.
     """
     made = _made_of_inputs(graph)
     reads = [n for n in _reads(graph) if n.inputs[1] in made]
@@ -41,8 +42,8 @@ def limited(graph: Graph) -> Graph:
 def require_bounds(graph: Graph) -> Graph:
     """The graph, if no element is read outside of its table at any length, whatever the ids.
 
-    UnsupportedError otherwise. Call it once what depends on positions only has become tables:
-    what is in those is known here.
+    UnsupportedError otherwise. Call it after `tabulate` has fired: what depends on positions only
+    is then a constant, whose elements are known here.
     """
     wrong = _outside(graph, _reads(graph), graph.max_length)
     if wrong:
@@ -52,15 +53,15 @@ def require_bounds(graph: Graph) -> Graph:
 
 def _unbounded(graph: Graph, read: Node) -> UnsupportedError:
     return UnsupportedError(
-        f"operator {read.op} at {read.where or 'the top of the model'}: what it reads at is not "
-        f"bound to the {_room(graph, read)} there are; compute it from positions"
+        f"operator {read.op} at {read.where or 'the top of the model'}: its indices are not "
+        f"bound to the {_room(graph, read)} there are; compute them from positions"
     )
 
 
 def _reads(graph: Graph) -> list[Node]:
-    """What reads at places that nodes compute; the library checks ids as they are given."""
-    names = {i.name for i in graph.inputs}
-    return [n for n in graph.nodes if n.op in ("gather", "pick") and n.inputs[1] not in names]
+    """What reads at indices that nodes compute. Ids that are given, the library checks."""
+    given, ops = {i.name for i in graph.inputs}, ("gather", "take_along_axis")
+    return [n for n in graph.nodes if n.op in ops and n.inputs[1] not in given]
 
 
 def _room(graph: Graph, read: Node) -> Dim:
@@ -77,7 +78,7 @@ def _made_of_inputs(graph: Graph) -> set[str]:
 
 
 def _outside(graph: Graph, reads: Sequence[Node], s: int) -> list[Node]:
-    """Those that may read outside of what they read from, at s tokens."""
+    """Those of `reads` that may read outside of their table at s tokens."""
     if not reads:
         return []
     bounds, found = _bounds(graph, s), []

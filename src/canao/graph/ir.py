@@ -95,6 +95,12 @@ def product(dims: Iterable[Dim]) -> Dim:
     return total
 
 
+def fixed(shape: Shape) -> tuple[int, ...] | None:
+    """The shape as numbers; None if a dimension depends on s."""
+    sizes = tuple(d for d in shape if isinstance(d, int))
+    return sizes if len(sizes) == len(shape) else None
+
+
 def shape_at(shape: Shape, s: int) -> tuple[int, ...]:
     return tuple(dim_at(d, s) for d in shape)
 

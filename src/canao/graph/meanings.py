@@ -122,9 +122,9 @@ def gather(x: Sequence[Array], _: Attributes) -> Array:
     return x[0][x[1]]
 
 
-def pick(x: Sequence[Array], _: Attributes) -> Array:
-    places = np.broadcast_to(x[1], (*x[0].shape[:-1], x[1].shape[-1]))
-    return np.take_along_axis(x[0], places, -1)
+def take_along_axis(x: Sequence[Array], _: Attributes) -> Array:
+    indices = np.broadcast_to(x[1], (*x[0].shape[:-1], x[1].shape[-1]))
+    return np.take_along_axis(x[0], indices, -1)
 
 
 def concat(x: Sequence[Array], a: Attributes) -> Array:

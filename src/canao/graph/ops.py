@@ -73,7 +73,7 @@ class Op:
 
     name: str
     arity: tuple[int, ...]
-    shape: shapes.Rule
+    shape: shapes.ShapeRule
     meaning: Meaning
     mapping: str
     flops: Cost = _FREE
@@ -106,7 +106,9 @@ def _choice(name: str, meaning: Callable[[Array, Array, Array], Array], **column
     return _pointwise(name, 3, meaning, **columns)
 
 
-def _view(name: str, shape: shapes.Rule, meaning: Meaning, mapping: str, view: str = PLAIN) -> Op:
+def _view(
+    name: str, shape: shapes.ShapeRule, meaning: Meaning, mapping: str, view: str = PLAIN
+) -> Op:
     return Op(name, (1,), shape, meaning, mapping, view=view)
 
 
@@ -169,7 +171,7 @@ _ROWS = (
     Op("cumsum", (1,), shapes.same, meanings.cumsum, MANY_TO_MANY, _per_element(1)),
     # Elements found by number, made or joined.
     Op("gather", (2,), shapes.gather, meanings.gather, ONE_TO_MANY),
-    Op("pick", (2,), shapes.pick, meanings.pick, SHUFFLE),
+    Op("take_along_axis", (2,), shapes.take_along_axis, meanings.take_along_axis, SHUFFLE),
     Op("arange", (0,), shapes.arange, meanings.arange, ONE_TO_ONE),
     Op("concat", tuple(range(1, 65)), shapes.concat, meanings.concat, ONE_TO_ONE),
     # Views.

@@ -10,7 +10,7 @@ from canao.graph.dtypes import F32, I32, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_mul
 
 Attributes = Mapping[str, Any]
-Rule = Callable[[Sequence[Type], Attributes], Type]
+ShapeRule = Callable[[Sequence[Type], Attributes], Type]
 
 
 class ShapeError(ValueError):
@@ -33,7 +33,7 @@ def same(types: Sequence[Type], _: Attributes) -> Type:
     return types[0]
 
 
-def broadcasting(dtype: DType | None = None) -> Rule:
+def broadcasting(dtype: DType | None = None) -> ShapeRule:
     """All operands broadcast; elements are of `dtype`, or as in the last operand."""
 
     def rule(types: Sequence[Type], _: Attributes) -> Type:
@@ -87,11 +87,11 @@ def gather(types: Sequence[Type], _: Attributes) -> Type:
     return Type(types[0].dtype, (*types[1].shape, types[0].shape[1]))
 
 
-def pick(types: Sequence[Type], _: Attributes) -> Type:
-    x, places = types[0].shape, types[1].shape
-    if types[1].dtype != I32 or len(x) < 2 or broadcast([x[:-1], places[:-1]]) != x[:-1]:
-        raise ShapeError(f"pick of {types[1]} from {types[0]}")
-    return Type(types[0].dtype, (*x[:-1], places[-1]))
+def take_along_axis(types: Sequence[Type], _: Attributes) -> Type:
+    x, indices = types[0].shape, types[1].shape
+    if types[1].dtype != I32 or len(x) < 2 or broadcast([x[:-1], indices[:-1]]) != x[:-1]:
+        raise ShapeError(f"take_along_axis of {types[1]} from {types[0]}")
+    return Type(types[0].dtype, (*x[:-1], indices[-1]))
 
 
 def concat(types: Sequence[Type], a: Attributes) -> Type:

@@ -1,1 +1,2 @@
-"""Running a library from Python: the loaded model, its bindings, generation, tasks."""
+"""Running a compiled library in this Python process: loading it, checking its inputs, batches,
+generation and tasks. May import artifact, target, element types of graph, and errors."""

@@ -1,7 +1,7 @@
-"""What a caller gives, as the library takes it: ids checked, padding found and put back.
+"""From a caller's arrays to what the library takes: ids are checked, and padding is removed.
 
-The library runs texts without padding. An `attention_mask`, as Transformers defines it, says what
-of a batch is padding: that is cut off before any work, and the outputs are put back in its place.
+The library runs sequences without padding. A padding mask (Transformers' `attention_mask`) says
+which tokens of a batch are padding: they are removed first, and outputs get zeros in their places.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Binding:
     def bind_masked(
         self, inputs: Sequence[Any], named: dict[str, Any]
     ) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """The inputs, and the mask in their shape, if one is given."""
+        """The inputs, and the padding mask in their shape if one is given."""
         mask = named.pop("attention_mask", None)
         if len(inputs) == len(self.inputs) + 1:
             if mask is not None:
@@ -48,22 +48,22 @@ class Binding:
         return arrays, mask
 
     def span(self, index: int, mask: np.ndarray | None, length: int) -> slice:
-        """Where a text's tokens are, between its padding."""
+        """The tokens of sequence `index` that are not padding, as a slice of `length` tokens."""
         if mask is None:
             return slice(0, length)
         ones = np.flatnonzero(mask)
         if not len(ones):
-            raise InputError(f"text {index}: attention_mask is 0 everywhere; leave the text out")
+            raise InputError(f"sequence {index}: attention_mask is 0 everywhere; leave it out")
         start, stop = int(ones[0]), int(ones[-1]) + 1
         if len(ones) != stop - start:
             hole = start + int(np.flatnonzero(mask[start:stop] == 0)[0])
             raise InputError(
-                f"text {index}: attention_mask has a 0 at {hole}, between ones; "
+                f"sequence {index}: attention_mask has a 0 at {hole}, between ones; "
                 "take those tokens out of input_ids"
             )
         if start and not self.left_padding:
             raise InputError(
-                f"text {index}: attention_mask has padding at the start, and this model counts "
+                f"sequence {index}: attention_mask has padding at the start, and this model counts "
                 "positions from there; pad at the end"
             )
         return slice(start, stop)
@@ -93,22 +93,24 @@ class Binding:
                 )
         return arrays
 
-    def bind_text(self, text: Any) -> list[np.ndarray]:
-        """The inputs of one text of a batch, each [s]."""
-        if isinstance(text, Mapping):
-            if "attention_mask" in text:
-                raise InputError("attention_mask is not taken here; give texts without padding")
-            arrays = self.bind((), dict(text))
-        elif isinstance(text, (list, tuple)) and text and hasattr(text[0], "__len__"):
-            arrays = self.bind(text, {})
+    def bind_sequence(self, sequence: Any) -> list[np.ndarray]:
+        """The inputs of one sequence of a batch, each [s]."""
+        if isinstance(sequence, Mapping):
+            if "attention_mask" in sequence:
+                raise InputError("attention_mask is not taken here; give sequences without padding")
+            arrays = self.bind((), dict(sequence))
+        elif (
+            isinstance(sequence, (list, tuple)) and sequence and hasattr(sequence[0], "__len__")
+        ):
+            arrays = self.bind(sequence, {})
         else:
-            arrays = self.bind((text,), {})
+            arrays = self.bind((sequence,), {})
         if arrays[0].ndim != 1:
             raise InputError(f"input_ids has shape {list(arrays[0].shape)}; give [s]")
         return arrays
 
     def checked(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One text's inputs as the library reads them, if it can run them."""
+        """One sequence's inputs as the library reads them; InputError if it cannot run them."""
         length = len(arrays[0])
         if not 1 <= length <= self.max_length:
             raise InputError(f"length {length} is outside 1..{self.max_length}")
@@ -132,12 +134,12 @@ def ids_of(name: str, value: Any) -> np.ndarray:
 
 
 def padded(output: dict[str, Any], array: np.ndarray, span: slice, length: int) -> np.ndarray:
-    """A text's output as it would be with its padding: 0 there in every dimension that has it."""
+    """The output of one sequence with its padding back: 0 there, in every dimension of tokens."""
     if span == slice(0, length):
         return array
     places = tuple(slice(None) if isinstance(d, int) else span for d in output["shape"])
     if any(d not in ("s", 1) for d in output["shape"] if not isinstance(d, int)):
-        raise InputError(f"output {output['name']} has no padding; give texts without it")
+        raise InputError(f"output {output['name']} cannot be padded; give ids without padding")
     whole = np.zeros(output_shape(output, length), F32.numpy)
     whole[places] = array
     return whole

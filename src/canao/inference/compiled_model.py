@@ -1,5 +1,8 @@
-"""CompiledModel: an artifact loaded into this process. Arrays in, arrays out; texts in, results
-out."""
+"""CompiledModel: an artifact loaded into this process. Token ids in, arrays out; or texts in,
+results out.
+
+A text is a string that a person wrote; a sequence is the token ids that the library runs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,13 @@ from canao.errors import DeviceError, InputError
 from canao.graph.dtypes import F32
 from canao.inference.binding import Binding, ids_of, output_shape, padded
 from canao.inference.generation import Sampling, pieces, tokens
-from canao.inference.library import Table, address_of, addresses, load_library, require_runnable
+from canao.inference.library import (
+    PointerTable,
+    address_of,
+    addresses,
+    load_library,
+    require_runnable,
+)
 from canao.inference.tasks import GENERATION, Prepared, Reader, interpret, prepare
 from canao.target import get_target
 
@@ -43,8 +52,8 @@ class CompiledModel:
         self._binding = Binding(self.artifact)
         self._outputs = self.artifact.manifest["outputs"]
         self._lock = threading.Lock()
-        self._texts: Reader | None = None
-        self._text_length = 0
+        self._text_reader: Reader | None = None
+        self._sequence_length = 0
         self._library = load_library(self.artifact.library)
         handle = ctypes.c_void_p()
         pinned = (ctypes.c_int * threads)(*cores) if cores else None
@@ -69,16 +78,16 @@ class CompiledModel:
 
         Called as `compiled(input_ids, token_type_ids=None, attention_mask=None)`: inputs in the
         order of the manifest, then the mask, or by name. token_type_ids may be left out and are
-        then 0. Threads share out the texts of a batch; see `run_batch` for texts of several
-        lengths without padding. InputError names what is wrong.
+        then 0. Threads share out the sequences of a batch; `run_batch` takes
+        sequences of several lengths without padding. InputError names what is wrong.
         """
         return next(iter(self.run(*inputs, **named).values()))
 
     def run(self, *inputs: Any, **named: Any) -> dict[str, np.ndarray]:
         """Every output by name; a batch dimension in the ids is one in the outputs.
 
-        attention_mask holds a 1 for each token and a 0 for padding. Each text gives what it gives
-        alone, as in Transformers for a model that attends to no padding; outputs that have a
+        attention_mask holds a 1 for each token and a 0 for padding. Each sequence gives what it
+        gives alone, as in Transformers for a model that attends to no padding; outputs that have a
         value for each token are 0 at the padding. Padding at the start is refused where the
         model would count positions from it, and zeros between ones always.
         """
@@ -100,34 +109,35 @@ class CompiledModel:
         return out if arrays[0].ndim == 2 else {k: v[0] for k, v in out.items()}
 
     def run_batch(self, batch: Sequence[Any]) -> list[np.ndarray]:
-        """What `__call__` gives for each text of a batch, in order; lengths may differ.
+        """What `__call__` gives for each sequence of a batch, in order; lengths may differ.
 
-        A text is its ids alone, of shape [s]; or all inputs in the order of the manifest, each
+        A sequence is its ids alone, of shape [s]; or all inputs in the order of the manifest, each
         [s]; or a mapping from names to them: what `__call__` takes, as one value. The result is
-        the first output of each text, without a batch dimension, and the same to the bit as from
-        one call a text. Threads share out the texts. Nothing runs unless all texts are right:
+        the first output of each sequence, without a batch dimension, and the same to the bit as
+        from one call for each. Threads share out the sequences. Nothing runs unless all are right:
         InputError says which is not and why; DeviceError if the library cannot run batches.
         """
         bound = []
-        for i, text in enumerate(batch):
+        for i, sequence in enumerate(batch):
             try:
-                bound.append(self._binding.bind_text(text))
+                bound.append(self._binding.bind_sequence(sequence))
             except InputError as error:
-                raise InputError(f"text {i}: {error}") from None
+                raise InputError(f"sequence {i}: {error}") from None
         return [next(iter(row.values()))[0] for row in self._many(bound)]
 
     @property
-    def text_length(self) -> int:
-        """Tokens of the text that `extend` has made, and whose keys and values are kept."""
-        return self._text_length
+    def sequence_length(self) -> int:
+        """Tokens that `extend` has appended so far, whose keys and values the library keeps."""
+        return self._sequence_length
 
     def extend(self, *inputs: Any, wanted: int = 1, **named: Any) -> dict[str, np.ndarray]:
-        """Append tokens, ids of shape [s], to the model's text; every output by name, with rows
-        [wanted, ...] for the last of these tokens only. Decoders can; others are an InputError.
+        """Append tokens, ids of shape [s], to the sequence that the model holds.
 
-        `run`, `run_batch` and calling the model start anew: the text is empty after them.
+        Returns every output by name, with rows [wanted, ...] for the last of these tokens only.
+        InputError unless the model is a decoder. After `run`, `run_batch` and a call of the model
+        the sequence is empty.
         """
-        self._require_text()
+        self._require_decoder()
         arrays = self._binding.bind(inputs, named)
         if arrays[0].ndim != 1:
             raise InputError(f"input_ids has shape {list(arrays[0].shape)}; give [s]")
@@ -135,24 +145,26 @@ class CompiledModel:
         length = len(ids[0])
         if not 0 <= wanted <= length:
             raise InputError(f"outputs of {wanted} tokens are wanted; {length} are given")
-        if self._text_length + length > self.artifact.max_length:
+        if self._sequence_length + length > self.artifact.max_length:
             raise InputError(
-                f"{length} tokens after {self._text_length} are over the model's maximum, "
+                f"{length} tokens after {self._sequence_length} are over the model's maximum, "
                 f"{self.artifact.max_length}"
             )
-        out = self._room(wanted) if wanted else {}
+        out = self._empty_outputs(wanted) if wanted else {}
         sources, targets = addresses(ids), addresses(list(out.values()))
         self._locked(self._library.canao_extend, sources, length, wanted, targets)
-        self._text_length += length
+        self._sequence_length += length
         return {name: array[0] for name, array in out.items()}
 
     def reset(self, kept: int = 0) -> None:
-        """Forget the text that `extend` has made, but for its first `kept` tokens."""
-        self._require_text()
-        if not 0 <= kept <= self._text_length:
-            raise InputError(f"{kept} tokens cannot be kept; the text has {self._text_length}")
+        """Forget what `extend` has appended, except the first `kept` tokens."""
+        self._require_decoder()
+        if not 0 <= kept <= self._sequence_length:
+            raise InputError(
+                f"{kept} tokens cannot be kept; the sequence has {self._sequence_length}"
+            )
         self._locked(self._library.canao_reset, kept)
-        self._text_length = kept
+        self._sequence_length = kept
 
     def stream(
         self, prompt: str | Any, max_new_tokens: int = 64, *, temperature: float = 0.0,
@@ -161,10 +173,10 @@ class CompiledModel:
     ) -> Iterator[int]:  # fmt: skip
         """New tokens after the prompt, a text or ids of shape [s], as they are computed.
 
-        Greedy at temperature 0. It ends after a token of `stop` (default: those that end the
-        model's texts), after `max_new_tokens`, or where the model's maximum length is reached.
+        Greedy at temperature 0. It ends after a token of `stop` (default: the model's own end
+        tokens), after `max_new_tokens`, or where the model's maximum length is reached.
         """
-        self._require_text()
+        self._require_decoder()
         sampling = Sampling(temperature, top_k, top_p, seed)
         ids = self._prompt(prompt)
         if max_new_tokens < 0:
@@ -187,18 +199,18 @@ class CompiledModel:
         return pieces(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), source)
 
     def stream_prepared(self, prepared: Prepared) -> Iterator[str]:
-        """As `stream_text`, for a text that `prepare` has made of the prompt and its options."""
+        """As `stream_text`, for a prompt that `prepare` has tokenised, with its options."""
         return self.stream_text(prepared.windows[0].ids, **prepared.options)
 
-    def _require_text(self) -> None:
+    def _require_decoder(self) -> None:
         if not self.artifact.resumes:
             raise InputError(
-                f"{self.artifact.path}: the model does not continue texts; "
+                f"{self.artifact.path}: the model does not continue a sequence; "
                 "compile a decoder with causal attention"
             )
 
     def _prompt(self, prompt: str | Any) -> np.ndarray:
-        """Ids of a prompt, not cut."""
+        """The ids of a prompt, none of them truncated."""
         if not isinstance(prompt, str):
             ids = ids_of("prompt", prompt)
             if ids.ndim == 2 and len(ids) == 1:
@@ -208,7 +220,7 @@ class CompiledModel:
         if ids.ndim != 1 or not 1 <= len(ids) <= self.artifact.max_length:
             raise InputError(
                 f"the prompt has shape {list(ids.shape)}; give 1 to "
-                f"{self.artifact.max_length} tokens of one text"
+                f"{self.artifact.max_length} tokens of one sequence"
             )
         return self._binding.checked([ids])[0]
 
@@ -227,9 +239,9 @@ class CompiledModel:
             sentence-embedding     array [width]
             text-generation        text after it     max_new_tokens and the options of `stream`
 
-        A text longer than the model is an InputError, or cut where `truncate` is true; a long
-        context is read in windows, and so is a text whose tokens are classified. Sentence
-        embeddings are cut as Sentence-Transformers cuts them.
+        A text of more tokens than the model takes is an InputError, or is truncated if `truncate`
+        is true. A long context is read in windows, and so is a long text whose tokens are
+        classified. Sentence embeddings are truncated as in Sentence-Transformers.
         """
         if context is not None and pair is not None:
             raise InputError("pair and context are both given; the context is the second text")
@@ -255,12 +267,12 @@ class CompiledModel:
     def prepare(
         self, text: str, pair: str | None = None, *, truncate: bool | None = None, **options: Any
     ) -> Prepared:
-        """A text as tokens, for `predict_prepared`: what is wrong with it is found before."""
+        """A text as tokens, for `predict_prepared`; InputError says what is wrong with the text."""
         return prepare(self._reader(), text, pair, truncate, options)
 
     def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Any]:
-        """What `predict` gives, for each text; all of them run as one batch, but texts that are
-        continued: these one after another."""
+        """What `predict` gives for each text. All run as one batch, except in text generation,
+        which takes one after the other."""
         if self.artifact.manifest.get("task") == GENERATION:
             return ["".join(self.stream_prepared(p)) for p in prepared]
         reader = self._reader()
@@ -272,17 +284,17 @@ class CompiledModel:
         return results
 
     def encode(self, text: str, pair: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and type ids of a text, int32 [s], cut at the model's maximum length."""
+        """Token ids and type ids of a text, int32 [s], truncated to the model's maximum length."""
         encoded = self._reader().encode(text, pair)[0]
         return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
 
     def _reader(self) -> Reader:
-        if self._texts is None:
-            self._texts = Reader(self.artifact)
-        return self._texts
+        if self._text_reader is None:
+            self._text_reader = Reader(self.artifact)
+        return self._text_reader
 
-    def _room(self, length: int) -> dict[str, np.ndarray]:
-        """Outputs of a text of `length` tokens, by name, to be written by the library."""
+    def _empty_outputs(self, length: int) -> dict[str, np.ndarray]:
+        """Empty arrays by name, into which the library writes the outputs for `length` tokens."""
         out = {o["name"]: np.empty(output_shape(o, length), F32.numpy) for o in self._outputs}
         for i, array in enumerate(out.values()):
             if self._library.canao_output_size(i, length) != array.size:
@@ -294,33 +306,34 @@ class CompiledModel:
     def _one(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         ids = self._binding.checked(arrays)
         length = len(ids[0])
-        out = self._room(length)
+        out = self._empty_outputs(length)
         sources, targets = addresses(ids), addresses(list(out.values()))
         self._locked(self._library.canao_run, sources, length, targets)
-        self._text_length = 0
+        self._sequence_length = 0
         return out
 
     def _many(self, bound: Sequence[Sequence[np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Every output of each text, a batch dimension of 1 first; nothing runs unless all may."""
-        texts: list[list[np.ndarray]] = []
+        """Every output of each sequence, with a first dimension of 1; all are checked first."""
+        sequences: list[list[np.ndarray]] = []
         results: list[dict[str, np.ndarray]] = []
         for i, arrays in enumerate(bound):
             try:
-                texts.append(self._binding.checked(arrays))
-                results.append(self._room(len(texts[-1][0])))
+                sequences.append(self._binding.checked(arrays))
+                results.append(self._empty_outputs(len(sequences[-1][0])))
             except InputError as error:
-                raise InputError(f"text {i}: {error}") from None
-        if texts:
+                raise InputError(f"sequence {i}: {error}") from None
+        if sequences:
             function = getattr(self._library, "canao_run_batch", None)
             if function is None:
                 raise DeviceError(
                     f"{self.artifact.path}: the library is older than batches; compile again"
                 )
-            lengths = np.array([len(ids[0]) for ids in texts], np.int32)
-            sources, targets = Table(texts), Table([list(r.values()) for r in results])
+            lengths = np.array([len(ids[0]) for ids in sequences], np.int32)
+            sources = PointerTable(sequences)
+            targets = PointerTable([list(row.values()) for row in results])
             counts = address_of(lengths)
-            self._locked(function, len(texts), sources.address, counts, targets.address)
-            self._text_length = 0
+            self._locked(function, len(sequences), sources.address, counts, targets.address)
+            self._sequence_length = 0
         return results
 
     def _locked(self, function: Any, *arguments: Any) -> None:

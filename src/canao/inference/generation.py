@@ -1,4 +1,4 @@
-"""Text generation: which token comes next, and when it is over. The model is a function here.
+"""Text generation: which token comes next, and when to stop. The model is a function here.
 
 At temperature 0 the token with the largest logit is taken. Otherwise tokens are drawn: logits are
 divided by the temperature, then cut to the `top_k` largest, then to the fewest that together have
@@ -20,7 +20,7 @@ _INCOMPLETE = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; top_k 0 and top_p 1 leave all tokens in. A seed makes it repeatable."""
+    """How tokens are drawn; top_k 0 and top_p 1 keep all tokens. A seed makes it repeatable."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -36,14 +36,14 @@ class Sampling:
             raise InputError(f"top_p is {self.top_p}; give more than 0, at most 1")
 
     def pick(self, logits: np.ndarray, random: np.random.Generator) -> int:
-        """The next token, by the logits of the last one."""
+        """The next token, from the logits of the last token."""
         if self.temperature == 0:
             return int(logits.argmax())
         order = np.argsort(-logits, kind="stable")[: self.top_k or None]
         scores = logits[order].astype(np.float64) / self.temperature
         weights = np.exp(scores - scores[0])
         shares = np.cumsum(weights / weights.sum())
-        # The token that reaches top_p belongs to those that have it together.
+        # The token that reaches top_p is kept: without it the kept ones would stay below top_p.
         kept = int(np.searchsorted(shares, self.top_p)) + 1
         drawn = np.searchsorted(shares[:kept], random.random() * shares[:kept][-1], side="right")
         return int(order[min(drawn, kept - 1)])
@@ -56,9 +56,9 @@ def tokens(
     sampling: Sampling,
     stop: Collection[int] = (),
 ) -> Iterator[int]:
-    """Up to `count` tokens after the prompt, the last one of `stop` if one comes up.
+    """Up to `count` tokens after the prompt; a token of `stop` is the last one.
 
-    `extend` appends tokens to the model's text and gives the logits of the last.
+    `extend` appends tokens to the model's sequence and returns the logits of the last one.
     """
     random = np.random.default_rng(sampling.seed)
     new = prompt
@@ -71,7 +71,7 @@ def tokens(
 
 
 def pieces(decode: Callable[[Sequence[int]], str], source: Iterator[int]) -> Iterator[str]:
-    """The text of tokens as they come; a character that takes several tokens comes whole."""
+    """The text of the tokens, piece by piece; a character of several tokens comes in one piece."""
     taken: list[int] = []
     done = ""
     for token in source:

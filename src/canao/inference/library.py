@@ -1,4 +1,4 @@
-"""A compiled library in this process: loading it, and arrays as its functions take them."""
+"""A compiled library in this process: loading it, and the pointers that its functions take."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from canao.artifact.directory import Artifact
 from canao.errors import DeviceError
 from canao.target import Target
 
+THIS_MACHINE = "this machine"
 _ISA_ORDER = ("scalar", "avx2", "avx512")
 
 
-def require_runnable(artifact: Artifact, host: Target) -> None:
-    """DeviceError unless this machine can run the artifact's library."""
+def require_runnable(artifact: Artifact, target: Target, place: str = THIS_MACHINE) -> None:
+    """DeviceError unless `place`, a machine for which `target` is compiled, can run the library."""
     built = artifact.manifest["target"]
-    machine = host.triple.partition("-")[0]
-    same = str(built.get("triple", "")).startswith(machine)
+    arch = target.triple.partition("-")[0]
+    same = str(built.get("triple", "")).startswith(arch)
     isa = built.get("isa")
-    wide = isa in _ISA_ORDER and host.isa in _ISA_ORDER
+    wide = isa in _ISA_ORDER and target.isa in _ISA_ORDER
     if same and wide:
-        same = _ISA_ORDER.index(isa) <= _ISA_ORDER.index(host.isa)
+        same = _ISA_ORDER.index(isa) <= _ISA_ORDER.index(target.isa)
     if not same:
+        remedy = "host" if place == THIS_MACHINE else f"{arch}-linux"
         raise DeviceError(
-            f"{artifact.path}: built for {built.get('name')} ({isa}), this machine is {machine} "
-            f"({host.isa}); compile with --target host"
+            f"{artifact.path}: built for {built.get('name')} ({isa}), {place} is {arch} "
+            f"({target.isa}); compile with --target {remedy}"
         )
 
 
@@ -51,9 +53,10 @@ def load_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-class Table:
-    """Arrays of texts as C takes them, `T *const *const *`: the address of each text's row of
-    addresses. `rows` are all of one length; they and the table must outlive the call."""
+class PointerTable:
+    """The arrays of several sequences as C takes them, `T *const *const *`: one pointer for each
+    sequence, to its pointers to arrays. `rows` are all of one length; they and the table must
+    outlive the call."""
 
     def __init__(self, rows: Sequence[Sequence[np.ndarray]]) -> None:
         self._cells = np.array([[a.ctypes.data for a in row] for row in rows], np.uintp)
@@ -62,12 +65,12 @@ class Table:
 
     @property
     def address(self) -> ctypes.c_void_p:
-        """Where the table begins."""
+        """The address of the table itself."""
         return address_of(self._rows)
 
 
 def addresses(arrays: Sequence[np.ndarray]) -> Any:
-    """Addresses of one text's arrays, as C takes them."""
+    """The addresses of one sequence's arrays, as C takes them."""
     return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
 
 

@@ -1,4 +1,4 @@
-"""Reading the files of a model directory, none of which is trusted: JSON, and lists of weights."""
+"""Reading a model directory, whose files are not trusted: JSON, and which files hold weights."""
 
 from __future__ import annotations
 

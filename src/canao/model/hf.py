@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from canao.artifact.directory import staged_directory
+from canao.artifact.files import staged_directory
 from canao.errors import InputError, UnsupportedError
 from canao.model.arch import Arch
 from canao.model.checkpoint import read_json, weight_files

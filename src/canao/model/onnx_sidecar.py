@@ -12,20 +12,20 @@ from typing import Any
 
 from canao.errors import InputError, UnsupportedError
 from canao.model.checkpoint import read_json
+from canao.model.loaded_model import LoadedModel
 from canao.model.sentence import Sentence, read_sentence
-from canao.model.source import Source
 from canao.model.tokenizer import describe_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxSource(Source):
-    """A model from an ONNX file: it has no torch module; `kind` is the class in its config.json."""
+class LoadedOnnxModel(LoadedModel):
+    """A model from an ONNX file: `module` is None, `kind` the class that config.json names."""
 
     kind: str = "onnx"
 
 
-def beside(path: str | Path, width: int | None) -> OnnxSource:
-    """The source for an .onnx file whose first output has `width` columns.
+def read_sidecar(path: str | Path, width: int | None) -> LoadedOnnxModel:
+    """What the files beside an .onnx file say of it; its first output has `width` columns.
 
     A config.json with another number of labels belongs to another model and is ignored.
     """
@@ -40,7 +40,7 @@ def beside(path: str | Path, width: int | None) -> OnnxSource:
     found = describe_tokenizer(folder)
     configured = (folder / "config.json").is_file()
     usable = found is not None and (configured or found["file"] == "tokenizer.json")
-    return OnnxSource(None, config, folder if usable else None, _sentence(folder), kind)
+    return LoadedOnnxModel(None, config, folder if usable else None, _sentence(folder), kind)
 
 
 def _sentence(folder: Path) -> Sentence | None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from canao.model.source import Source
+from canao.model.loaded_model import LoadedModel
 
 _TOKENS, _PADS = 6, 3
 _CLOSE = 1e-4  # of the largest value
 
 
-def ignores_left_padding(source: Source) -> bool:
+def ignores_left_padding(loaded: LoadedModel) -> bool:
     """Whether the first output is the same with and without padding at the start."""
-    pad = getattr(source.config, "pad_token_id", None)
-    vocabulary = getattr(source.config, "vocab_size", None)
-    forward = getattr(source.module, "forward", None)
+    pad = getattr(loaded.config, "pad_token_id", None)
+    vocabulary = getattr(loaded.config, "vocab_size", None)
+    forward = getattr(loaded.module, "forward", None)
     if pad is None or not vocabulary or forward is None:
         return False
     if "attention_mask" not in inspect.signature(forward).parameters:
@@ -35,8 +35,8 @@ def ignores_left_padding(source: Source) -> bool:
     mask = (torch.arange(_PADS + _TOKENS) >= _PADS).long()[None]
     with torch.no_grad():
         try:
-            alone = _first(source.module(input_ids=ids, attention_mask=torch.ones_like(ids)))
-            whole = _first(source.module(input_ids=padded, attention_mask=mask))
+            alone = _first(loaded.module(input_ids=ids, attention_mask=torch.ones_like(ids)))
+            whole = _first(loaded.module(input_ids=padded, attention_mask=mask))
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
     if whole.dim() > 1 and whole.shape[1] == _PADS + _TOKENS:

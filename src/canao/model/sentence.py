@@ -1,4 +1,4 @@
-"""How Sentence-Transformers makes one vector of a text: the modules around a model.
+"""How Sentence-Transformers makes one vector of a text: by the modules after the model.
 
 modules.json lists the modules in order: Transformer, Pooling, then any number of Dense and
 Normalize. This file reads them; embedding.py computes them, and they are compiled with the model.
@@ -30,7 +30,7 @@ ACTIVATIONS = ("GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "ReLU", "Si
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A linear layer with an activation: weight [out, in], bias [out] or None; float32 tensors."""
+    """A linear map with an activation: weight [out, in], bias [out] or None; float32 tensors."""
 
     weight: Any
     bias: Any
@@ -58,10 +58,10 @@ class Sentence:
 
     def to_dict(self) -> dict[str, Any]:
         """The entry `pooling` of a manifest."""
-        dense = [layer for layer in self.modules if layer is not None]
+        dense = [module for module in self.modules if module is not None]
         return {
             "modes": list(self.pooling),
-            "dense": [[len(layer.weight), layer.activation] for layer in dense],
+            "dense": [[len(module.weight), module.activation] for module in dense],
             "normalize": None in self.modules,
             "max_tokens": self.max_tokens,
             "lowercase": self.lowercase,

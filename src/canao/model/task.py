@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from canao.model.source import Source
+from canao.model.loaded_model import LoadedModel
 
 # The ends of class names, of which the first match counts. Other classes have no task for texts.
 _HEADS = (
@@ -23,21 +23,22 @@ _HEADS = (
 )
 
 
-def describe_head(source: Source, outputs: Sequence[str] = ()) -> dict[str, Any]:
-    """The manifest's entries about the head; `outputs` help if the class name says nothing.
+def describe_head(loaded: LoadedModel, outputs: Sequence[str] = ()) -> dict[str, Any]:
+    """The manifest's entries about the head; `outputs`, the names of the model's outputs, decide
+    where the name of its class does not.
 
     task           as the Hugging Face hub calls it; "sentence-embedding" for a directory of
                    Sentence-Transformers; "none" for a head that has no task for texts
-    labels         in the order of the logits; empty where the head has none
+    labels         in the order of the logits; empty if the head has none
     problem_type   single_label_classification, multi_label_classification, regression or ""
     pooling        for a sentence embedding (see `Sentence.to_dict`), else None
     """
-    task = next((task for end, task in _HEADS if source.kind.endswith(end)), "none")
+    task = next((task for end, task in _HEADS if loaded.kind.endswith(end)), "none")
     if task == "none" and list(outputs[:1]) == ["last_hidden_state"]:
         task = "feature-extraction"
-    sentence = source.sentence if task == "feature-extraction" else None
-    labels = _labels(source.config) if task.endswith("-classification") else []
-    problem = _problem_type(source.config) if task == "text-classification" else ""
+    sentence = loaded.sentence if task == "feature-extraction" else None
+    labels = _labels(loaded.config) if task.endswith("-classification") else []
+    problem = _problem_type(loaded.config) if task == "text-classification" else ""
     if problem == "regression":
         task = "text-regression"
         labels = labels if len(labels) > 1 else []

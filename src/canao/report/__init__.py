@@ -1,1 +1,2 @@
-"""A run as one HTML page."""
+"""A run of the search as one HTML page, and as tables for programs. May import search, whose files
+it reads, artifact and errors; measures nothing."""

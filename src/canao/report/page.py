@@ -15,11 +15,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import Artifact, write_whole
+from canao.artifact.certificate import Certificate, load_certificate
+from canao.artifact.directory import Artifact
+from canao.artifact.files import write_whole
 from canao.errors import InputError
 from canao.report.plots import pareto_svg
 from canao.search.certification import ARTIFACT_DIR, PROFILE_FILE, RESULT_FILE
-from canao.search.guarantee import Certificate, load_certificate
 from canao.search.journal import read_run, read_trials
 from canao.search.trial import Trial, best_first, pareto
 

@@ -1,1 +1,2 @@
-
+"""How each kernel runs, as values: steps, operands, plans, memory, weights, the cache of keys and
+values, and the database of measured plans. May import fuse and graph; knows no backend and no C."""

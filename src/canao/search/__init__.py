@@ -1,4 +1,5 @@
-"""Architecture search: controllers, the loop, the latency table and the guarantee.
+"""Architecture search: the controllers, the loop, the latency table and the journal. May import
+train, device and what is below them; the compiler comes as an argument.
 
 Names load when they are used: reading the options of a search must not load Optuna.
 """
@@ -9,34 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from canao.search.certification import SearchResult
-    from canao.search.guarantee import Certificate, certify, load_certificate, require
     from canao.search.loop import run_search
     from canao.search.options import Event, SearchOptions
     from canao.search.space import Space
     from canao.search.trial import Trial
 
 __all__ = [
-    "Certificate",
     "Event",
     "SearchOptions",
     "SearchResult",
     "Space",
     "Trial",
-    "certify",
-    "load_certificate",
-    "require",
     "run_search",
 ]
 _HOMES = {
-    "Certificate": "guarantee",
     "Event": "options",
     "SearchOptions": "options",
-    "SearchResult": "settle",
+    "SearchResult": "certification",
     "Space": "space",
     "Trial": "trial",
-    "certify": "guarantee",
-    "load_certificate": "guarantee",
-    "require": "guarantee",
     "run_search": "loop",
 }
 

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.directory import Artifact, replace_directory, write_whole
+from canao.artifact.certificate import Certificate
+from canao.artifact.directory import Artifact
+from canao.artifact.files import replace_directory, write_whole
 from canao.device.base import Device, MeasureConfig
+from canao.device.certify import certify
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
 from canao.search.evaluation import TRIES, Evaluator, workspace
-from canao.search.guarantee import Certificate, certify
 from canao.search.journal import Journal
 from canao.search.options import Event, Progress
 from canao.search.trial import Trial, best_first, pareto

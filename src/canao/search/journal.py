@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from canao.artifact.directory import Artifact
 from canao.defaults import field_defaults
 from canao.device.base import MeasureConfig
+from canao.device.certify import PERCENTILE, check_budget, check_samples
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import NAMES
@@ -59,10 +60,6 @@ class Trainer(Protocol):
         ...
 
 
-# The least that MLPerf Mobile takes for the 90th percentile of single inferences.
-CERTIFIED_SAMPLES = 1024
-
-
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
     """The options of one search.
@@ -90,7 +87,7 @@ class SearchOptions:
     max_minutes: float = 0.0
     controller: str = "gp"
     seed: int = 0
-    percentile: float = 90.0
+    percentile: float = PERCENTILE
     measure: MeasureConfig = MeasureConfig()
     training: TrainOptions = TrainOptions()
     search_samples: int = 128
@@ -158,21 +155,3 @@ class Event:
 
 
 Progress = Callable[[Event], None]
-
-
-def check_budget(budget_ms: float, percentile: float) -> None:
-    """InputError unless the budget is a positive number and the percentile lies in (0, 100]."""
-    for name, value, most in (("budget", budget_ms, math.inf), ("percentile", percentile, 100.0)):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 < value <= most:
-            bounds = "a number of milliseconds over 0" if most == math.inf else "over 0, up to 100"
-            raise InputError(f"{name} {value!r} cannot be used; give {bounds}")
-
-
-def check_samples(samples: int) -> None:
-    """InputError if there are too few samples for a certificate."""
-    if samples < CERTIFIED_SAMPLES:
-        raise InputError(
-            f"a certificate takes at least {CERTIFIED_SAMPLES} samples, not {samples}; for a quick "
-            f"look at the latency run `canao bench --samples {samples}`"
-        )

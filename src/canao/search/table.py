@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from canao.artifact.directory import write_whole
+from canao.artifact.files import write_whole
 from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
 from canao.model.arch import Arch

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from canao.artifact.directory import staged_file
+from canao.artifact.files import staged_file
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from canao.artifact.directory import file_digest, write_whole
+from canao.artifact.files import file_digest, write_whole
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch

@@ -1,4 +1,5 @@
-"""Tuning: which plan of each kernel is fastest here, by measurement. See docs/tuning.md."""
+"""Which plan of each kernel is fastest here, by measurement; see docs/tuning.md. May import device,
+compiler and what is below them; knows no search."""
 
 from canao.tuning.tuner import TunedKernel, TuningResult, tune_model
 

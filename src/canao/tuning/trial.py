@@ -18,7 +18,7 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library
-from canao.compiler import interface
+from canao.compiler.packaging import interface
 from canao.device.base import Device, MeasureConfig
 from canao.emit.c.unit import emit
 from canao.errors import DeviceError

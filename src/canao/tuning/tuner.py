@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from canao.build import Toolchain
-from canao.compiler import Stages, chosen_plans, load_model, lower, tuning_database
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.compiler.plans import chosen_plans, tuning_database
+from canao.compiler.stages import Stages
 from canao.defaults import TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
@@ -97,7 +100,7 @@ def tune_model(
         from canao.device.bench import local_device
 
         device = local_device()
-    stages = lower(graph, target, planner=default_plans)
+    stages = compile_graph(graph, target, planner=default_plans)
     subjects = find_subjects(stages.program)
     if not subjects:
         raise InputError("the model has no product and no attention, whose plans could be tuned")

@@ -22,7 +22,7 @@ from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step
 
-# Name, type and start of each operand of a term.
+# Name, type and start of each operand of an attention bias.
 Starts = list[tuple[str, str, str]]
 
 
@@ -51,7 +51,7 @@ def _cases(
     name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None
 ) -> str:
     """A call for each number of queries in a tile."""
-    own = "past + row, " if cache else "row, " if form.band else ""
+    own = "past + row, " if cache else "row, " if form.window else ""
     operands = "".join(f"{x}, " for x, _, _ in starts) + own
     buffers = "from, kt, vp, p, mix"
     return "\n".join(
@@ -101,27 +101,27 @@ def _reach(form: Attention, plan: AttentionPlan, isa: Isa) -> dict[str, str]:
         return {"bounds": templates.BEFORE, "scored": fill(templates.MASKED, **words), "high": "",
                 "floor": ""}  # fmt: skip
     first, end = "0", "keys"
-    if form.band is not None:
-        first = f"max64(0, row - {form.band[0]}) / {plan.nr} * {plan.nr}"
-        end = f"min64(keys, row + m + {form.band[1]})"
-    later = bool(form.terms or form.band)
+    if form.window is not None:
+        first = f"max64(0, row - {form.window[0]}) / {plan.nr} * {plan.nr}"
+        end = f"min64(keys, row + m + {form.window[1]})"
+    later = bool(form.biases or form.window)
     keys = expression(form.k.shape[-1])
     scored = fill(templates.STORED, **words)
     return {
         "bounds": fill(templates.BOUNDS, keys=keys, first=first, end=end),
         "scored": scored if later else scored + templates.LARGEST,
-        "high": fill(templates.WITH_TERMS, terms=_terms(form), band=_band(form, plan), **words)
-        if later
-        else "",
-        "floor": "" if form.band is None else templates.FLOOR,
-    }
+        "high": fill(
+            templates.WITH_BIASES, biases=_biases(form), window=_window(form, plan), **words
+        ) if later else "",
+        "floor": "" if form.window is None else templates.FLOOR,
+    }  # fmt: skip
 
 
 def _starts(form: Attention, arguments: Arguments) -> Starts:
-    """(name, type, place): where each operand of a term begins for a head and its first query."""
+    """(name, type, place): where each operand of a bias begins for a head and its first query."""
     out = []
-    for i, term in enumerate(form.terms):
-        for access, prefix, dtype in ((term.read, "bias", F32), (term.places, "at", IDS)):
+    for i, bias in enumerate(form.biases):
+        for access, prefix, dtype in ((bias.read, "bias", F32), (bias.indices, "at", IDS)):
             if access is not None:
                 place = (
                     f"{arguments.of(access.base, dtype)} + {expression(access.offset)} "
@@ -133,24 +133,24 @@ def _starts(form: Attention, arguments: Arguments) -> Starts:
 
 
 def _more(form: Attention, starts: Starts) -> str:
-    """The parameters of a tile that these terms and this band add."""
+    """The parameters of a tile that biases and a sliding window add."""
     more = "".join(f"const {c} *{name}, " for name, c, _ in starts)
-    return more + ("int64_t row, " if form.band else "")
+    return more + ("int64_t row, " if form.window else "")
 
 
-def _terms(form: Attention) -> str:
+def _biases(form: Attention) -> str:
     """C that adds to x, the scores of query i and keys from c on, `left` of them."""
     lines = []
-    for i, term in enumerate(form.terms):
-        row, column = (expression(x) for x in term.read.strides[-2:])
+    for i, bias in enumerate(form.biases):
+        row, column = (expression(x) for x in bias.read.strides[-2:])
         start = f"bias{i} + i * {row} + c * {column}"
-        if term.places is not None:
-            of_row, apart = (expression(x) for x in term.places.strides[-2:])
+        if bias.indices is not None:
+            of_row, apart = (expression(x) for x in bias.indices.strides[-2:])
             value = (
-                f"vf_pick({start}, {column}, {expression(term.step)}, "
+                f"vf_take({start}, {column}, {expression(bias.step)}, "
                 f"at{i} + i * {of_row} + c * {apart}, {apart}, left)"
             )
-        elif term.read.strides[-1] == 1:
+        elif bias.read.strides[-1] == 1:
             value = f"vf_load_upto({start}, left)"
         else:
             value = f"vf_gather({start}, {column}, left)"
@@ -159,14 +159,14 @@ def _terms(form: Attention) -> str:
 
 
 def _needs(form: Attention) -> set[str]:
-    needs = {"pick" for t in form.terms if t.places is not None}
-    strided = any(t.places is None and t.read.strides[-1] != 1 for t in form.terms)
+    needs = {"take" for b in form.biases if b.indices is not None}
+    strided = any(b.indices is None and b.read.strides[-1] != 1 for b in form.biases)
     return needs | ({"strided"} if strided else set())
 
 
-def _band(form: Attention, plan: AttentionPlan) -> str:
-    """C that takes out what query i does not see, of scores that have been stored."""
-    if form.band is None:
+def _window(form: Attention, plan: AttentionPlan) -> str:
+    """C that sets stored scores of query i to -inf where the key is outside its window."""
+    if form.window is None:
         return ""
-    before, after = form.band
+    before, after = form.window
     return fill(templates.OUTSIDE, tile=plan.keys, before=before, after=after)

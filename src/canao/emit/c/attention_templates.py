@@ -15,13 +15,13 @@ MASKED = """\
                     const vf seen = left >= VF ? x : vf_keep(x, left, -INF_F);
                     vf_store(p + i * ${tile} + j + v * VF, seen);
                     high[i] = vf_max(high[i], seen);"""
-WITH_TERMS = """\
+WITH_BIASES = """\
         for (int i = 0; i < m; i++) {
-${band}            for (int64_t j = 0; j < count; j += VF) {
+${window}            for (int64_t j = 0; j < count; j += VF) {
                 const int64_t c = key + j, left = count - j;
                 vf x = vf_load(p + i * ${tile} + j);
                 (void)c;
-${terms}                vf_store(p + i * ${tile} + j, x);
+${biases}                vf_store(p + i * ${tile} + j, x);
                 high[i] = vf_max(high[i], left >= VF ? x : vf_keep(x, left, -INF_F));
             }
         }

@@ -1,11 +1,12 @@
-"""softmax(scores) v as one form: what may stand between the scores and their softmax.
+"""Attention as one form, softmax(scores) v, and what a model may do to the scores first.
 
-    scores = q k^T * scale + terms, within a band of keys around each query
+    scores = q k^T * scale + biases, over a sliding window of keys around each query
 
-A term is read at (head, query, key): a relative bias, or scores of relative positions that each
-pair picks by its distance. A term that is 0 or -inf by distance alone is a band: keys outside it
-are never visited. Where the band is all that came before, the rule in causal.py has made attention
-one op, `causal_attention`, which keeps keys and values for the tokens that follow.
+A bias has an element for each (head, query, key). It is a constant, such as a relative bias, or it
+is taken from computed scores of relative positions by the distance between query and key. A bias
+that is 0 up to some distance and -inf beyond it is a sliding window: keys outside are not visited.
+Where the window is the whole past, causal.py has already replaced attention by one op,
+`causal_attention`, which keeps keys and values in a cache for the tokens that follow.
 """
 
 from __future__ import annotations
@@ -24,35 +25,44 @@ MASKED = -1e30
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
-    """`read` at (head, query, key); where there are `places`, at that distance further on, times
-    `step`: the element of its last dimension that the pair picks."""
+class AttentionBias:
+    """What is added to the score of each (head, query, key).
+
+    read      where its element lies; with `indices`, where the row lies that it is taken from
+    indices   the number of the element in that row, for take_along_axis; None: `read` says it all
+    step      the stride between elements of that row
+    """
 
     read: Access
-    places: Access | None = None
+    indices: Access | None = None
     step: Dim = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """q [batch..., m, d], k [batch..., d, keys], v [batch..., keys, dv]; `store` are the strides
-    of the result [batch..., m, dv] in the output. `band`: how many keys before and after its own
-    position a query sees, or None. `cached`: keys and values of the tokens that came before lie in
-    a cache, which those of the new tokens join; nothing after a query is seen then."""
+    """softmax(q k^T * scale + biases) v.
+
+    q, k, v   [batch..., m, d], [batch..., d, keys] and [batch..., keys, dv]
+    store     strides of the result [batch..., m, dv] in the output
+    window    how many keys before and after its own position a query sees; None: all
+    cached    keys and values are appended to a cache, which holds those of earlier tokens; a query
+              then sees none that come after it
+    """
 
     q: Access
     k: Access
     v: Access
     scale: float
     store: tuple[Dim, ...]
-    terms: tuple[Term, ...] = ()
-    band: tuple[int, int] | None = None
+    biases: tuple[AttentionBias, ...] = ()
+    window: tuple[int, int] | None = None
     cached: bool = False
 
 
 def chain(made: Mapping[str, Node], name: str) -> tuple[Node, list[Node]] | None:
-    """The product of two activations that the scores `name` come from, and all nodes between, or
-    None. Views of tables belong to them, and what picks by distance."""
+    """The matmul q k^T that the scores `name` are computed from, and the nodes in between: scales,
+    reshapes and biases, with the views and takes that biases are read by. None if there is none,
+    or more than one."""
     n = made.get(name)
     if n is None or n.op == "matmul":
         return None if n is None else (n, [])
@@ -62,17 +72,17 @@ def chain(made: Mapping[str, Node], name: str) -> tuple[Node, list[Node]] | None
     scores = [(i, f) for i, f in zip(n.inputs, found, strict=True) if f is not None]
     if len(scores) != 1:
         return None
-    on_the_way, (product_, between) = scores[0]
+    on_the_way, (qk, between) = scores[0]
     others = [i for i in n.inputs if i != on_the_way]
-    return product_, [*between, *(x for i in others for x in _term_nodes(made, i)), n]
+    return qk, [*between, *(x for i in others for x in _bias_nodes(made, i)), n]
 
 
-def _term_nodes(made: Mapping[str, Node], name: str) -> list[Node]:
+def _bias_nodes(made: Mapping[str, Node], name: str) -> list[Node]:
     n = made.get(name)
-    if n is None or not (OPS[n.op].view or n.op == "pick"):
+    if n is None or not (OPS[n.op].view or n.op == "take_along_axis"):
         return []
-    read = n.inputs[1:] if n.op == "pick" else n.inputs
-    return [*(x for i in read for x in _term_nodes(made, i)), n]
+    read = n.inputs[1:] if n.op == "take_along_axis" else n.inputs
+    return [*(x for i in read for x in _bias_nodes(made, i)), n]
 
 
 def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
@@ -85,12 +95,12 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     parsed = _scores(graph, nodes, made, softmax.inputs[0])
     if parsed is None:
         return None
-    scores, scale, terms = parsed
+    scores, scale, biases = parsed
     q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
     if q is None or k is None or v is None:
         return None
-    kept, band = _banded(graph, terms)
-    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, band))
+    kept, window = _windowed(graph, biases)
+    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window))
 
 
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
@@ -102,16 +112,16 @@ def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention |
     q, k, v = (resolve(graph, nodes, x) for x in mix.inputs)
     if q is None or k is None or v is None:
         return None
-    rank, band = len(k.shape), (graph.max_length - 1, 0)
+    rank, window = len(k.shape), (graph.max_length - 1, 0)
     turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
-    form = Attention(q, turned, v, mix.attribute("scale"), (), band=band, cached=True)
+    form = Attention(q, turned, v, mix.attribute("scale"), (), window=window, cached=True)
     return _stored(graph, mix, views, form)
 
 
 def _stored(
     graph: Graph, mix: Node, views: Sequence[Node], form: Attention
 ) -> Attention | None:
-    """The form with its store, if strides say where its result lies."""
+    """The form with its `store`; None where no strides say how its result lies in the output."""
     q, k, v = form.q, form.k, form.v
     if not isinstance(q.shape[-1], int) or not isinstance(v.shape[-1], int):
         return None
@@ -124,7 +134,7 @@ def _stored(
 def _mixed(
     graph: Graph, made: Mapping[str, Node], output: str
 ) -> tuple[Node | None, list[Node]]:
-    """What mixes values, and the views that lay out its result."""
+    """The node that computes softmax(...) v, or None, and the views on its result."""
     views: list[Node] = []
     while output in made and OPS[made[output].op].view:
         views.insert(0, made[output])
@@ -146,14 +156,14 @@ def _bare(graph: Graph, made: Mapping[str, Node], name: str) -> str:
 
 def _scores(
     graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str
-) -> tuple[Node, float, list[Term]] | None:
-    """The product q k^T, its factor, and the terms added to it, before the softmax of `name`."""
-    scale, terms = 1.0, list[Term]()
+) -> tuple[Node, float, list[AttentionBias]] | None:
+    """The matmul q k^T that `name` is computed from, its scale and the biases added to it."""
+    scale, biases = 1.0, list[AttentionBias]()
     while True:
         name = _bare(graph, made, name)
         n = made.get(name)
         if n is None or n.op == "matmul":
-            return None if n is None else (n, scale, terms)
+            return None if n is None else (n, scale, biases)
         found = [i for i in n.inputs if i in made and chain(made, i) is not None]
         if n.op not in ("add", "mul") or len(found) != 1 or n.inputs[0] == n.inputs[1]:
             return None
@@ -164,16 +174,16 @@ def _scores(
                 return None
             scale *= float(array.reshape(()))
         else:
-            term = _term(graph, nodes, made, other, graph.shape(name))
-            if term is None or scale != 1.0:
+            bias = _bias(graph, nodes, made, other, graph.shape(name))
+            if bias is None or scale != 1.0:
                 return None
-            terms.append(term)
+            biases.append(bias)
         name = found[0]
 
 
-def _term(
+def _bias(
     graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str, shape: Shape
-) -> Term | None:
+) -> AttentionBias | None:
     views: list[Node] = []
     inner = name
     while inner in made and OPS[made[inner].op].view:
@@ -182,42 +192,42 @@ def _term(
     n = made.get(inner)
     if n is None:
         access = resolve(graph, nodes, name)
-        return None if access is None else Term(access.broadcast(shape))
-    if n.op != "pick":
+        return None if access is None else AttentionBias(access.broadcast(shape))
+    if n.op != "take_along_axis":
         return None
-    picked = graph.shape(n.output)
-    source, places = (resolve(graph, nodes, i) for i in n.inputs)
-    if source is None or places is None:
+    taken = graph.shape(n.output)
+    source, indices = (resolve(graph, nodes, i) for i in n.inputs)
+    if source is None or indices is None:
         return None
     step = source.strides[-1]
     reads: list[Access | None] = [
-        Access(source.base, picked, (*source.strides[:-1], 0), source.offset),
-        places.broadcast(picked),
+        Access(source.base, taken, (*source.strides[:-1], 0), source.offset),
+        indices.broadcast(taken),
     ]
     for view in views:
         reads = [a and a.through(view, graph.shape(view.output)) for a in reads]
     if reads[0] is None or reads[1] is None:
         return None
-    return Term(reads[0].broadcast(shape), reads[1].broadcast(shape), step)
+    return AttentionBias(reads[0].broadcast(shape), reads[1].broadcast(shape), step)
 
 
-def _banded(
-    graph: Graph, terms: Sequence[Term]
-) -> tuple[tuple[Term, ...], tuple[int, int] | None]:
-    """Terms that say no more than how far a query sees become a band."""
-    kept, bands = [], []
-    for term in terms:
-        band = None if term.places is not None else band_of(graph, term.read)
-        kept += [term] if band is None else []
-        bands += [] if band is None else [band]
-    if not bands:
+def _windowed(
+    graph: Graph, biases: Sequence[AttentionBias]
+) -> tuple[tuple[AttentionBias, ...], tuple[int, int] | None]:
+    """The biases that are no sliding windows, and the window that the others make together."""
+    kept, windows = [], []
+    for bias in biases:
+        window = None if bias.indices is not None else window_of(graph, bias.read)
+        kept += [bias] if window is None else []
+        windows += [] if window is None else [window]
+    if not windows:
         return tuple(kept), None
-    return tuple(kept), (min(b for b, _ in bands), min(a for _, a in bands))
+    return tuple(kept), (min(b for b, _ in windows), min(a for _, a in windows))
 
 
-def band_of(graph: Graph, read: Access) -> tuple[int, int] | None:
-    """How many keys before and after its own a query sees, where what is read at (query, key) is
-    0 for those and -inf for all others; else None."""
+def window_of(graph: Graph, read: Access) -> tuple[int, int] | None:
+    """How many keys before and after its own a query sees, if what is read at (query, key) is 0
+    for these and -inf for all others; else None."""
     array, longest = graph.constants.get(read.base), graph.max_length
     lead, (row, column) = zip(read.shape, read.strides, strict=True), read.strides[-2:]
     if array is None or array.dtype != np.float32 or not isinstance(read.offset, int):
@@ -244,16 +254,17 @@ def band_of(graph: Graph, read: Access) -> tuple[int, int] | None:
     )
     # Along the first column and the first row lie all distances.
     by_distance = np.concatenate([values[:0:-1, 0], values[0]])
-    band = _run(by_distance)
-    if band is None:
+    window = _run(by_distance)
+    if window is None:
         return None
-    seen = np.tri(longest, k=band[1], dtype=bool) & ~np.tri(longest, k=-band[0] - 1, dtype=bool)
+    seen = np.tri(longest, k=window[1], dtype=bool) & ~np.tri(longest, k=-window[0] - 1, dtype=bool)
     alike = np.array_equal(values > MASKED, seen) and not values[seen].any()
-    return band if alike else None
+    return window if alike else None
 
 
 def _run(values: np.ndarray) -> tuple[int, int] | None:
-    """The band of values for the distances 1 - n to n - 1: one run of zeros that has 0 in it."""
+    """The window of values by distance, from 1 - n to n - 1: zeros, in one run around distance 0,
+    and -inf elsewhere; else None."""
     seen, own = np.flatnonzero(values > MASKED), len(values) // 2
     if not len(seen) or values[seen].any() or seen[-1] - seen[0] + 1 != len(seen):
         return None

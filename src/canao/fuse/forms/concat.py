@@ -99,7 +99,8 @@ def _pieces(graph: Graph, nodes: Sequence[Node], name: str, at: _Place) -> list[
 
 def _parts(graph: Graph, nodes: Sequence[Node], n: Node, at: _Place) -> list[Piece] | None:
     """The pieces of each operand of a concatenation."""
-    axis, start, found = n.attribute("axis"), 0, []
+    axis, found = n.attribute("axis"), list[Piece]()
+    start: Dim = 0
     for name in n.inputs:
         size = graph.shape(name)[axis]
         place = at.part(axis, start, size)

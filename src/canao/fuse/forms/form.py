@@ -31,7 +31,7 @@ from canao.graph.ops import OPS, POINTWISE
 
 # Regions are built around these: at most one product, or the two of attention.
 HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
-ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "pick")
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "take_along_axis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _row_local(
         return False  # a pass over a row reduces all of the row
     for position, name in enumerate(n.inputs):
         if name in names:
-            if n.op == "pick" or product(graph.shape(name)[:-1]) != product(frame[0]):
+            if n.op == "take_along_axis" or product(graph.shape(name)[:-1]) != product(frame[0]):
                 return False
             continue
         if n.op == "gather" and position == 0:
@@ -189,7 +189,7 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
     shape, name = graph.shape(n.output) or (1,), n.inputs[position]
     if n.op in REDUCES:
         return graph.shape(name)
-    if n.op == "pick" and position == 0:
+    if n.op == "take_along_axis" and position == 0:
         return (*shape[:-1], graph.shape(name)[-1])
     return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
 

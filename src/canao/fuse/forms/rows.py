@@ -88,8 +88,8 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class TakeAlongAxis:
-    """Elements of a row of `source` at the places that a row of `indices` names; both are names
-    in `Rows.reads`."""
+    """take_along_axis: element i is source[indices[i]]. `source` and `indices` are names in
+    `Rows.reads`, each read a row at a time."""
 
     source: str
     indices: str
@@ -241,9 +241,9 @@ def _gather(state: _Stages, n: Node) -> None:
     state.step("gather", Gather(table, ids), target=n.output)
 
 
-def _pick(state: _Stages, n: Node) -> None:
+def _take_along_axis(state: _Stages, n: Node) -> None:
     source, indices = n.inputs
-    state.step("pick", TakeAlongAxis(source, indices), target=n.output)
+    state.step("take_along_axis", TakeAlongAxis(source, indices), target=n.output)
 
 
 def _layer_norm(state: _Stages, n: Node) -> None:
@@ -267,9 +267,9 @@ def _softmax(state: _Stages, n: Node) -> None:
     state.end_stage()
     e = state.step("exp", state.step("sub", x, top))
     inverse = state.reduce("sum", e, "inverse")
-    e = state.keep(e)
+    kept = state.keep(e)
     state.end_stage()
-    state.step("mul", e, inverse, target=n.output)
+    state.step("mul", kept, inverse, target=n.output)
 
 
 def _reduce(state: _Stages, n: Node) -> None:
@@ -286,5 +286,5 @@ def _reduce(state: _Stages, n: Node) -> None:
     state.scalars.add(n.output)
 
 
-_NODE = {"gather": _gather, "pick": _pick, "layer_norm": _layer_norm, "softmax": _softmax,
-         **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip
+_NODE = {"gather": _gather, "take_along_axis": _take_along_axis, "layer_norm": _layer_norm,
+         "softmax": _softmax, **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip

@@ -7,18 +7,19 @@ products; it belongs to fusion.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from canao.fuse.rewrite import Change, Rule, View
+from canao.fuse.rewrite import Change, GraphView, named
 from canao.fuse.rules.attention_bias import (
-    mask_to_term,
+    biases_apart,
+    mask_to_bias,
     near_columns,
     own_views,
     scale_into_table,
-    scale_past_pick,
-    terms_apart,
+    scale_past_take_along_axis,
 )
 from canao.fuse.rules.causal import causal_attention, product_with_weights
 from canao.fuse.rules.fold_weights import (
@@ -47,212 +48,211 @@ from canao.fuse.rules.views import (
     transpose_past_merge,
 )
 from canao.graph.dtypes import I32
-from canao.graph.ir import Node, node
+from canao.graph.ir import Node, fixed, node
 from canao.graph.ops import OPS, VIEWS
 
 _FOLD_LIMIT = 1 << 26  # elements; a folded constant is stored in the weights file
 
 
-def _folded(view: View, n: Node, array: np.ndarray) -> Change:
-    name = view.fresh("const")
+def _folded(g: GraphView, n: Node, array: np.ndarray) -> Change:
+    name = g.fresh("const")
     return Change({n.output: name}, constants={name: array})
 
 
-def fold_constants(view: View, n: Node) -> Change | None:
+def fold_constants(g: GraphView, n: Node) -> Change | None:
     """op(constants)  ->  constant"""
-    if n.op == "expand" or not n.inputs or any(i not in view.constants for i in n.inputs):
+    if n.op == "expand" or not n.inputs or any(i not in g.constants for i in n.inputs):
         return None
-    shape = view.shape(n.output)
-    if any(not isinstance(d, int) for d in shape) or np.prod(shape, initial=1) > _FOLD_LIMIT:
+    shape = fixed(g.shape(n.output))
+    if shape is None or math.prod(shape) > _FOLD_LIMIT:
         return None
-    arrays = [view.constants[i] for i in n.inputs]
+    arrays = [g.constants[i] for i in n.inputs]
     exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
     result = OPS[n.op].meaning(exact, dict(n.attributes) | {"s": 0})
-    return _folded(view, n, np.ascontiguousarray(result, view.types[n.output].dtype.numpy))
+    return _folded(g, n, np.ascontiguousarray(result, g.types[n.output].dtype.numpy))
 
 
-def _least(view: View, name: str) -> float:
+def _least(g: GraphView, name: str) -> float:
     """A lower bound of an integer value's elements; -inf where none is known."""
-    array = view.array(name)
+    array = g.array(name)
     if array is not None:
         return float(array.min()) if array.size else float("inf")
-    n = view.producer.get(name)
+    n = g.producer.get(name)
     if n is None:
         return 0.0  # an input: token and type ids are checked to be >= 0 before a run
     if n.op == "arange":
         return 0.0
     if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == I32):
-        return _least(view, n.inputs[0])
+        return _least(g, n.inputs[0])
     if n.op == "add":
-        return _least(view, n.inputs[0]) + _least(view, n.inputs[1])
+        return _least(g, n.inputs[0]) + _least(g, n.inputs[1])
     return float("-inf")
 
 
-def decide_compare(view: View, n: Node) -> Change | None:
+def decide_compare(g: GraphView, n: Node) -> Change | None:
     """ge(x, c) where x >= c always holds  ->  true"""
-    if n.op != "ge" or view.types[n.inputs[0]].dtype != I32:
+    if n.op != "ge" or g.types[n.inputs[0]].dtype != I32:
         return None
-    bound = view.array(n.inputs[1])
-    if bound is None or not bound.size or _least(view, n.inputs[0]) < bound.max():
+    bound = g.array(n.inputs[1])
+    if bound is None or not bound.size or _least(g, n.inputs[0]) < bound.max():
         return None
-    name, shape = view.fresh("const"), view.shape(n.output)
-    true = node("expand", (name,), view.fresh("v"), where=n.where, shape=shape)
+    name, shape = g.fresh("const"), g.shape(n.output)
+    true = node("expand", (name,), g.fresh("v"), where=n.where, shape=shape)
     return Change({n.output: true.output}, (true,), {name: np.array(True)})
 
 
-def _uniform(view: View, name: str) -> Any:
+def _uniform(g: GraphView, name: str) -> Any:
     """The value that every element of `name` has, if that is known from constants."""
-    n = view.producer.get(name)
+    n = g.producer.get(name)
     while n is not None and n.op in VIEWS:
-        name, n = n.inputs[0], view.producer.get(n.inputs[0])
-    array = view.array(name)
+        name, n = n.inputs[0], g.producer.get(n.inputs[0])
+    array = g.array(name)
     if array is None or array.size == 0 or (array != array.flat[0]).any():
         return None
     return array.flat[0]
 
 
-def known_where(view: View, n: Node) -> Change | None:
+def known_where(g: GraphView, n: Node) -> Change | None:
     """where(true, x, y)  ->  x"""
     if n.op != "where":
         return None
-    condition = _uniform(view, n.inputs[0])
+    condition = _uniform(g, n.inputs[0])
     if condition is None:
         return None
     chosen = n.inputs[1] if condition else n.inputs[2]
-    if view.shape(chosen) == view.shape(n.output):
+    if g.shape(chosen) == g.shape(n.output):
         return Change({n.output: chosen})
-    shape = view.shape(n.output)
-    spread = node("expand", (chosen,), view.fresh("v"), where=n.where, shape=shape)
+    shape = g.shape(n.output)
+    spread = node("expand", (chosen,), g.fresh("v"), where=n.where, shape=shape)
     return Change({n.output: spread.output}, (spread,))
 
 
-def drop_identity(view: View, n: Node) -> Change | None:
+def drop_identity(g: GraphView, n: Node) -> Change | None:
     """x + 0, x - 0, x * 1, x / 1  ->  x"""
     neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(n.op)
     if neutral is None:
         return None
     sides = ((0, 1), (1, 0)) if n.op in ("add", "mul") else ((0, 1),)
     for kept, other in sides:
-        same = view.shape(n.inputs[kept]) == view.shape(n.output)
-        if same and _uniform(view, n.inputs[other]) == neutral:
+        same = g.shape(n.inputs[kept]) == g.shape(n.output)
+        if same and _uniform(g, n.inputs[other]) == neutral:
             return Change({n.output: n.inputs[kept]})
     return None
 
 
-def gather_known_rows(view: View, n: Node) -> Change | None:
+def gather_known_rows(g: GraphView, n: Node) -> Change | None:
     """gather(table, slice(constant ids))  ->  slice(constant rows)"""
-    cut = view.made_by(n.inputs[1], "slice") if n.op == "gather" else None
+    cut = g.made_by(n.inputs[1], "slice") if n.op == "gather" else None
     if cut is None:
         return None
-    table, ids = view.array(n.inputs[0]), view.array(cut.inputs[0])
+    table, ids = g.array(n.inputs[0]), g.array(cut.inputs[0])
     if table is None or ids is None or ids.size * table.shape[1] > _FOLD_LIMIT:
         return None
-    name = view.fresh("rows")
+    name = g.fresh("rows")
     rows = np.ascontiguousarray(table[ids])
-    moved = Node("slice", (name,), view.fresh("v"), cut.attributes, n.where)
+    moved = Node("slice", (name,), g.fresh("v"), cut.attributes, n.where)
     return Change({n.output: moved.output}, (moved,), {name: rows})
 
 
-def merge_products(view: View, n: Node) -> Change | None:
+def merge_products(g: GraphView, n: Node) -> Change | None:
     """x Wq^T, x Wk^T, x Wv^T  ->  slices of x [Wq; Wk; Wv]^T"""
     if n.op != "linear":
         return None
-    group = [u for u in view.users[n.inputs[0]] if u.op == "linear" and u.inputs[0] == n.inputs[0]]
+    group = [u for u in g.users[n.inputs[0]] if u.op == "linear" and u.inputs[0] == n.inputs[0]]
     arity = {len(u.inputs) for u in group}
     if len(group) < 2 or group[0] is not n or len(arity) > 1:
         return None
-    parts = [[view.array(i) for i in u.inputs[1:]] for u in group]
-    if any(a is None for p in parts for a in p):
+    if any(i not in g.constants for u in group for i in u.inputs[1:]):
         return None
+    parts = [[g.constants[i] for i in u.inputs[1:]] for u in group]
     stacked = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    names = [view.fresh("merged") for _ in stacked]
-    merged = node("linear", (n.inputs[0], *names), view.fresh("v"), where=n.where)
-    axis, start, cuts = len(view.shape(n.output)) - 1, 0, []
+    names = [g.fresh("merged") for _ in stacked]
+    merged = node("linear", (n.inputs[0], *names), g.fresh("v"), where=n.where)
+    axis, start, cuts = len(g.shape(n.output)) - 1, 0, []
     for u in group:
-        stop = start + view.array(u.inputs[1]).shape[0]
-        cuts.append(node("slice", (merged.output,), view.fresh("v"), where=u.where, axis=axis,
+        stop = start + g.constants[u.inputs[1]].shape[0]
+        cuts.append(node("slice", (merged.output,), g.fresh("v"), where=u.where, axis=axis,
                          start=start, stop=stop))  # fmt: skip
         start = stop
     replaced = {u.output: c.output for u, c in zip(group, cuts, strict=True)}
     return Change(replaced, (merged, *cuts), dict(zip(names, stacked, strict=True)))
 
 
-def _fixed(view: View, name: str) -> bool:
-    return view.array(name) is not None or positional(view, name)
+def _fixed(g: GraphView, name: str) -> bool:
+    return g.array(name) is not None or positional(g, name)
 
 
-def associate_constants(view: View, n: Node) -> Change | None:
+def associate_constants(g: GraphView, n: Node) -> Change | None:
     """(x + a) + b, (x * a) * b with a, b known at compile time  ->  x + (a + b), x * (a * b)"""
     if n.op not in ("add", "mul"):
         return None
     for inner_name, b in (n.inputs, n.inputs[::-1]):
-        inner = view.made_by(inner_name, n.op)
-        if inner is None or not _fixed(view, b) or not view.only_used_by(inner_name, n):
+        inner = g.made_by(inner_name, n.op)
+        if inner is None or not _fixed(g, b) or not g.only_used_by(inner_name, n):
             continue
         for x, a in (inner.inputs, inner.inputs[::-1]):
-            if _fixed(view, a) and not _fixed(view, x):
-                joined = node(n.op, (a, b), view.fresh("v"), where=n.where)
-                outer = node(n.op, (x, joined.output), view.fresh("v"), where=n.where)
+            if _fixed(g, a) and not _fixed(g, x):
+                joined = node(n.op, (a, b), g.fresh("v"), where=n.where)
+                outer = node(n.op, (x, joined.output), g.fresh("v"), where=n.where)
                 return Change({n.output: outer.output}, (joined, outer))
     return None
 
 
-def distribute(view: View, n: Node) -> Change | None:
+def distribute(g: GraphView, n: Node) -> Change | None:
     """a * b + a * c  ->  a * (b + c)"""
     if n.op not in ("add", "sub"):
         return None
-    left, right = (view.made_by(i, "mul") for i in n.inputs)
+    left, right = (g.made_by(i, "mul") for i in n.inputs)
     if left is None or right is None or left is right:
         return None
-    if not all(view.only_used_by(m.output, n) for m in (left, right)):
+    if not all(g.only_used_by(m.output, n) for m in (left, right)):
         return None
     for a, b in (left.inputs, left.inputs[::-1]):
         if a in right.inputs:
             c = right.inputs[1 - right.inputs.index(a)]
-            inner = node(n.op, (b, c), view.fresh("v"), where=n.where)
-            outer = node("mul", (a, inner.output), view.fresh("v"), where=n.where)
+            inner = node(n.op, (b, c), g.fresh("v"), where=n.where)
+            outer = node("mul", (a, inner.output), g.fresh("v"), where=n.where)
             return Change({n.output: outer.output}, (inner, outer))
     return None
 
 
-CLEANUP = (
-    Rule("fold_constants", fold_constants),
-    Rule("decide_compare", decide_compare),
-    Rule("known_where", known_where),
-    Rule("drop_identity", drop_identity),
-    Rule("gather_known_rows", gather_known_rows),
-    Rule("mask_to_term", mask_to_term),
-    Rule("tabulate", tabulate),
-    Rule("find_select", find_select),
-    Rule("product_with_weights", product_with_weights),
-    Rule("causal_attention", causal_attention),
+CLEANUP = named(
+    fold_constants,
+    decide_compare,
+    known_where,
+    drop_identity,
+    gather_known_rows,
+    mask_to_bias,
+    tabulate,
+    find_select,
+    product_with_weights,
+    causal_attention,
 )
-ALGEBRA = (
-    *CLEANUP,
-    Rule("find_gelu", find_gelu),
-    Rule("find_silu", find_silu),
-    Rule("find_norm", find_norm),
-    Rule("columns_into_norm", columns_into_norm),
-    Rule("divide_by_constant", divide_by_constant),
-    Rule("scale_past_matmul", scale_past_matmul),
-    Rule("join_reshapes", join_reshapes),
-    Rule("join_transposes", join_transposes),
-    Rule("pointwise_past_transpose", pointwise_past_transpose),
-    Rule("pointwise_past_concat", pointwise_past_concat),
-    Rule("slice_of_concat", slice_of_concat),
-    Rule("split_past_transpose", split_past_transpose),
-    Rule("transpose_past_merge", transpose_past_merge),
-    Rule("associate_constants", associate_constants),
-    Rule("signs_past_concat", signs_past_concat),
-    Rule("rotate_halves", rotate_halves),
-    Rule("terms_apart", terms_apart),
-    Rule("scale_past_pick", scale_past_pick),
-    Rule("scale_into_table", scale_into_table),
-    Rule("columns_into_weights", columns_into_weights),
-    Rule("columns_past_residual", columns_past_residual),
-    Rule("distribute", distribute),
-    Rule("scale_into_weights", scale_into_weights),
-    Rule("merge_products", merge_products),
-    Rule("own_views", own_views),
-    Rule("near_columns", near_columns),
+ALGEBRA = CLEANUP + named(
+    find_gelu,
+    find_silu,
+    find_norm,
+    columns_into_norm,
+    divide_by_constant,
+    scale_past_matmul,
+    join_reshapes,
+    join_transposes,
+    pointwise_past_transpose,
+    pointwise_past_concat,
+    slice_of_concat,
+    split_past_transpose,
+    transpose_past_merge,
+    associate_constants,
+    signs_past_concat,
+    rotate_halves,
+    biases_apart,
+    scale_past_take_along_axis,
+    scale_into_table,
+    columns_into_weights,
+    columns_past_residual,
+    distribute,
+    scale_into_weights,
+    merge_products,
+    own_views,
+    near_columns,
 )

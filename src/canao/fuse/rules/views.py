@@ -11,126 +11,129 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from canao.fuse.rewrite import Change, View
+from canao.fuse.rewrite import Change, GraphView
 from canao.graph.ir import Dim, Node, dim_add, dim_mul, node
 from canao.graph.ops import OPS
 
 
-def join_reshapes(view: View, n: Node) -> Change | None:
+def join_reshapes(g: GraphView, n: Node) -> Change | None:
     """reshape(reshape(x))  ->  reshape(x)"""
-    inner = view.made_by(n.inputs[0], "reshape") if n.op == "reshape" else None
+    inner = g.made_by(n.inputs[0], "reshape") if n.op == "reshape" else None
     if inner is None:
         return None
-    if view.shape(inner.inputs[0]) == view.shape(n.output):
+    if g.shape(inner.inputs[0]) == g.shape(n.output):
         return Change({n.output: inner.inputs[0]})
-    joined = Node("reshape", inner.inputs, view.fresh("v"), n.attributes, n.where)
+    joined = Node("reshape", inner.inputs, g.fresh("v"), n.attributes, n.where)
     return Change({n.output: joined.output}, (joined,))
 
 
-def join_transposes(view: View, n: Node) -> Change | None:
+def join_transposes(g: GraphView, n: Node) -> Change | None:
     """transpose(transpose(x))  ->  transpose(x), or x"""
-    inner = view.made_by(n.inputs[0], "transpose") if n.op == "transpose" else None
+    inner = g.made_by(n.inputs[0], "transpose") if n.op == "transpose" else None
     if inner is None:
         return None
     perm = tuple(inner.attribute("perm")[p] for p in n.attribute("perm"))
     if perm == tuple(range(len(perm))):
         return Change({n.output: inner.inputs[0]})
-    joined = node("transpose", inner.inputs, view.fresh("v"), where=n.where, perm=perm)
+    joined = node("transpose", inner.inputs, g.fresh("v"), where=n.where, perm=perm)
     return Change({n.output: joined.output}, (joined,))
 
 
-def _turned(view: View, name: str) -> Node | None:
+def _turned(g: GraphView, name: str) -> Node | None:
     """The transpose that makes `name`, if what lay side by side no longer does."""
-    n = view.made_by(name, "transpose")
-    return n if n is not None and n.attribute("perm")[-1] != len(view.shape(name)) - 1 else None
+    n = g.made_by(name, "transpose")
+    return n if n is not None and n.attribute("perm")[-1] != len(g.shape(name)) - 1 else None
 
 
-def pointwise_past_transpose(view: View, n: Node) -> Change | None:
+def pointwise_past_transpose(g: GraphView, n: Node) -> Change | None:
     """f(transpose(x), transpose(y), c)  ->  transpose(f(x, y, transpose(c)))  with constants c"""
     if not OPS[n.op].pointwise:
         return None
-    turned = [_turned(view, i) for i in n.inputs]
+    turned = [_turned(g, i) for i in n.inputs]
     perms = {t.attribute("perm") for t in turned if t}
     if len(perms) != 1 or not all(
-        t or view.array(i) is not None for t, i in zip(turned, n.inputs, strict=True)
+        t or g.array(i) is not None for t, i in zip(turned, n.inputs, strict=True)
     ):
         return None
     perm, inputs, constants = perms.pop(), [], {}
-    if any(len(view.shape(i)) > len(perm) for i in n.inputs):
+    if any(len(g.shape(i)) > len(perm) for i in n.inputs):
         return None
     for t, name in zip(turned, n.inputs, strict=True):
-        array = view.array(name)
+        array = g.array(name)
         if t is None and array is not None and array.size > 1:
             padded = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
-            name = view.fresh("turned")
+            name = g.fresh("turned")
             constants[name] = np.ascontiguousarray(padded.transpose(np.argsort(perm)))
         inputs.append(t.inputs[0] if t else name)
-    straight = Node(n.op, tuple(inputs), view.fresh("v"), n.attributes, n.where)
-    back = node("transpose", (straight.output,), view.fresh("v"), where=n.where, perm=perm)
+    straight = Node(n.op, tuple(inputs), g.fresh("v"), n.attributes, n.where)
+    back = node("transpose", (straight.output,), g.fresh("v"), where=n.where, perm=perm)
     return Change({n.output: back.output}, (straight, back), constants)
 
 
-def pointwise_past_concat(view: View, n: Node) -> Change | None:
+def pointwise_past_concat(g: GraphView, n: Node) -> Change | None:
     """f(concat(x W^T, y V^T))  ->  concat(f(x W^T), f(y V^T))"""
-    joined = view.made_by(n.inputs[0], "concat") if len(n.inputs) == 1 else None
-    if joined is None or not OPS[n.op].pointwise or not view.only_used_by(joined.output, n):
+    joined = g.made_by(n.inputs[0], "concat") if len(n.inputs) == 1 else None
+    if joined is None or not OPS[n.op].pointwise or not g.only_used_by(joined.output, n):
         return None
-    if not all(view.made_by(i, "linear") for i in joined.inputs):
+    if not all(g.made_by(i, "linear") for i in joined.inputs):
         return None  # elsewhere it would only be computed in pieces
-    parts = [Node(n.op, (i,), view.fresh("v"), n.attributes, n.where) for i in joined.inputs]
+    parts = [Node(n.op, (i,), g.fresh("v"), n.attributes, n.where) for i in joined.inputs]
     outputs = tuple(p.output for p in parts)
-    after = Node("concat", outputs, view.fresh("v"), joined.attributes, joined.where)
+    after = Node("concat", outputs, g.fresh("v"), joined.attributes, joined.where)
     return Change({n.output: after.output}, (*parts, after))
 
 
-def slice_of_concat(view: View, n: Node) -> Change | None:
+def slice_of_concat(g: GraphView, n: Node) -> Change | None:
     """slice(concat(x, y)) within y  ->  slice(y), or y"""
-    joined = view.made_by(n.inputs[0], "concat") if n.op == "slice" else None
+    joined = g.made_by(n.inputs[0], "concat") if n.op == "slice" else None
     if joined is None or joined.attribute("axis") != n.attribute("axis"):
         return None
-    axis, first = n.attribute("axis"), 0
+    axis = n.attribute("axis")
+    first: Dim = 0
     start, stop = n.attribute("start"), n.attribute("stop")
     for name in joined.inputs:
-        size = view.shape(name)[axis]
+        size = g.shape(name)[axis]
         last = dim_add(first, size)
         if (start, stop) == (first, last):
             return Change({n.output: name})
         if all(isinstance(d, int) for d in (start, stop, first, last)) and (
             first <= start and stop <= last
         ):
-            cut = node("slice", (name,), view.fresh("v"), where=n.where, axis=axis,
+            cut = node("slice", (name,), g.fresh("v"), where=n.where, axis=axis,
                        start=start - first, stop=stop - first)  # fmt: skip
             return Change({n.output: cut.output}, (cut,))
         first = last
     return None
 
 
-def split_past_transpose(view: View, n: Node) -> Change | None:
+def split_past_transpose(g: GraphView, n: Node) -> Change | None:
     """reshape(transpose(x)) that splits dimensions  ->  transpose(reshape(x))"""
-    turned = _turned(view, n.inputs[0]) if n.op == "reshape" else None
-    groups = turned and _splits(view.shape(turned.output), view.shape(n.output))
-    if not groups:
+    turned = _turned(g, n.inputs[0]) if n.op == "reshape" else None
+    if turned is None:
         return None
-    perm, shape = turned.attribute("perm"), view.shape(n.output)
+    groups = _splits(g.shape(turned.output), g.shape(n.output))
+    if groups is None:
+        return None
+    perm, shape = turned.attribute("perm"), g.shape(n.output)
     moved, parts = _moved(perm, groups)
-    split = node("reshape", turned.inputs, view.fresh("v"), where=n.where,
+    split = node("reshape", turned.inputs, g.fresh("v"), where=n.where,
                  shape=tuple(shape[i] for part in parts for i in part))  # fmt: skip
-    back = node("transpose", (split.output,), view.fresh("v"), where=n.where, perm=moved)
+    back = node("transpose", (split.output,), g.fresh("v"), where=n.where, perm=moved)
     return Change({n.output: back.output}, (split, back))
 
 
-def transpose_past_merge(view: View, n: Node) -> Change | None:
+def transpose_past_merge(g: GraphView, n: Node) -> Change | None:
     """transpose(reshape(transpose(x))) that merges dimensions  ->  reshape(transpose(x))"""
-    merged = view.made_by(n.inputs[0], "reshape") if n.op == "transpose" else None
-    if merged is None or view.made_by(merged.inputs[0], "transpose") is None:
+    merged = g.made_by(n.inputs[0], "reshape") if n.op == "transpose" else None
+    if merged is None or g.made_by(merged.inputs[0], "transpose") is None:
         return None
-    groups = _splits(view.shape(merged.output), view.shape(merged.inputs[0]))
+    groups = _splits(g.shape(merged.output), g.shape(merged.inputs[0]))
     if groups is None:
         return None
     perm = tuple(i for p in n.attribute("perm") for i in groups[p])
-    turned = node("transpose", merged.inputs, view.fresh("v"), where=n.where, perm=perm)
-    shape = view.shape(n.output)
-    back = node("reshape", (turned.output,), view.fresh("v"), where=merged.where, shape=shape)
+    turned = node("transpose", merged.inputs, g.fresh("v"), where=n.where, perm=perm)
+    shape = g.shape(n.output)
+    back = node("reshape", (turned.output,), g.fresh("v"), where=merged.where, shape=shape)
     return Change({n.output: back.output}, (turned, back))
 
 

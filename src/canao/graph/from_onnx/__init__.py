@@ -1,4 +1,5 @@
-"""ONNX files as a second entrance: an .onnx file -> Graph.
+"""ONNX files -> Graph: the file is checked, then walked over, with a rule for each operator.
+May import onnx and the modules of graph.
 
 load.py      the file, which is not trusted -> a checked model and its tensors
 values.py    what is known at compile time: shapes, positions, masks

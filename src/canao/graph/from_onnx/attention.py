@@ -165,4 +165,4 @@ def _turned(b: Builder, halves: list[Value], cos: Value, sin: Value) -> tuple[Va
     return real, b.pointwise("add", b.pointwise("mul", x, sin), b.pointwise("mul", y, cos))
 
 
-RULES: dict[str, views.Rule] = {"Attention": _attention, "RotaryEmbedding": _rotary}
+RULES: dict[str, views.OnnxRule] = {"Attention": _attention, "RotaryEmbedding": _rotary}

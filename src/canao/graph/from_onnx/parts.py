@@ -9,7 +9,7 @@ import numpy as np
 
 from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.values import Known, Ramp, Undecided, Value, fill, known, progression
-from canao.graph.from_onnx.views import Rule, as_shape, dimension
+from canao.graph.from_onnx.views import OnnxRule, as_shape, dimension
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_mul, product
 
 if TYPE_CHECKING:
@@ -220,10 +220,9 @@ def _take(b: Builder, x: Value, ids: Known, at: int) -> Value:
     shape = b.shape(x)
     wanted = [dim_add(shape[at], i) if isinstance(i, int) and i < 0 else i
               for i in b.whole(ids, "an index")]  # fmt: skip
-    if isinstance(shape[at], int) and not all(
-        isinstance(i, int) and 0 <= i < shape[at] for i in wanted
-    ):
-        raise b.unsupported(f"an index outside of {shape[at]}")
+    size = shape[at]
+    if isinstance(size, int) and not all(isinstance(i, int) and 0 <= i < size for i in wanted):
+        raise b.unsupported(f"an index outside of {size}")
     out = (*shape[:at], len(wanted), *shape[at + 1 :])
     if isinstance(x, Known) and x.array.shape[at] == 1:
         return Known(x.array, out, x.dtype)
@@ -257,7 +256,7 @@ def _gather_elements(b: Builder, x: Value, ids: Value, axis: int = 0) -> Value:
         index = np.ascontiguousarray(ids.full()).astype(np.int64)
         return known(np.take_along_axis(np.ascontiguousarray(x.full()), index, at))
     if at == len(shape) - 1 and b.shape(ids)[:-1] == shape[:-1] and b.dtype(ids) == I32:
-        return b.emit("pick", b.name(x), b.name(ids))
+        return b.emit("take_along_axis", b.name(x), b.name(ids))
     raise b.unsupported("looking up element by element, other than along the last dimension,")
 
 
@@ -268,7 +267,7 @@ def _gather_nd(b: Builder, x: Value, ids: Value, batch_dims: int = 0) -> Value:
     raise b.unsupported("looking up by several indices")
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OnnxRule] = {
     "Tile": _tile, "Slice": _slice, "Split": _split, "Concat": concat, "Pad": _pad,
     "Gather": gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
 }  # fmt: skip

@@ -6,7 +6,7 @@ name, and returns the result or a list of results. Rules of shapes and views are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from canao.graph.dtypes import BOOL, F32
 from canao.graph.from_onnx import attention, parts, views
 from canao.graph.from_onnx.elements import ELEMENTS, held_in
 from canao.graph.from_onnx.values import Known, Ramp, Value, fill, has_length, known
+from canao.graph.from_onnx.views import OnnxRule
 from canao.graph.ir import Dim, Shape, product
 
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
 
-Rule = Callable[..., Any]
 LONGEST = 1 << 15  # tokens; no diagonal is farther off
 
 
@@ -28,15 +28,15 @@ def _number(value: float) -> Known:
     return known(np.array(value, np.float32))
 
 
-def _unary(op: str) -> Rule:
+def _unary(op: str) -> OnnxRule:
     return lambda b, x: b.pointwise(op, x)
 
 
-def _binary(op: str) -> Rule:
+def _binary(op: str) -> OnnxRule:
     return lambda b, x, y: b.pointwise(op, x, y)
 
 
-def _many(op: str) -> Rule:
+def _many(op: str) -> OnnxRule:
     """An operator of any number of operands, taken two at a time."""
 
     def rule(b: Builder, first: Value, *rest: Value) -> Value:
@@ -232,7 +232,7 @@ def _softmax(b: Builder, x: Value, axis: int = -1) -> Value:
     return b.emit("transpose", turned, perm=tuple(perm.index(i) for i in range(rank)))
 
 
-def _reduce(op: str, before: str = "", after: str = "") -> Rule:
+def _reduce(op: str, before: str = "", after: str = "") -> OnnxRule:
     """A reduction over any dimensions; `before` and `after` are applied to elements and sums."""
 
     def rule(b: Builder, x: Value, axes_in: Value | None = None, axes: Any = None,
@@ -325,7 +325,7 @@ def _trilu(b: Builder, x: Value, diagonal: Value | None = None, upper: int = 1) 
     return b.pointwise("where", kept, x, known(np.array(0, kind)))
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OnnxRule] = {
     **{name: _unary(op) for name, op in {
         "Neg": "neg", "Abs": "abs", "Exp": "exp", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
         "Tanh": "tanh", "Erf": "erf", "Sigmoid": "sigmoid", "Relu": "relu", "Floor": "floor",

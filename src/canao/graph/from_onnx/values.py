@@ -12,6 +12,7 @@ Everything else is a value of the graph, held by its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.from_onnx.elements import held_in
-from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul
+from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul, fixed
 from canao.graph.ops import OPS
 from canao.graph.shapes import broadcast
 
@@ -53,11 +54,12 @@ class Known:
 
     def full(self) -> np.ndarray:
         """The elements written out; Undecided where the shape depends on s."""
-        if any(isinstance(d, Poly) for d in self.shape):
+        shape = fixed(self.shape)
+        if shape is None:
             raise Undecided("elements whose number depends on the length")
-        if int(np.prod(self.shape, dtype=object)) > LIMIT:
+        if math.prod(shape) > LIMIT:
             raise Undecided(f"a constant of more than {LIMIT} elements")
-        return np.broadcast_to(self.array, self.shape)
+        return np.broadcast_to(self.array, shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,8 +227,8 @@ def shifted(op: str, x: Value, y: Value, longest: int) -> Value | None:
     last = dim_add(ramp.start, dim_mul(dim_add(ramp.shape[ramp.axis], -1), ramp.step))
     try:
         if op in _TESTS:
-            ends = [holds(_TESTS[op], *((e, c) if ramp is x else (c, e)), longest)
-                    for e in (ramp.start, last)]  # fmt: skip
+            pairs = [(e, c) if ramp is x else (c, e) for e in (ramp.start, last)]
+            ends = [holds(_TESTS[op], a, b, longest) for a, b in pairs]
             return fill(ends[0], shape, BOOL) if ends[0] == ends[1] and op != "eq" else None
         test = np.greater_equal if op == "maximum" else np.less_equal
         ends = [holds(test, e, c, longest) for e in (ramp.start, last)]

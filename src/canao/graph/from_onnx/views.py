@@ -25,7 +25,7 @@ from canao.graph.shapes import broadcast
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
 
-Rule = Callable[..., Any]
+OnnxRule = Callable[..., Any]
 
 
 def dimension(b: Builder, index: int, rank: int) -> int:
@@ -141,7 +141,9 @@ def _constant_of_shape(b: Builder, shape: Value, value: Any = None) -> Value:
 def _range(b: Builder, start: Value, limit: Value, step: Value) -> Value:
     bounds = [x.item() if isinstance(x, Known) else None for x in (start, limit, step)]
     first, end, by = bounds
-    if not any(isinstance(v, Poly) or v is None for v in bounds) and by:
+    if first is not None and end is not None and by and not any(
+        isinstance(v, Poly) for v in bounds
+    ):
         count = max(0, -(-(end - first) // by))
         if count > LIMIT:
             raise b.unsupported(f"a range of {count} numbers")
@@ -152,7 +154,7 @@ def _range(b: Builder, start: Value, limit: Value, step: Value) -> Value:
     return Ramp((dim_add(end, -first),), 0, first, 1)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OnnxRule] = {
     "Shape": _shape, "Size": _size, "Reshape": _reshape, "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze, "Flatten": _flatten, "Transpose": transpose, "Expand": _expand,
     "Constant": _constant, "ConstantOfShape": _constant_of_shape, "Range": _range,

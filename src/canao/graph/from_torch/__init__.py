@@ -1,1 +1,2 @@
-"""torch.export programs to the IR."""
+"""Programs of torch.export -> Graph: the walk over a program, and the rules for its ATen operators.
+May import torch and the modules of graph."""

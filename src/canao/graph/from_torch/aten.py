@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from canao.graph.dtypes import BOOL, F32, I32, widest
-from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.from_torch.aten_rules import (
+    AtenRule,
+    Builder,
+    as_dtype,
+    matrix_transpose,
+    transpose,
+)
 from canao.graph.ir import Dim, Poly, product
 
 
@@ -16,11 +23,11 @@ def _pass(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return x
 
 
-def _unary(op: str) -> Rule:
+def _unary(op: str) -> AtenRule:
     return lambda b, x: b.emit(op, x)
 
 
-def _binary(op: str) -> Rule:
+def _binary(op: str) -> Callable[..., str]:
     def rule(b: Builder, x: Any, y: Any, alpha: float = 1) -> str:
         if alpha != 1:
             y = b.emit("mul", b.value(y), b.value(float(alpha)))
@@ -30,7 +37,7 @@ def _binary(op: str) -> Rule:
     return rule
 
 
-def _logical(op: str) -> Rule:
+def _logical(op: str) -> AtenRule:
     def rule(b: Builder, *operands: str) -> str:
         if any(b.type(x).dtype != BOOL for x in operands):
             raise b.unsupported("bits of integers")
@@ -62,7 +69,7 @@ def _clamp(b: Builder, x: str, low: Any = None, high: Any = None) -> str:
     return x
 
 
-def _two_operands(op: str) -> Rule:
+def _two_operands(op: str) -> AtenRule:
     """max and min are also names of reductions."""
 
     def rule(b: Builder, *operands: Any) -> str:
@@ -141,7 +148,7 @@ def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
     return transpose(b, b.emit("softmax", transpose(b, x, axis, -1)), axis, -1)
 
 
-def _reduce(op: str) -> Rule:
+def _reduce(op: str) -> AtenRule:
     def rule(b: Builder, x: str, axes: Any = None, keepdim: bool = False, **_: Any) -> str:
         last = len(b.type(x).shape) - 1
         if axes is None or len(axes) != 1:
@@ -224,7 +231,7 @@ def _attention(
     return b.emit("matmul", b.emit("softmax", scores), v)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, AtenRule] = {
     **dict.fromkeys(
         (
             "dropout",

@@ -29,12 +29,12 @@ class Builder(Protocol):
     def unsupported(self, what: str) -> UnsupportedError: ...
 
 
-Rule = Callable[..., str | list[str]]
+AtenRule = Callable[..., str | list[str]]
 
 
-def joined(*tables: Mapping[str, Rule]) -> dict[str, Rule]:
+def joined(*tables: Mapping[str, AtenRule]) -> dict[str, AtenRule]:
     """The rules of several modules; an operator has one rule."""
-    out: dict[str, Rule] = {}
+    out: dict[str, AtenRule] = {}
     for table in tables:
         twice = sorted(out.keys() & table.keys())
         if twice:

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from canao.graph.from_torch.aten_rules import Builder, Rule, as_dtype, matrix_transpose, transpose
+from canao.graph.from_torch.aten_rules import (
+    AtenRule,
+    Builder,
+    as_dtype,
+    matrix_transpose,
+    transpose,
+)
 from canao.graph.ir import dim_add
 
 
@@ -72,7 +78,7 @@ def _full(b: Builder, _: Any, value: float = 0.0, **__: Any) -> str:
     return b.emit("expand", scalar, shape=b.result_shape()) if b.result_shape() else scalar
 
 
-def _filled(value: float) -> Rule:
+def _filled(value: float) -> AtenRule:
     return lambda b, *_, **__: _full(b, None, value)
 
 
@@ -85,10 +91,11 @@ def _repeat(b: Builder, x: str, counts: Any) -> str:
 def _unbind(b: Builder, x: str, axis: int = 0) -> list[str]:
     """Each element along one dimension."""
     shape, axis = b.type(x).shape, axis % len(b.type(x).shape)
-    if not isinstance(shape[axis], int):
+    count = shape[axis]
+    if not isinstance(count, int):
         raise b.unsupported("taking the tokens apart")
     rest = (*shape[:axis], *shape[axis + 1 :])
-    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(shape[axis])]
+    cuts = [b.emit("slice", x, axis=axis, start=i, stop=i + 1) for i in range(count)]
     return [b.emit("reshape", cut, shape=rest) for cut in cuts]
 
 
@@ -107,10 +114,10 @@ def _index(b: Builder, x: str, _places: Any) -> str:
     return b.emit("expand", as_dtype(b, scalar, b.result_dtype()), shape=b.result_shape())
 
 
-def _pick(b: Builder, x: str, axis: int, places: str) -> str:
+def _take_along_axis(b: Builder, x: str, axis: int, indices: str) -> str:
     if axis % len(b.type(x).shape) != len(b.type(x).shape) - 1:
         raise b.unsupported(f"gather along dimension {axis}, which is not the last,")
-    return b.emit("pick", x, places)
+    return b.emit("take_along_axis", x, indices)
 
 
 def _cat(b: Builder, parts: list[str], axis: int = 0) -> str:
@@ -144,7 +151,7 @@ def _cast(b: Builder, x: str, *_: Any, **__: Any) -> str:
     return as_dtype(b, x, b.result_dtype())
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, AtenRule] = {
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"),
         _reshape,
@@ -163,7 +170,7 @@ RULES: dict[str, Rule] = {
     "repeat": _repeat,
     "unbind": _unbind,
     "chunk": _chunk,
-    "gather": _pick,
+    "gather": _take_along_axis,
     "index": _index,
     "cat": _cat,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),

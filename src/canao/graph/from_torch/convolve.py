@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from canao.graph.from_torch.aten_rules import Builder, Rule
-from canao.graph.ir import TOKENS, dim_add
+from canao.graph.from_torch.aten_rules import AtenRule, Builder
+from canao.graph.ir import TOKENS, dim_add, dim_mul, fixed
 
 
 def conv1d(
@@ -13,7 +13,7 @@ def conv1d(
     dilation: Any = (1,), groups: int = 1,
 ) -> str:  # fmt: skip
     """[1, channels, s] -> [1, outputs, s], as many tokens as before."""
-    outputs, of_group, width = (int(d) for d in b.type(w).shape)  # type: ignore[call-overload]
+    outputs, of_group, width = _weights(b, w)
     same = list(stride) == [1] and list(dilation) == [1] and list(padding) == [(width - 1) // 2]
     if not same or width % 2 == 0 or b.type(x).shape[-1] != TOKENS:
         raise b.unsupported("a convolution that changes the number of tokens")
@@ -25,6 +25,14 @@ def conv1d(
     else:
         y = _by_groups(b, shifts, w, bias, groups)
     return b.emit("transpose", y, perm=(0, 2, 1))
+
+
+def _weights(b: Builder, w: str) -> tuple[int, int, int]:
+    """Output channels, input channels of each group, and taps."""
+    shape = fixed(b.type(w).shape)
+    if shape is None or len(shape) != 3:
+        raise b.unsupported("a convolution by weights that are not [outputs, channels, taps]")
+    return shape[0], shape[1], shape[2]
 
 
 def _shifts(b: Builder, x: str, width: int) -> list[str]:
@@ -49,7 +57,7 @@ def _by_channel(b: Builder, shifts: list[str], w: str) -> str:
 
 def _by_groups(b: Builder, shifts: list[str], w: str, bias: str | None, groups: int) -> str:
     """A product for each group of channels, of its rows side by side with their neighbours."""
-    outputs, channels, width = (int(d) for d in b.type(w).shape)  # type: ignore[call-overload]
+    outputs, channels, width = _weights(b, w)
     size, parts = outputs // groups, []
     for g in range(groups):
         start, stop = g * channels, (g + 1) * channels
@@ -80,8 +88,8 @@ def im2col(
     shifts = [b.emit("reshape", r, shape=(1, tokens, channels, 1))
               for r in _shifts(b, rows, width)]  # fmt: skip
     beside = b.emit("concat", *shifts, axis=3)
-    flat = b.emit("reshape", beside, shape=(1, tokens, channels * width))  # type: ignore[operator]
+    flat = b.emit("reshape", beside, shape=(1, tokens, dim_mul(channels, width)))
     return b.emit("transpose", flat, perm=(0, 2, 1))
 
 
-RULES: dict[str, Rule] = {"conv1d": conv1d, "im2col": im2col}
+RULES: dict[str, AtenRule] = {"conv1d": conv1d, "im2col": im2col}

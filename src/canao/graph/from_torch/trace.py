@@ -160,16 +160,19 @@ class _Importer(GraphBuilder):
                 outputs = tuple((name, self.values[v.name]) for name, v in named)
         if self.problems:
             raise UnsupportedError.of(self.problems)
-        limits = {
-            n.inputs[1]: self.types[n.inputs[0]].shape[0] for n in self.nodes if n.op == "gather"
-        }
-        inputs = tuple(Input(i.name, i.type, Ids(limits.get(i.name))) for i in self.inputs)
+        inputs = tuple(Input(i.name, i.type, Ids(self._rows_read(i.name))) for i in self.inputs)
         if not outputs:
             raise UnsupportedError(f"{type(self.wrapped.module).__name__}: it returns no tensor")
         read = {name for n in self.nodes for name in n.inputs}
         inputs = tuple(i for i in inputs if i.name in read)
         raw = Graph(inputs, self.constants, tuple(self.nodes), outputs, self.types, self.max_length)
         return limited(verify(retype(raw)))
+
+    def _rows_read(self, ids: str) -> int | None:
+        """The rows of the smallest table that `ids` are looked up in; None if they never are."""
+        rows = [self.types[n.inputs[0]].shape[0] for n in self.nodes
+                if n.op == "gather" and n.inputs[1] == ids]  # fmt: skip
+        return min((r for r in rows if isinstance(r, int)), default=None)
 
     # What the rules call.
 

@@ -1,7 +1,9 @@
-"""From texts to results, with one module for each task.
+"""From texts to results, with one module for each task. May import artifact and errors, but not the
+loaded model, which passes on its outputs.
 
-`TASKS` lists the tasks and their options; `check` refuses an option of another task; `interpret`
-turns the outputs of the library into results. A model with another task takes only token ids.
+`TASKS` lists the tasks and their options; `checked_options` refuses an option of another task;
+`interpret` turns the outputs of the library into results. A model of any other task takes token ids
+only.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`options` with their defaults; `pairs` is what a second text is: "" (refused), "optional" or
-    "context" (required)."""
+    """The options of a task with their defaults, and whether it takes a second text.
+
+    `pairs` is "" where a second text is refused, "optional", or "context" where it is required.
+    """
 
     options: Mapping[str, Any]
     pairs: str = ""
@@ -63,7 +67,7 @@ def task_of(manifest: Mapping[str, Any]) -> Task:
     return TASKS[name]
 
 
-def check(
+def checked_options(
     manifest: Mapping[str, Any], pair: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The task's options: those given, and defaults. InputError for an option of another task."""
@@ -88,9 +92,9 @@ def check(
 def prepare(
     reader: Reader, text: str, pair: str | None, truncate: bool | None, options: Mapping[str, Any]
 ) -> Prepared:
-    """Check a text and its options, and tokenise it."""
+    """A text, checked and tokenised, with the checked options of its task."""
     manifest = reader.artifact.manifest
-    prepared = reader.prepare(text, pair, truncate, check(manifest, pair, options))
+    prepared = reader.prepare(text, pair, truncate, checked_options(manifest, pair, options))
     if manifest["task"] == "fill-mask":
         require_mask(prepared.windows[0].ids, reader.tokenizer, _mask(manifest))
     return prepared
@@ -156,7 +160,7 @@ __all__ = [
     "Prepared",
     "Reader",
     "Task",
-    "check",
+    "checked_options",
     "interpret",
     "prepare",
     "task_of",

@@ -38,17 +38,18 @@ def find_answers(
 def _probabilities(
     logits: Sequence[np.ndarray], places: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
+    """One softmax over the logits at `places` of all windows."""
     kept = [x.ravel()[at].astype(np.float64) for x, at in zip(logits, places, strict=True)]
     most = max((x.max() for x in kept if len(x)), default=0.0)
-    raised = [np.exp(x - most) for x in kept]
-    total = sum(x.sum() for x in raised)
-    return [x / total for x in raised]
+    powers = [np.exp(x - most) for x in kept]
+    total = sum(x.sum() for x in powers)
+    return [x / total for x in powers]
 
 
 def _best(
     p: np.ndarray, q: np.ndarray, count: int, longest: int
 ) -> list[tuple[float, int, int]]:
-    """(score, first, last) of the best spans, with first <= last."""
+    """(score, first, last) of the `count` best spans of at most `longest` tokens."""
     scores = np.tril(np.triu(np.outer(p, q)), longest - 1).ravel()
     count = min(count, len(scores))
     if not count:

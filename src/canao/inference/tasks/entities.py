@@ -55,6 +55,7 @@ def _labelled(
     word: Sequence[int], scores: np.ndarray, labels: Sequence[str],
     offsets: Sequence[tuple[int, int]], aggregate: str,
 ) -> _Piece:  # fmt: skip
+    """A word, given by its tokens, with the label that its tokens give it together."""
     rows = scores[list(word)]
     row = rows[0]
     if aggregate == "average":
@@ -66,6 +67,7 @@ def _labelled(
 
 
 def _joined(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+    """Neighbouring pieces of the same kind in one list; a label with B- begins a new list."""
     groups: list[list[_Piece]] = []
     for piece in pieces:
         begins = piece[0].startswith("B-")
@@ -77,6 +79,7 @@ def _joined(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
 
 
 def _kind(label: str) -> str:
+    """A label without its B- or I-."""
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
@@ -88,6 +91,6 @@ def _entity(text: str, group: Sequence[_Piece], *, bare: bool) -> Entity:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without blanks at its ends: in some tokenizers, tokens begin with a blank."""
+    """A span without the blanks at its ends: tokens of some tokenizers begin with a blank."""
     part = text[start:end]
     return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))

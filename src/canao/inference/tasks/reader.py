@@ -1,4 +1,4 @@
-"""From texts to token ids: the artifact's tokenizer, truncation, and character offsets."""
+"""From texts to token ids, with the artifact's tokenizer; long texts are truncated or windowed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from canao.inference.tasks.windows import SHARED, cut_windows
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A text, or a pair, ready to run.
+    """A text or a pair of texts as token ids.
 
-    windows   encodings of the `tokenizers` library, more than one for a long context; or the
-              Windows of a long text
+    windows   one or more encodings of the `tokenizers` library, several for a long context; or
+              several of `Window` for a long text
+    options   of the task, with their defaults
     cut       number of tokens before truncation, if the text was truncated; else 0
-    whole     the encoding of the whole text, if it is in Windows
+    whole     the encoding of the whole text, if `windows` are parts of it
     """
 
     text: str
@@ -31,27 +32,33 @@ class Prepared:
 
 
 class Reader:
-    """The tokenizer of an artifact; `limit` is the most tokens of a sequence."""
+    """The tokenizer of an artifact, and what its manifest says of texts.
+
+    limit               the most tokens of a sequence
+    truncates           long texts are truncated without being asked
+    windowed_context    the second text is a context, which is read in windows if it is long
+    classifies_tokens   so that a long text is read in windows
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         manifest = artifact.manifest
         pooling = manifest.get("pooling") or {}
         self.limit = min(artifact.max_length, pooling.get("max_tokens") or artifact.max_length)
-        # Sentence-Transformers truncates to its own length without being asked.
-        self.cuts = bool(pooling)
+        # As Sentence-Transformers does.
+        self.truncates = bool(pooling)
         self.lowercase, self.prompt = pooling.get("lowercase", False), pooling.get("prompt", "")
-        self.windows = manifest.get("task") == "question-answering"
-        self.by_token = manifest.get("task") == "token-classification"
+        self.windowed_context = manifest.get("task") == "question-answering"
+        self.classifies_tokens = manifest.get("task") == "token-classification"
         self.inputs = {i["name"]: i["limit"] for i in manifest["inputs"]}
         self.tokenizer = _tokenizer(artifact)
 
     def encode(self, text: str, pair: str | None = None) -> tuple[Any, ...]:
-        """The encoding of a text, truncated to the limit, or the windows over a long context."""
+        """The encoding of a text, truncated to the limit; or the windows over a long context."""
         whole = self.whole(text, pair)
         if len(whole.ids) <= self.limit:
             return (whole,)
-        by_window = self.windows and pair is not None
+        by_window = self.windowed_context and pair is not None
         over = len(whole.ids) - self.limit
         stride = min(SHARED, max(0, (len(_side(whole, 1)) - over) // 2)) if by_window else 0
         strategy = "only_second" if by_window else "longest_first"
@@ -69,7 +76,7 @@ class Reader:
         return (first, *first.overflowing) if by_window else (first,)
 
     def whole(self, text: str, pair: str | None = None) -> Any:
-        """The encoding of a whole text, with the prompt before it; not truncated."""
+        """The encoding of the prompt and the whole text; not truncated."""
         text = self.prompt + text
         if self.lowercase:
             text, pair = text.lower(), pair.lower() if pair is not None else None
@@ -81,11 +88,11 @@ class Reader:
     def prepare(
         self, text: str, pair: str | None, truncate: bool | None, options: dict[str, Any]
     ) -> Prepared:
-        """Tokenise one text or pair; InputError if it is empty, or too long and not to be cut."""
+        """Tokenise a text or a pair; InputError if it is empty, or too long and not truncated."""
         _check_text("text", text)
         if pair is not None:
-            _check_text("context" if self.windows else "second text", pair)
-        if self.by_token and not truncate:
+            _check_text("context" if self.windowed_context else "second text", pair)
+        if self.classifies_tokens and not truncate:
             whole = self.whole(text)
             if len(whole.ids) > self.limit:
                 return Prepared(text, None, cut_windows(whole, self.limit), options, whole=whole)
@@ -93,10 +100,10 @@ class Reader:
         cut = 0
         if windows[0].overflowing and len(windows) == 1:
             cut = len(self.whole(text, pair).ids)
-            if not (self.cuts if truncate is None else truncate):
+            if not (self.truncates if truncate is None else truncate):
                 raise InputError(
                     f"the text has {cut} tokens, the model takes {self.limit}; "
-                    "shorten it, or cut it with truncate (--truncate)"
+                    "shorten it, or truncate it with truncate=True (--truncate)"
                 )
         return Prepared(text, pair, windows, options, cut)
 
@@ -117,6 +124,7 @@ class Reader:
 
 
 def _side(window: Any, side: int) -> list[int]:
+    """The places of the tokens of the first (0) or second (1) text in an encoding."""
     return [i for i, s in enumerate(window.sequence_ids) if s == side]
 
 

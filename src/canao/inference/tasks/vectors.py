@@ -1,4 +1,4 @@
-"""Pooling of token vectors into one vector of a text, as in Sentence-Transformers."""
+"""Pooling the vectors of a text's tokens into one vector, as in Sentence-Transformers."""
 
 from __future__ import annotations
 

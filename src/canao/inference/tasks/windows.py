@@ -1,4 +1,4 @@
-"""Overlapping windows over a text that is longer than the model takes.
+"""Overlapping windows over a text of more tokens than the model takes.
 
 The result for a token comes from the window in which it has the most context on both sides.
 """
@@ -13,13 +13,13 @@ import numpy as np
 
 from canao.errors import InputError
 
-# The most tokens that two neighbouring windows share; each is far from the end of one of them.
+# The most tokens that two neighbouring windows share.
 SHARED = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens `start` to `stop` of a text, between the special tokens around each text."""
+    """Tokens `start` to `stop` of a text, with the special tokens that begin and end every text."""
 
     start: int
     stop: int
@@ -28,7 +28,7 @@ class Window:
 
 
 def cut_windows(whole: Any, limit: int) -> tuple[Window, ...]:
-    """Windows of `limit` tokens over the encoding of one text that is longer.
+    """Windows of `limit` tokens over the encoding of one text that has more.
 
     All windows are full, the last one too. InputError if special tokens leave no room for text.
     """

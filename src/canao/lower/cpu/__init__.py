@@ -1,1 +1,2 @@
-"""Kernels on the cores of a CPU: register tiles, panels of weights, vectors over rows."""
+"""Kernels on the cores of a CPU: register tiles, panels of weights, vectors over rows. May import
+the protocol in lower/lowering.py, and what lower may import."""

@@ -103,10 +103,10 @@ def depth(form: Attention) -> tuple[int, int]:
 def _operands(form: Attention) -> Iterator[Operand]:
     for access in (form.q, form.k, form.v):
         yield Operand(access.base)
-    for term in form.terms:
-        yield Operand(term.read.base)
-        if term.places is not None:
-            yield Operand(term.places.base, dtype=I32)
+    for bias in form.biases:
+        yield Operand(bias.read.base)
+        if bias.indices is not None:
+            yield Operand(bias.indices.base, dtype=I32)
 
 
 def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from canao.artifact.certificate import load_certificate, require_budget
 from canao.artifact.directory import Artifact
 from canao.device.base import MeasureConfig, Measurement, Timing
+from canao.device.certify import certify
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
-from canao.search import certify, load_certificate, require
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
 CONFIG = MeasureConfig(samples=1024)
@@ -29,7 +30,7 @@ def test_certificate_holds_what_was_measured(artifact: Artifact) -> None:
     assert made.error == pytest.approx(made.measured_ms / 6.5 - 1)
     assert made.digest == artifact.digest
     assert made.config["samples"] == 1024 and made.environment["device"] == "null"
-    require(made)
+    require_budget(made)
     assert load_certificate(Artifact.load(artifact.path)) == made
 
 
@@ -66,7 +67,7 @@ def test_a_miss_is_recorded_and_refused(artifact: Artifact) -> None:
     assert not made.holds
     assert load_certificate(artifact) == made
     with pytest.raises(BudgetError, match=r"p90 9 ms on null .* budget 8 ms") as raised:
-        require(made)
+        require_budget(made)
     assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
 
 

@@ -1,4 +1,6 @@
-"""From a Hugging Face directory to a torch module in eval mode. Reads safetensors only."""
+"""LoadedModel: a Hugging Face directory as a torch module in eval mode, with its configuration.
+
+Weights are read from safetensors only."""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from canao.model.sentence import Sentence, read_sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A loaded model: the module (float32, eval mode), its configuration and its directory.
+class LoadedModel:
+    """A torch module (float32, eval mode), its configuration, and the directory it came from.
 
     `sentence` is how token vectors are pooled into one, for a directory of Sentence-Transformers.
     """
@@ -35,7 +37,7 @@ class Source:
         return stated if stated > 0 else 512
 
 
-def load_source(path: str | Path) -> Source:
+def load_directory(path: str | Path) -> LoadedModel:
     """The model in a Hugging Face directory; InputError names what is missing or damaged."""
     path = Path(path)
     sentence = read_sentence(path)
@@ -65,7 +67,7 @@ def load_source(path: str | Path) -> Source:
         raise InputError(f"{path}: cannot load the model: {_one_line(error)}") from None
     _check_loaded(path, loading)
     # The parameters of the activation xielu stay bfloat16 whatever dtype is asked for.
-    return Source(module.float().eval(), config, path, sentence)
+    return LoadedModel(module.float().eval(), config, path, sentence)
 
 
 def _check_loaded(path: Path, loading: dict[str, Any]) -> None:

@@ -1,0 +1,130 @@
+"""Packaging: a built library, its weights and its tokenizer become an artifact."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
+from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
+from canao.build import Toolchain
+from canao.compiler.stages import (
+    NOMINAL_LENGTH,
+    Stages,
+    counts,
+    parameter_count,
+    region_flops,
+    total_flops,
+)
+from canao.emit.c.inputs import runtime_limit
+from canao.errors import InputError
+from canao.graph.ir import Graph
+from canao.model.loaded_model import LoadedModel
+from canao.model.padding import ignores_left_padding
+from canao.model.task import describe_head, stop_tokens
+from canao.model.tokenizer import TokenizerFiles
+from canao.schedule.weights import file_parts
+from canao.target import Target
+
+
+def check_destination(out: Path) -> None:
+    """InputError if no artifact can be written to `out`."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a directory for the artifact")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+        raise InputError(f"{out}: is not empty and holds no artifact; name another directory")
+    above = next(p for p in out.absolute().parents if p.exists())
+    try:
+        # Only trying tells: permissions, read-only file systems, a file in the middle of the path.
+        with tempfile.TemporaryDirectory(dir=above, prefix=".canao-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror}: {above}); name another directory"
+        ) from None
+
+
+def write_artifact(
+    out: Path, tokenizer: TokenizerFiles | None, stages: Stages, library: Path,
+    manifest: dict[str, Any],
+) -> Artifact:  # fmt: skip
+    """Write an artifact whole, or not at all."""
+    with staged_directory(out) as staged:
+        shutil.copyfile(library, staged / "model.so")
+        (staged / "canao_model.h").write_text(stages.source.header, encoding="utf-8")
+        with open(staged / "weights.bin", "wb") as stream:
+            for part in file_parts(stages.program.graph, stages.schedule.weights):
+                stream.write(part)
+        for name, content in tokenizer.contents.items() if tokenizer else ():
+            (staged / name).write_bytes(content)
+        manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
+        manifest["fingerprint"] = fingerprint(staged / "weights.bin")
+        write_json(staged / "manifest.json", manifest)
+    return Artifact.load(out)
+
+
+def make_manifest(
+    source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
+) -> dict[str, Any]:
+    """What an artifact says of itself, but for its files and tokenizer."""
+    graph = stages.program.graph
+    config = source.config
+    return {
+        "format": ARTIFACT_FORMAT,
+        "canao": version("canao"),
+        "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
+        "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
+        "model": getattr(config, "model_type", source.kind),
+        **describe_head(source, [name for name, _ in graph.outputs]),
+        "stop_tokens": stop_tokens(source.config),
+        "left_padding": ignores_left_padding(source),
+        **interface(graph),
+        "fusion": fusion,
+        "operators": stages.operators,
+        "parameters": parameter_count(stages),
+        "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
+        "rewrites": counts([f.rule for f in stages.firings]),
+        "kernels": [
+            {
+                "name": name or "alias",
+                "plan": plan.name,
+                "tuned": tuned,
+                "ops": list(region.ops),
+                "output": region.output,
+                "flops": region_flops(graph, region, NOMINAL_LENGTH),
+            }
+            for name, plan, tuned, region in zip(
+                stages.schedule.kernel_names(), stages.plans, stages.tuned, stages.program.regions,
+                strict=True,
+            )
+        ],
+    }
+
+
+def interface(graph: Graph) -> dict[str, Any]:
+    """The part of a manifest that says how the library is called."""
+    return {
+        "inputs": [
+            {
+                "name": i.name,
+                "dtype": i.type.dtype.stored.name,
+                "shape": ["s"],
+                "limit": runtime_limit(i),
+            }
+            for i in graph.inputs
+            if i.given
+        ],
+        "outputs": [
+            {
+                "name": name,
+                "dtype": graph.types[value].dtype.stored.name,
+                "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
+            }
+            for name, value in graph.outputs
+        ],
+        "max_length": graph.max_length,
+        "resumes": graph.resumes,
+    }

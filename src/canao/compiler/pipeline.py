@@ -1,0 +1,99 @@
+"""The pipeline: model -> graph -> fuse -> plans -> schedule -> emit -> build -> artifact.
+
+`Stages` holds what each step made; `compile_model` runs all of them and writes the artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from canao.artifact.directory import Artifact
+from canao.build import Toolchain, build_library, get_toolchain
+from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
+from canao.compiler.packaging import check_destination, make_manifest, write_artifact
+from canao.compiler.plans import Planner, best_plans
+from canao.compiler.stages import Stages
+from canao.emit.c.unit import emit
+from canao.errors import ToolchainError
+from canao.fuse.group import fuse, unfused
+from canao.fuse.rewrite import apply, shared, stored
+from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
+from canao.fuse.yellow_cells import YellowCellPolicy, policy
+from canao.graph.bounds import require_bounds
+from canao.graph.ir import Graph
+from canao.graph.resume import resuming
+from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.machine import local_machine
+from canao.target import Target, get_target
+
+
+def measured_yellow_cells(target: Target) -> YellowCellPolicy:
+    """What measurements say of fusion for a target: those of this machine, if it is the target."""
+    stamp = local_machine().stamp if target.name == "host" else None
+    return policy(backend_of(target).name, stamp)
+
+
+def compile_graph(
+    graph: Graph, target: Target, *, fusion: bool = True,
+    yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
+) -> Stages:  # fmt: skip
+    """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
+    from what was measured on the target's machine or on others; `planner` how each region runs:
+    `default_plans` takes no heed of measurements."""
+    cleaned, cleanup = apply(graph, CLEANUP)
+    cleaned, legal = resuming(cleaned), backend_of(target).legal
+    if fusion:
+        rewritten, algebra = apply(cleaned, ALGEBRA)
+        decided = yellow_cells or measured_yellow_cells(target)
+        program = fuse(stored(require_bounds(shared(rewritten))), legal, decided)
+    else:
+        algebra, program = (), unfused(stored(require_bounds(cleaned)), legal)
+    plans = tuple(planner(program, target))
+    schedule = schedule_program(program, plans, target)
+    source = emit(schedule, target)
+    return Stages(cleaned, (*cleanup, *algebra), program, plans, schedule, source, target)
+
+
+def compile_model(
+    model: str | Path | Any,
+    out: str | Path,
+    *,
+    target: Target | None = None,
+    fusion: bool = True,
+    max_length: int | None = None,
+    toolchain: Toolchain | None = None,
+    build_flags: Sequence[str] = (),
+    yellow_cells: YellowCellPolicy | None = None,
+    tuned: bool = True,
+) -> Artifact:
+    """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
+
+    Kernels run as `canao tune` found best on this machine; all by default plans where it is
+    not the target, where nothing was tuned, or without `tuned`.
+
+    An artifact already at `out` is replaced, once the new one is whole; any other existing
+    directory that is not empty is refused. Raises InputError, UnsupportedError or ToolchainError.
+    """
+    out = Path(out)
+    check_destination(out)
+    target = target or get_target()
+    toolchain = toolchain or get_toolchain()
+    tokenizer = load_tokenizer(model)
+    source, graph = load_model(model, max_length)
+    check_vocabulary(tokenizer, source, graph)
+    planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
+    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner)
+    # Before the library is built, as it may refuse.
+    manifest = make_manifest(source, stages, target, toolchain, fusion)
+    manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
+    sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
+    library = build_library(sources, target, toolchain, build_flags)
+    try:
+        return write_artifact(out, tokenizer, stages, library, manifest)
+    except OSError as error:
+        raise ToolchainError(
+            f"{out}: cannot be written ({error.strerror}); free space or name another directory"
+        ) from None

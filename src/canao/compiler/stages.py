@@ -1,0 +1,78 @@
+"""Stages: what each step of a compilation made, and what can be counted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from canao.emit.c.unit import Source
+from canao.fuse.group import Program, Region
+from canao.fuse.rewrite import Firing
+from canao.graph.ir import Graph
+from canao.graph.ops import OPS
+from canao.lower.scheduling import default_plans
+from canao.schedule.plan import Plan
+from canao.schedule.schedule import Schedule
+from canao.target import Target
+
+# FLOPs in the manifest are given at this length, the paper's (section 4.1).
+NOMINAL_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Everything between the captured graph and the C text.
+
+    captured   as imported, one node for each operator of the source model
+    program    after rewrites, cut into regions
+    """
+
+    captured: Graph
+    firings: tuple[Firing, ...]
+    program: Program
+    plans: tuple[Plan, ...]
+    schedule: Schedule
+    source: Source
+    target: Target
+
+    @property
+    def operators(self) -> int:
+        """How many operators the model has before fusion."""
+        return len(self.captured.nodes)
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels are left after fusion."""
+        return len(self.program.regions)
+
+    @property
+    def tuned(self) -> tuple[bool, ...]:
+        """For each region, whether its plan is another than the default."""
+        defaults = default_plans(self.program, self.target)
+        return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
+
+
+def counts(names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs, in the order of first occurrence."""
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def region_flops(graph: Graph, region: Region, length: int) -> int:
+    """Floating-point operations of a region at `length` tokens (at most the model's maximum)."""
+    s = min(length, graph.max_length)
+    return sum(
+        OPS[n.op].flops([graph.types[i] for i in n.inputs], graph.types[n.output], s)
+        for n in region.nodes
+    )
+
+
+def total_flops(stages: Stages, length: int) -> int:
+    """Floating-point operations of one text of `length` tokens."""
+    graph = stages.program.graph
+    return sum(region_flops(graph, r, length) for r in stages.program.regions)
+
+
+def parameter_count(stages: Stages) -> int:
+    graph = stages.captured
+    return sum(a.size for name, a in graph.constants.items()
+               if graph.types[name].dtype.kind == "float")  # fmt: skip
