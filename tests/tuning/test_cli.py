@@ -11,7 +11,7 @@ from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import tuning_database
 from canao.fuse.group import Program
 from canao.lower.scheduling import default_plans, space
-from canao.schedule.database import Measured
+from canao.schedule.database import VERSION, Measured
 from canao.target import get_target
 from canao.tuning import tuner
 from canao.tuning.tuner import find_subjects
@@ -33,7 +33,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
     monkeypatch.setattr(tuner, "_SCOUTED", 1)
-    return tmp_path / "tuning.sqlite"
+    return tmp_path / f"tuning-{VERSION}.sqlite"
 
 
 def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Path) -> None:
