@@ -16,7 +16,7 @@ from canao.train.distill import Recipe, TeacherTargets, distill, outputs
 from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
 from canao.train.inherit import keep
-from canao.train.loop import Schedule
+from canao.train.loop import TrainingSchedule
 
 SMALL = Arch(2, 24, 3, 32)
 
@@ -30,7 +30,7 @@ def data(tiny: Path, task: TextData) -> Encoded:
 def teacher(tiny: Path, task: TextData, data: Encoded) -> PreTrainedModel:
     torch.manual_seed(0)
     model = hf.load_classifier(tiny, task.labels)
-    finetune(model, data, Schedule(epochs=8, batch=16, lr=2e-3), silent)
+    finetune(model, data, TrainingSchedule(epochs=8, batch=16, lr=2e-3), silent)
     return model
 
 
@@ -59,7 +59,7 @@ def hidden(teacher: PreTrainedModel, data: Encoded) -> Tensor:
     return keep(hf.arch_of(teacher.config), SMALL, measure_importance(teacher, data)).hidden
 
 
-SCHEDULE = Schedule(epochs=6, batch=16, lr=2e-3)
+SCHEDULE = TrainingSchedule(epochs=6, batch=16, lr=2e-3)
 
 
 @pytest.mark.parametrize("recipe", [Recipe(labels=0, hidden=0), Recipe()])

@@ -16,7 +16,7 @@ from canao.train import loop as module
 from canao.train.batches import Encoded, collate, encode, evaluation_batches, training_order
 from canao.train.data import Example, TextData
 from canao.train.finetune import finetune, predict
-from canao.train.loop import Schedule, read_tensors, threads, write_tensors
+from canao.train.loop import TrainingSchedule, read_tensors, threads, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def test_an_epoch_has_every_example_once_in_like_lengths(data: Encoded) -> None:
 
 
 def test_rate_rises_then_falls_to_nothing() -> None:
-    schedule = Schedule(lr=1.0, warmup=0.1)
+    schedule = TrainingSchedule(lr=1.0, warmup=0.1)
     rates = [schedule.rate(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0
     assert rates[99] == pytest.approx(1 / 90) and rates[54] == pytest.approx(46 / 90)
-    assert Schedule(epochs=3, batch=32).total(100) == 12
+    assert TrainingSchedule(epochs=3, batch=32).total(100) == 12
 
 
 @pytest.mark.parametrize("step", [3, 13, 21])
@@ -84,7 +84,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kills within an epoch, with dropout on: the same weights to the last bit."""
-    schedule = Schedule(epochs=3, batch=10, lr=1e-3)
+    schedule = TrainingSchedule(epochs=3, batch=10, lr=1e-3)
     whole = fresh(tiny, task)
     scores = finetune(whole, data, schedule, silent, evaluate=values([0.0, 0.1, 0.3, 0.2]))
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
@@ -119,7 +119,7 @@ def test_the_best_epoch_is_kept(tiny: Path, task: TextData, data: Encoded) -> No
         after.append(weights(model))
         return score()
 
-    finetune(model, data, Schedule(epochs=4, batch=25, lr=1e-3), silent, evaluate=evaluate)
+    finetune(model, data, TrainingSchedule(epochs=4, batch=25, lr=1e-3), silent, evaluate=evaluate)
     assert torch.equal(weights(model), after[2])
     assert not torch.equal(after[2], after[3])
 
@@ -128,7 +128,7 @@ def test_training_never_ends_below_its_start(tiny: Path, task: TextData, data: E
     model = fresh(tiny, task)
     before = weights(model)
     scores = finetune(
-        model, data, Schedule(epochs=2, lr=1e-3), silent, evaluate=values([0.8, 0.7, 0.8])
+        model, data, TrainingSchedule(epochs=2, lr=1e-3), silent, evaluate=values([0.8, 0.7, 0.8])
     )
     assert scores == [0.7, 0.8] and torch.equal(weights(model), before)
 
@@ -137,7 +137,7 @@ def test_other_or_damaged_checkpoints_are_not_used(
     tiny: Path, task: TextData, data: Encoded, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
-    schedule = Schedule(steps=4, batch=10, lr=1e-3)
+    schedule = TrainingSchedule(steps=4, batch=10, lr=1e-3)
     finetune(fresh(tiny, task), data, schedule, silent, checkpoint=path, key="old")
     for key, content in (("new", path.read_bytes()), ("old", path.read_bytes()[:1000])):
         path.write_bytes(content)
@@ -152,13 +152,13 @@ def test_divergence_is_told(tiny: Path, task: TextData, data: Encoded) -> None:
     with torch.no_grad():
         hf.parts_of(model).head.weight.fill_(float("nan"))
     with pytest.raises(InputError, match=r"diverged at step 0 .* smaller learning rate"):
-        finetune(model, data, Schedule(steps=2), silent)
+        finetune(model, data, TrainingSchedule(steps=2), silent)
 
 
 def test_fine_tuning_learns_the_task(tiny: Path, task: TextData) -> None:
     model = fresh(tiny, task)
     train, dev = (encode(hf.load_tokenizer(tiny), x, 32) for x in (task.train, task.dev))
-    finetune(model, train, Schedule(epochs=8, batch=16, lr=2e-3), silent)
+    finetune(model, train, TrainingSchedule(epochs=8, batch=16, lr=2e-3), silent)
     assert (predict(model, dev) == dev.labels).mean() > 0.9
 
 

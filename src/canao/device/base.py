@@ -25,12 +25,12 @@ class MeasureConfig:
     """The measurement protocol; it travels with every figure taken under it.
 
     length        tokens in the measured input
-    threads       threads of the library's team
+    threads       threads of the library's pool
     warmup        runs before the first sample
     samples       least number of samples; MLPerf Mobile asks for 1,024
     seconds       sample at least this long as well (0: the sample count alone decides)
     max_seconds   stop after this long even with fewer samples (0: never)
-    cores         cores that the team is pinned to; empty: the fastest that are allowed, in order
+    cores         cores that the threads are pinned to; empty: the fastest that are allowed, in order
     """
 
     length: int = 128

@@ -5,7 +5,7 @@ One SQLite file, which several processes may read and write. A row holds
     region    what the region computes, as text (`region_text`): no names of values, no weights
     place     target, machine and a stamp of the code: what its time depends on besides the plan
     plan      as text (schedule/plan.py)
-    length    tokens when it was measured; threads: of the team
+    length    tokens when it was measured; threads: of the pool
     ms        of the plan; NULL where the plan failed: it crashed or computed wrong numbers
     base_ms   of the region's default plan, in the same interleaved measurement
     final     1 for a measurement that was repeated to confirm a winner: only these choose plans

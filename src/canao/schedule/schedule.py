@@ -76,7 +76,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a value lies: `area` is weights, arena or input; `offset` is in bytes, of an input its
     number."""
 
@@ -102,15 +102,15 @@ class Schedule:
     cache: CachePlan
     scratch: int
 
-    def place(self, operand: Operand) -> Place:
+    def place(self, operand: Operand) -> Location:
         """Where the bytes of an operand are."""
         graph, name = self.program.graph, operand.value
         if name in graph.constants:
-            return Place("weights", self.weights.offset(operand))
+            return Location("weights", self.weights.offset(operand))
         for i, slot in enumerate(graph.inputs):
             if slot.name == name:
-                return Place("input", i)
-        return Place("arena", self.memory.place(name))
+                return Location("input", i)
+        return Location("arena", self.memory.place(name))
 
     def steps_of(self, region: Region) -> tuple[Step, ...]:
         """The steps that compute a region: none for an alias, two for causal attention."""

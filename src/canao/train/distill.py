@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from canao.model.hf import parts_of
 from canao.train.batches import Batch, Encoded, evaluation_batches
 from canao.train.finetune import label_loss
-from canao.train.loop import Loop, Progress, Schedule
+from canao.train.loop import Loop, Progress, TrainingSchedule
 
 _BATCH = 64
 
@@ -104,7 +104,7 @@ def distill(
     targets: TeacherTargets,
     kept: Tensor,
     data: Encoded,
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     progress: Progress,
     *,
     recipe: Recipe | None = None,

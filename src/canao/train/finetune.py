@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from canao.train.batches import Batch, Encoded, evaluation_batches
-from canao.train.loop import Loop, Progress, Schedule
+from canao.train.loop import Loop, Progress, TrainingSchedule
 
 _EVALUATION_BATCH = 64
 
@@ -27,7 +27,7 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def finetune(
     model: PreTrainedModel,
     data: Encoded,
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     progress: Progress,
     *,
     evaluate: Callable[[], float] | None = None,

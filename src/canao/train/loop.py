@@ -25,7 +25,7 @@ _CLIP = 1.0
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How many steps to train, and at which learning rate.
 
     steps         optimiser steps; 0: as many as `epochs` need
@@ -72,7 +72,7 @@ class Loop:
         self,
         model: nn.Module,
         data: Encoded,
-        schedule: Schedule,
+        schedule: TrainingSchedule,
         loss: Callable[[Batch], Tensor],
         *,
         evaluate: Callable[[], float] | None = None,

@@ -23,7 +23,7 @@ from canao.train.distill import TeacherTargets, distill
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
-from canao.train.loop import Progress, Schedule, threads
+from canao.train.loop import Progress, TrainingSchedule, threads
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 
@@ -176,7 +176,7 @@ class Trainer:
         finetune(
             model,
             self._train_set(),
-            Schedule(
+            TrainingSchedule(
                 epochs=options.teacher_epochs,
                 batch=options.batch,
                 lr=options.teacher_lr,
@@ -188,9 +188,9 @@ class Trainer:
             key=self._key,
         )
 
-    def _schedule(self, epochs: int, steps: int = 0) -> Schedule:
+    def _schedule(self, epochs: int, steps: int = 0) -> TrainingSchedule:
         options = self.options
-        return Schedule(
+        return TrainingSchedule(
             epochs=epochs,
             steps=steps,
             batch=options.batch,

@@ -100,7 +100,7 @@ RowOperand = Local | Slot | Scalar | Number | Outside
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RowStep:
     """target = op(operands), on one vector of the row."""
 
     target: str
@@ -122,7 +122,7 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    steps: tuple[Step, ...]
+    steps: tuple[RowStep, ...]
     stores: tuple[tuple[Local, int], ...]
     reductions: tuple[Reduction, ...]
 
@@ -143,7 +143,7 @@ class _Stages:
     def __init__(self, graph: Graph, rows: Rows) -> None:
         self.graph, self.rows = graph, rows
         self.stages: list[Stage] = []
-        self.steps: list[Step] = []
+        self.steps: list[RowStep] = []
         self.stores: dict[str, int] = {}
         self.pending: list[tuple[Local, int]] = []
         self.reductions: list[Reduction] = []
@@ -171,7 +171,7 @@ class _Stages:
 
     def step(self, op: str, *operands: RowOperand, target: str = "") -> Local:
         target = target or self.fresh()
-        self.steps.append(Step(target, op, operands))
+        self.steps.append(RowStep(target, op, operands))
         self.local.add(target)
         return Local(target)
 

@@ -48,7 +48,7 @@ class PackedGemmPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
+class SplitEpilogue:
     """The epilogue of a packed GEMM: `tile` runs on tiles in registers, `later` on whole rows."""
 
     tile: Stage
@@ -157,13 +157,13 @@ def _tiles_suffice(first: Stage) -> bool:
     )
 
 
-def split(program: RowProgram) -> Stages:
+def split(program: RowProgram) -> SplitEpilogue:
     """Tiles run the first stage but its reductions, which need whole rows, as all others do."""
     first = program.stages[0]
     stores = _stored(program)
     tile = Stage(first.steps, stores, ())
     if len(program.stages) == 1 and not first.reductions:
-        return Stages(tile, ())
+        return SplitEpilogue(tile, ())
     slots = {x.name: slot for x, slot in stores}
     reductions = []
     for r in first.reductions:
@@ -171,7 +171,7 @@ def split(program: RowProgram) -> Stages:
         reductions.append(
             Reduction(r.scalar, r.kind, Slot(slots[r.value.name]), r.finish, r.eps)
         )
-    return Stages(tile, (Stage((), (), tuple(reductions)), *program.stages[1:]))
+    return SplitEpilogue(tile, (Stage((), (), tuple(reductions)), *program.stages[1:]))
 
 
 def _stored(program: RowProgram) -> tuple[tuple[Local, int], ...]:

@@ -1,4 +1,4 @@
-"""The team of threads beside an application's own: how many, that they rest, two at once."""
+"""The thread pool beside an application's own: how many, that they rest, two at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_idle_model_takes_no_time(artifact: Artifact, threads: int, sentences
 
 @pytest.mark.parametrize("threads", (1, 2))
 def test_models_in_threads_of_an_application(artifact: Artifact, threads: int, sentences) -> None:
-    """Two models, each with its own team and caller: more threads than cores, the same results."""
+    """Two models, each with its own pool and caller: more threads than cores, the same results."""
     texts = [sentences(length, 99, 2) for length in (7, 33, 128)]
     with CompiledModel(artifact) as alone:
         want = [alone(*text) for text in texts]
