@@ -30,7 +30,7 @@ class MeasureConfig:
     samples       least number of samples; MLPerf Mobile asks for 1,024
     seconds       sample at least this long as well (0: the sample count alone decides)
     max_seconds   stop after this long even with fewer samples (0: never)
-    cores         cores that the threads are pinned to; empty: the fastest that are allowed, in order
+    cores         cores that the threads are pinned to; empty: the fastest allowed, in order
     """
 
     length: int = 128
