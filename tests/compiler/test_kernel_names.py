@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from canao.compiler.pipeline import lower
-from canao.fuse.forms.form import Alias, Attention, Product
+from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
 from canao.lower.scheduling import default_plans
@@ -56,7 +56,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
             assert {k: str(v) for k, v in blocks.items()} == {
                 k: v for k, v in found.plan.items() if k != "tile"
             }
-            if isinstance(region.form, Product):
+            if isinstance(region.form, PackedGemm):
                 assert found.sizes == (str(region.form.k), str(region.form.n))
                 assert set(found.plan) == {"tile", "kc", "mc"}
                 nodes = {n.op for n in region.nodes}
