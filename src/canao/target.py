@@ -22,6 +22,8 @@ class Target:
     triple    target triple for the compiler driver
     cpu       value for -mcpu in that driver; '' leaves its default
     l2_bytes  data cache of one core, which bounds the cache blocks
+    machine   stamp of the machine that it was made for, whose measurements it may use; '' for a
+              kind of machine
     """
 
     name: str
@@ -29,6 +31,7 @@ class Target:
     triple: str
     cpu: str = ""
     l2_bytes: int = _USUAL_L2
+    machine: str = ""
 
     def with_isa(self, isa: str) -> Target:
         """The same machine with another vector table; the CPU follows where x86 needs it."""
@@ -63,9 +66,10 @@ def target_of(machine: Machine) -> Target:
     """What code that runs on a machine is generated for, with all that its vector units can."""
     l2_bytes = machine.caches.l2 or _USUAL_L2
     if machine.system == "Linux" and machine.arch in ("x86_64", "amd64"):
-        return Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes).with_isa(_x86_isa(machine))
+        base = Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
+        return base.with_isa(_x86_isa(machine))
     if machine.system == "Linux" and machine.arch in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes)
+        return Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
     raise InputError(
         f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"

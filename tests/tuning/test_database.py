@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from canao.errors import InputError
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import default_plans
-from canao.machine import Machine, local_machine
 from canao.schedule.database import VERSION, Database, Measured, region_text
 from canao.schedule.plan import Plan, plan_text
 from canao.target import get_target
@@ -59,10 +59,10 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_machines_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path)
-    here, there = (tuning_database(HOST, machine=m) for m in (None, Machine(cpu="another")))
+    here, there = (tuning_database(replace(HOST, machine=m)) for m in (HOST.machine, "another"))
     assert here.path == there.path
     here.add({"a": [ROW]})
-    assert there.read("a") == () and rows(tuning_database(HOST, None, local_machine()), "a")
+    assert there.read("a") == () and rows(tuning_database(HOST), "a")
     monkeypatch.setattr("canao.compiler.plans.code_stamp", lambda toolchain: "newer")
     assert tuning_database(HOST).read("a") == ()
 

@@ -26,14 +26,12 @@ from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
 from canao.graph.resume import resuming
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.machine import local_machine
 from canao.target import Target, get_target
 
 
 def measured_yellow_cells(target: Target) -> YellowCellPolicy:
-    """What measurements say of fusion for a target: those of this machine, if it is the target."""
-    stamp = local_machine().stamp if target.name == "host" else None
-    return policy(backend_of(target).name, stamp)
+    """What measurements say of fusion: first those of the machine that the target was made for."""
+    return policy(backend_of(target).name, target.machine or None)
 
 
 def compile_graph(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from canao.build import Toolchain, cache_directory, code_stamp, get_toolchain
 from canao.fuse.group import Program
 from canao.lower.scheduling import backend_of, default_plan, default_plans, space
-from canao.machine import Machine, local_machine
 from canao.schedule.database import VERSION, Database
 from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import tuned_plans
@@ -17,15 +16,13 @@ from canao.target import Target
 Planner = Callable[[Program, Target], Sequence[Plan]]
 
 
-def tuning_database(
-    target: Target, toolchain: Toolchain | None = None, machine: Machine | None = None
-) -> Database:
-    """What `canao tune` measured for a target on a machine, by default this one, with the code as
-    it is now. What was measured elsewhere, or with other code, is kept under other keys."""
+def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Database:
+    """What `canao tune` measured for a target, on the machine that it was made for, with the code
+    as it is now. What was measured elsewhere, or with other code, is kept under other keys."""
     stamp = code_stamp(toolchain or get_toolchain())
     place = (
         f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
-        f"{(machine or local_machine()).stamp}; code {stamp}"
+        f"{target.machine}; code {stamp}"
     )
     path = cache_directory() / f"tuning-{VERSION}.sqlite"
     return Database(path, place, backend_of(target).plan_types)
@@ -34,8 +31,8 @@ def tuning_database(
 def best_plans(
     program: Program, target: Target, toolchain: Toolchain | None = None
 ) -> tuple[Plan, ...]:
-    """Tuned plans where this machine is the target and was tuned for it, else the defaults."""
-    if target.name != "host":
+    """Tuned plans where the target was made for a machine that was tuned, else the defaults."""
+    if not target.machine:
         return default_plans(program, target)
     return chosen_plans(program, target, tuning_database(target, toolchain))
 

@@ -103,13 +103,15 @@ def tune_model(
     stages = compile_graph(graph, target, planner=default_plans)
     subjects = find_subjects(stages.program)
     if not subjects:
-        raise InputError("the model has no product and no attention, whose plans could be tuned")
-    database = tuning_database(target, toolchain, device.machine)
+        raise InputError("the model has no packed GEMM and no attention, whose plans could be tuned")
+    database = tuning_database(target, toolchain)
     if fresh:
         database.forget([s.text for s in subjects])
     with tempfile.TemporaryDirectory(prefix="canao-tune-") as folder:
-        timer = PlanTimer(subjects, target, device, database, MeasureConfig(length, threads),
-                      Path(folder), toolchain, start + budget_s, progress or silent)  # fmt: skip
+        timer = PlanTimer(
+            subjects, target, device, database, MeasureConfig(length, threads), Path(folder),
+            toolchain, start + budget_s, progress or silent,
+        )  # fmt: skip
         search(timer)
     return TuningResult(
         _chosen(stages, timer), timer.measured, time.monotonic() - start, not timer.cut_short
