@@ -103,7 +103,7 @@ def tune_model(
     stages = compile_graph(graph, target, planner=default_plans)
     subjects = find_subjects(stages.program)
     if not subjects:
-        raise InputError("the model has no packed GEMM and no attention, whose plans could be tuned")
+        raise InputError("the model has no GEMM and no attention, whose plans could be tuned")
     database = tuning_database(target, toolchain)
     if fresh:
         database.forget([s.text for s in subjects])
