@@ -99,13 +99,13 @@ def test_tied_embeddings_are_stored_once(shape: str, isa: str, tmp_path: Path) -
     """In the panels of the language head, from which tokens are looked up too."""
     model = decoder(shape, layers=1)
     (stored,) = _sections(model, model.transformer.wte.weight)
-    assert isinstance(stored.operand.storage, Packed)
+    assert isinstance(stored.storage, Packed)
     artifact = compile_model(model, tmp_path / "out", target=HOST.with_isa(isa))
     with CompiledModel(artifact) as compiled:
         close(compiled(np.arange(99)), logits(model, np.arange(99)))
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
     (plain,) = _sections(model, model.transformer.wte.weight)
-    assert plain.operand.storage == ROW_MAJOR
+    assert plain.storage == ROW_MAJOR
 
 
 def _sections(model: torch.nn.Module, table: torch.Tensor) -> list[Section]:
@@ -113,7 +113,7 @@ def _sections(model: torch.nn.Module, table: torch.Tensor) -> list[Section]:
     stages = compile_graph(load_model(model)[1], HOST)
     constants = stages.program.graph.constants
     return [s for s in stages.schedule.weights.sections
-            if np.array_equal(constants[s.operand.value], table.detach().numpy())]  # fmt: skip
+            if np.array_equal(constants[s.value], table.detach().numpy())]  # fmt: skip
 
 
 def _families() -> dict[str, transformers.PretrainedConfig]:

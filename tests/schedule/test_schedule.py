@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from canao.compiler.pipeline import compile_graph
-from canao.graph.ir import dim_at
+from canao.graph.dtypes import I32
+from canao.graph.ir import Graph, Type, dim_at
 from canao.lower.scheduling import default_plans, schedule_program
-from canao.schedule.operands import Packed
+from canao.schedule.operands import Operand, Packed
 from canao.schedule.schedule import Schedule
+from canao.schedule.weights import HEADER, file_parts, lay_out
 from tests.schedule.memory_check import Run, faults
 from tests.scheduled import NAMES, TARGETS, graph, staged, staged_all
 
@@ -62,18 +64,31 @@ def test_weights_lie_in_the_order_of_steps_and_operands_and_never_overlap(name):
         schedule, constants = stages.schedule, stages.program.graph.constants
         read = [x for step in schedule.steps for x in step.reads if x.value in constants]
         sections = schedule.weights.sections
-        assert [s.operand for s in sections] == list(dict.fromkeys(read))
+        assert [(s.value, s.storage) for s in sections] == list(
+            dict.fromkeys((x.value, x.storage) for x in read)
+        )
         end = 0
         for section in sections:
             assert section.offset % 64 == 0 and section.offset >= end
-            storage, array = section.operand.storage, constants[section.operand.value]
+            storage, array = section.storage, constants[section.value]
             elements = array.size
             if isinstance(storage, Packed):
                 (n, k), nr, kr = array.shape, storage.nr, storage.kr
                 elements = -(-n // nr) * nr * -(-k // kr) * kr
-            assert section.size == elements * section.operand.dtype.bytes
+            assert section.size == elements * section.dtype.bytes
             end = section.offset + section.size
         assert end <= schedule.weights.size
+
+
+def test_a_constant_is_stored_as_what_it_is_however_it_is_read():
+    """Kernels that only move elements read whole numbers as floats, bit for bit."""
+    array = np.array([[5, 0, 3]], np.int32)
+    g = Graph((), {"places": array}, (), (), {"places": Type(I32, (1, 3))}, 8)
+    moved, named = Operand("places"), Operand("places", dtype=I32)
+    layout = lay_out(g, [moved, named])
+    assert len(layout.sections) == 1 and layout.offset(moved) == layout.offset(named) == 0
+    content = b"".join(file_parts(g, layout))[HEADER:][: array.nbytes]
+    assert np.array_equal(np.frombuffer(content, "<i4"), array.ravel())
 
 
 def runs(max_length):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from canao.graph.dtypes import DType
 from canao.graph.ir import Graph
-from canao.schedule.operands import Operand, Packed
+from canao.schedule.operands import Operand, Packed, Storage
 
 MAGIC = b"CANAOW02"
 HEADER = 64
@@ -26,23 +27,27 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A constant's place: bytes after the header, and how many."""
+    """A constant's place: bytes after the header, and how many. `dtype` is the constant's own; a
+    kernel that only moves elements may read them as another of the same size."""
 
-    operand: Operand
+    value: str
+    storage: Storage
+    dtype: DType
     offset: int
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
+    """Where each constant lies in the weights file."""
+
     sections: tuple[Section, ...]
     size: int
 
     @property
     def identity(self) -> int:
         """64 bits that tell this layout from others; the library checks them in the file."""
-        rows = [(s.operand.storage.name, s.operand.dtype.name, s.offset, s.size)
-                for s in self.sections]  # fmt: skip
+        rows = [(s.storage.name, s.dtype.name, s.offset, s.size) for s in self.sections]
         return int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:8], "little")
 
     @property
@@ -50,21 +55,23 @@ class WeightLayout:
         return HEADER + self.size
 
     def offset(self, operand: Operand) -> int:
-        return next(s.offset for s in self.sections if s.operand == operand)
+        wanted = (operand.value, operand.storage)
+        return next(s.offset for s in self.sections if (s.value, s.storage) == wanted)
 
 
 def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:
     """A layout of the constants among `operands`, in their order."""
-    sections, offset = [], 0
-    for operand in dict.fromkeys(o for o in operands if o.value in graph.constants):
-        size = _elements(graph.constants[operand.value], operand) * operand.dtype.bytes
-        sections.append(Section(operand, offset, size))
+    sections, offset = list[Section](), 0
+    read = dict.fromkeys((o.value, o.storage) for o in operands if o.value in graph.constants)
+    for value, storage in read:
+        dtype = graph.types[value].dtype
+        size = _elements(graph.constants[value], storage) * dtype.bytes
+        sections.append(Section(value, storage, dtype, offset, size))
         offset = -(-(offset + size) // _ALIGNMENT) * _ALIGNMENT
     return WeightLayout(tuple(sections), offset)
 
 
-def _elements(array: np.ndarray, operand: Operand) -> int:
-    storage = operand.storage
+def _elements(array: np.ndarray, storage: Storage) -> int:
     if not isinstance(storage, Packed):
         return array.size
     n, k = array.shape
@@ -88,9 +95,9 @@ def file_parts(graph: Graph, layout: WeightLayout) -> Iterator[bytes]:
     at = 0
     for s in layout.sections:
         yield bytes(s.offset - at)
-        array, storage = graph.constants[s.operand.value], s.operand.storage
-        if isinstance(storage, Packed):
-            array = pack(array, storage)
-        yield np.ascontiguousarray(array, s.operand.dtype.stored).tobytes()
+        array = graph.constants[s.value]
+        if isinstance(s.storage, Packed):
+            array = pack(array, s.storage)
+        yield np.ascontiguousarray(array, s.dtype.stored).tobytes()
         at = s.offset + s.size
     yield bytes(layout.size - at)
