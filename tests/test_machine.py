@@ -174,14 +174,16 @@ def test_facts_are_read_in_one_module() -> None:
 )
 def test_target_of_x86(flags: str, isa: str) -> None:
     machine = replace(read_machine(SERVER), features=tuple(flags.split()))
-    want = replace(get_target("x86_64-linux").with_isa(isa), name="host", l2_bytes=512 << 10)
-    assert target_of(machine) == want
+    preset = get_target("x86_64-linux").with_isa(isa)
+    want = replace(preset, name="host", l2_bytes=512 << 10, machine=machine.stamp)
+    assert target_of(machine) == want and want.machine != preset.machine
 
 
 def test_target_of_arm() -> None:
     arm = get_target("aarch64-linux")
     board = read_machine(BOARD)
-    assert target_of(board) == replace(arm, name="host", cpu="", l2_bytes=512 << 10)
+    want = replace(arm, name="host", cpu="", l2_bytes=512 << 10, machine=board.stamp)
+    assert target_of(board) == want
     little = replace(board, allowed=(0, 1))
     assert target_of(little).l2_bytes == 128 << 10
     assert target_of(Machine(arch="aarch64", system="Linux")).l2_bytes == 512 << 10

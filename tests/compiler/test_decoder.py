@@ -337,7 +337,7 @@ def test_layers_end_in_seven_kernels() -> None:
     stages = compile_graph(load_model(decoder(layers=4))[1], HOST)
     assert stages.kernels <= 7 * 4 + 4
     attention = [r for r in stages.program.regions if isinstance(r.form, Attention)]
-    last = stages.source.memory.last
+    last = stages.schedule.memory.last
     # From the last attention on: its result, its output, the norm, two products, the head.
     assert [r.output in last for r in attention] == [False] * 3 + [True]
     assert len(last) == 6

@@ -177,13 +177,14 @@ def test_plans_of_the_space_compute_the_same(tmp_path: Path, sentences) -> None:
     from canao.fuse.group import fuse
     from canao.fuse.rewrite import apply
     from canao.fuse.rules.algebra import ALGEBRA
+    from canao.fuse.yellow_cells import policy
     from canao.lower.cpu.backend import CPU
     from canao.lower.scheduling import schedule_program, space
     from canao.schedule.plan import axes
     from tests.compiler import programs
 
     model = classifier("deep_product", layers=1, max_length=200)
-    program = fuse(apply(load_model(model)[1], ALGEBRA)[0], CPU.legal)
+    program = fuse(apply(load_model(model)[1], ALGEBRA)[0], CPU.legal, policy(CPU.name))
     texts = [sentences(n, 99, 2) for n in (1, 17, 33, 64, 200)]
     want = [reference(model, *t)[0].ravel() for t in texts]
     for step in (7, 11, 13):

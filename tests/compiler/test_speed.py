@@ -30,6 +30,7 @@ from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.group import Region, fuse
 from canao.fuse.rewrite import apply
 from canao.fuse.rules.algebra import ALGEBRA
+from canao.fuse.yellow_cells import policy
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.isa.registry import ISAS
@@ -75,7 +76,7 @@ def build(folder: Path, target: Target, crippled: bool) -> Built:
                         intermediate_size=512, num_hidden_layers=1,
                         max_position_embeddings=MOST)  # fmt: skip
     graph = load_model(BertModel(config, add_pooling_layer=False).eval())[1]
-    program = fuse(apply(graph, ALGEBRA)[0], CPU.legal)
+    program = fuse(apply(graph, ALGEBRA)[0], CPU.legal, policy(CPU.name))
     plans = default_plans(program, target)
     if crippled:
         least = {"mr": 1, "nr": ISAS[target.isa].width}

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from canao.emit.vecmath import FUNCTIONS, STEPS
+from canao.emit.vecmath import STEPS, functions
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
@@ -140,7 +140,7 @@ def test_pointwise_ops_have_code(op: str) -> None:
 
 
 def _functions() -> set[str]:
-    return {*OPERATIONS, *re.findall(r"^CANAO_INLINE vf vf_(\w+)\(", FUNCTIONS, re.M)}
+    return {*OPERATIONS, *re.findall(r"^CANAO_INLINE vf vf_(\w+)\(", functions(), re.M)}
 
 
 def test_only_pointwise_ops_have_code() -> None:
