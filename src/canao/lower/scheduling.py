@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from canao.fuse.forms.form import Alias
@@ -100,11 +100,7 @@ def _steps(
         region, plan, f"{name}_append", kernel.reads, Operand(region.output), kernel.appending,
         waits, cache=part, appends=True,
     )  # fmt: skip
-    after = Step(
-        region, plan, name, kernel.reads, Operand(region.output), kernel.work, True, last,
-        kernel.scratch, part,
-    )  # fmt: skip
-    return [first, after]
+    return [first, replace(main, waits=True)]
 
 
 def _names(kernels: dict[str, Kernel]) -> dict[str, str]:

@@ -51,14 +51,17 @@ def load_directory(path: str | Path) -> LoadedModel:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{path}/config.json: {_one_line(error)}") from None
     # Sentence-Transformers ignores the head, whichever one was trained with these weights.
     kind = _model_class(path, config, bare=sentence is not None)
     try:
         module, loading = kind.from_pretrained(
-            path, config=config, local_files_only=True, use_safetensors=True, dtype="float32",
+            path, config=config, local_files_only=True, trust_remote_code=False,
+            use_safetensors=True, dtype="float32",
             output_loading_info=True, ignore_mismatched_sizes=True,
             # Named here, because config.json could name one that has to be downloaded.
             attn_implementation="sdpa" if getattr(kind, "_supports_sdpa", False) else "eager",

@@ -112,7 +112,9 @@ def _convert(path: Path, files: str) -> Any:
             "tokenizer as tokenizer.json where it is installed"
         )
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # noqa: BLE001  readers of vocabularies raise bare Exception
         raise InputError(

@@ -112,10 +112,6 @@ class Schedule:
                 return Location("input", i)
         return Location("arena", self.memory.place(name))
 
-    def steps_of(self, region: Region) -> tuple[Step, ...]:
-        """The steps that compute a region: none for an alias, two for causal attention."""
-        return tuple(s for s in self.steps if s.region is region)
-
     def kernel_names(self) -> tuple[str, ...]:
         """The kernel of each region, '' for an alias."""
         names = {s.region.output: s.name for s in self.steps if not s.appends}
