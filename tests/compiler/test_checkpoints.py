@@ -16,6 +16,7 @@ from canao.errors import InputError
 from canao.graph.interp import outputs
 from canao.model.loaded_model import load_directory
 from tests.compiler.families import FAMILIES, make, reference
+from tests.compiler.models import classifier
 from tests.oracle import assert_close
 
 IDS = np.arange(9, dtype=np.int32)
@@ -126,3 +127,14 @@ def test_other_safetensors_are_not_the_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter.safetensors")
     with pytest.raises(InputError, match=r"no model\.safetensors; save the model"):
         load_directory(tmp_path)
+
+
+def test_code_of_a_model_directory_never_runs(tmp_path: Path) -> None:
+    classifier("small", layers=1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match=r"auto_map\), and CANAO runs no code .* save the model"):
+        load_model(tmp_path)
+    assert not (tmp_path / "ran").exists()

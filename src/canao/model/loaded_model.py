@@ -135,6 +135,9 @@ def _model_class(path: Path, config: Any, bare: bool) -> Any:
 
 
 def _one_line(error: BaseException) -> str:
+    if "trust_remote_code" in str(error):
+        return ("it names code of its own (auto_map), and CANAO runs no code of a model directory; "
+                "save the model as a class of Transformers")  # fmt: skip
     if isinstance(error, KeyError):
         return f"unknown name {error}"
     return " ".join(str(error).split())[:300] or type(error).__name__
