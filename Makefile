@@ -24,7 +24,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: setup ## search, distil, compile and certify on the embedded spoken commands; then label three
-	$(BIN)/python examples/spoken_commands.py --out $(RUN)
+	$(BIN)/canao demo --out $(RUN)
 
 test: setup-dev ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS)

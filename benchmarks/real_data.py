@@ -34,6 +34,7 @@ from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
+from canao.artifact.certificate import load_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
 from canao.compiler.pipeline import compile_model
@@ -204,7 +205,6 @@ def _student(run: Path, held: TextData) -> Record:
     """What the run's own files say of the student, and its library's figures on `held`."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     artifact = Artifact.load(run / "artifact")
-    text = (artifact.path / "certificate.json").read_text(encoding="utf-8")
     return {
         "student": {
             "arch": result["arch"],
@@ -212,7 +212,7 @@ def _student(run: Path, held: TextData) -> Record:
             "search_metrics": result["student"]["metrics"],
             **_described(artifact),
         },
-        "certificate": json.loads(text),
+        "certificate": load_certificate(artifact).to_dict(raw=False),
     }
 
 

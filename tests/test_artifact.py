@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from canao.artifact.directory import Artifact
-from canao.artifact.files import replace_directory, staged_directory, staged_file, write_whole
+from canao.artifact.files import (
+    file_digest,
+    fingerprint,
+    replace_directory,
+    staged_directory,
+    staged_file,
+    write_whole,
+)
 from canao.errors import InputError
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
@@ -24,13 +35,14 @@ def test_counts_before_and_after_fusion(artifact: Artifact) -> None:
     assert artifact.kernels == len(artifact.manifest["kernels"]) == 5 * TEACHER.layers + 2
 
 
-@pytest.mark.parametrize("found", [1, 3, None, "2"])
+@pytest.mark.parametrize("found", [1, 2, 4, None, "3", 3.0, True])
 def test_another_format_is_refused_by_its_number(artifact: Artifact, found: object) -> None:
-    """Format 1 had `layers` where 2 has `operators`: the format is named, not the entry."""
+    """Other formats have other entries: the format is named, not the entry."""
     row = artifact.manifest | {"format": found}
     row["layers"] = {"before": row.pop("operators"), "after": artifact.kernels}
     (artifact.path / "manifest.json").write_text(json.dumps(row))
-    with pytest.raises(InputError, match=f"artifact format {found}, .* compile the model again"):
+    words = f"artifact format {json.dumps(found)}, .* compile the model again"
+    with pytest.raises(InputError, match=words):
         Artifact.load(artifact.path)
 
 
@@ -95,3 +107,84 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     write_whole(path, b"new")
     assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o644
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from canao.artifact import files
+target = Path(sys.argv[2])
+if sys.argv[1] == "file":
+    with files.staged_file(target) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "between":
+    # Killed where the old directory is aside and the new one is not yet in its place.
+    move = os.replace
+    def replace(source, place):
+        if str(source).endswith(".canao-new"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        move(source, place)
+    os.replace = replace
+with files.staged_directory(target) as folder:
+    (folder / "file").write_text("half")
+    if sys.argv[1] == "directory":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(what: str, target: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, what, str(target)])
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_killed_process_leaves_nothing_for_long(tmp_path: Path) -> None:
+    """What is written next removes what was left, and nothing of the user's."""
+    mine = tmp_path / ".out.original"
+    mine.write_text("mine")
+    for what in ("file", "directory"):
+        target = tmp_path / f"{what}-target"
+        killed(what, target)
+        assert len(list(tmp_path.glob(f".{target.name}.*.canao-new"))) == 1 and not target.exists()
+        if what == "file":
+            write_whole(target, "new")
+        else:
+            with staged_directory(target) as folder:
+                (folder / "file").write_text("new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".out.original", "directory-target", "file-target",
+    ]  # fmt: skip
+
+
+def test_a_directory_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with staged_directory(target) as folder:
+        (folder / "file").write_text("old")
+    killed("between", target)
+    assert not target.exists()
+
+    def fail() -> None:
+        with staged_directory(target):
+            assert (target / "file").read_text() == "old"
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert (target / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    with staged_file(tmp_path / "x") as first, staged_file(tmp_path / "x") as second:
+        assert first.exists() and second.exists() and first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert (tmp_path / "x").read_text() == "1"
+
+
+@pytest.mark.parametrize("read", [file_digest, fingerprint])
+def test_digests_are_of_regular_files(tmp_path: Path, read: Callable[[Path], str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)

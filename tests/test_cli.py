@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact.directory import Artifact
+from canao.artifact.certificate import load_certificate, read_certificate
+from canao.artifact.directory import Artifact, digest_of
 from canao.cli.app import main
 from canao.compiler.pipeline import compile_model
 from tests.compiler.models import classifier
@@ -130,18 +133,99 @@ def test_bench_stops_at_its_time(canao, artifact: Path) -> None:
 
 
 def test_certify(canao, artifact: Path) -> None:
-    held = canao("certify", str(artifact), "--budget-ms", "10000")
+    def certify(budget: str, *more: str) -> Done:
+        """Beside other tests, which may take any share of the core."""
+        return canao("certify", str(artifact), "--budget-ms", budget, "--others-limit", "1", *more)
+
+    held = certify("10000")
     assert held.returncode == 0, held.stderr
     certificate = json.loads((artifact / "certificate.json").read_text())
     assert certificate["holds"] is True
     assert certificate["digest"] == Artifact.load(artifact).digest
-    missed = canao("certify", str(artifact), "--budget-ms", "0.00001")
+    missed = certify("0.00001")
     refused(missed, "budget missed", "budget 1e-05 ms")
     assert missed.returncode == 1
     for budget in ("0", "-3", "nan", "inf"):
-        refused(canao("certify", str(artifact), "--budget-ms", budget), "budget")
-    few = canao("certify", str(artifact), "--budget-ms", "10000", "--samples", "64")
+        refused(certify(budget), "budget")
+    few = certify("10000", "--samples", "64")
     refused(few, "at least 1024 samples, not 64")
+    refused(canao("certify", str(artifact), "--budget-ms", "9", "--others-limit", "2"), "0 to 1")
+
+
+def bare(artifact: Path, folder: Path) -> Path:
+    """A copy of the artifact without a certificate."""
+    ignored = shutil.ignore_patterns("certificate.json")
+    return Path(shutil.copytree(artifact, folder / "copy", ignore=ignored))
+
+
+def certified(canao, artifact: Path, folder: Path) -> Path:
+    """A copy of the artifact with its certificate."""
+    copy = bare(artifact, folder)
+    done = canao("certify", str(copy), "--budget-ms", "10000", "--others-limit", "1")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"samples, 128 tokens, 1 threads; others took .* of core \d", done.stdout)
+    return copy
+
+
+def test_run_notes_a_certificate_that_does_not_fit(canao, artifact: Path, tmp_path: Path) -> None:
+    """One line on standard error; the text is labelled all the same."""
+    copy = certified(canao, artifact, tmp_path)
+    quiet = canao("run", str(copy), "wake me", "--top", "1")
+    assert quiet.returncode == 0 and quiet.stderr == ""
+    row = json.loads((copy / "certificate.json").read_text())
+    other = row["files"] | {"model.so": "0" * 64}
+    for text, word in (
+        ("{}", "format null"),
+        (json.dumps(row | {"measured_ms": 1e-6}), "says 'measured_ms' 1e-06"),
+        (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 2"),
+        (json.dumps(row | {"files": other, "digest": digest_of(other)}), "model.so as it is now"),
+    ):
+        (copy / "certificate.json").write_text(text)
+        noted = canao("run", str(copy), "wake me", "--top", "1")
+        assert noted.returncode == 0 and len(noted.stdout.splitlines()) == 1
+        (line,) = noted.stderr.splitlines()
+        assert line.startswith("canao: note: ") and word in line and "canao certify" in line
+
+
+def test_certify_elsewhere(canao, artifact: Path, tmp_path: Path) -> None:
+    copy = bare(artifact, tmp_path)
+    out = tmp_path / "mine.json"
+    asked = ("certify", str(copy), "--budget-ms", "10000", "--others-limit", "1", "--out")
+    done = canao(*asked, str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    printed, written = json.loads(done.stdout), json.loads(out.read_text())
+    assert len(written.pop("samples_ms")) == 1024 and printed == written
+    assert not (copy / "certificate.json").exists()
+    for place in (copy / "weights.bin", tmp_path, tmp_path / "no" / "c.json", Path("/proc/c.json")):
+        refused(canao(*asked, str(place)), str(place), "--out")
+
+
+def test_what_cannot_be_written_is_printed(
+    canao, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up during the measurement, and there is no room among temporary files."""
+    copy = bare(artifact, tmp_path)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fails(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr("canao.artifact.certificate.write_whole", fails)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    asked = ("certify", str(copy), "--budget-ms", "0.00001", "--others-limit", "1")
+    done = canao(*asked)
+    refused(done, str(copy / "certificate.json"), "No space left on device", "canao-certificate-")
+    assert done.returncode == 2 and "p90" in done.stdout
+    (saved,) = tmp_path.glob("canao-certificate-*.json")
+    assert saved.name in done.stderr
+    monkeypatch.setattr("canao.device.certify.write_whole", fails)
+    done = canao(*asked)
+    refused(done, "No space left on device", "--out")
+    assert done.returncode == 2
+    shutil.copy(saved, copy / "certificate.json")
+    assert not load_certificate(Artifact.load(copy)).holds
+    saved.write_text(done.stdout)
+    assert not read_certificate(saved).holds
 
 
 def test_wrong_paths_and_options(canao, model_dir: Path, artifact: Path, tmp_path: Path) -> None:

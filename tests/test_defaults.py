@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from canao import api
 from canao.cli import app as cli
+from canao.cli.demo_command import DemoOptions
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS, field_defaults
 from canao.device.base import MeasureConfig
 from canao.search.options import DEFAULTS, SearchOptions
@@ -40,6 +41,8 @@ COMMANDS = {
                            "device": DEVICE},
     "inspect": {"length": PROTOCOL.length, "target": TARGET},
     "run": {"threads": PROTOCOL.threads},
+    "demo": {("out_dir" if name == "run_dir" else name): value
+             for name, value in vars(field_defaults(DemoOptions)).items()},
 }  # fmt: skip
 FUNCTIONS = {
     "search": SEARCHED,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import make_files_page  # noqa: E402
+
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Where a path in a document may begin.
 BASES = [ROOT, ROOT / "src/canao", ROOT / "tests", ROOT / "tests/compiler", ROOT / "docs"]
 # Files and folders of artifacts and of models, not of this project.
-FOREIGN = {"canao_model.h", "0_Transformer/"}
+FOREIGN = {"canao_model.h", "0_Transformer/", "train_script.py", ".py"}
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
 _FILE = re.compile(r"(?<![\w/.-])[\w./-]*\w\.(?:py|c|h)\b(?:::\w+)?")
@@ -79,3 +84,9 @@ def test_what_a_document_names_exists(page: Path) -> None:
 ])  # fmt: skip
 def test_what_is_not_there_is_found(text: str, found: list[str]) -> None:
     assert list(wrong(text, ROOT / "README.md")) == found
+
+
+def test_the_page_of_files_is_that_of_the_tables() -> None:
+    text = make_files_page.PAGE.read_text(encoding="utf-8")
+    assert text == make_files_page.page(text), "run tools/make_files_page.py"
+    assert "`pruned_heads`" in text and "refused" in text

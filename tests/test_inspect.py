@@ -136,17 +136,20 @@ def test_onnx_files(tmp_path: Path) -> None:
         ("BertForQuestionAnswering", {}, None, "question-answering"),
         ("BertForMaskedLM", {}, 99, "fill-mask"),
         ("BertForSequenceClassification", {}, 2, "text-classification"),
-        ("BertForSequenceClassification", {"id2label": {"0": "x"}}, 1, "text-regression"),
-        ("BertForSequenceClassification", {}, 48, "feature-extraction"),
+        ("BertForSequenceClassification", {"id2label": {"0": "x"}}, 1, "text-classification"),
+        ("BertForSequenceClassification", {"id2label": {"0": "x"}, "problem_type": "regression"}, 1,
+         "text-regression"),
         ("BertModel", {}, 48, "feature-extraction"),
     ],
 )
 def test_heads_of_onnx_files(
     architecture: str, settings: dict, width: int | None, task: str, tmp_path: Path
 ) -> None:
-    """The configuration beside the file names the head, unless its labels do not fit."""
+    """The configuration beside the file names the head."""
     config = {"architectures": [architecture], "model_type": "bert", **settings}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    head = describe_head(read_sidecar(tmp_path / "model.onnx", width), ["last_hidden_state"])
+    read = read_sidecar(tmp_path / "model.onnx", {"start_logits": width})
+    head = describe_head(read, ["last_hidden_state"])
     assert head["task"] == task
-    assert head["labels"] == (["LABEL_0", "LABEL_1"] if task == "text-classification" else [])
+    names = ["LABEL_0", "LABEL_1"] if width == 2 else ["x"]
+    assert head["labels"] == (names if task == "text-classification" else [])

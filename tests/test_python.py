@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 
@@ -23,6 +22,15 @@ def compiled() -> CompiledModel:
 def test_exports_are_sorted_and_exist() -> None:
     assert canao.__all__ == sorted(canao.__all__)
     assert all(getattr(canao, name) is not None for name in canao.__all__)
+
+
+def test_a_room_does_not_hide_a_function() -> None:
+    """Importing canao/search/, as every other function does, leaves `canao.search` callable."""
+    from canao.search import options
+
+    assert canao.search.options is options  # type: ignore[attr-defined]
+    with pytest.raises(canao.InputError, match="budget"):
+        canao.search(teacher=Path(__file__).parent, data="data.tsv", budget_ms=-1)
 
 
 def test_one_text_and_a_batch(compiled: CompiledModel, sentences) -> None:
@@ -136,17 +144,3 @@ def test_load_samples_the_weights(tmp_path: Path) -> None:
     canao.load(first).close()
     with pytest.raises(canao.InputError, match=r"weights\.bin"):
         canao.load(first, verify=True)
-
-
-def test_load_of_artifacts_without_a_fingerprint(tmp_path: Path) -> None:
-    """Those compiled before there were fingerprints are read whole."""
-    canao.compile(classifier("small", max_length=16), tmp_path / "out").close()
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    del manifest["fingerprint"]
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
-    canao.load(tmp_path / "out").close()
-    with open(tmp_path / "out" / "weights.bin", "r+b") as stream:
-        stream.seek(-1, 2)
-        stream.write(b"?")
-    with pytest.raises(canao.InputError, match=r"weights\.bin"):
-        canao.load(tmp_path / "out")

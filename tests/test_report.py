@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from canao.artifact.directory import Artifact
+from canao.artifact.manifest import sealed
 from canao.errors import BudgetError, InputError
 from canao.report.page import write_report
 from canao.search import run_search
@@ -43,7 +44,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         artifact = compile_by_formula(model_dir, out)
         kernels = artifact.manifest["kernels"]
         kernels[0]["ops"].append(NASTY)
-        (out / "manifest.json").write_text(json.dumps(artifact.manifest))
+        (out / "manifest.json").write_text(json.dumps(sealed(artifact.manifest)))
         return Artifact.load(out)
 
     asked = options(folder / "run", identity={"data": NASTY})

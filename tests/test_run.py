@@ -106,6 +106,82 @@ def test_files_and_standard_input(canao, made, as_json, monkeypatch, tmp_path: P
     assert as_json(made["vectors"], "-")[0]["text"] == "Zürich"
 
 
+@pytest.mark.parametrize("name", ("file", "standard input"))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfwake me\r\nat seven\r\n",
+        b"wake me\nat seven",
+        b"wake me\rat seven\r",
+        b"\xef\xbb\xbfwake me\rat seven\n",
+        "wake me\r\nat seven\r\n".encode("utf-16"),
+        "\ufeffwake me\nat seven".encode("utf-16-be"),
+        "\ufeffwake me\nat seven\n".encode("utf-32-le"),
+    ],
+    ids=["mark", "plain", "CR", "both", "UTF-16", "UTF-16 BE", "UTF-32"],
+)
+def test_texts_as_other_programs_write_them(
+    data: bytes, name: str, made, as_json, monkeypatch, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").write_bytes(data)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    source = ["--file", str(tmp_path / "texts")] if name == "file" else ["-"]
+    forms = as_json(made["entities"], *source)
+    assert [f["text"] for f in forms] == ["wake me", "at seven"]
+    assert forms == as_json(made["entities"], "wake me", "at seven")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"a\nb\0c\n", ("line 2", "NUL")),
+        ("wake me\n".encode("utf-16-le"), ("line 1", "NUL", "UTF-8")),
+        (b"\xff\xfea", ("utf-16", "UTF-8")),
+        (b"\xef\xbb\xbf", ("line 1", "empty")),
+        (b"\xff\xfe", ("is empty",)),
+        (b"a\r\rb", ("line 2", "empty")),
+        (b"caf\xe9\n", ("line 1", "UTF-8")),
+    ],
+)
+def test_what_is_no_text(data: bytes, words: tuple[str, ...], canao, made, tmp_path) -> None:  # noqa: F811
+    (tmp_path / "texts").write_bytes(data)
+    refused(canao("run", made["labels"], "--file", str(tmp_path / "texts")), "texts", *words)
+
+
+def test_json_has_no_infinity(canao, tmp_path: Path) -> None:  # noqa: F811
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model, tokenizer = save_model("ForSequenceClassification", tmp_path / "model", num_labels=1,
+                                  problem_type="regression")  # fmt: skip
+    vector = model.bert(**tokenizer(TEXT, return_tensors="pt")).pooler_output
+    model.classifier.weight.data = 3e38 * vector.detach().sign()
+    model.save_pretrained(tmp_path / "model")
+    compile_model(tmp_path / "model", tmp_path / "out")
+    assert "inf" in canao("run", str(tmp_path / "out"), TEXT).stdout
+    refused(canao("run", str(tmp_path / "out"), TEXT, "--json"), "NaN or infinity", "weights")
+
+
+def test_what_counts(canao, made, as_json) -> None:  # noqa: F811
+    """Labels above a threshold, and whether there is an answer."""
+    (form,) = as_json(made["labels"], TEXT, "--threshold", "0.2")
+    assert form["chosen"] == [row["label"] for row in form["labels"] if row["score"] >= 0.2]
+    lines = canao("run", made["labels"], TEXT, "--threshold", "0.2").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == form["chosen"]
+    none = canao("run", made["labels"], TEXT, "--threshold", "0.99").stdout
+    assert none.strip() == "no label has 0.99"
+    assert "chosen" not in as_json(made["labels"], TEXT)[0]
+    asked = made["answers"], "Where?", TEXT
+    (best,) = as_json(*asked)[0]["answers"]
+    (none,) = as_json(*asked, "--null-threshold", "-1000")[0]["answers"]
+    assert none == {"score": best["null_score"], "start": 0, "end": 0, "text": "",
+                    "null_score": best["null_score"]}  # fmt: skip
+    assert as_json(*asked, "--null-threshold", "1000")[0]["answers"] == [best]
+    assert "no answer" in canao("run", *asked, "--null-threshold", "-1000").stdout
+    some = as_json(made["entities"], TEXT, "--ignore-label", "O", "--ignore-label", "PER")
+    assert {e["label"] for e in some[0]["entities"]} <= {"LOC"}
+
+
 def test_what_is_refused(canao, made, tmp_path: Path) -> None:  # noqa: F811
     labels, lines = made["labels"], tmp_path / "lines.txt"
     lines.write_bytes(b"good\n\xff\xfe\n")
@@ -159,10 +235,10 @@ def test_inspect(canao, made, tmp_path: Path) -> None:  # noqa: F811
     refused(canao("inspect", made["vectors"]), "compiled already")
     modules = Path(folder) / "modules.json"
     kept = modules.read_text()
-    modules.write_text(kept.replace("Normalize", "WordWeights"))
+    modules.write_text(kept.replace("Normalize", "BoW"))
     try:
         wrong = canao("inspect", folder)
     finally:
         modules.write_text(kept)
-    refused(wrong, "WordWeights")
+    refused(wrong, "BoW")
     assert wrong.returncode == 3 and "not supported" in wrong.stdout

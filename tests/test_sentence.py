@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 import canao
-from canao.inference.tasks.vectors import pool
-from canao.model.sentence import ACTIVATIONS, POOLINGS, read_sentence
+from canao.inference.tasks.vectors import POOLINGS, pool
+from canao.model.modules import ACTIVATIONS
+from canao.model.sentence import read_sentence
 from canao.model.task import describe_head
 from tests import tokens
 from tests.heads import LONGEST, save_model
@@ -173,7 +174,7 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
     write_modules(tmp_path, {"pooling_mode": "cls"}, "LSTM")
-    refused(canao.UnsupportedError, "LSTM are not supported")
+    refused(canao.UnsupportedError, "module LSTM: recurrent")
     write_modules(tmp_path, {"pooling_mode": "attention"})
     refused(canao.UnsupportedError, "attention")
     write_modules(tmp_path, {"pooling_mode": "cls"}, inner="../" + tmp_path.name)
@@ -188,16 +189,11 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
     write_dense(tmp_path, 2, torch.nn.Linear(WIDTH + 1, 4), "torch.nn.Tanh")
     refused(canao.InputError, "takes 49 numbers and is given 48")
     save_file({"other": torch.zeros(1)}, dense / "model.safetensors")
-    refused(canao.InputError, r"no linear\.weight")
+    refused(canao.InputError, r"no linear\.weight and linear\.bias that fit")
     (dense / "model.safetensors").write_bytes(b"short")
     refused(canao.InputError, r"model\.safetensors: cannot be read")
     (dense / "model.safetensors").rename(dense / "pytorch_model.bin")
     refused(canao.InputError, "pickled")
-    (tmp_path / "config_sentence_transformers.json").write_text(
-        json.dumps({"prompts": {"q": "x"}, "default_prompt_name": "q"})
-    )
-    write_modules(tmp_path, {"pooling_mode": "cls", "include_prompt": False})
-    refused(canao.UnsupportedError, "include_prompt")
     (tmp_path / "modules.json").write_text("[]")
     refused(canao.InputError, r"modules\.json")
 
@@ -208,12 +204,13 @@ def test_beside_an_onnx_file(tmp_path: Path) -> None:
 
     save_model("Model", tmp_path)
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Normalize")
-    head = describe_head(read_sidecar(tmp_path / "model.onnx", WIDTH), ["last_hidden_state"])
+    columns = {"last_hidden_state": WIDTH}
+    head = describe_head(read_sidecar(tmp_path / "model.onnx", columns), ["last_hidden_state"])
     assert head["task"] == "sentence-embedding" and head["pooling"]["normalize"]
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Dense")
     write_dense(tmp_path, 2, torch.nn.Linear(WIDTH, 4), "torch.nn.Tanh")
-    with pytest.raises(canao.UnsupportedError, match="Dense modules beside"):
-        read_sidecar(tmp_path / "model.onnx", WIDTH)
+    with pytest.raises(canao.UnsupportedError, match=r"beside an \.onnx file only"):
+        read_sidecar(tmp_path / "model.onnx", columns)
 
 
 def test_minilm(minilm: Path) -> None:

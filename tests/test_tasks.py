@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,11 @@ import transformers
 from tokenizers import Tokenizer
 
 import canao
+from canao.artifact.files import file_digest
+from canao.artifact.manifest import sealed
 from canao.inference.compiled_model import CompiledModel
+from canao.inference.tasks.classify import classify, regress
+from canao.inference.tasks.entities import trimmed
 from canao.inference.tasks.windows import cut_windows, joined
 from canao.model.tokenizer import describe_tokenizer, read_tokenizer
 from tests import tokens
@@ -77,13 +82,18 @@ def test_classification(make: Make, settings: dict[str, Any]) -> None:
         assert len(made[0].predict(TEXT, top=2).scores) == 2
 
 
+@pytest.mark.parametrize("kind", sorted(tokens.KINDS))
 @pytest.mark.parametrize("strategy", ("none", "simple", "first", "average", "max"))
-def test_entities(make: Make, strategy: str) -> None:
-    made = make("ForTokenClassification", id2label=dict(enumerate(TAGS)),
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+def test_entities(make: Make, strategy: str, kind: str) -> None:
+    made = make("ForTokenClassification", kind, id2label=dict(enumerate(TAGS)),
                 label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
     found = 0
     for text in (TEXT, *tokens.SENTENCES):
         want = pipeline("token-classification", made, aggregation_strategy=strategy)(text)
+        # Tokens that are nothing but blanks are no entities here, and blanks around others no part.
+        want = [w | dict(zip(("start", "end"), trimmed(text, w["start"], w["end"]), strict=True))
+                for w in want if text[w["start"] : w["end"]].strip()]  # fmt: skip
         got = made[0].predict(text, aggregate=strategy)
         found += len(got)
         name = "entity" if strategy == "none" else "entity_group"
@@ -167,8 +177,65 @@ def test_windows_of_any_size_join_to_the_whole() -> None:
         cut_windows(whole, 2)
 
 
+def test_labels_that_are_left_out(make: Make) -> None:
+    made = make("ForTokenClassification", id2label=dict(enumerate(TAGS)),
+                label2id={tag: i for i, tag in enumerate(TAGS)})  # fmt: skip
+    found = 0
+    for ignored in ([], ["O", "PER"], ["B-LOC"], ["LOC", "PER"]):
+        for text in tokens.SENTENCES:
+            want = pipeline("token-classification", made, aggregation_strategy="simple",
+                            ignore_labels=ignored)(text)  # fmt: skip
+            got = made[0].predict(text, aggregate="simple", ignore_labels=ignored)
+            assert [(e.label, e.start) for e in got] == [
+                (w["entity_group"], w["start"]) for w in want
+            ]
+            found += len(got)
+    assert found > 20
+    with pytest.raises(canao.InputError, match="give a list"):
+        made[0].predict(TEXT, ignore_labels="O")
+
+
+def test_thresholds(make: Make) -> None:
+    made = make("ForSequenceClassification", num_labels=3,
+                problem_type="multi_label_classification")[0]  # fmt: skip
+    plain = made.predict(TEXT)
+    middle = plain.scores[1][1]
+    assert plain.chosen == tuple(name for name, score in plain.scores if score >= 0.5)
+    for threshold, count in ((0.0, 3), (middle, 2), (middle + 1e-9, 1), (1.0, 0)):
+        got = made.predict(TEXT, threshold=threshold)
+        assert got.scores == plain.scores and len(got.chosen) == count
+        assert got.to_dict()["chosen"] == [name for name, _ in plain.scores[:count]]
+    assert made.predict(TEXT, threshold=0.0, top=1).chosen == tuple(n for n, _ in plain.scores)
+    with pytest.raises(canao.InputError, match=r"threshold is 1\.5; give 0 to 1"):
+        made.predict(TEXT, threshold=1.5)
+    single = make("ForSequenceClassification", num_labels=3)[0]
+    assert single.predict(TEXT).chosen is None and set(single.predict(TEXT).to_dict()) == {"labels"}
+    assert single.predict(TEXT, threshold=0.99).chosen == ()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "score"),
+    [
+        ({}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "sigmoid"),
+        ({"problem_type": "regression"}, "identity"),
+        ({"activation": "identity"}, "identity"),
+        ({"activation": "tanh"}, "tanh"),
+        ({"activation": "exp"}, "exp"),
+    ],
+)
+def test_a_single_output_is_no_certainty(manifest: dict[str, str], score: str) -> None:
+    x = -1.25
+    made = {"sigmoid": 1 / (1 + np.exp(-x)), "identity": x, "tanh": np.tanh(x), "exp": np.exp(x)}
+    got = classify(np.array([[x]], np.float32), {"labels": ["yes"], **manifest}, None)
+    assert got.scores == (("yes", pytest.approx(made[score])),)
+    assert regress(np.array([x], np.float32), {"activation": "tanh"}).score == np.tanh(x)
+    with pytest.raises(canao.InputError, match=r"'cube' is none of .*softmax, sigmoid"):
+        classify(np.zeros(1), {"labels": ["yes"], "activation": "cube"}, None)
+
+
 def test_answers(make: Make) -> None:
-    """Every span of at most 15 tokens of the context, scored one by one."""
+    """Every span of at most 15 tokens of the context, scored one by one; and that there is none."""
     compiled, model, tokenizer = make("ForQuestionAnswering")
     question = "Where was Ada born?"
     encoded = tokenizer(question, CONTEXT, return_tensors="pt", return_offsets_mapping=True)
@@ -176,7 +243,7 @@ def test_answers(make: Make) -> None:
     with torch.no_grad():
         out = model(**encoded)
     inside = [i for i, s in enumerate(encoded.sequence_ids(0)) if s == 1]
-    start, end = (torch.softmax(x[0, inside].double(), 0) for x in out.values())
+    start, end = (torch.softmax(x[0, [*inside, 0]].double(), 0) for x in out.values())
     words = [encoded.word_ids(0)[i] for i in inside]
     scores: dict[tuple[int, int], float] = {}
     for i in range(len(inside)):
@@ -190,6 +257,8 @@ def test_answers(make: Make) -> None:
     assert [(a.start, a.end) for a in got] == [span for span, _ in best]
     assert [a.score for a in got] == pytest.approx([s for _, s in best], abs=SHALLOW)
     assert all(a.text == CONTEXT[a.start : a.end] for a in got)
+    (null,) = {a.null_score for a in got}
+    assert null == pytest.approx(float(start[-1] * end[-1]), abs=SHALLOW)
     short = compiled.predict(question, CONTEXT, max_answer_tokens=1)[0]
     assert len(short.text.split()) == 1
 
@@ -211,6 +280,51 @@ def test_answers_in_a_long_context(make: Make, kind: str) -> None:
     assert 0 < sum(a.score for a in found) <= 1
     with pytest.raises(canao.InputError, match="question alone fills the 64"):
         model.predict(context, "London")
+
+
+def by_protocol(
+    model: Any, question: str, context: str, margin: float
+) -> tuple[str | None, float]:
+    """SQuAD 2 as its evaluation script and run_qa.py of Transformers have it: the best answer, ""
+    where the null score wins, and by how much it does. In logits, and with other code."""
+    prepared = model.prepare(question, context)
+    null, best = math.inf, (-math.inf, "")
+    for window in prepared.windows:
+        run = model.run(*(np.array(x) for x in (window.ids, window.type_ids)))
+        start, end = run["start_logits"].ravel(), run["end_logits"].ravel()
+        null = min(null, float(start[0] + end[0]))
+        inside = [i for i, side in enumerate(window.sequence_ids) if side == 1]
+        for i in inside:
+            for j in range(i, min(i + 15, inside[-1] + 1)):
+                first = window.word_to_chars(window.token_to_word(i), 1)[0]
+                last = window.word_to_chars(window.token_to_word(j), 1)[1]
+                best = max(best, (float(start[i] + end[j]), context[first:last]))
+    return ("" if null - best[0] > margin else best[1]), null - best[0]
+
+
+@pytest.mark.parametrize("sentences", (1, 12))
+def test_no_answer(make: Make, sentences: int) -> None:
+    model = make("ForQuestionAnswering")[0]
+    context = " ".join((tokens.SENTENCES * 3)[:sentences])
+    assert (len(model.prepare("Where?", context).windows) > 3) == (sentences > 1)
+    said = set()
+    for question in ("Where?", "Who was Ada?", "What does grandma know of engines?"):
+        _, difference = by_protocol(model, question, context, 0.0)
+        for margin in (difference - 0.01, difference + 0.01, 0.0, -1e9, 1e9):
+            want, _ = by_protocol(model, question, context, margin)
+            got = model.predict(question, context, null_threshold=margin)
+            assert [a.text for a in got] == [want]
+            said.add(want == "")
+        plain = model.predict(question, context, top=2)
+        assert "" not in [a.text for a in plain]
+        assert math.log(plain[0].null_score / plain[0].score) == pytest.approx(difference, abs=1e-3)
+        ranked = model.predict(question, context, null_threshold=0.0, top=3)
+        assert [a.text for a in ranked].count("") <= 1 and len(ranked) == 3
+        scores = [a.score for a in ranked]
+        assert scores == sorted(scores, reverse=True)
+        empty = next((a for a in ranked if not a.text), None)
+        assert empty is None or (empty.start, empty.end, empty.score) == (0, 0, empty.null_score)
+    assert said == {True, False}
 
 
 @pytest.mark.parametrize("kind", sorted(tokens.KINDS))
@@ -285,7 +399,7 @@ def test_what_is_refused(make: Make) -> None:
                 label2id={tag: i for i, tag in enumerate(TAGS)})[0]  # fmt: skip
     with pytest.raises(canao.InputError, match="one text, not a pair"):
         tags.predict("a", "b")
-    with pytest.raises(canao.InputError, match=r"'last'.*first, average"):
+    with pytest.raises(canao.InputError, match=r"'last'.*word, first, average"):
         tags.predict("a", aggregate="last")
     with pytest.raises(canao.InputError, match="--context"):
         make("ForQuestionAnswering")[0].predict("Where?")
@@ -297,10 +411,12 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["tokenizer"] is None
     manifest["labels"] = ["one"]
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(canao.InputError, match="no tokenizer"):
         canao.load(tmp_path / "out").predict("a")
     tokens.save(tokens.wordpiece(), tmp_path / "out")
+    manifest["files"]["tokenizer.json"] = file_digest(tmp_path / "out" / "tokenizer.json")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(canao.InputError, match="1 labels and the model has 2"):
         canao.load(tmp_path / "out").predict("a")
 

@@ -9,6 +9,8 @@ Heavy packages load when they are used: importing canao loads neither torch nor 
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from canao.errors import (
@@ -52,9 +54,31 @@ _HOMES = {
 }
 
 
+class _Search(ModuleType):
+    """The room canao/search/, which can be called as the function of the same name."""
+
+    def __call__(self, **options: Any) -> Any:
+        from importlib import import_module
+
+        return import_module(_HOMES["search"]).search(**options)
+
+
+class _Package(ModuleType):
+    """This module. Python sets `search` to the room of that name once it is imported, which hides
+    the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "search" and isinstance(value, ModuleType):
+            value.__class__ = _Search
+        super().__setattr__(name, value)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'canao' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from canao.cli.app import main
+from canao.cli.entry import main
 
 main()

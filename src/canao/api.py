@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from canao.artifact.certificate import unfitting
 from canao.artifact.directory import Artifact
+from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import DEVICE, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
@@ -18,6 +21,7 @@ from canao.target import Target, get_target
 from canao.train.options import TrainOptions, TrainProgress
 
 if TYPE_CHECKING:
+    from canao.model.hub import ModelPlace
     from canao.search import SearchResult
     from canao.search.options import Event
     from canao.tuning import TuningResult
@@ -27,31 +31,43 @@ _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 
 
 def compile(
-    model: str | Path | Any, out: str | Path | None = None, *, target: str | Target = TARGET,
-    threads: int = _PROTOCOL.threads, fusion: bool = True, tuned: bool = True,
+    model: str | Path | Any, out: str | Path | None = None, *, revision: str | None = None,
+    target: str | Target = TARGET, threads: int = _PROTOCOL.threads, fusion: bool = True,
+    tuned: bool = True, ignored: Collection[str] = (),
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
+
+    A text that names nothing here is a model on the Hugging Face Hub, at its `revision`: a branch,
+    a tag or a commit. A `Path` is never such a name.
 
     The artifact is written to `out`, or to a temporary directory that is removed with the returned
     model. For a target other than this machine use `compile_model` in canao.compiler.pipeline.
     Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
+    `ignored` names files and entries of the directory that would be refused ('config.json:name')
+    and that have no effect on the model.
     """
     from canao.compiler.pipeline import compile_model
 
     machine = get_target(target) if isinstance(target, str) else target
     if out is not None:
-        artifact = compile_model(model, out, target=machine, fusion=fusion, tuned=tuned)
+        artifact = compile_model(
+            model, out, revision=revision, target=machine, fusion=fusion, tuned=tuned,
+            ignored=ignored,
+        )
         return CompiledModel(artifact, threads)
-    folder = tempfile.TemporaryDirectory(prefix="canao-")
-    place = Path(folder.name) / "model"
-    artifact = compile_model(model, place, target=machine, fusion=fusion, tuned=tuned)
+    folder = WorkingDirectory("canao-model")
+    place = folder.path / "model"
+    artifact = compile_model(
+        model, place, revision=revision, target=machine, fusion=fusion, tuned=tuned,
+        ignored=ignored,
+    )
     compiled = CompiledModel(artifact, threads)
     weakref.finalize(compiled, folder.cleanup)
     return compiled
 
 
 def tune(
-    model: str | Path | Any, *, target: str | Target = TARGET,
+    model: str | Path | Any, *, revision: str | None = None, target: str | Target = TARGET,
     length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     budget_s: float = TUNE_SECONDS, fresh: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -60,13 +76,14 @@ def tune(
 
     Plans are measured at `length` tokens and with `threads` threads; their results are the same at
     any length. What was measured before is not measured again, unless `fresh` discards it.
+    `revision` is that of a model named on the Hub.
     """
     from canao.tuning import tune_model
 
     machine = get_target(target) if isinstance(target, str) else target
     return tune_model(
-        model, target=machine, length=length, threads=threads, budget_s=budget_s, fresh=fresh,
-        progress=progress,
+        model, revision=revision, target=machine, length=length, threads=threads,
+        budget_s=budget_s, fresh=fresh, progress=progress,
     )  # fmt: skip
 
 
@@ -76,11 +93,16 @@ def load(
     """Load an artifact directory, after checking every file against its manifest.
 
     Weights are checked by size and fingerprint; with `verify` they are read whole, as `canao bench`
-    and `canao certify` do.
+    and `canao certify` do. A certificate beside it that is not of these files is worth a note on
+    standard error.
     """
     artifact = Artifact.load(path)
     artifact.verify(whole=verify)
-    return CompiledModel(artifact, threads)
+    model = CompiledModel(artifact, threads)
+    note = unfitting(artifact)
+    if note is not None:
+        print(f"canao: note: {note}", file=sys.stderr)
+    return model
 
 
 def get_device(name: str = DEVICE) -> Device:
@@ -97,11 +119,16 @@ def get_device(name: str = DEVICE) -> Device:
 
 
 def search(
-    *, teacher: str | Path, data: str | Path, budget_ms: float,
+    *, teacher: str | Path, data: str | Path, budget_ms: float, revision: str | None = None,
+    ignored: Collection[str] = (),
     run_dir: str | Path = DEFAULTS.run_dir, device: str | Device = DEVICE,
-    task: str = DEFAULTS.task, length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
+    task: str | None = DEFAULTS.task, text_columns: Sequence[str] = (),
+    label_column: str | None = None, unlabelled: str | None = None,
+    data_revision: str | None = None,
+    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     trials: int = DEFAULTS.trials, controller: str = DEFAULTS.controller,
     seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
+    others_limit: float = DEFAULTS.others_limit,
     samples: int = _PROTOCOL.samples, max_minutes: float = DEFAULTS.max_minutes,
     metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
     epochs: int = _TRAINING.final_epochs, teacher_epochs: int = _TRAINING.teacher_epochs,
@@ -110,33 +137,57 @@ def search(
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
 
-    teacher      Hugging Face directory of a BERT model, fine-tuned for the labels or not
-    data         labelled text: a TSV, CSV or JSONL file, or a directory with train and dev files
+    teacher      Hugging Face directory, or name on the Hub, of a BERT model, fine-tuned for the
+                 labels or not
+    revision     branch, tag or commit of a teacher that is named on the Hub
+    ignored      files and entries of the teacher's directory that would be refused
+    data         labelled text: a TSV, CSV or JSONL file, a directory with train and dev files, or a
+                 data set of the Hugging Face Hub by name, as 'glue/mrpc', at `data_revision`
+    task         'text-classification' or 'text-regression'; None: what the labels are
+    text_columns, label_column   the columns of the data, if their names do not say what they are
+    unlabelled   what the label column has where there is no label: such examples are left out
     budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
     length       tokens of the measured sequence; training sequences are truncated to it, too
+    others_limit share of a core that other programs may take while a library is judged
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
     """
+    from canao.model.hub import resolve
     from canao.search import run_search
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
 
-    run_dir = Path(run_dir)
+    run_dir, place = Path(run_dir), resolve(teacher, revision, ignored)
     options = SearchOptions(
         budget_ms=budget_ms, run_dir=run_dir, task=task, trials=trials, max_minutes=max_minutes,
-        controller=controller, seed=seed, percentile=percentile,
+        controller=controller, seed=seed, percentile=percentile, others_limit=others_limit,
         measure=MeasureConfig(length=length, threads=threads, samples=samples),
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
         ),
-        identity={"teacher": str(Path(teacher).resolve()), "data": str(Path(data).resolve())},
+        identity=_teacher_facts(place),
     )  # fmt: skip
     where = get_device(device) if isinstance(device, str) else device
-    texts = load_data(data, task=task, seed=seed)
-    trainer = Trainer(teacher, texts, run_dir / "train", options.training, train_progress or silent)
+    texts = load_data(
+        data, task, seed, text_columns=text_columns, label_column=label_column,
+        unlabelled=unlabelled, revision=data_revision,
+    )  # fmt: skip
+    options = replace(options, data_told=texts.told, identity={
+        **options.identity, "data": texts.source,
+        "columns": ", ".join((*texts.columns, texts.label_column)),
+    })  # fmt: skip
+    say = train_progress or silent
+    trainer = Trainer(place.path, texts, run_dir / "train", options.training, say, ignored)
     return run_search(options, trainer, _compiler(where), where, progress or silent)
+
+
+def _teacher_facts(place: ModelPlace) -> dict[str, str]:
+    """What must stay when a run resumes: the directory, or the name on the Hub and its commit."""
+    if place.hub is None or place.commit is None:
+        return {"teacher": str(place.path.resolve())}
+    return {"teacher": place.hub, "teacher_commit": place.commit}
 
 
 def _compiler(device: Device) -> Callable[[Path, Path], Artifact]:

@@ -6,13 +6,13 @@ machine and cross-compiles; a system gcc or clang can be named instead.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from canao.artifact.temporary import WorkingDirectory
+from canao.cache.entries import BUILDS, ENTRY_FORMAT, add, builds, find
+from canao.cache.locks import TOOLCHAIN_LOCK, locked
+from canao.cache.place import cache_directory, own_directory
+from canao.cache.prune import TOOLCHAIN as ZIG
+from canao.cache.prune import prune
 from canao.defaults import TOOLCHAIN
 from canao.errors import ToolchainError
 from canao.isa.registry import ISAS
@@ -49,14 +55,6 @@ class Toolchain:
             return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
         march = ISAS[target.isa].gcc_march
         return (f"-march={march}",) if march else ()
-
-
-def cache_directory() -> Path:
-    """Where built libraries are kept: $CANAO_CACHE, or canao below the user's cache directory."""
-    named = os.environ.get("CANAO_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canao"
 
 
 @cache
@@ -136,69 +134,70 @@ def _build(
     toolchain = toolchain or get_toolchain()
     options = (*toolchain.machine_flags(target), *_FLAGS, *flags)
     h = hashlib.sha256()
-    for part in (toolchain.name, toolchain.version, product, *options):
+    for part in (ENTRY_FORMAT, toolchain.name, toolchain.version, product, *options):
         h.update(part.encode() + b"\0")
     for name in sorted(sources):
         h.update(f"{name}\0{sources[name]}\0".encode())
-    place = cache_directory() / "build" / h.hexdigest()[:32]
-    if (place / product).is_file():
-        return place / product
+    key = h.hexdigest()[:32]
     try:
-        _compile(sources, product, place, (*toolchain.command, *options))
+        return find(key, product) or _made(key, product, sources, (*toolchain.command, *options))
     except OSError as error:
-        raise _no_room(place, error) from None
-    return place / product
+        raise _no_room(error) from None
 
 
-def _compile(sources: Mapping[str, str], product: str, place: Path, command: Sequence[str]) -> None:
-    """Build in a temporary directory, then move that into place in one step."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-") as folder:
-        work = Path(folder)
-        for name, text in sources.items():
-            (work / name).write_text(text, encoding="utf-8")
-        units = sorted(name for name in sources if name.endswith(".c"))
-        zig = {f"ZIG_{scope}_CACHE_DIR": str(cache_directory() / "zig")
-               for scope in ("LOCAL", "GLOBAL")}  # fmt: skip
-        # Libraries must follow the sources that need them.
-        call = [c for c in command if not c.startswith("-l")] + ["-o", product, *units]
-        call += [c for c in command if c.startswith("-l")]
+def _made(key: str, product: str, sources: Mapping[str, str], command: Sequence[str]) -> Path:
+    """Build a product in a temporary directory, then move it into the cache in one step; and keep
+    the cache within its bound."""
+    with WorkingDirectory("building", builds()) as work:
+        _compile(work, product, sources, command)
+        built = work / "entry"
+        built.mkdir()
+        os.replace(work / product, built / product)
+        place = add(key, product, built)
+    with contextlib.suppress(OSError):  # the build is done, and the next one tries again
+        prune()
+    return place
+
+
+def _compile(work: Path, product: str, sources: Mapping[str, str], command: Sequence[str]) -> None:
+    """Have the compiler make `product` in the directory `work`; ToolchainError if it fails."""
+    for name, text in sources.items():
+        (work / name).write_text(text, encoding="utf-8")
+    units = sorted(name for name in sources if name.endswith(".c"))
+    # What zig makes of these sources is of no use to others; its own libraries are.
+    zig = {"ZIG_LOCAL_CACHE_DIR": str(work / ".zig"),
+           "ZIG_GLOBAL_CACHE_DIR": str(own_directory(ZIG).absolute())}  # fmt: skip
+    # Libraries must follow the sources that need them.
+    call = [c for c in command if not c.startswith("-l")] + ["-o", product, *units]
+    call += [c for c in command if c.startswith("-l")]
+    with locked(builds(), alone=False, name=TOOLCHAIN_LOCK):
         try:
             done = subprocess.run(
                 call, cwd=work, env={**os.environ, **zig}, capture_output=True, text=True,
-                timeout=_TIMEOUT_S,
+                timeout=_TIMEOUT_S, umask=0o077,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ToolchainError(f"the C compiler did not end within {_TIMEOUT_S} s") from None
-        if done.returncode or not (work / product).is_file():
-            raise _failed(done.stderr, place)
-        (work / "build.log").write_text(done.stderr, encoding="utf-8")
-        staged = place.parent / f".staged-{place.name}-{os.getpid()}"
-        shutil.copytree(work, staged)
-        try:
-            os.replace(staged, place)
-        except OSError:
-            # Another process built the same content first.
-            shutil.rmtree(staged, ignore_errors=True)
-            if not (place / product).is_file():
-                raise
+    if done.returncode or not (work / product).is_file():
+        raise _failed(done.stderr)
 
 
-def _failed(stderr: str, place: Path) -> ToolchainError:
+def _failed(stderr: str) -> ToolchainError:
     lines = [line for line in stderr.splitlines() if "error" in line.lower()]
     first = (lines or stderr.splitlines() or ["no message"])[0].strip()[:300]
     if "No space left" in stderr or "NoSpaceLeft" in stderr:
-        return _no_room(place, OSError(errno.ENOSPC, "No space left on device"))
+        return _no_room(OSError(errno.ENOSPC, "No space left on device"))
     return ToolchainError(f"the C compiler failed: {first}")
 
 
-def _no_room(place: Path, error: OSError) -> ToolchainError:
+def _no_room(error: OSError) -> ToolchainError:
+    place = cache_directory() / BUILDS
     if error.errno == errno.ENOSPC:
         return ToolchainError(
-            f"no space left for the build in {place.parent}; free some, or name a directory "
+            f"no space left for the build in {place}; free some, or name a directory "
             "with room in CANAO_CACHE"
         )
     return ToolchainError(
-        f"cannot write the build cache {place.parent} ({error.strerror}); "
+        f"cannot write the build cache {place} ({error.strerror or error}); "
         "name a writable directory in CANAO_CACHE"
     )

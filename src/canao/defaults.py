@@ -6,7 +6,7 @@ from the field of an options class, so that each is written once.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,28 @@ TARGET = "host"
 DEVICE = "local"
 TOOLCHAIN = "zig"
 TUNE_SECONDS = 90.0  # after which `canao tune` ends with what it has
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model may ask for. More is refused, before it is allocated, unless an option lifts it.
+
+    nodes    operators of a graph, the functions of an ONNX file written out; a weight and a layer
+             count as the operators that they need at least. --max-nodes
+    memory   bytes: of all weights as float32; of what a run needs beside them. Constants that are
+             computed at compile time may take an eighth of it. --max-memory, in GB
+    """
+
+    nodes: int = 20_000
+    memory: int = 8_000_000_000
+
+    @property
+    def constants(self) -> int:
+        """Bytes that constants which are computed at compile time may take."""
+        return self.memory // 8
+
+
+LIMITS = Limits()
 
 
 def field_defaults(kind: type) -> SimpleNamespace:

@@ -8,19 +8,35 @@
     └── BudgetError            1  a latency budget is missed, or nothing fits it
 
 Every message is one line that names what is wrong and how to put it right. The command line prints
-it and ends with the exit code.
+it and ends with the exit code. Anything else that is raised ends with 70 (`cli/ending.py`): 1 is a
+missed budget and nothing else.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+# What Python writes of a function or an object: <function f at 0x7f..>, <a.B object at 0x7f..>.
+_WITH_ADDRESS = re.compile(
+    r"<(?:built-in |bound )?(?:function |method )?([^<>\s]+)[^<>]*? at 0x[0-9a-fA-F]+>"
+)
+_ADDRESS = re.compile(r"(?: at)? 0x[0-9a-fA-F]{8,}")
+
+
+def plain(text: str) -> str:
+    """A text without addresses in memory, which mean nothing to anybody: things by their names."""
+    return _ADDRESS.sub("", _WITH_ADDRESS.sub(r"\1", text))
 
 
 class CanaoError(Exception):
     """Base of every error that a user can cause or fix."""
 
     exit_code = 2
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(plain(a) if isinstance(a, str) else a for a in args))
 
 
 class InputError(CanaoError):
@@ -51,14 +67,18 @@ class Problem:
 class UnsupportedError(CanaoError):
     """The model has an operator, dtype or shape that CANAO does not compile.
 
-    `problems` lists all of them if the importer continued after the first.
+    `problems` lists all operators if the importer continued after the first; `refusals` all files
+    and entries of a model directory that are refused, a line for each.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self, message: str, problems: Sequence[Problem] = (), refusals: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.refusals = tuple(refusals)
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> UnsupportedError:
@@ -66,6 +86,13 @@ class UnsupportedError(CanaoError):
         more = len(problems) - 1
         rest = f" ({more} more: see `canao inspect`)" if more else ""
         return cls(f"{problems[0]}{rest}", problems)
+
+    @classmethod
+    def refused(cls, refusals: Sequence[str]) -> UnsupportedError:
+        """The error for several refused files or entries, in the same way."""
+        more = len(refusals) - 1
+        rest = f" ({more} more: see `canao inspect`)" if more else ""
+        return cls(f"{refusals[0]}{rest}", refusals=refusals)
 
 
 class ToolchainError(CanaoError):

@@ -11,10 +11,8 @@ run with them. What CANAO does not compile raises BackendIsNotSupposedToImplemen
 from __future__ import annotations
 
 import ctypes
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import onnx
 from onnx.backend.base import Backend, BackendRep
 from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
 
+from canao.artifact.temporary import WorkingDirectory
 from canao.build import Toolchain, build_library, get_toolchain
 from canao.compiler.pipeline import compile_graph
 from canao.errors import DeviceError, InputError, UnsupportedError
@@ -45,8 +44,8 @@ class TensorLibrary:
         self._library.canao_message.restype = ctypes.c_char_p
         self._library.canao_close.argtypes = [ctypes.c_void_p]
         self._handle = ctypes.c_void_p()
-        with tempfile.TemporaryDirectory(prefix="canao-") as folder:
-            weights = Path(folder) / "weights.bin"
+        with WorkingDirectory("canao-weights") as folder:
+            weights = folder / "weights.bin"
             with open(weights, "wb") as stream:
                 for part in file_parts(stages.program.graph, stages.schedule.weights):
                     stream.write(part)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from canao.compiler.loading import load_model
-from canao.errors import InputError
+from canao.errors import InputError, UnsupportedError
 from canao.graph.interp import outputs
 from canao.model.loaded_model import load_directory
 from tests.compiler.families import FAMILIES, make, reference
@@ -96,8 +96,8 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (lambda f: shards(f)[1].write_bytes(b"") and None, _DAMAGED),
     "no header": (_no_header, _DAMAGED),
     "long header": (_long_header, _DAMAGED),
-    "index of no JSON": (_index("{"), _UNREADABLE),
-    "index of a list": (_index("[]"), _UNREADABLE),
+    "index of no JSON": (_index("{"), r"index\.json: cannot be read as JSON"),
+    "index of a list": (_index("[]"), r"index\.json: expected object, got array"),
     "index without a map": (_index("{}"), _UNREADABLE),
     "index of numbers": (_index('{"weight_map": {"a": 3}}'), _UNREADABLE),
     "index of other places": (_index('{"weight_map": {"a": "../x.safetensors"}}'), _UNREADABLE),
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "width": (_configured(intermediate_size=64), r"has shape \(60,\) where .* \(64,\)"),
     "heads": (_configured(num_attention_heads=5), r"has shape \(48,\) where .* \(45,\)"),
     "size of no number": (_configured(hidden_size="x"), r"config\.json: .*'hidden_size'"),
-    "activation": (_configured(hidden_act="none such"), r"unknown name 'none such'"),
+    "activation": (_configured(hidden_act="none such"), r"config\.json: .*'none such'"),
 }  # fmt: skip
 
 
@@ -125,6 +125,9 @@ def test_what_is_wrong_is_named_in_one_line(name: str, tmp_path: Path) -> None:
 def test_other_safetensors_are_not_the_model(tmp_path: Path) -> None:
     make("Electra").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter.safetensors")
+    with pytest.raises(UnsupportedError, match=r"adapter\.safetensors: no file of this name"):
+        load_directory(tmp_path)
+    (tmp_path / "adapter.safetensors").unlink()
     with pytest.raises(InputError, match=r"no model\.safetensors; save the model"):
         load_directory(tmp_path)
 
@@ -135,6 +138,10 @@ def test_code_of_a_model_directory_never_runs(tmp_path: Path) -> None:
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(InputError, match=r"auto_map\), and CANAO runs no code .* save the model"):
+    with pytest.raises(UnsupportedError, match=r"own\.py: CANAO runs no code of a model directory"):
+        load_model(tmp_path)
+    # Code may also lie in another repository, which the entry names.
+    (tmp_path / "own.py").rename(tmp_path.with_name("own.py"))
+    with pytest.raises(UnsupportedError, match=r"'auto_map' .*CANAO runs no code .*save the model"):
         load_model(tmp_path)
     assert not (tmp_path / "ran").exists()

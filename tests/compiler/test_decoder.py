@@ -122,11 +122,12 @@ def _families() -> dict[str, transformers.PretrainedConfig]:
     sizes = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 1,
              "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
+    opt = {name: size for name, size in sizes.items() if name != "intermediate_size"}
     return {
         "Llama": transformers.LlamaConfig(**sizes, num_key_value_heads=2),
         "Qwen3": transformers.Qwen3Config(**sizes, num_key_value_heads=2, head_dim=16),
         "GPTNeoX": transformers.GPTNeoXConfig(**sizes),
-        "OPT": transformers.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=48),
+        "OPT": transformers.OPTConfig(**opt, ffn_dim=64, word_embed_proj_dim=48),
         "GPTNeo": transformers.GPTNeoConfig(
             **sizes, num_layers=2, num_heads=4, window_size=8,
             attention_types=[[["global", "local"], 1]],

@@ -15,7 +15,7 @@ import pytest
 
 from canao.build import build_program, runtime_files
 from canao.emit.c.prelude import MACROS, vector_operations
-from canao.emit.vecmath import STEPS, functions, vector_code
+from canao.emit.vecmath import RARE, STEPS, functions, helpers, vector_code
 from canao.graph.dtypes import I32
 from canao.graph.ops import OPS, POINTWISE
 from canao.isa.registry import ISAS
@@ -73,7 +73,7 @@ MEANINGS: dict[str, Callable[..., np.ndarray]] = {
 POSITIVE = [abs(x) for x in PLAIN]
 NOT_ZERO = [x or 1.0 for x in PLAIN]
 OP_DOMAINS = {"sqrt": pairs(POSITIVE, PLAIN), "reciprocal": pairs(NOT_ZERO, PLAIN),
-              "div": pairs(PLAIN, NOT_ZERO)}  # fmt: skip
+              "log": pairs([x or 1.0 for x in POSITIVE], PLAIN), "div": pairs(PLAIN, NOT_ZERO)}
 SMALL = [float(x) for x in range(-8, 8)]  # for functions with an exponential in them
 STEP_MEANINGS = {"copy": lambda x: x[0], "fma": lambda x: x[0] * x[1] + x[2]}
 VECTORS = (*POINTWISE, *STEPS)
@@ -138,10 +138,10 @@ def program(isa: str) -> str:
     for op in WHOLE:
         each = f"const int32_t v = {OPS[op].whole.format(*whole)}; out[j] = (float)v;"
         calls.append(_loop(f"for (int j = 0; j < VF; j++) {{ {each} }}", "VF", 1))
-    body = "".join(calls)
+    body, rare = "".join(calls), "".join(helpers()[name] for name in RARE)
     return f"""#include <inttypes.h>
 #include <stdio.h>
-{MACROS}{vector_operations(ISAS[isa])}{functions()}
+{MACROS}{vector_operations(ISAS[isa])}{functions()}{rare}
 enum {{ COUNT = {COUNT} }};
 static const float FILL = {FILL:.1f}f;
 static float x[{OPERANDS}][COUNT], out[VF];

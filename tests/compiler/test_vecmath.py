@@ -37,6 +37,9 @@ def exact_xielu() -> np.ndarray:
 FUNCTIONS = {
     "exp": (torch.exp, np.exp(WIDE), 3e-7 * np.exp(WIDE)),
     "erf": (torch.erf, erf(WIDE), 5e-7),
+    # From the least normal number to the largest power that X allows.
+    "log": (lambda x: torch.log(torch.exp(x * 7)), np.log(np.exp((X * 7).astype(np.float64))),
+            3e-7 * np.maximum(1, np.abs(7 * WIDE)) + 3e-7),
     "tanh": (torch.tanh, np.tanh(WIDE), 4e-7 * np.abs(np.tanh(WIDE))),
     "sigmoid": (torch.sigmoid, expit(WIDE), 5e-7),
     "gelu": (torch.nn.GELU(), WIDE * 0.5 * (1 + erf(WIDE / np.sqrt(2))), 5e-7 * SCALE),

@@ -60,8 +60,12 @@ def test_peak_is_plausible() -> None:
 
 
 def test_what_cannot_be_measured(encoder: Artifact) -> None:
-    no_core = local_device().measure(encoder, MeasureConfig(samples=1, cores=(999,)))
-    assert isinstance(no_core, Failure) and "pinned" in no_core.message
+    for core in (999, -1, 2**31, 2**32, 2**64):
+        no_core = local_device().measure(encoder, MeasureConfig(samples=1, cores=(core,)))
+        assert isinstance(no_core, Failure) and "pinned" in no_core.message
+    for threads in (65, 2**32 + 1):
+        many = local_device().measure(encoder, MeasureConfig(samples=1, threads=threads))
+        assert isinstance(many, Failure) and "wrong arguments" in many.message
     for wrong in ({"length": 0}, {"threads": 0}, {"samples": 0}, {"cores": (0, 1)}):
         with pytest.raises(InputError):
             MeasureConfig(**wrong)

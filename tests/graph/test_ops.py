@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from canao.emit.vecmath import STEPS, functions
+from canao.emit.vecmath import STEPS, functions, helpers
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
@@ -89,7 +89,7 @@ MISFITS: dict[str, tuple[tuple[Type, ...], dict]] = {
     "diagonals": ((f32(2, 5),), {"longest": LONGEST}),
 }
 # What no kernel computes: such ops are folded, become others, or are refused when kernels are made.
-WITHOUT_KERNEL = {"log", "cos", "sin", "sign", "ceil", "floor", "where"}
+WITHOUT_KERNEL = {"cos", "sin", "sign", "ceil", "floor", "where"}
 
 
 def operand(t: Type, s: int) -> np.ndarray:
@@ -140,7 +140,8 @@ def test_pointwise_ops_have_code(op: str) -> None:
 
 
 def _functions() -> set[str]:
-    return {*OPERATIONS, *re.findall(r"^CANAO_INLINE vf vf_(\w+)\(", functions(), re.M)}
+    text = functions() + "".join(helpers().values())
+    return {*OPERATIONS, *re.findall(r"^CANAO_INLINE vf vf_(\w+)\(", text, re.M)}
 
 
 def test_only_pointwise_ops_have_code() -> None:

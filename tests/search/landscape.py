@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
-from canao.artifact.files import file_digest
+from canao.artifact.files import file_digest, fingerprint
+from canao.artifact.manifest import sealed
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
 from canao.search import SearchOptions
@@ -50,7 +51,7 @@ def latency_ms(arch: Arch) -> float:
 
 
 def arch_of(artifact: Artifact) -> Arch:
-    return Arch(**artifact.manifest["arch"])
+    return Arch.from_json((artifact.path / "arch.json").read_text())
 
 
 def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
@@ -59,19 +60,24 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
     out.mkdir()
     for name in ("model.so", "weights.bin"):
         (out / name).write_text(f"{name} of {arch}")
+    (out / "arch.json").write_text(arch.to_json())
+    kernels = [name for name, _ in kernel_times(arch)]
     manifest = {
-        "format": ARTIFACT_FORMAT,
+        "format": ARTIFACT_FORMAT, "canao": "0", "toolchain": "none", "model": "bert",
         "target": {name: getattr(HOST, name) for name in ("name", "isa", "triple")},
-        "inputs": [],
-        "outputs": [],
-        "max_length": 512,
-        "operators": 60 * arch.layers + 9,
-        "kernels": [{"name": name, "ops": ["matmul", "add"], "flops": 1000, "plan": "p"}
-                    for name, _ in kernel_times(arch)],
+        "task": "none", "labels": [], "problem_type": "", "pooling": None, "stop_tokens": [],
+        "left_padding": False, "tokenizer": None,
+        "inputs": [{"name": "input_ids", "dtype": "int32", "shape": ["s"], "limit": 99}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}],
+        "max_length": 512, "resumes": False, "fusion": True,
+        "operators": 60 * arch.layers + 9, "parameters": 0, "rewrites": {},
+        "flops": {"length": 128, "total": 1000 * len(kernels)},
+        "kernels": [{"name": name, "ops": ["matmul", "add"], "flops": 1000, "plan": "p",
+                     "tuned": False, "output": "v"} for name in kernels],
         "files": {name: file_digest(out / name) for name in ("model.so", "weights.bin")},
-        "arch": asdict(arch),
+        "fingerprint": fingerprint(out / "weights.bin"),
     }  # fmt: skip
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "manifest.json").write_text(json.dumps(sealed(manifest)))
     return Artifact.load(out)
 
 

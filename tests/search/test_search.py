@@ -378,7 +378,7 @@ def test_trial_survives_its_json_form() -> None:
     trial = Trial(TEACHER, TRAINED, -0.25, accuracy=accuracy(TEACHER), metrics={"f1": 0.5})
     assert Trial.from_json(trial.to_json()) == trial
     assert json.loads(trial.to_json())["arch"]["layers"] == 6
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read"):
         Trial.from_json('{"arch": 3}')
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 from canao.errors import InputError, UnsupportedError
 from canao.model import hf
 from canao.model.arch import Arch
+from canao.model.inventory.inventory import Inventory
 
 LABELS = ("neg", "neutral", "pos")
 
@@ -69,7 +70,8 @@ def test_a_head_is_kept_only_for_its_labels(tiny: Path, tuned: Path) -> None:
     assert not hf.is_fine_tuned(tuned, ("neg", "pos"))
     assert not hf.is_fine_tuned(tuned, ("red", "green", "blue"))
     assert not hf.is_fine_tuned(tuned, ())
-    edit(tuned, id2label={"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"})
+    generic = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    edit(tuned, id2label=dict(enumerate(generic)), label2id={n: i for i, n in enumerate(generic)})
     assert hf.is_fine_tuned(tuned, ("red", "green", "blue"))
 
 
@@ -100,10 +102,10 @@ def test_missing_parts_are_named(tmp_path: Path, copy: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "not a JSON object"),
-        ('{"model_type": "bert", "hidden_size": "wide"}', "correct the file"),
+        ("[]", "expected object, got array"),
+        ('{"model_type": "bert", "hidden_size": "wide"}', "'hidden_size'"),
         ('{"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}', "hidden 30"),
-        ('{"model_type": "bert", "num_hidden_layers": 0}', "layers is 0"),
+        ('{"model_type": "bert", "num_hidden_layers": 0}', "'num_hidden_layers' is 0"),
     ],
 )
 def test_odd_configurations(copy: Path, content: str, message: str) -> None:
@@ -122,9 +124,9 @@ def test_damaged_weights(copy: Path) -> None:
     path = copy / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(lambda: hf.load_classifier(copy, LABELS), "not a whole safetensors file")
+    refused(lambda: hf.load_classifier(copy, LABELS), "damaged (")
     path.write_bytes(b"")
-    refused(lambda: hf.is_fine_tuned(copy, LABELS), "not a whole safetensors file")
+    refused(lambda: hf.is_fine_tuned(copy, LABELS), "damaged (")
 
 
 def test_weights_of_another_shape_or_none(copy: Path) -> None:
@@ -141,9 +143,18 @@ def test_weights_of_another_shape_or_none(copy: Path) -> None:
 def test_damaged_tokenizer(copy: Path) -> None:
     path = copy / "tokenizer.json"
     odd = json.loads(path.read_text()) | {"normalizer": {"type": "Odd"}}
-    for content in ("{", "{}", json.dumps(odd)):
+    for content, words in (
+        ("{", "cannot be read as JSON"), ("{}", "has no model"),
+        (json.dumps(odd), "cannot be read as a tokenizer"),
+    ):  # fmt: skip
         path.write_text(content)
-        refused(lambda: hf.load_tokenizer(copy), "tokenizer cannot be read")
+        refused(lambda: hf.load_tokenizer(copy), words)
+
+
+def test_the_tokenizer_is_judged_as_for_a_compilation(copy: Path) -> None:
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"odd": 1}))
+    refused(lambda: hf.load_tokenizer(copy), "'odd'", UnsupportedError)
 
 
 def test_index_that_names_files_elsewhere(copy: Path) -> None:
@@ -162,3 +173,16 @@ def test_random_start_follows_the_seed(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         heads.append(hf.parts_of(hf.load_classifier(folder, LABELS)).head.weight)
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_teacher_is_read_through_the_inventory(copy: Path) -> None:
+    edit(copy, entry_of_the_future=1)
+    unknown = "'entry_of_the_future' (1) is not known"
+    refused(lambda: hf.load_config(copy), unknown, UnsupportedError)
+    refused(
+        lambda: hf.load_classifier(copy, LABELS), "--ignore config.json:entry", UnsupportedError
+    )
+    own = Inventory(copy, ["config.json:entry_of_the_future"])
+    assert hf.load_classifier(copy, LABELS, own).config.num_labels == len(LABELS)
+    (copy / "adapter_config.json").write_text("{}")
+    refused(lambda: hf.load_config(copy), "adapter; merge it", UnsupportedError)

@@ -169,12 +169,12 @@ def test_inheriting_leaves_torchs_generator_alone(
 
 def test_importance_is_stored_under_its_key(importance: Importance, tmp_path: Path) -> None:
     path = tmp_path / "importance.safetensors"
-    assert Importance.load(path, "k") is None
+    assert Importance.load(path, "k", FULL) is None
     importance.save(path, "k")
-    assert torch.equal(Importance.load(path, "k").heads, importance.heads)
-    assert Importance.load(path, "other") is None
+    assert torch.equal(Importance.load(path, "k", FULL).heads, importance.heads)
+    assert Importance.load(path, "other", FULL) is None
     path.write_bytes(b"junk")
-    assert Importance.load(path, "k") is None
+    assert Importance.load(path, "k", FULL) is None
 
 
 def test_importance_of_another_version_is_measured_again(
@@ -182,9 +182,9 @@ def test_importance_of_another_version_is_measured_again(
 ) -> None:
     path = tmp_path / "importance.safetensors"
     importance.save(path, "key")
-    found = Importance.load(path, "key")
+    found = Importance.load(path, "key", FULL)
     assert found is not None and torch.equal(found.ffn_units, importance.ffn_units)
     tensors, note = read_tensors(path)
     tensors["neurons"] = tensors.pop("ffn_units")
     write_tensors(path, tensors, note)
-    assert Importance.load(path, "key") is None
+    assert Importance.load(path, "key", FULL) is None

@@ -175,7 +175,7 @@ def test_tensor_files_are_whole_or_not_there(
         raise OSError("no space left")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"cannot be used \(no space left"):
         write_tensors(path, {"a": torch.ones(2)}, {})
     assert read_tensors(path)[1] == note
     assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]

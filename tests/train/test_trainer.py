@@ -126,7 +126,7 @@ def test_a_killed_run_gives_the_same_student(
 
 
 def test_values_are_learnt_too(tiny: Path, tmp_path: Path) -> None:
-    data = load_data(write_task(tmp_path / "data", "values"))
+    data = load_data(write_task(tmp_path / "data", "values"), "text-regression")
     student = Trainer(tiny, data, tmp_path / "work", OPTIONS, Watch()).finish(SMALL)
     assert data.regression and student.score.primary == "pearson_spearman"
     assert student.score.value > 0.7

@@ -24,8 +24,9 @@ def save_tiny(folder: Path, **changes: object) -> Path:
     raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, **{f"{k}_token": v for k, v in special.items()}
-    )
+        tokenizer_object=raw, **{f"{k}_token": v for k, v in special.items()},
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
     torch.manual_seed(3)
     shape = {
         "vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": 3,

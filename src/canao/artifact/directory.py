@@ -11,17 +11,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from canao.artifact.files import file_digest, fingerprint
+from canao.artifact.manifest import ARTIFACT_FORMAT, MANIFEST, REMEDY, read_manifest
 from canao.errors import InputError
 
-ARTIFACT_FORMAT = 2
-_REQUIRED = {"target": dict, "inputs": list, "outputs": list, "files": dict,
-             "max_length": int, "operators": int, "kernels": list}  # fmt: skip
+_ALWAYS = ("model.so", "weights.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,12 @@ class Artifact:
     def load(cls, path: str | Path) -> Artifact:
         """The artifact in directory `path`; InputError if it is not one, or is damaged."""
         path = Path(path)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                f"{path}: no manifest.json; give a directory written by `canao compile`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}/manifest.json: cannot be read ({error})") from None
-        _check(path, manifest)
+        manifest = read_manifest(path)
+        for name in _ALWAYS:
+            if name not in manifest["files"]:
+                raise InputError(f"{path}/{MANIFEST}: does not list {name}; {REMEDY}")
+        for name in manifest["files"]:
+            _require_file(path / name)
         return cls(path, manifest)
 
     @property
@@ -77,11 +74,23 @@ class Artifact:
         """Whether the library can continue a sequence (canao_extend)."""
         return bool(self.manifest.get("resumes", False))
 
+    def digests(self) -> dict[str, str]:
+        """The digest of each file as it lies on the disk now, the manifest included: what a
+        certificate is about. InputError if one cannot be read."""
+        found = {}
+        for name in ("manifest.json", *self.manifest["files"]):
+            try:
+                found[name] = file_digest(self.path / name)
+            except OSError as error:
+                raise InputError(
+                    f"{self.path / name}: cannot be read ({error.strerror}); compile again"
+                ) from None
+        return found
+
     @property
     def digest(self) -> str:
-        """Hash of the library and its weights: what a certificate is about."""
-        files = self.manifest["files"]
-        return hashlib.sha256((files["model.so"] + files["weights.bin"]).encode()).hexdigest()
+        """One hash of all files as they lie on the disk now."""
+        return digest_of(self.digests())
 
     def verify(self, *, whole: bool = True) -> None:
         """Raise InputError unless every file has the bytes that the manifest names.
@@ -94,25 +103,29 @@ class Artifact:
             path, digest = self.path / name, file_digest
             if name == self.weights.name and not whole and "fingerprint" in self.manifest:
                 expected, digest = self.manifest["fingerprint"], fingerprint
-            if digest(path) != expected:
+            try:
+                found = digest(path)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+            if found != expected:
                 raise InputError(f"{path}: content differs from the manifest; compile again")
 
 
-def _check(path: Path, manifest: object) -> None:
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path}/manifest.json: not a JSON object; compile again")
-    # First of all: another format has other entries.
-    if manifest.get("format") != ARTIFACT_FORMAT:
+def digest_of(digests: Mapping[str, str]) -> str:
+    """One hash for the digests of several files, by their names."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
         raise InputError(
-            f"{path}: artifact format {manifest.get('format')}, this CANAO reads "
-            f"{ARTIFACT_FORMAT}; compile the model again"
-        )
-    for key, kind in _REQUIRED.items():
-        if not isinstance(manifest.get(key), kind):
-            raise InputError(f"{path}/manifest.json: '{key}' is missing or not a {kind.__name__}")
-    for name in manifest["files"]:
-        if Path(name).name != name or not (path / name).is_file():
-            raise InputError(f"{path}: file {name!r} is named in the manifest but is not there")
-    for name in ("model.so", "weights.bin"):
-        if name not in manifest["files"]:
-            raise InputError(f"{path}/manifest.json: does not list {name}; compile again")
+            f"{path}: is named in the manifest but cannot be read ({error.strerror}); {REMEDY}"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is not a regular file; {REMEDY}")
+
+
+__all__ = ["ARTIFACT_FORMAT", "Artifact"]

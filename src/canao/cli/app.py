@@ -13,20 +13,32 @@ import typer
 from canao import api
 from canao.artifact.certificate import require_budget
 from canao.artifact.directory import Artifact
-from canao.cli.console import SearchDisplay
+from canao.cli.demo_command import DemoOptions, run_demo
+from canao.cli.ending import end
 from canao.cli.printing import (
     out,
+    print_certificate,
     print_compiled,
     print_profile,
-    print_result,
     print_timing,
     print_tuning,
 )
-from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS
+from canao.cli.search_command import search_and_report
+from canao.defaults import (
+    DEVICE,
+    LIMITS,
+    TARGET,
+    TOOLCHAIN,
+    TUNE_SECONDS,
+    Limits,
+    field_defaults,
+)
 from canao.device.base import PERCENTILES, Failure, MeasureConfig, Timing
+from canao.device.certify import UnsavedError
 from canao.device.certify import certify as certify_library
-from canao.errors import CanaoError, DeviceError, InputError
-from canao.inference.tasks import GENERATION, TASKS
+from canao.errors import DeviceError, InputError
+from canao.inference.generation import MAX_NEW_TOKENS
+from canao.inference.tasks import TASKS
 from canao.search.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
 from canao.target import NAMES as TARGETS
@@ -40,23 +52,42 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Typer brings a click of its own in some versions and uses the installed one in others.
-_UsageProblem: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-_INTERRUPTED = 130
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
+_DEMO = field_defaults(DemoOptions)
 # `canao run` passes on only what is given: each task has its own options and defaults.
-_ANSWERS, _GENERATION = TASKS["question-answering"].options, TASKS[GENERATION].options
+_ANSWERS = TASKS["question-answering"].options
 _STAGES = ("graph", "fused", "plan", "source")
 
 Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
+Model = Annotated[
+    str, typer.Argument(help="Hugging Face model directory, .onnx file, or name on the Hub")
+]
+Revision = Annotated[
+    str | None, typer.Option(help="branch, tag or commit of a model named on the Hub")
+]
 DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
 TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]
 Length = Annotated[int, typer.Option(help="tokens in the measured sequence")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
+OthersLimit = Annotated[
+    float, typer.Option(help="share of a core that other programs may take; 1: any")
+]
 Compiler = Annotated[str, typer.Option(help="zig, or a compiler on the PATH")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="file or entry (FILE:ENTRY) of the model that may be left out; repeatable"),
+]
+MaxNodes = Annotated[int, typer.Option(help="operators of a model at most")]
+MaxMemory = Annotated[float, typer.Option(help="GB that weights, or a run beside them, may take")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def _limits(nodes: int, memory: float) -> Limits:
+    if nodes < 1 or not memory > 0:
+        raise InputError(f"--max-nodes {nodes} --max-memory {memory}: give numbers above 0")
+    return Limits(nodes, int(memory * 1e9))
 
 
 def _listed(numbers: Sequence[float]) -> str:
@@ -65,13 +96,30 @@ def _listed(numbers: Sequence[float]) -> str:
 
 @app.command()
 def search(
-    teacher: Annotated[Path, typer.Option(help="Hugging Face directory of a BERT model")],
-    data: Annotated[Path, typer.Option(help="TSV, CSV or JSONL file, or directory of train, dev")],
+    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    data: Annotated[
+        str, typer.Option(help="TSV, CSV or JSONL file, directory of train and dev, or a data set "
+                          "of the Hugging Face Hub, as glue/mrpc")
+    ],
     budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
+    revision: Revision = None,
+    ignore: Ignore = None,
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = (
         DEFAULTS.run_dir
     ),
-    task: Annotated[str, typer.Option(help=" or ".join(TRAINED_TASKS))] = DEFAULTS.task,
+    task: Annotated[
+        str | None, typer.Option(help=" or ".join(TRAINED_TASKS) + "; default what the labels are")
+    ] = DEFAULTS.task,
+    text_columns: Annotated[
+        str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="the column of labels")] = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(help="label that says there is none; such examples are left out")
+    ] = None,
+    data_revision: Annotated[
+        str | None, typer.Option(help="branch, tag or commit of a data set of the Hub")
+    ] = None,
     device: DeviceName = DEVICE,
     length: Length = _PROTOCOL.length,
     threads: Threads = _PROTOCOL.threads,
@@ -81,6 +129,7 @@ def search(
     controller: Annotated[str, typer.Option(help=", ".join(CONTROLLERS))] = DEFAULTS.controller,
     seed: Annotated[int, typer.Option(help="of controller and training")] = DEFAULTS.seed,
     percentile: Percentile = DEFAULTS.percentile,
+    others_limit: OthersLimit = DEFAULTS.others_limit,
     samples: Samples = _PROTOCOL.samples,
     max_minutes: Annotated[float, typer.Option(help="limit of the search; 0: none")] = (
         DEFAULTS.max_minutes
@@ -102,23 +151,54 @@ def search(
     ),
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
-    from canao.report.page import write_report
+    search_and_report(
+        out_dir, teacher=teacher, revision=revision, ignored=ignore or (), data=data,
+        budget_ms=budget_ms, device=device, task=task,
+        text_columns=_names(text_columns), label_column=label_column,
+        unlabelled=unlabelled, data_revision=data_revision, length=length, threads=threads,
+        trials=trials, controller=controller, seed=seed, percentile=percentile,
+        others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
+        quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
+        teacher_lr=teacher_lr,
+    )  # fmt: skip
 
-    with SearchDisplay(out) as display:
-        result = api.search(
-            teacher=teacher, data=data, budget_ms=budget_ms, run_dir=out_dir, device=device,
-            task=task, length=length, threads=threads, trials=trials, controller=controller,
-            seed=seed, percentile=percentile, samples=samples, max_minutes=max_minutes,
-            metric=metric, quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-            teacher_lr=teacher_lr, progress=display.event, train_progress=display.training,
-        )  # fmt: skip
-    page = write_report(out_dir)
-    print_result(result, page)
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = (
+        _DEMO.run_dir
+    ),
+    teacher: Annotated[
+        str | None, typer.Option(help="another teacher: a directory, or a name on the Hub")
+    ] = _DEMO.teacher,
+    revision: Revision = _DEMO.revision,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="latency budget; default 0.32 of the teacher's latency")
+    ] = _DEMO.budget_ms,
+    trials: Annotated[int, typer.Option(help="candidates that get a proxy score")] = _DEMO.trials,
+    quick_steps: Annotated[
+        int, typer.Option(help="training steps behind the proxy score of a candidate")
+    ] = _DEMO.quick_steps,
+    epochs: Annotated[int, typer.Option(help="epochs of the final training")] = _DEMO.epochs,
+    teacher_epochs: Annotated[int, typer.Option(help="epochs of the teacher's fine-tuning")] = (
+        _DEMO.teacher_epochs
+    ),
+    teacher_lr: Annotated[float, typer.Option(help="learning rate of that fine-tuning")] = (
+        _DEMO.teacher_lr
+    ),
+) -> None:
+    """Search a student for the embedded spoken commands, and try it."""
+    run_demo(DemoOptions(
+        run_dir=out_dir, teacher=teacher, revision=revision, budget_ms=budget_ms, trials=trials,
+        quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
+        teacher_lr=teacher_lr,
+    ))  # fmt: skip
 
 
 @app.command()
 def compile(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model directory, or .onnx file")],
+    model: Model,
+    revision: Revision = None,
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: TargetName = TARGET,
     isa: Annotated[str | None, typer.Option(help="instruction set other than the target's")] = None,
@@ -129,13 +209,16 @@ def compile(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
+    ignore: Ignore = None,
+    max_nodes: MaxNodes = LIMITS.nodes,
+    max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
     from functools import partial
 
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
-    from canao.compiler.loading import load_model
+    from canao.compiler.loading import inventory_of, load_model, locate
     from canao.compiler.pipeline import compile_graph, compile_model
     from canao.compiler.plans import best_plans
     from canao.lower.scheduling import default_plans
@@ -144,9 +227,14 @@ def compile(
     if emit is not None:
         if emit not in _STAGES:
             raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
-        _, graph = load_model(model, max_length)
+        limits = _limits(max_nodes, max_memory)
+        found, place = locate(model, revision, ignore or ())
+        inventory = inventory_of(found, ignore or (), place)
+        _, graph = load_model(found, max_length, inventory, limits)
         planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
-        stages = compile_graph(graph, chosen, fusion=not no_fusion, planner=planner)
+        stages = compile_graph(
+            graph, chosen, fusion=not no_fusion, planner=planner, limits=limits
+        )
         sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
@@ -154,18 +242,22 @@ def compile(
     artifact = compile_model(
         model,
         out_dir,
+        revision=revision,
         target=chosen,
         fusion=not no_fusion,
         max_length=max_length,
         toolchain=get_toolchain(cc),
         tuned=not no_tuned,
+        ignored=ignore or (),
+        limits=_limits(max_nodes, max_memory),
     )
     print_compiled(artifact, chosen)
 
 
 @app.command()
 def tune(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    model: Model,
+    revision: Revision = None,
     target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = TARGET,
     length: Annotated[int, typer.Option(help="tokens at which plans are measured")] = (
         _PROTOCOL.length
@@ -177,6 +269,9 @@ def tune(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget what was measured before")] = False,
+    ignore: Ignore = None,
+    max_nodes: MaxNodes = LIMITS.nodes,
+    max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Measure plans of a model's kernels on this machine; compilations use the fastest."""
     import time
@@ -190,8 +285,9 @@ def tune(
         out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
 
     report = tune_model(
-        model, target=get_target(target), length=length, threads=threads, budget_s=budget_s,
-        max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh, progress=say,
+        model, revision=revision, target=get_target(target), length=length, threads=threads,
+        budget_s=budget_s, max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh,
+        progress=say, ignored=ignore or (), limits=_limits(max_nodes, max_memory),
     )  # fmt: skip
     print_tuning(report)
 
@@ -212,27 +308,69 @@ def run(
     ] = None,
     top: Annotated[int | None, typer.Option(help="labels, answers or tokens for each text")] = None,
     aggregate: Annotated[
-        str | None, typer.Option(help="entities: first, average, max, simple or none")
+        str | None, typer.Option(help="entities: word, first, average, max, simple or none")
+    ] = None,
+    ignore_labels: Annotated[
+        list[str] | None, typer.Option("--ignore-label", help="entities that are left out, again "
+                                       "for each; default those that mean none")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="labels: least score of one that counts; 0.5 where "
+                                   "several can")
     ] = None,
     max_answer_tokens: Annotated[
         int | None, typer.Option(help=f"longest answer; {_ANSWERS['max_answer_tokens']}")
     ] = None,
+    null_threshold: Annotated[
+        float | None, typer.Option(help="by how much 'no answer' must exceed the best answer to be "
+                                   "given; in logits, 0 for most models")
+    ] = None,
     pooling: Annotated[
         str | None, typer.Option(help="one vector for each text: mean, cls, max, ...")
+    ] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="which of the model's prompts is put before the text")
     ] = None,
     truncate: Annotated[
         bool | None, typer.Option("--truncate", help="truncate texts that are too long")
     ] = None,
     threads: Threads = _PROTOCOL.threads,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help=f"most tokens to generate; {_GENERATION['max_new_tokens']}")
+        int | None, typer.Option(help="most tokens to generate; default what the model says, else "
+                                 f"{MAX_NEW_TOKENS}")
+    ] = None,
+    min_new_tokens: Annotated[
+        int | None, typer.Option(help="tokens to generate before the text may end")
+    ] = None,
+    do_sample: Annotated[
+        bool | None, typer.Option("--sample/--greedy", help="draw tokens, or take the most "
+                                  "probable; default what the model says")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0, the default, takes the most probable token")
+        float | None, typer.Option(help="draw tokens at this temperature; 0: as --greedy")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="draw from this many tokens; 0: all")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="draw from this many tokens; 0: all; default the model's, "
+                                 "else 50")
+    ] = None,
     top_p: Annotated[
         float | None, typer.Option(help="draw from the fewest tokens with this probability; 1: all")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="draw from tokens with this part of the best one's "
+                                   "probability")
+    ] = None,
+    typical_p: Annotated[
+        float | None, typer.Option(help="draw from the most typical tokens with this probability")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="above 1: what the text holds comes less often")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="no sequence of this many tokens comes twice")
+    ] = None,
+    stop_strings: Annotated[
+        list[str] | None, typer.Option("--stop-string", help="end after this text; again for each")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the random draw")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each text")] = False,
@@ -240,10 +378,17 @@ def run(
     """Run the model's task on texts: labels, entities, answers, masks, vectors or new text."""
     from canao.cli.run_command import read_texts, run_texts
 
-    asked = {"top": top, "aggregate": aggregate, "max_answer_tokens": max_answer_tokens,
-             "pooling": pooling, "max_new_tokens": max_new_tokens, "temperature": temperature,
-             "top_k": top_k, "top_p": top_p, "seed": seed}  # fmt: skip
-    options = {name: value for name, value in asked.items() if value is not None}
+    asked = {
+        "top": top, "aggregate": aggregate, "ignore_labels": ignore_labels,
+        "threshold": threshold, "max_answer_tokens": max_answer_tokens,
+        "null_threshold": null_threshold, "pooling": pooling, "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens, "do_sample": do_sample, "temperature": temperature,
+        "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty, "no_repeat_ngram_size": no_repeat_ngram_size,
+        "stop_strings": stop_strings, "seed": seed, "prompt_name": prompt_name,
+    }  # fmt: skip
+    # Options that can be given again are empty lists where they are not given.
+    options = {name: value for name, value in asked.items() if value is not None and value != []}
     with api.load(artifact, threads=threads) as model:
         run_texts(
             model,
@@ -258,18 +403,25 @@ def run(
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model directory")],
+    model: Model,
+    revision: Revision = None,
     length: Annotated[int, typer.Option(help="tokens for which work and memory are given")] = (
         _PROTOCOL.length
     ),
     target: TargetName = TARGET,
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    ignore: Ignore = None,
+    max_nodes: MaxNodes = LIMITS.nodes,
+    max_memory: MaxMemory = LIMITS.memory / 1e9,
     as_json: AsJson = False,
 ) -> None:
     """Describe a model, what would be fused and what it would need, without compiling it."""
     from canao.cli.inspect_command import format_report, inspect_model
 
-    report, error = inspect_model(model, get_target(target), length, max_length)
+    report, error = inspect_model(
+        model, get_target(target), length, max_length, revision, ignore or (),
+        _limits(max_nodes, max_memory),
+    )  # fmt: skip
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else format_report(report))
     if error is not None:
         raise error
@@ -312,6 +464,7 @@ def bench(
     each = _timed(where.measure_next(loaded, config)) if more else None
     if as_json or raw:
         form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
+        form["others"] = timing.others and timing.others.to_dict()
         if each:
             form["token_ms"] = each.summary(asked)
         if profile:
@@ -332,17 +485,24 @@ def certify(
     threads: Threads = _PROTOCOL.threads,
     samples: Samples = _PROTOCOL.samples,
     percentile: Percentile = DEFAULTS.percentile,
+    others_limit: OthersLimit = DEFAULTS.others_limit,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="file for the certificate; default DIR/"
+                                  "certificate.json")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a library against a budget; exit code 0 only if it holds."""
     config = MeasureConfig(length=length, threads=threads, samples=samples)
-    certificate = certify_library(
-        Artifact.load(artifact), api.get_device(device), budget_ms, config, percentile=percentile
-    )
-    if as_json:
-        sys.stdout.write(json.dumps(certificate.to_dict(), indent=2) + "\n")
-    else:
-        out.print(str(certificate))
+    try:
+        certificate = certify_library(
+            Artifact.load(artifact), api.get_device(device), budget_ms, config,
+            percentile=percentile, others_limit=others_limit, out=out_file,
+        )  # fmt: skip
+    except UnsavedError as error:  # what was measured is shown all the same
+        print_certificate(error.certificate, as_json=as_json, whole=error.saved is None)
+        raise
+    print_certificate(certificate, as_json=as_json)
     require_budget(certificate)
 
 
@@ -354,10 +514,36 @@ def report(run_dir: Annotated[Path, typer.Argument(help="run directory of a sear
     out.print(str(write_report(run_dir)), soft_wrap=True, markup=False)
 
 
+@app.command()
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove what was used longest ago, down to the bound")
+    ] = False,
+    max_size: Annotated[
+        str | None, typer.Option(help="with --prune: this bound, such as 200M; default the cache's")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all that is not in use")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the build cache, or make it smaller."""
+    from canao.cache.place import parse_size
+    from canao.cli.cache_command import cache_form, format_cache, manage_cache
+
+    most = None if max_size is None else parse_size(max_size, "--max-size")
+    found, freed = manage_cache(prune, clear, most)
+    form = json.dumps(cache_form(found, freed), indent=2) + "\n"
+    sys.stdout.write(form if as_json else format_cache(found, freed))
+
+
 def _timed(measured: Timing | Failure) -> Timing:
     if isinstance(measured, Failure):
         raise DeviceError(f"{measured.stage}: {measured.message}")
     return measured
+
+
+def _names(text: str | None) -> list[str]:
+    """Names of columns, between commas; their spaces are theirs."""
+    return [] if text is None else text.split(",")
 
 
 def _numbers(name: str, text: str, kind: type) -> list[Any]:
@@ -368,29 +554,8 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def main() -> None:
-    """Entry point: every error is one line on standard error and an exit code."""
-    try:
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # some versions of Typer turn the interrupt into a code
-            raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
-    except _UsageProblem as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stderr.write(f"{error.format_message()}\n")
-        else:
-            sys.stderr.write(f"canao: error: {error.format_message()}\n")
-        sys.exit(error.exit_code)
-    except CanaoError as error:
-        sys.stderr.write(f"canao: error: {error}\n")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("canao: interrupted; the same command continues where it stopped\n")
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
-    except SystemExit as left:
-        # If the reader of a pipe stops, as head does, Typer exits with 1, which is a missed budget.
-        sys.exit(0 if isinstance(left.__context__, BrokenPipeError) else left.code)
+    """Every error is one line on standard error and an exit code: see `ending.py`."""
+    end(lambda: app(standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -6,18 +6,29 @@ the size of the library. If operators are not supported, it lists all of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
+from canao.cli.understood import left_out_lines, understood
+from canao.compiler.heads import describe
+from canao.compiler.loading import (
+    check_vocabulary,
+    inventory_of,
+    load_model,
+    load_tokenizer,
+    locate,
+)
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages, counts, parameter_count, region_flops, total_flops
+from canao.defaults import LIMITS, Limits
 from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
 from canao.lower.scheduling import schedule_program
+from canao.model.hub import format_source
 from canao.model.loaded_model import LoadedModel, load_directory
 from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
@@ -29,7 +40,8 @@ _LENGTH = MeasureConfig().length
 
 def inspect_model(
     model: str | Path | Any, target: Target, length: int = _LENGTH,
-    max_length: int | None = None,
+    max_length: int | None = None, revision: str | None = None, ignored: Collection[str] = (),
+    limits: Limits = LIMITS,
 ) -> tuple[ModelReport, UnsupportedError | None]:
     """The report on a model, and the error that compiling it would raise, if there is one.
 
@@ -40,32 +52,44 @@ def inspect_model(
     if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
         raise InputError(f"{model}: is compiled already; give the model that it was compiled from")
     loaded: LoadedModel | None = None
-    tokenizer = load_tokenizer(model)
+    about: ModelReport = {"model": _name(model), "source": None}
+    found = model
     try:
-        loaded, graph = load_model(model, max_length)
+        found, place = locate(model, revision, ignored)
+        about["source"] = place.source if place else None
+        inventory = inventory_of(found, ignored, place)
+        tokenizer = load_tokenizer(found, inventory)
+        loaded, graph = load_model(found, max_length, inventory, limits)
         check_vocabulary(tokenizer, loaded, graph)
-        head = describe_head(loaded, [name for name, _ in graph.outputs])
-        stages = compile_graph(graph, target)
+        head = describe(loaded, graph, inventory)
+        inventory.close()
+        stages = compile_graph(graph, target, limits=limits)
     except UnsupportedError as error:
-        return _refused(model, loaded, error)
-    report = {"model": _name(model), "supported": True, "problems": []}
-    return report | _identity(loaded, head) | _compiled(graph, stages, length), None
+        return _refused(about, found, loaded, error, ignored)
+    report = about | {"supported": True, "problems": []}
+    report["left_out"] = [[f.name, f.note] for f in inventory.left_out]
+    report |= _identity(loaded, head)
+    report["tokenizer"] = dict(tokenizer.description) if tokenizer else None
+    return report | _compiled(graph, stages, length), None
 
 
 def _refused(
-    model: Any, loaded: LoadedModel | None, error: UnsupportedError
-) -> tuple[ModelReport, UnsupportedError]:
+    about: ModelReport, model: Any, loaded: LoadedModel | None, error: UnsupportedError,
+    ignored: Collection[str],
+) -> tuple[ModelReport, UnsupportedError]:  # fmt: skip
     """The report on a model that is not supported."""
-    report: ModelReport = {"model": _name(model), "supported": False, "problems": []}
+    report: ModelReport = about | {"supported": False, "problems": []}
     if loaded is None and isinstance(model, (str, Path)) and Path(model).is_dir():
         try:
-            loaded = load_directory(model)
+            loaded = load_directory(model, inventory_of(model, ignored))
             report |= _identity(loaded, describe_head(loaded))
         except UnsupportedError:
             loaded = None
     problems = [asdict(p) for p in error.problems]
-    report["problems"] = problems or [{"operator": None, "where": None, "hint": None,
-                                       "detail": str(error)}]  # fmt: skip
+    lines = error.refusals or (str(error),)
+    report["problems"] = problems or [
+        {"operator": None, "where": None, "hint": None, "detail": line} for line in lines
+    ]
     if len(error.problems) > 1:
         count = len(error.problems)
         short = f"{report['model']}: {count} operators are not supported; they are listed above"
@@ -85,6 +109,7 @@ def _identity(loaded: LoadedModel, head: ModelReport) -> ModelReport:
         "type": getattr(config, "model_type", None),
         **head,
         "tokenizer": describe_tokenizer(loaded.path),
+        "beside": dict(getattr(loaded, "beside", {})),
     }
 
 
@@ -132,10 +157,14 @@ def _kernels(stages: Stages, length: int) -> list[ModelReport]:
 def format_report(report: ModelReport) -> str:
     """The report as text."""
     lines = [_row("model", report["model"])]
+    if report["source"]:
+        lines.append(_row("source", format_source(report["source"])))
     if "class" in report:
         lines += _identity_lines(report)
     if report["supported"]:
         lines += _compiled_lines(report)
+        left_out = left_out_lines(report["left_out"])
+        lines += ["", *left_out] if left_out else []
     else:
         lines += ["", "not supported"]
         lines += _problem_lines(report["problems"])
@@ -147,30 +176,11 @@ def _row(name: str, value: str) -> str:
 
 
 def _identity_lines(report: ModelReport) -> list[str]:
-    task = report["task"]
-    if report["labels"]:
-        task += f", {len(report['labels'])} labels: {', '.join(report['labels'][:6])}"
-        task += ", ..." if len(report["labels"]) > 6 else ""
-    if report["problem_type"] == "multi_label_classification":
-        task += " (independent of each other)"
-    pooling = report["pooling"]
-    if pooling:
-        limit = pooling["max_tokens"]
-        task += f", pooling {' and '.join(pooling['modes'])}"
-        task += "".join(f", {kind} to {width}" for width, kind in pooling["dense"])
-        task += ", normalized" if pooling["normalize"] else ""
-        task += f", sequences truncated to {limit} tokens" if limit else ""
-    found = report["tokenizer"]
-    tokenizer = "none; the model takes token ids, but no texts"
-    if found:
-        tokens = f", {found['tokens']} tokens" if found["tokens"] else ""
-        tokenizer = f"{found['kind']}{tokens}, {found['file']}"
-        tokenizer += "" if found["file"] == "tokenizer.json" else " (converted when compiled)"
     kind = f" ({report['type']})" if report["type"] else ""
     return [
         _row("class", f"{report['class']}{kind}"),
-        _row("task", task),
-        _row("tokenizer", tokenizer),
+        *(_row(name, said) for name, said in understood(report)),
+        *(_row("from", f"{what}: {place}") for what, place in report["beside"].items()),
     ]
 
 
@@ -223,9 +233,9 @@ def _mb(size: int) -> str:
 def _problem_lines(problems: list[ModelReport]) -> list[str]:
     """Each operator once, with all its places in the source model, and a hint."""
     grouped: dict[tuple[str, str, str], list[str]] = {}
+    if any(p["operator"] is None for p in problems):
+        return [f"  {p['detail']}" for p in problems]
     for p in problems:
-        if p["operator"] is None:
-            return [f"  {p['detail']}"]
         key = (p["operator"], p["detail"], p["hint"])
         grouped.setdefault(key, []).append(p["where"])
     lines = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
+from canao.cli.understood import left_out_lines, understood
 from canao.device.base import MeasureConfig, Timing
+from canao.model.hub import format_source
 from canao.target import Target
 
 out = Console(highlight=False)
@@ -33,7 +38,7 @@ def print_result(result: Any, page: Path) -> None:
         "fusion", soft_wrap=True,
     )  # fmt: skip
     out.print(table)
-    out.print(f"{result.certificate}")
+    print_certificate(result.certificate)
     for name, path in (
         ("library", artifact.path),
         ("model", result.model_dir),
@@ -42,11 +47,30 @@ def print_result(result: Any, page: Path) -> None:
         out.print(f"{name:8} {escape(str(path))}", soft_wrap=True)
 
 
+def print_certificate(
+    certificate: Certificate, *, as_json: bool = False, whole: bool = False
+) -> None:
+    """Print what was measured, in a line or as JSON; `whole`: as JSON with every sample, for a
+    certificate that is kept nowhere else."""
+    if whole:
+        sys.stdout.write(certificate_text(certificate))
+    elif as_json:
+        sys.stdout.write(json.dumps(certificate.to_dict(raw=False), indent=2) + "\n")
+    else:
+        out.print(str(certificate), soft_wrap=True, markup=False)
+
+
 def print_compiled(artifact: Artifact, target: Target) -> None:
     """Print what a compilation produced: kernels, target, sizes."""
     manifest = artifact.manifest
     size = sum((artifact.path / name).stat().st_size for name in manifest["files"]) / 1e6
     library = artifact.library.stat().st_size / 1e3
+    if manifest.get("source"):
+        out.print(f"source    {escape(format_source(manifest['source']))}", soft_wrap=True)
+    for name, said in understood(manifest):
+        out.print(f"{name:9} {escape(said)}", soft_wrap=True)
+    names = ", ".join(i["name"] for i in manifest["inputs"])
+    out.print(f"inputs    {escape(names)}; 1 to {artifact.max_length} tokens")
     out.print(f"operators {artifact.operators} before fusion, {artifact.kernels} kernels after")
     rewrites = ", ".join(f"{k} x{v}" for k, v in manifest["rewrites"].items())
     out.print(f"rewrites  {rewrites or 'none'}")
@@ -56,6 +80,8 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
         out.print(f"plans     {tuned} tuned, {artifact.kernels - tuned} default")
     place = escape(str(artifact.path))
     out.print(f"library   {library:.0f} kB, {size:.1f} MB with weights, in {place}")
+    for line in left_out_lines(manifest.get("left_out", ())):
+        out.print(escape(line), soft_wrap=True)
 
 
 def print_tuning(report: Any) -> None:
@@ -93,6 +119,8 @@ def print_timing(
         f"{config.length} tokens, {config.threads} thread(s), cores {pinned or 'not pinned'}, "
         f"{timing.environment.get('cpu', device)}"
     )
+    if timing.others:
+        out.print(f"{timing.others} meanwhile")
 
 
 def print_profile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from canao.artifact.reading import MAX_BYTES
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks import GENERATION, Prediction, Prepared, task_of
@@ -21,6 +23,12 @@ _TOP_PRINTED = 3
 # Texts that run as one batch: enough to keep the threads busy, and few enough that the first
 # results come soon.
 _BATCH_PER_THREAD = 16
+# What other texts than UTF-8 begin with; the longer marks first.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MOST = 64 << 20  # bytes of a line
 _Say = Callable[[str], None]
 
 
@@ -72,16 +80,53 @@ def _lines(file: Path | None, second: str | None, *, split: bool) -> Iterator[In
 
 def _texts_of(name: str, stream: BinaryIO, second: str | None, split: bool) -> Iterator[InputText]:
     number = 0
-    for number, raw in enumerate(stream, 1):
-        place = f"{name}, line {number}"
-        try:
-            line = raw.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise InputError(f"{place}: is not UTF-8; convert the file first") from None
+    for number, line in enumerate(_text_lines(name, stream), 1):
         text, tab, rest = line.partition("\t") if split else (line, "", "")
-        yield InputText(text, rest if tab else second, place)
+        yield InputText(text, rest if tab else second, f"{name}, line {number}")
     if not number:
         raise InputError(f"{name}: is empty; give a text on each line")
+
+
+def _text_lines(name: str, stream: BinaryIO) -> Iterator[str]:
+    """The lines of a text in UTF-8, or in what its byte order mark says, without that mark.
+
+    A line ends at LF, CR or both, as in any text of Python. InputError for a line that is no text.
+    """
+    number = 0
+    for raw in iter(lambda: stream.readline(_MOST), b""):
+        if len(raw) == _MOST:
+            raise InputError(f"{name}, line {number + 1}: has {_MOST} bytes or more; split it")
+        if not number:
+            encoding = next((e for mark, e in _MARKS if raw.startswith(mark)), None)
+            if encoding is not None:
+                yield from _marked(name, raw + stream.read(MAX_BYTES), encoding)
+                return
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        for line in raw.rstrip(b"\r\n").split(b"\r"):
+            number += 1
+            yield _decoded(f"{name}, line {number}", line)
+
+
+def _decoded(place: str, line: bytes) -> str:
+    if b"\0" in line:
+        raise InputError(f"{place}: holds a NUL byte, so it is not text; convert it to UTF-8 first")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: is not UTF-8; convert the file first") from None
+
+
+def _marked(name: str, data: bytes, encoding: str) -> Iterator[str]:
+    """The lines of a text whose byte order mark says that it is not UTF-8."""
+    if len(data) >= MAX_BYTES:
+        raise InputError(f"{name}: {encoding} of over {MAX_BYTES} bytes; convert it to UTF-8 first")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: begins as {encoding} and is not; convert it to UTF-8") from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        yield _decoded(f"{name}, line {number}", line.encode("utf-8", "surrogatepass"))
 
 
 def run_texts(
@@ -111,12 +156,12 @@ def run_texts(
             batch, prepared, model.predict_prepared(prepared), strict=True
         ):
             if as_json:
-                say(json.dumps(_json_form(item, ready, result), ensure_ascii=False))
+                say(_as_json(item, _json_form(item, ready, result)))
                 continue
             is_vector = isinstance(result, np.ndarray)
             if heads and not is_vector:
                 say(item.text if item.pair is None else f"{item.text} | {item.pair}")
-            for line in _printed_lines(result, options.get("top") or _TOP_PRINTED):
+            for line in _printed_lines(result, options):
                 say(line)
 
 
@@ -134,6 +179,16 @@ def _prepare(
         place = f"{item.place}: " if item.place else ""
         note(f"{place}truncated from {ready.cut} tokens to {len(ready.windows[0].ids)}")
     return ready
+
+
+def _as_json(item: InputText, form: Mapping[str, Any]) -> str:
+    """A line of JSON, which has no NaN and no infinity."""
+    try:
+        return json.dumps(form, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        place = f"{item.place}: " if item.place else ""
+        raise InputError(f"{place}the model computes NaN or infinity for this text; check its "
+                         "weights") from None  # fmt: skip
 
 
 def _json_form(item: InputText, ready: Prepared, result: Any) -> dict[str, Any]:
@@ -164,12 +219,11 @@ def _numbers(array: np.ndarray) -> Any:
     return [float(str(x)) for x in array]
 
 
-def _printed_lines(result: Any, top: int) -> Iterator[str]:
+def _printed_lines(result: Any, options: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(result, np.ndarray):
         yield json.dumps(_numbers(result))
     elif isinstance(result, Prediction):
-        for label, value in result.scores[:top]:
-            yield f"{value:8.4f}  {label}"
+        yield from _printed_labels(result, options)
     elif not result:
         yield "          nothing found"
     elif isinstance(result[0], list):
@@ -179,6 +233,23 @@ def _printed_lines(result: Any, top: int) -> Iterator[str]:
             for f in mask:
                 yield f"{f.score:8.4f}  {f.token}"
     else:
+        first = result[0]
+        null = getattr(first, "null_score", None)
+        if null is not None and null > first.score and first.text:
+            yield f"{null:8.4f}  no answer (--null-threshold 0 gives this one)"
         for found in result:
             label = f"{found.label}  " if hasattr(found, "label") else ""
-            yield f"{found.score:8.4f}  {label}{found.start}-{found.end}  {found.text}"
+            place = f"{found.start}-{found.end}  {found.text}" if found.text else "no answer"
+            yield f"{found.score:8.4f}  {label}{place}"
+
+
+def _printed_labels(result: Prediction, options: Mapping[str, Any]) -> Iterator[str]:
+    """The labels that have the threshold that was asked for; without one the best."""
+    if options.get("threshold") is None or result.chosen is None:
+        shown = result.scores[: options.get("top") or _TOP_PRINTED]
+    else:
+        shown = tuple(pair for pair in result.scores if pair[0] in result.chosen)
+        if not shown:
+            yield f"          no label has {options['threshold']:g}"
+    for label, value in shown:
+        yield f"{value:8.4f}  {label}"

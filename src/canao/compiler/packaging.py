@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
 from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
+from canao.artifact.manifest import sealed
+from canao.artifact.temporary import WorkingDirectory
 from canao.build import Toolchain
+from canao.compiler.heads import describe
 from canao.compiler.stages import (
     NOMINAL_LENGTH,
     Stages,
@@ -19,12 +21,11 @@ from canao.compiler.stages import (
     region_flops,
     total_flops,
 )
-from canao.emit.c.inputs import runtime_limit
+from canao.emit.c.interface import interface
 from canao.errors import InputError
-from canao.graph.ir import Graph
+from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
-from canao.model.task import describe_head, stop_tokens
 from canao.model.tokenizer import TokenizerFiles
 from canao.schedule.weights import file_parts
 from canao.target import Target
@@ -39,7 +40,7 @@ def check_destination(out: Path) -> None:
     above = next(p for p in out.absolute().parents if p.exists())
     try:
         # Only trying tells: permissions, read-only file systems, a file in the middle of the path.
-        with tempfile.TemporaryDirectory(dir=above, prefix=".canao-"):
+        with WorkingDirectory("canao-probe", above):
             pass
     except OSError as error:
         raise InputError(
@@ -62,25 +63,30 @@ def write_artifact(
             (staged / name).write_bytes(content)
         manifest["files"] = {p.name: file_digest(p) for p in sorted(staged.iterdir())}
         manifest["fingerprint"] = fingerprint(staged / "weights.bin")
-        write_json(staged / "manifest.json", manifest)
+        write_json(staged / "manifest.json", sealed(manifest))
     return Artifact.load(out)
 
 
 def make_manifest(
-    source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool
-) -> dict[str, Any]:
-    """What an artifact says of itself, but for its files and tokenizer."""
+    source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool,
+    inventory: Inventory,
+) -> dict[str, Any]:  # fmt: skip
+    """What an artifact says of itself, but for its files and tokenizer. Nothing of the model's
+    directory is read after this: what is left of it is refused, or without effect."""
     graph = stages.program.graph
     config = source.config
+    head = describe(source, stages.captured, inventory)
+    del head["head_end"]
+    inventory.close()
     return {
         "format": ARTIFACT_FORMAT,
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
         "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
         "model": getattr(config, "model_type", source.kind),
-        **describe_head(source, [name for name, _ in graph.outputs]),
-        "stop_tokens": stop_tokens(source.config),
+        **head,
         "left_padding": ignores_left_padding(source),
+        "left_out": [[f.name, f.note] for f in inventory.left_out],
         **interface(graph),
         "fusion": fusion,
         "operators": stages.operators,
@@ -101,30 +107,4 @@ def make_manifest(
                 strict=True,
             )
         ],
-    }
-
-
-def interface(graph: Graph) -> dict[str, Any]:
-    """The part of a manifest that says how the library is called."""
-    return {
-        "inputs": [
-            {
-                "name": i.name,
-                "dtype": i.type.dtype.stored.name,
-                "shape": ["s"],
-                "limit": runtime_limit(i),
-            }
-            for i in graph.inputs
-            if i.given
-        ],
-        "outputs": [
-            {
-                "name": name,
-                "dtype": graph.types[value].dtype.stored.name,
-                "shape": [str(d) if not isinstance(d, int) else d for d in graph.shape(value)],
-            }
-            for name, value in graph.outputs
-        ],
-        "max_length": graph.max_length,
-        "resumes": graph.resumes,
     }

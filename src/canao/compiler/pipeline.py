@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library, get_toolchain
-from canao.compiler.loading import check_vocabulary, load_model, load_tokenizer
+from canao.compiler.loading import (
+    check_vocabulary,
+    inventory_of,
+    load_model,
+    load_tokenizer,
+    locate,
+)
 from canao.compiler.packaging import check_destination, make_manifest, write_artifact
 from canao.compiler.plans import Planner, best_plans
 from canao.compiler.stages import Stages
+from canao.defaults import LIMITS, Limits
 from canao.emit.c.unit import emit
-from canao.errors import ToolchainError
+from canao.errors import InputError, ToolchainError
 from canao.fuse.group import fuse, unfused
 from canao.fuse.rewrite import apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
@@ -26,6 +34,7 @@ from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
 from canao.graph.resume import resuming
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
 
 
@@ -37,28 +46,43 @@ def measured_yellow_cells(target: Target) -> YellowCellPolicy:
 def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
+    limits: Limits = LIMITS,
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements."""
-    cleaned, cleanup = apply(graph, CLEANUP)
+    cleaned, cleanup = apply(graph, CLEANUP, limits)
     cleaned, legal = resuming(cleaned), backend_of(target).legal
     if fusion:
-        rewritten, algebra = apply(cleaned, ALGEBRA)
+        rewritten, algebra = apply(cleaned, ALGEBRA, limits)
         decided = yellow_cells or measured_yellow_cells(target)
         program = fuse(stored(require_bounds(shared(rewritten))), legal, decided)
     else:
         algebra, program = (), unfused(stored(require_bounds(cleaned)), legal)
     plans = tuple(planner(program, target))
     schedule = schedule_program(program, plans, target)
+    _require_memory(schedule, limits)
     source = emit(schedule, target)
     return Stages(cleaned, (*cleanup, *algebra), program, plans, schedule, source, target)
+
+
+def _require_memory(schedule: Schedule, limits: Limits) -> None:
+    """InputError if a library would need more memory than allowed beside its weights."""
+    size = schedule.memory.size + schedule.cache.size + schedule.scratch
+    if size > limits.memory:
+        longest = schedule.program.graph.max_length
+        raise InputError(
+            f"texts of {longest} tokens need {size / 1e9:.1f} GB beside the weights, more than "
+            f"{limits.memory / 1e9:.1f} GB; compile with a smaller --max-length, or give "
+            f"--max-memory {math.ceil(size / 1e9)} if that is meant"
+        )
 
 
 def compile_model(
     model: str | Path | Any,
     out: str | Path,
     *,
+    revision: str | None = None,
     target: Target | None = None,
     fusion: bool = True,
     max_length: int | None = None,
@@ -66,12 +90,18 @@ def compile_model(
     build_flags: Sequence[str] = (),
     yellow_cells: YellowCellPolicy | None = None,
     tuned: bool = True,
+    ignored: Collection[str] = (),
+    limits: Limits = LIMITS,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
+    A name that is no directory is one of the Hub, at its `revision`: a branch, a tag or a commit.
     Kernels run as `canao tune` found best on this machine; all by default plans where it is
-    not the target, where nothing was tuned, or without `tuned`.
+    not the target, where nothing was tuned, or without `tuned`. `ignored` names files and
+    entries of the directory ('config.json:name') that would be refused and that the user vouches
+    for.
 
+    More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
     directory that is not empty is refused. Raises InputError, UnsupportedError or ToolchainError.
     """
@@ -79,14 +109,18 @@ def compile_model(
     check_destination(out)
     target = target or get_target()
     toolchain = toolchain or get_toolchain()
-    tokenizer = load_tokenizer(model)
-    source, graph = load_model(model, max_length)
+    found, place = locate(model, revision, ignored)
+    inventory = inventory_of(found, ignored, place)
+    tokenizer = load_tokenizer(found, inventory)
+    source, graph = load_model(found, max_length, inventory, limits)
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
-    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner)
+    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
+                           limits=limits)  # fmt: skip
     # Before the library is built, as it may refuse.
-    manifest = make_manifest(source, stages, target, toolchain, fusion)
+    manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
+    manifest["source"] = place.source if place else None
     sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
     library = build_library(sources, target, toolchain, build_flags)
     try:

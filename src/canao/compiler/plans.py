@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from canao.build import Toolchain, cache_directory, code_stamp, get_toolchain
+from canao.build import Toolchain, code_stamp, get_toolchain
+from canao.cache.place import cache_directory
 from canao.fuse.group import Program
 from canao.lower.scheduling import backend_of, default_plan, default_plans, space
 from canao.schedule.database import VERSION, Database

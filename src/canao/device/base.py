@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.artifact.directory import Artifact
+from canao.artifact.measured import PERCENTILES, Others, percentile, summary
 from canao.defaults import DEVICE as LOCAL
 from canao.errors import DeviceError, InputError
 from canao.inference.library import THIS_MACHINE, require_runnable
 from canao.machine import Machine
 from canao.target import Target
 
-PERCENTILES = (50, 90, 95, 99)  # of a summary, if no others are asked for
 Statistic = Callable[[Sequence[float]], float]
 
 
@@ -56,7 +56,8 @@ class Timing:
     """A successful measurement. Times in milliseconds, memory in bytes.
 
     `samples_ms` are the raw steady-state samples in the order they were taken; `load_ms` is the
-    time to open the library and map its weights, `cold_ms` the first inference after that.
+    time to open the library and map its weights, `cold_ms` the first inference after that; `others`
+    is what else ran meanwhile, None where the device does not tell.
     """
 
     samples_ms: tuple[float, ...]
@@ -65,22 +66,16 @@ class Timing:
     peak_bytes: int
     config: MeasureConfig
     environment: Mapping[str, Any] = field(default_factory=dict)
+    others: Others | None = None
 
     def percentile(self, q: float) -> float:
         """The smallest sample that at least q percent of the samples do not exceed."""
-        if not 0 < q <= 100:
-            raise InputError(f"percentile {q:g} is outside (0, 100]")
-        ordered = sorted(self.samples_ms)
-        rank = max(1, int(np.ceil(q / 100 * len(ordered) - 1e-9)))
-        return ordered[rank - 1]
+        return percentile(self.samples_ms, q)
 
     def summary(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float]:
         """n, min, mean, the asked percentiles, max, load and cold start, peak memory."""
-        row: dict[str, float] = {"n": len(self.samples_ms), "min": min(self.samples_ms)}
-        row["mean"] = float(np.mean(self.samples_ms))
-        row |= {f"p{q:g}": self.percentile(q) for q in percentiles}
-        row |= {"max": max(self.samples_ms), "load": self.load_ms, "cold": self.cold_ms}
-        return row | {"peak_bytes": self.peak_bytes}
+        more = {"load": self.load_ms, "cold": self.cold_ms, "peak_bytes": self.peak_bytes}
+        return summary(self.samples_ms, percentiles) | more
 
     def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
         """JSON form; the raw samples only with `raw`."""

@@ -3,7 +3,6 @@ in it."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from canao.artifact.directory import Artifact
+from canao.artifact.temporary import WorkingDirectory
 from canao.build import build_program, runtime_files
 from canao.device.base import (
     Failure,
@@ -23,6 +23,8 @@ from canao.device.base import (
     Timing,
     require_measurable,
 )
+from canao.device.benchmark_report import read_steps, read_times
+from canao.device.others import others_of
 from canao.device.transport import Completed, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
@@ -52,8 +54,7 @@ class BenchDevice:
         ids = binding.checked(binding.bind(inputs, {}))
         config = MeasureConfig(length=len(ids[0]), threads=threads)
         there = f"{self.transport.folder}/{_OUTPUTS}"
-        with tempfile.TemporaryDirectory(prefix="canao-run-") as name:
-            folder = Path(name)
+        with WorkingDirectory("canao-run") as folder:
             np.concatenate(ids).tofile(folder / "inputs.bin")
             given = self._push(folder / "inputs.bin", "inputs.bin")
             self._bench(artifact, config, "run", given, there)
@@ -63,6 +64,8 @@ class BenchDevice:
                 raise self._lost(error) from None
             values = np.fromfile(folder / _OUTPUTS, np.float32)
         shape = output_shape(artifact.manifest["outputs"][0], config.length)
+        if values.size < np.prod(shape):
+            raise DeviceError(f"{self.name}: the library gave fewer numbers than outputs have")
         return values[: int(np.prod(shape))].reshape(shape)[0]
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
@@ -74,22 +77,21 @@ class BenchDevice:
     def _measure(self, artifact: Artifact, config: MeasureConfig, mode: str) -> Measurement:
         try:
             rows = self._bench(artifact, config, mode)
+            times = read_times(rows, config)
             environment = self.environment(self.pinned(config))
         except CanaoError as error:
             return Failure("measure", str(error))
-        samples = tuple(int(x) / 1e6 for x in rows["samples"][0])
         return Timing(
-            samples, int(rows["load"][0][0]) / 1e6, int(rows["cold"][0][0]) / 1e6,
-            int(rows["peak"][0][0]), config, environment,
-        )  # fmt: skip
+            times.samples_ms, times.load_ms, times.cold_ms, times.peak_bytes, config, environment,
+            others_of(rows, self.pinned(config), self.machine.cores),
+        )
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
     ) -> tuple[tuple[str, float], ...]:
         rows = self._bench(artifact, config, "profile")
-        names = [row[0] for row in rows["step"]]
-        columns = zip(*([int(x) / 1e6 for x in row] for row in rows["profile"]), strict=True)
-        return tuple(zip(names, (statistic(c) for c in columns), strict=True))
+        steps = read_steps(rows, min(config.samples, _PROFILE_SAMPLES))
+        return tuple((name, statistic(samples)) for name, samples in steps)
 
     def peak_flops(self, threads: int = 1) -> float:
         if self._peak is None:
@@ -197,12 +199,12 @@ def connect(transport: Transport) -> BenchDevice:
 
 def bench_program(target: Target) -> Path:
     """The benchmark executable for a target."""
-    return build_program(runtime_files("bench_main.c", "canao_runtime.h"), target)
+    return build_program(runtime_files("bench_main.c", "bench_others.h", "canao_runtime.h"), target)
 
 
 def _rows(report: str) -> dict[str, list[list[str]]]:
     rows: dict[str, list[list[str]]] = {}
     for line in report.splitlines():
-        name, *words = line.split()
+        name, *words = line.split() or [""]
         rows.setdefault(name, []).append(words)
     return rows

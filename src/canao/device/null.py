@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 
 from canao.artifact.directory import Artifact
+from canao.artifact.measured import Others
 from canao.device.base import (
     Failure,
     MeasureConfig,
@@ -41,6 +42,8 @@ class NullDevice:
     peak         FLOP/s of one thread
     target       what libraries are compiled for; None: this machine
     machine      whose times the script stands in for; by default of none that there is
+    others       what else runs during each measurement, the last of them during all later ones;
+                 by default it is not told
     """
 
     name = "null"
@@ -55,6 +58,7 @@ class NullDevice:
         peak: float = 1e10,
         target: Target | None = None,
         machine: Machine = _NOWHERE,
+        others: Sequence[Others] = (),
     ) -> None:
         if noise < 0 or peak <= 0:
             raise InputError(f"null device: noise {noise:g} or peak {peak:g} is out of range")
@@ -65,6 +69,7 @@ class NullDevice:
         self._random = np.random.default_rng(seed)
         self._kernels = kernels
         self._peak = peak
+        self._others = others
         self._measured = 0
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
@@ -89,6 +94,7 @@ class NullDevice:
         value = self._next(artifact)
         if value is None:
             return Failure("script", f"no latency left after {self._measured} measurements")
+        others = self._others[: self._measured + 1]
         self._measured += 1
         spread = self._random.standard_normal(config.samples) * self._noise
         # Centred, so that the script gives the median; a time cannot be negative.
@@ -106,6 +112,7 @@ class NullDevice:
                 "machine": self.machine.stamp,
                 "note": "scripted latencies: nothing was run",
             },
+            others=others[-1] if others else None,
         )
 
     def profile(

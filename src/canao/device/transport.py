@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from canao.artifact.temporary import WorkingDirectory
 
 _SHELL_SIGNAL = 128  # a shell says so much and the number for a command that a signal ended
 
@@ -70,14 +70,13 @@ class LocalTransport:
     name = "local"
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: WorkingDirectory | None = None
 
     @property
     def folder(self) -> str:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="canao-device-")
-            weakref.finalize(self, self._folder.cleanup)
-        return self._folder.name
+            self._folder = WorkingDirectory("canao-device")
+        return str(self._folder.path)
 
     def push(self, local: Path, remote: str) -> str:
         return str(local)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.expressions import expression
 from canao.emit.language import C11, Language
-from canao.emit.vecmath import vector_code
+from canao.emit.vecmath import RARE, vector_code
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import (
@@ -193,6 +193,7 @@ class RowCode:
 
     def steps(self, w: Writer, stage: Stage, partial: str) -> None:
         for step in stage.steps:
+            self.needs.update({step.op}.intersection(RARE))
             if step.op in ("gather", "take_along_axis"):
                 text = self.operand(step.operands[0], partial)
             else:

@@ -3,7 +3,7 @@
 Coefficients were fitted for CANAO by weighted least squares on Chebyshev nodes. Largest errors
 in float32 on [-12, 12] (tests/compiler/test_vecmath.py): exp 3e-7 and tanh 4e-7 relative; erf and
 sigmoid 5e-7 absolute; both forms of gelu, silu and softplus 5e-7 * max(1, |x|); xielu, which is
-made of exp and select, 1e-6 * max(1, x^2).
+made of exp and select, 1e-6 * max(1, x^2). The error of log is 3e-7 * max(1, |log x|) everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from canao.graph.ops import OPS
 
 # What row programs have beside the ops of graph/ops.py, as those: C for operands {0}, {1}, ...
 STEPS = {"copy": "{0}", "fma": "vf_fma({0}, {1}, {2})"}
+# Steps whose function is among the `helpers`, as few models have them.
+RARE = ("log",)
 
 
 def vector_code(op: str, *operands: str) -> str:
@@ -135,6 +137,35 @@ $inline vf vf_gelu_tanh(vf x)
     return vf_fma(h, vf_tanh(u), h);
 }
 """
+_LOG = """\
+/* x = m 2^n with m near 1, and log m = 2 artanh((m - 1) / (m + 1)) by its series. Numbers below the
+   least normal one count as it; -inf at 0, NaN below. */
+$inline vf vf_log(vf x)
+{
+    const vf one = vf_set1(1.0f);
+    const vf outside = vf_sub(vf_sqrt(x), vf_div(one, vf_abs(x)));
+    vf n = vf_set1(0.0f), over;
+    vf m = vf_min(vf_max(x, vf_set1(1.17549435e-38f)), vf_set1(3.40282347e38f));
+    over = vf_sub(one, m);
+    n = vf_select(over, vf_set1(-126.0f), n);
+    m = vf_select(over, vf_mul(m, vf_set1(8.50705917e37f)), m);
+${halvings}
+    const vf z = vf_div(vf_sub(m, one), vf_add(m, one)), y = vf_mul(z, z);
+    vf p = vf_set1(1.0f / 9.0f);
+    p = vf_fma(p, y, vf_set1(1.0f / 7.0f));
+    p = vf_fma(p, y, vf_set1(0.2f));
+    p = vf_fma(p, y, vf_set1(1.0f / 3.0f));
+    p = vf_fma(vf_mul(z, y), p, z);
+    p = vf_fma(n, vf_set1(1.42860677e-6f), vf_add(p, p));
+    return vf_select(x, vf_fma(n, vf_set1(0.693145752f), p), outside);
+}
+"""
+# Numbers above the first are made 2^second times smaller, one after the other.
+_HALVINGS = tuple((f"{2.0**k!r}f", k) for k in (64, 32, 16, 8, 4, 2, 1)) + (("1.41421356f", 1),)
+_HALVING = """\
+    over = vf_sub(m, vf_set1($least));
+    n = vf_select(over, vf_add(n, vf_set1($power.0f)), n);
+    m = vf_select(over, vf_mul(m, vf_set1($factor)), m);"""
 _TAKE = """\
 /* Lane i: element at[i * next] of row i of p. Elements are `step` floats apart, rows `apart`. */
 static vf vf_take(${pointer}const float *p, $int64 apart, $int64 step, \
@@ -170,4 +201,8 @@ def functions(language: Language = C11) -> str:
 def helpers(language: Language = C11) -> dict[str, str]:
     """Functions that only some kernels call (`RowCode.needs`), by their names."""
     words = language.words()
-    return {"strided": fill(_STRIDED, **words), "take": fill(_TAKE, **words)}
+    halvings = "\n".join(
+        fill(_HALVING, least=least, power=k, factor=f"{2.0**-k!r}f") for least, k in _HALVINGS
+    )
+    return {"strided": fill(_STRIDED, **words), "take": fill(_TAKE, **words),
+            "log": fill(_LOG, halvings=halvings, **words)}  # fmt: skip

@@ -7,7 +7,7 @@ backwards each view says at which strides its input lies in it (`stored_as`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.graph.ir import Dim, Graph, Node, Shape, dim_add, dim_div, dim_mul
@@ -136,10 +136,14 @@ def stored_as(views: Sequence[Node], shapes: Sequence[Shape]) -> tuple[Dim, ...]
     return strides
 
 
-def resolve(graph: Graph, nodes: Sequence[Node], name: str) -> Access | None:
-    """How `name` is read from outside of `nodes`; None if a node between computes, or if strides
-    cannot say it."""
-    made = {n.output: n for n in nodes}
+def producers(nodes: Iterable[Node]) -> dict[str, Node]:
+    """The node that makes each value."""
+    return {n.output: n for n in nodes}
+
+
+def resolve(graph: Graph, made: Mapping[str, Node], name: str) -> Access | None:
+    """How `name` is read from outside of the nodes that `made` names by what they make; None if one
+    of these computes on the way, or if strides cannot say it."""
     chain: list[Node] = []
     while name in made:
         n = made[name]

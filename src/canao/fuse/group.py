@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from canao.errors import UnsupportedError
-from canao.fuse.forms.attention import chain
+from canao.fuse.forms.attention import ScorePaths
 from canao.fuse.forms.form import Form, form_of
 from canao.fuse.yellow_cells import YellowCellPolicy
 from canao.graph.ir import Graph, Node, dim_at
@@ -42,6 +42,8 @@ TABLE = {
     (_S, _O): (_S, GREEN), (_S, _N): (_N, YELLOW), (_S, _M): (_M, YELLOW),
     (_S, _R): (_R, GREEN), (_S, _S): (_S, GREEN),
 }  # fmt: skip
+# Nodes of a region at most: more would be a function without end, whose form takes long to find.
+_MOST_NODES = 128
 # Sizes are compared at this many tokens when seeds are ordered.
 _NOMINAL_TOKENS = 128
 
@@ -156,14 +158,14 @@ class _Planner:
     def _join_attention(self) -> None:
         """Merge the two matmuls of attention with the softmax between them. All three at once: any
         two of them are many-to-many ops that no kernel computes together."""
-        made = self.graph.producers()
+        made, paths = self.graph.producers(), ScorePaths(self.graph.nodes)
         for mix in self.graph.nodes:
             after = [mix]
             while mix.op == "matmul" and after[0].inputs[0] in made:
                 after.insert(0, made[after[0].inputs[0]])
                 if after[0].op != "reshape":
                     break
-            found = chain(made, after[0].inputs[0]) if after[0].op == "softmax" else None
+            found = paths.chain(after[0].inputs[0]) if after[0].op == "softmax" else None
             if found is not None:
                 inside = dict.fromkeys(n.output for n in (found[0], *found[1], *after))
                 self._merge([self.block[name] for name in inside], "attention", RED)
@@ -202,6 +204,8 @@ class _Planner:
 
     def _merge(self, blocks: Sequence[_Block], mapping: str, colour: str) -> bool:
         """Make one block of several if it has one output, is convex and has a form."""
+        if sum(len(b.nodes) for b in blocks) > _MOST_NODES:
+            return False
         nodes = sorted({n for b in blocks for n in b.nodes}, key=lambda n: self.order[n.output])
         outputs = self._outputs(nodes)
         if len(outputs) != 1 or not self._convex(nodes):

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from canao.defaults import LIMITS, Limits
+from canao.fuse.forms.attention import ScorePaths
 from canao.graph.ir import Graph, Node, Shape, constant_type, node
 from canao.graph.verify import infer, retype
 
-# More firings than this on one graph mean rules that undo each other.
-_LIMIT = 20_000
+# More firings than this on one graph, and for each node of it, mean rules that undo each other.
+_FIRINGS, _FIRINGS_OF_A_NODE = 20_000, 10
+# A constant's elements have four bytes, and are computed in twice as many.
+_ELEMENT_BYTES = 8
 _NUMBERED = re.compile(r"\.(\d+)$")
 
 
@@ -61,12 +65,15 @@ class GraphView:
     place, and only where a rule fired: a firing costs the same in a deep model as in a shallow
     one."""
 
-    def __init__(self, graph: Graph, serial: int) -> None:
+    def __init__(self, graph: Graph, serial: int, limits: Limits = LIMITS) -> None:
         self.max_length = graph.max_length
         self.types, self.constants = dict(graph.types), dict(graph.constants)
         self.producer, self.users = graph.producers(), graph.users()
         self.kept = graph.output_values()
         self.positions: Mapping[str, frozenset[tuple[int, ...]]] | None = None  # positions.py
+        self._scores: ScorePaths | None = None
+        self._bytes = sum(a.nbytes for a in graph.constants.values())
+        self._most_bytes = self._bytes + limits.constants
         self._graph: Graph | None = graph
         self._source, self._outputs = graph, graph.outputs
         self._order = [n.output for n in graph.nodes]
@@ -91,6 +98,11 @@ class GraphView:
         array = self.array(name)
         return float(array.reshape(())) if array is not None and array.size == 1 else None
 
+    def room_for(self, elements: float) -> bool:
+        """Whether constants may grow by so many elements. A rule asks before it computes any that
+        are larger than those that they replace."""
+        return self._bytes + elements * _ELEMENT_BYTES <= self._most_bytes
+
     def made_by(self, name: str, *ops: str) -> Node | None:
         """The node that makes `name`, if it is one of `ops`."""
         n = self.producer.get(name)
@@ -105,6 +117,13 @@ class GraphView:
         return self._nodes
 
     @property
+    def scores(self) -> ScorePaths:
+        """Which values are scores of attention."""
+        if self._scores is None:
+            self._scores = ScorePaths(self._nodes)
+        return self._scores
+
+    @property
     def graph(self) -> Graph:
         """The graph as it is now."""
         if self._graph is None:
@@ -116,7 +135,7 @@ class GraphView:
 
     def change(self, at: Node, change: Change) -> None:
         """Carry out what a rule wants at the node `at`."""
-        self._graph = self.positions = None
+        self._graph = self.positions = self._scores = None
         readers = dict.fromkeys(u.output for old in change.replace for u in self.users[old])
         moved = set(self._define(at, change))
         for name in readers:
@@ -139,6 +158,7 @@ class GraphView:
         for name, array in change.constants.items():
             self.constants[name], self.types[name] = array, constant_type(array)
             self.users.setdefault(name, [])
+            self._bytes += array.nbytes
         place = self._order.index(at.output)
         self._order[place:place] = [n.output for n in change.nodes]
         for n in change.nodes:
@@ -175,7 +195,9 @@ class GraphView:
                 dead.add(name)
                 self._forget(n)
                 unread += n.inputs
-            elif self.constants.pop(name, None) is None:
+            elif name in self.constants:
+                self._bytes -= self.constants.pop(name).nbytes
+            else:
                 continue  # an input of the model
             del self.types[name], self.users[name]
         if dead:
@@ -188,16 +210,19 @@ class GraphView:
             self.users[name].sort(key=lambda n: place[n.output])
 
 
-def apply(graph: Graph, rules: Sequence[Rewrite]) -> tuple[Graph, tuple[Firing, ...]]:
+def apply(
+    graph: Graph, rules: Sequence[Rewrite], limits: Limits = LIMITS
+) -> tuple[Graph, tuple[Firing, ...]]:
     """The graph after applying `rules`, in their order, until none fires; and the log.
 
-    The rule that fired last goes first: in a deep model it fires in each layer.
+    The rule that fired last goes first: in a deep model it fires in each layer. Constants grow by
+    what `limits` allow at most.
     """
     log: list[Firing] = []
     last: tuple[Rewrite, ...] = ()
     # Names made by an earlier call must not be made again.
     serial = max((int(m[1]) for m in map(_NUMBERED.search, graph.types) if m), default=0)
-    g = GraphView(graph, serial)
+    g, most = GraphView(graph, serial, limits), _FIRINGS + _FIRINGS_OF_A_NODE * len(graph.nodes)
     while True:
         found = _first(g, (*last, *rules))
         if found is None:
@@ -205,7 +230,7 @@ def apply(graph: Graph, rules: Sequence[Rewrite]) -> tuple[Graph, tuple[Firing, 
         rule, n, change = found
         last = (rule,)
         log.append(Firing(rule.name, n.output, n.where))
-        if len(log) > _LIMIT:
+        if len(log) > most:
             raise RewriteCycle(f"rules fire without end, last {rule.name} at {n.output}")
         g.change(n, change)
 

@@ -67,6 +67,8 @@ def dim_add(a: Dim, b: Dim) -> Dim:
 
 
 def dim_mul(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
     x, y = _coefficients(a), _coefficients(b)
     out = [0] * (len(x) + len(y) - 1)
     for i, p in enumerate(x):
@@ -91,7 +93,8 @@ def dim_at(value: Dim, s: int) -> int:
 def product(dims: Iterable[Dim]) -> Dim:
     total: Dim = 1
     for d in dims:
-        total = dim_mul(total, d)
+        if d != 1:
+            total = d if total == 1 else dim_mul(total, d)
     return total
 
 

@@ -118,7 +118,7 @@ _ROWS = (
     _unary("neg", np.negative, vector="vf_sub(vf_set1(0.0f), {0})", whole="-{0}"),
     _unary("abs", np.abs, vector="vf_abs({0})"),
     _unary("exp", np.exp, flops=8, vector="vf_exp({0})"),
-    _unary("log", np.log, flops=10),
+    _unary("log", np.log, flops=40, vector="vf_log({0})"),
     _unary("sqrt", np.sqrt, vector="vf_sqrt({0})"),
     _unary("reciprocal", np.reciprocal, vector="vf_div(vf_set1(1.0f), {0})"),
     _unary("cos", np.cos, flops=10),

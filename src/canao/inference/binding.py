@@ -21,6 +21,8 @@ class Binding:
 
     def __init__(self, artifact: Artifact) -> None:
         self.inputs: list[dict[str, Any]] = artifact.manifest["inputs"]
+        # The mask of a prompt's tokens is given by name only: in its place stands the padding mask.
+        self._positional = [i["name"] for i in self.inputs if i["name"] != "prompt_mask"]
         self.max_length = artifact.max_length
         self.left_padding = bool(artifact.manifest.get("left_padding", False))
 
@@ -29,7 +31,7 @@ class Binding:
     ) -> tuple[list[np.ndarray], np.ndarray | None]:
         """The inputs, and the padding mask in their shape if one is given."""
         mask = named.pop("attention_mask", None)
-        if len(inputs) == len(self.inputs) + 1:
+        if len(inputs) == len(self._positional) + 1:
             if mask is not None:
                 raise InputError("attention_mask is given twice")
             *inputs, mask = inputs
@@ -72,9 +74,9 @@ class Binding:
         """All inputs in the manifest's order, of the shape of input_ids, [s] or [batch, s]; those
         left out are 0."""
         names = [i["name"] for i in self.inputs]
-        if len(inputs) > len(names):
+        if len(inputs) > len(self._positional):
             raise InputError(f"{len(inputs)} inputs given; the model takes {', '.join(names)}")
-        given = dict(zip(names, inputs, strict=False))
+        given = dict(zip(self._positional, inputs, strict=False))
         for name, value in named.items():
             if name not in names or name in given:
                 raise InputError(f"input '{name}' is unknown or given twice; "

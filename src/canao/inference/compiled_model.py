@@ -7,6 +7,7 @@ A text is a string that a person wrote; a sequence is the token ids that the lib
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -19,34 +20,36 @@ from canao.artifact.directory import Artifact
 from canao.errors import DeviceError, InputError
 from canao.graph.dtypes import F32
 from canao.inference.binding import Binding, ids_of, output_shape, padded
-from canao.inference.generation import Sampling, pieces, tokens
+from canao.inference.generation import length_limit, pieces, settings_of, tokens
 from canao.inference.library import (
     PointerTable,
     address_of,
     addresses,
     load_library,
+    require_interface,
     require_runnable,
 )
-from canao.inference.tasks import GENERATION, Prepared, Reader, interpret, prepare
+from canao.inference.tasks import GENERATION, Prepared, Reader, as_logits, interpret, prepare
 from canao.target import get_target
 
 _STATUS_OK, _STATUS_BUSY = 0, 8
 
 
+_open_models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
+
+
 class CompiledModel:
     """A compiled library, its weights mapped. Calls from several threads take turns.
 
-    Raises DeviceError if the library cannot run on this machine, InputError if it is damaged.
+    A forked process may go on with the models of its parent, each with threads of its own. Raises
+    DeviceError if the library cannot run on this machine, InputError if it is damaged.
     """
 
     def __init__(
         self, artifact: Artifact | str | Path, threads: int = 1, cores: Sequence[int] = ()
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
-        if not 1 <= threads <= 64:
-            raise InputError(f"threads is {threads}; give 1 to 64")
-        if cores and len(cores) != threads:
-            raise InputError(f"{len(cores)} cores named for {threads} threads; name one for each")
+        _check_threads(threads, cores)
         self.threads = threads
         require_runnable(self.artifact, get_target())
         self._binding = Binding(self.artifact)
@@ -55,12 +58,14 @@ class CompiledModel:
         self._text_reader: Reader | None = None
         self._sequence_length = 0
         self._library = load_library(self.artifact.library)
+        require_interface(self.artifact, self._library)
         handle = ctypes.c_void_p()
         pinned = (ctypes.c_int * threads)(*cores) if cores else None
-        path = str(self.artifact.weights).encode()
+        path = os.fsencode(self.artifact.weights)
         self._check(self._library.canao_open(path, threads, pinned, ctypes.byref(handle)))
         self._handle = handle
         self._close = weakref.finalize(self, self._library.canao_close, handle)
+        _open_models.add(self)
 
     def close(self) -> None:
         """Unmap the weights and end the threads. A closed model cannot be called again."""
@@ -167,32 +172,40 @@ class CompiledModel:
         self._sequence_length = kept
 
     def stream(
-        self, prompt: str | Any, max_new_tokens: int = 64, *, temperature: float = 0.0,
-        top_k: int = 0, top_p: float = 1.0, seed: int | None = None,
-        stop: Sequence[int] | None = None,
+        self, prompt: str | Any, max_new_tokens: int | None = None, *,
+        temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+        seed: int | None = None, stop: Sequence[int] | None = None, **settings: Any,
     ) -> Iterator[int]:  # fmt: skip
         """New tokens after the prompt, a text or ids of shape [s], as they are computed.
 
-        Greedy at temperature 0. It ends after a token of `stop` (default: the model's own end
-        tokens), after `max_new_tokens`, or where the model's maximum length is reached.
+        Settings have the names and meanings of Transformers' generate: do_sample,
+        repetition_penalty and so on (docs/generation.md). Those that are None are as the model's
+        generation_config.json says, else as there. A temperature draws tokens, with `seed` the
+        same ones again; 0 takes the most probable. It ends after a token of `stop` (default: the
+        model's own end tokens), after `max_new_tokens` (default: what the model's files say, else
+        64), or where the model's maximum length is reached.
         """
         self._require_decoder()
-        sampling = Sampling(temperature, top_k, top_p, seed)
+        manifest = self.artifact.manifest
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
+                 "top_p": top_p, **settings}  # fmt: skip
+        chosen = settings_of(manifest.get("generation") or {}, given)
         ids = self._prompt(prompt)
-        if max_new_tokens < 0:
-            raise InputError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
-        ends = self.artifact.manifest.get("stop_tokens", ()) if stop is None else stop
-        count = min(max_new_tokens, self.artifact.max_length - len(ids) + 1)
+        ends = tuple(manifest.get("stop_tokens", ()) if stop is None else stop)
+        count = length_limit(chosen, len(ids), self.artifact.max_length)
+        decode = self._decode if chosen["stop_strings"] and self._has_tokenizer else None
+        written = tokens(self._next_logits, ids, count, chosen, ends, seed, decode)
         self.reset()
-        return tokens(lambda new: next(iter(self.extend(new).values()))[-1], ids, count, sampling,
-                      tuple(ends))  # fmt: skip
+        return written
 
-    def generate(self, prompt: str | Any, max_new_tokens: int = 64, **options: Any) -> np.ndarray:
+    def generate(
+        self, prompt: str | Any, max_new_tokens: int | None = None, **options: Any
+    ) -> np.ndarray:
         """All new tokens after the prompt, int32 [n]; options as for `stream`."""
         return np.array(list(self.stream(prompt, max_new_tokens, **options)), np.int32)
 
     def stream_text(
-        self, prompt: str | Any, max_new_tokens: int = 64, **options: Any
+        self, prompt: str | Any, max_new_tokens: int | None = None, **options: Any
     ) -> Iterator[str]:
         """The text after the prompt, piece by piece; options as for `stream`."""
         source, tokenizer = self.stream(prompt, max_new_tokens, **options), self._reader().tokenizer
@@ -201,6 +214,19 @@ class CompiledModel:
     def stream_prepared(self, prepared: Prepared) -> Iterator[str]:
         """As `stream_text`, for a prompt that `prepare` has tokenised, with its options."""
         return self.stream_text(prepared.windows[0].ids, **prepared.options)
+
+    def _next_logits(self, new: np.ndarray) -> np.ndarray:
+        """The logits after tokens that are appended to the sequence."""
+        last = next(iter(self.extend(new).values()))[-1]
+        return as_logits(last, self.artifact.manifest.get("activation"))
+
+    @property
+    def _has_tokenizer(self) -> bool:
+        return (self.artifact.path / "tokenizer.json").is_file()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, with the special ones."""
+        return str(self._reader().tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _require_decoder(self) -> None:
         if not self.artifact.resumes:
@@ -230,13 +256,15 @@ class CompiledModel:
     ) -> Any:  # fmt: skip
         """What the model's task says of a text, or of each of a list of texts.
 
-            text-classification    Prediction        top; a pair of texts if there are two
-            text-regression        Prediction
-            token-classification   list of Entity    aggregate: first, average, max, simple, none
-            question-answering     list of Answer    top, max_answer_tokens; context or pair
+            text-classification    Prediction        top, threshold, prompt_name; a pair if there
+                                                     are two texts
+            text-regression        Prediction        prompt_name
+            token-classification   list of Entity    aggregate, ignore_labels
+            question-answering     list of Answer    top, max_answer_tokens, null_threshold;
+                                                     context or pair
             fill-mask              lists of Filling, one for each mask    top
             feature-extraction     array [s, width]  pooling (then [width]), normalize
-            sentence-embedding     array [width]
+            sentence-embedding     array [width]     prompt_name
             text-generation        text after it     max_new_tokens and the options of `stream`
 
         A text of more tokens than the model takes is an InputError, or is truncated if `truncate`
@@ -276,7 +304,7 @@ class CompiledModel:
         if self.artifact.manifest.get("task") == GENERATION:
             return ["".join(self.stream_prepared(p)) for p in prepared]
         reader = self._reader()
-        rows = iter(self._many([reader.arrays(w) for p in prepared for w in p.windows]))
+        rows = iter(self._many([reader.arrays(w, p.skip) for p in prepared for w in p.windows]))
         results = []
         for p in prepared:
             outputs = [{k: v[0] for k, v in next(rows).items()} for _ in p.windows]
@@ -346,3 +374,28 @@ class CompiledModel:
         if status != _STATUS_OK:
             message = self._library.canao_message(status).decode()
             raise DeviceError(f"{self.artifact.path}: {message}")
+
+
+def _check_threads(threads: int, cores: Sequence[int]) -> None:
+    """InputError unless these are a number of threads, and a core for each or none."""
+    if not _is_whole(threads) or not 1 <= threads <= 64:
+        raise InputError(f"threads is {threads}; give 1 to 64")
+    if cores and len(cores) != threads:
+        raise InputError(f"{len(cores)} cores named for {threads} threads; name one for each")
+    for core in cores:
+        # More than a C int holds would be cut to a core that nobody named.
+        if not _is_whole(core) or not 0 <= core < 2**31:
+            raise InputError(f"core {core} does not exist; cores are counted from 0")
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _renew_locks() -> None:
+    """In a forked process: a lock that another thread held is held by nobody here."""
+    for model in list(_open_models):
+        model._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

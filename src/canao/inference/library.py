@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import tempfile
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from canao.artifact.directory import Artifact
-from canao.errors import DeviceError
+from canao.artifact.manifest import INTERFACE, MANIFEST
+from canao.artifact.reading import parse_json, shown
+from canao.artifact.temporary import WorkingDirectory
+from canao.errors import DeviceError, InputError
 from canao.target import Target
 
 THIS_MACHINE = "this machine"
@@ -38,19 +41,35 @@ def require_runnable(artifact: Artifact, target: Target, place: str = THIS_MACHI
 def load_library(path: Path) -> ctypes.CDLL:
     """The library at `path` as it is now; DeviceError if it cannot be loaded."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is not a regular file")
         # The loader takes a path that it has seen for the library it loaded from there, though
         # the model may have been compiled anew since. A link of its own makes it look.
-        with tempfile.TemporaryDirectory(prefix="canao-") as folder:
-            link = Path(folder) / path.name
+        with WorkingDirectory("canao-library") as folder:
+            link = folder / path.name
             link.symlink_to(path.resolve())
             library = ctypes.CDLL(str(link))
         library.canao_message.restype = ctypes.c_char_p
+        library.canao_interface.restype = ctypes.c_char_p
         library.canao_output_size.restype = ctypes.c_int64
         library.canao_close.argtypes = [ctypes.c_void_p]
         library.canao_close.restype = None
     except (OSError, AttributeError) as error:
         raise DeviceError(f"{path}: cannot be loaded ({error}); compile the model again") from None
     return library
+
+
+def require_interface(artifact: Artifact, library: ctypes.CDLL) -> None:
+    """InputError unless the library takes and gives what the manifest says: it would write outputs
+    that nobody made room for."""
+    told = parse_json(library.canao_interface(), str(artifact.library), remedy="compile again")
+    for name in INTERFACE:
+        said, is_so = artifact.manifest.get(name), told.get(name)
+        if said != is_so:
+            raise InputError(
+                f"{artifact.path}: {MANIFEST} and {artifact.library.name} differ in '{name}' "
+                f"({shown(said)} and {shown(is_so)}); compile again"
+            )
 
 
 class PointerTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -105,12 +105,17 @@ def _steps(
 
 def _names(kernels: dict[str, Kernel]) -> dict[str, str]:
     """One name for each distinct kernel; equal names mean the same code."""
-    taken: dict[str, object] = {}
+    known: dict[tuple[str, Hashable], str] = {}
+    versions: dict[str, int] = {}
+    taken: set[str] = set()
     names = {}
     for output, kernel in kernels.items():
-        name, version = kernel.name, 1
-        while taken.setdefault(name, kernel.facts) != kernel.facts:
-            version += 1
-            name = f"{kernel.name}_v{version}"
-        names[output] = name
+        key = (kernel.name, kernel.facts)
+        while key not in known:
+            version = versions[kernel.name] = versions.get(kernel.name, 0) + 1
+            name = kernel.name if version == 1 else f"{kernel.name}_v{version}"
+            if name not in taken:
+                known[key] = name
+                taken.add(name)
+        names[output] = known[key]
     return names

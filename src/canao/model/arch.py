@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from canao.artifact.reading import parse_json
 from canao.errors import InputError
+
+_WHOLE = "give layers, hidden, heads and ffn"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,10 +51,16 @@ class Arch:
 
     @classmethod
     def from_json(cls, text: str) -> Arch:
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"architecture: cannot read {text[:80]!r}: {error}") from None
+        """The architecture that `to_json` wrote; InputError for other text."""
+        return cls.of(parse_json(text, "architecture", remedy=_WHOLE), "architecture")
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], place: str) -> Arch:
+        """The architecture with these four numbers; InputError that begins with `place`."""
+        names = [entry.name for entry in fields(cls)]
+        if sorted(row) != sorted(names):
+            raise InputError(f"{place}: architecture has {', '.join(sorted(row))}; {_WHOLE}"[:200])
+        return cls(**row)
 
     def __str__(self) -> str:
         return f"L{self.layers} H{self.hidden} A{self.heads} F{self.ffn}"

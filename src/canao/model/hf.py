@@ -21,15 +21,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.artifact.files import staged_directory
+from canao.artifact.reading import read_json
+from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
 from canao.model.arch import Arch
-from canao.model.checkpoint import read_json, weight_files
+from canao.model.checkpoint import weight_files
+from canao.model.config import FILE, read_config
+from canao.model.inventory.inventory import Inventory
+from canao.model.loaded_model import check_finite, check_left_over, survey
+from canao.model.tokenizer import open_tokenizer
 
 # What transformers raises on a damaged or odd directory; it has no base class of its own.
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
            SafetensorError, StrictDataclassError)  # fmt: skip
 _HEAD = "classifier."
-_TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,18 @@ class Parts:
     head: nn.Linear
 
 
-def load_config(directory: str | Path) -> PreTrainedConfig:
+def load_config(
+    directory: str | Path, inventory: Inventory | None = None
+) -> PreTrainedConfig:
     """The configuration of the BERT model in `directory`.
 
-    InputError if it cannot be read, UnsupportedError for another family of models.
+    InputError if it cannot be read, UnsupportedError for another family of models and for what
+    `inventory` refuses.
     """
     directory = Path(directory)
-    path = directory / "config.json"
+    path = directory / FILE
+    inventory = inventory or Inventory(directory)
+    survey(directory, inventory)
     if not path.is_file():
         raise InputError(f"{directory}: no config.json; give a Hugging Face model directory")
     raw = read_json(path)
@@ -74,17 +84,14 @@ def load_config(directory: str | Path) -> PreTrainedConfig:
         raise UnsupportedError(
             f"{path}: model_type is {raw.get('model_type')!r}; search needs a 'bert' teacher"
         )
-    if raw.get("is_decoder") or raw.get("position_embedding_type", "absolute") != "absolute":
-        raise UnsupportedError(
-            f"{path}: a decoder or relative positions; search needs an encoder with absolute ones"
-        )
+    if raw.get("is_decoder"):
+        raise UnsupportedError(f"{path}: a decoder; search needs an encoder")
+    with _without_logs():
+        config, _ = read_config(directory, inventory, limits=LIMITS)
+    inventory.require()
     try:
-        with _without_logs():
-            config = transformers.AutoConfig.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
         arch_of(config)
-    except _ERRORS as error:
+    except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {_first_line(error)}; correct the file") from None
     return config
 
@@ -117,26 +124,28 @@ def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
         return transformers.AutoModelForSequenceClassification.from_config(config)
 
 
-def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model directory; InputError if it is missing or damaged."""
+def load_tokenizer(
+    directory: str | Path, inventory: Inventory | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model directory, read and judged as for a compilation.
+
+    InputError if it is missing, damaged or has no padding token; UnsupportedError if it is one that
+    could not be compiled with the model.
+    """
     directory = Path(directory)
-    if not any((directory / name).is_file() for name in _TOKENIZERS):
-        raise InputError(f"{directory}: no tokenizer ({' or '.join(_TOKENIZERS)}); add its files")
-    try:
-        with _without_logs():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False, use_fast=True
-            )
-    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises Exception itself
-        if type(error) is not Exception and not isinstance(error, _ERRORS):
-            raise
-        raise InputError(f"{directory}: tokenizer cannot be read ({_first_line(error)})") from None
-    if tokenizer.pad_token_id is None:
+    own = inventory or Inventory(directory)
+    found = open_tokenizer(directory, own)
+    own.require()
+    if found is None:
+        raise InputError(f"{directory}: no tokenizer (tokenizer.json or vocab.txt); add its files")
+    if found.python.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token; name one in its files")
-    return tokenizer
+    return found.python
 
 
-def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedModel:
+def load_classifier(
+    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None
+) -> PreTrainedModel:
     """The model in `directory` with a head for `labels` (none: one output, for regression).
 
     A head that was trained for the same labels is kept and put in the order of `labels`. Any other
@@ -144,7 +153,8 @@ def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedM
     evaluation mode and float32.
     """
     directory = Path(directory)
-    config = load_config(directory)
+    inventory = inventory or Inventory(directory)
+    config = load_config(directory, inventory)
     keep = _head_order(directory, config, labels)
     _set_labels(config, labels)
     try:
@@ -162,6 +172,8 @@ def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedM
     except _ERRORS as error:
         raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
     _check_loaded(directory, info)
+    check_left_over(directory, config, type(model), info, inventory)
+    inventory.require()
     head = parts_of(model).head
     with torch.no_grad():
         if keep is None:
@@ -170,13 +182,16 @@ def load_classifier(directory: str | Path, labels: Sequence[str]) -> PreTrainedM
         else:
             head.weight.copy_(head.weight[keep])
             head.bias.copy_(head.bias[keep])
+    check_finite(directory, model)
     return model.eval()
 
 
-def is_fine_tuned(directory: str | Path, labels: Sequence[str]) -> bool:
+def is_fine_tuned(
+    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None
+) -> bool:
     """Whether the checkpoint has a head for exactly these `labels` (none: for regression)."""
     directory = Path(directory)
-    return _head_order(directory, load_config(directory), labels) is not None
+    return _head_order(directory, load_config(directory, inventory), labels) is not None
 
 
 def parts_of(model: PreTrainedModel) -> Parts:

@@ -1,6 +1,8 @@
 """The report of a search: a self-contained HTML page, trials.csv and summary.json.
 
-It only reads what the search left in its directory, finished or not, and measures nothing.
+It only reads what the search left in its directory, finished or not, and measures nothing. A
+certificate that is not of the library beside it, or not of this search, is refused: the page says
+so, and nothing of it is shown.
 """
 
 from __future__ import annotations
@@ -8,20 +10,30 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.certificate import Certificate, load_certificate
+import msgspec
+
+from canao.artifact.certificate import Certificate, differences, load_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
+from canao.artifact.measured import Others
 from canao.errors import InputError
 from canao.report.plots import pareto_svg
-from canao.search.certification import ARTIFACT_DIR, PROFILE_FILE, RESULT_FILE
-from canao.search.journal import read_run, read_trials
+from canao.search.certification import (
+    ARTIFACT_DIR,
+    RESULT_FILE,
+    Result,
+    read_profile,
+    read_result,
+)
+from canao.search.journal import read_run_file, read_trials
 from canao.search.trial import Trial, best_first, pareto
 
 REPORT_FILE = "report.html"
@@ -34,20 +46,32 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The content of a run directory; the last four fields are empty until the run is finished."""
+    """The content of a run directory. Until the run is finished, and where its certificate is
+    refused, the last four fields are empty; `refused` says why it was, in a line."""
 
     facts: Mapping[str, Any]
+    data: Sequence[str]
     trials: tuple[Trial, ...]
-    result: Mapping[str, Any] | None
-    artifact: Artifact | None
-    certificate: Certificate | None
-    profile: tuple[tuple[str, float], ...]
+    refused: str | None = None
+    result: Result | None = None
+    artifact: Artifact | None = None
+    certificate: Certificate | None = None
+    profile: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def state(self) -> str:
+        """'certified', 'missed' for a library measured again that misses the budget now, 'refused'
+        or 'unfinished'."""
+        if self.certificate is None:
+            return "unfinished" if self.refused is None else "refused"
+        return "certified" if self.certificate.holds else "missed"
 
 
 def write_report(run_dir: str | Path) -> Path:
     """Write report.html, trials.csv and summary.json into the run directory.
 
-    Returns the path of the page. Raises InputError if the directory was not written by a search.
+    Returns the path of the page. Raises InputError if the directory was not written by a search,
+    and also, once the page that says so is written, if its certificate is refused.
     """
     run_dir = Path(run_dir)
     run = read(run_dir)
@@ -57,44 +81,67 @@ def write_report(run_dir: str | Path) -> Path:
         write_whole(run_dir / REPORT_FILE, page(run))
     except OSError as error:
         raise InputError(f"{run_dir}: the report cannot be written ({error.strerror})") from None
+    if run.refused is not None:
+        raise InputError(run.refused)
     return run_dir / REPORT_FILE
 
 
 def read(run_dir: Path) -> Run:
     """Read a run directory; InputError if there is no run in it, or a file is damaged."""
-    facts = read_run(run_dir)
-    artifact = certificate = None
-    if (run_dir / ARTIFACT_DIR).is_dir():
+    held, trials = read_run_file(run_dir), read_trials(run_dir)
+    result, profile = read_result(run_dir), read_profile(run_dir)
+    unfinished, place = Run(held.facts, held.data, trials), held.place or {}
+    if result is None and not os.path.lexists(run_dir / ARTIFACT_DIR):
+        return unfinished
+    try:
         artifact = Artifact.load(run_dir / ARTIFACT_DIR)
         certificate = load_certificate(artifact)
-    result = _read_json(run_dir / RESULT_FILE)
-    for name in ("arch", "student", "teacher") if result is not None else ():
-        if not isinstance(result, dict) or not isinstance(result.get(name), dict):
-            raise InputError(f"{run_dir / RESULT_FILE}: '{name}' is missing; search again")
-    return Run(
-        facts=facts,
-        trials=read_trials(run_dir),
-        result=result,
-        artifact=artifact,
-        certificate=certificate,
-        profile=_read_profile(run_dir / PROFILE_FILE),
+        _require_own(certificate, held.facts, run_dir)
+    except InputError as error:
+        return replace(unfinished, refused=str(error))
+    if place.get("machine") not in (None, certificate.environment.get("machine")):
+        return unfinished  # the run went on elsewhere, and has not come to a library there
+    if result is None or result.digest != certificate.digest:
+        # The search ended between the two files: of the library that is there, nothing else is.
+        return replace(unfinished, refused=f"{run_dir}: {RESULT_FILE} is not of the library in "
+                       f"{ARTIFACT_DIR}/; the command of the search finishes it")  # fmt: skip
+    own = profile is not None and profile.digest == certificate.digest
+    kernels = tuple(profile.kernels) if profile is not None and own else ()
+    return replace(
+        unfinished, result=result, artifact=artifact, certificate=certificate, profile=kernels
     )
+
+
+def _require_own(certificate: Certificate, facts: Mapping[str, Any], run_dir: Path) -> None:
+    """InputError unless the certificate answers the question of this search."""
+    measure = {name.removeprefix("measure."): value for name, value in facts.items()
+               if name.startswith("measure.")}  # fmt: skip
+    asked = {"budget": facts["budget_ms"], "percentile": facts["percentile"],
+             "device": facts["device"], **measure}  # fmt: skip
+    found = {name: value for name, value in certificate.protocol.items() if name != "machine"}
+    differing = differences(asked, found)
+    if differing:
+        raise InputError(
+            f"{run_dir / ARTIFACT_DIR}: its certificate is under another protocol than the search "
+            f"({differing}); certify with the search's options"
+        )
 
 
 def summary(run: Run) -> dict[str, Any]:
     """The figures of a run for programs; times are in milliseconds."""
-    teacher = dict(run.result["teacher"]) if run.result else None
-    measured = run.certificate.measured_ms if run.certificate else None
-    teacher_ms = teacher["latency_ms"] if teacher else None
+    result = msgspec.to_builtins(run.result) if run.result else {}
+    measured = run.certificate.measured_ms if run.certificate and run.certificate.holds else None
+    teacher_ms = run.result.teacher.latency_ms if run.result else None
     return {
-        "state": "certified" if run.certificate and run.certificate.holds else "unfinished",
+        "state": run.state,
+        "refused": run.refused,
         "budget_ms": run.facts["budget_ms"],
         "percentile": run.facts["percentile"],
         "device": run.facts["device"],
         "controller": run.facts["controller"],
-        "arch": run.result["arch"] if run.result else None,
-        "student": run.result["student"] if run.result else None,
-        "teacher": teacher,
+        "arch": result.get("arch"),
+        "student": result.get("student"),
+        "teacher": result.get("teacher"),
         "certified_ms": measured,
         "speedup": teacher_ms / measured if teacher_ms and measured else None,
         "trials": dict(Counter(trial.verdict for trial in run.trials)),
@@ -127,6 +174,7 @@ def page(run: Run) -> str:
         _section("Where time goes", _bars(run.profile)),
         _section("What was fused", _fused(run.artifact)),
         _section("Candidates", _candidates(run.trials)),
+        _section("Data", _lines(run.data)),
         _section("Options of the run", _facts(run.facts.items())),
     ]
     body = "\n".join(part for part in parts if part)
@@ -142,22 +190,29 @@ def _head(run: Run) -> str:
     facts, budget = run.facts, f"{run.facts['budget_ms']:g} ms"
     counted = Counter("trained" if trial.trained else "rejected" for trial in run.trials)
     cards = [("budget", f"{budget}, p{facts['percentile']:g}")]
-    state = "unfinished: no library has been certified yet"
     if run.certificate and run.certificate.holds:
-        state = f"certified on {run.certificate.device}"
         cards.append(("certified", f"{run.certificate.measured_ms:.4g} ms"))
     speedup = summary(run)["speedup"]
     if speedup:
         cards.append(("speed-up over the teacher", f"{speedup:.2f}×"))
     if run.result:
-        cards.append(("student", _arch_text(run.result["arch"])))
+        cards.append(("student", str(run.result.arch)))
     cards.append(("candidates", f"{counted['trained']} trained, {counted['rejected']} rejected"))
     boxes = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cards
     )
-    return (
-        f'<h1>CANAO search</h1><p class="state">{escape(state)}</p><dl class="cards">{boxes}</dl>'
-    )
+    state = f'<p class="state">{escape(_state(run))}</p>'
+    return f'<h1>CANAO search</h1>{state}<dl class="cards">{boxes}</dl>'
+
+
+def _state(run: Run) -> str:
+    if run.certificate and run.certificate.holds:
+        return f"certified on {run.certificate.device}"
+    if run.certificate:
+        return f"missed: measured again, {run.certificate}"
+    if run.refused:
+        return f"refused: {run.refused}"
+    return "unfinished: no library has been judged yet"
 
 
 def _scores(run: Run) -> str:
@@ -168,13 +223,13 @@ def _scores(run: Run) -> str:
         accuracy, ms = _number(best[0].accuracy), _number(best[0].latency_ms)
         arch = escape(str(best[0].arch))
         return f"<p>Best candidate so far: {arch}, proxy score {accuracy} at {ms} ms.</p>"
-    teacher, student = run.result["teacher"], run.result["student"]
+    teacher, student = run.result.teacher, run.result.student
     rows = []
-    for name, value in student["metrics"].items():
-        mark = " (decides)" if name == student["primary"] else ""
-        rows.append((name + mark, _number(teacher["metrics"].get(name)), _number(value)))
+    for name, value in student.metrics.items():
+        mark = " (decides)" if name == student.primary else ""
+        rows.append((name + mark, _number(teacher.metrics.get(name)), _number(value)))
     measured = run.certificate.measured_ms if run.certificate else None
-    rows.append(("latency, ms", _number(teacher["latency_ms"]), _number(measured)))
+    rows.append(("latency, ms", _number(teacher.latency_ms), _number(measured)))
     return _table(("", "teacher", "student"), rows)
 
 
@@ -194,12 +249,23 @@ def _certificate(certificate: Certificate | None) -> str:
         off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"
         rows.append(("predicted by the latency table", off))
     rows += [(name, _number(value)) for name, value in certificate.latency_ms.items()]
+    if certificate.others is not None:
+        rows.append(("others' work", _others(certificate.others, certificate.others_limit)))
     rows += [("library", certificate.digest), ("date", certificate.date)]
     rows += [(name, str(value)) for name, value in certificate.environment.items()]
     return _facts(rows) + (
         "<p>Latencies in milliseconds, memory in bytes. The certificate is valid for this library "
-        "on this device only; <code>canao certify</code> measures again.</p>"
+        "on this device only, with no more work of others beside it than it names; "
+        "<code>canao certify</code> measures again.</p>"
     )
+
+
+def _others(others: Others, limit: float) -> str:
+    cores = ", ".join(f"core {core} {share:.0%}" for core, share in sorted(others.cores.items()))
+    ran = ", ".join(map(str, others.used))
+    over = ", which is over the limit" if others.exceeds(limit) else ""
+    return (f"{cores}; the library ran on {ran} and waited {others.waited:.0%} of the time; limit "
+            f"{limit:.0%}{over}")  # fmt: skip
 
 
 def _bars(profile: Sequence[tuple[str, float]]) -> str:
@@ -255,6 +321,10 @@ def _candidates(trials: Sequence[Trial]) -> str:
     return _table(heads, rows)
 
 
+def _lines(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
 def _facts(rows: Iterable[tuple[str, Any]]) -> str:
     return _table(("", ""), [(name, str(value)) for name, value in rows])
 
@@ -275,26 +345,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def _arch_text(arch: Mapping[str, Any]) -> str:
-    return f"L{arch['layers']} H{arch['hidden']} A{arch['heads']} F{arch['ffn']}"
-
-
-def _read_profile(path: Path) -> tuple[tuple[str, float], ...]:
-    try:
-        return tuple((str(name), float(ms)) for name, ms in _read_json(path) or ())
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: not a list of [kernel, ms]; search again") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); search again to write it") from None
 
 
 _STYLE = """

@@ -9,8 +9,10 @@
  *   run       one run: ids come from the file IDS (int32, one input after the other), all outputs go
  *             to the file OUTPUTS (float32)
  * The report on standard output has one item on each line, `name value...`; samples are nanoseconds.
+ * With samples come two readings of what else ran (bench_others.h).
  * A library that continues sequences gives the last token's outputs only. */
 #define _GNU_SOURCE
+#include "bench_others.h"
 #include "canao_runtime.h"
 
 #include <dlfcn.h>
@@ -116,6 +118,13 @@ static int make_ready(const struct library *l, canao_model *m, const struct requ
 static int time_runs(const struct library *l, canao_model *m, const struct request *q,
                      const int32_t *const *in, float *const *out)
 {
+    char *readings = NULL;
+    size_t size = 0;
+    FILE *others = open_memstream(&readings, &size);
+    if (!others)
+        return fail("samples", "not enough memory");
+    const int own = q->pinned ? q->cores[0] : -1;
+    read_others(others, "begin", own); /* before the warm-up: reading leaves the caches cold */
     if (q->next)
         l->extend(m, in, q->length, 0, out);
     for (long i = 0; i < q->warmup; i++) {
@@ -142,7 +151,10 @@ static int time_runs(const struct library *l, canao_model *m, const struct reque
     }
     if (!ns)
         return fail("samples", "not enough memory");
-    printf("samples");
+    read_others(others, "end", own);
+    fclose(others);
+    printf("%ssamples", readings);
+    free(readings);
     for (size_t i = 0; i < count; i++)
         printf(" %llu", (unsigned long long)ns[i]);
     printf("\n");
@@ -203,19 +215,26 @@ static int run_files(const struct library *l, canao_model *m, const struct reque
     return whole ? 0 : fail(to, "cannot be written");
 }
 
+/* A number of an int's range, or -1, which is none of what is asked for: 2^32 must not become 0. */
+static int int_of(const char *text)
+{
+    const long number = atol(text);
+    return number < 0 || number > INT32_MAX ? -1 : (int)number;
+}
+
 static int parse(char **argv, struct request *q)
 {
-    q->length = (int32_t)atol(argv[3]);
-    q->threads = (int)atol(argv[4]);
+    q->length = int_of(argv[3]);
+    q->threads = int_of(argv[4]);
     q->pinned = 0;
     if (strcmp(argv[5], "-"))
         for (char *c = strtok(argv[5], ","); c && q->pinned < MAX_THREADS; c = strtok(NULL, ","))
-            q->cores[q->pinned++] = (int)atol(c);
+            q->cores[q->pinned++] = int_of(c);
     q->warmup = atol(argv[6]);
     q->samples = atol(argv[7]);
     q->least = (uint64_t)atol(argv[8]) * 1000000u;
     q->most = (uint64_t)atol(argv[9]) * 1000000u;
-    return q->threads >= 1 && q->threads <= MAX_THREADS &&
+    return q->length >= 1 && q->threads >= 1 && q->threads <= MAX_THREADS &&
            (!q->pinned || q->pinned == q->threads);
 }
 
@@ -225,7 +244,7 @@ int main(int argc, char **argv)
     struct request q;
     const char *mode = argc < 11 ? "" : argv[10];
     if (argc != (strcmp(mode, "run") ? 11 : 13) || !parse(argv, &q))
-        return fail("bench", "wrong arguments");
+        return fail("bench", "wrong arguments: 1 to 64 threads, and a core for each or none");
     q.next = !strcmp(mode, "next");
     const uint64_t start = now();
     if (!load(argv[1], &l)) {

@@ -56,6 +56,7 @@ struct canao_program {
     int32_t few_tokens; /* for each thread: see canao_few_tokens */
     uint64_t layout;
     uint64_t weights_bytes, arena_bytes, scratch_bytes, cache_bytes;
+    const char *interface; /* what canao_interface returns */
 };
 
 extern const struct canao_program canao_program;
@@ -112,6 +113,8 @@ canao_pool *canao_pool_start(int threads, const int *cores);
 void canao_pool_run(canao_pool *pool, canao_work work, void *context);
 void canao_pool_barrier(canao_pool *pool);
 void canao_pool_stop(canao_pool *pool);
+/* Frees the pool of the process that this one was forked from: its threads are not here. */
+void canao_pool_abandon(canao_pool *pool);
 /* Pins the calling thread to a core; 0 on success. */
 int canao_pin(int core);
 

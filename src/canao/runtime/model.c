@@ -1,10 +1,11 @@
-/* The public functions of a compiled model: open, run, run a batch, close. Every argument and the
- * weights file are checked; nothing aborts. */
+/* The public functions of a compiled model: open, run, run a batch, close. Every argument, the
+ * weights file and the handle are checked; nothing aborts. */
 #define _GNU_SOURCE
 #include "canao_model.h"
 #include "canao_runtime.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@ struct sequence {
     float *const *outputs;
 };
 
-struct canao_model {
+struct model {
     const unsigned char *file;
     /* Activations, then the cache. 0: for all threads together; the others from the first batch */
     unsigned char *arenas[MAX_THREADS];
@@ -32,7 +33,8 @@ struct canao_model {
     unsigned char *scratch;
     canao_pool *pool;
     int threads;
-    int core; /* of thread 0; -1: not pinned */
+    int pins, cores[MAX_THREADS]; /* cores: of each thread, if it pins them */
+    int orphaned; /* this process was forked, and the pool's threads are not in it */
     atomic_flag busy;
     /* the call under way */
 #if defined(__linux__)
@@ -44,7 +46,7 @@ struct canao_model {
 };
 
 struct batch {
-    canao_model *model;
+    struct model *model;
     struct sequence *sequences; /* longest first */
     unsigned count;
     atomic_uint next; /* the first sequence that no thread has taken */
@@ -52,10 +54,126 @@ struct batch {
 
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '2'};
 
+/* The models that are open. What a caller holds is no address: it names a place in this table, and
+ * which of the models that were there it means. So a handle that was closed is known for that, and
+ * so is every copy of it. */
+enum { PLACE_BITS = 16, FIRST_ROOM = 16, MAX_MODELS = 1 << 15 };
+
+struct place {
+    struct model *model; /* NULL: none */
+    uint64_t number;     /* of the model, among all that this process opened */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    struct place *places;
+    size_t room, open;
+    uint64_t opened;
+} table = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Where the model of a handle is; NULL if it is not open. With the table locked. */
+static struct place *find(const canao_model *handle)
+{
+    const uintptr_t bits = (uintptr_t)handle;
+    const size_t place = bits & (((uintptr_t)1 << PLACE_BITS) - 1);
+    if (!place || place > table.room)
+        return NULL;
+    struct place *found = &table.places[place - 1];
+    return found->model && found->number == bits >> PLACE_BITS ? found : NULL;
+}
+
+static int make_room(void)
+{
+    const size_t room = table.room ? 2 * table.room : FIRST_ROOM;
+    struct place *places =
+        room > MAX_MODELS ? NULL : realloc(table.places, room * sizeof *places);
+    if (!places)
+        return 0;
+    memset(places + table.room, 0, (room - table.room) * sizeof *places);
+    table.places = places;
+    table.room = room;
+    return 1;
+}
+
+/* The handle of a model from now on; NULL if there is no memory for one more. */
+static canao_model *enlist(struct model *m)
+{
+    canao_model *handle = NULL;
+    pthread_mutex_lock(&table.lock);
+    size_t i = 0;
+    while (i < table.room && table.places[i].model)
+        i++;
+    if (i < table.room || make_room()) {
+        table.places[i] = (struct place){m, ++table.opened};
+        table.open++;
+        handle = (canao_model *)(uintptr_t)(table.opened << PLACE_BITS | (i + 1));
+    }
+    pthread_mutex_unlock(&table.lock);
+    return handle;
+}
+
+/* Takes a model out of the table; NULL if it is not in it. */
+static struct model *withdraw(const canao_model *handle)
+{
+    struct model *m = NULL;
+    pthread_mutex_lock(&table.lock);
+    struct place *place = find(handle);
+    if (place) {
+        m = place->model;
+        place->model = NULL;
+        if (!--table.open) {
+            free(table.places);
+            table.places = NULL;
+            table.room = 0;
+        }
+    }
+    pthread_mutex_unlock(&table.lock);
+    return m;
+}
+
+/* Takes a model for one call. */
+static int take(const canao_model *handle, struct model **m)
+{
+    int status = CANAO_CLOSED;
+    pthread_mutex_lock(&table.lock);
+    const struct place *place = find(handle);
+    if (place) {
+        *m = place->model;
+        status = atomic_flag_test_and_set(&(*m)->busy) ? CANAO_BUSY : CANAO_OK;
+    }
+    pthread_mutex_unlock(&table.lock);
+    return status;
+}
+
+/* A forked process has the memory of this one and the thread that forked, but no other thread: none
+ * of the pools, and none that was in a call. So its models are free, and get threads of their own
+ * when they are next called. */
+static void before_fork(void) { pthread_mutex_lock(&table.lock); }
+
+static void after_fork(void) { pthread_mutex_unlock(&table.lock); }
+
+static void in_child(void)
+{
+    for (size_t i = 0; i < table.room; i++)
+        if (table.places[i].model) {
+            table.places[i].model->orphaned = 1;
+            atomic_flag_clear(&table.places[i].model->busy);
+        }
+    pthread_mutex_unlock(&table.lock);
+}
+
+static int fork_is_unwatched;
+
+static void watch_forks(void)
+{
+    fork_is_unwatched = pthread_atfork(before_fork, after_fork, in_child);
+}
+
 static int map_weights(const char *path, const unsigned char **file)
 {
     struct stat info;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK a pipe that nobody writes to would be waited for. */
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return CANAO_FILE;
     if (fstat(fd, &info) || !S_ISREG(info.st_mode)) {
@@ -113,42 +231,36 @@ static unsigned char *allocate_arena(void)
     return allocate(canao_program.arena_bytes + canao_program.cache_bytes);
 }
 
-CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, canao_model **model)
+/* Whether this thread can be pinned to each of the cores; its own stay as they are. */
+static int check_cores(const int *cores, int threads)
 {
-    if (!weights || !model)
-        return CANAO_ARGUMENT;
-    *model = NULL;
-    if (threads < 1 || threads > MAX_THREADS)
-        return CANAO_ARGUMENT;
-    canao_model *m = calloc(1, sizeof *m);
-    if (!m)
-        return CANAO_MEMORY;
-    atomic_flag_clear(&m->busy);
-    m->threads = threads;
-    m->core = cores ? cores[0] : -1;
-    int status = map_weights(weights, &m->file);
-    if (!status) {
-        m->arenas[0] = allocate_arena();
-        m->positions = count_up(canao_program.max_length);
-        m->scratch = allocate(canao_program.scratch_bytes * (uint64_t)threads);
-        if (!m->arenas[0] || !m->scratch || !m->positions)
-            status = CANAO_MEMORY;
-    }
-    if (!status && !(m->pool = canao_pool_start(threads, cores)))
-        status = CANAO_THREADS;
-    if (status) {
-        canao_close(m);
-        return status;
-    }
-    *model = m;
-    return CANAO_OK;
+    int status = CANAO_OK;
+#if defined(__linux__)
+    cpu_set_t before;
+    if (sched_getaffinity(0, sizeof before, &before))
+        return CANAO_THREADS;
+#endif
+    for (int t = 0; t < threads && !status; t++)
+        if (canao_pin(cores[t]))
+            status = CANAO_THREADS;
+#if defined(__linux__)
+    sched_setaffinity(0, sizeof before, &before);
+#endif
+    return status;
 }
 
-CANAO_EXPORT void canao_close(canao_model *m)
+static int start_pool(struct model *m)
 {
-    if (!m)
-        return;
-    canao_pool_stop(m->pool);
+    m->pool = canao_pool_start(m->threads, m->pins ? m->cores : NULL);
+    return m->pool ? CANAO_OK : CANAO_THREADS;
+}
+
+static void discard(struct model *m)
+{
+    if (m->orphaned)
+        canao_pool_abandon(m->pool);
+    else
+        canao_pool_stop(m->pool);
     free(m->scratch);
     free(m->positions);
     for (int t = 0; t < m->threads; t++)
@@ -158,6 +270,54 @@ CANAO_EXPORT void canao_close(canao_model *m)
     free(m);
 }
 
+CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, canao_model **model)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (!weights || !model)
+        return CANAO_ARGUMENT;
+    *model = NULL;
+    if (threads < 1 || threads > MAX_THREADS)
+        return CANAO_ARGUMENT;
+    int status = cores ? check_cores(cores, threads) : CANAO_OK;
+    if (status)
+        return status;
+    pthread_once(&once, watch_forks);
+    struct model *m = fork_is_unwatched ? NULL : calloc(1, sizeof *m);
+    if (!m)
+        return CANAO_MEMORY;
+    atomic_flag_clear(&m->busy);
+    m->threads = threads;
+    m->pins = cores != NULL;
+    for (int t = 0; cores && t < threads; t++)
+        m->cores[t] = cores[t];
+    status = map_weights(weights, &m->file);
+    if (!status) {
+        m->arenas[0] = allocate_arena();
+        m->positions = count_up(canao_program.max_length);
+        m->scratch = allocate(canao_program.scratch_bytes * (uint64_t)threads);
+        if (!m->arenas[0] || !m->scratch || !m->positions)
+            status = CANAO_MEMORY;
+    }
+    if (!status)
+        status = start_pool(m);
+    if (!status && !(*model = enlist(m)))
+        status = CANAO_MEMORY;
+    if (status)
+        discard(m);
+    return status;
+}
+
+CANAO_EXPORT void canao_close(canao_model *handle)
+{
+    struct model *m = withdraw(handle);
+    if (!m)
+        return;
+    const struct timespec moment = {0, 100000};
+    while (atomic_flag_test_and_set(&m->busy)) /* for the call under way */
+        nanosleep(&moment, NULL);
+    discard(m);
+}
+
 static uint64_t now(void)
 {
     struct timespec t;
@@ -165,9 +325,8 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static struct canao_call make_call(const canao_model *m, const struct sequence *sequence,
-                                   unsigned char *arena,
-                                   int thread)
+static struct canao_call make_call(const struct model *m, const struct sequence *sequence,
+                                   unsigned char *arena, int thread)
 {
     return (struct canao_call){
         .tokens = sequence->length,
@@ -186,7 +345,7 @@ static struct canao_call make_call(const canao_model *m, const struct sequence *
 /* All threads on one sequence. */
 static void run_steps(void *context, int thread)
 {
-    canao_model *m = context;
+    struct model *m = context;
     struct canao_call call = make_call(m, &m->sequence, m->arenas[0], thread);
     call.thread = thread;
     call.threads = m->threads;
@@ -225,7 +384,7 @@ static void copy_outputs(const struct sequence *sequence, const unsigned char *a
     }
 }
 
-static void run_together(canao_model *m, const struct sequence *sequence, uint64_t *ns)
+static void run_together(struct model *m, const struct sequence *sequence, uint64_t *ns)
 {
     m->sequence = *sequence;
     m->ns = ns;
@@ -272,22 +431,36 @@ static int check(const struct sequence *sequence)
     return CANAO_OK;
 }
 
-/* Takes the model for one call and pins the caller. */
-static int enter(canao_model *m)
+/* In a forked process: the model's own threads again. */
+static int revive(struct model *m)
 {
-    if (atomic_flag_test_and_set(&m->busy))
-        return CANAO_BUSY;
-#if defined(__linux__)
-    m->pinned = m->core >= 0 && !sched_getaffinity(0, sizeof m->before, &m->before);
-    if (m->pinned && canao_pin(m->core)) {
-        atomic_flag_clear(&m->busy);
-        return CANAO_THREADS;
-    }
-#endif
-    return CANAO_OK;
+    if (!m->orphaned)
+        return CANAO_OK;
+    canao_pool_abandon(m->pool);
+    const int status = start_pool(m);
+    m->orphaned = status != CANAO_OK;
+    return status;
 }
 
-static void leave(canao_model *m)
+/* Takes the model for one call and pins the caller. */
+static int enter(const canao_model *handle, struct model **taken)
+{
+    int status = take(handle, taken);
+    if (status)
+        return status;
+    struct model *m = *taken;
+    status = revive(m);
+#if defined(__linux__)
+    m->pinned = !status && m->pins && !sched_getaffinity(0, sizeof m->before, &m->before);
+    if (m->pinned && canao_pin(m->cores[0]))
+        status = CANAO_THREADS;
+#endif
+    if (status)
+        atomic_flag_clear(&m->busy);
+    return status;
+}
+
+static void leave(struct model *m)
 {
 #if defined(__linux__)
     if (m->pinned)
@@ -296,17 +469,18 @@ static void leave(canao_model *m)
     atomic_flag_clear(&m->busy);
 }
 
-static int run(canao_model *m, const struct sequence *sequence, uint64_t *ns)
+static int run(const canao_model *handle, const struct sequence *sequence, uint64_t *ns)
 {
-    if (!m)
+    struct model *m = NULL;
+    if (!handle)
         return CANAO_ARGUMENT;
     int status = check(sequence);
     if (!status)
-        status = enter(m);
+        status = enter(handle, &m);
     if (status)
         return status;
+    m->past = 0; /* now, so that a process forked during the call reads nothing half-written */
     run_together(m, sequence, ns);
-    m->past = 0;
     leave(m);
     return CANAO_OK;
 }
@@ -317,27 +491,28 @@ static struct sequence whole_sequence(const int32_t *const *inputs, int32_t leng
     return (struct sequence){length, 0, length, inputs, outputs};
 }
 
-CANAO_EXPORT int canao_run(canao_model *m, const int32_t *const *inputs, int32_t length,
+CANAO_EXPORT int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
                            float *const *outputs)
 {
     const struct sequence sequence = whole_sequence(inputs, length, outputs);
-    return run(m, &sequence, NULL);
+    return run(model, &sequence, NULL);
 }
 
-CANAO_EXPORT int canao_profile(canao_model *m, const int32_t *const *inputs, int32_t length,
+CANAO_EXPORT int canao_profile(canao_model *model, const int32_t *const *inputs, int32_t length,
                                float *const *outputs, uint64_t *ns)
 {
     const struct sequence sequence = whole_sequence(inputs, length, outputs);
-    return ns ? run(m, &sequence, ns) : CANAO_ARGUMENT;
+    return ns ? run(model, &sequence, ns) : CANAO_ARGUMENT;
 }
 
 #ifdef CANAO_RESUMES
-CANAO_EXPORT int canao_extend(canao_model *m, const int32_t *const *inputs, int32_t length,
+CANAO_EXPORT int canao_extend(canao_model *model, const int32_t *const *inputs, int32_t length,
                               int32_t wanted, float *const *outputs)
 {
-    if (!m || wanted < 0 || wanted > length)
+    struct model *m = NULL;
+    if (!model || wanted < 0 || wanted > length)
         return CANAO_ARGUMENT;
-    int status = enter(m);
+    int status = enter(model, &m);
     if (status)
         return status;
     const struct sequence sequence = {length, m->past, wanted, inputs, outputs};
@@ -350,11 +525,12 @@ CANAO_EXPORT int canao_extend(canao_model *m, const int32_t *const *inputs, int3
     return status;
 }
 
-CANAO_EXPORT int canao_reset(canao_model *m, int32_t kept)
+CANAO_EXPORT int canao_reset(canao_model *model, int32_t kept)
 {
-    if (!m || kept < 0)
+    struct model *m = NULL;
+    if (!model || kept < 0)
         return CANAO_ARGUMENT;
-    int status = enter(m);
+    int status = enter(model, &m);
     if (status)
         return status;
     if (kept > m->past)
@@ -413,7 +589,7 @@ static int count_together(const struct sequence *sequences, int count, int threa
     return best;
 }
 
-static int allocate_arenas(canao_model *m)
+static int allocate_arenas(struct model *m)
 {
     for (int t = 1; t < m->threads; t++)
         if (!m->arenas[t] && !(m->arenas[t] = allocate_arena()))
@@ -421,7 +597,7 @@ static int allocate_arenas(canao_model *m)
     return CANAO_OK;
 }
 
-static int run_batch(canao_model *m, struct sequence *sequences, int count)
+static int run_batch(struct model *m, struct sequence *sequences, int count)
 {
     qsort(sequences, (size_t)count, sizeof *sequences, longer_first);
     const int together = count_together(sequences, count, m->threads);
@@ -436,10 +612,11 @@ static int run_batch(canao_model *m, struct sequence *sequences, int count)
     return CANAO_OK;
 }
 
-CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const *const *inputs,
+CANAO_EXPORT int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
                                  const int32_t *lengths, float *const *const *outputs)
 {
-    if (!m || count < 0 || (count && (!inputs || !lengths || !outputs)))
+    struct model *m = NULL;
+    if (!model || count < 0 || (count && (!inputs || !lengths || !outputs)))
         return CANAO_ARGUMENT;
     if (!count)
         return CANAO_OK;
@@ -449,9 +626,9 @@ CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const
         sequences[i] = whole_sequence(inputs[i], lengths[i], outputs[i]);
         status = check(&sequences[i]);
     }
-    if (!status && !(status = enter(m))) {
-        status = run_batch(m, sequences, count);
+    if (!status && !(status = enter(model, &m))) {
         m->past = 0;
+        status = run_batch(m, sequences, count);
         leave(m);
     }
     free(sequences);
@@ -459,6 +636,8 @@ CANAO_EXPORT int canao_run_batch(canao_model *m, int count, const int32_t *const
 }
 
 CANAO_EXPORT const struct canao_program *canao_describe(void) { return &canao_program; }
+
+CANAO_EXPORT const char *canao_interface(void) { return canao_program.interface; }
 
 CANAO_EXPORT const char *canao_message(int status)
 {
@@ -472,6 +651,7 @@ CANAO_EXPORT const char *canao_message(int status)
         "not enough memory",
         "threads cannot be started or pinned to the named cores",
         "another call on this model is under way",
+        "the model is closed, or was never opened",
     };
     const int known = (int)(sizeof text / sizeof *text);
     return status >= 0 && status < known ? text[status] : "unknown status";

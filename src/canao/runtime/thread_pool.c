@@ -173,3 +173,9 @@ void canao_pool_stop(canao_pool *pool)
     pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
+
+void canao_pool_abandon(canao_pool *pool)
+{
+    /* No thread of this process waits for its lock, so that it needs no end. */
+    free(pool);
+}

@@ -6,7 +6,7 @@ twice: a head's keys [keys / nr][d][nr], its values [dv / nr][keys][nr].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
@@ -75,17 +75,23 @@ def last_rows(program: Program) -> frozenset[str]:
     found: set[str] = set()
     if not program.graph.resumes:
         return frozenset()
+    users = _users(program)
     for region in reversed(program.regions):
         name = region.output
-        users = all(u.output in found and _by_row(u, name) for u in _users(program, name))
-        if users and _in_order(region):
+        last = all(u.output in found and _by_row(u, name) for u in users.get(name, ()))
+        if last and _in_order(region):
             found.add(name)
     return frozenset(found)
 
 
-def _users(program: Program, name: str) -> Iterator[Region]:
-    return (r for r in program.regions if any(name in n.inputs for n in r.nodes)
-            and name != r.output)  # fmt: skip
+def _users(program: Program) -> Mapping[str, Sequence[Region]]:
+    """The regions that read each value that another makes."""
+    found: dict[str, list[Region]] = {}
+    for region in program.regions:
+        for name in dict.fromkeys(i for n in region.nodes for i in n.inputs):
+            if name != region.output:
+                found.setdefault(name, []).append(region)
+    return found
 
 
 def _by_row(region: Region, name: str) -> bool:

@@ -106,8 +106,12 @@ def _place(spans: Mapping[str, _Span]) -> dict[str, int]:
     """Offsets of values: the place of the last value that may hand its own on, else the first that
     is free."""
     offsets: dict[str, int] = {}
+    # Of values that were handed one place in turn, the one that is read last speaks for all.
+    held: dict[tuple[int, int, int, _Own | None], _Span] = {}
     for name, span in spans.items():
-        live = [(offsets[k], v) for k, v in spans.items() if k in offsets and v.overlaps(span)]
+        # Values are in the order in which they are made: what has ended is of no further account.
+        held = {key: v for key, v in held.items() if v.overlaps(span)}
+        live = [(at, v) for (at, _, _, _), v in held.items()]
         handed = sorted((v.read, at) for at, v in live if v.hands_on(span))
         offset = 0
         for candidate in [at for _, at in reversed(handed)]:
@@ -120,6 +124,9 @@ def _place(spans: Mapping[str, _Span]) -> dict[str, int]:
                 if _meet(offset, span, at, v):
                     offset = at + v.size
         offsets[name] = offset
+        key = (offset, span.size, span.last, span.kept)
+        if key not in held or held[key].read < span.read:
+            held[key] = span
     return offsets
 
 

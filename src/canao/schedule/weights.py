@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -43,6 +44,11 @@ class WeightLayout:
 
     sections: tuple[Section, ...]
     size: int
+    _places: Mapping[tuple[str, Storage], int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places = {(s.value, s.storage): s.offset for s in self.sections}
+        object.__setattr__(self, "_places", MappingProxyType(places))
 
     @property
     def identity(self) -> int:
@@ -55,8 +61,7 @@ class WeightLayout:
         return HEADER + self.size
 
     def offset(self, operand: Operand) -> int:
-        wanted = (operand.value, operand.storage)
-        return next(s.offset for s in self.sections if (s.value, s.storage) == wanted)
+        return self._places[operand.value, operand.storage]
 
 
 def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.certificate import Certificate
+import msgspec
+
+from canao.artifact.certificate import CERTIFICATE_FILE, Certificate, write_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import replace_directory, write_whole
+from canao.artifact.reading import read_json
 from canao.device.base import Device, MeasureConfig
-from canao.device.certify import certify
-from canao.errors import BudgetError, DeviceError
+from canao.device.certify import UnsavedError, judge, saved_elsewhere
+from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
-from canao.search.evaluation import TRIES, Evaluator, workspace
+from canao.search.evaluation import TRIES, Evaluator, disturbed, workspace
 from canao.search.journal import Journal
 from canao.search.options import Event, Progress
 from canao.search.trial import Trial, best_first, pareto
@@ -24,6 +30,7 @@ from canao.train.metrics import Score
 ARTIFACT_DIR = "artifact"
 RESULT_FILE = "result.json"
 PROFILE_FILE = "profile.json"
+_AGAIN = "search again to write it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,65 @@ class SearchResult:
     trials: tuple[Trial, ...]
 
 
+class ScoreRow(msgspec.Struct):
+    """Metrics in RUN/result.json."""
+
+    metrics: dict[str, float]
+    primary: str
+
+
+class TeacherRow(ScoreRow):
+    latency_ms: float | None
+
+
+class ArchRow(msgspec.Struct):
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+
+    def __str__(self) -> str:
+        return f"L{self.layers} H{self.hidden} A{self.heads} F{self.ffn}"
+
+
+class Result(msgspec.Struct):
+    """RUN/result.json: what `canao report` needs besides the journal and the artifact. `digest` is
+    of the certificate's files, so that a result is never shown beside another library."""
+
+    digest: str
+    arch: ArchRow
+    model_dir: str
+    student: ScoreRow
+    teacher: TeacherRow
+
+
+class Profile(msgspec.Struct):
+    """RUN/profile.json: [kernel name, median ms] in execution order, of the library with this
+    digest. A report works without it."""
+
+    digest: str
+    kernels: list[tuple[str, float]]
+
+
+def read_result(run_dir: Path) -> Result | None:
+    """RUN/result.json; None until the run is finished, InputError if it is damaged."""
+    path = run_dir / RESULT_FILE
+    return read_json(path, Result, remedy=_AGAIN) if os.path.lexists(path) else None
+
+
+def read_profile(run_dir: Path) -> Profile | None:
+    """RUN/profile.json; None if there is none, InputError if it is damaged."""
+    path = run_dir / PROFILE_FILE
+    return read_json(path, Profile, remedy=_AGAIN) if os.path.lexists(path) else None
+
+
 def certify_best(evaluator: Evaluator, journal: Journal, progress: Progress) -> SearchResult:
     """Train candidates in full, best proxy score first, until the library of one keeps the budget.
 
     Each candidate is measured under the full protocol before it is trained. A finished library
     that misses the budget is measured once more, because another program may have been running.
-    Raises BudgetError if none keeps it, naming the nearest points of the Pareto front.
+    Raises BudgetError if none keeps it, naming the nearest points of the Pareto front; DeviceError
+    if others took so much of a core that nobody can tell.
     """
     options, slack, finished = evaluator.options, 1.0, 0
     waiting = list(best_first(journal.trials))
@@ -60,14 +120,15 @@ def certify_best(evaluator: Evaluator, journal: Journal, progress: Progress) -> 
         waiting.sort(key=lambda t: slack * (t.latency_ms or 0.0) > options.budget_ms)
         trial = waiting.pop(0)
         progress(Event("finish", f"checking {trial.arch} under the full protocol", trial))
-        latency = evaluator.latency(trial.arch, options.measure, TRIES)
+        latency = evaluator.latency(trial.arch, options.measure, TRIES, final=True)
         if latency <= options.budget_ms:
             finished += 1
             result = _finish(evaluator, journal, trial, progress)
             latency = result.certificate.measured_ms
             if result.certificate.holds:
-                _write_result(result)
-                _write_profile(evaluator.device, result.artifact, options.search_measure)
+                with _written(options.run_dir, result.certificate):
+                    _write_result(result)
+                    _write_profile(evaluator.device, result, options.search_measure)
                 return result
         progress(Event("certify", f"{trial.arch} misses the budget with {latency:.4g} ms", trial))
         slack = max(slack, latency / (trial.latency_ms or latency))
@@ -84,13 +145,16 @@ def _finish(
     progress(Event("finish", f"training {trial.arch} in full", trial))
     student = evaluator.trainer.finish(trial.arch)
     with workspace(options.run_dir) as folder:
-        artifact = evaluator.compile(student.model_dir, folder / ARTIFACT_DIR)
+        with _written(options.run_dir):
+            artifact = evaluator.compile(student.model_dir, folder / ARTIFACT_DIR)
         progress(Event("certify", f"measuring the library of {trial.arch}", trial))
-        certificate = _certify(evaluator, artifact, trial)
+        certificate = _judged(evaluator, artifact, trial, progress)
         if not certificate.holds:  # it was trained in full, which is worth a second measurement
-            certificate = _certify(evaluator, artifact, trial)
+            certificate = _judged(evaluator, artifact, trial, progress)
         if certificate.holds:
-            replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
+            with _written(options.run_dir, certificate):
+                write_certificate(artifact.path / CERTIFICATE_FILE, certificate)
+                replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
             artifact = Artifact.load(options.run_dir / ARTIFACT_DIR)
     return SearchResult(
         run_dir=options.run_dir,
@@ -105,21 +169,54 @@ def _finish(
     )
 
 
-def _certify(evaluator: Evaluator, artifact: Artifact, trial: Trial) -> Certificate:
+def _judged(
+    evaluator: Evaluator, artifact: Artifact, trial: Trial, progress: Progress
+) -> Certificate:
+    """The measurement of a finished library, repeated while others take too much of a core.
+
+    Others can only make a library slower. So one that keeps the budget in spite of them keeps it,
+    and its certificate says what they took; DeviceError if it misses the budget beside them.
+    """
     options = evaluator.options
-    return certify(
-        artifact,
-        evaluator.device,
-        options.budget_ms,
-        options.measure,
-        percentile=options.percentile,
-        predicted_ms=trial.predicted_ms,
-    )
+    for pause in (*options.pauses_s, None):
+        certificate = judge(
+            artifact, evaluator.device, options.budget_ms, options.measure,
+            percentile=options.percentile, others_limit=options.others_limit,
+            predicted_ms=trial.predicted_ms,
+        )  # fmt: skip
+        if not certificate.disturbed:
+            return certificate
+        told = f"{trial.arch} was disturbed: {certificate.others} while it was measured"
+        if pause is not None:
+            progress(Event("certify", f"{told}; measuring again in {pause:g} s", trial))
+            time.sleep(pause)
+    if not certificate.holds:
+        raise disturbed(
+            f"the library of {trial.arch}", certificate.others, len(options.pauses_s) + 1
+        )
+    progress(Event("certify", f"{told}, and it keeps the budget in spite of that", trial))
+    return certificate
+
+
+@contextmanager
+def _written(run_dir: Path, certificate: Certificate | None = None) -> Iterator[None]:
+    """Whatever cannot be written in the context is an error of one line; a measurement is kept
+    elsewhere then."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename or run_dir}: cannot be written ({error.strerror or error})"
+        remedy = "free some space, then the same command continues where it stopped"
+        if certificate is None:
+            raise InputError(f"{reason}; {remedy}") from None
+        saved = saved_elsewhere(certificate)
+        where = f"its certificate is kept in {saved}" if saved else f"measured was {certificate}"
+        raise UnsavedError(f"{reason}; {where}; {remedy}", certificate, saved) from None
 
 
 def _write_result(result: SearchResult) -> None:
-    """RUN/result.json: what `canao report` needs besides the journal and the artifact."""
     row: dict[str, Any] = {
+        "digest": result.certificate.digest,
         "arch": asdict(result.arch),
         "model_dir": str(result.model_dir),
         "student": _score_row(result.score),
@@ -129,19 +226,18 @@ def _write_result(result: SearchResult) -> None:
 
 
 def _score_row(score: Score) -> dict[str, Any]:
-    metrics: Mapping[str, float] = score.metrics
-    return {"metrics": dict(metrics), "primary": score.primary}
+    return {"metrics": dict(score.metrics), "primary": score.primary}
 
 
-def _write_profile(device: Device, artifact: Artifact, config: MeasureConfig) -> None:
-    """RUN/profile.json: [kernel name, median ms] in execution order. A report works without it."""
-    path = artifact.path.parent / PROFILE_FILE
+def _write_profile(device: Device, result: SearchResult, config: MeasureConfig) -> None:
+    path = result.run_dir / PROFILE_FILE
     try:
-        profile = device.profile(artifact, config)
+        profile = device.profile(result.artifact, config)
     except DeviceError:
         path.unlink(missing_ok=True)
         return
-    write_whole(path, json.dumps([list(entry) for entry in profile], indent=1) + "\n")
+    row = {"digest": result.certificate.digest, "kernels": [list(entry) for entry in profile]}
+    write_whole(path, json.dumps(row, indent=1) + "\n")
 
 
 def _none_fits(budget_ms: float, trials: Sequence[Trial]) -> str:

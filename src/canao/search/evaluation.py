@@ -6,7 +6,6 @@ from a skeleton: a model with this architecture that nobody has trained.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from canao.artifact.directory import Artifact
+from canao.artifact.measured import Others
+from canao.artifact.temporary import WorkingDirectory
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.errors import DeviceError
 from canao.model.arch import Arch
@@ -58,33 +59,54 @@ class Evaluator:
             yield self.compile(self.trainer.skeleton(arch), folder / "artifact")
 
     def measure(
-        self, arch: Arch, config: MeasureConfig, tries: int = 1
+        self, arch: Arch, config: MeasureConfig, tries: int = 1, pauses: Sequence[float] = ()
     ) -> tuple[Artifact, Measurement]:
         """The library of `arch`, whose files are gone by then, and its measurement.
 
         A library over the budget is measured up to `tries` times, and the fastest measurement
         counts, because another program may have been running. The search may do so, because it
-        only looks for candidates; a certificate rests on a single measurement.
+        only looks for candidates; a certificate rests on a single measurement. While others take
+        too much of a core, it is measured once more after each of `pauses`, in seconds.
         """
         with self.skeleton(arch) as artifact:
             best = self.device.measure(artifact, config)
-            for _ in range(tries - 1):
+            for pause in (*[0.0] * (tries - 1), *pauses):
                 if isinstance(best, Failure) or self._excess(best) <= 0:
                     break
+                if pause and not self._disturbed(best):
+                    break
+                time.sleep(pause)
                 again = self.device.measure(artifact, config)
-                if isinstance(again, Timing) and self._excess(again) < self._excess(best):
+                if isinstance(again, Timing) and self._tells_more(again, best):
                     best = again
             return artifact, best
 
-    def latency(self, arch: Arch, config: MeasureConfig, tries: int = 1) -> float:
-        """Milliseconds at the budget's percentile; DeviceError if it cannot be measured."""
-        _, measured = self.measure(arch, config, tries)
+    def latency(
+        self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
+    ) -> float:
+        """Milliseconds at the budget's percentile; DeviceError if it cannot be measured.
+
+        final   the verdict on it ends a search: where it is over the budget while others take too
+                much of a core, it is measured again a few times, and then nothing is judged
+        """
+        _, measured = self.measure(arch, config, tries, self.options.pauses_s if final else ())
         if isinstance(measured, Failure):
             raise DeviceError(
                 f"{self.device.name}: {arch} could not be measured "
                 f"({measured.stage}: {measured.message})"
             )
+        if final and self._excess(measured) > 0 and self._disturbed(measured):
+            raise disturbed(str(arch), measured.others, len(self.options.pauses_s) + 1)
         return measured.percentile(self.options.percentile)
+
+    def _disturbed(self, timing: Timing) -> bool:
+        return timing.others is not None and timing.others.exceeds(self.options.others_limit)
+
+    def _tells_more(self, again: Timing, best: Timing) -> bool:
+        """Whether a repeated measurement replaces the one before: the faster one does, and one that
+        nobody disturbed."""
+        faster = self._excess(again) < self._excess(best)
+        return faster or (self._disturbed(best) and not self._disturbed(again))
 
     def _excess(self, timing: Timing) -> float:
         return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
@@ -161,8 +183,18 @@ class Evaluator:
         )
 
 
+def disturbed(what: str, others: Others | None, times: int) -> DeviceError:
+    """The error of a verdict that cannot be given, however often it was looked for."""
+    return DeviceError(
+        f"{what}: the measurement was disturbed, {times} times: {others}; nothing is judged: end "
+        "other programs, then the same command continues where it stopped, or give a larger "
+        "--others-limit"
+    )
+
+
 @contextmanager
 def workspace(run_dir: Path) -> Iterator[Path]:
-    """A temporary folder inside the run directory, removed when the context ends."""
-    with tempfile.TemporaryDirectory(dir=run_dir, prefix=".work-") as folder:
-        yield Path(folder)
+    """A temporary folder inside the run directory, removed when the context ends. What runs left
+    that were killed is removed as well."""
+    with WorkingDirectory("work", run_dir) as folder:
+        yield folder

@@ -3,6 +3,8 @@
 Everything the loop has to know to go on is read from here, and nothing is kept elsewhere:
 a run that was killed is resumed by opening its directory again. Each place that measures has a
 study of its own, so that no controller sees timings of two machines.
+
+Neither file is trusted: whatever is wrong with one of them is an InputError of one line.
 """
 
 from __future__ import annotations
@@ -10,20 +12,25 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sqlite3
+import stat
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
+import msgspec
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from canao.artifact.files import write_whole
-from canao.errors import InputError
+from canao.artifact.reading import fits, read_json
+from canao.errors import CanaoError, InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives
 from canao.search.options import SearchOptions
@@ -39,10 +46,50 @@ STUDY_FILE = "study.db"
 
 _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
+_ADDED = {"columns"}  # facts that runs of earlier versions do not have
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
+_FIXED = "fixed_params"  # Optuna's name for the parameters of a trial that was suggested
 _MISSES = "misses"
 _PATIENCE = 12  # proposals in a row that lead to no training before a neighbour is tried
+_OTHER_RUN = "choose another run directory"
+# Of Optuna, in the order in which it makes them: a full disk or a kill may leave the first only.
+_TABLES = {"studies", "version_info", "study_directions", "study_user_attributes", "trials",
+           "alembic_version"}  # fmt: skip
+# What SQLite says, and what the user can do about it.
+_REMEDIES = {
+    "is full": "free some space and give the same command again: it goes on",
+    "disk I/O error": "free some space and give the same command again: it goes on",
+    "readonly": "make it and its directory writable",
+    "unable to open": "make it and its directory writable",
+    "is locked": "close the program that has it open, and give the same command again",
+}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class _Facts(msgspec.Struct):
+    """Of the facts of a run, those that a report needs."""
+
+    budget_ms: Annotated[float, msgspec.Meta(gt=0)]
+    percentile: Annotated[float, msgspec.Meta(gt=0, le=100)]
+    device: str
+    controller: str
+
+
+class RunFile(msgspec.Struct):
+    """What run.json holds.
+
+    facts   options that may not change when the run is resumed
+    place   where it was measured last; None for runs of versions that did not say so
+    data    how the data were understood, a line each
+    """
+
+    format: int
+    facts: dict[str, Any]
+    place: dict[str, str] | None = None
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,53 +100,80 @@ class Proposal:
     handle: optuna.Trial
 
 
+def _stored(
+    method: Callable[Concatenate[Journal, _P], _R],
+) -> Callable[Concatenate[Journal, _P], _R]:
+    """A method of Journal in which an error of the database is an InputError of one line."""
+
+    @wraps(method)
+    def guarded(self: Journal, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _storage_errors(self.path):
+            return method(self, *args, **kwargs)
+
+    return guarded
+
+
 class Journal:
     """The study of one run: it proposes architectures not judged yet, and records the verdicts."""
 
     def __init__(self, options: SearchOptions, space: Space, place: Place) -> None:
+        self.path = options.run_dir / STUDY_FILE
         self._space = space
         self._budget_ms = options.budget_ms
         self._multi = len(objectives(options.controller)) > 1
-        self._path = options.run_dir / STUDY_FILE
         sampler = make_controller(options.controller, space, options.seed)
-        self._study = _open_study(options, sampler, _study_name(place.to_dict()))
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # A kill left this trial open: its architecture may be proposed again.
-            self._study.tell(trial.number, state=TrialState.FAIL)
+        with _unreadable(self.path):
+            self._storage = _open_storage(self.path)
+            self._study = _open_study(
+                options, sampler, self._storage, _study_name(place.to_dict())
+            )
+            self._check()
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                # A kill left this trial open: it is the next to be judged, as it would have been.
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every judged architecture once, in order."""
-        return tuple(_record(done) for done in self._done() if _REPEATS not in done.user_attrs)
+        done = self._done()
+        return tuple(_record(one, self.path) for one in done if _REPEATS not in one.user_attrs)
 
     def trained_elsewhere(self) -> tuple[Trial, ...]:
         """Architectures that were trained when the run was at other places, the best first."""
-        with _storage_errors(self._path):
-            storage = RDBStorage(f"sqlite:///{self._path}")
-            names = optuna.get_all_study_names(storage)
-            trials = [t for n in names if n != self._study.study_name for t in _judged(storage, n)]
+        with _unreadable(self.path):
+            names = optuna.get_all_study_names(self._storage)
+            others = [name for name in names if name != self._study.study_name]
+            trials = [trial for name in others for trial in _judged(self._storage, name, self.path)]
         return best_first({trial.arch: trial for trial in trials}.values())
 
     @property
     def misses(self) -> tuple[tuple[float, float], ...]:
         """(predicted, measured) ms of finished libraries that missed the budget."""
-        return tuple((float(p), float(m)) for p, m in self._study.user_attrs.get(_MISSES, ()))
+        return tuple((float(p), float(m)) for p, m in self._attribute(_MISSES, ()))
 
+    @_stored
     def add_miss(self, predicted_ms: float, measured_ms: float) -> None:
         self._study.set_user_attr(_MISSES, [*self.misses, (predicted_ms, measured_ms)])
 
     def note(self, name: str) -> Any:
         """The value that `set_note` stored under `name`, or None."""
-        return self._study.user_attrs.get(f"note:{name}")
+        return self._attribute(f"note:{name}", None)
 
+    @_stored
     def set_note(self, name: str, value: Any) -> None:
         """Store a JSON value with the study."""
         self._study.set_user_attr(f"note:{name}", value)
 
+    @_stored
     def suggest(self, arch: Arch) -> None:
-        """Make `arch` the next proposal."""
-        self._study.enqueue_trial(self._space.encode(arch))
+        """Make `arch` the next proposal, after others that were suggested before and still wait."""
+        params = self._space.encode(arch)
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        # A run that was killed between suggesting and judging finds its suggestion here.
+        if all(trial.system_attrs.get(_FIXED) != params for trial in waiting):
+            self._study.enqueue_trial(params)
 
+    @_stored
     def ask(self) -> Proposal | None:
         """The next architecture that was not judged yet; None when the space is exhausted.
 
@@ -119,6 +193,7 @@ class Journal:
         self.suggest(arch)
         return self._propose()
 
+    @_stored
     def tell(self, proposal: Proposal, trial: Trial, *, repeated: bool = False) -> None:
         """Record a verdict and pass it to the controller.
 
@@ -134,14 +209,30 @@ class Journal:
         latency_ms = (1.0 + trial.excess) * self._budget_ms
         self._study.tell(proposal.handle, [accuracy, latency_ms] if self._multi else accuracy)
 
+    @_stored
     def give_up(self, proposal: Proposal) -> None:
-        """Mark a proposal as failed; its architecture can be proposed again."""
-        self._study.tell(proposal.handle, state=TrialState.FAIL)
+        """Put a proposal back: it is the next one when the run is resumed."""
+        self._storage.set_trial_state_values(proposal.handle._trial_id, TrialState.WAITING)
+
+    def _check(self) -> None:
+        """InputError if what the study holds of this run is not what was put there."""
+        for name, kind in ((_MISSES, list[tuple[float, float]] | None),
+                           ("note:teacher_ms", float | None)):  # fmt: skip
+            wrong = fits(self._attribute(name, None), kind)
+            if wrong is not None:
+                raise InputError(f"{self.path}: '{name}' {wrong}; restore it, or {_OTHER_RUN}")
+        for done in self._done():
+            _record(done, self.path)
+
+    def _attribute(self, name: str, default: Any) -> Any:
+        with _storage_errors(self.path):
+            return self._study.user_attrs.get(name, default)
 
     def _propose(self) -> Proposal:
         handle = self._study.ask(self._space.distributions())
         return Proposal(self._space.decode(handle.params), handle)
 
+    @_stored
     def _done(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
@@ -151,7 +242,7 @@ class Journal:
     def _proposals_since_training(self) -> int:
         count = 0
         for done in reversed(self._done()):
-            if _REPEATS not in done.user_attrs and _record(done).trained:
+            if _REPEATS not in done.user_attrs and _record(done, self.path).trained:
                 break
             count += 1
         return count
@@ -179,9 +270,12 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Lock the run directory, created if missing; InputError if another process holds the lock."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        # Without O_NONBLOCK a pipe of that name would hang.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+        handle = os.open(run_dir / ".lock", flags, 0o644)
     except OSError as error:
-        raise InputError(f"{run_dir}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{run_dir}: cannot be written ({error.strerror}); make it writable, or "
+                         f"{_OTHER_RUN}") from None  # fmt: skip
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -192,84 +286,87 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def claim(run_dir: Path, facts: Mapping[str, Any], place: Place) -> str:
-    """Write run.json, or raise InputError if the directory belongs to a different search.
+def claim(
+    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = ()
+) -> str:
+    """Write run.json if there is none; InputError if the directory belongs to a different search.
 
     What comes back says in words how the place differs from that of the search so far; '' if it
-    does not, or if the search is new.
+    does not, or if the search is new. Where it differs, `settle` writes the new place.
     """
     path = run_dir / RUN_FILE
-    if not path.exists():
-        if (run_dir / STUDY_FILE).exists():
-            raise InputError(f"{run_dir}: has {STUDY_FILE} but no {RUN_FILE}; choose another "
-                             "run directory")  # fmt: skip
-        _write_run(path, facts, place)
+    if not os.path.lexists(path):
+        if os.path.lexists(run_dir / STUDY_FILE):
+            raise InputError(f"{run_dir}: has {STUDY_FILE} but no {RUN_FILE}; {_OTHER_RUN}")
+        settle(run_dir, facts, place, data)
         return ""
-    held, was = read_run(run_dir), _read_place(run_dir)
+    held = read_run_file(run_dir)
     # Compared in JSON form, as the file holds it.
     asked = json.loads(json.dumps(dict(facts)))
+    compared = (held.facts.keys() | asked.keys()) - _OF_PLACE - (_ADDED - held.facts.keys())
     differing = [
-        f"{name} was {held.get(name)!r}, now {asked.get(name)!r}"
-        for name in sorted((held.keys() | asked.keys()) - _OF_PLACE)
-        if held.get(name) != asked.get(name)
+        f"{name} was {held.facts.get(name)!r}, now {asked.get(name)!r}"
+        for name in sorted(compared)
+        if held.facts.get(name) != asked.get(name)
     ]
     if differing:
         raise InputError(f"{run_dir}: was started with other options ({'; '.join(differing)}); "
                          "give the same options or another run directory")  # fmt: skip
-    moved = place.instead_of(was)
-    if moved:
-        _write_run(path, facts, place)
-    return moved
+    return place.instead_of(held.place)
 
 
-def _write_run(path: Path, facts: Mapping[str, Any], place: Place) -> None:
-    row = {"format": FORMAT, "facts": dict(facts), "place": place.to_dict()}
-    write_whole(path, json.dumps(row, indent=1) + "\n")
+def settle(
+    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = ()
+) -> None:
+    """Write run.json: the run is at `place` from now on."""
+    row = {"format": FORMAT, "facts": dict(facts), "place": place.to_dict(), "data": list(data)}
+    write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
+
+
+def read_run_file(run_dir: Path) -> RunFile:
+    """What run.json holds; InputError if the directory has none, or it is damaged."""
+    path = run_dir / RUN_FILE
+    if not os.path.lexists(path):
+        raise InputError(f"{run_dir}: no {RUN_FILE}; give a directory written by `canao search`")
+    remedy = f"restore it, or {_OTHER_RUN}"
+    held = read_json(path, remedy=remedy)
+    if held.get("format") != FORMAT:
+        raise InputError(f"{path}: format {held.get('format')!r:.40}, this CANAO reads {FORMAT}; "
+                         f"{remedy}")  # fmt: skip
+    wrong = fits(held, RunFile) or fits(held["facts"], _Facts)
+    if wrong is not None:
+        raise InputError(f"{path}: {wrong}; {remedy}")
+    return msgspec.convert(held, RunFile)
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
     """The facts of a run; InputError if the directory holds none."""
-    return _read_file(run_dir)["facts"]
+    return read_run_file(run_dir).facts
 
 
-def _read_place(run_dir: Path) -> dict[str, Any] | None:
+def read_place(run_dir: Path) -> dict[str, str] | None:
     """Where a run was measured last; None for runs of versions that did not say so."""
-    return _read_file(run_dir).get("place")
-
-
-def _read_file(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / RUN_FILE
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["format"] != FORMAT:
-            raise InputError(f"{path}: format {held['format']}, this CANAO reads {FORMAT}")
-        place = {"place": dict(held["place"])} if "place" in held else {}
-        return {"facts": dict(held["facts"]), **place}
-    except FileNotFoundError:
-        raise InputError(
-            f"{run_dir}: no {RUN_FILE}; give a directory written by `canao search`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error!r})") from None
+    return read_run_file(run_dir).place
 
 
 def read_trials(run_dir: Path) -> tuple[Trial, ...]:
     """The trials journaled so far where the run was last, for reports; nothing is changed."""
     path = run_dir / STUDY_FILE
-    if not path.exists():
-        return ()
-    with _storage_errors(path):
-        storage, name = RDBStorage(f"sqlite:///{path}"), _study_name(_read_place(run_dir))
+    name = _study_name(read_place(run_dir))
+    with _unreadable(path):
+        if not _has_study(path):
+            return ()
+        storage = _open_storage(path)
         # A run that was moved and killed at once has no study there yet.
         known = name in optuna.get_all_study_names(storage)
-        return _judged(storage, name) if known else ()
+        return _judged(storage, name, path) if known else ()
 
 
-def _judged(storage: RDBStorage, name: str) -> tuple[Trial, ...]:
+def _judged(storage: RDBStorage, name: str, path: Path) -> tuple[Trial, ...]:
     """Every judged architecture of a study once, in order."""
     study = optuna.load_study(study_name=name, storage=storage)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return tuple(_record(trial) for trial in done if _REPEATS not in trial.user_attrs)
+    return tuple(_record(trial, path) for trial in done if _REPEATS not in trial.user_attrs)
 
 
 def _study_name(place: Mapping[str, Any] | None) -> str:
@@ -277,34 +374,81 @@ def _study_name(place: Mapping[str, Any] | None) -> str:
     return _STUDY if place is None else " ".join([_STUDY, *map(str, place.values())])
 
 
+def _has_study(path: Path) -> bool:
+    """Whether there is a database of Optuna's; InputError for one that is damaged or another
+    program's, into which Optuna would write its tables."""
+    try:
+        held = path.stat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(held.st_mode):
+        raise InputError(f"{path}: is not a regular file; remove it, or {_OTHER_RUN}")
+    if held.st_size == 0:
+        return False
+    with closing(sqlite3.connect(path)) as database:
+        found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        state = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found and not _TABLES & {name for (name,) in found}:
+        raise InputError(f"{path}: is the database of another program, with no study in it; "
+                         f"{_OTHER_RUN}")  # fmt: skip
+    if state != ("ok",):
+        raise sqlite3.DatabaseError(str(state[0]))
+    return bool(found)
+
+
+def _open_storage(path: Path) -> RDBStorage:
+    _has_study(path)
+    # A path may have characters that have a meaning in a URL, such as a question mark.
+    connect = partial(sqlite3.connect, path, check_same_thread=False)
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+
+
 def _open_study(
-    options: SearchOptions, sampler: optuna.samplers.BaseSampler, name: str
+    options: SearchOptions, sampler: optuna.samplers.BaseSampler, storage: RDBStorage, name: str
 ) -> optuna.Study:
-    path = options.run_dir / STUDY_FILE
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every new study
     try:
-        with _storage_errors(path):
-            return optuna.create_study(
-                storage=RDBStorage(f"sqlite:///{path}"),
-                study_name=name,
-                sampler=sampler,
-                directions=list(objectives(options.controller)),
-                load_if_exists=True,
-            )
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            sampler=sampler,
+            directions=list(objectives(options.controller)),
+            load_if_exists=True,
+        )
     finally:
         optuna.logging.set_verbosity(before)
 
 
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
+    """What a database raises while it is used: it is full, locked, or was damaged meanwhile."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be used as a study ({reason}); choose another run "
-                         "directory") from None  # fmt: skip
+    except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError) as error:
+        raise _unusable(path, error) from None
 
 
-def _record(done: optuna.trial.FrozenTrial) -> Trial:
-    return Trial.from_json(done.user_attrs.get(_TRIAL, ""))
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """What reading a study raises, of which nothing is known yet."""
+    try:
+        yield
+    except CanaoError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Optuna trusts what is in its tables
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> InputError:
+    told = str(getattr(error, "orig", None) or error) or type(error).__name__
+    reason = told.partition("\n")[0][:200]
+    remedy = next((r for said, r in _REMEDIES.items() if said in reason), "restore the file, or "
+                  f"{_OTHER_RUN}")  # fmt: skip
+    return InputError(f"{path}: cannot be used as a study ({reason}); {remedy}")
+
+
+def _record(done: optuna.trial.FrozenTrial, path: Path) -> Trial:
+    held = done.user_attrs.get(_TRIAL)
+    place = f"{path}: trial {done.number}"
+    return Trial.from_json(held if isinstance(held, str) else json.dumps(held), place)

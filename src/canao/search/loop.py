@@ -7,17 +7,20 @@ It owns all effects. Whatever it needs to continue after a kill is in the journa
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from canao.defaults import silent
 from canao.device.base import Device
-from canao.errors import BudgetError, DeviceError
+from canao.errors import BudgetError, CanaoError, DeviceError
 from canao.model.arch import Arch
 from canao.search.certification import SearchResult, certify_best
 from canao.search.evaluation import TRIES, Evaluator
-from canao.search.journal import Journal, claim, locked
+from canao.search.journal import Journal, claim, locked, settle
 from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
+from canao.train.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
 _PROPOSALS = 10  # architectures judged, at most, for each proxy score that is asked for
@@ -34,13 +37,15 @@ def run_search(
 
     Run again with the same `run_dir`, it goes on where it was; on another machine, or with other
     code, it measures again and trains nothing again. Raises InputError if that
-    directory belongs to another search, BudgetError if nothing keeps the budget, and what the
-    trainer, the compiler and the device raise.
+    directory belongs to another search or cannot be written, BudgetError if nothing keeps the
+    budget, and what the trainer, the compiler and the device raise.
     """
+    for line in options.data_told:
+        progress(Event("data", line))
     evaluator = Evaluator(options, trainer, compile, device)
     teacher = trainer.teacher_arch()
     space = Space.of_teacher(teacher) if options.space is None else options.space
-    with locked(options.run_dir):
+    with locked(options.run_dir), storing(options.run_dir):
         place = place_of(device)
         facts = options.facts() | {
             "device": device.name,
@@ -48,10 +53,12 @@ def run_search(
             "teacher_arch": str(teacher),
             "space": str(space),
         }
-        moved = claim(options.run_dir, facts, place)
+        moved = claim(options.run_dir, facts, place, options.data_told)
         journal = Journal(options, space, place)
         if moved:
             _take_over(journal, moved, progress)
+            # Only now: if the run is killed before, the next one takes over as well.
+            settle(options.run_dir, facts, place, options.data_told)
         if journal.trials:
             done = sum(trial.trained for trial in journal.trials)
             text = f"resuming: {done} of {options.trials} trials done"
@@ -83,7 +90,7 @@ def _check_feasible(
     if journal.note("teacher_ms") is not None:
         return
     progress(Event("check", f"measuring the smallest student, {space.smallest}"))
-    least = evaluator.latency(space.smallest, options.search_measure, TRIES)
+    least = evaluator.latency(space.smallest, options.search_measure, TRIES, final=True)
     if least > options.budget_ms:
         raise BudgetError(
             f"no student keeps {options.budget_ms:g} ms on {evaluator.device.name}: the smallest "
@@ -107,8 +114,9 @@ def _search(evaluator: Evaluator, journal: Journal, progress: Progress) -> None:
             return
         try:
             trial = evaluator.judge(proposal.arch, journal.trials, journal.misses)
-        except BaseException:  # also on an interrupt, so that it can be proposed again
-            journal.give_up(proposal)
+        except BaseException:  # also on an interrupt, so that it is judged next time
+            with suppress(CanaoError):  # of a full disk; it is put back when the run is resumed
+                journal.give_up(proposal)
             raise
         journal.tell(proposal, trial)
         progress(_event(evaluator.options, trial, journal.trials))

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from canao.artifact.directory import Artifact
 from canao.defaults import field_defaults
 from canao.device.base import MeasureConfig
-from canao.device.certify import PERCENTILE, check_budget, check_samples
+from canao.device.certify import (
+    OTHERS_LIMIT,
+    PERCENTILE,
+    check_budget,
+    check_others_limit,
+    check_samples,
+)
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import NAMES
@@ -66,38 +72,45 @@ class SearchOptions:
 
     budget_ms        latency that the student's library must keep
     run_dir          where everything is written; the same directory resumes the run
-    task             one of `canao.train.data.TASKS`
+    task             one of `canao.train.data.TASKS`; None: what the labels are, classes or values
     trials           candidates that get a proxy score; rejected ones come on top
     max_minutes      stop proposing after this much time spent on trials (0: never)
     controller       one of `canao.search.controller.NAMES`
     seed             of the controller and of the split of the data
     percentile       of the latency samples; this is what the budget limits
+    others_limit     share of a core that others may take while a library is judged
+    pauses_s         waits, in seconds, before it is measured again where they took more
     measure          protocol of the certification
     training         how teacher and students are trained
     search_samples   samples of each measurement during the search, where they only rank
     finalists        candidates trained in full, at most, until one holds the budget
     space            what is searched; None: every shape up to the teacher's
     identity         more facts that must not change when the run resumes: teacher and data
+    data_told        how the data were understood, in lines: told at the start, kept for the report
     """
 
     budget_ms: float
     run_dir: Path = Path("runs/search")
-    task: str = TASKS[0]
+    task: str | None = None
     trials: int = 16
     max_minutes: float = 0.0
     controller: str = "gp"
     seed: int = 0
     percentile: float = PERCENTILE
+    others_limit: float = OTHERS_LIMIT
+    pauses_s: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0)
     measure: MeasureConfig = MeasureConfig()
     training: TrainOptions = TrainOptions()
     search_samples: int = 128
     finalists: int = 3
     space: Space | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
+    data_told: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_budget(self.budget_ms, self.percentile)
         check_samples(self.measure.samples)
+        check_others_limit(self.others_limit)
         for name in ("trials", "search_samples", "finalists"):
             if getattr(self, name) < 1:
                 raise InputError(f"search: {name} is {getattr(self, name)}; give at least 1")
@@ -126,7 +139,7 @@ class SearchOptions:
             "search_samples": self.search_samples,
             **{f"measure.{name}": value for name, value in measure.items()},
             **{f"training.{name}": str(value) for name, value in self.training.facts().items()},
-            "task": self.task,
+            "task": self.task or TASKS[0],
             **self.identity,
         }
 
@@ -139,7 +152,7 @@ DEFAULTS = field_defaults(SearchOptions)
 class Event:
     """One line of progress.
 
-    stage           'resume', 'check', 'search', 'finish' or 'certify'
+    stage           'data', 'resume', 'check', 'search', 'finish' or 'certify'
     text            the line for people; the other fields hold the same for programs
     done, total     candidates with a proxy score so far, and asked for
     seconds_left    estimate for the rest of the search; None before the first trial

@@ -13,13 +13,17 @@ is off from the libraries that were measured end to end.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from canao.artifact.files import write_whole
+from canao.artifact.reading import fits, read_json
 from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
 from canao.model.arch import Arch
@@ -33,6 +37,26 @@ _MARGIN = 0.95
 _WINDOW = 8  # measured libraries that the factor is learnt from
 
 Profile = Sequence[tuple[str, float]]
+_REMEASURE = "delete it to measure again"
+_Times = list[Annotated[float, msgspec.Meta(ge=0)]]  # milliseconds
+
+
+class _Shape(msgspec.Struct):
+    """The kernels of a model with one layer, and those that one more layer adds."""
+
+    first: list[str]
+    layer: list[str]
+
+
+class _Table(msgspec.Struct):
+    kernels: dict[str, _Times]
+    shapes: dict[str, _Shape]
+
+
+class _File(msgspec.Struct):
+    format: int
+    tables: dict[str, _Table]
+
 
 
 class LatencyTable:
@@ -139,18 +163,18 @@ def _text(tables: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it to measure again") from None
-    if not isinstance(held, dict) or held.get("format") != FORMAT:
-        raise InputError(f"{path}: not a latency table of this version; delete it to measure again")
-    tables = held.get("tables")
-    if not isinstance(tables, dict) or not all(
-        isinstance(table, dict) and {"kernels", "shapes"} <= table.keys()
-        for table in tables.values()
-    ):
-        raise InputError(f"{path}: damaged latency table; delete it to measure again")
-    return tables
+    held = read_json(path, remedy=_REMEASURE)
+    if held.get("format") != FORMAT:
+        raise InputError(f"{path}: not a latency table of this version; {_REMEASURE}")
+    wrong = fits(held, _File)
+    if wrong is not None:
+        raise InputError(f"{path}: {wrong}; {_REMEASURE}")
+    for table in held["tables"].values():
+        timed = {name for name, times in table["kernels"].items() if times}
+        for shape in table["shapes"].values():
+            lacking = {*shape["first"], *shape["layer"]} - timed
+            if lacking:
+                raise InputError(f"{path}: has no time of {min(lacking)[:80]!r}; {_REMEASURE}")
+    return held["tables"]

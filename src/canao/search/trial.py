@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
+
+from canao.artifact.reading import fits, parse_json
 from canao.errors import InputError
 from canao.model.arch import Arch
 
@@ -17,6 +20,27 @@ MEASURED_OVER = "measured over"  # its library took longer than the budget
 FAILED = "failed"  # its library could not be measured
 # Fields that journals of earlier versions have under another name.
 _RENAMED = {"layers_before": "operators", "layers_after": "kernels"}
+_RESTORE = "restore the study, or choose another run directory"
+
+
+class _Row(msgspec.Struct):
+    """The types of a Trial in JSON form."""
+
+    arch: dict[str, int]
+    verdict: Literal["trained", "dominated", "predicted over", "measured over", "failed"]
+    excess: float
+    accuracy: float | None = None
+    metrics: dict[str, float] = {}
+    latency_ms: float | None = None
+    median_ms: float | None = None
+    predicted_ms: float | None = None
+    operators: int | None = None
+    kernels: int | None = None
+    flops: int | None = None
+    utilisation: float | None = None
+    peak_bytes: int | None = None
+    reason: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +86,17 @@ class Trial:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Trial:
-        try:
-            row = json.loads(text)
-            row = {_RENAMED.get(name, name): value for name, value in row.items()}
-            known = {entry.name for entry in fields(cls)}
-            row = {name: value for name, value in row.items() if name in known}
-            return cls(**row | {"arch": Arch(**row["arch"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"trial: cannot read {text[:80]!r}: {error!r}") from None
+    def from_json(cls, text: str, place: str = "trial") -> Trial:
+        """The trial that `to_json` wrote, in this version or an earlier one; InputError for text
+        that is none."""
+        row = parse_json(text, place, remedy=_RESTORE)
+        row = {_RENAMED.get(name, name): value for name, value in row.items()}
+        wrong = fits(row, _Row)
+        if wrong is not None:
+            raise InputError(f"{place}: cannot be read ({wrong}); {_RESTORE}")
+        known = {entry.name for entry in fields(cls)}
+        row = {name: value for name, value in row.items() if name in known}
+        return cls(**row | {"arch": Arch.of(row["arch"], place)})
 
 
 def best_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:

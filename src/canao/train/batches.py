@@ -61,10 +61,17 @@ class Batch:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int
-) -> Encoded:
-    """Tokenise examples; sequences are truncated to `max_length` tokens, of a pair the longer text
-    first."""
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int,
+    types_known: int = 2,
+) -> Encoded:  # fmt: skip
+    """Tokenise examples as a compiled model reads them (inference/tasks/reader.py).
+
+    Sequences are truncated to `max_length` tokens, or to fewer if the tokenizer's settings say so,
+    at the end that they name; of a pair, the longer text first. Token types are those of the
+    tokenizer if it gives them to its model and the model knows more than one, else 0.
+    """
+    typed = types_known > 1 and "token_type_ids" in tokenizer.model_input_names
+    max_length = min(max_length, tokenizer.model_max_length)
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     for start in range(0, len(examples), _CHUNK):
@@ -75,11 +82,12 @@ def encode(
             pairs,
             truncation=True,
             max_length=max_length,
-            return_token_type_ids=True,
+            return_token_type_ids=typed,
             return_attention_mask=False,
         )
         ids += [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
-        types += [np.asarray(row, dtype=np.int8) for row in out["token_type_ids"]]
+        kinds = out["token_type_ids"] if typed else [[0] * len(row) for row in out["input_ids"]]
+        types += [np.asarray(row, dtype=np.int8) for row in kinds]
     labels = np.asarray([e.label for e in examples])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
     return Encoded(tuple(ids), tuple(types), labels, tokenizer.pad_token_id)

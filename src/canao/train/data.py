@@ -1,21 +1,25 @@
-"""Labelled text for a task, read from TSV, CSV or JSON Lines files."""
+"""Labelled text for a task: from files, or by the name of a data set of the Hugging Face Hub.
+
+tables.py reads files, named.py data sets by name, columns.py says what columns are for and
+labels.py what labels are. Nothing of a file is left out in silence: `TextData.told` says what
+everything was taken for.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
+import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from canao.errors import InputError
+from canao.train.columns import Columns, understand
+from canao.train.labels import TASKS, Labels, counted, many, read_dev_labels, read_labels
+from canao.train.tables import EXTENSIONS, MISSING, RawTable, kind_of, listed, read_table
 
-TASKS = ("text-classification", "text-regression")  # the first by default
-_EXTENSIONS = (".tsv", ".csv", ".jsonl")
 _DEV_NAMES = ("dev", "validation", "test")
 _DEV_SHARE = 0.1
 
@@ -34,7 +38,11 @@ class TextData:
     """The examples of a task.
 
     `labels[i]` is the name of class i; there are none for regression. `columns` are the columns
-    that the text came from: ('sentence',), ('text',) or ('sentence1', 'sentence2').
+    that the text came from: ('sentence',), ('text',) or ('sentence1', 'sentence2'), for example.
+
+    label_column   the column that the labels came from
+    source         the file, directory or data set with its commit; '' if it was made otherwise
+    told           lines that say what was read and how it was understood, for people
     """
 
     name: str
@@ -42,280 +50,197 @@ class TextData:
     dev: tuple[Example, ...]
     labels: tuple[str, ...]
     columns: tuple[str, ...]
+    label_column: str = "label"
+    source: str = ""
+    told: tuple[str, ...] = ()
 
     @property
     def regression(self) -> bool:
         return not self.labels
 
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """An example whose label is still text, from line `line` of its file."""
-
-    line: int
-    text: str
-    pair: str | None
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    path: Path
-    columns: tuple[str, ...]
-    rows: tuple[_Row, ...]
+    def content(self) -> dict[str, Any]:
+        """What training depends on, in JSON form."""
+        return {
+            "name": self.name,
+            "train": [asdict(example) for example in self.train],
+            "dev": [asdict(example) for example in self.dev],
+            "labels": self.labels,
+            "columns": self.columns,
+        }
 
 
-def load_data(path: str | Path, task: str = TASKS[0], seed: int = 0) -> TextData:
-    """The data in a file, or in a directory with train.* and dev.* (validation.*, test.*).
+def load_data(
+    path: str | Path, task: str | None = None, seed: int = 0, *,
+    text_columns: Sequence[str] = (), label_column: str | None = None,
+    unlabelled: str | None = None, revision: str | None = None,
+) -> TextData:  # fmt: skip
+    """The data in a file, in a directory with train.* and dev.* (validation.*, test.*), or called
+    `path` on the Hugging Face Hub, as 'glue/mrpc'. What exists here comes first.
 
-    Files are UTF-8: TSV with a header and no quoting (as GLUE has it), CSV with a header and
-    usual quoting, or JSON Lines. Columns are `sentence` (or `text`), or `sentence1` and
-    `sentence2`, and `label`; others are ignored. Without a development file, a tenth of the
-    training examples is held out, with the same proportions of classes; the same seed holds out
-    the same examples.
+    Files are UTF-8, plain or compressed with gzip (.tsv.gz): TSV with a header, CSV with a header,
+    or JSON Lines. Fields of TSV are as they stand, as in GLUE, unless the whole file is quoted as
+    CSV is. Columns are known by their names (columns.py) or named by `text_columns`, one or two,
+    and `label_column`; a column of text that would not be used is refused. Without a
+    development file, a tenth of the training examples is held out, with the same proportions of
+    classes; the same seed holds out the same examples.
 
-    Labels are values to predict if the task is 'text-regression', or if all of them are numbers and
-    at least one is written with a decimal point. Otherwise they are class names; classes are
-    ordered by number if all names are whole numbers, else by name. InputError names the file, the
-    line and what to do.
+    task         one of TASKS; None: a regression if labels plainly are real numbers, else classes
+    unlabelled   what the label column has where there is no label: such examples are left out
+    revision     of a data set by name: a branch, tag or commit
+
+    InputError names the file, the line and what to do.
     """
-    if task not in TASKS:
+    if task is not None and task not in TASKS:
         raise InputError(f"task '{task}' is not one of {', '.join(TASKS)}")
-    path = Path(path)
-    train_path, dev_path = _files(path)
-    train = _read(train_path)
-    dev = _read(dev_path) if dev_path else None
-    if dev and dev.columns != train.columns:
-        raise InputError(
-            f"{dev.path}: text in {' and '.join(dev.columns)}, but {train.path.name} has it in "
-            f"{' and '.join(train.columns)}; use the same columns in both files"
-        )
-    if len(train.rows) < 2:
-        raise InputError(f"{train.path}: {len(train.rows)} example; give at least 2")
-    if task == "text-regression" or _all_numbers(train):
-        labels: tuple[str, ...] = ()
-        if len({row.label for row in train.rows}) == 1:
-            only = train.rows[0].label
-            raise InputError(f"{train.path}: every label is {only}; give values that differ")
-    else:
-        labels = _class_names(train)
-    examples = _examples(train, labels)
+    name, source, train, dev, notes = _tables(path, revision)
+    columns = understand(train, text_columns, label_column)
+    notes += _dev_notes(train, dev, columns, text_columns)
+    texts = _strings(train, columns)
+    labels = read_labels(train, columns.label, task, unlabelled)
+    examples = _examples(texts, labels)
+    notes += (labels.note,)
     if dev:
-        held = _examples(dev, labels)
+        texts = _strings(dev, columns)
+        found = read_dev_labels(dev, columns.label, labels.names, unlabelled, train.place)
+        held, notes = _examples(texts, found), (*notes, found.note)
+        parts = f"{many(len(examples))} to train on, {len(held)} of {dev.place} to compare with"
     else:
-        examples, held = _split(examples, train.path, seed)
-    return TextData(path.stem or path.resolve().name, examples, held, labels, train.columns)
+        examples, held = _split(examples, train.place, seed)
+        parts = f"{many(len(examples))} to train on, {len(held)} held out of them to compare with"
+    told = (f"{source}: {parts}", f"{columns}, {counted(labels)}", columns.left, *notes,
+            *_doubts(examples, held))  # fmt: skip
+    return TextData(
+        name, examples, held, labels.names, columns.texts, columns.label, source,
+        tuple(line for line in told if line),
+    )  # fmt: skip
+
+
+def is_local(path: str | Path) -> bool:
+    """Whether data are in files here: whatever exists, and what can be no name of the Hub."""
+    if isinstance(path, Path) or os.path.exists(path):
+        return True
+    parts = path.split("/")
+    return not 1 <= len(parts) <= 3 or not all(parts) or parts[0] in (".", "..", "~") or bool(
+        kind_of(Path(path))
+    )
+
+
+def _tables(
+    path: str | Path, revision: str | None
+) -> tuple[str, str, RawTable, RawTable | None, tuple[str, ...]]:
+    """Name and source of the data, the training table, the development table if there is one, and
+    notes of how they were found."""
+    if not is_local(path):
+        from canao.train.named import load_named
+
+        return load_named(str(path), revision)
+    path = Path(path)
+    if revision is not None:
+        raise InputError(f"{path}: is read from files, which have no revision; leave out "
+                         "--data-revision")  # fmt: skip
+    train_path, dev_path = _files(path)
+    train = read_table(train_path)
+    dev = read_table(dev_path) if dev_path else None
+    name = path.name.removesuffix(".gz").rpartition(".")[0] or path.stem
+    notes = (*train.notes, *(dev.notes if dev else ()))
+    if os.path.isdir(path):
+        name = path.stem or path.resolve().name
+        notes += _others(path, {train_path, dev_path})
+    return name, str(path.resolve()), train, dev, notes
 
 
 def _files(path: Path) -> tuple[Path, Path | None]:
     """The training file and, if there is one, the development file."""
-    if path.is_file():
-        return path, None
-    if not path.is_dir():
+    if os.path.isdir(path):
+        return _in_folder(path)
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or directory; give the task's data")
-    train = _named(path, "train")
+    return path, None
+
+
+def _in_folder(folder: Path) -> tuple[Path, Path | None]:
+    train = _named(folder, "train")
     if train is None:
-        raise InputError(f"{path}: no train.tsv, train.csv or train.jsonl; add one of them")
+        raise InputError(f"{folder}: no train.tsv, train.csv or train.jsonl; add one of them")
     for name in _DEV_NAMES:
-        dev = _named(path, name)
+        dev = _named(folder, name)
         if dev is not None:
             return train, dev
     return train, None
 
 
+def _others(folder: Path, used: set[Path | None]) -> tuple[str, ...]:
+    """A note of the tables in a directory that are not used."""
+    left = sorted(p.name for p in folder.iterdir() if kind_of(p) and p not in used)
+    return (f"files that are not used: {listed(left)}",) if left else ()
+
+
 def _named(folder: Path, stem: str) -> Path | None:
-    found = sorted(p for p in folder.glob(f"{stem}.*") if p.is_file())
-    usable = [p for p in found if p.suffix in _EXTENSIONS] or found
+    found = sorted(p for p in folder.glob(f"{stem}.*") if p.exists() and not p.is_dir())
+    usable = [p for p in found if kind_of(p)] or found
     if len(usable) > 1:
         names = " and ".join(p.name for p in usable)
         raise InputError(f"{folder}: both {names}; keep only one of them")
     return usable[0] if usable else None
 
 
-def _read(path: Path) -> _Table:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8; convert it, as with iconv -t UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    if path.suffix not in _EXTENSIONS:
-        raise InputError(f"{path}: extension '{path.suffix}' is not {', '.join(_EXTENSIONS)}")
-    if not text.strip():
-        raise InputError(f"{path}: empty; give a header and labelled examples")
-    if path.suffix == ".jsonl":
-        return _from_records(path, _json_lines(path, text))
-    return _from_fields(path, _tsv(text) if path.suffix == ".tsv" else _csv(path, text))
-
-
-def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    # csv.QUOTE_NONE would do the same, but the csv module limits the length of a field.
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if line.strip():
-            yield number, line.split("\t")
-
-
-def _csv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
+def _dev_notes(
+    train: RawTable, dev: RawTable | None, columns: Columns, asked: Sequence[str]
+) -> tuple[str, ...]:
+    """What differs in the development table; InputError if its texts are in other columns."""
+    if dev is None:
+        return ()
+    found = understand(dev, asked, columns.label)
+    if found.texts != columns.texts:
         raise InputError(
-            f"{path}:{reader.line_num}: not valid CSV ({error}); correct the quoting"
-        ) from None
+            f"{dev.place}: text in {' and '.join(found.texts)}, but {train.place} has it in "
+            f"{' and '.join(columns.texts)}; use the same columns in both files"
+        )
+    same = set(found.unused) <= set(columns.unused)
+    return () if same else (f"{dev.place}: {found.left}",)
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error}); correct the line") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: not a JSON object; write one object a line")
-        yield number, record
+def _strings(table: RawTable, columns: Columns) -> list[list[str]]:
+    """The texts of each column that is used, [columns][rows]."""
+    return [
+        [_string(table, row, name, value) for row, value in enumerate(table.column(name))]
+        for name in columns.texts
+    ]
 
 
-def _from_fields(path: Path, lines: Iterator[tuple[int, list[str]]]) -> _Table:
-    _, header = next(lines)
-    header = [name.strip() for name in header]
-    columns = _text_columns(path, header)
-    where = [header.index(name) for name in columns]
-    label = header.index("label")
-    rows = []
-    for number, fields in lines:
-        if len(fields) != len(header):
-            raise InputError(
-                f"{path}:{number}: {len(fields)} fields, the header has {len(header)}; "
-                "correct the line"
-            )
-        texts = [fields[i] for i in where]
-        rows.append(_row(path, number, texts, fields[label]))
-    if not rows:
-        raise InputError(f"{path}: a header and no examples; add labelled lines")
-    return _Table(path, columns, tuple(rows))
-
-
-def _from_records(path: Path, lines: Iterator[tuple[int, dict[str, object]]]) -> _Table:
-    columns: tuple[str, ...] = ()
-    rows = []
-    for number, record in lines:
-        columns = columns or _text_columns(path, list(record))
-        texts = []
-        for name in (*columns, "label"):
-            if name not in record:
-                raise InputError(f"{path}:{number}: no '{name}'; add it to the line")
-            if name != "label":
-                texts.append(_string(path, number, name, record[name]))
-        rows.append(_row(path, number, texts, _label_text(path, number, record["label"])))
-    return _Table(path, columns, tuple(rows))
-
-
-def _text_columns(path: Path, header: Sequence[str]) -> tuple[str, ...]:
-    if len(set(header)) != len(header):
-        raise InputError(f"{path}:1: a column name stands twice; rename one")
-    if "label" not in header:
-        raise InputError(f"{path}: no column 'label' among {', '.join(header)}; name it 'label'")
-    if {"sentence1", "sentence2"} <= set(header):
-        return ("sentence1", "sentence2")
-    for name in ("sentence", "text"):
-        if name in header:
-            return (name,)
-    raise InputError(
-        f"{path}: no text column among {', '.join(header)}; name it 'sentence', or for pairs "
-        "'sentence1' and 'sentence2'"
+def _examples(texts: Sequence[Sequence[str]], labels: Labels) -> tuple[Example, ...]:
+    """The rows that have a label. texts  [columns][rows]"""
+    index = {name: i for i, name in enumerate(labels.names)}
+    pairs = texts[1] if len(texts) > 1 else [None] * len(texts[0])
+    return tuple(
+        Example(texts[0][row], pairs[row], index[label] if labels.names else float(label))
+        for row, label in zip(labels.rows, labels.texts, strict=True)
     )
 
 
-def _string(path: Path, line: int, name: str, value: object) -> str:
+def _string(table: RawTable, row: int, name: str, value: object) -> str:
+    if value is MISSING:
+        raise InputError(f"{table.at(row)}: no '{name}'; add it to the line")
     if not isinstance(value, str):
-        raise InputError(f"{path}:{line}: '{name}' is not a string; write it in quotes")
+        raise InputError(f"{table.at(row)}: '{name}' is not a string; write it in quotes")
     return value
 
 
-def _label_text(path: Path, line: int, value: object) -> str:
-    if isinstance(value, (str, bool, int, float)):
-        return value if isinstance(value, str) else json.dumps(value)
-    raise InputError(f"{path}:{line}: label is neither a string nor a number; give one of them")
-
-
-def _row(path: Path, line: int, texts: Sequence[str], label: str) -> _Row:
-    label = label.strip()
-    if not label:
-        raise InputError(f"{path}:{line}: empty label in column 'label'; fill it in")
-    return _Row(line, texts[0], texts[1] if len(texts) > 1 else None, label)
-
-
-def _all_numbers(table: _Table) -> bool:
-    """Whether the labels are values to predict, rather than class names."""
-    decimals = [r for r in table.rows if "." in r.label and _number(r.label) is not None]
-    if not decimals:
-        return False
-    odd = next((r for r in table.rows if _number(r.label) is None), None)
-    # A file of mostly decimals is a regression with a typing error, not thousands of classes.
-    if odd is not None and 2 * len(decimals) > len(table.rows):
-        raise InputError(
-            f"{table.path}:{odd.line}: label '{odd.label}' is not a number, as most are; correct it"
-        )
-    return odd is None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _class_names(table: _Table) -> tuple[str, ...]:
-    names = {row.label for row in table.rows}
-    numbers = {name: _number(name) for name in names}
-    if all(value is not None for value in numbers.values()):
-        for row in table.rows:
-            _finite(table.path, row)
-    if len(names) == 1:
-        raise InputError(
-            f"{table.path}: every label is '{names.pop()}'; a classifier needs at least 2 classes"
-        )
-    try:
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    except ValueError:
-        return tuple(sorted(names))
-
-
-def _examples(table: _Table, labels: Sequence[str]) -> tuple[Example, ...]:
-    index = {name: i for i, name in enumerate(labels)}
-    examples = []
-    for row in table.rows:
-        label: int | float
-        if not labels:
-            label = _finite(table.path, row)
-        elif row.label in index:
-            label = index[row.label]
-        else:
-            raise InputError(
-                f"{table.path}:{row.line}: label '{row.label}' is not among the training "
-                f"file's {len(labels)}; correct it, or add training examples of it"
-            )
-        examples.append(Example(row.text, row.pair, label))
-    return tuple(examples)
-
-
-def _finite(path: Path, row: _Row) -> float:
-    value = _number(row.label)
-    if value is None or not math.isfinite(value):
-        raise InputError(f"{path}:{row.line}: label '{row.label}' is not a finite number; fix it")
-    return value
+def _doubts(train: Sequence[Example], dev: Sequence[Example]) -> tuple[str, ...]:
+    """What is odd about examples, though it can be used."""
+    empty = sum(not e.text.strip() or (e.pair is not None and not e.pair.strip())
+                for e in (*train, *dev))  # fmt: skip
+    seen = {(e.text, e.pair) for e in train}
+    both = sum((e.text, e.pair) in seen for e in dev)
+    return (
+        f"{many(empty)} with an empty text" if empty else "",
+        f"{both} of {many(len(dev))} to compare with are among those to train on, too"
+        if both else "",
+    )  # fmt: skip
 
 
 def _split(
-    examples: Sequence[Example], path: Path, seed: int
+    examples: Sequence[Example], place: str, seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Training and held-out examples: a tenth is held out by systematic sampling over the classes,
     and each class keeps at least one example for training."""
@@ -330,7 +255,10 @@ def _split(
         eligible += strata[label] if regression else strata[label][1:]
     count = max(1, round(_DEV_SHARE * len(examples)))
     if len(eligible) < count:
-        raise InputError(f"{path}: too few examples a class to hold a tenth out; add a dev file")
+        raise InputError(f"{place}: too few examples a class to hold a tenth out; add a dev file")
     held = {eligible[(2 * i + 1) * len(eligible) // (2 * count)] for i in range(count)}
     train = tuple(e for i, e in enumerate(examples) if i not in held)
     return train, tuple(examples[i] for i in sorted(held))
+
+
+__all__ = ["EXTENSIONS", "TASKS", "Example", "TextData", "is_local", "load_data"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from canao.errors import InputError
+from canao.model.arch import Arch
 from canao.model.hf import Parts, parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.finetune import label_loss
@@ -40,15 +41,20 @@ class Importance:
         write_tensors(path, {f.name: getattr(self, f.name) for f in fields(self)}, {"key": key})
 
     @classmethod
-    def load(cls, path: Path, key: str) -> Importance | None:
-        """What was saved under `key`; None if it is missing, damaged or of another version."""
+    def load(cls, path: Path, key: str, arch: Arch) -> Importance | None:
+        """What was saved under `key` for a model of that shape; None if it is missing, damaged or
+        of another version."""
         if not path.is_file():
             return None
         try:
             tensors, note = read_tensors(path)
         except InputError:
             return None
-        whole = tensors.keys() == {field.name for field in fields(cls)}
+        deep = (arch.layers, arch.hidden)
+        shapes = {"hidden": (arch.hidden,), "heads": (arch.layers, arch.heads), "scores": deep,
+                  "values": deep, "ffn_units": (arch.layers, arch.ffn),
+                  "pooled": (arch.hidden,)}  # fmt: skip
+        whole = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
         return cls(**tensors) if whole and note.get("key") == key else None
 
 

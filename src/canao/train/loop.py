@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -9,19 +10,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypedDict
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from canao.artifact.files import staged_file
+from canao.artifact.reading import parse_json
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
+from canao.train.storing import require_room, storing
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, note
 _CHECKPOINT_SECONDS = 120.0
 _CLIP = 1.0
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,16 @@ class _State:
     """What a checkpoint holds besides tensors."""
 
     step: int = 0
-    best: float = float("-inf")
+    best: float | None = None
     history: list[float] = field(default_factory=list)
+
+
+class _StateRow(TypedDict):
+    """The same in JSON form."""
+
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    best: float | None
+    history: list[float]
 
 
 class Loop:
@@ -91,6 +105,7 @@ class Loop:
         total = self.schedule.total(len(self.data))
         per_epoch = -(-len(self.data) // self.schedule.batch)
         torch.manual_seed(self.schedule.seed)
+        self._prepare()
         self._resume()
         if self.state.step == 0 and self.evaluate is not None:
             self._compare(self.evaluate)
@@ -144,10 +159,22 @@ class Loop:
         """Evaluate the model, and keep its weights if they are the best so far."""
         self.model.eval()
         value = evaluate()
-        if value > self.state.best:
+        if self.state.best is None or value > self.state.best:
             self.state.best = value
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
         return value
+
+    def _prepare(self) -> None:
+        """InputError where a checkpoint could not be written: known before training, not after."""
+        if self.checkpoint is None:
+            return
+        with storing(self.checkpoint):
+            if self.checkpoint.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a directory", str(self.checkpoint))
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            # The model, its best weights and two moments of each, beside an older checkpoint.
+            size = sum(p.numel() * p.element_size() for p in self.parameters.values())
+            require_room(self.checkpoint.parent, 4 * size)
 
     def _save(self) -> None:
         if self.checkpoint is None:
@@ -158,33 +185,55 @@ class Loop:
             for slot, value in self.optimizer.state[parameter].items():
                 tensors[f"{slot}.{name}"] = value
         tensors["rng"] = torch.get_rng_state()
-        note = {"key": self.key, "state": json.dumps(vars(self.state))}
+        note = {"key": self.key, "state": json.dumps(vars(self.state), allow_nan=False)}
         write_tensors(self.checkpoint, tensors, note)
 
     def _resume(self) -> None:
+        """Go on from the checkpoint; without one that is whole and ours, training starts anew."""
         if self.checkpoint is None or not self.checkpoint.is_file():
             return
         try:
             tensors, note = read_tensors(self.checkpoint)
+            if note.get("key") != self.key:
+                return
+            state = _State(**parse_json(note.get("state", ""), str(self.checkpoint), _StateRow))
         except InputError:
-            return  # with a damaged checkpoint, training starts anew
-        if note.get("key") != self.key:
             return
-        self.state = _State(**json.loads(note["state"]))
+        if state.step > self.schedule.total(len(self.data)) or not self._fits(tensors):
+            return
+        self.state = state
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
-                slots = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {s: tensors[f"{s}.{name}"] for s in slots}
+                self.optimizer.state[parameter] = {s: tensors[f"{s}.{name}"] for s in _SLOTS}
         self.best = {n: tensors[f"best.{n}"] for n in self.parameters if f"best.{n}" in tensors}
         torch.set_rng_state(tensors["rng"])
 
+    def _fits(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether a checkpoint has every tensor of this run, of the right shape and type."""
+        wanted = {"rng": torch.get_rng_state()}
+        for name, parameter in self.parameters.items():
+            wanted |= {f"{kind}.{name}": parameter for kind in ("model", "exp_avg", "exp_avg_sq")}
+            wanted[f"step.{name}"] = torch.tensor(0.0)
+            if f"best.{name}" in tensors:
+                wanted[f"best.{name}"] = parameter
+        return all(
+            name in tensors
+            and tensors[name].shape == like.shape
+            and tensors[name].dtype == like.dtype
+            for name, like in wanted.items()
+        )
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, str]) -> None:
-    """Write a safetensors file with `note` in its header; the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with staged_file(path) as temporary:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
+    """Write a safetensors file with `note` in its header; the file is there whole or not at all.
+
+    InputError if it cannot be written, as where the disk is full; what was there before stays.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_file(path) as temporary:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from canao.artifact.files import file_digest, write_whole
+from canao.artifact.files import file_digest, fingerprint, write_whole
+from canao.artifact.reading import read_json
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
+from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData
 from canao.train.distill import TeacherTargets, distill
@@ -26,6 +31,7 @@ from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, TrainingSchedule, threads
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
+from canao.train.storing import storing
 
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
 
@@ -49,7 +55,8 @@ class Trainer:
 
     Each result is stored under a key of everything it depends on (teacher, data, options), so a
     changed option recomputes only the results that it affects. `progress` is called often, with
-    the stage, the steps done, all steps and a note.
+    the stage, the steps done, all steps and a note. `ignored` names files and entries of the
+    teacher's directory that would be refused, as for `compile_model`.
     """
 
     def __init__(
@@ -59,18 +66,20 @@ class Trainer:
         work: str | Path,
         options: TrainOptions,
         progress: TrainProgress,
+        ignored: Collection[str] = (),
     ) -> None:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
         check_metric(options.metric, data)
-        config = hf.load_config(self.source)
-        self._arch = hf.arch_of(config)
+        self._inventory = Inventory(self.source, ignored)
+        config = hf.load_config(self.source, self._inventory)
+        self._arch, self._types = hf.arch_of(config), config.type_vocab_size
         if options.max_length > config.max_position_embeddings:
             raise InputError(
                 f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
-        self.tokenizer = hf.load_tokenizer(self.source)
+        self.tokenizer = hf.load_tokenizer(self.source, self._inventory)
         if len(self.tokenizer) > config.vocab_size:
             raise InputError(
                 f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
@@ -78,7 +87,7 @@ class Trainer:
             )
         self._key = _digest(
             [file_digest(f) for f in weight_files(self.source)],
-            asdict(data),
+            data.content(),
             [options.max_length, options.batch, options.seed, _RECIPE],
             [options.teacher_epochs, options.teacher_lr, options.metric],
         )
@@ -95,35 +104,35 @@ class Trainer:
     def teacher(self) -> Student:
         """The teacher: unchanged if it was trained for these labels, otherwise fine-tuned."""
         directory, record = self.work / "teacher", self.work / "teacher.json"
-        stored = _stored(record, self._key)
-        if stored is not None and directory.is_dir():
+        stored = _score_of(_read_record(record, self._key, directory))
+        if stored is not None:
             return Student(directory, stored)
         with threads(self.options.threads):
             torch.manual_seed(self.options.seed)
-            model = hf.load_classifier(self.source, self.data.labels)
-            if not hf.is_fine_tuned(self.source, self.data.labels):
+            model = hf.load_classifier(self.source, self.data.labels, self._inventory)
+            if not hf.is_fine_tuned(self.source, self.data.labels, self._inventory):
                 self._finetune(model)
             found = self._score(model)
-        hf.save_model(model, self.tokenizer, directory)
-        _store(record, self._key, found)
+        _save_model(model, self.tokenizer, directory)
+        _write_record(record, self._key, found, directory)
         self._checkpoint("teacher").unlink(missing_ok=True)
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
         """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
-        if _read_record(record, self._key) is None or not directory.is_dir():
+        if _read_record(record, self._key, directory) is None:
             with threads(self.options.threads):
                 student = inherit(self._teacher_model(), arch, self._kept(arch), None)
-                hf.save_model(student, self.tokenizer, directory)
-            _write_record(record, self._key, {})
+                _save_model(student, self.tokenizer, directory)
+            _write_record(record, self._key, None, directory)
         return directory
 
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
         key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
-        stored = _stored(record, key)
+        stored = _score_of(_read_record(record, key))
         if stored is not None:
             return stored
         steps = self.options.quick_steps
@@ -141,15 +150,15 @@ class Trainer:
                 evaluate=lambda: self._score(student).value,
             )
             found = self._score(student)
-        _store(record, key, found)
+        _write_record(record, key, found)
         return found
 
     def finish(self, arch: Arch) -> Student:
         """The student with this architecture, distilled in full, with its best epoch's weights."""
         directory, record = self._place("students", arch)
         key = _digest(self._key, self.options.final_epochs, self.options.student_lr)
-        stored = _stored(record, key)
-        if stored is not None and directory.is_dir():
+        stored = _score_of(_read_record(record, key, directory))
+        if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
         with threads(self.options.threads):
@@ -166,8 +175,8 @@ class Trainer:
                 key=key,
             )
             found = self._score(student)
-        hf.save_model(student, self.tokenizer, directory)
-        _store(record, key, found)
+        _save_model(student, self.tokenizer, directory)
+        _write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
         return Student(directory, found)
 
@@ -204,7 +213,7 @@ class Trainer:
     def _kept(self, arch: Arch) -> Kept:
         if self._importance is None:
             path = self.work / "importance.safetensors"
-            self._importance = Importance.load(path, self._key)
+            self._importance = Importance.load(path, self._key, self._arch)
             if self._importance is None:
                 self._importance = measure_importance(self._teacher_model(), self._train_set())
                 self._importance.save(path, self._key)
@@ -231,7 +240,7 @@ class Trainer:
         return self._train
 
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
-        return encode(self.tokenizer, examples, self.options.max_length)
+        return encode(self.tokenizer, examples, self.options.max_length, self._types)
 
     def _score(self, model: PreTrainedModel) -> Score:
         if self._dev is None:
@@ -253,24 +262,61 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def _write_record(path: Path, key: str, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"key": key} | content, indent=2) + "\n")
+def _save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
+    with storing(directory):
+        hf.save_model(model, tokenizer, directory)
 
 
-def _read_record(path: Path, key: str) -> dict[str, Any] | None:
-    """What was stored under `key`; None if nothing was, or it cannot be read."""
+class _Record(msgspec.Struct):
+    """What lies beside a result: the key of all that it depends on, its score if it has one, and
+    the fingerprints of the files of its directory if it has one."""
+
+    key: str
+    metrics: dict[str, float] = {}
+    primary: str | None = None
+    files: dict[str, str] | None = None
+
+
+def _write_record(
+    path: Path, key: str, found: Score | None = None, directory: Path | None = None
+) -> None:
+    row: dict[str, Any] = {"key": key}
+    if found is not None:
+        row |= {"metrics": dict(found.metrics), "primary": found.primary}
+    with storing(path):
+        if directory is not None:
+            row["files"] = _fingerprints(directory)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(row, indent=2) + "\n")
+
+
+def _read_record(path: Path, key: str, directory: Path | None = None) -> _Record | None:
+    """What was stored under `key`; None if nothing was, it is damaged, or its directory is. Then
+    the result is made again."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(path, _Record)
+        if directory is not None:
+            found = _fingerprints(directory)
+            # Runs of earlier versions have none.
+            if found != (record.files or found):
+                return None
+    except (InputError, OSError):
         return None
-    return record if isinstance(record, dict) and record.get("key") == key else None
+    return record if record.key == key else None
 
 
-def _store(path: Path, key: str, found: Score) -> None:
-    _write_record(path, key, {"metrics": dict(found.metrics), "primary": found.primary})
+def _fingerprints(directory: Path) -> dict[str, str]:
+    """Of every file of a directory; OSError if there is none, or one cannot be read."""
+    files = sorted(directory.iterdir())
+    irregular = next((f for f in files if not f.is_file()), None)
+    if irregular is not None:
+        raise OSError(errno.EINVAL, "is not a regular file", str(irregular))
+    return {file.name: fingerprint(file) for file in files}
 
 
-def _stored(path: Path, key: str) -> Score | None:
-    record = _read_record(path, key)
-    return Score(record["metrics"], record["primary"]) if record else None
+def _score_of(record: _Record | None) -> Score | None:
+    if record is None or record.primary not in record.metrics:
+        return None
+    return Score(record.metrics, record.primary)

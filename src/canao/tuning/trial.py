@@ -18,8 +18,8 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library
-from canao.compiler.packaging import interface
 from canao.device.base import Device, MeasureConfig
+from canao.emit.c.interface import interface
 from canao.emit.c.unit import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import form_of

@@ -10,21 +10,21 @@ What the database already has is not measured again.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from canao.artifact.temporary import WorkingDirectory
 from canao.build import Toolchain
-from canao.compiler.loading import load_model
+from canao.compiler.loading import inventory_of, load_model, locate
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans, tuning_database
 from canao.compiler.stages import Stages
-from canao.defaults import TUNE_SECONDS, silent
+from canao.defaults import LIMITS, TUNE_SECONDS, Limits, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.fuse.group import Program
@@ -70,17 +70,20 @@ class TuningResult:
 
 
 def tune_model(
-    model: str | Path | Any, *, target: Target | None = None,
+    model: str | Path | Any, *, revision: str | None = None, target: Target | None = None,
     length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     budget_s: float = TUNE_SECONDS, max_length: int | None = None,
     toolchain: Toolchain | None = None,
     device: Device | None = None, fresh: bool = False, progress: Say | None = None,
+    ignored: Collection[str] = (), limits: Limits = LIMITS,
 ) -> TuningResult:  # fmt: skip
     """Measure plans of a model's kernels on this machine; compilations use the fastest.
 
+    revision          of a model that is named on the Hub
     length, threads   what plans are measured at; they compute the same at any other
     budget_s          seconds after which the search ends with what it has
     fresh             forget earlier measurements of these kernels
+    ignored, limits   as for `compile_model`
 
     Raises InputError for what cannot be tuned here; ToolchainError or DeviceError.
     """
@@ -93,23 +96,24 @@ def tune_model(
         )
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")
-    _, graph = load_model(model, max_length)
+    found, place = locate(model, revision, ignored)
+    _, graph = load_model(found, max_length, inventory_of(found, ignored, place), limits)
     if not 1 <= length <= graph.max_length:
         raise InputError(f"length {length} is outside 1..{graph.max_length} of this model")
     if device is None:
         from canao.device.bench import local_device
 
         device = local_device()
-    stages = compile_graph(graph, target, planner=default_plans)
+    stages = compile_graph(graph, target, planner=default_plans, limits=limits)
     subjects = find_subjects(stages.program)
     if not subjects:
         raise InputError("the model has no GEMM and no attention, whose plans could be tuned")
     database = tuning_database(target, toolchain)
     if fresh:
         database.forget([s.text for s in subjects])
-    with tempfile.TemporaryDirectory(prefix="canao-tune-") as folder:
+    with WorkingDirectory("canao-tune") as folder:
         timer = PlanTimer(
-            subjects, target, device, database, MeasureConfig(length, threads), Path(folder),
+            subjects, target, device, database, MeasureConfig(length, threads), folder,
             toolchain, start + budget_s, progress or silent,
         )  # fmt: skip
         search(timer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from canao.emit.c.inputs import described
+from canao.emit.c.interface import c_comment
 from canao.emit.expressions import expression
 from canao.graph.ir import Graph, Input
 
@@ -15,11 +16,11 @@ def given(graph: Graph) -> list[Input]:
 def header(graph: Graph) -> str:
     """The public C header of one library."""
     inputs = "\n".join(
-        f" *   inputs[{i}]   {slot.name}, {described(slot)}"
+        f" *   inputs[{i}]   {c_comment(slot.name)}, {described(slot)}"
         for i, slot in enumerate(given(graph))
     )
     outputs = "\n".join(
-        f" *   outputs[{i}]  {name}, "
+        f" *   outputs[{i}]  {c_comment(name)}, "
         f"floats [{', '.join(expression(d) for d in graph.shape(value))}]"
         for i, (name, value) in enumerate(graph.outputs)
     )
@@ -79,15 +80,20 @@ enum canao_status {{
     CANAO_FILE = 4,     /* the weights cannot be opened or mapped */
     CANAO_FORMAT = 5,   /* the weights are not those of this library */
     CANAO_MEMORY = 6,
-    CANAO_THREADS = 7,  /* threads cannot be started or pinned */
-    CANAO_BUSY = 8      /* another call on the same model is under way */
+    CANAO_THREADS = 7,  /* threads cannot be started, or pinned to the cores */
+    CANAO_BUSY = 8,     /* another call on the same model is under way */
+    CANAO_CLOSED = 9    /* the model was closed, or never opened */
 }};
 
+/* A handle, not an address: what is done with one that was closed is CANAO_CLOSED. */
 typedef struct canao_model canao_model;
 
-/* Maps the weights file and starts `threads` - 1 threads. `cores` pins thread i to cores[i];
- * NULL pins none. Thread 0 is the caller of canao_run or canao_run_batch, pinned for the length
- * of the call. */
+/* Maps the weights file and starts `threads` - 1 threads, of 1 to 64. `cores` pins thread i to
+ * cores[i]; NULL pins none. Thread 0 is the caller of canao_run or canao_run_batch, pinned for the
+ * length of the call. A core that this process may not use is CANAO_THREADS.
+ *
+ * A process that is forked has the model too, in the state that it was in, and may call it and
+ * must close it for itself: the first call there starts threads anew, or is CANAO_THREADS. */
 int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
 
 /* One sequence. Outputs are written by the caller's thread; models are independent. */
@@ -107,6 +113,12 @@ int canao_run_batch(canao_model *model, int count, const int32_t *const *const *
 {resumes}/* Floats of an output at a length; 0 for an index or a length out of range. */
 int64_t canao_output_size(int index, int32_t length);
 
+/* What the library takes and gives, as JSON: inputs, outputs, max_length and resumes as in the
+ * manifest. */
+const char *canao_interface(void);
+
+/* Ends the threads and frees the memory, once a call under way on another thread has ended. For
+ * NULL, and for a model that is closed already, it does nothing. */
 void canao_close(canao_model *model);
 
 /* What a status means, in English. */

@@ -10,6 +10,7 @@ from canao.emit import vecmath
 from canao.emit.arguments import c_type
 from canao.emit.c.header import given, header
 from canao.emit.c.inputs import runtime_limit, source
+from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
 from canao.emit.c.prelude import MACROS, vector_operations
@@ -145,12 +146,12 @@ class _Unit:
                 w.line(f'{{step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
             for slot in given(graph):
-                w.line(f'{{"{slot.name}", {runtime_limit(slot)}}},')
+                w.line(f"{{{c_string(slot.name)}, {runtime_limit(slot)}}},")
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 offset = schedule.memory.place(value)
                 sizes = ", ".join(str(c) for c in _coefficients(graph.types[value].elements))
-                w.line(f'{{"{name}", {offset}, {{{sizes}}}}},')
+                w.line(f"{{{c_string(name)}, {offset}, {{{sizes}}}}},")
         with _table(w, "const struct canao_program canao_program ="):
             for field, entry in (
                 ("steps", "steps"),
@@ -166,6 +167,7 @@ class _Unit:
                 ("arena_bytes", schedule.memory.size),
                 ("scratch_bytes", schedule.scratch),
                 ("cache_bytes", schedule.cache.size),
+                ("interface", c_string(interface_text(graph))),
             ):
                 w.line(f".{field} = {entry},")
 

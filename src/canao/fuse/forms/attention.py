@@ -11,12 +11,12 @@ Where the window is the whole past, causal.py has already replaced attention by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from canao.fuse.access import Access, resolve, stored_as
+from canao.fuse.access import Access, producers, resolve, stored_as
 from canao.graph.ir import TOKENS, Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
@@ -59,35 +59,56 @@ class Attention:
     cached: bool = False
 
 
-def chain(made: Mapping[str, Node], name: str) -> tuple[Node, list[Node]] | None:
-    """The matmul q k^T that the scores `name` are computed from, and the nodes in between: scales,
-    reshapes and biases, with the views and takes that biases are read by. None if there is none,
-    or more than one."""
-    n = made.get(name)
-    if n is None or n.op == "matmul":
-        return None if n is None else (n, [])
-    if n.op not in ("mul", "add", "reshape"):
-        return None
-    found = [chain(made, i) for i in n.inputs]
-    scores = [(i, f) for i, f in zip(n.inputs, found, strict=True) if f is not None]
-    if len(scores) != 1:
-        return None
-    on_the_way, (qk, between) = scores[0]
-    others = [i for i in n.inputs if i != on_the_way]
-    return qk, [*between, *(x for i in others for x in _bias_nodes(made, i)), n]
+class ScorePaths:
+    """Which values of some nodes, given in execution order, are scores of attention: a product
+    q k^T, or what mul, add or reshape makes of exactly one operand that is. `name in paths` tells.
 
+    One pass over the nodes finds all, however their values fan out and meet again.
+    """
 
-def _bias_nodes(made: Mapping[str, Node], name: str) -> list[Node]:
-    n = made.get(name)
-    if n is None or not (OPS[n.op].view or n.op == "take_along_axis"):
-        return []
-    read = n.inputs[1:] if n.op == "take_along_axis" else n.inputs
-    return [*(x for i in read for x in _bias_nodes(made, i)), n]
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._made: dict[str, Node] = {}
+        self._before: dict[str, str | None] = {}  # scores -> those that they are made of
+        for n in nodes:
+            self._made[n.output] = n
+            if n.op == "matmul":
+                self._before[n.output] = None
+            elif n.op in ("mul", "add", "reshape"):
+                scores = [i for i in n.inputs if i in self._before]
+                if len(scores) == 1:
+                    self._before[n.output] = scores[0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._before
+
+    def chain(self, name: str) -> tuple[Node, list[Node]] | None:
+        """The matmul q k^T that the scores `name` are computed from, and the nodes in between:
+        scales, reshapes and biases, with the views and takes that biases are read by. None if
+        `name` is no scores."""
+        if name not in self._before:
+            return None
+        steps: list[Node] = []
+        while (before := self._before[name]) is not None:
+            others = [i for i in self._made[name].inputs if i != before]
+            steps.append(self._made[name])
+            for i in reversed(others):
+                steps += self._bias(i)
+            name = before
+        return self._made[name], steps[::-1]
+
+    def _bias(self, name: str) -> list[Node]:
+        """The views and takes that a bias is read by, the last first."""
+        found: list[Node] = []
+        n = self._made.get(name)
+        while n is not None and (OPS[n.op].view or n.op == "take_along_axis"):
+            found.append(n)
+            n = self._made.get(n.inputs[-1])  # of a take, its indices
+        return found
 
 
 def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
     """The Attention form of exactly these nodes."""
-    made = {n.output: n for n in nodes}
+    made = producers(nodes)
     softmax = next((n for n in nodes if n.op == "softmax"), None)
     mix, views = _mixed(graph, made, output)
     if softmax is None or mix is None or _bare(graph, made, mix.inputs[0]) != softmax.output:
@@ -96,7 +117,7 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     if parsed is None:
         return None
     scores, scale, biases = parsed
-    q, k, v = (resolve(graph, nodes, x) for x in (*scores.inputs, mix.inputs[1]))
+    q, k, v = (resolve(graph, made, x) for x in (*scores.inputs, mix.inputs[1]))
     if q is None or k is None or v is None:
         return None
     kept, window = _windowed(graph, biases)
@@ -105,11 +126,11 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
 
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
     """The Attention form of one `causal_attention` and views."""
-    made = {n.output: n for n in nodes}
+    made = producers(nodes)
     mix, views = _mixed(graph, made, output)
     if mix is None or sum(not OPS[n.op].view for n in nodes) > 1:
         return None
-    q, k, v = (resolve(graph, nodes, x) for x in mix.inputs)
+    q, k, v = (resolve(graph, made, x) for x in mix.inputs)
     if q is None or k is None or v is None:
         return None
     rank, window = len(k.shape), (graph.max_length - 1, 0)
@@ -158,13 +179,13 @@ def _scores(
     graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str
 ) -> tuple[Node, float, list[AttentionBias]] | None:
     """The matmul q k^T that `name` is computed from, its scale and the biases added to it."""
-    scale, biases = 1.0, list[AttentionBias]()
+    scale, biases, paths = 1.0, list[AttentionBias](), ScorePaths(nodes)
     while True:
         name = _bare(graph, made, name)
         n = made.get(name)
         if n is None or n.op == "matmul":
             return None if n is None else (n, scale, biases)
-        found = [i for i in n.inputs if i in made and chain(made, i) is not None]
+        found = [i for i in n.inputs if i in paths]
         if n.op not in ("add", "mul") or len(found) != 1 or n.inputs[0] == n.inputs[1]:
             return None
         other = n.inputs[1] if n.inputs[0] == found[0] else n.inputs[0]
@@ -174,7 +195,7 @@ def _scores(
                 return None
             scale *= float(array.reshape(()))
         else:
-            bias = _bias(graph, nodes, made, other, graph.shape(name))
+            bias = _bias(graph, made, other, graph.shape(name))
             if bias is None or scale != 1.0:
                 return None
             biases.append(bias)
@@ -182,7 +203,7 @@ def _scores(
 
 
 def _bias(
-    graph: Graph, nodes: Sequence[Node], made: Mapping[str, Node], name: str, shape: Shape
+    graph: Graph, made: Mapping[str, Node], name: str, shape: Shape
 ) -> AttentionBias | None:
     views: list[Node] = []
     inner = name
@@ -191,12 +212,12 @@ def _bias(
         inner = made[inner].inputs[0]
     n = made.get(inner)
     if n is None:
-        access = resolve(graph, nodes, name)
+        access = resolve(graph, made, name)
         return None if access is None else AttentionBias(access.broadcast(shape))
     if n.op != "take_along_axis":
         return None
     taken = graph.shape(n.output)
-    source, indices = (resolve(graph, nodes, i) for i in n.inputs)
+    source, indices = (resolve(graph, made, i) for i in n.inputs)
     if source is None or indices is None:
         return None
     step = source.strides[-1]
@@ -255,11 +276,19 @@ def window_of(graph: Graph, read: Access) -> tuple[int, int] | None:
     # Along the first column and the first row lie all distances.
     by_distance = np.concatenate([values[:0:-1, 0], values[0]])
     window = _run(by_distance)
-    if window is None:
-        return None
-    seen = np.tri(longest, k=window[1], dtype=bool) & ~np.tri(longest, k=-window[0] - 1, dtype=bool)
-    alike = np.array_equal(values > MASKED, seen) and not values[seen].any()
-    return window if alike else None
+    return window if window is not None and _alike(values, by_distance) else None
+
+
+def _alike(values: np.ndarray, by_distance: np.ndarray) -> bool:
+    """Whether element (i, j) shows and hides what the distance j - i does. A few rows are looked at
+    at a time: all together may be more than memory holds."""
+    longest = len(values)
+    seen = by_distance > MASKED
+    for i, row in enumerate(values):
+        expected = seen[longest - 1 - i : 2 * longest - 1 - i]
+        if not np.array_equal(row > MASKED, expected) or row[expected].any():
+            return False
+    return True
 
 
 def _run(values: np.ndarray) -> tuple[int, int] | None:

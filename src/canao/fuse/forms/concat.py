@@ -7,12 +7,14 @@ rows where its bounds hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from canao.fuse.access import Access, resolve
+from canao.fuse.access import Access, producers, resolve
 from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, Graph, Node, Shape, dim_add, dim_mul, product
+
+_MOST_PIECES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +78,60 @@ def concat_form(graph: Graph, nodes: Sequence[Node], output: str) -> Concat | No
     shape, width = graph.shape(output), graph.shape(output)[-1]
     if graph.types[output].dtype != F32 or not isinstance(width, int):
         return None
-    pieces = _pieces(graph, nodes, output, _Place(0, (), (0,) * (len(shape) - 1)))
+    pieces = _pieces(graph, producers(nodes), output)
     return None if pieces is None else Concat(shape[:-1], width, tuple(pieces))
 
 
-def _pieces(graph: Graph, nodes: Sequence[Node], name: str, at: _Place) -> list[Piece] | None:
-    made = next((n for n in nodes if n.output == name), None)
-    if made is not None and made.op == "concat":
-        return _parts(graph, nodes, made, at)
-    width = graph.shape(name)[-1]
+def _pieces(graph: Graph, made: Mapping[str, Node], output: str) -> list[Piece] | None:
+    """The pieces of `output` from left to right; None where a value is no piece, or where there are
+    more than a kernel could be written for: what is joined may be joined again without end."""
+    found = list[Piece]()
+    waiting = [(output, _Place(0, (), (0,) * (len(graph.shape(output)) - 1)))]
+    while waiting:
+        name, at = waiting.pop()
+        n = made.get(name)
+        piece = None if n is not None and n.op == "concat" else _piece(graph, made, name, at)
+        if piece is not None:
+            found.append(piece)
+        elif n is not None and n.op == "concat":
+            parts = _parts(graph, n, at)
+            if parts is None:
+                return None
+            waiting += reversed(parts)
+        elif n is not None and n.op == "slice" and n.attribute("axis") < len(at.shifts):
+            waiting.append((n.inputs[0], at.moved(n.attribute("axis"), n.attribute("start"))))
+        else:
+            return None
+        if len(found) + len(waiting) > _MOST_PIECES:
+            return None
+    return found
+
+
+def _piece(graph: Graph, made: Mapping[str, Node], name: str, at: _Place) -> Piece | None:
+    """A value that is one piece: read by strides, or rows of a table."""
+    n, width = made.get(name), graph.shape(name)[-1]
     if not isinstance(width, int):
         return None
-    if made is not None and made.op == "gather":
-        table, ids = made.inputs[0], resolve(graph, nodes, made.inputs[1])
+    if n is not None and n.op == "gather":
+        table, ids = n.inputs[0], resolve(graph, made, n.inputs[1])
         if table not in graph.constants or ids is None or ids.base in graph.constants:
             return None
-        return [Piece(at.column, width, at.bounds, ids.shifted(at.shifts), table)]
-    access = resolve(graph, nodes, name)
-    if access is not None:
-        return [Piece(at.column, width, at.bounds, access.shifted(at.shifts))]
-    if made is not None and made.op == "slice" and made.attribute("axis") < len(at.shifts):
-        inner = at.moved(made.attribute("axis"), made.attribute("start"))
-        return _pieces(graph, nodes, made.inputs[0], inner)
-    return None
+        return Piece(at.column, width, at.bounds, ids.shifted(at.shifts), table)
+    access = resolve(graph, made, name)
+    if access is None:
+        return None
+    return Piece(at.column, width, at.bounds, access.shifted(at.shifts))
 
 
-def _parts(graph: Graph, nodes: Sequence[Node], n: Node, at: _Place) -> list[Piece] | None:
-    """The pieces of each operand of a concatenation."""
-    axis, found = n.attribute("axis"), list[Piece]()
+def _parts(graph: Graph, n: Node, at: _Place) -> list[tuple[str, _Place]] | None:
+    """The operands of a concatenation, each with its place in the output."""
+    axis, found = n.attribute("axis"), list[tuple[str, _Place]]()
     start: Dim = 0
     for name in n.inputs:
         size = graph.shape(name)[axis]
         place = at.part(axis, start, size)
-        pieces = _pieces(graph, nodes, name, place) if place else None
-        if pieces is None:
+        if place is None:
             return None
-        found += pieces
+        found.append((name, place))
         start = dim_add(start, size)
     return found

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from canao.fuse.access import Access, resolve
+from canao.fuse.access import Access, producers, resolve
 from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
 from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
@@ -113,7 +113,7 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
     full = graph.shape(anchor) or (1,)  # one number is a row of it
     names: dict[str, str] = {source: source} if source else {}
     reads: dict[str, Access] = {}
-    lead, width = full[:-1], _width(graph, computed, full)
+    lead, width, made = full[:-1], _width(graph, computed, full), producers(nodes)
     for n in nodes:
         shape = graph.shape(n.output) or (1,)
         if n.output == source:
@@ -124,14 +124,14 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
             names[n.output] = names[n.inputs[0]]
         elif OPS[n.op].view:
             continue
-        elif not _row_local(graph, nodes, n, (lead, width), names, reads):
+        elif not _row_local(graph, made, n, (lead, width), names, reads):
             return None
         else:
             if shape[:-1] != lead and product(shape[:-1]) != product(lead):
                 return None
             names[n.output] = n.output
     if not computed and not source:
-        access = resolve(graph, nodes, output)
+        access = resolve(graph, made, output)
         if access is None:
             return None
         reads[output] = access if access.shape else access.broadcast((1,))
@@ -157,7 +157,7 @@ def _keeps_rows(graph: Graph, n: Node, lead: Shape, output: str) -> bool:
 
 
 def _row_local(
-    graph: Graph, nodes: Sequence[Node], n: Node, frame: tuple[Shape, Dim],
+    graph: Graph, made: Mapping[str, Node], n: Node, frame: tuple[Shape, Dim],
     names: Mapping[str, str], reads: dict[str, Access],
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
@@ -177,7 +177,7 @@ def _row_local(
             if name not in graph.constants:
                 return False
             continue
-        access = resolve(graph, nodes, name)
+        access = resolve(graph, made, name)
         if access is None:
             return False
         wanted = _read_as(graph, n, position, frame[1])
@@ -200,13 +200,14 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
 
 def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | None:
     linear = next(n for n in nodes if n.op == "linear")
-    a = resolve(graph, nodes, linear.inputs[0])
+    a = resolve(graph, producers(nodes), linear.inputs[0])
     weights = linear.inputs[1:]
     if a is None or any(w not in graph.constants for w in weights) or a.base in graph.constants:
         return None
     n, k = graph.constants[linear.inputs[1]].shape
     before = {x.output for x in nodes[: nodes.index(linear)]}
-    rest = [x for x in nodes if x.output not in before or not _feeds(nodes, x, linear)]
+    feeding = _feeding(nodes, linear)
+    rest = [x for x in nodes if x.output not in before or x.output not in feeding]
     epilogue = rows_form(graph, rest, output, linear.output)
     if epilogue is None:
         return None
@@ -214,21 +215,21 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
     return PackedGemm(a, weights[0], bias, k, n, epilogue)
 
 
-def _feeds(nodes: Sequence[Node], x: Node, linear: Node) -> bool:
-    """Whether x is one of the views through which `linear` reads its left operand."""
-    made, name = {n.output: n for n in nodes}, linear.inputs[0]
+def _feeding(nodes: Sequence[Node], linear: Node) -> set[str]:
+    """The views through which `linear` reads its left operand."""
+    made, name, found = producers(nodes), linear.inputs[0], set[str]()
     while name in made:
-        if name == x.output:
-            return True
+        found.add(name)
         name = made[name].inputs[0]
-    return False
+    return found
 
 
 def _matmul(graph: Graph, nodes: Sequence[Node], output: str) -> BatchedGemm | None:
     matmul = next(n for n in nodes if n.op in HEAVY)
     if any(not OPS[n.op].view for n in nodes if n is not matmul) or output != matmul.output:
         return None
-    a, b = (resolve(graph, nodes, name) for name in matmul.inputs[:2])
+    made = producers(nodes)
+    a, b = (resolve(graph, made, name) for name in matmul.inputs[:2])
     if a is None or b is None:
         return None
     near = ("", 0)

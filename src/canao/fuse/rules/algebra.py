@@ -64,7 +64,7 @@ def fold_constants(g: GraphView, n: Node) -> Change | None:
     if n.op == "expand" or not n.inputs or any(i not in g.constants for i in n.inputs):
         return None
     shape = fixed(g.shape(n.output))
-    if shape is None or math.prod(shape) > _FOLD_LIMIT:
+    if shape is None or not _foldable(g, n, math.prod(shape)):
         return None
     arrays = [g.constants[i] for i in n.inputs]
     exact = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
@@ -72,21 +72,41 @@ def fold_constants(g: GraphView, n: Node) -> Change | None:
     return _folded(g, n, np.ascontiguousarray(result, g.types[n.output].dtype.numpy))
 
 
+def _foldable(g: GraphView, n: Node, elements: int) -> bool:
+    """Whether a result of so many elements may be stored in place of its operands."""
+    grows = elements - sum(g.constants[i].size for i in n.inputs)
+    return elements <= _FOLD_LIMIT and g.room_for(max(0, grows))
+
+
 def _least(g: GraphView, name: str) -> float:
     """A lower bound of an integer value's elements; -inf where none is known."""
-    array = g.array(name)
+    known: dict[str, float] = {}
+    waiting = [name]
+    while waiting:
+        n = g.producer.get(waiting[-1])
+        read = _bounded_by(n) if n is not None and g.array(waiting[-1]) is None else ()
+        missing = [i for i in read if i not in known]
+        waiting += missing
+        if not missing:
+            done = waiting.pop()
+            known[done] = sum(known[i] for i in read) if read else _least_alone(g, done)
+    return known[name]
+
+
+def _bounded_by(n: Node) -> tuple[str, ...]:
+    """The operands whose bounds make up that of n's result."""
+    if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == I32):
+        return n.inputs[:1]
+    return n.inputs if n.op == "add" else ()
+
+
+def _least_alone(g: GraphView, name: str) -> float:
+    """The bound of a constant, an input, or a value that does not follow from its operands'."""
+    array, n = g.array(name), g.producer.get(name)
     if array is not None:
         return float(array.min()) if array.size else float("inf")
-    n = g.producer.get(name)
-    if n is None:
-        return 0.0  # an input: token and type ids are checked to be >= 0 before a run
-    if n.op == "arange":
-        return 0.0
-    if n.op in VIEWS or (n.op == "cast" and n.attribute("dtype") == I32):
-        return _least(g, n.inputs[0])
-    if n.op == "add":
-        return _least(g, n.inputs[0]) + _least(g, n.inputs[1])
-    return float("-inf")
+    # Of the inputs, token and type ids are checked to be >= 0 before a run.
+    return 0.0 if n is None or n.op == "arange" else float("-inf")
 
 
 def decide_compare(g: GraphView, n: Node) -> Change | None:
@@ -146,7 +166,10 @@ def gather_known_rows(g: GraphView, n: Node) -> Change | None:
     if cut is None:
         return None
     table, ids = g.array(n.inputs[0]), g.array(cut.inputs[0])
-    if table is None or ids is None or ids.size * table.shape[1] > _FOLD_LIMIT:
+    if table is None or ids is None:
+        return None
+    elements = ids.size * table.shape[1]
+    if elements > _FOLD_LIMIT or not g.room_for(max(0, elements - table.size)):
         return None
     name = g.fresh("rows")
     rows = np.ascontiguousarray(table[ids])

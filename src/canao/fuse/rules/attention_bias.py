@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from canao.fuse.forms.attention import MASKED, chain
+from canao.fuse.forms.attention import MASKED
 from canao.fuse.rewrite import Change, GraphView
 from canao.fuse.rules.positions import is_table, positional
 from canao.graph.ir import Node, node
 from canao.graph.ops import VIEWS
+
+_MOST_VIEWS = 16  # on the way from a value to a reader
 
 
 def mask_to_bias(g: GraphView, n: Node) -> Change | None:
@@ -36,17 +38,13 @@ def biases_apart(g: GraphView, n: Node) -> Change | None:
         return None
     for scores, biases in (n.inputs, n.inputs[::-1]):
         inner = g.made_by(biases, "add")
-        if inner is None or not g.only_used_by(biases, n) or _scores(g, biases):
+        if inner is None or not g.only_used_by(biases, n) or biases in g.scores:
             continue
-        if _scores(g, scores):
+        if scores in g.scores:
             first = node("add", (scores, inner.inputs[0]), g.fresh("v"), where=n.where)
             both = node("add", (first.output, inner.inputs[1]), g.fresh("v"), where=n.where)
             return Change({n.output: both.output}, (first, both))
     return None
-
-
-def _scores(g: GraphView, name: str) -> bool:
-    return chain(g.producer, name) is not None
 
 
 def _scalar(g: GraphView, n: Node) -> tuple[str, str] | None:
@@ -66,7 +64,7 @@ def scale_past_take_along_axis(g: GraphView, n: Node) -> Change | None:
     chain_, user = list[Node](), n
     source = g.producer.get(found[0])
     while source and source.op in VIEWS and g.only_used_by(source.output, user):
-        chain_.insert(0, source)
+        chain_.append(source)
         user, source = source, g.producer.get(source.inputs[0])
     if source is None or source.op != "take_along_axis" or not g.only_used_by(source.output, user):
         return None
@@ -74,7 +72,7 @@ def scale_past_take_along_axis(g: GraphView, n: Node) -> Change | None:
     scaled = node("mul", (x, found[1]), g.fresh("v"), where=n.where)
     made = [scaled, node("take_along_axis", (scaled.output, indices), g.fresh("v"),
                          where=source.where)]  # fmt: skip
-    for v in chain_:
+    for v in reversed(chain_):
         made.append(Node(v.op, (made[-1].output,), g.fresh("v"), v.attributes, v.where))
     return Change({n.output: made[-1].output}, made)
 
@@ -128,7 +126,8 @@ def _distances(g: GraphView, take: Node) -> tuple[str, int] | None:
 def own_views(g: GraphView, n: Node) -> Change | None:
     """f(view(x)), g(view(x))  ->  each with a view of its own, where views cost nothing"""
     shared = [i for i in n.inputs if _shared(g, i)]
-    if not shared:
+    # A chain of views that each has readers of its own would be copied for each of them.
+    if not shared or max(len(_views(g, i)) for i in shared) > _MOST_VIEWS:
         return None
     made, renamed = list[Node](), dict[str, str]()
     for name in shared:
@@ -153,6 +152,6 @@ def _shared(g: GraphView, name: str) -> bool:
 def _views(g: GraphView, name: str) -> Sequence[Node]:
     out: list[Node] = []
     while g.made_by(name, *VIEWS, "diagonals") is not None:
-        out.insert(0, g.producer[name])
+        out.append(g.producer[name])
         name = g.producer[name].inputs[0]
-    return out
+    return out[::-1]

@@ -54,7 +54,7 @@ def _unmasked(g: GraphView, masked: Node) -> str | None:
 
 def _causal(g: GraphView, mask: str) -> bool:
     """Whether a bias is -inf for every key after its query, and 0 for all others."""
-    read = resolve(g.graph, g.nodes, mask)
+    read = resolve(g.graph, g.producer, mask)
     if read is None or read.shape[-2:] != (TOKENS, TOKENS):
         return False
     return window_of(g.graph, read) == (g.max_length - 1, 0)

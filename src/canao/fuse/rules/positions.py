@@ -8,7 +8,9 @@ itself has n^2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from canao.graph.ir import TOKENS, Node, Shape, node, product
 from canao.graph.ops import OPS, VIEWS
 
 _TABLE_LIMIT = 1 << 26  # elements; a table is stored in the weights file
+# Elements that are computed for one table at most; a node costs as much as some of them.
+_MOST_WORK, _WORK_OF_A_NODE = 1 << 32, 1 << 12
 # What a value depends on: the index along an axis (a,), or that along b minus that along a (a, b).
 Atoms = frozenset[tuple[int, ...]]
 _OF_DISTANCE = ("sub", "eq", "ne", "ge", "gt", "le", "lt")
@@ -33,21 +37,29 @@ def tabulate(g: GraphView, n: Node) -> Change | None:
         return None
     atoms, shape, longest = known[n.output], g.shape(n.output), g.max_length
     distance = next(iter(atoms)) if len(atoms) == 1 and len(next(iter(atoms))) == 2 else ()
-    grid = []
+    ranges = []
     for axis, size in enumerate(shape):
         if isinstance(size, int):
-            grid.append(np.arange(size))
+            ranges.append((0, size))
         elif distance and axis == distance[1]:
-            grid.append(np.arange(1 - longest, longest))
+            ranges.append((1 - longest, longest))
         elif not distance and any(axis in atom for atom in atoms):
-            grid.append(np.arange(longest))
+            ranges.append((0, longest))
         else:
-            grid.append(np.zeros(1, np.int64))
-    sizes = [len(x) for x in grid]
-    if np.prod(sizes, dtype=float) > _TABLE_LIMIT:
+            ranges.append((0, 1))
+    sizes = [stop - start for start, stop in ranges]
+    elements = math.prod(sizes)
+    if elements > _TABLE_LIMIT or not g.room_for(elements):
         return None
+    grid = np.ix_(*(np.arange(start, stop) for start, stop in ranges))
     try:
-        table = _Table(g).at(n.output, np.ix_(*grid))
+        table = _Table(g).at(n.output, grid)
+    except _TooMuch:
+        raise UnsupportedError(
+            f"operator {n.op} at {n.where or 'the top of the model'}: a table of what it computes "
+            f"for {longest} tokens takes too much; compile with a smaller --max-length, or give a "
+            "larger --max-memory"
+        ) from None
     except IndexError:
         raise UnsupportedError(
             f"operator {n.op} at {n.where or 'the top of the model'}: what it is computed from "
@@ -122,19 +134,25 @@ def _known(g: GraphView) -> Mapping[str, Atoms]:
     """The computed values that depend on positions only, and on which."""
     if g.positions is None:
         found: dict[str, Atoms] = {name: frozenset() for name in g.constants}
+        indices: dict[str, int] = {}
         for n in g.nodes:
+            place = _index(g, n, indices)
+            if place is not None:
+                indices[n.output] = place
             dims = g.shape(n.output)
             if all(i in found for i in n.inputs) and all(
                 isinstance(d, int) or d == TOKENS for d in dims
             ):
-                atoms = _atoms(g, n, found)
+                atoms = _atoms(g, n, found, indices)
                 if atoms is not None:
                     found[n.output] = atoms
         g.positions = {name: atoms for name, atoms in found.items() if name in g.producer}
     return g.positions
 
 
-def _atoms(g: GraphView, n: Node, found: Mapping[str, Atoms]) -> Atoms | None:
+def _atoms(
+    g: GraphView, n: Node, found: Mapping[str, Atoms], indices: Mapping[str, int]
+) -> Atoms | None:
     if n.op == "arange":
         return frozenset() if isinstance(n.attribute("stop"), int) else frozenset({(0,)})
     if n.op in VIEWS:
@@ -150,9 +168,10 @@ def _atoms(g: GraphView, n: Node, found: Mapping[str, Atoms]) -> Atoms | None:
             atoms |= {(n.attribute("axis"),)}
         return atoms
     if n.op in _OF_DISTANCE:
-        one, other = (_index(g, i, len(g.shape(n.output))) for i in n.inputs)
-        if one is not None and other is not None and one != other:
-            return frozenset({(min(one, other), max(one, other))})
+        rank = len(g.shape(n.output))
+        places = {indices[i] + rank - len(g.shape(i)) for i in n.inputs if i in indices}
+        if len(places) == 2:
+            return frozenset({(min(places), max(places))})
     if n.op == "gather":
         return found[n.inputs[1]] if not found[n.inputs[0]] else None
     if n.op == "concat" and not isinstance(g.shape(n.output)[n.attribute("axis")], int):
@@ -183,64 +202,96 @@ def _axes(before: Shape, n: Node, after: Shape) -> dict[int, int] | None:
     return {a: a + len(after) - len(before) for a in range(len(before))}
 
 
-def _index(g: GraphView, name: str, rank: int) -> int | None:
-    """Where `name` holds, as positions do, the index along one axis, or that plus a constant: this
-    axis, when broadcast to `rank` dimensions. None where it holds anything else."""
-    n = g.producer.get(name)
-    if n is None or g.types[name].dtype != I32:
-        return None
-    place: int | None = None
+def _index(g: GraphView, n: Node, indices: Mapping[str, int]) -> int | None:
+    """Where the result of n holds, as positions do, the index along one axis, or that plus a
+    constant: this axis. None where it holds anything else. `indices` has those of earlier nodes."""
     if n.op == "arange":
-        place = 0
-    elif n.op in VIEWS:
-        inner = _index(g, n.inputs[0], len(g.shape(n.inputs[0])))
-        axes = _axes(g.shape(n.inputs[0]), n, g.shape(name))
-        place = None if inner is None or axes is None else axes.get(inner)
-    elif n.op in ("add", "sub") and product(g.shape(n.inputs[1])) == 1:
-        if n.inputs[1] not in g.constants:
-            return None
-        place = _index(g, n.inputs[0], len(g.shape(name)))
-    return None if place is None else place + rank - len(g.shape(name))
+        return 0
+    if not n.inputs or n.inputs[0] not in indices or g.types[n.output].dtype != I32:
+        return None
+    inner, before, after = indices[n.inputs[0]], g.shape(n.inputs[0]), g.shape(n.output)
+    if n.op in VIEWS:
+        axes = _axes(before, n, after)
+        return None if axes is None else axes.get(inner)
+    if n.op in ("add", "sub") and n.inputs[1] in g.constants and (
+        product(g.shape(n.inputs[1])) == 1
+    ):
+        return inner + len(after) - len(before)
+    return None
+
+
+# Indices of elements, an array for each dimension.
+_Grid = Sequence[np.ndarray]
+# A computation that asks for elements of other values, and is sent them.
+_Asking = Generator[tuple[str, _Grid], np.ndarray, np.ndarray]
+
+
+class _TooMuch(Exception):
+    """A table takes more memory or time than there may be."""
 
 
 class _Table:
-    """Values at any positions, computed in the precision in which a model computes them."""
+    """Values at any positions, computed in the precision in which a model computes them.
+
+    What several nodes read is computed once for each grid, and kept; a chain of any length keeps
+    nothing on the way. Nothing recurses.
+    """
 
     def __init__(self, g: GraphView) -> None:
         self.graph = g
-        self.done: dict[tuple[str, ...], np.ndarray] = {}
-        self.grids: list[Sequence[np.ndarray]] = []
+        self.done: dict[tuple[str | bytes, ...], np.ndarray] = {}
+        self.kept = self.worked = 0  # elements in `done`, and computed in all
 
-    def at(self, name: str, grid: Sequence[np.ndarray]) -> np.ndarray:
-        """Elements of `name` at the indices of `grid`, one array for each of its axes."""
-        key = (name, *(str(id(x)) for x in grid))
-        if key not in self.done:
-            self.grids.append(grid)  # so that no id is used twice
-            n = self.graph.producer.get(name)
-            constant = self.graph.constants.get(name)
-            made = self._made(n, grid) if n else constant[tuple(grid)]  # type: ignore[index]
-            self.done[key] = np.asarray(made, self.graph.types[name].dtype.numpy)
-        return self.done[key]
+    def at(self, name: str, grid: _Grid) -> np.ndarray:
+        """Elements of `name` at the indices of `grid`."""
+        waiting = [(name, grid, self._asking(name, grid))]
+        sent: np.ndarray | None = None
+        while True:
+            name, grid, running = waiting[-1]
+            try:
+                asked = running.send(sent)  # type: ignore[arg-type]
+            except StopIteration as finished:
+                sent = np.asarray(finished.value, self.graph.types[name].dtype.numpy)
+                self._keep(name, grid, sent)
+                waiting.pop()
+                if not waiting:
+                    return sent
+                continue
+            sent = self.done.get(_key(*asked))
+            if sent is None:
+                waiting.append((*asked, self._asking(*asked)))
 
-    def _made(self, n: Node, grid: Sequence[np.ndarray]) -> np.ndarray:
+    def _keep(self, name: str, grid: _Grid, made: np.ndarray) -> None:
+        self.worked += made.size + _WORK_OF_A_NODE
+        if len(self.graph.users[name]) > 1:
+            self.done[_key(name, grid)] = made
+            self.kept += made.size
+        if self.worked > _MOST_WORK or not self.graph.room_for(self.kept):
+            raise _TooMuch
+
+    def _asking(self, name: str, grid: _Grid) -> _Asking:
+        n = self.graph.producer.get(name)
+        if n is None:
+            return self.graph.constants[name][tuple(grid)]
         if n.op == "arange":
             return grid[0]
         if n.op == "gather":
-            return self.at(n.inputs[0], (self.at(n.inputs[1], grid[:-1]), grid[-1]))
+            ids = yield n.inputs[1], grid[:-1]
+            return (yield n.inputs[0], (ids, grid[-1]))
         if n.op == "concat":
-            return self._joined(n, grid)
+            return (yield from self._joined(n, grid))
         if n.op in VIEWS:
-            return self.at(n.inputs[0], self._inner(n, grid))
-        shapes = [self.graph.shape(i) for i in n.inputs]
-        parts = [
-            self.at(i, [x if d != 1 else np.zeros_like(x)
-                        for x, d in zip(grid[len(grid) - len(shape):], shape, strict=True)])
-            for i, shape in zip(n.inputs, shapes, strict=True)
-        ]  # fmt: skip
+            return (yield n.inputs[0], self._inner(n, grid))
+        parts = {}
+        for i in dict.fromkeys(n.inputs):
+            shape = self.graph.shape(i)
+            last = grid[len(grid) - len(shape) :]
+            inner = [x if d != 1 else np.zeros_like(x) for x, d in zip(last, shape, strict=True)]
+            parts[i] = yield i, inner
         with np.errstate(all="ignore"):
-            return OPS[n.op].meaning(parts, dict(n.attributes))
+            return OPS[n.op].meaning([parts[i] for i in n.inputs], dict(n.attributes))
 
-    def _inner(self, n: Node, grid: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _inner(self, n: Node, grid: _Grid) -> list[np.ndarray]:
         """The indices of a view's operand."""
         before, after = self.graph.shape(n.inputs[0]), self.graph.shape(n.output)
         axes = _axes(before, n, after)
@@ -254,13 +305,19 @@ class _Table:
             inner[axis] = grid[axis] + n.attribute("start")
         return inner
 
-    def _joined(self, n: Node, grid: Sequence[np.ndarray]) -> np.ndarray:
+    def _joined(self, n: Node, grid: _Grid) -> _Asking:
         axis, start = n.attribute("axis"), 0
         out = np.zeros(1)
         for name in n.inputs:
             size = self.graph.shape(name)[axis]
             within = list(grid)
             within[axis] = np.clip(grid[axis] - start, 0, size - 1)
-            out = np.where(grid[axis] >= start, self.at(name, within), out)
+            out = np.where(grid[axis] >= start, (yield name, within), out)
             start += size
         return out
+
+
+def _key(name: str, grid: _Grid) -> tuple[str | bytes, ...]:
+    """What tells elements of values apart: grids of equal indices are equal."""
+    indices = (blake2b(np.ascontiguousarray(x).data, digest_size=16).digest() for x in grid)
+    return name, *(str(x.shape) for x in grid), *indices

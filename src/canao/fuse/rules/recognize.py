@@ -19,6 +19,8 @@ from canao.graph.ir import Node, node
 
 # Constants in files are float32, and some are written with seven digits.
 _CLOSE = 1e-5
+# Values that a chain of multiplications is followed to.
+_MOST_FACTORS = 32
 
 
 def _is(value: float | None, wanted: float) -> bool:
@@ -26,27 +28,31 @@ def _is(value: float | None, wanted: float) -> bool:
 
 
 def _factors(g: GraphView, name: str) -> tuple[float, list[str]]:
-    """A chain of multiplications as its constant factor and the other values multiplied."""
-    c = g.scalar(name)
-    if c is not None:
-        return c, []
-    n = g.made_by(name, "mul", "div")
-    if n is None:
-        return 1.0, [name]
-    if n.op == "div":
-        c = g.scalar(n.inputs[1])
-        if not c:
-            return 1.0, [name]
-        number, rest = _operand(g, n, n.inputs[0])
-        return number / c, rest
-    (a, left), (b, right) = (_operand(g, n, i) for i in n.inputs)
-    return a * b, sorted(left + right)
+    """A chain of multiplications as its constant factor and the other values multiplied; NaN and
+    none where it is longer than any that is looked for.
 
-
-def _operand(g: GraphView, n: Node, name: str) -> tuple[float, list[str]]:
-    """The factors of an operand of n; just the operand itself where other nodes read it too."""
-    apart = g.array(name) is not None or g.only_used_by(name, n)
-    return _factors(g, name) if apart else (1.0, [name])
+    A value that other nodes read too is not taken apart, but for `name` itself.
+    """
+    number, values = 1.0, list[str]()
+    waiting: list[tuple[str, Node | None]] = [(name, None)]
+    for _ in range(_MOST_FACTORS):
+        if not waiting:
+            return number, sorted(values)
+        name, user = waiting.pop()
+        c, n = g.scalar(name), g.made_by(name, "mul", "div")
+        divisor = g.scalar(n.inputs[1]) if n is not None and n.op == "div" else None
+        if c is not None:
+            number *= c
+        elif n is None or (user is not None and not g.only_used_by(name, user)):
+            values.append(name)
+        elif divisor:
+            number /= divisor
+            waiting.append((n.inputs[0], n))
+        elif n.op == "mul":
+            waiting += [(i, n) for i in reversed(n.inputs)]
+        else:
+            values.append(name)
+    return math.nan, []
 
 
 def _plus(g: GraphView, name: str, number: float) -> str | None:
@@ -121,10 +127,20 @@ def _is_power(g: GraphView, name: str, x: str, power: int) -> bool:
 
 
 def _power(g: GraphView, name: str, x: str) -> float:
-    n = g.made_by(name, "mul")
-    if name == x or n is None:
-        return 1 if name == x else math.nan
-    return sum(_power(g, i, x) for i in n.inputs)
+    """Which power of x a chain of multiplications is; NaN where it is none, or a high one."""
+    power, waiting = 0, [name]
+    for _ in range(_MOST_FACTORS):
+        if not waiting:
+            return power
+        name = waiting.pop()
+        n = g.made_by(name, "mul")
+        if name == x:
+            power += 1
+        elif n is not None:
+            waiting += n.inputs
+        else:
+            return math.nan
+    return math.nan
 
 
 def find_silu(g: GraphView, n: Node) -> Change | None:

@@ -26,7 +26,7 @@ def _number(value: float) -> Known:
 def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = None,
                *past: Value | None, scale: float | None = None, q_num_heads: int = 0,
                kv_num_heads: int = 0, is_causal: int = 0, softcap: float = 0.0,
-               qk_matmul_output_mode: int = 0, softmax_precision: int = 1) -> Value:  # fmt: skip
+               ) -> Value:  # fmt: skip
     """softmax(cap(q k^T * scale) + mask) v; keys and values may have fewer heads than queries."""
     if any(p is not None for p in past):
         raise b.unsupported("attention that keeps keys and values")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from canao.defaults import LIMITS, Limits
 from canao.errors import Problem, UnsupportedError
 from canao.graph.builder import GraphBuilder
 from canao.graph.dtypes import BOOL, I32, DType
@@ -30,9 +31,9 @@ class Builder(GraphBuilder):
     longest   of how many tokens a text may be, by the tables read so far
     """
 
-    def __init__(self, opset: int, max_length: int) -> None:
-        super().__init__()
-        self.opset, self.max_length, self.longest = opset, max_length, max_length
+    def __init__(self, opset: int, max_length: int, limits: Limits = LIMITS) -> None:
+        super().__init__(max_length, limits)
+        self.opset, self.longest = opset, max_length
         self.current: Any = None
         self._made: dict[tuple[Any, ...], tuple[str, Any]] = {}
 

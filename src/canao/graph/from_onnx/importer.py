@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from canao.defaults import LIMITS, Limits
 from canao.errors import InputError, Problem, UnsupportedError
 from canao.graph.bounds import limited
+from canao.graph.builder import require_nodes
 from canao.graph.dtypes import F32
+from canao.graph.from_onnx.attributes import require_arity, understood
 from canao.graph.from_onnx.builder import Builder
 from canao.graph.from_onnx.elements import ELEMENTS
 from canao.graph.from_onnx.inputs import bind_inputs
@@ -22,7 +25,7 @@ from canao.graph.from_onnx.load import Model, require_onnx
 from canao.graph.from_onnx.refused import remedy, stand_ins
 from canao.graph.from_onnx.rules import LONGEST, RULES
 from canao.graph.from_onnx.values import Known, Undecided, Value, at_lengths, known
-from canao.graph.ir import Graph, Ids, Input, dim_at, product
+from canao.graph.ir import Graph, Ids, Input, Shape, dim_at, product
 from canao.graph.ops import OPS
 from canao.graph.verify import retype, verify
 
@@ -33,14 +36,16 @@ _FLOATS = tuple(e.onnx for e in ELEMENTS.values() if e.dtype.kind == "float")
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 
 
-def import_text(model: Model, max_length: int | None = None) -> Graph:
+def import_text(
+    model: Model, max_length: int | None = None, limits: Limits = LIMITS
+) -> Graph:
     """The graph of a text encoder, for texts of 1 to max_length tokens.
 
     Its inputs are token ids and perhaps token types; without `max_length`, the longest text is
     what its position table allows. UnsupportedError names operator and node.
     """
     limit = max_length or LONGEST
-    importer = Importer(model, limit)
+    importer = Importer(model, limit, limits=limits)
     graph = importer.graph()
     longest = min(importer.longest, graph.max_length)
     if max_length is not None and max_length > longest:
@@ -52,7 +57,7 @@ def import_text(model: Model, max_length: int | None = None) -> Graph:
             raise UnsupportedError(
                 "the graph fits texts of one token only; export with a dynamic number of tokens"
             )
-        graph = Importer(model, best).graph()
+        graph = Importer(model, best, limits=limits).graph()
     return _sane(graph)
 
 
@@ -67,16 +72,22 @@ def import_tensors(model: Model, known_inputs: Mapping[str, np.ndarray]) -> Grap
 def _sane(graph: Graph) -> Graph:
     """The graph, if every value has elements and none more than a library could hold."""
     for n in graph.nodes:
-        shape = graph.shape(n.output)
-        counts = [at_lengths(d, graph.max_length) for d in shape]
-        empty = any(d == 0 for d in shape) or any(c.min() < 0 for c in counts)
-        most = max(dim_at(product(shape), s) for s in (1, graph.max_length))
-        if empty or most > MOST:
+        if not _has_elements(graph.shape(n.output), graph.max_length):
             raise UnsupportedError(
                 f"node '{n.where}': {graph.types[n.output]} is empty or has more than {MOST} "
                 "elements; export the model anew"
             )
     return graph
+
+
+def _has_elements(shape: Shape, longest: int) -> bool:
+    """Whether there are elements at every length, and never more than MOST."""
+    try:
+        counts = [at_lengths(d, longest) for d in shape]
+    except Undecided:
+        return False
+    most = max(dim_at(product(shape), s) for s in (1, longest))
+    return all(c.min() >= 0 for c in counts) and 0 not in shape and most <= MOST
 
 
 def _limits(graph: Graph) -> dict[str, int]:
@@ -112,10 +123,14 @@ class Importer(Builder):
     """The walk over the nodes: each by the rule of its operator, those refused noted."""
 
     def __init__(
-        self, model: Model, max_length: int, given: Mapping[str, np.ndarray] | None = None
-    ) -> None:
-        super().__init__(model.opset, max_length)
+        self, model: Model, max_length: int, given: Mapping[str, np.ndarray] | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:  # fmt: skip
+        super().__init__(model.opset, max_length, limits)
+        require_nodes(len(model.graph.node), limits)
         self.model, self.given = model, given
+        self.computed: dict[int, np.ndarray] = {}  # arrays that rules made, by id
+        self.bytes = 0  # of these
         self.values: dict[str, Value | None] = {"": None}
         self.unknown: set[str] = set()  # results of which not even the type is known
         self.problems: list[Problem] = []
@@ -132,6 +147,8 @@ class Importer(Builder):
     def graph(self) -> Graph:
         for name, array in self.model.tensors.items():
             self.values[name] = known(array)
+            self._note_array(self.values[name])
+        self.bytes = 0  # what the file holds does not count
         self.values.update(bind_inputs(self, self.model, self.given))
         for n in self.live:
             self.current = n
@@ -173,25 +190,47 @@ class Importer(Builder):
 
     def _call(self, n: Any) -> None:
         operands = [self.values[i] for i in n.input]
+        attributes = self._attributes(n)
         try:
-            made = RULES[n.op_type](self, *operands, **self._attributes(n))
+            require_arity(self, n, operands, attributes)
+            made = RULES[n.op_type](self, *operands, **attributes)
         except Undecided as error:
             raise self.unsupported(str(error)) from None
-        except (TypeError, ValueError, IndexError, ArithmeticError, MemoryError) as error:
+        except (
+            TypeError, ValueError, LookupError, ArithmeticError, AttributeError, MemoryError
+        ) as error:  # fmt: skip
             # The file may hold any operands: what a rule cannot take must not end in a traceback.
             what = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
             raise self.unsupported(f"what it is given ({what})") from None
         results = made if isinstance(made, list) else [made]
+        for x in results:
+            self._note_array(x)
         for i, name in enumerate(n.output):
             if i < len(results):
                 self.values[name] = results[i]
             elif name in self.read:
                 raise self.unsupported(f"its result {i + 1}")
 
+    def _note_array(self, x: Value | None) -> None:
+        """Count the memory of elements that are known; views of an array cost nothing more."""
+        if not isinstance(x, Known):
+            return
+        array = x.array
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        if id(array) not in self.computed:
+            self.computed[id(array)] = array
+            self.bytes += array.nbytes
+        if self.bytes > self.limits.constants:
+            raise InputError(
+                f"node '{self.where()}': what is computed at compile time takes more than "
+                f"{self.limits.constants / 1e9:.1f} GB; give a larger --max-memory if that is meant"
+            )
+
     def _attributes(self, n: Any) -> dict[str, Any]:
         onnx = require_onnx()
         out: dict[str, Any] = {}
-        for a in n.attribute:
+        for a in understood(self, n):
             value = onnx.helper.get_attribute_value(a)
             if isinstance(value, bytes):
                 value = value.decode("utf-8", "replace")

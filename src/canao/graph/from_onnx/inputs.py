@@ -20,6 +20,18 @@ IDS = ("input_ids", "input", "ids", "tokens", "token_ids", "input.1")
 TYPES = ("token_type_ids", "segment_ids", "token_types")
 MASKS = ("attention_mask", "input_mask", "mask", "attention_masks")
 POSITIONS = ("position_ids", "positions")
+# Inputs that other kinds of model have, and what to do about each, by how their names begin.
+_OTHERS = (
+    ("past_key_values", "holds keys and values of earlier tokens; export without a cache "
+     "(use_cache=False), CANAO keeps one of its own"),
+    ("use_cache", "is for a model with a cache; export without one"),
+    ("cache_position", "is for a model with a cache; export without one"),
+    ("decoder_", "belongs to a decoder that reads an encoder; export the encoder alone"),
+    ("encoder_", "belongs to a decoder that reads an encoder; export the encoder alone"),
+    ("pixel_values", "takes images; CANAO compiles models of texts"),
+    ("input_features", "takes sound; CANAO compiles models of texts"),
+    ("inputs_embeds", "takes vectors in place of tokens; export the model with input_ids"),
+)
 _INTS = (I32.onnx, INT64)
 _Dims = list[int | None]
 
@@ -54,6 +66,9 @@ def bind_inputs(
 
 
 def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[Any]) -> Value:
+    why = next((why for start, why in _OTHERS if name.startswith(start)), None)
+    if why is not None:
+        raise UnsupportedError(f"input '{name}' {why}")
     if kind not in _INTS or len(dims) != 2:
         raise UnsupportedError(
             f"input '{name}' is not whole numbers of shape [batch, tokens]; give a text "

@@ -7,19 +7,26 @@ is unpickled and nothing is executed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from canao.artifact.reading import shown
+from canao.defaults import LIMITS, Limits
 from canao.errors import InputError, UnsupportedError
 from canao.graph.dtypes import BF16
 from canao.graph.from_onnx.elements import ELEMENTS, held_in
+from canao.graph.from_onnx.limits import require_inlined_size, require_small
 
+# Entries of external data: all are used.
+_EXTERNAL = {"location", "offset", "length", "checksum"}
 OLDEST = 13  # Squeeze, ReduceSum and Softmax changed their meaning there
 
 
@@ -47,13 +54,14 @@ class Model:
     opset: int
     tensors: Mapping[str, np.ndarray]
     folder: Path | None = field(default=None)
+    remarks: tuple[tuple[str, str], ...] = ()  # parts that are no computation, and why
 
     def tensor(self, proto: Any) -> np.ndarray:
         """A tensor in an attribute of a node."""
         return read_tensor(proto, self.folder)
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, limits: Limits = LIMITS) -> Model:
     """The model in an .onnx file. InputError or UnsupportedError in one line."""
     path = Path(path)
     onnx = require_onnx()
@@ -62,8 +70,9 @@ def load(path: str | Path) -> Model:
     if not path.is_file():
         raise InputError(f"{path}: not a file; give an .onnx file")
     try:
+        require_small(path, limits)
         proto = onnx.load(str(path), load_external_data=False)
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # noqa: BLE001  protobuf raises an error of each implementation
         if isinstance(error, OSError):
@@ -72,30 +81,58 @@ def load(path: str | Path) -> Model:
     if not proto.graph.node and not proto.graph.output:
         raise InputError(f"{path}: not an ONNX file, or it holds no graph; export it again")
     try:
-        return checked(proto, path.parent)
+        return checked(proto, path.parent, limits)
     except (InputError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from None
 
 
-def checked(proto: Any, folder: Path | None) -> Model:
+def checked(proto: Any, folder: Path | None, limits: Limits = LIMITS) -> Model:
     """A model in memory; external data is looked for in `folder`."""
     onnx = require_onnx()
     _readable(proto)
     opset = _opset(proto)
     if proto.functions:
+        require_inlined_size(proto, limits)
         try:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:  # noqa: BLE001  the C++ core raises RuntimeError and others
             raise InputError(f"its functions cannot be inlined ({_line(error)})") from None
     if proto.graph.sparse_initializer:
         raise UnsupportedError("sparse initialisers are not supported; store weights densely")
+    _require_memory(proto.graph.initializer, limits)
     tensors = {}
     for t in proto.graph.initializer:
         if t.name in tensors:
             raise InputError(f"initialiser '{t.name}' is given twice; export it again")
         tensors[t.name] = read_tensor(t, folder)
     _check(onnx, proto)
-    return Model(proto.graph, opset, tensors, folder)
+    return Model(proto.graph, opset, tensors, folder, tuple(_remarks(proto)))
+
+
+def _remarks(proto: Any) -> Iterator[tuple[str, str]]:
+    """The parts of a file that are no computation, and what they are."""
+    if proto.metadata_props:
+        names = sorted({p.key for p in proto.metadata_props})
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"metadata {', '.join(names[:3])}{more}", "a record of where the model came from"
+    if proto.training_info:
+        yield "training_info", "counts in training only"
+    if proto.graph.quantization_annotation:
+        yield "quantization_annotation", "says how the model could be quantised"
+
+
+def _require_memory(tensors: Sequence[Any], limits: Limits) -> None:
+    """InputError if tensors beside the model, which may all name the same bytes of one file, take
+    too much. Those in it are checked by their bytes."""
+    size = 0
+    for t in (t for t in tensors if t.data_location == 1):
+        held = held_in(ELEMENTS[t.data_type].dtype) if t.data_type in ELEMENTS else np.float32
+        size += abs(math.prod(t.dims)) * np.dtype(held).itemsize
+    if size > limits.memory:
+        raise InputError(
+            f"its weights take {size / 1e9:.1f} GB, more than {limits.memory / 1e9:.1f} GB; "
+            "give a larger --max-memory if that is meant"
+        )
 
 
 def _readable(proto: Any) -> None:
@@ -156,6 +193,8 @@ def _opset(proto: Any) -> int:
 def read_tensor(t: Any, folder: Path | None) -> np.ndarray:
     """A tensor as float32, int64 or bool. InputError where bytes, shape and type disagree."""
     label = f"tensor '{t.name}'"
+    if t.HasField("segment"):
+        raise UnsupportedError(f"{label}: is stored in segments; export it whole")
     if t.data_type not in ELEMENTS:
         raise UnsupportedError(f"{label}: element type {t.data_type} is not supported; "
                                "export weights as float32")  # fmt: skip
@@ -204,6 +243,12 @@ def _bytes(t: Any, folder: Path | None, label: str, expected: int) -> bytes | No
 
 def _external(t: Any, folder: Path | None, label: str, expected: int) -> bytes:
     entries = {e.key: e.value for e in t.external_data}
+    unknown = sorted(entries.keys() - _EXTERNAL)
+    if unknown:
+        raise UnsupportedError(
+            f"{label}: entry {shown(unknown[0])} of its external data is not known to CANAO; "
+            "export it again"
+        )
     location = entries.get("location", "")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
@@ -213,6 +258,8 @@ def _external(t: Any, folder: Path | None, label: str, expected: int) -> bytes:
         raise InputError(f"{label}: external data of {length} bytes at {offset}, its shape "
                          f"{list(t.dims)} calls for {expected}")  # fmt: skip
     path = _inside(folder, location, label)
+    if "checksum" in entries and _sha1(path) != entries["checksum"].lower():
+        raise InputError(f"{label}: {path.name} is not the file that was exported; copy it again")
     try:
         with open(path, "rb") as stream:
             if os.fstat(stream.fileno()).st_size < offset + length:
@@ -221,6 +268,16 @@ def _external(t: Any, folder: Path | None, label: str, expected: int) -> bytes:
             return stream.read(length)
     except OSError as error:
         raise InputError(f"{label}: {path.name} cannot be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=16)
+def _sha1(path: Path) -> str:
+    """As ONNX defines checksums of external data: of the whole file."""
+    found = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _inside(folder: Path | None, location: str, label: str) -> Path:

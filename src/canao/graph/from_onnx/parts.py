@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from canao.graph.dtypes import F32, I32
-from canao.graph.from_onnx.values import Known, Ramp, Undecided, Value, fill, known, progression
+from canao.graph.from_onnx.values import (
+    LIMIT,
+    Known,
+    Ramp,
+    Undecided,
+    Value,
+    fill,
+    known,
+    progression,
+)
 from canao.graph.from_onnx.views import OnnxRule, as_shape, dimension
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_mul, product
 
@@ -149,6 +158,9 @@ def _known_concat(parts: Sequence[Known], at: int, shape: Shape) -> Known | None
         items = [p.item() for p in parts]
         if all(i == items[0] for i in items):
             return fill(items[0], shape, parts[0].dtype)
+    elements = product(shape)
+    if not isinstance(elements, int) or elements > LIMIT:
+        return None
     try:
         arrays = [p.full() for p in parts]
     except Undecided:
@@ -227,6 +239,8 @@ def _take(b: Builder, x: Value, ids: Known, at: int) -> Value:
     if isinstance(x, Known) and x.array.shape[at] == 1:
         return Known(x.array, out, x.dtype)
     if isinstance(x, Known) and all(isinstance(i, int) for i in wanted):
+        if x.array.size // max(1, x.array.shape[at]) * len(wanted) > LIMIT:
+            raise b.unsupported(f"a constant of more than {LIMIT} elements")
         return Known(x.array.take(np.array(wanted, np.int64), at), out, x.dtype)
     if not wanted or len(wanted) > 1024:
         raise b.unsupported(f"{len(wanted)} indices")

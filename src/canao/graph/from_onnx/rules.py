@@ -56,8 +56,7 @@ def _pass(b: Builder, x: Value) -> Value:
     return x
 
 
-def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None,
-             seed: int = 0) -> Any:  # fmt: skip
+def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None) -> Any:
     if isinstance(training, Known) and training.item():
         raise b.unsupported("training")
     return [x, fill(True, b.shape(x), BOOL)]
@@ -66,7 +65,7 @@ def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None,
 def _is_nan(b: Builder, x: Value) -> Value:
     if isinstance(x, Known):
         return b.pointwise("isnan", x)
-    if b.nodes and any(n.output == x and n.op == "softmax" for n in b.nodes):
+    if x in b.made and b.made[x].op == "softmax":
         return fill(False, b.shape(x), BOOL)  # no query masks all of its keys
     raise b.unsupported("a test for what a model never computes")
 
@@ -85,7 +84,7 @@ def _where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     return b.pointwise("where", *operands)
 
 
-def _cast(b: Builder, x: Value, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
+def _cast(b: Builder, x: Value, to: int) -> Value:
     if to not in ELEMENTS:
         raise b.unsupported(f"a cast to element type {to}")
     kind = ELEMENTS[to].dtype
@@ -123,6 +122,8 @@ def _clip(b: Builder, x: Value, low: Value | None = None, high: Value | None = N
 
 
 def _gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
+    if approximate not in ("none", "tanh"):
+        raise b.unsupported(f"a gelu by the approximation '{approximate}'")
     return b.emit("gelu_tanh" if approximate == "tanh" else "gelu", b.name(x))
 
 
@@ -232,6 +233,32 @@ def _softmax(b: Builder, x: Value, axis: int = -1) -> Value:
     return b.emit("transpose", turned, perm=tuple(perm.index(i) for i in range(rank)))
 
 
+def _log_softmax(b: Builder, x: Value, axis: int = -1) -> Value:
+    axes = [views.dimension(b, axis, len(b.shape(x)))]
+    _, shifted = _shifted(b, x, axes)
+    total = _reduced(b, "reduce_sum", b.emit("exp", b.name(shifted)), axes, 1)
+    return b.pointwise("sub", shifted, b.emit("log", total))
+
+
+def _log_sum_exp(b: Builder, x: Value, axes_in: Value | None = None, axes: Any = None,
+                 keepdims: int = 1, noop_with_empty_axes: int = 0) -> Value:  # fmt: skip
+    if axes_in is not None:
+        axes = b.numbers(axes_in, "axes")
+    if not axes and noop_with_empty_axes:
+        return x
+    along = _axes(b, x, axes or range(len(b.shape(x))))
+    most, shifted = _shifted(b, x, along)
+    total = _reduced(b, "reduce_sum", b.emit("exp", b.name(shifted)), along, keepdims)
+    logs = b.emit("log", total)
+    return b.pointwise("add", b.reshape(most, b.shape(logs)), logs)
+
+
+def _shifted(b: Builder, x: Value, axes: list[int]) -> tuple[str, Value]:
+    """The largest element along dimensions, and x minus it, whose exponentials cannot overflow."""
+    most = _reduced(b, "reduce_max", b.name(x), axes, 1)
+    return most, b.pointwise("sub", x, most)
+
+
 def _reduce(op: str, before: str = "", after: str = "") -> OnnxRule:
     """A reduction over any dimensions; `before` and `after` are applied to elements and sums."""
 
@@ -264,7 +291,7 @@ def _reduced(b: Builder, op: str, x: str, axes: list[int], keepdims: int) -> str
 
 
 def _layer_norm(b: Builder, x: Value, scale: Value, bias: Value | None = None, axis: int = -1,
-                epsilon: float = 1e-5, stash_type: int = 1) -> Value:  # fmt: skip
+                epsilon: float = 1e-5) -> Value:  # fmt: skip
     shape = b.shape(x)
     axis = views.dimension(b, axis, len(shape))
     width = product(shape[axis:])
@@ -284,8 +311,8 @@ def _row(b: Builder, x: Value, width: int, shape: Sequence[Dim]) -> str:
     return b.reshape(b.name(x), (width,))
 
 
-def _rms_norm(b: Builder, x: Value, scale: Value, axis: int = -1, epsilon: float = 1e-5,
-              stash_type: int = 1) -> Value:  # fmt: skip
+def _rms_norm(b: Builder, x: Value, scale: Value, axis: int = -1,
+              epsilon: float = 1e-5) -> Value:  # fmt: skip
     name = b.name(x)
     axes = list(range(views.dimension(b, axis, len(b.shape(x))), len(b.shape(x))))
     mean = _reduced(b, "reduce_mean", b.emit("mul", name, name), axes, 1)
@@ -347,7 +374,9 @@ RULES: dict[str, OnnxRule] = {
     "Softmax": _softmax, "LayerNormalization": _layer_norm, "RMSNormalization": _rms_norm,
     "ReduceSum": _reduce("reduce_sum"), "ReduceMean": _reduce("reduce_mean"),
     "ReduceSumSquare": _reduce("reduce_sum", "square"), "ReduceL1": _reduce("reduce_sum", "abs"),
-    "ReduceL2": _reduce("reduce_sum", "square", "sqrt"),
+    "ReduceL2": _reduce("reduce_sum", "square", "sqrt"), "ReduceMax": _reduce("reduce_max"),
+    "ReduceLogSum": _reduce("reduce_sum", after="log"), "ReduceLogSumExp": _log_sum_exp,
+    "LogSoftmax": _log_softmax,
     "CumSum": _cumsum, "Trilu": _trilu,
     **views.RULES,
     **parts.RULES,

@@ -25,8 +25,8 @@ from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul, fixed
 from canao.graph.ops import OPS
 from canao.graph.shapes import broadcast
 
-# Elements that a value computed at compile time may have when it is written out.
-LIMIT = 1 << 26
+# Elements that a value computed at compile time may have when it is written out; of polynomials.
+LIMIT, OBJECTS = 1 << 26, 1 << 16
 
 
 class Undecided(Exception):
@@ -108,7 +108,7 @@ def _held(array: np.ndarray, shape: Shape, dtype: DType) -> Known:
         if isinstance(v, Poly) and (len(v.coefficients) > 5 or max(map(abs, v.coefficients)) >> 62):
             raise Undecided("a size of more than the fourth power of the number of tokens")
     if array.dtype != object or not any(isinstance(v, Poly) for v in array.flat):
-        array = array.astype(held_in(dtype))
+        array = array.astype(held_in(dtype), copy=False)
     return Known(array, shape, dtype)
 
 
@@ -121,9 +121,11 @@ def has_length(x: Known) -> bool:
 
 
 def at_lengths(d: Dim, longest: int) -> np.ndarray:
-    """A dimension at every length."""
+    """A dimension at every length; Undecided where whole numbers of 64 bits do not hold it."""
     lengths = np.arange(1, longest + 1, dtype=np.int64)
     coefficients = d.coefficients if isinstance(d, Poly) else (d,)
+    if sum(abs(c) * longest**i for i, c in enumerate(coefficients)) >> 62:
+        raise Undecided("a size beyond 62 bits")
     return sum((c * lengths**i for i, c in enumerate(coefficients)), np.zeros_like(lengths))
 
 
@@ -194,8 +196,9 @@ def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
     shape = broadcast([x.shape for x in operands])
     arrays = [x.array.reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
               for x in operands]  # fmt: skip
-    if int(np.prod(np.broadcast_shapes(*(a.shape for a in arrays)), dtype=object)) > LIMIT:
-        raise Undecided(f"a constant of more than {LIMIT} elements")
+    most = OBJECTS if any(has_length(x) for x in operands) else LIMIT
+    if math.prod(np.broadcast_shapes(*(a.shape for a in arrays))) > most:
+        raise Undecided(f"a constant of more than {most} elements")
     with np.errstate(all="ignore"):
         if any(has_length(x) for x in operands):
             function = np.frompyfunc(_of_dims(op, longest), len(arrays), 1)

@@ -148,6 +148,27 @@ def _softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
     return transpose(b, b.emit("softmax", transpose(b, x, axis, -1)), axis, -1)
 
 
+def _log_softmax(b: Builder, x: str, axis: int, *_: Any, **__: Any) -> str:
+    last = len(b.type(x).shape) - 1
+    x = x if axis % (last + 1) == last else transpose(b, x, axis, -1)
+    shifted = b.emit("sub", x, b.emit("reduce_max", x))
+    total = b.emit("log", b.emit("reduce_sum", b.emit("exp", shifted)))
+    out = b.emit("sub", shifted, total)
+    return out if axis % (last + 1) == last else transpose(b, out, axis, -1)
+
+
+def _log_sum_exp(b: Builder, x: str, axes: Any, keepdim: bool = False) -> str:
+    most = str(_reduce("reduce_max")(b, x, axes, True))
+    powers = b.emit("exp", b.emit("sub", x, most))
+    logs = b.emit("log", str(_reduce("reduce_sum")(b, powers, axes, True)))
+    total = b.emit("add", most, logs)
+    return total if keepdim else b.emit("reshape", total, shape=b.result_shape())
+
+
+def _log_sigmoid(b: Builder, x: str) -> str:
+    return b.emit("neg", b.emit("softplus", b.emit("neg", x)))
+
+
 def _reduce(op: str) -> AtenRule:
     def rule(b: Builder, x: str, axes: Any = None, keepdim: bool = False, **_: Any) -> str:
         last = len(b.type(x).shape) - 1
@@ -308,6 +329,9 @@ RULES: dict[str, AtenRule] = {
     "layer_norm": _layer_norm,
     "softmax": _softmax,
     "_softmax": _softmax,
+    **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
+    "logsumexp": _log_sum_exp,
+    "log_sigmoid": _log_sigmoid,
     "amax": _reduce("reduce_max"),
     "mean": _reduce("reduce_mean"),
     "sum": _reduce("reduce_sum"),

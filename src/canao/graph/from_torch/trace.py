@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 
-from canao.errors import InputError, Problem, UnsupportedError
+from canao.defaults import LIMITS, Limits
+from canao.errors import InputError, Problem, UnsupportedError, plain
 from canao.graph.bounds import limited
-from canao.graph.builder import GraphBuilder
+from canao.graph.builder import GraphBuilder, require_nodes
 from canao.graph.dtypes import BOOL, F32, I32, DType
 from canao.graph.from_torch import aten, aten_views, convolve
 from canao.graph.from_torch.aten_rules import joined
@@ -36,25 +37,41 @@ from canao.graph.ir import (
 from canao.graph.verify import retype, verify
 
 RULES = joined(aten.RULES, aten_views.RULES, convolve.RULES)
-INPUT_NAMES = ("input_ids", "token_type_ids")
+INPUT_NAMES = ("input_ids", "token_type_ids", "prompt_mask")
 _INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def trace(module: torch.nn.Module, max_length: int) -> Graph:
+def trace(module: torch.nn.Module, max_length: int, limits: Limits = LIMITS) -> Graph:
     """The graph of a Hugging Face encoder in eval mode, for one text of 1 to max_length tokens.
 
-    Inputs are those of input_ids and token_type_ids that the module's forward takes, int
+    Inputs are those of INPUT_NAMES that the module's forward takes, int
     [1, s]; outputs are the float tensors of its result, by their names there. Raises
     UnsupportedError with every operator that is not supported and its place in the module.
     """
-    names = tuple(n for n in INPUT_NAMES if n in inspect.signature(module.forward).parameters)
+    taken = inspect.signature(module.forward).parameters
+    if "decoder_input_ids" in taken:
+        raise UnsupportedError(
+            f"{type(module).__name__}: it has a decoder that reads an encoder, which is not "
+            f"supported; {_encoder_alone(module)}"
+        )
+    names = tuple(n for n in INPUT_NAMES if n in taken)
     if "input_ids" not in names:
         raise UnsupportedError(
             f"{type(module).__name__}: its forward takes no input_ids; give a text encoder"
         )
     names = tuple(n for n in names if _zero_when_left_out(module, n))
     wrapped = _OneText(module, names)
-    return _Importer(_export(wrapped, names, max_length), wrapped, max_length).graph()
+    return _Importer(_export(wrapped, names, max_length), wrapped, max_length, limits).graph()
+
+
+def _encoder_alone(module: torch.nn.Module) -> str:
+    """How to compile the encoder of an encoder-decoder."""
+    import transformers
+
+    family = type(module).__name__.partition("For")[0].removesuffix("Model")
+    if hasattr(transformers, f"{family}EncoderModel"):
+        return f"its encoder alone can be compiled: load and save it as {family}EncoderModel"
+    return "its family has no class for the encoder alone"
 
 
 def _zero_when_left_out(module: torch.nn.Module, name: str) -> bool:
@@ -140,15 +157,18 @@ _OF_LENGTH = "a number that is computed from the length of the text"
 class _Importer(GraphBuilder):
     """Walks the exported program and applies the rule of each operator."""
 
-    def __init__(self, program: Any, wrapped: _OneText, max_length: int) -> None:
-        super().__init__()
-        self.program, self.wrapped, self.max_length = program, wrapped, max_length
+    def __init__(
+        self, program: Any, wrapped: _OneText, max_length: int, limits: Limits
+    ) -> None:
+        super().__init__(max_length, limits)
+        self.program, self.wrapped = program, wrapped
         self.values: dict[str, Any] = {}  # names; lists of them for operators with many results
         self.scalars: dict[tuple[DType, float], str] = {}
         self.current: Any = None
         self.problems: list[Problem] = []
 
     def graph(self) -> Graph:
+        require_nodes(len(self.program.graph.nodes), self.limits)
         self._bind_placeholders()
         outputs: tuple[tuple[str, str], ...] = ()
         for fx in self.program.graph.nodes:
@@ -193,9 +213,8 @@ class _Importer(GraphBuilder):
 
     def uniform(self, name: str) -> str | None:
         """The number that every element of a value is, as a value of rank 0, if it is one."""
-        made = {n.output: n for n in self.nodes}
-        while name in made and made[name].op in ("expand", "reshape", "cast"):
-            name = made[name].inputs[0]
+        while name in self.made and self.made[name].op in ("expand", "reshape", "cast"):
+            name = self.made[name].inputs[0]
         return name if name in self.constants and not self.types[name].shape else None
 
     def result_shape(self) -> Shape:
@@ -255,7 +274,7 @@ class _Importer(GraphBuilder):
         return name
 
     def _refusal(self, remedy: str, detail: str = "") -> UnsupportedError:
-        problem = Problem(str(self.current.target), self.where(), remedy, detail)
+        problem = Problem(_shown(self.current.target), self.where(), remedy, plain(detail))
         return UnsupportedError.of([problem])
 
     def _call(self, fx: Any) -> None:
@@ -321,6 +340,12 @@ class _Importer(GraphBuilder):
         stack = self.current.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
         return path.removeprefix("module.").removeprefix("module") or "the top of the model"
+
+
+def _shown(target: Any) -> str:
+    """What a graph of torch calls, as a message may say it: functions of Python by their names."""
+    name = getattr(target, "__name__", None)
+    return str(target) if hasattr(target, "_opname") or name is None else plain(str(name))
 
 
 def _operator(fx: Any) -> str:

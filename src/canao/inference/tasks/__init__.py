@@ -8,6 +8,7 @@ only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from canao.errors import InputError
+from canao.inference.generation import SETTINGS, settings_of
 from canao.inference.tasks.answers import find_answers
-from canao.inference.tasks.classify import classify, regress
+from canao.inference.tasks.classify import as_logits, classify, regress
 from canao.inference.tasks.entities import STRATEGIES, find_entities
 from canao.inference.tasks.fill import fill_masks, require_mask
+from canao.inference.tasks.head import EMBEDDING
 from canao.inference.tasks.reader import Prepared, Reader
 from canao.inference.tasks.results import Answer, Entity, Filling, Prediction
 from canao.inference.tasks.vectors import POOLINGS, pool
@@ -40,19 +43,17 @@ class Task:
 
 # The task of continuing a text; `CompiledModel.stream` does it, token by token.
 GENERATION = "text-generation"
-# The name of the library's output that is a sentence embedding.
-EMBEDDING = "sentence_embedding"
 TASKS: Mapping[str, Task] = {
-    "text-classification": Task({"top": None}, "optional"),
-    "text-regression": Task({}, "optional"),
-    "token-classification": Task({"aggregate": "first"}),
-    "question-answering": Task({"top": 1, "max_answer_tokens": 15}, "context"),
+    "text-classification": Task({"top": None, "threshold": None, "prompt_name": None}, "optional"),
+    "text-regression": Task({"prompt_name": None}, "optional"),
+    "token-classification": Task({"aggregate": "word", "ignore_labels": None}),
+    "question-answering": Task(
+        {"top": 1, "max_answer_tokens": 15, "null_threshold": None}, "context"
+    ),
     "fill-mask": Task({"top": 5}),
     "feature-extraction": Task({"pooling": None, "normalize": False}),
-    "sentence-embedding": Task({}),
-    GENERATION: Task(
-        {"max_new_tokens": 64, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": None}
-    ),
+    "sentence-embedding": Task({"prompt_name": None}),
+    GENERATION: Task(dict.fromkeys((*SETTINGS, "seed", "stop"))),
 }
 _CHOICES = {"aggregate": STRATEGIES, "pooling": (None, *POOLINGS)}
 
@@ -80,13 +81,29 @@ def checked_options(
         if choices is not None and value not in choices:
             named = ", ".join(c for c in choices if c)
             raise InputError(f"{option} '{value}' is not one of {named}")
-        if option in ("top", "max_answer_tokens") and value is not None and value < 1:
-            raise InputError(f"{option} is {value}; give at least 1")
+        _check(option, value)
     if pair is None and task.pairs == "context":
         raise InputError("a question needs its context; give it as second text (--context)")
     if pair is not None and not task.pairs:
         raise InputError(f"{name} takes one text, not a pair")
+    if name == GENERATION:
+        settings_of(manifest.get("generation") or {},
+                    {k: v for k, v in given.items() if k in SETTINGS})  # fmt: skip
     return {**task.options, **given}
+
+
+def _check(option: str, value: Any) -> None:
+    """InputError for a value that is out of range."""
+    if value is None:
+        return
+    if option in ("top", "max_answer_tokens") and value < 1:
+        raise InputError(f"{option} is {value}; give at least 1")
+    if option == "threshold" and not 0 <= value <= 1:
+        raise InputError(f"threshold is {value}; give 0 to 1")
+    if option == "null_threshold" and math.isnan(value):
+        raise InputError(f"null_threshold is {value}; give a number")
+    if option == "ignore_labels" and isinstance(value, str):
+        raise InputError(f"ignore_labels is '{value}'; give a list of labels")
 
 
 def prepare(
@@ -109,7 +126,7 @@ def interpret(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) ->
     manifest, options = reader.artifact.manifest, prepared.options
     task, window, first = manifest["task"], prepared.windows[0], _logits(outputs[0])
     if task == "text-classification":
-        return classify(first, manifest, options["top"])
+        return classify(first, manifest, options["top"], options["threshold"])
     if task == "text-regression":
         return regress(first, manifest)
     if task == "token-classification":
@@ -117,21 +134,42 @@ def interpret(reader: Reader, prepared: Prepared, outputs: Sequence[Outputs]) ->
             rows = [_logits(o).reshape(len(w.ids), -1)
                     for o, w in zip(outputs, prepared.windows, strict=True)]  # fmt: skip
             window, first = prepared.whole, joined(prepared.whole, prepared.windows, rows)
-        return find_entities(prepared.text, window, first, manifest, options["aggregate"])
+        return find_entities(prepared.text, window, first, manifest, options["aggregate"],
+                             options["ignore_labels"], *_words_of(reader.tokenizer))  # fmt: skip
     if task == "fill-mask":
-        return fill_masks(window, first, reader.tokenizer, _mask(manifest) or "", options["top"])
+        return fill_masks(window, first, reader.tokenizer, _mask(manifest) or "", options["top"],
+                          manifest.get("activation"))  # fmt: skip
     if task == "question-answering":
-        starts, ends = ([_named(o, name) for o in outputs] for name in ("start", "end"))
-        return find_answers(prepared.pair or "", prepared.windows, starts, ends,
-                            options["top"], options["max_answer_tokens"])  # fmt: skip
+        activation = manifest.get("activation")
+        starts, ends = ([as_logits(_named(o, name), activation) for o in outputs]
+                        for name in ("start", "end"))  # fmt: skip
+        return find_answers(prepared.pair or "", prepared.windows, starts, ends, options["top"],
+                            options["max_answer_tokens"], options["null_threshold"])  # fmt: skip
     pooling = manifest.get("pooling")
-    if EMBEDDING in outputs[0]:
-        return outputs[0][EMBEDDING].ravel()
-    if pooling:
-        return pool(first, pooling["modes"], normalize=pooling["normalize"])
+    if pooling or EMBEDDING in outputs[0]:
+        return _embedding(first, outputs[0], pooling or {}, prepared.skip)
     if options["pooling"]:
         return pool(first, [options["pooling"]], normalize=options["normalize"])
     return first / np.linalg.norm(first, axis=-1, keepdims=True) if options["normalize"] else first
+
+
+def _embedding(
+    hidden: np.ndarray, outputs: Outputs, pooling: Mapping[str, Any], skip: int
+) -> np.ndarray:
+    """The sentence embedding that the library gives, or, of a graph without one, made here."""
+    if EMBEDDING in outputs:
+        vector = outputs[EMBEDDING].ravel()
+    else:
+        vector = pool(hidden, pooling["modes"], normalize=pooling["normalize"], skip=skip)
+    return vector[: pooling.get("truncate_dim")]
+
+
+def _words_of(tokenizer: Any) -> tuple[bool, int | None]:
+    """Whether a tokenizer's vocabulary marks tokens inside of words, and its unknown token's id."""
+    model = tokenizer.library.model
+    unknown = getattr(model, "unk_token", None)
+    found = tokenizer.token_to_id(unknown) if unknown else getattr(model, "unk_id", None)
+    return bool(getattr(model, "continuing_subword_prefix", None)), found
 
 
 def _mask(manifest: Mapping[str, Any]) -> str | None:
@@ -160,6 +198,7 @@ __all__ = [
     "Prepared",
     "Reader",
     "Task",
+    "as_logits",
     "checked_options",
     "interpret",
     "prepare",

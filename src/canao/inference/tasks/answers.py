@@ -1,13 +1,18 @@
-"""Answers to a question: the spans of the context with the highest start and end.
+"""Answers to a question: the spans of the context with the highest start and end, or none.
 
 The score of a span is the probability that it starts at its first token, times the probability that
-it ends at its last, both over the tokens of the context only. A context that is longer than the
-model takes is read in overlapping windows. One softmax runs over the tokens of all windows, so that
-scores of different windows can be compared.
+it ends at its last, over the tokens of the context and one more, by which a model says that the
+context holds no answer: the token that begins the sequence. Where both point there, that is the
+null score. So do the protocol of SQuAD 2 and the question-answering pipeline of Transformers.
+
+A context that is longer than the model takes is read in overlapping windows. One softmax runs over
+the tokens of all windows, so that scores of different windows can be compared. There is no answer
+only if no window holds one: the lowest null score of all counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,30 +21,76 @@ import numpy as np
 from canao.inference.tasks.entities import trimmed
 from canao.inference.tasks.results import Answer
 
+_Logits = Sequence[np.ndarray]
+
 
 def find_answers(
-    context: str, windows: Sequence[Any], starts: Sequence[np.ndarray],
-    ends: Sequence[np.ndarray], top: int, longest: int,
+    context: str, windows: Sequence[Any], starts: _Logits, ends: _Logits, top: int, longest: int,
+    null_threshold: float | None = None,
 ) -> list[Answer]:  # fmt: skip
-    """The `top` best spans of at most `longest` tokens, extended to whole words, best first."""
+    """The `top` best spans of at most `longest` tokens, extended to whole words, best first.
+
+    With `null_threshold`, an answer without text says that there is none. It is the first one if
+    the logits of its start and end, added, exceed those of the best span by more than that; else it
+    has the place of its score, after the best span.
+    """
+    first, last = ([x.ravel().astype(np.float64) for x in xs] for xs in (starts, ends))
     places = [np.flatnonzero([s == 1 for s in w.sequence_ids]) for w in windows]
-    first, last = _probabilities(starts, places), _probabilities(ends, places)
+    null = _null(windows, first, last)
+    p, q = _probabilities(first, places, null[:1]), _probabilities(last, places, null[1:])
     found: dict[tuple[int, int], float] = {}
-    for window, at, p, q in zip(windows, places, first, last, strict=True):
+    for window, at, a, b in zip(windows, places, p, q, strict=False):
         # Several spans may extend to the same words, so more are looked at than asked for.
-        for score, i, j in _best(p, q, 4 * top + 8, longest):
+        for score, i, j in _best(a, b, 4 * top + 8, longest):
             span = _span(context, window, at[i], at[j])
             if span[0] < span[1]:
                 found[span] = max(score, found.get(span, 0.0))
     best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:top]
-    return [Answer(score, s, e, context[s:e]) for (s, e), score in best]
+    null_score = float(p[-1][0] * q[-1][0]) if null else None
+    answers = [Answer(score, s, e, context[s:e], null_score) for (s, e), score in best]
+    if null_threshold is None or null_score is None:
+        return answers
+    return _with_none(answers, null_score, null_threshold)[:top]
+
+
+def _with_none(answers: list[Answer], null: float, threshold: float) -> list[Answer]:
+    """The answers and the one that there is none, in their order."""
+    empty = Answer(null, 0, 0, "", null)
+    # Of two products of probabilities with the same divisors, the logarithm of the ratio is the
+    # difference of the logits.
+    if not answers or _difference(null, answers[0].score) > threshold:
+        return [empty, *answers]
+    place = next((i for i, a in enumerate(answers) if i and a.score < null), len(answers))
+    return [*answers[:place], empty, *answers[place:]]
+
+
+def _difference(a: float, b: float) -> float:
+    return math.log(a) - math.log(b) if a and b else math.inf if a else -math.inf
+
+
+def _null(windows: Sequence[Any], starts: _Logits, ends: _Logits) -> list[float]:
+    """The logits of start and end that say that there is no answer; [] if nothing can say it."""
+    found = []
+    for window, start, end in zip(windows, starts, ends, strict=True):
+        at = _first(window.sequence_ids)
+        if at is not None:
+            found.append([float(start[at]), float(end[at])])
+    return min(found, key=sum) if found else []
+
+
+def _first(sides: Sequence[int | None]) -> int | None:
+    """The token that stands for the whole sequence: the first, or in families that end a sequence
+    with two special tokens, the last."""
+    if sides[0] is None:
+        return 0
+    return len(sides) - 1 if list(sides[-2:]) == [None, None] else None
 
 
 def _probabilities(
-    logits: Sequence[np.ndarray], places: Sequence[np.ndarray]
+    logits: _Logits, places: Sequence[np.ndarray], more: list[float]
 ) -> list[np.ndarray]:
-    """One softmax over the logits at `places` of all windows."""
-    kept = [x.ravel()[at].astype(np.float64) for x, at in zip(logits, places, strict=True)]
+    """One softmax over the logits at `places` of all windows, and over `more`, which come last."""
+    kept = [*(x[at] for x, at in zip(logits, places, strict=True)), np.array(more)]
     most = max((x.max() for x in kept if len(x)), default=0.0)
     powers = [np.exp(x - most) for x in kept]
     total = sum(x.sum() for x in powers)

@@ -1,40 +1,62 @@
 """Named entities in a text, from the labels of its tokens.
 
-First each word gets one label (such models are trained on the first token of each word). Then
-neighbouring words of the same type become one entity; a label that starts with B- begins a new one.
+First each word gets one label, as a strategy says. Then neighbouring words become one entity where
+the scheme of the labels says so (scheme.py).
+
+Strategies and their results are those of the token-classification pipeline of Transformers, with
+three differences: labels of other schemes than IOB are understood, `word` takes the words of the
+tokenizer, and offsets leave out blanks at the ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from canao.inference.tasks.classify import label_names, probabilities
+from canao.inference.tasks.classify import label_names, scores_of
 from canao.inference.tasks.results import Entity
+from canao.inference.tasks.scheme import Scheme, scheme_of
 
-OUTSIDE = "O"
-# How a word gets its label. With none and simple each token keeps its own; none joins nothing.
-STRATEGIES = ("first", "average", "max", "simple", "none")
+# How a word gets its label: that of its first token, of the mean of its tokens, or of its most
+# confident token. With none and simple each token keeps its own; none joins nothing.
+STRATEGIES = ("word", "first", "average", "max", "simple", "none")
 _Piece = tuple[str, float, int, int]  # label, score, start, end
 
 
 def find_entities(
-    text: str, window: Any, logits: np.ndarray, manifest: Mapping[str, Any], aggregate: str
-) -> list[Entity]:
-    """The entities of a text, in the order of the text."""
-    scores = probabilities(logits.reshape(len(window.ids), -1))
+    text: str, window: Any, logits: np.ndarray, manifest: Mapping[str, Any], aggregate: str,
+    ignored: Collection[str] | None = None, word_model: bool = True, unknown: int | None = None,
+) -> list[Entity]:  # fmt: skip
+    """The entities of a text, in the order of the text.
+
+    `ignored` are labels of entities that are left out; None: those that the scheme says are
+    outside. `word_model` and `unknown` say how Transformers finds the words: whether the vocabulary
+    marks tokens inside of words, and the id of the unknown token.
+    """
+    scores = scores_of(logits.reshape(len(window.ids), -1), manifest.get("activation"))
     labels = label_names(manifest, scores.shape[1])
-    words = _words(window, whole=aggregate not in ("none", "simple"))
+    scheme = scheme_of(labels)
+    if aggregate == "word":
+        words = _words(window)
+    else:
+        whole = aggregate not in ("none", "simple")
+        words = _pieces(text, window, word_model, unknown) if whole else _tokens(window)
     pieces = [_labelled(word, scores, labels, window.offsets, aggregate) for word in words]
-    groups = [[p] for p in pieces] if aggregate == "none" else _joined(pieces)
-    found = [_entity(text, g, bare=aggregate != "none") for g in groups if g[0][0] != OUTSIDE]
-    return [e for e in found if e.start < e.end]
+    groups = [[p] for p in pieces] if aggregate == "none" else _joined(pieces, scheme)
+    left_out = scheme.outside if ignored is None else ignored
+    found = [_entity(text, group, scheme, bare=aggregate != "none") for group in groups]
+    return [e for e in found if e.start < e.end and e.label not in left_out]
 
 
-def _words(window: Any, *, whole: bool) -> list[list[int]]:
-    """The tokens of each word, or one by one; tokens that the tokenizer added are left out."""
+def _tokens(window: Any) -> list[list[int]]:
+    """The tokens one by one, without those that the tokenizer added."""
+    return [[i] for i, special in enumerate(window.special_tokens_mask) if not special]
+
+
+def _words(window: Any) -> list[list[int]]:
+    """The tokens of each word of the tokenizer."""
     words: list[list[int]] = []
     last: object = None
     for i, (special, place) in enumerate(
@@ -43,11 +65,35 @@ def _words(window: Any, *, whole: bool) -> list[list[int]]:
         if special:
             last = None
             continue
-        if whole and place is not None and place == last:
+        if place is not None and place == last:
             words[-1].append(i)
         else:
             words.append([i])
         last = place
+    return words
+
+
+def _pieces(
+    text: str, window: Any, word_model: bool, unknown: int | None
+) -> list[list[int]]:
+    """The tokens of each word as Transformers' pipeline finds it.
+
+    Where the vocabulary marks tokens inside of words, those are longer than their text. Elsewhere a
+    word ends at a blank only, so that what follows it, such as a full stop, is part of it.
+    """
+    words: list[list[int]] = []
+    for (i,) in _tokens(window):
+        start, end = window.offsets[i]
+        if window.ids[i] == unknown:
+            inside = False
+        elif word_model:
+            inside = len(window.tokens[i]) != end - start
+        else:
+            inside = start > 0 and " " not in text[start - 1 : start + 1]
+        if inside and words:
+            words[-1].append(i)
+        else:
+            words.append([i])
     return words
 
 
@@ -66,27 +112,21 @@ def _labelled(
     return labels[best], float(row[best]), offsets[word[0]][0], offsets[word[-1]][1]
 
 
-def _joined(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Neighbouring pieces of the same kind in one list; a label with B- begins a new list."""
+def _joined(pieces: Sequence[_Piece], scheme: Scheme) -> list[list[_Piece]]:
+    """Neighbouring pieces of one entity in one list."""
     groups: list[list[_Piece]] = []
     for piece in pieces:
-        begins = piece[0].startswith("B-")
-        if groups and not begins and _kind(piece[0]) == _kind(groups[-1][-1][0]):
+        if groups and scheme.continues(groups[-1][-1][0], piece[0]):
             groups[-1].append(piece)
         else:
             groups.append([piece])
     return groups
 
 
-def _kind(label: str) -> str:
-    """A label without its B- or I-."""
-    return label[2:] if label.startswith(("B-", "I-")) else label
-
-
-def _entity(text: str, group: Sequence[_Piece], *, bare: bool) -> Entity:
+def _entity(text: str, group: Sequence[_Piece], scheme: Scheme, *, bare: bool) -> Entity:
     start, end = trimmed(text, group[0][2], group[-1][3])
     score = float(np.mean([p[1] for p in group]))
-    label = _kind(group[0][0]) if bare else group[0][0]
+    label = scheme.type_of(group[0][0]) if bare else group[0][0]
     return Entity(label, score, start, end, text[start:end])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from canao.errors import InputError
-from canao.inference.tasks.classify import probabilities
+from canao.inference.tasks.classify import scores_of
 from canao.inference.tasks.results import Filling
 
 
@@ -26,19 +26,19 @@ def require_mask(ids: Any, tokenizer: Any, mask: str | None) -> None:
 
 
 def fill_masks(
-    window: Any, logits: np.ndarray, tokenizer: Any, mask: str, top: int
-) -> list[list[Filling]]:
+    window: Any, logits: np.ndarray, tokenizer: Any, mask: str, top: int,
+    activation: str | None = None,
+) -> list[list[Filling]]:  # fmt: skip
     """For each mask, in order, the `top` most probable tokens."""
     ids = np.array(window.ids)
-    rows = logits.reshape(len(ids), -1)
+    rows = scores_of(logits.reshape(len(ids), -1), activation)
     places = np.flatnonzero(ids == mask_id(tokenizer, mask))
     return [_fillings(ids, int(at), rows[at], tokenizer, top) for at in places]
 
 
 def _fillings(
-    ids: np.ndarray, at: int, logits: np.ndarray, tokenizer: Any, top: int
+    ids: np.ndarray, at: int, scores: np.ndarray, tokenizer: Any, top: int
 ) -> list[Filling]:
-    scores = probabilities(logits)
     out = []
     for token in np.argsort(-scores, kind="stable")[:top]:
         filled = ids.copy()

@@ -13,9 +13,13 @@ class Prediction:
     Scores are probabilities that sum to 1; in a multi-label problem each label has a probability of
     its own. A regression has plain values in the order of its outputs; a single one is called
     "score".
+
+    chosen   the labels whose score reaches the threshold, best first; None where no threshold is
+             given and labels exclude each other
     """
 
     scores: tuple[tuple[str, float], ...]
+    chosen: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -26,7 +30,10 @@ class Prediction:
         return self.scores[0][1]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"labels": [{"label": name, "score": value} for name, value in self.scores]}
+        form: dict[str, Any] = {
+            "labels": [{"label": name, "score": value} for name, value in self.scores]
+        }
+        return form if self.chosen is None else form | {"chosen": list(self.chosen)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,18 @@ class Entity(_Found):
 
 @dataclass(frozen=True, slots=True)
 class Answer(_Found):
-    """A part of the context that answers the question: context[start:end]."""
+    """A part of the context that answers the question: context[start:end].
+
+    The text is empty where the context holds no answer. `null_score` is the score of that: which
+    of the two is larger is what the model says. None for a model whose texts begin with no special
+    token.
+    """
 
     score: float
     start: int
     end: int
     text: str
+    null_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

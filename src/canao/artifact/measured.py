@@ -1,0 +1,80 @@
+"""What a measurement consists of, wherever it is kept: figures of its samples, and what else ran
+on the machine meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from canao.errors import InputError
+
+PERCENTILES = (50, 90, 95, 99)  # of a summary, if no others are asked for
+
+
+def percentile(samples: Sequence[float], q: float) -> float:
+    """The smallest sample that at least q percent of the samples do not exceed."""
+    if not 0 < q <= 100:
+        raise InputError(f"percentile {q:g} is outside (0, 100]")
+    ordered = sorted(samples)
+    rank = max(1, math.ceil(q / 100 * len(ordered) - 1e-9))
+    return ordered[rank - 1]
+
+
+def summary(
+    samples: Sequence[float], percentiles: Sequence[float] = PERCENTILES
+) -> dict[str, float]:
+    """n, min, mean, the asked percentiles and max; the same digits on every machine."""
+    row: dict[str, float] = {"n": len(samples), "min": min(samples)}
+    row["mean"] = math.fsum(samples) / len(samples)
+    row |= {f"p{q:g}": percentile(samples, q) for q in percentiles}
+    return row | {"max": max(samples)}
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What others took of the cores while samples were taken, as shares of that time, 0 to 1.
+
+    Others are programs, the system itself, other guests of the same host, and a limit that a
+    container is held to; the measured process, all its threads included, is none.
+
+    cores    of each core that the measuring process may use, by its number
+    used     the cores that the library ran on
+    waited   the longest that one of its threads waited for its core while it had work
+    """
+
+    cores: Mapping[int, float]
+    used: tuple[int, ...]
+    waited: float
+
+    @property
+    def of_its_cores(self) -> float:
+        """The most that was taken of a core that the library ran on."""
+        return max(self.waited, *(self.cores[core] for core in self.used))
+
+    @property
+    def beside(self) -> float | None:
+        """What was taken of the other cores, on average; None if there are none."""
+        rest = [share for core, share in self.cores.items() if core not in self.used]
+        return sum(rest) / len(rest) if rest else None
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether this is more than `limit` of a core that the library ran on, or than twice that
+        of those beside it: they share caches and memory with it, and in virtual machines often the
+        very core."""
+        return self.of_its_cores > limit or (self.beside or 0.0) > 2 * limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        cores = {str(core): share for core, share in self.cores.items()}
+        return {"cores": cores, "used": list(self.used), "waited": self.waited}
+
+    def __str__(self) -> str:
+        busiest = max(self.used, key=lambda core: self.cores[core])
+        rest = "" if self.beside is None else f" and {_percent(self.beside)} of the rest"
+        return f"others took {_percent(self.of_its_cores)} of core {busiest}{rest}"
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if share < 0.01 else f"{share:.0%}"

@@ -1,0 +1,2 @@
+"""The entries of each kind of settings file: tables only, a module for each kind of file.
+May import the types of tables (model/inventory/table.py)."""

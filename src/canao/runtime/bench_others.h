@@ -1,0 +1,93 @@
+/* Readings of what runs on the machine, for a benchmark that takes one before its first sample and
+ * one after its last. Each is a few lines of the report:
+ *
+ *   at WHEN nanoseconds ticks_a_second
+ *   core WHEN number user nice system idle iowait irq softirq steal       in ticks
+ *   thread WHEN id core ran waited                                        in nanoseconds, of its own
+ *
+ * What the system does not tell has no line. */
+#ifndef CANAO_BENCH_OTHERS_H
+#define CANAO_BENCH_OTHERS_H
+
+#include <dirent.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static void read_cores(FILE *to, const char *when)
+{
+    char *line = NULL;
+    size_t room = 0;
+    FILE *file = fopen("/proc/stat", "r");
+    while (file && getline(&line, &room, file) > 0 && !strncmp(line, "cpu", 3)) {
+        unsigned long long core, t[8];
+        if (sscanf(line, "cpu%llu %llu %llu %llu %llu %llu %llu %llu %llu", &core, &t[0], &t[1],
+                   &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]) == 9)
+            fprintf(to, "core %s %llu %llu %llu %llu %llu %llu %llu %llu %llu\n", when, core, t[0],
+                    t[1], t[2], t[3], t[4], t[5], t[6], t[7]);
+    }
+    if (file)
+        fclose(file);
+    free(line);
+}
+
+/* One line of a file of a thread; whether there was one. */
+static int thread_line(const char *id, const char *name, char *line, int room)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/%s", id, name);
+    FILE *file = fopen(path, "r");
+    const int found = file && fgets(line, room, file);
+    if (file)
+        fclose(file);
+    return found;
+}
+
+/* The core that a thread ran on last: field 39 of its stat, the 37th after the name. */
+static int last_core(char *stat)
+{
+    char *word = strrchr(stat, ')');
+    for (int i = 0; word && i < 37; i++)
+        word = strchr(word + 1, ' ');
+    return word ? atoi(word + 1) : -1;
+}
+
+static void read_threads(FILE *to, const char *when, int own)
+{
+    DIR *folder = opendir("/proc/self/task");
+    for (struct dirent *e; folder && (e = readdir(folder));) {
+        char stat[1024], schedule[128];
+        unsigned long long ran, waited;
+        if (e->d_name[0] == '.' || !thread_line(e->d_name, "stat", stat, sizeof stat) ||
+            !thread_line(e->d_name, "schedstat", schedule, sizeof schedule) ||
+            sscanf(schedule, "%llu %llu", &ran, &waited) != 2)
+            continue;
+        /* schedstat tells what a running thread has had up to the last tick; its clock (the kernel's
+         * number for it, as pthread_getcpuclockid makes it) up to now. */
+        struct timespec t;
+        if (!clock_gettime((clockid_t)((~(unsigned)atoi(e->d_name) << 3) | 6u), &t))
+            ran = (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
+        const int core = own >= 0 && atoi(e->d_name) == getpid() ? own : last_core(stat);
+        fprintf(to, "thread %s %.20s %d %llu %llu\n", when, e->d_name, core, ran, waited);
+    }
+    if (folder)
+        closedir(folder);
+}
+
+/* own: the core of the thread that reads, which it is pinned to during calls only, and may have left
+ * by now; less than 0 if it is pinned to none. */
+static void read_others(FILE *to, const char *when, int own)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    fprintf(to, "at %s %llu %ld\n", when,
+            (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec,
+            sysconf(_SC_CLK_TCK));
+    read_cores(to, when);
+    read_threads(to, when, own);
+}
+
+#endif
