@@ -69,7 +69,7 @@ def test_a_command_takes_what_the_function_takes(command: str) -> None:
     """Nothing of the Python interface is missing on the command line, callbacks apart."""
     options = {p.name for p in get_command(cli.app).commands[command].params}
     parameters = set(inspect.signature(getattr(api, command)).parameters)
-    named = {"out_dir": "run_dir"} if command == "search" else {}
+    named = {"ignore": "ignored"} | ({"out_dir": "run_dir"} if command == "search" else {})
     only_python = {"progress", "train_progress"}
     assert parameters - only_python <= {named.get(option, option) for option in options}
 
