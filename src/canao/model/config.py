@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.reading import SETTINGS_BYTES, fits, read_json, shown
+from canao.artifact.reading import SETTINGS_BYTES, first_repeated, fits, read_json, shown
 from canao.defaults import Limits
 from canao.errors import InputError, UnsupportedError
 from canao.model.encoder import encoder_class, refuse_decoder
@@ -124,14 +124,15 @@ def _check_labels(path: Path, raw: Mapping[str, Any], inventory: Inventory) -> N
         return
     order = [str(i) for i in range(len(names))]
     if sorted(names) != sorted(order):
-        odd = next(k for k in names if k not in order)
+        numbers = set(order)
+        odd = next(k for k in names if k not in numbers)
         inventory.refuse(
             path, "id2label", f"'id2label' has {len(names)} labels and a key {shown(odd)}; number "
             f"them 0 to {len(names) - 1}, in the order of the head's outputs"
         )  # fmt: skip
         return
     labels = [names[i] for i in order]
-    twice = next((name for name in labels if labels.count(name) > 1), None)
+    twice = first_repeated(labels)
     if twice is not None:
         inventory.refuse(
             path, "id2label", f"'id2label' gives the name {shown(twice)} to two labels; give each "
