@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from canao.compiler.loading import load_model, load_tokenizer
-from canao.errors import CanaoError, InputError
+from canao.errors import CanaoError, InputError, UnsupportedError
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import load_directory
-from canao.model.onnx_sidecar import LoadedOnnxModel, root
+from canao.model.onnx_sidecar import LoadedOnnxModel, read_sidecar, root
 from canao.model.task import describe_head
 from tests.tokens import save, wordpiece
 
@@ -241,3 +241,11 @@ def test_inputs_of_other_models(name: str, shape: list[Any], word: str, tmp_path
     kind = TensorProto.INT64 if len(shape) == 2 else TensorProto.FLOAT
     ids = ("input_ids", TensorProto.INT64, [1, "s"])
     refused(write(tmp_path / "model.onnx", inputs=[ids, (name, kind, shape)]), f"'{name}'", word)
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    config = {"architectures": ["BertForSequenceClassification"], "model_type": "bert",
+              "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedError, match=r"'label2id' says .* and id2label does not"):
+        read_sidecar(tmp_path / "model.onnx", {"logits": 2})

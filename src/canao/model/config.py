@@ -143,10 +143,10 @@ def _check_labels(path: Path, raw: Mapping[str, Any], inventory: Inventory) -> N
             path, "num_labels", f"'num_labels' is {count} and id2label has {len(labels)} names; "
             "correct the one that does not fit the head"
         )
-    _check_inverse(path, labels, raw.get("label2id"), inventory)
+    check_inverse(path, labels, raw.get("label2id"), inventory)
 
 
-def _check_inverse(path: Path, labels: list[str], given: Any, inventory: Inventory) -> None:
+def check_inverse(path: Path, labels: list[str], given: Any, inventory: Inventory) -> None:
     """Refuse a label2id that contradicts id2label. One of generic names was left as it was made."""
     if not given or fits(given, dict[str, int | str]):
         return

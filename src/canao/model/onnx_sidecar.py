@@ -12,8 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from canao.artifact.reading import shown
+from canao.artifact.reading import first_repeated, shown
 from canao.errors import UnsupportedError
+from canao.model.config import check_inverse
 from canao.model.cross_encoder import read_cross_encoder
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT, USED, Entry, Table
@@ -167,6 +168,7 @@ def _config(
         return SimpleNamespace(**{**settings, **nameless}), "onnx", "", first
     names = read.get("id2label") or {i: f"LABEL_{i}" for i in range(count)}
     labels = {int(i): str(name) for i, name in names.items()}
+    check_inverse(file, [labels[i] for i in range(count)], read.get("label2id"), inventory)
     found = SimpleNamespace(**{**settings, "id2label": labels, "num_labels": count})
     return found, kind, str(file), result or first
 
@@ -211,11 +213,9 @@ def _wrong_labels(read: Mapping[str, Any], count: int) -> str | None:
     if odd is not None:
         return (f"id2label has {len(names)} labels and a key {shown(odd)}; number them 0 to "
                 f"{len(names) - 1}, in the order of the columns")  # fmt: skip
-    seen: set[str] = set()
-    for name in names.values():
-        if name in seen:
-            return f"id2label gives the name {shown(name)} to two labels; give each its own"
-        seen.add(name)
+    twice = first_repeated(names.values())
+    if twice is not None:
+        return f"id2label gives the name {shown(twice)} to two labels; give each its own"
     for entry in ("num_labels", "_num_labels"):
         if names and read.get(entry) not in (None, count):
             return (f"{entry} is {read[entry]} and id2label has {count} names; correct the one "
