@@ -14,13 +14,11 @@ bench-setup` makes the engines' environments.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from peers.catalog import OWN
 from peers.decoders import SHAPES, decoder, export
 from peers.host import Worker
 from peers.protocol import Job, write_texts
+from peers.ratios import median_ms, ratio
 from peers.records import Records
 from peers.results import Results, add_options, file_of
 
@@ -73,7 +72,7 @@ def prepare(work: Path, name: str) -> dict[str, str]:
 
 
 def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[str, Any]]:
-    """Samples and differences by `engine part`; engines take turns, in another order each round."""
+    """Samples and differences by `part/engine`; engines take turns, in another order each round."""
     rng = np.random.default_rng(case.length)
     texts = work / f"prompt-{case.length}.npz"
     write_texts(str(texts), [rng.integers(0, SHAPES[case.model][3], case.length)])
@@ -103,7 +102,7 @@ def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[st
 def _contestants() -> Iterator[tuple[str, str, str]]:
     for engine in ENGINES:
         for part in PARTS:
-            yield f"{engine} {part}", engine, part
+            yield f"{part}/{engine}", engine, part
 
 
 def _logits(worker: Worker, work: Path) -> np.ndarray:
@@ -114,7 +113,7 @@ def _logits(worker: Worker, work: Path) -> np.ndarray:
 
 def _difference(logits: dict[str, np.ndarray], label: str) -> float:
     """Largest difference to PyTorch's prompt, in standard deviations of it."""
-    reference = logits["torch prompt"]
+    reference = logits["prompt/torch"]
     found = float(np.abs(logits[label] - reference).max() / reference.std())
     return float(f"{found:.2g}") if np.isfinite(found) else 1e9
 
@@ -125,16 +124,13 @@ def medians(records: Sequence[Record]) -> str:
     rows.append(["---", "---", *["--:"] * (2 * len(ENGINES) - 1)])
     for r in records:
         for part in PARTS:
-            ms = {e: _median_ms(r["engines"][f"{e} {part}"]) for e in ENGINES}
+            ms = {e: median_ms(r["engines"][f"{part}/{e}"]) for e in ENGINES}
             what = f"prompt of {r['length']}" if part == "prompt" else f"token after {r['length']}"
-            ratios = [f"{ms[e] / ms['canao']:.2f}x" for e in ENGINES if e != "canao"]
+            others = (e for e in ENGINES if e != "canao")
+            ratios = [f"{ratio(r, f'{part}/{e}', f'{part}/canao'):.2f}x" for e in others]
             rows.append([marked(r["model"], r), f"{what}, {threads_of(r)}",
                          *(f"{x:.3g}" for x in ms.values()), *ratios])  # fmt: skip
     return table(rows) + footnotes(records)
-
-
-def _median_ms(found: Mapping[str, Any]) -> float:
-    return statistics.median(chain(*found["samples_us"])) / 1e3
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -174,7 +170,7 @@ def _row(case: Case, models: dict[str, str], work: Path) -> dict[str, Any]:
     engines = measure(case, models, work)
     for label, found in engines.items():
         print(f"{case.length:5} tokens {case.threads} thread(s)  {label:13} "
-              f"{_median_ms(found):9.3f} ms, logits differ by {found['difference']}")  # fmt: skip
+              f"{median_ms(found):9.3f} ms, logits differ by {found['difference']}")  # fmt: skip
     return {"kind": "generation", "model": case.model, "length": case.length,
             "threads": case.threads, "cpu": stamp["cpu"], "isa": stamp["isa"],
             "environment": stamp, "engines": engines}  # fmt: skip

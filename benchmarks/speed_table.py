@@ -10,54 +10,18 @@ from typing import Any
 
 from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
+from peers.catalog import CANAO
+from peers.ratios import fastest, is_own, mean_ms, median_ms, ratio
 
 PAGE = Path(__file__).resolve().parent / "speed.md"
-CANAO = "canao"
 _LEAST_SHARE = 0.005  # kernels that take less of the time are summed up in one line
 
 Rating = Callable[[Mapping[str, Any]], float]
 
 
-def is_own(label: str) -> bool:
-    """Whether a contestant is CANAO, in whatever way it takes part."""
-    return label.partition(",")[0] == CANAO
-
-
-def median_ms(engine: Mapping[str, Any]) -> float:
-    """Median over all samples, milliseconds."""
-    return statistics.median(chain(*engine["samples_us"])) / 1e3
-
-
-def mean_ms(engine: Mapping[str, Any]) -> float:
-    """Mean over all samples, milliseconds: for texts, which differ."""
-    return statistics.fmean(chain(*engine["samples_us"])) / 1e3
-
-
 def share_of_peak(record: Record, ms: float) -> float:
     """FLOP/s over the peak that was measured in the same run."""
     return record["flops"] / (ms / 1e3) / statistics.median(record["peak_flops"])
-
-
-def ratio(record: Record, peer: str, own: str) -> float:
-    """How many times faster CANAO is: the median over the rounds of the ratio in each round.
-
-    In a round that is the ratio of medians; of sums where the samples are different texts, the
-    same ones for all.
-    """
-    theirs, ours = (record["engines"][label]["samples_us"] for label in (peer, own))
-    of = statistics.median if record["length"] else sum
-    return statistics.median(of(a) / of(b) for a, b in zip(theirs, ours, strict=True))
-
-
-def fastest(record: Record, own: bool) -> str | None:
-    """The label of the fastest right contestant, among CANAO's own or the others.
-
-    None where there is none. The fastest has the smallest median; of texts, the smallest mean.
-    """
-    key = median_ms if record["length"] else mean_ms
-    right = {label: key(engine) for label, engine in record["engines"].items()
-             if engine["right"] and is_own(label) == own and any(engine["samples_us"])}  # fmt: skip
-    return min(right, key=right.__getitem__, default=None)
 
 
 def latency(records: Sequence[Record]) -> str:

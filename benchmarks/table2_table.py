@@ -9,6 +9,7 @@ from pathlib import Path
 
 from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
+from peers.ratios import by_round
 
 PAGE = Path(__file__).resolve().parent / "table2.md"
 ENGINES = {"litert": "LiteRT", "canao-unfused": "CANAO, unfused", "canao": "CANAO, fused"}
@@ -36,18 +37,16 @@ def cases_of(record: Record) -> dict[str, Record]:
     return {name: record["cases"][name] for name in record["model"].split(",")}
 
 
-def samples(record: Record, model: str, engine: str) -> list[list[int]] | None:
-    """Microseconds, a list a round; None where the engine did not run or was wrong."""
-    held = record["engines"].get(f"{model}/{engine}")
-    return held["samples_us"] if held and held["right"] else None
-
-
 def ratios(record: Record, slow: tuple[str, str], fast: tuple[str, str]) -> list[float] | None:
-    """In each round, how many times faster one (model, engine) is than another, by medians."""
-    a, b = samples(record, *slow), samples(record, *fast)
-    if a is None or b is None:
+    """In each round, how many times faster one (model, engine) is than another, by medians.
+
+    None where one of them did not run or was wrong.
+    """
+    labels = ["/".join(slow), "/".join(fast)]
+    held = [record["engines"].get(label) for label in labels]
+    if not all(engine and engine["right"] for engine in held):
         return None
-    return [statistics.median(x) / statistics.median(y) for x, y in zip(a, b, strict=True)]
+    return by_round(record, *labels)
 
 
 def latency(records: Sequence[Record]) -> str:

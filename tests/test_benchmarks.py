@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,7 @@ from peers import results as results_module  # noqa: E402
 from peers.catalog import NO_CXX  # noqa: E402
 from peers.quality import faults, unrecorded  # noqa: E402
 from peers.quiet import LIMIT, Clock, Watch, others  # noqa: E402
+from peers.ratios import interval  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, file_of  # noqa: E402
 from peers.source import Source  # noqa: E402
@@ -187,6 +189,33 @@ def test_nothing_is_begun_on_a_busy_machine(
 
 def test_an_engine_that_cannot_run_here_is_no_fault() -> None:
     assert faults(row(unavailable={"torch-compile": NO_CXX})) == []
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    """Of samples of a skewed distribution whose median is known, at every number of rounds."""
+    rng = np.random.default_rng(0)
+    for rounds in (6, 10, 11, 40):
+        draws = rng.exponential(size=(4000, rounds))
+        held = [low <= np.log(2) <= high for low, high in map(interval, draws.tolist())]
+        assert 0.945 < np.mean(held) < 0.99
+    assert interval([3.0]) == (3.0, 3.0) and interval([2.0, 1.0]) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_a_ratio_that_the_rounds_do_not_tell_is_refused(spread: float) -> None:
+    """The peer's turns alternate; of several models in one run, each is looked at."""
+    def engine(*us: float) -> dict[str, Any]:
+        return {"difference": 0.0, "right": True, "preempted": 0,
+                "samples_us": [[round(1e4 * x)] for x in us] * 5}  # fmt: skip
+
+    steady, uneven = engine(1, 1), engine(1 - spread, 1 + spread)
+    slow = engine(2 - 4 * spread, 2 + 4 * spread)  # not the fastest: no claim is made of it
+    alone = row(engines={"canao": steady, "ort": uneven, "torch": slow})
+    several = row(engines={"a/canao": steady, "a/ort": steady, "b/canao": steady, "b/ort": uneven})
+    for record, name in ((alone, "ort"), (several, "b/ort")):
+        found = faults(record)
+        assert len(found) == (spread > 0.05)
+        assert all(why.startswith(f"in 10 rounds {name} took 0.80 to 1.20") for why in found)
 
 
 def test_a_changed_source_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from peers.catalog import NO_CXX
+from peers.ratios import uncertain
 
 Row = Mapping[str, Any]
 # The load average before a measurement counts what the measuring itself has just done, at most a
@@ -18,7 +19,8 @@ TABLE_ERROR = 0.25
 
 def faults(record: Row) -> list[str]:
     """Why the record is no clean result, in plain words; empty if nothing speaks against it."""
-    return [*_wrong(record), *_busy(record), *_off(record), *_unsettled(record)]
+    return [*_wrong(record), *_busy(record), *_off(record), *uncertain(record),
+            *_unsettled(record)]  # fmt: skip
 
 
 def unrecorded(record: Row) -> list[str]:

@@ -1,0 +1,102 @@
+"""How many times faster CANAO is than another engine, and how surely one run tells that."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import comb
+from typing import Any
+
+from peers.catalog import CANAO
+
+Record = Mapping[str, Any]
+CONFIDENCE = 0.95
+# A median ratio that is less sure than this, to either side, is no result: differences between
+# engines are of this size. Guests of the same host, which no statistic of this machine shows,
+# can slow one engine's turn to half its speed.
+UNCERTAINTY = 0.05
+
+
+def is_own(label: str) -> bool:
+    """Whether a contestant is CANAO, in whatever way it takes part."""
+    return label.partition(",")[0] == CANAO
+
+
+def median_ms(engine: Mapping[str, Any]) -> float:
+    """Median over all samples, milliseconds."""
+    return statistics.median(chain(*engine["samples_us"])) / 1e3
+
+
+def mean_ms(engine: Mapping[str, Any]) -> float:
+    """Mean over all samples, milliseconds: for texts, which differ."""
+    return statistics.fmean(chain(*engine["samples_us"])) / 1e3
+
+
+def by_round(record: Record, slow: str, fast: str) -> list[float]:
+    """In each round, how many times faster one contestant is than another.
+
+    That is the ratio of medians; of sums where the samples are different texts, the same ones for
+    all.
+    """
+    pair = (record["engines"][label]["samples_us"] for label in (slow, fast))
+    of = statistics.median if record["length"] else sum
+    return [of(a) / of(b) for a, b in zip(*pair, strict=True)]
+
+
+def ratio(record: Record, slow: str, fast: str) -> float:
+    """The median over the rounds of the ratio in each round."""
+    return statistics.median(by_round(record, slow, fast))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values between which the median of all possible ones is, with 95 % confidence.
+
+    The number of values below the true median has a binomial distribution with p = 1/2, so the
+    values of rank k from either end hold it unless fewer than k fall on one side. Of five values
+    or fewer it is all of them, which is less sure.
+    """
+    ordered, n = sorted(values), len(values)
+    left_out, outside = 0, 1 / 2**n  # the chance that all values are on one side
+    while left_out + 1 < n // 2:
+        outside += comb(n, left_out + 1) / 2**n
+        if 2 * outside > 1 - CONFIDENCE:
+            break
+        left_out += 1
+    return ordered[left_out], ordered[n - 1 - left_out]
+
+
+def fastest(record: Record, own: bool, case: str = "") -> str | None:
+    """The label of the fastest right contestant, among CANAO's own or the others.
+
+    None where there is none. The fastest has the smallest median; of texts, the smallest mean.
+    case: what labels begin with where a run has several models, as 'bert-base/'.
+    """
+    key = median_ms if record["length"] else mean_ms
+    right = {
+        label: key(engine)
+        for label, engine in record["engines"].items()
+        if label.startswith(case) and engine["right"] and any(engine["samples_us"])
+        and is_own(label.removeprefix(case)) == own
+    }  # fmt: skip
+    return min(right, key=right.__getitem__, default=None)
+
+
+def uncertain(record: Record) -> Iterator[str]:
+    """The ratio to the fastest other contestant, of each case that does not tell it surely."""
+    for case in dict.fromkeys(_case(label) for label in record.get("engines") or {}):
+        own, other = fastest(record, True, case), fastest(record, False, case)
+        if own is None or other is None:
+            continue
+        values = by_round(record, other, own)
+        low, high = interval(values)
+        middle = statistics.median(values)
+        if max(high - middle, middle - low) > UNCERTAINTY * middle:
+            yield (f"in {len(values)} rounds {other} took {low:.2f} to {high:.2f} times as long as "
+                   f"{own}, which does not tell the median to {UNCERTAINTY:.0%}: it takes more "
+                   "rounds, or a quieter machine")  # fmt: skip
+
+
+def _case(label: str) -> str:
+    head, slash, _ = label.rpartition("/")
+    return head + slash
