@@ -1,6 +1,6 @@
 """Table 2 of the paper on this machine, and layers before and after fusion.
 
-    python benchmarks/table2.py --work DIR [--models ...] [--threads 1,2] [--rounds 40]
+    python benchmarks/table2.py --work DIR [--models ...] [--threads 1,2] [--rounds 100]
     python benchmarks/table2.py --layers
     python benchmarks/table2.py --table
 
@@ -104,8 +104,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder for models and conversions: measure")
     parser.add_argument("--models", help="by commas; default: those of the paper's table")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--block", type=float, default=0.3, help="seconds of a turn")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--block", type=float, default=0.05, help="seconds of a turn")
     add_options(parser, RECORDS)
     parser.add_argument("--page", type=Path, help="the page to write; default: table2.md")
     options = parser.parse_args(arguments)
