@@ -351,3 +351,30 @@ def test_cross_compile_says_where_it_runs(canao, model_dir: Path, tmp_path: Path
         == 0
     )
     refused(canao("run", str(out), "wake me"), "aarch64-linux", "--target host")
+
+
+def test_compile_in_int8(canao, model_dir: Path, tmp_path: Path) -> None:
+    """It says how near outputs are to float32's; a library of it runs and is certified as any."""
+    out = tmp_path / "out"
+    done = canao("compile", str(model_dir), "-o", str(out), "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"precision int8; on random texts outputs have a cosine of 0\.99", done.stdout)
+    assert canao("run", str(out), "wake me at seven").returncode == 0
+    assert "quantized_linear" in canao("compile", str(model_dir), "--precision", "int8", "--emit",
+                                       "fused").stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--precision", "int4"), ("precision 'int4' is not one of float32, int8",)),
+        (("--max-loss", "2"), ("--max-loss", "--check")),
+        (("--text-columns", "a"), ("--text-columns", "--check")),
+        (("--precision", "int8", "--check", "nowhere.tsv"), ("nowhere.tsv", "no such file")),
+    ],
+)
+def test_precision_that_cannot_be(
+    canao, model_dir: Path, tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(canao("compile", str(model_dir), "-o", str(tmp_path / "out"), *options), *words)
+    assert not (tmp_path / "out").exists()

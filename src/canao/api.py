@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from canao.artifact.certificate import unfitting
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
-from canao.defaults import DEVICE, TARGET, TUNE_SECONDS, silent
+from canao.defaults import DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
@@ -33,7 +33,7 @@ _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 def compile(
     model: str | Path | Any, out: str | Path | None = None, *, revision: str | None = None,
     target: str | Target = TARGET, threads: int = _PROTOCOL.threads, fusion: bool = True,
-    tuned: bool = True, ignored: Collection[str] = (),
+    tuned: bool = True, ignored: Collection[str] = (), precision: str = PRECISION,
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
@@ -44,7 +44,7 @@ def compile(
     model. For a target other than this machine use `compile_model` in canao.compiler.pipeline.
     Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
     `ignored` names files and entries of the directory that would be refused ('config.json:name')
-    and that have no effect on the model.
+    and that have no effect on the model. `precision` of products is 'float32' or 'int8'.
     """
     from canao.compiler.pipeline import compile_model
 
@@ -52,14 +52,14 @@ def compile(
     if out is not None:
         artifact = compile_model(
             model, out, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-            ignored=ignored,
+            ignored=ignored, precision=precision,
         )
         return CompiledModel(artifact, threads)
     folder = WorkingDirectory("canao-model")
     place = folder.path / "model"
     artifact = compile_model(
         model, place, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-        ignored=ignored,
+        ignored=ignored, precision=precision,
     )
     compiled = CompiledModel(artifact, threads)
     weakref.finalize(compiled, folder.cleanup)

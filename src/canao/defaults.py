@@ -13,6 +13,8 @@ from typing import Any
 TARGET = "host"
 DEVICE = "local"
 TOOLCHAIN = "zig"
+PRECISION = "float32"  # of products
+MAX_LOSS = 0.5  # points of the metric that another precision may lose
 TUNE_SECONDS = 90.0  # after which `canao tune` ends with what it has
 
 

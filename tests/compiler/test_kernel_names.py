@@ -30,17 +30,21 @@ def graphs() -> dict[str, Graph]:
     }
 
 
-@pytest.mark.parametrize("fusion", [True, False])
+@pytest.mark.parametrize(
+    ("fusion", "precision"), [(True, "float32"), (False, "float32"), (True, "int8")]
+)
 @pytest.mark.parametrize(
     "target", [X86.with_isa("avx512"), X86.with_isa("scalar"), get_target("aarch64-linux")],
     ids=lambda t: t.isa,
 )  # fmt: skip
 def test_names_of_compiled_models_are_those_of_the_grammar(
-    graphs: dict[str, Graph], target: Target, fusion: bool
+    graphs: dict[str, Graph], target: Target, fusion: bool, precision: str
 ) -> None:
     """Each name is parsed, and says what the kernel is and how it runs."""
     for graph in graphs.values():
-        stages = compile_graph(graph, target, fusion=fusion, planner=default_plans)
+        stages = compile_graph(
+            graph, target, fusion=fusion, planner=default_plans, precision=precision
+        )
         steps = zip(
             stages.schedule.kernel_names(), stages.program.regions, stages.plans, strict=True
         )
@@ -58,6 +62,7 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
             }
             if isinstance(region.form, PackedGemm):
                 assert found.sizes == (str(region.form.k), str(region.form.n))
+                assert found.int8 == bool(region.form.scales)
                 assert set(found.plan) == {"tile", "kc", "mc"}
                 nodes = {n.op for n in region.nodes}
                 assert set(found.ops) <= nodes and "linear" not in found.ops

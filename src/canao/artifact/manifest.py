@@ -69,6 +69,26 @@ class KernelEntry(_Strict):
     flops: Count
 
 
+class AgreementEntry(_Strict):
+    """How near the outputs of random texts are to those in float32: precision/agreement.py."""
+
+    cosine: float
+    largest: float
+
+
+class CheckEntry(_Strict):
+    """A check on labelled text: accuracy/gate.py. `metric` in float32 and compiled, the share of
+    equal predictions, and the products that int8 costs most with how far they move the outputs."""
+
+    data: str
+    examples: Count
+    metric: str
+    float32: float
+    compiled: float
+    agreement: float
+    hurting: list[tuple[str, float]]
+
+
 class FlopsEntry(_Strict):
     """Floating-point operations of a sequence of `length` tokens."""
 
@@ -95,6 +115,9 @@ class Manifest(_Strict):
     max_length: Annotated[int, Meta(ge=1, lt=2**31)]
     resumes: bool
     fusion: bool
+    precision: str
+    kept_in_float32: list[str]
+    agreement: AgreementEntry | None
     operators: Count
     parameters: Count
     flops: FlopsEntry
@@ -104,6 +127,7 @@ class Manifest(_Strict):
     files: dict[FileName, Digest]
     fingerprint: Digest
     checksum: Digest
+    check: CheckEntry | UnsetType = UNSET
     activation: str | UnsetType = UNSET
     cross_encoder: dict[str, Any] | None | UnsetType = UNSET
     generation: dict[str, Any] | None | UnsetType = UNSET

@@ -22,11 +22,14 @@ from canao.cli.printing import (
     print_profile,
     print_timing,
     print_tuning,
+    timed,
 )
 from canao.cli.search_command import search_and_report
 from canao.defaults import (
     DEVICE,
     LIMITS,
+    MAX_LOSS,
+    PRECISION,
     TARGET,
     TOOLCHAIN,
     TUNE_SECONDS,
@@ -81,6 +84,10 @@ Ignore = Annotated[
 ]
 MaxNodes = Annotated[int, typer.Option(help="operators of a model at most")]
 MaxMemory = Annotated[float, typer.Option(help="GB that weights, or a run beside them, may take")]
+TextColumns = Annotated[
+    str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -110,10 +117,8 @@ def search(
     task: Annotated[
         str | None, typer.Option(help=" or ".join(TRAINED_TASKS) + "; default what the labels are")
     ] = DEFAULTS.task,
-    text_columns: Annotated[
-        str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="the column of labels")] = None,
+    text_columns: TextColumns = None,
+    label_column: LabelColumn = None,
     unlabelled: Annotated[
         str | None, typer.Option(help="label that says there is none; such examples are left out")
     ] = None,
@@ -209,6 +214,15 @@ def compile(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
+    precision: Annotated[str, typer.Option(help="of products: float32 or int8")] = PRECISION,
+    check: Annotated[
+        str | None, typer.Option(help="labelled text, as --data of search: compare with float32")
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(help="points of the metric that int8 may lose; with --check")
+    ] = MAX_LOSS,
+    text_columns: TextColumns = None,
+    label_column: LabelColumn = None,
     ignore: Ignore = None,
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
@@ -216,6 +230,8 @@ def compile(
     """Compile a model into a native library, or print a stage of it."""
     from functools import partial
 
+    from canao.accuracy.gate import compile_checked
+    from canao.accuracy.measure import labelled_text
     from canao.build import get_toolchain
     from canao.cli.stage_text import format_stage
     from canao.compiler.loading import inventory_of, load_model, locate
@@ -233,25 +249,37 @@ def compile(
         _, graph = load_model(found, max_length, inventory, limits)
         planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
         stages = compile_graph(
-            graph, chosen, fusion=not no_fusion, planner=planner, limits=limits
-        )
+            graph, chosen, fusion=not no_fusion, planner=planner, limits=limits,
+            precision=precision,
+        )  # fmt: skip
         sys.stdout.write(format_stage(emit, stages))
         return
     if out_dir is None:
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
-    artifact = compile_model(
-        model,
-        out_dir,
-        revision=revision,
-        target=chosen,
-        fusion=not no_fusion,
-        max_length=max_length,
-        toolchain=get_toolchain(cc),
-        tuned=not no_tuned,
-        ignored=ignore or (),
-        limits=_limits(max_nodes, max_memory),
+    options: dict[str, Any] = {
+        "revision": revision,
+        "target": chosen,
+        "fusion": not no_fusion,
+        "max_length": max_length,
+        "toolchain": get_toolchain(cc),
+        "tuned": not no_tuned,
+        "ignored": ignore or (),
+        "limits": _limits(max_nodes, max_memory),
+        "precision": precision,
+    }
+    if check is None:
+        if text_columns or label_column or max_loss != MAX_LOSS:
+            raise InputError(
+                "--text-columns, --label-column and --max-loss belong to --check; give it labelled "
+                "text, or leave them out"
+            )
+        print_compiled(compile_model(model, out_dir, **options), chosen)
+        return
+    data = labelled_text(check, text_columns=_names(text_columns), label_column=label_column)
+    found = compile_checked(
+        model, out_dir, data, max_loss=max_loss, progress=timed(), **options
     )
-    print_compiled(artifact, chosen)
+    print_compiled(found.artifact, chosen)
 
 
 @app.command()
@@ -274,20 +302,13 @@ def tune(
     max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Measure plans of a model's kernels on this machine; compilations use the fastest."""
-    import time
-
     from canao.build import get_toolchain
     from canao.tuning import tune_model
-
-    begun = time.monotonic()
-
-    def say(text: str) -> None:
-        out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
 
     report = tune_model(
         model, revision=revision, target=get_target(target), length=length, threads=threads,
         budget_s=budget_s, max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh,
-        progress=say, ignored=ignore or (), limits=_limits(max_nodes, max_memory),
+        progress=timed(), ignored=ignore or (), limits=_limits(max_nodes, max_memory),
     )  # fmt: skip
     print_tuning(report)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from canao.model.hub import format_source
 from canao.target import Target
 
 out = Console(highlight=False)
+
+
+def timed() -> Callable[[str], None]:
+    """A progress callback that prints each line with the seconds since it was made."""
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
+
+    return say
 
 
 def print_result(result: Any, page: Path) -> None:
@@ -75,6 +86,8 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
     rewrites = ", ".join(f"{k} x{v}" for k, v in manifest["rewrites"].items())
     out.print(f"rewrites  {rewrites or 'none'}")
     out.print(f"target    {target.name}, {target.isa}, {target.triple}")
+    for line in _precision(manifest):
+        out.print(escape(line), soft_wrap=True)
     tuned = sum(kernel["tuned"] for kernel in manifest["kernels"])
     if tuned:
         out.print(f"plans     {tuned} tuned, {artifact.kernels - tuned} default")
@@ -82,6 +95,24 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
     out.print(f"library   {library:.0f} kB, {size:.1f} MB with weights, in {place}")
     for line in left_out_lines(manifest.get("left_out", ())):
         out.print(escape(line), soft_wrap=True)
+
+
+def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The precision of products, and how near it is to float32."""
+    name, near, check = (manifest.get(k) for k in ("precision", "agreement", "check"))
+    if near:
+        yield (f"precision {name}; on random texts outputs have a cosine of {near['cosine']:.5f} "
+               f"to float32's and differ by {near['largest']:.2g} standard deviations at most")
+    if near and manifest["kept_in_float32"]:
+        yield f"          in float32 stay {', '.join(manifest['kept_in_float32'])}"
+    if check:
+        lost = 100 * (check["float32"] - check["compiled"])
+        yield (f"check     {check['metric']} {100 * check['float32']:.2f} in float32, "
+               f"{100 * check['compiled']:.2f} in {name} ({lost:+.2f} points lost) on "
+               f"{check['examples']} examples; predictions agree to {check['agreement']:.2%}")
+    if check and check["hurting"]:
+        worst = ", ".join(f"{where} ({moved:.1e})" for where, moved in check["hurting"])
+        yield f"          int8 moves outputs most at {worst}"
 
 
 def print_tuning(report: Any) -> None:

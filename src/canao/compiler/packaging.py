@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
 from canao.model.tokenizer import TokenizerFiles
+from canao.precision.agreement import agreement
+from canao.precision.quantize import FLOAT32
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -67,6 +70,13 @@ def write_artifact(
     return Artifact.load(out)
 
 
+def compared(stages: Stages) -> dict[str, float] | None:
+    """How far the outputs of random texts are from those in float32; None where they are these."""
+    if stages.precision == FLOAT32:
+        return None
+    return asdict(agreement(stages.float32, stages.program.graph))
+
+
 def make_manifest(
     source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool,
     inventory: Inventory,
@@ -89,6 +99,9 @@ def make_manifest(
         "left_out": [[f.name, f.note] for f in inventory.left_out],
         **interface(graph),
         "fusion": fusion,
+        "precision": stages.precision,
+        "kept_in_float32": list(stages.kept),
+        "agreement": compared(stages),
         "operators": stages.operators,
         "parameters": parameter_count(stages),
         "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},

@@ -23,7 +23,7 @@ from canao.compiler.loading import (
 from canao.compiler.packaging import check_destination, make_manifest, write_artifact
 from canao.compiler.plans import Planner, best_plans
 from canao.compiler.stages import Stages
-from canao.defaults import LIMITS, Limits
+from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import fuse, unfused
@@ -34,6 +34,7 @@ from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
 from canao.graph.resume import resuming
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.precision.quantize import check_precision, in_precision
 from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
 
@@ -46,24 +47,29 @@ def measured_yellow_cells(target: Target) -> YellowCellPolicy:
 def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
-    limits: Limits = LIMITS,
+    limits: Limits = LIMITS, precision: str = PRECISION, kept: Collection[str] = (),
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
-    `default_plans` takes no heed of measurements."""
+    `default_plans` takes no heed of measurements. `precision` is that of
+    products, but for those whose results `kept` names, which stay in float32."""
+    check_precision(precision)
     cleaned, cleanup = apply(graph, CLEANUP, limits)
     cleaned, legal = resuming(cleaned), backend_of(target).legal
+    rewritten, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
+    float32 = stored(require_bounds(shared(rewritten) if fusion else rewritten))
+    computed = in_precision(float32, precision, kept)
     if fusion:
-        rewritten, algebra = apply(cleaned, ALGEBRA, limits)
-        decided = yellow_cells or measured_yellow_cells(target)
-        program = fuse(stored(require_bounds(shared(rewritten))), legal, decided)
+        program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
     else:
-        algebra, program = (), unfused(stored(require_bounds(cleaned)), legal)
+        program = unfused(computed, legal)
     plans = tuple(planner(program, target))
     schedule = schedule_program(program, plans, target)
     _require_memory(schedule, limits)
     source = emit(schedule, target)
-    return Stages(cleaned, (*cleanup, *algebra), program, plans, schedule, source, target)
+    return Stages(
+        cleaned, (*cleanup, *algebra), float32, program, plans, schedule, source, target, precision
+    )
 
 
 def _require_memory(schedule: Schedule, limits: Limits) -> None:
@@ -92,6 +98,8 @@ def compile_model(
     tuned: bool = True,
     ignored: Collection[str] = (),
     limits: Limits = LIMITS,
+    precision: str = PRECISION,
+    kept: Collection[str] = (),
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -100,6 +108,9 @@ def compile_model(
     not the target, where nothing was tuned, or without `tuned`. `ignored` names files and
     entries of the directory ('config.json:name') that would be refused and that the user vouches
     for.
+
+    `precision` is that of products: 'float32', or 'int8' with activations quantised as they come.
+    Products whose results `kept` names stay in float32 (precision/quantize.py).
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -116,7 +127,7 @@ def compile_model(
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
-                           limits=limits)  # fmt: skip
+                           limits=limits, precision=precision, kept=kept)  # fmt: skip
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None

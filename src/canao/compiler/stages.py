@@ -11,6 +11,7 @@ from canao.fuse.rewrite import Firing
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.lower.scheduling import default_plans
+from canao.precision.quantize import FLOAT32, quantizable
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Schedule
 from canao.target import Target
@@ -24,16 +25,19 @@ class Stages:
     """Everything between the captured graph and the C text.
 
     captured   as imported, one node for each operator of the source model
-    program    after rewrites, cut into regions
+    float32    after rewrites
+    program    the same in the precision that was asked for, cut into regions
     """
 
     captured: Graph
     firings: tuple[Firing, ...]
+    float32: Graph
     program: Program
     plans: tuple[Plan, ...]
     schedule: Schedule
     source: Source
     target: Target
+    precision: str = FLOAT32
 
     @property
     def operators(self) -> int:
@@ -44,6 +48,14 @@ class Stages:
     def kernels(self) -> int:
         """How many kernels are left after fusion."""
         return len(self.program.regions)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Where the products are that stay in float32 though int8 is for them."""
+        if self.precision == FLOAT32:
+            return ()
+        still = {n.output for n in self.program.graph.nodes if n.op == "linear"}
+        return tuple(n.where for n in quantizable(self.float32) if n.output in still)
 
     @property
     def tuned(self) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from canao.emit.language import C11, Language
-from canao.graph.dtypes import F32, I32, DType
+from canao.graph.dtypes import F32, I8, I32, DType
 from canao.schedule.operands import ROW_MAJOR, Operand, Packed
 
 # Kernels read integers and booleans as the same type.
@@ -32,7 +32,7 @@ class Arguments:
 
     def is_packed(self, value: str) -> bool:
         """Whether a table is there in panels only."""
-        return Operand(value) not in self.names
+        return all(isinstance(x.storage, Packed) for x in self.names if x.value == value)
 
     def _name(self, operand: Operand) -> str:
         self.used.add(operand)
@@ -67,4 +67,4 @@ def c_type(operand: Operand, language: Language = C11) -> str:
 def _prefix(operand: Operand) -> str:
     if isinstance(operand.storage, Packed):
         return "w"
-    return "in" if operand.dtype.kind == "float" else "ids"
+    return "in" if operand.dtype.kind != "int" or operand.dtype == I8 else "ids"

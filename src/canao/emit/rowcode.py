@@ -11,6 +11,7 @@ from canao.emit.vecmath import RARE, vector_code
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import (
+    OUTPUT_SLOT,
     Gather,
     Local,
     Number,
@@ -25,11 +26,14 @@ from canao.fuse.forms.rows import (
     Stage,
     TakeAlongAxis,
 )
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, I8, DType
 from canao.graph.ir import Dim, Graph, dim_mul
+from canao.lower.cpu.quantized import RowLayout
 from canao.lower.cpu.rows import outside
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
+
+_TOP = "largest magnitude of the row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ class RowStyle:
     chains    partial results of a reduction
     width     floats in a vector
     upto      whether the count of lanes in use may be a whole vector's or more
+    layout    of the output row, where that is of Q8
     """
 
     chains: int
     width: int
     upto: bool = False
     language: Language = C11
+    layout: RowLayout | None = None
 
 
 class RowCode:
@@ -97,6 +103,10 @@ class RowCode:
         pointer = self.pointers[x]
         if step == 0:
             return f"vf_set1({pointer}[0])"
+        if step == 1 and isinstance(x, Gather) and self._table_type(x.table) == I8:
+            self.needs.add("load_i8")
+            count = partial and f"min64({partial}, VF)" if self.style.upto else partial
+            return f"load_i8_n({pointer} + j, {count})" if count else f"load_i8({pointer} + j)"
         if step == 1:
             return self._load(f"{pointer} + j", partial)
         self.needs.add("strided")
@@ -113,7 +123,9 @@ class RowCode:
                 f"{partial or 'VF'})")  # fmt: skip
 
     def _table_step(self, table: str) -> int:
-        """From one element of a table's row to the next."""
+        """From one element of a table's row to the next; 0 where it has one, for all columns."""
+        if self.graph.shape(table)[1] == 1 and self.rows.width != 1:
+            return 0
         return self.arguments.weights(table)[1].nr if self.arguments.is_packed(table) else 1
 
     def _load(self, place: str, partial: str) -> str:
@@ -137,7 +149,8 @@ class RowCode:
             if isinstance(x, Gather):
                 access = self.rows.reads[x.ids]
                 index = f"{self.arguments.of(access.base, IDS)}[{self.place(access, 'r')}]"
-                w.line(f"{self.pointer}const float *{name} = {self._table_row(x.table, index)};")
+                kind = self.style.language.type_of(self._table_type(x.table))
+                w.line(f"{self.pointer}const {kind} *{name} = {self._table_row(x.table, index)};")
                 continue
             starts = zip(self._accesses(x), ("", "_at"), (F32, IDS), strict=False)
             for row, suffix, dtype in starts:
@@ -146,12 +159,16 @@ class RowCode:
                 place = self.place(row, "r")
                 w.line(f"{self.pointer}const {kind} *{name}{suffix} = {base} + {place};")
 
+    def _table_type(self, table: str) -> DType:
+        return self.graph.types[table].dtype
+
     def _table_row(self, table: str, index: str) -> str:
         """Where row `index` of a table begins: [rows][width], or [rows / nr][width][nr]."""
         width = self.graph.shape(table)[1]
         assert isinstance(width, int)
         if not self.arguments.is_packed(table):
-            return f"{self.arguments.of(table)} + ({self.long}){index} * {width}"
+            name = self.arguments.of(table, self._table_type(table))
+            return f"{name} + ({self.long}){index} * {width}"
         packed, storage = self.arguments.weights(table)
         nr = storage.nr
         return f"{packed} + ({self.long})({index} / {nr}) * {width * nr} + {index} % {nr}"
@@ -204,7 +221,11 @@ class RowCode:
         for x, slot in stage.stores:
             place = f"{self._slot(slot)} + j"
             value = self.operand(x, partial)
-            if partial:
+            if slot == OUTPUT_SLOT and self.program.quantized:
+                store = f"q8_store_n({place}, {value}, {partial})" if partial else (
+                    f"q8_store({place}, {value})")  # fmt: skip
+                w.line(f"{store};")
+            elif partial:
                 store = "vf_store_upto" if self.style.upto else "vf_store_n"
                 w.line(f"{store}({place}, {value}, {partial});")
             else:
@@ -267,12 +288,16 @@ class RowCode:
         lanes, sqrt = parts[0], self.style.language.sqrt
         eps = number(r.eps, self.style.language)
         width = f"(float){expression(self.rows.width)}"
+        if r.finish == "levels":
+            self.local[_TOP] = top = self._named(f"{r.scalar} top", "top")
+            w.line(f"const float {top} = vf_top({lanes});")
         text = {
             "sum": f"vf_sum({lanes})",
             "mean": f"vf_sum({lanes}) / {width}",
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
             "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
+            "levels": f"q8_inverse({self.local.get(_TOP)})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
@@ -280,14 +305,21 @@ class RowCode:
         """All of `stages` for each row r in [begin, end)."""
         result = self.program.result
         scalar = result.name if isinstance(result, Scalar) else ""
-        width = "1" if scalar else expression(self.rows.width)
+        width, kind = "1" if scalar else expression(self.rows.width), "float"
+        layout = self.style.layout
+        if layout is not None:
+            width, kind = str(layout.pitch), "q8"
+            self.needs.add("q8")
         with w.block(f"for ({self.long} r = begin; r < end; r++)"):
-            w.line(f"{self.pointer}float *const o = out + r * {width};")
+            w.line(f"{self.pointer}{kind} *const o = out + r * {width};")
             self.open_row(w, stages)
             for stage in stages:
                 self.stage(w, stage)
             if scalar:
                 w.line(f"o[0] = {self.local[scalar]};")
+            if layout is not None:
+                w.line(f"q8_end(o, {expression(self.rows.width)}, {layout.scale}, "
+                       f"{self.local[_TOP]});")  # fmt: skip
 
 
 def _one_stride(access: Access) -> Dim | None:

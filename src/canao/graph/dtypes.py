@@ -1,6 +1,9 @@
 """Element types as values: what an element is, and how it is held in each place. One row a type.
 
 Graphs compute with those of COMPUTED. The others are described here for what is only stored.
+
+A value of Q8 is quantised row by row: int8 from -127 to 127, and for each row the float32 that they
+are multiples of. How a row lies in memory is the backend's to say (lower/cpu/quantized.py).
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ class DType:
     """An element type.
 
     name     in graphs, in their text form and in the tuning database
-    kind     bool, int or float
+    kind     bool, int, float, or quantized
     numpy    what holds elements in Python; None where NumPy has no such type: bf16 is the upper
              half of a float32, so a float32 holds it in Python, rounded
     stored   NumPy's name of the bytes in weights files and in a library's memory, little-endian.
              Truths are stored as i32, since kernels compute them in whole numbers
     c        the type in generated C
-    onnx     ONNX's number of it, of TensorProto.DataType
+    onnx     ONNX's number of it, of TensorProto.DataType; 0 where it has none
     """
 
     name: str
@@ -63,11 +66,12 @@ BOOL = _row("bool", "bool", numpy="bool", stored="<i4", c="int32_t", onnx=9)
 F16 = _row("f16", "float", numpy="float16", stored="<f2", c="_Float16", onnx=10)
 BF16 = _row("bf16", "float", numpy="", stored="<u2", c="uint16_t", onnx=16)
 I8 = _row("i8", "int", numpy="int8", stored="|i1", c="int8_t", onnx=3)
+Q8 = _row("q8", "quantized", numpy="", stored="|i1", c="q8", onnx=0)
 
-DTYPES: Mapping[str, DType] = {d.name: d for d in (F32, I32, BOOL, F16, BF16, I8)}
-COMPUTED = (F32, I32, BOOL)
+DTYPES: Mapping[str, DType] = {d.name: d for d in (F32, I32, BOOL, F16, BF16, I8, Q8)}
+COMPUTED = (F32, I32, BOOL, I8)
 _OF_NUMPY = {d.numpy: d for d in DTYPES.values() if d.numpy is not None}
-_OF_ONNX = {d.onnx: d for d in DTYPES.values()}
+_OF_ONNX = {d.onnx: d for d in DTYPES.values() if d.onnx}
 
 
 def by_name(name: str) -> DType:

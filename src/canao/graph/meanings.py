@@ -67,6 +67,45 @@ def linear(x: Sequence[Array], _: Attributes) -> Array:
     return x[0] @ x[1].T + (x[2] if len(x) == 3 else 0)
 
 
+LEVELS = 127  # int8 goes from -127 to 127, so that negation is exact
+
+
+def rows_of(width: int) -> np.dtype[Any]:
+    """How a value of Q8 is held here: for each row `width` whole numbers, and what they are
+    multiples of."""
+    return np.dtype([("levels", np.int8, (width,)), ("scale", np.float32)])
+
+
+def quantize(x: Sequence[Array], _: Attributes) -> Array:
+    """Each row over its largest magnitude / 127, rounded half to even; all in float32."""
+    rows = np.asarray(x[0], np.float32)
+    top = np.abs(rows).max(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(top > 0, np.float32(LEVELS) / top, np.float32(0))
+    out = np.empty(rows.shape[:-1], rows_of(rows.shape[-1]))
+    out["levels"] = np.rint(rows * inverse)
+    out["scale"] = top[..., 0] * np.float32(1 / LEVELS)
+    return out
+
+
+def accumulators(x: Array, weights: Array) -> Array:
+    """Of a quantised product: whole numbers, as kernels have them in int32. Float64 holds them
+    exactly, and is multiplied much faster."""
+    product: Array = x["levels"].astype(np.float64) @ weights.T.astype(np.float64)
+    return product
+
+
+def quantized_linear(x: Sequence[Array], _: Attributes) -> Array:
+    """x0 of Q8 by x1 of int8, x2 what each column of these is a multiple of; x3 is the bias."""
+    scale = x[0]["scale"][..., None].astype(x[2].dtype) * x[2]
+    return accumulators(x[0], x[1]) * scale + (x[3] if len(x) == 4 else 0)
+
+
+def quantized_gather(x: Sequence[Array], _: Attributes) -> Array:
+    """Rows x2 of a table x0 of int8, times the scale of each in x1."""
+    return x[0][x[2]] * x[1][x[2]]
+
+
 def matmul(x: Sequence[Array], _: Attributes) -> Array:
     return x[0] @ x[1]
 

@@ -155,6 +155,8 @@ _ROWS = (
     _choice("select", meanings.select, vector="vf_select({0}, {1}, {2})"),
     # Matrix multiplication.
     Op("linear", (2, 3), shapes.linear, meanings.linear, MANY_TO_MANY, _matmul_cost),
+    Op("quantized_linear", (3, 4), shapes.quantized_linear, meanings.quantized_linear, MANY_TO_MANY,
+       _matmul_cost),
     Op("matmul", (2,), shapes.matmul, meanings.matmul, MANY_TO_MANY, _matmul_cost),
     Op("distance_matmul", (3,), shapes.distance_matmul, meanings.distance_matmul, MANY_TO_MANY,
        _distance_cost),
@@ -169,9 +171,12 @@ _ROWS = (
        _per_operand_element),
     Op("reduce_max", (1,), shapes.reduction, meanings.reduce_max, MANY_TO_MANY,
        _per_operand_element),
+    Op("quantize", (1,), shapes.quantize, meanings.quantize, MANY_TO_MANY, _per_element(4)),
     Op("cumsum", (1,), shapes.same, meanings.cumsum, MANY_TO_MANY, _per_element(1)),
     # Elements found by number, made or joined.
     Op("gather", (2,), shapes.gather, meanings.gather, ONE_TO_MANY),
+    Op("quantized_gather", (3,), shapes.quantized_gather, meanings.quantized_gather, ONE_TO_MANY,
+       _per_element(1)),
     Op("take_along_axis", (2,), shapes.take_along_axis, meanings.take_along_axis, SHUFFLE),
     Op("arange", (0,), shapes.arange, meanings.arange, ONE_TO_ONE),
     Op("concat", tuple(range(1, 65)), shapes.concat, meanings.concat, ONE_TO_ONE),

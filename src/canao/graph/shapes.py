@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from canao.graph.dtypes import F32, I32, DType
+from canao.graph.dtypes import F32, I8, I32, Q8, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_mul
 
 Attributes = Mapping[str, Any]
@@ -55,6 +55,29 @@ def linear(types: Sequence[Type], _: Attributes) -> Type:
     if len(w) != 2 or x[-1] != w[1] or (len(types) == 3 and types[2].shape != (w[0],)):
         raise ShapeError(f"linear of {types[0]} by {types[1]}")
     return Type(F32, (*x[:-1], w[0]))
+
+
+def quantize(types: Sequence[Type], _: Attributes) -> Type:
+    if types[0].dtype != F32 or not types[0].shape:
+        raise ShapeError(f"quantize of {types[0]}")
+    return Type(Q8, types[0].shape)
+
+
+def quantized_linear(types: Sequence[Type], _: Attributes) -> Type:
+    x, w = types[0].shape, types[1].shape
+    vectors = [Type(F32, w[:1])] * (len(types) - 2)
+    fits = types[0].dtype == Q8 and types[1].dtype == I8 and len(w) == 2 and x[-1] == w[1]
+    if not fits or list(types[2:]) != vectors:
+        raise ShapeError(f"quantized_linear of {types[0]} by {types[1]}")
+    return Type(F32, (*x[:-1], w[0]))
+
+
+def quantized_gather(types: Sequence[Type], _: Attributes) -> Type:
+    table, scales, ids = types
+    fits = table.dtype == I8 and scales == Type(F32, (*table.shape[:1], 1)) and ids.dtype == I32
+    if len(table.shape) != 2 or not fits:
+        raise ShapeError(f"quantized_gather of {ids} from {table} with scales {scales}")
+    return Type(F32, (*ids.shape, table.shape[1]))
 
 
 def matmul(types: Sequence[Type], _: Attributes) -> Type:

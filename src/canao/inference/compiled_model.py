@@ -316,6 +316,12 @@ class CompiledModel:
         encoded = self._reader().encode(text, pair)[0]
         return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
 
+    def arrays(self, text: str, pair: str | None = None) -> list[np.ndarray]:
+        """What the library is given for a text, truncated as by `encode`: an array [s] for each
+        input, in the order of the manifest."""
+        reader = self._reader()
+        return reader.arrays(reader.encode(text, pair)[0])
+
     def _reader(self) -> Reader:
         if self._text_reader is None:
             self._text_reader = Reader(self.artifact)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa
+from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
 
 ISA = Isa(
     name="avx512", vector="__m512", width=16,
@@ -34,5 +34,22 @@ ISA = Isa(
                   "_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), b, a);",
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
+    },
+    levels=Levels(
+        element="int16_t", bytes=2,
+        store="_mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",
+        load_i8="return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128("
+                "(const __m128i *)p)));",
+    ),
+    tiles={
+        "f32": FLOAT_TILE,
+        "i8": TileOps(
+            weights="int8_t", activations="int16_t", kr=2, vw="__m512i", va="__m512i", vc="__m512i",
+            load_w="return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));",
+            spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm512_set1_epi32(pair);",
+            product="return _mm512_add_epi32(c, _mm512_madd_epi16(a, w));",
+            zero="_mm512_setzero_si512()", to_float="return _mm512_cvtepi32_ps(c);",
+            to_bits="return _mm512_castsi512_ps(c);", of_bits="return _mm512_castps_si512(c);",
+        ),
     },
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa
+from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
 
 ISA = Isa(
     name="neon", vector="float32x4_t", width=4,
@@ -30,5 +30,28 @@ ISA = Isa(
         "select": "return vbslq_f32(vcgtq_f32(x, vdupq_n_f32(0.0f)), a, b);",
         "sum": "return vaddvq_f32(v);",
         "top": "return vmaxvq_f32(v);",
+    },
+    levels=Levels(
+        element="int8_t", bytes=1,
+        store="const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
+              "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
+              "__builtin_memcpy(p, &bytes, 4);",
+        load_i8="int32_t four; __builtin_memcpy(&four, p, 4); const int16x8_t x = "
+                "vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))); "
+                "return vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));",
+    ),
+    tiles={
+        "f32": FLOAT_TILE,
+        # A pair of products is 2 * 127 * 127 at most, which 16 bits hold.
+        "i8": TileOps(
+            weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
+            vc="int32x4_t",
+            load_w="return vld1_s8(p);",
+            spread="int16_t pair; __builtin_memcpy(&pair, p, 2); "
+                   "return vreinterpret_s8_s16(vdup_n_s16(pair));",
+            product="return vpadalq_s16(c, vmull_s8(a, w));",
+            zero="vdupq_n_s32(0)", to_float="return vcvtq_f32_s32(c);",
+            to_bits="return vreinterpretq_f32_s32(c);", of_bits="return vreinterpretq_s32_f32(c);",
+        ),
     },
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa
+from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
 
 ISA = Isa(
     name="scalar", vector="float", width=1,
@@ -28,5 +28,17 @@ ISA = Isa(
         "keep": "return n > 0 ? v : fill;",
         "select": "return x > 0.0f ? a : b;",
         "sum": "return v;", "top": "return v;",
+    },
+    levels=Levels(element="int8_t", bytes=1, store="*p = (int8_t)vf_round(v);",
+                  load_i8="return *p;"),  # fmt: skip
+    tiles={
+        "f32": FLOAT_TILE,
+        "i8": TileOps(
+            weights="int8_t", activations="int8_t", kr=1, vw="int32_t", va="int32_t", vc="int32_t",
+            load_w="return *p;", spread="return *p;", product="return c + a * w;",
+            zero="0", to_float="return (float)c;",
+            to_bits="float f; __builtin_memcpy(&f, &c, 4); return f;",
+            of_bits="int32_t n; __builtin_memcpy(&n, &c, 4); return n;",
+        ),
     },
 )  # fmt: skip

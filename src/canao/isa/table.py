@@ -16,7 +16,7 @@ weights: a step of the inner loop takes `kr` elements of the depth.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 # name -> (result, parameters): the interface that each ISA fills in.
 OPERATIONS = {
@@ -43,33 +43,56 @@ OPERATIONS = {
 }
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class TileOps:
     """The inner loop of a product over weights of one type, as C.
 
-    weights     C type of a weight in memory
-    kr          elements of the depth that a step takes
-    load_w      body of `vw tile_load_w(const WEIGHTS *p)`: VF columns of a panel, kr deep
-    spread      body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
-    product     body of `vf tile_product(va a, vw w, vf c)`: c + a w
-    vw, va      C types of what `load_w` and `spread` give
+    weights      C type of a weight in memory
+    activations  C type of an element of the rows that are multiplied
+    kr           elements of the depth that a step takes
+    load_w       body of `vw tile_load_w(const WEIGHTS *p)`: VF columns of a panel, kr deep
+    spread       body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
+    product      body of `vc tile_product(va a, vw w, vc c)`: c + a w
+    vw, va, vc   C types of what `load_w` and `spread` give, and of VF sums
+    zero         C of sums of nothing
+    to_float     body of `vf tile_to_float(vc c)`: the sums as floats
+    to_bits      body of `vf tile_to_bits(vc c)`: the same bits, to be stored; `of_bits` is back
     """
 
     weights: str
+    activations: str
     kr: int
     vw: str
     va: str
-    activations: str
     load_w: str
     spread: str
     product: str
+    vc: str = "vf"
+    zero: str = "vf_set1(0.0f)"
+    to_float: str = "return c;"
+    to_bits: str = "return c;"
+    of_bits: str = "return c;"
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How the levels of Q8 lie in memory for an instruction set's products with int8 weights.
+
+    element   C type of a level, `bytes` of it
+    store     body of `void q8_store(q8 *p, vf v)`: VF numbers from -127 to 127, rounded half to
+              even, as levels
+    load_i8   body of `vf load_i8(const int8_t *p)`: VF weights of int8 as floats
+    """
+
+    element: str
+    bytes: int
+    store: str
+    load_i8: str
 
 
 # float32 in memory and in registers needs nothing that the vector table does not have.
 FLOAT_TILE = TileOps(
-    weights="float", kr=1, vw="vf", va="vf", activations="float",
+    weights="float", activations="float", kr=1, vw="vf", va="vf",
     load_w="return vf_load(p);", spread="return vf_set1(*p);",
     product="return vf_fma(a, w, c);",
 )  # fmt: skip
@@ -87,6 +110,7 @@ class Isa:
     cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
     prologue, bodies   includes and helpers, and the operations
     tiles              type of weights -> the operations of register tiles
+    levels             how rows of Q8 lie in memory
     """
 
     name: str
@@ -98,7 +122,8 @@ class Isa:
     triples: tuple[str, ...]
     prologue: tuple[str, ...]
     bodies: Mapping[str, str]
+    levels: Levels
+    tiles: Mapping[str, TileOps]
     features: tuple[str, ...] = ()
     cpu: str = ""
     gcc_march: str = ""
-    tiles: Mapping[str, TileOps] = field(default_factory=lambda: {"f32": FLOAT_TILE})

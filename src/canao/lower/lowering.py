@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canao.fuse.forms.form import Alias, Form
 from canao.fuse.group import Program, Region
-from canao.graph.ir import Graph
+from canao.graph.ir import Graph, Type
 from canao.schedule.kv_cache import CacheLayout
-from canao.schedule.operands import Operand
+from canao.schedule.operands import Operand, stored_bytes
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Buffer
 from canao.schedule.work import Work
@@ -112,6 +112,10 @@ class Backend:
     @property
     def plan_types(self) -> tuple[type[Plan], ...]:
         return tuple(lowering.plans for lowering in self.lowerings.values())
+
+    def bytes_of(self, kind: Type, length: int, target: Target) -> int:
+        """Bytes that a value takes in memory at a length of so many tokens."""
+        return stored_bytes(kind, length)
 
     def context(self, program: Program, plans: Sequence[Plan], target: Target) -> Context:
         """What the kernels of a program share."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from canao.fuse.forms.form import Alias
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import F32, Q8, DType
+from canao.graph.ir import Type
 from canao.lower.cpu.backend import CPU
 from canao.lower.lowering import Backend, Kernel
 from canao.schedule.kv_cache import CachePlan, plan_cache
@@ -71,36 +74,42 @@ def schedule_program(program: Program, plans: Sequence[Plan], target: Target) ->
     names = _names(kernels)
     cache = plan_cache({o: k.cache for o, k in kernels.items() if k.cache is not None})
     works = [kernels[r.output].work if r.output in kernels else None for r in program.regions]
-    memory = plan_memory(program, works)
+    memory = plan_memory(program, works, partial(backend.bytes_of, target=target))
     steps: list[Step] = []
     for (region, plan), waits in zip(pairs, memory.barriers, strict=True):
         kernel = kernels.get(region.output)
         if kernel is not None:
             name = names[region.output]
-            steps += _steps(region, plan, name, kernel, waits, memory, cache)
+            writes = Operand(region.output, dtype=_written_as(program.graph.types[region.output]))
+            steps += _steps(region, plan, name, kernel, writes, waits, memory, cache)
     weights = lay_out(program.graph, (o for step in steps for o in step.reads))
     scratch = scratch_bytes([s.scratch for s in steps], program.graph.max_length)
     return Schedule(program, tuple(steps), memory, weights, cache, scratch)
 
 
 def _steps(
-    region: Region, plan: Plan, name: str, kernel: Kernel, waits: bool, memory: MemoryPlan,
-    cache: CachePlan,
+    region: Region, plan: Plan, name: str, kernel: Kernel, writes: Operand, waits: bool,
+    memory: MemoryPlan, cache: CachePlan,
 ) -> list[Step]:  # fmt: skip
     """The steps of a region: causal attention first puts its keys and values into the cache."""
     last = region.output in memory.last
     part = cache.parts.get(region.output)
     main = Step(
-        region, plan, name, kernel.reads, Operand(region.output), kernel.work, waits, last,
+        region, plan, name, kernel.reads, writes, kernel.work, waits, last,
         kernel.scratch, part,
     )  # fmt: skip
     if kernel.appending is None:
         return [main]
     first = Step(
-        region, plan, f"{name}_append", kernel.reads, Operand(region.output), kernel.appending,
+        region, plan, f"{name}_append", kernel.reads, writes, kernel.appending,
         waits, cache=part, appends=True,
     )  # fmt: skip
     return [first, replace(main, waits=True)]
+
+
+def _written_as(kind: Type) -> DType:
+    """The type by which kernels point to a value that they write: rows of Q8, or words."""
+    return Q8 if kind.dtype == Q8 else F32
 
 
 def _names(kernels: dict[str, Kernel]) -> dict[str, str]:

@@ -17,15 +17,14 @@ memory passes from one value to another only between two kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
 from canao.fuse.forms.form import Alias, PackedGemm, Rows
 from canao.fuse.group import Program, Region
-from canao.graph.ir import Dim, dim_mul
+from canao.graph.ir import Dim, Type, dim_mul
 from canao.schedule.kv_cache import last_rows
-from canao.schedule.operands import stored_bytes
 from canao.schedule.work import Work
 
 _ALIGNMENT = 64
@@ -61,10 +60,12 @@ def _root(name: str, aliases: Mapping[str, str]) -> str:
     return name
 
 
-def plan_memory(program: Program, works: Sequence[Work | None]) -> MemoryPlan:
+def plan_memory(
+    program: Program, works: Sequence[Work | None], bytes_of: Callable[[Type, int], int]
+) -> MemoryPlan:
     """Place barriers, then give each value the first free offset. `works` says how threads share
-    out each region; None for an alias."""
-    return _Planner(program, works).plan()
+    out each region, None for an alias; `bytes_of` what a value takes at a length."""
+    return _Planner(program, works, bytes_of).plan()
 
 
 @dataclass(slots=True)
@@ -137,8 +138,10 @@ def _meet(at: int, span: _Span, other_at: int, other: _Span) -> bool:
 class _Planner:
     """`epochs` count the barriers before each region."""
 
-    def __init__(self, program: Program, works: Sequence[Work | None]) -> None:
-        self.program, self.graph = program, program.graph
+    def __init__(
+        self, program: Program, works: Sequence[Work | None], bytes_of: Callable[[Type, int], int]
+    ) -> None:
+        self.program, self.graph, self.bytes_of = program, program.graph, bytes_of
         self.works = {r.output: w for r, w in zip(program.regions, works, strict=True)}
         self.aliases = {
             r.output: r.form.source for r in program.regions if isinstance(r.form, Alias)
@@ -184,7 +187,7 @@ class _Planner:
                     own = self._own_rows(region, name) if source == name else None
                     spans[source].touched(i, at, own)
             if region.output not in self.aliases:
-                size = stored_bytes(self.graph.types[region.output], self.graph.max_length)
+                size = self.bytes_of(self.graph.types[region.output], self.graph.max_length)
                 size, rows = -(-size // _ALIGNMENT) * _ALIGNMENT, self._written_rows(region)
                 spans[region.output] = _Span(at, at, i, i, size, rows, rows)
         for _, value in self.graph.outputs:

@@ -29,6 +29,10 @@ class Packed:
     def name(self) -> str:
         return f"panels {self.nr}x{self.kr}"
 
+    def elements(self, n: int, k: int) -> int:
+        """Weights of n columns of depth k, with the zeros."""
+        return -(-n // self.nr) * self.nr * -(-k // self.kr) * self.kr
+
 
 Storage = RowMajor | Packed
 ROW_MAJOR = RowMajor()

@@ -80,7 +80,7 @@ def _elements(array: np.ndarray, storage: Storage) -> int:
     if not isinstance(storage, Packed):
         return array.size
     n, k = array.shape
-    return -(-n // storage.nr) * storage.nr * -(-k // storage.kr) * storage.kr
+    return storage.elements(n, k)
 
 
 def pack(weight: np.ndarray, storage: Packed) -> np.ndarray:

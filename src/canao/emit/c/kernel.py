@@ -24,12 +24,13 @@ class KernelText:
     weights: DType = F32
 
 
-def signature(name: str, arguments: Arguments, more: str = "") -> str:
-    """The head of a kernel."""
+def signature(name: str, arguments: Arguments, more: str = "", out: DType = F32) -> str:
+    """The head of a kernel whose result is of type `out`."""
     language = arguments.language
     floats, long = f"{language.pointer}float *{language.restrict}", language.int64
+    result = f"{language.pointer}{language.type_of(out)} *{language.restrict}"
     return (
-        f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{floats} out, "
+        f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{result} out, "
         f"{floats} scratch, {long} begin, {long} end{more})"
     )
 

@@ -19,7 +19,8 @@ from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
 from canao.graph.ir import Graph
 from canao.isa.table import Isa
-from canao.lower.cpu.packed_gemm import PackedGemmPlan, split
+from canao.lower.cpu.packed_gemm import PackedGemmPlan, rows_of, split
+from canao.lower.cpu.quantized import row_layout
 from canao.lower.cpu.tiles import rounded
 from canao.schedule.operands import Operand, Packed
 from canao.schedule.schedule import Step
@@ -40,6 +41,8 @@ class PackedGemmCode:
         self.weights, storage = step.reads[1], step.reads[1].storage
         assert isinstance(storage, Packed)
         self.depth = rounded(form.k, storage.kr)  # as it lies in the panels
+        self.tile = isa.tiles[self.weights.dtype.name]
+        self.layout = row_layout(form.k, isa.name) if form.scales else None
         self.program = row_program(graph, form.epilogue)
         self.stages = split(self.program)
         self.passes = -(-form.k // plan.kc)
@@ -80,7 +83,8 @@ class PackedGemmCode:
         if later:
             self._rows_function(w, rows)
         self._main(w, bool(later))
-        needs = frozenset({"tile", *self.code.needs, *self.rows_code.needs})
+        quantized = {"q8"} if form.scales else set[str]()
+        needs = frozenset({"tile", *quantized, *self.code.needs, *self.rows_code.needs})
         return KernelText(w.text(), needs, plan.tile, self.weights.dtype)
 
     def _declared(self, uses: frozenset[Operand]) -> str:
@@ -108,12 +112,12 @@ class PackedGemmCode:
     def _tile_body(self, w: Writer) -> None:
         form, plan, nv = self.form, self.plan, self.nv
         mark_unused(w, "s")
-        lda = form.a.rows()
+        lda = self.layout.pitch if self.layout else form.a.rows()
         assert lda is not None
         place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
-        a, (weights, _) = self.arguments.of(form.a.base), self.arguments.weights(form.weight)
+        a, (weights, _) = self._rows_name(), self.arguments.weights(form.weight)
         kind = self.weights.dtype.name
-        w.line(f"vf acc[{plan.mr}][{nv}];")
+        w.line(f"{self.tile.vc} acc[{plan.mr}][{nv}];")
         self._start(w)
         depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
         w.line(
@@ -125,32 +129,43 @@ class PackedGemmCode:
             self._keep_partial(w)
         self._epilogue(w)
 
+    def _rows_name(self) -> str:
+        """The pointer to the rows that are multiplied."""
+        operand = rows_of(self.form)
+        return self.arguments.of(operand.value, operand.dtype)
+
     def _start(self, w: Writer) -> None:
-        """Accumulators start with the bias, or with what the pass before has stored."""
+        """Accumulators start with the bias, those of whole numbers with 0; or with what the pass
+        before has stored."""
         form, nv = self.form, self.nv
-        start = "vf_set1(0.0f)"
-        if form.bias:
-            bias = self.arguments.of(form.bias)
-            start = f"vf_load_upto({bias} + col + v * VF, width - v * VF)"
         with w.block(f"UNROLL for (int v = 0; v < {nv}; v++)"):
-            w.line(f"const vf start = {start};")
+            w.line(f"const {self.tile.vc} start = {self._first_sums()};")
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
                 if self.passes > 1:
-                    w.line(
-                        f"acc[i][v] = k0 ? vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
-                        "width - v * VF) : start;"
-                    )
+                    stored = (f"vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
+                              "width - v * VF)")  # fmt: skip
+                    stored = f"of_bits_i8({stored})" if form.scales else stored
+                    w.line(f"acc[i][v] = k0 ? {stored} : start;")
                 else:
                     w.line("acc[i][v] = start;")
+
+    def _first_sums(self) -> str:
+        """What the accumulators of vector v start with."""
+        form = self.form
+        if form.bias and not form.scales:
+            bias = self.arguments.of(form.bias)
+            return f"vf_load_upto({bias} + col + v * VF, width - v * VF)"
+        return self.tile.zero
 
     def _keep_partial(self, w: Writer) -> None:
         """All passes but the last store their sums and leave."""
         form, nv = self.form, self.nv
         with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
+                sums = "to_bits_i8(acc[i][v])" if form.scales else "acc[i][v]"
                 w.line(f"UNROLL for (int v = 0; v < {nv}; v++)")
                 w.line(
-                    f"    vf_store_upto(out + (row + i) * {form.n} + col + v * VF, acc[i][v], "
+                    f"    vf_store_upto(out + (row + i) * {form.n} + col + v * VF, {sums}, "
                     "width - v * VF);"
                 )
             w.line("return;")
@@ -162,11 +177,26 @@ class PackedGemmCode:
             w.line("const int64_t r = row + i;")
             w.line(f"float *const o = out + r * {self.form.n};")
             self.code.open_row(w, (tile,))
+            if self.layout:
+                row = f"{self._rows_name()} + r * {self.layout.pitch}"
+                w.line(f"const vf unit = vf_set1(q8_scale({row}, {self.layout.scale}));")
             with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
                 w.line("const int64_t j = col + v * VF, n = width - v * VF;")
-                self.code.source = "acc[i][v]"
+                self.code.source = self._result(w)
                 self.code.steps(w, tile, "n")
                 self.code.stores(w, tile, "n")
+
+    def _result(self, w: Writer) -> str:
+        """The product in vector v of row i, with its bias."""
+        form = self.form
+        if not form.scales:
+            return "acc[i][v]"
+        scales = f"vf_load_upto({self.arguments.of(form.scales)} + j, n)"
+        bias = f"vf_load_upto({self.arguments.of(form.bias)} + j, n)" if form.bias else ""
+        product, scale = "to_float_i8(acc[i][v])", f"vf_mul(unit, {scales})"
+        whole = f"vf_fma({product}, {scale}, {bias})" if bias else f"vf_mul({product}, {scale})"
+        w.line(f"const vf product = {whole};")
+        return "product"
 
     def _main(self, w: Writer, later: bool) -> None:
         form, plan = self.form, self.plan

@@ -10,6 +10,7 @@ from canao.emit.writer import Writer
 from canao.fuse.forms.rows import Rows, row_program
 from canao.graph.ir import Graph
 from canao.isa.table import Isa
+from canao.lower.cpu.quantized import row_layout
 from canao.lower.cpu.rows import RowsPlan
 from canao.schedule.schedule import Step
 
@@ -19,8 +20,10 @@ def rows_text(graph: Graph, step: Step, isa: Isa, language: Language = C11) -> K
     rows, plan = step.region.form, step.plan
     assert isinstance(rows, Rows) and isinstance(plan, RowsPlan)
     arguments, body = Arguments(step.reads, language), Writer()
-    style = RowStyle(plan.chains, isa.width, language=language)
-    code = RowCode(graph, rows, row_program(graph, rows), arguments, step.scratch, style)
+    program, out = row_program(graph, rows), step.writes.dtype
+    layout = row_layout(rows.width, isa.name) if program.quantized else None
+    style = RowStyle(plan.chains, isa.width, language=language, layout=layout)
+    code = RowCode(graph, rows, program, arguments, step.scratch, style)
     body.depth = 1
     mark_unused(body, "s", "scratch")
     for line in buffer_pointers(step.scratch, language):
@@ -28,7 +31,7 @@ def rows_text(graph: Graph, step: Step, isa: Isa, language: Language = C11) -> K
     code.row_pass(body, code.program.stages)
     w = Writer()
     w.line(f"/* {', '.join(step.region.ops)} on rows of {rows.width} */")
-    w.line(signature(step.name, arguments))
+    w.line(signature(step.name, arguments, out=out))
     w.line("{")
     w.raw(body.text())
     w.line("}")

@@ -15,7 +15,7 @@ TILE = """\
    element of the depth. */
 CANAO_INLINE void panel_fma_${weights}_${shape}(
     const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, vf acc[$MR][$NV])
+    const char *next, int64_t step, $VC acc[$MR][$NV])
 {
     for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
         if (ahead)
@@ -36,7 +36,13 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
 TILE_OPERATIONS = """\
 CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
 CANAO_INLINE $VA spread_${weights}(const $A *p) { ${spread} }
-CANAO_INLINE vf product_${weights}($VA a, $VW w, vf c) { ${product} }
+CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
+"""
+# Where sums are no floats.
+CONVERSIONS = """\
+CANAO_INLINE vf to_float_${weights}($VC c) { ${to_float} }
+CANAO_INLINE vf to_bits_${weights}($VC c) { ${to_bits} }
+CANAO_INLINE $VC of_bits_${weights}(vf c) { ${of_bits} }
 """
 BLOCKS = """\
 /* First of the rows of part i, where `rows` are shared out evenly: no block or tile is a sliver. */
@@ -124,13 +130,15 @@ def type_words(weights: DType, isa: Isa) -> dict[str, object]:
     """The words of the inner loop over weights of a type."""
     ops = isa.tiles[weights.name]
     return {"weights": weights.name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
-            "VW": ops.vw, "VA": ops.va, "load_w": ops.load_w, "spread": ops.spread,
-            "product": ops.product}  # fmt: skip
+            "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "to_float": ops.to_float,
+            "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
+            "spread": ops.spread, "product": ops.product}  # fmt: skip
 
 
 def tile_operations(weights: DType, isa: Isa) -> str:
     """The operations of the inner loop over weights of a type."""
-    return fill(TILE_OPERATIONS, **type_words(weights, isa))
+    floats = isa.tiles[weights.name].vc == "vf"
+    return fill(TILE_OPERATIONS + ("" if floats else CONVERSIONS), **type_words(weights, isa))
 
 
 def tile_loop(tile: tuple[int, int], weights: DType, isa: Isa) -> str:

@@ -13,6 +13,7 @@ from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
+from canao.emit.c.levels import int8_tables, quantized_rows
 from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.c.tile_templates import (
     BLOCKS,
@@ -80,6 +81,10 @@ class _Unit:
         for need, text in parts.items():
             if need in needs:
                 w.raw(text)
+        if "q8" in needs:
+            w.raw(quantized_rows(self.isa))
+        if "load_i8" in needs:
+            w.raw(int8_tables(self.isa))
         loops = sorted({(k.weights.name, k.tile) for k in self.kernels.values() if k.tile})
         for name in dict.fromkeys(name for name, _ in loops):
             w.raw(tile_operations(by_name(name), self.isa))

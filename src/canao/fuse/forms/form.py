@@ -25,13 +25,16 @@ from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
 from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
 from canao.fuse.forms.scan import Scan, scan_form
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, Q8
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS, POINTWISE
 
 # A region has at most one of these, or the two matmuls of attention.
-HEAVY = ("linear", "matmul", "distance_matmul", "causal_attention")
-ROW_LOCAL = (*POINTWISE, *REDUCTIONS, "gather", "take_along_axis")
+LINEAR = ("linear", "quantized_linear")
+HEAVY = (*LINEAR, "matmul", "distance_matmul", "causal_attention")
+# Look-ups of ids, and how many constants come before these.
+TABLES = {"gather": 1, "quantized_gather": 2}
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, *TABLES, "take_along_axis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class PackedGemm:
-    """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`."""
+    """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`.
+
+    scales   of the columns, where `a` is of Q8 and `weight` of int8; '' where both are float32
+    """
 
     a: Access
     weight: str
@@ -49,6 +55,7 @@ class PackedGemm:
     k: int
     n: int
     epilogue: Rows
+    scales: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,10 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
-        if graph.types[output].dtype != F32 and not all(OPS[n.op].view for n in nodes):
+        if graph.types[output].dtype not in (F32, Q8) and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
-    if heavy == ["linear"]:
+    if len(heavy) == 1 and heavy[0] in LINEAR:
         return _product(graph, nodes, output)
     if heavy in (["matmul"], ["distance_matmul"]):
         return _matmul(graph, nodes, output)
@@ -162,7 +169,7 @@ def _row_local(
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
     shape = graph.shape(n.output) or (1,)
-    if n.op not in ROW_LOCAL or graph.types[n.output].dtype != F32:
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype not in (F32, Q8):
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
@@ -173,7 +180,7 @@ def _row_local(
             if n.op == "take_along_axis" or product(graph.shape(name)[:-1]) != product(frame[0]):
                 return False
             continue
-        if n.op == "gather" and position == 0:
+        if position < TABLES.get(n.op, 0):
             if name not in graph.constants:
                 return False
             continue
@@ -195,13 +202,17 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
         return graph.shape(name)
     if n.op == "take_along_axis" and position == 0:
         return (*shape[:-1], graph.shape(name)[-1])
-    return shape[:-1] if n.op == "gather" else (*shape[:-1], width)
+    return shape[:-1] if n.op in TABLES else (*shape[:-1], width)
 
 
 def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | None:
-    linear = next(n for n in nodes if n.op == "linear")
+    linear = next(n for n in nodes if n.op in LINEAR)
     a = resolve(graph, producers(nodes), linear.inputs[0])
-    weights = linear.inputs[1:]
+    weights, scales = linear.inputs[1:], ""
+    if linear.op == "quantized_linear":
+        weights, scales = (linear.inputs[1], *linear.inputs[3:]), linear.inputs[2]
+    if scales and (a is None or a != Access.of(a.base, a.shape) or scales not in graph.constants):
+        return None  # whole rows of Q8 only: each has its scale
     if a is None or any(w not in graph.constants for w in weights) or a.base in graph.constants:
         return None
     n, k = graph.constants[linear.inputs[1]].shape
@@ -212,7 +223,7 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
     if epilogue is None:
         return None
     bias = weights[1] if len(weights) == 2 else ""
-    return PackedGemm(a, weights[0], bias, k, n, epilogue)
+    return PackedGemm(a, weights[0], bias, k, n, epilogue, scales)
 
 
 def _feeding(nodes: Sequence[Node], linear: Node) -> set[str]:

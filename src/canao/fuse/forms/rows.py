@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
+from canao.graph.dtypes import Q8
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 
 # To one number a row, and what is done with its elements and with their sum or maximum.
 REDUCES = {"reduce_sum": ("sum", "sum"), "reduce_mean": ("sum", "mean"),
            "reduce_max": ("max", "max")}  # fmt: skip
-REDUCTIONS = ("layer_norm", "softmax", *REDUCES)
+REDUCTIONS = ("layer_norm", "softmax", "quantize", *REDUCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class RowStep:
 @dataclass(frozen=True, slots=True)
 class Reduction:
     """After the pass: `scalar` = finish(sum or max of `value`); finish: sum, mean, max, rstd,
-    inverse."""
+    inverse, levels (of a largest magnitude: what quantises the row)."""
 
     scalar: str
     kind: str
@@ -132,11 +133,15 @@ OUTPUT_SLOT = 0
 
 @dataclass(frozen=True, slots=True)
 class RowProgram:
-    """Stages in order; slot 0 is the output row, slots from 1 are scratch rows."""
+    """Stages in order; slot 0 is the output row, slots from 1 are scratch rows.
+
+    quantized   whether the output row is of Q8: the last stage stores nothing else into it
+    """
 
     stages: tuple[Stage, ...]
     slots: int
     result: RowOperand
+    quantized: bool = False
 
 
 class _Stages:
@@ -149,7 +154,9 @@ class _Stages:
         self.reductions: list[Reduction] = []
         self.local: set[str] = {rows.source} if rows.source else set()
         self.scalars: set[str] = set()
-        self.slots = 0
+        self.quantized = graph.types[rows.output].dtype == Q8
+        # What later stages read is float32, for which a row of Q8 has no room.
+        self.slots = 1 if self.quantized else 0
         self.serial = 0
 
     def fresh(self) -> str:
@@ -213,7 +220,7 @@ def row_program(graph: Graph, rows: Rows) -> RowProgram:
         copied = state.step("copy", result)
         state.pending.append((copied, OUTPUT_SLOT))
     state.end_stage()
-    return RowProgram(tuple(state.stages), max(state.slots, 1), result)
+    return RowProgram(tuple(state.stages), max(state.slots, 1), result, state.quantized)
 
 
 def _last_readers(rows: Rows) -> dict[str, int]:
@@ -239,6 +246,12 @@ def _pointwise(state: _Stages, n: Node) -> None:
 def _gather(state: _Stages, n: Node) -> None:
     table, ids = n.inputs
     state.step("gather", Gather(table, ids), target=n.output)
+
+
+def _quantized_gather(state: _Stages, n: Node) -> None:
+    table, scales, ids = n.inputs
+    levels, scale = (state.step("gather", Gather(name, ids)) for name in (table, scales))
+    state.step("mul", levels, scale, target=n.output)
 
 
 def _take_along_axis(state: _Stages, n: Node) -> None:
@@ -272,6 +285,14 @@ def _softmax(state: _Stages, n: Node) -> None:
     state.step("mul", kept, inverse, target=n.output)
 
 
+def _quantize(state: _Stages, n: Node) -> None:
+    x = state.operand(n.inputs[0])
+    levels = state.reduce("max", state.step("abs", x), "levels")
+    x = state.keep(x)
+    state.end_stage()
+    state.step("mul", x, levels, target=n.output)
+
+
 def _reduce(state: _Stages, n: Node) -> None:
     kind, finish = REDUCES[n.op]
     scalar = state.reduce(kind, state.operand(n.inputs[0]), finish)
@@ -286,5 +307,6 @@ def _reduce(state: _Stages, n: Node) -> None:
     state.scalars.add(n.output)
 
 
-_NODE = {"gather": _gather, "take_along_axis": _take_along_axis, "layer_norm": _layer_norm,
-         "softmax": _softmax, **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip
+_NODE = {"gather": _gather, "quantized_gather": _quantized_gather,
+         "take_along_axis": _take_along_axis, "layer_norm": _layer_norm,
+         "softmax": _softmax, "quantize": _quantize, **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip

@@ -10,11 +10,13 @@ from canao.fuse.forms.form import BatchedGemm, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Program
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, Q8
+from canao.graph.ir import Type
 from canao.lower.cpu.attention import AttentionLowering
 from canao.lower.cpu.batched_gemm import BatchedGemmLowering
 from canao.lower.cpu.copies import ConcatLowering, ScanLowering
 from canao.lower.cpu.packed_gemm import PackedGemmLowering, PackedGemmPlan, weights
+from canao.lower.cpu.quantized import quantized_bytes
 from canao.lower.cpu.rows import RowsLowering
 from canao.lower.lowering import Backend, Context
 from canao.schedule.operands import Operand
@@ -24,6 +26,11 @@ from canao.target import Target
 
 class Cpu(Backend):
     """Cores with vector units."""
+
+    def bytes_of(self, kind: Type, length: int, target: Target) -> int:
+        if kind.dtype == Q8:
+            return quantized_bytes(kind, length, target.isa)
+        return super().bytes_of(kind, length, target)
 
     def context(self, program: Program, plans: Sequence[Plan], target: Target) -> Context:
         return Context(program.graph, target, shared_panels(program, plans, target))

@@ -6,7 +6,7 @@ from canao.fuse.group import Region
 from canao.graph.ir import Dim
 from canao.graph.ops import OPS
 
-_IN_THE_FORM = ("linear", "matmul")
+_IN_THE_FORM = ("linear", "quantized_linear", "matmul")
 
 
 def op_names(region: Region) -> str:

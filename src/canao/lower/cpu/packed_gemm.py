@@ -12,11 +12,12 @@ from typing import ClassVar
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import Local, Reduction, RowProgram, Slot, Stage, row_program
 from canao.fuse.group import Region
+from canao.graph.dtypes import F32, I8, Q8
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import op_names
 from canao.lower.cpu.rows import chains, row_buffers, row_facts, row_operands
-from canao.lower.cpu.tiles import default_tile, rough_cost, tiles
+from canao.lower.cpu.tiles import default_tile, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
 from canao.schedule.operands import Operand, Packed
 from canao.schedule.work import ROWS, Work
@@ -64,13 +65,14 @@ class PackedGemmLowering:
         """Tiles read rows of consecutive elements, a fixed stride apart."""
         if form.a.strides[-1] != 1 or form.a.rows() is None:
             return False
-        return _tiles_suffice(row_program(graph, form.epilogue).stages[0])
+        program = row_program(graph, form.epilogue)
+        return not program.quantized and _tiles_suffice(program.stages[0])
 
     def default(self, form: PackedGemm, target: Target) -> PackedGemmPlan:
         """The panel of weights in a fifth of L2, rows in half."""
         mr, nr = default_tile(target, form.n)
-        kc = -(-form.k // _passes(form.k, nr, target))
-        return _plan(form, target, (mr, nr), kc, _tiles_in_cache(kc, mr, target))
+        kc = _depth(form, _passes(form, nr, target), target)
+        return _plan(form, target, (mr, nr), kc, _tiles_in_cache(form, kc, mr, target))
 
     def space(self, form: PackedGemm, target: Target) -> Iterator[PackedGemmPlan]:
         default = self.default(form, target)
@@ -82,17 +84,19 @@ class PackedGemmLowering:
         assert isinstance(form, PackedGemm)
         program, isa = row_program(graph, form.epilogue), context.target.isa
         stages, names = split(program), dict[str, int]()
-        reads = [Operand(form.a.base), weights(graph, form, plan, isa)]
-        reads += [Operand(form.bias)] if form.bias else []
+        reads = [rows_of(form), weights(graph, form, plan, isa)]
+        reads += [Operand(name) for name in (form.bias, form.scales) if name]
         for part in ((stages.tile,), stages.later):
             reads += row_operands(context, form.epilogue, part)
         columns = 0 if stages.later else form.n
         return Kernel(
-            name=f"gemm_{form.k}x{form.n}{op_names(region)}_{isa}_{plan.name}",
+            name=f"gemm_{form.k}x{form.n}{'_i8' if form.scales else ''}{op_names(region)}_{isa}_"
+                 f"{plan.name}",
             reads=tuple(dict.fromkeys(reads)),
             work=Work(ROWS, form.epilogue.rows, columns=columns, panel=plan.nr),
-            facts=(region.ops, plan, form.k, form.n, bool(form.bias), form.a.rows(), form.a.offset,
-                   form.epilogue.rows,                   row_facts(context, form.epilogue, program),
+            facts=(region.ops, plan, form.k, form.n, bool(form.bias), bool(form.scales),
+                   form.a.rows(), form.a.offset, form.epilogue.rows,
+                   row_facts(context, form.epilogue, program),
                    canonical([r.value for r in reads], graph, names)),
             scratch=row_buffers(form.epilogue.width, program),
         )  # fmt: skip
@@ -113,6 +117,24 @@ def weights(graph: Graph, form: PackedGemm, plan: PackedGemmPlan, isa: str) -> O
     return Operand(form.weight, Packed(plan.nr, ISAS[isa].tiles[dtype.name].kr), dtype)
 
 
+def rows_of(form: PackedGemm) -> Operand:
+    """What is multiplied by the weights."""
+    return Operand(form.a.base, dtype=Q8 if form.scales else F32)
+
+
+def _bytes(form: PackedGemm, target: Target) -> tuple[int, int]:
+    """Of an element of the rows and of a weight."""
+    if form.scales:
+        return ISAS[target.isa].levels.bytes, I8.bytes
+    return F32.bytes, F32.bytes
+
+
+def _depth(form: PackedGemm, passes: int, target: Target) -> int:
+    """The part of the depth that each of so many passes takes: whole steps of the inner loop."""
+    dtype = I8 if form.scales else F32
+    return rounded(-(-form.k // passes), ISAS[target.isa].tiles[dtype.name].kr)
+
+
 def _plan(
     form: PackedGemm, target: Target, tile: tuple[int, int], kc: int, blocks: int
 ) -> PackedGemmPlan:
@@ -126,25 +148,27 @@ def _of_tile(
 ) -> Iterator[PackedGemmPlan]:
     """Plans around those that `default` would take for a tile. Passes share k evenly."""
     mr, nr = tile
-    usual = _passes(form.k, nr, target)
+    usual = _passes(form, nr, target)
     counts = {1, 2, 3, 4, 6, 8, usual - 1, usual, usual + 1} - {0}
-    for kc in sorted({-(-form.k // n) for n in counts if n <= usual or form.k >= 96 * n}):
-        for blocks in sorted({2, 4, 8, 16, 32, _tiles_in_cache(kc, mr, target)}):
+    for kc in sorted({_depth(form, n, target) for n in counts if n <= usual or form.k >= 96 * n}):
+        for blocks in sorted({2, 4, 8, 16, 32, _tiles_in_cache(form, kc, mr, target)}):
             yield _plan(form, target, tile, kc, blocks)
 
 
-def _passes(k: int, nr: int, target: Target) -> int:
+def _passes(form: PackedGemm, nr: int, target: Target) -> int:
     """Passes over k whose panels of weights take a fifth of L2 at most.
 
     Deep passes pay: a panel that streams from L2 costs less than storing and loading the tile
     once more (MiniLM at 128 tokens, avx512: kc 128, 192, 384 take 29.9, 28.4, 27.3 ms).
     """
-    return -(-k // max(128, target.l2_bytes // 5 // (4 * nr)))
+    _, size = _bytes(form, target)
+    return -(-form.k // max(128, target.l2_bytes // 5 // (size * nr)))
 
 
-def _tiles_in_cache(kc: int, mr: int, target: Target) -> int:
+def _tiles_in_cache(form: PackedGemm, kc: int, mr: int, target: Target) -> int:
     """Row tiles of a cache block: the rows take half of L2."""
-    return max(4, min(32, target.l2_bytes // 2 // (4 * kc) // mr))
+    size, _ = _bytes(form, target)
+    return max(4, min(32, target.l2_bytes // 2 // (size * kc) // mr))
 
 
 def _tiles_suffice(first: Stage) -> bool:

@@ -99,7 +99,8 @@ def row_operands(context: Context, form: Rows, stages: Iterable[Stage]) -> Itera
     for x in outside(stages):
         if isinstance(x, Gather):
             yield Operand(form.reads[x.ids].base, dtype=I32)
-            yield context.panels.get(x.table, Operand(x.table))
+            stored = context.graph.types[x.table].dtype
+            yield context.panels.get(x.table, Operand(x.table, dtype=stored))
         elif isinstance(x, TakeAlongAxis):
             yield Operand(form.reads[x.source].base)
             yield Operand(form.reads[x.indices].base, dtype=I32)
@@ -114,7 +115,8 @@ def row_facts(context: Context, form: Rows, program: RowProgram) -> object:
     for x in outside(program.stages):
         if isinstance(x, Gather):
             table = context.panels.get(x.table)
-            read += [form.reads[x.ids], graph.shape(x.table)[1:], table and table.storage]
+            read += [form.reads[x.ids], graph.shape(x.table)[1:], str(graph.types[x.table].dtype),
+                     table and table.storage]
         else:
             ends = (x.name,) if isinstance(x, Read) else (x.source, x.indices)
             read += [form.reads[name] for name in ends]

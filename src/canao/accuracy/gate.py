@@ -1,0 +1,177 @@
+"""A library in another precision that loses no more than was allowed, on the user's labelled text.
+
+Where int8 loses more, products go back to float32, those first that move the model's outputs most,
+until the loss is allowed: 1 product, 2, 4, ... so that few libraries are built.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canao.accuracy.measure import Predictions, predictions
+from canao.artifact.directory import Artifact
+from canao.artifact.files import staged_directory, write_json
+from canao.artifact.manifest import sealed
+from canao.artifact.temporary import WorkingDirectory
+from canao.compiler.loading import inventory_of, load_model, locate
+from canao.compiler.packaging import check_destination
+from canao.compiler.pipeline import compile_graph, compile_model
+from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
+from canao.errors import InputError
+from canao.graph.ir import Graph
+from canao.inference.compiled_model import CompiledModel
+from canao.lower.scheduling import default_plans
+from canao.precision.agreement import distance
+from canao.precision.quantize import FLOAT32, check_precision, quantizable, quantized
+from canao.target import Target, get_target
+from canao.train.data import TextData
+
+_SAMPLE = 4  # texts on which outputs are compared
+_NAMED = 5  # products that a manifest names
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """How far outputs move if one product alone is in int8, in standard deviations."""
+
+    product: str
+    where: str
+    moved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A library and what it was compared with.
+
+    kept        places of the products that went back to float32
+    hurting     all products, those that move the outputs most first
+    """
+
+    artifact: Artifact
+    float32: Predictions
+    compiled: Predictions
+    kept: tuple[str, ...]
+    hurting: tuple[Sensitivity, ...]
+
+    @property
+    def loss(self) -> float:
+        """Points of the metric that are lost against float32."""
+        return 100 * (self.float32.score.value - self.compiled.score.value)
+
+
+def compile_checked(
+    model: str | Path | Any, out: str | Path, data: TextData, *, precision: str,
+    max_loss: float = MAX_LOSS, progress: Callable[[str], None] = silent, **options: Any,
+) -> Checked:  # fmt: skip
+    """`compile_model` with the same options, and what the library loses on `data.dev`.
+
+    InputError if it loses more than `max_loss` points whatever stays in float32; nothing is written
+    then.
+    """
+    check_precision(precision)
+    if not 0 <= max_loss <= 100:
+        raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
+    check_destination(Path(out))
+    with WorkingDirectory("canao-check") as folder:
+        reference = compile_model(model, folder / "reference", **options)
+        want = predictions(reference, data)
+        progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
+        hurting = sensitivities(_float32(model, **options), _sample(reference, data), progress)
+        tried, best = list[str](), 100.0
+        for count in _counts(len(hurting)):
+            kept = hurting[:count]
+            artifact = compile_model(
+                model, folder / "library", precision=precision,
+                kept=[s.product for s in kept], **options,
+            )  # fmt: skip
+            got = predictions(artifact, data)
+            checked = Checked(artifact, want, got, tuple(s.where for s in kept), hurting)
+            told = f"{count} of {len(hurting)} products in {FLOAT32}"
+            progress(f"{precision}, {told}: {shown(got)}, {checked.loss:.2f} points lost")
+            if checked.loss <= max_loss:
+                return replace(checked, artifact=_written(checked, data, Path(out)))
+            tried.append(f"{checked.loss:.2f} with {told}")
+            best = min(best, checked.loss)
+    raise InputError(
+        f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g}: give {best:.2f} or "
+        f"more, or compile in {FLOAT32}"
+    )
+
+
+def shown(of: Predictions) -> str:
+    """The metric that counts, in points."""
+    return f"{of.score.primary} {100 * of.score.value:.2f}"
+
+
+def sensitivities(
+    graph: Graph, texts: Sequence[Sequence[np.ndarray]], progress: Callable[[str], None] = silent
+) -> tuple[Sensitivity, ...]:
+    """How far each product of a float32 graph moves its first output if it alone is in int8."""
+    products = quantizable(graph)
+    names = {n.output for n in products}
+    found = []
+    for i, n in enumerate(products):
+        if i % 8 == 0:
+            progress(f"products looked at: {i} of {len(products)}")
+        alone = quantized(graph, names - {n.output})
+        found.append(Sensitivity(n.output, n.where, distance(graph, alone, texts)))
+    return tuple(sorted(found, key=lambda s: -s.moved))
+
+
+def _counts(most: int) -> Iterator[int]:
+    """0, 1, 2, 4, ... and `most`."""
+    count = 0
+    while count < most:
+        yield count
+        count = count * 2 or 1
+    yield most
+
+
+def _float32(
+    model: str | Path | Any, *, revision: str | None = None, target: Target | None = None,
+    fusion: bool = True, max_length: int | None = None, ignored: Collection[str] = (),
+    limits: Limits = LIMITS, **_: Any,
+) -> Graph:  # fmt: skip
+    """The graph whose products `compile_model` puts into another precision."""
+    found, place = locate(model, revision, ignored)
+    inventory = inventory_of(found, ignored, place)
+    graph = load_model(found, max_length, inventory, limits)[1]
+    stages = compile_graph(
+        graph, target or get_target(), fusion=fusion, limits=limits, planner=default_plans
+    )
+    return stages.float32
+
+
+def _sample(artifact: Artifact, data: TextData) -> list[list[np.ndarray]]:
+    """What the library is given for some of the texts, spread over all."""
+    with CompiledModel(artifact) as model:
+        return [
+            model.arrays(e.text, e.pair)
+            for e in data.dev[:: max(1, len(data.dev) // _SAMPLE)][:_SAMPLE]
+        ]
+
+
+def _written(checked: Checked, data: TextData, out: Path) -> Artifact:
+    """The artifact at `out`, whole, with what the check found in its manifest."""
+    source = checked.artifact
+    manifest = dict(source.manifest) | {
+        "check": {
+            "data": data.source or data.name,
+            "examples": len(data.dev),
+            "metric": checked.float32.score.primary,
+            "float32": checked.float32.score.value,
+            "compiled": checked.compiled.score.value,
+            "agreement": checked.compiled.agreement(checked.float32),
+            "hurting": [[s.where, s.moved] for s in checked.hurting[:_NAMED]],
+        }
+    }
+    with staged_directory(out) as staged:
+        shutil.copytree(source.path, staged, dirs_exist_ok=True)
+        write_json(staged / "manifest.json", sealed(manifest))
+    return Artifact.load(out)

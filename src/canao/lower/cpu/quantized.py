@@ -1,0 +1,39 @@
+"""How rows of Q8 lie in memory: the levels of a row, zeros up to a whole step of the product's
+inner loop, then the row's scale, a float32 on a boundary of 4 bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from canao.graph.dtypes import F32, I8
+from canao.graph.ir import Dim, Type, dim_at
+from canao.isa.registry import ISAS
+from canao.lower.cpu.tiles import rounded
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """A row of Q8, in elements of the instruction set's level.
+
+    depth   levels with the zeros     scale   where the scale is     pitch   from row to row
+    """
+
+    depth: int
+    scale: int
+    pitch: int
+
+
+def row_layout(width: Dim, isa: str) -> RowLayout:
+    """The layout of a row of so many levels."""
+    assert isinstance(width, int)
+    levels, kr = ISAS[isa].levels, ISAS[isa].tiles[I8.name].kr
+    depth = rounded(width, kr)
+    scale = rounded(depth * levels.bytes, F32.bytes)
+    return RowLayout(depth, scale // levels.bytes, (scale + F32.bytes) // levels.bytes)
+
+
+def quantized_bytes(kind: Type, length: int, isa: str) -> int:
+    """Bytes of a value of Q8 at a length of so many tokens."""
+    width = kind.shape[-1]
+    rows = dim_at(kind.elements, length) // dim_at(width, length)
+    return rows * row_layout(width, isa).pitch * ISAS[isa].levels.bytes

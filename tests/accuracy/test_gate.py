@@ -1,0 +1,142 @@
+"""Libraries in int8 against float32 on labelled text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from canao.accuracy import gate
+from canao.accuracy.gate import compile_checked
+from canao.accuracy.measure import labelled_text, predictions
+from canao.artifact.directory import Artifact
+from canao.compiler.pipeline import compile_model
+from canao.errors import InputError
+from canao.train.data import TextData
+from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny, write_task
+
+
+def save_model(folder: Path, labels: tuple[str, ...], outlier: float = 1.0) -> Path:
+    """A small classifier of random weights. With an outlier, one unit of each feed-forward part is
+    that many times larger than the others, and the weights that read it that much smaller: in
+    float32 nothing changes but roundings, as ReLU scales with its input."""
+    save_tiny(folder, hidden_act="relu")
+    names = dict(enumerate(labels))
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    with torch.no_grad():
+        model.classifier.weight.normal_()
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.dense.weight[3] *= outlier
+            layer.intermediate.dense.bias[3] = outlier
+            layer.output.dense.weight[:, 3] /= outlier
+        # Half of some texts are of each class, so that small changes are seen.
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        words = [*GOOD, *BAD, *PLAIN]
+        texts = [" ".join(words[i % 20 :: 3]) for i in range(40)]
+        logits = model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        model.classifier.bias -= logits.median(0).values
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TextData:
+    return labelled_text(write_task(tmp_path_factory.mktemp("task")))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("plain"), ("neg", "pos"))
+
+
+def test_a_library_that_loses_nothing(plain: Path, data: TextData, tmp_path: Path) -> None:
+    told: list[str] = []
+    found = compile_checked(
+        plain, tmp_path / "out", data, precision="int8", max_loss=5, progress=told.append
+    )
+    assert found.loss <= 5 and found.kept == ()
+    manifest = Artifact.load(tmp_path / "out").manifest
+    check = manifest["check"]
+    assert (check["examples"], check["metric"]) == (60, "accuracy")
+    assert check["agreement"] >= 0.9 and manifest["agreement"]["cosine"] > 0.99
+    again = predictions(found.artifact, data)
+    assert again.score.value == check["compiled"] and len(again.values) == 60
+    moved = [s.moved for s in found.hurting]
+    assert moved == sorted(moved, reverse=True)
+    assert len(found.hurting) == 12 and len(told) >= 3
+
+
+def test_what_hurts_goes_back_to_float32(data: TextData, tmp_path: Path) -> None:
+    """The product that reads the outlier is found, and kept; what is lost is then allowed."""
+    model = save_model(tmp_path / "model", ("neg", "pos"), outlier=3000.0)
+    bare = compile_model(model, tmp_path / "bare", precision="int8")
+    reference = compile_model(model, tmp_path / "reference")
+    want, got = predictions(reference, data), predictions(bare, data)
+    assert got.agreement(want) < 0.98, "int8 does not hurt this model"
+    truth = replace(data, dev=tuple(
+        replace(e, label=int(v)) for e, v in zip(data.dev, want.values, strict=True)
+    ))  # fmt: skip
+    found = compile_checked(model, tmp_path / "out", truth, precision="int8", max_loss=0)
+    assert found.loss <= 0 and 0 < len(found.kept) < 12
+    assert all(where.endswith("output.dense") for where in found.kept[:3])
+    assert sorted(found.artifact.manifest["kept_in_float32"]) == sorted(found.kept)
+
+
+def test_nothing_is_written_where_too_much_is_lost(
+    plain: Path, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter(range(100))
+
+    def falling(artifact: Artifact, of: TextData) -> object:
+        found = predictions(artifact, of)
+        worse = {"accuracy": 0.9 if next(measured) == 0 else 0.5}
+        return replace(found, score=replace(found.score, metrics=worse))
+
+    monkeypatch.setattr(gate, "predictions", falling)
+    with pytest.raises(InputError, match=r"40\.00 with 12 of 12 .* --max-loss is 1: give 40\.00"):
+        compile_checked(plain, tmp_path / "out", data, precision="int8", max_loss=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_of_a_single_file_is_checked_with(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=100)
+    assert len(labelled_text(folder / "train.tsv").dev) == 100
+    assert len(labelled_text(folder).dev) == 60
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "words"),
+    [
+        (("a", "b"), "classes", "labels neg, pos, and the model a, b"),
+        (("neg", "pos"), "values", "is data for text-regression, and the model is for text-class"),
+    ],
+)
+def test_data_of_another_task(
+    labels: tuple[str, ...], kind: str, words: str, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", labels)
+    task = "text-regression" if kind == "values" else None
+    data = labelled_text(write_task(tmp_path / "task", kind), task=task)
+    with pytest.raises(InputError, match=words):
+        compile_checked(model, tmp_path / "out", data, precision="int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_nobody_named_go_by_their_numbers(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", ("LABEL_0", "LABEL_1"))
+    named = save_model(tmp_path / "named", ("1", "0"))
+    file = tmp_path / "t.tsv"
+    file.write_text("sentence\tlabel\n" + "good film\t1\nbad film\t0\n" * 3)
+    data = labelled_text(file)
+    first, second = (
+        predictions(compile_model(m, tmp_path / f"out{i}"), data)
+        for i, m in enumerate((model, named))
+    )
+    assert np.array_equal(first.values, 1 - second.values)

@@ -1,0 +1,152 @@
+"""Products in int8: whole numbers that equal the interpreter's, on every instruction set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from canao.build import get_toolchain
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
+from canao.fuse.group import fuse
+from canao.graph.dtypes import I32
+from canao.graph.interp import interpret
+from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
+from canao.graph.verify import retype, verify
+from canao.inference.compiled_model import CompiledModel
+from canao.isa.registry import ISAS
+from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.machine import local_machine
+from canao.target import Target, get_target
+from tests.compiler import programs
+from tests.compiler.families import FAMILIES, make, reference, text
+from tests.compiler.models import classifier, decoder
+from tests.compiler.test_families import QUICK
+from tests.compiler.test_programs import SANITIZERS, gcc
+from tests.conftest import LENGTHS
+from tests.oracle import assert_close
+
+HOST = get_target()
+ARM = Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
+# A float32 sum that is rounded in another order may move a level by one, which moves an output by
+# a part of 1/127 of its row. A wrong scale or column is far beyond.
+LEVEL = 0.02
+# What int8 changes in outputs of unit scale of these small random models, at most.
+COST = 0.25
+# Depths and widths off every step, panel and vector, and one that fills several panels.
+SIZES = ((1, 1), (2, 3), (3, 16), (5, 17), (31, 33), (64, 48), (127, 49), (770, 100))
+
+
+def product(k: int, n: int, seed: int = 0) -> Graph:
+    """A table's rows, quantised, by int8 weights. Scales are powers of two, so that a kernel's
+    result is exactly its accumulator times one of them."""
+    rng = np.random.default_rng(seed)
+    table = rng.integers(-127, 128, (40, k)).astype(np.float32)
+    table[:, 0] = 127 * (-1) ** np.arange(40)  # the largest magnitude of each row
+    table[7] = 0
+    levels = rng.integers(-127, 128, (n, k)).astype(np.int8)
+    scales = 2.0 ** -rng.integers(0, 4, n)
+    constants = {"table": table / 8, "w": levels, "scales": scales.astype(np.float32)}
+    nodes = (
+        node("gather", ("table", "ids"), "x"),
+        node("quantize", ("x",), "q"),
+        node("quantized_linear", ("q", "w", "scales"), "y"),
+    )
+    slot = Input("ids", Type(I32, (1, TOKENS)), Ids(40))
+    return verify(retype(Graph((slot,), constants, nodes, (("y", "y"),), {}, 128)))
+
+
+def texts(lengths: tuple[int, ...]) -> list[tuple[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [(rng.integers(0, 40, n),) for n in lengths]
+
+
+def expect_exact(target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str) -> None:
+    for k, n in SIZES:
+        graph = product(k, n)
+        program = fuse(graph, backend_of(target).legal, lambda *_: True)
+        schedule = schedule_program(program, default_plans(program, target), target)
+        built = programs.build_schedule(schedule, target, folder, None, flags)
+        given = texts(LENGTHS)
+        for threads in ("1", "2"):
+            got = programs.run([*command, *built, threads], given)
+            for (ids,), flat in zip(given, got, strict=True):
+                want = interpret(graph, [ids], np.float32)["y"]
+                assert np.array_equal(flat, want.ravel()), (k, n, len(ids), threads)
+
+
+def runnable() -> list[str]:
+    """The instruction sets that this machine can run."""
+    flags = set(local_machine().features)
+    return [isa.name for isa in ISAS.values()
+            if HOST.triple.split("-")[0] in isa.triples and flags.issuperset(isa.features)]
+
+
+@pytest.mark.parametrize("isa", runnable())
+def test_accumulators_are_exact(isa: str, tmp_path: Path) -> None:
+    expect_exact(HOST.with_isa(isa), tmp_path)
+
+
+@pytest.mark.cross
+def test_accumulators_are_exact_under_qemu(qemu: str, tmp_path: Path) -> None:
+    expect_exact(ARM, tmp_path, (qemu,), "-static")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, tmp_path: Path) -> None:
+    """The library gives what the interpreter gives of the same graph, near what float32 gives."""
+    model = make(family)
+    graph = compile_graph(load_model(model)[1], HOST, precision="int8").program.graph
+    assert sum(n.op == "quantized_linear" for n in graph.nodes) >= 4
+    with CompiledModel(
+        compile_model(model, tmp_path / "out", precision="int8", build_flags=QUICK), 2
+    ) as compiled:
+        assert compiled.artifact.manifest["precision"] == "int8"
+        names = tuple(i["name"] for i in compiled.artifact.manifest["inputs"])
+        for length in (1, 17, 33, 64):
+            ids = text(model, names, length)
+            values = interpret(graph, ids, np.float32)
+            plain = reference(model, names, ids)
+            for name, got in compiled.run(*ids).items():
+                want = values[dict(graph.outputs)[name]][0]
+                spread = max(1.0, float(want.std()))
+                assert_close(got, want, f"{name} at {length}", tolerance=LEVEL, scale=spread)
+                near = plain[name][0]
+                assert_close(got, near, f"{name} at {length}", tolerance=COST, scale=spread)
+
+
+def test_under_sanitizers(tmp_path: Path) -> None:
+    """Rows whose ends no vector and no step divides, on several threads."""
+    model = classifier("odd", layers=1)
+    for isa in sorted({"scalar", HOST.isa}):
+        target = HOST.with_isa(isa)
+        stages = compile_graph(load_model(model)[1], target, precision="int8")
+        built = programs.build(stages, target, tmp_path, get_toolchain(gcc()), SANITIZERS)
+        rng = np.random.default_rng(0)
+        ids = [[rng.integers(0, 40, n), np.zeros(n, int)] for n in (*LENGTHS, 512)]
+        for threads in ("1", "3"):
+            for given, flat in zip(ids, programs.run([*built, threads], ids), strict=True):
+                values = interpret(stages.program.graph, given, np.float32)
+                want = [values[name].ravel() for _, name in stages.program.graph.outputs]
+                assert_close(flat, np.concatenate(want), str(len(given[0])), tolerance=LEVEL)
+
+
+def test_a_decoder_in_pieces(tmp_path: Path) -> None:
+    """Tokens one by one, each after those before it, give what all give at once."""
+    model = decoder()
+    graph = compile_graph(load_model(model)[1], HOST, precision="int8").program.graph
+    ids = np.random.default_rng(3).integers(0, 99, 40)
+    with CompiledModel(
+        compile_model(model, tmp_path / "out", precision="int8", build_flags=QUICK), 2
+    ) as compiled:
+        whole = compiled(ids)
+        want = interpret(graph, [ids], np.float32)[graph.outputs[0][1]][0]
+        assert_close(whole, want, tolerance=LEVEL, scale=max(1.0, float(want.std())))
+        for cuts in ((5, 6, 13), range(1, 40)):
+            compiled.reset()
+            rows = [next(iter(compiled.extend(p, wanted=len(p)).values()))
+                    for p in np.split(ids, list(cuts))]  # fmt: skip
+            scale = max(1.0, float(whole.std()))
+            assert_close(np.concatenate(rows), whole, tolerance=LEVEL, scale=scale)
