@@ -29,6 +29,22 @@ def test_a_changed_entry_counts_as_it_does_for_the_oracle_or_is_refused(
     assert {o.refused for o in outcomes} == {True, False}
 
 
+# What the study of all changes has found to be wrong before.
+FOUND = (
+    ("sentence", Change("sentence_bert_config.json", "module_output_name", "removed")),
+    ("sentence", Change("sentence_bert_config.json", "module_output_name", "another value", "")),
+    ("sentence", Change("1_Pooling/config.json", "embedding_dimension", "removed")),
+    ("decoder", Change("generation_config.json", "eos_token_id", "another value", -1)),
+    ("decoder", Change("generation_config.json", "repetition_penalty", "another type", 7)),
+)
+
+
+@pytest.mark.parametrize(("kind", "change"), FOUND, ids=lambda x: getattr(x, "entry", x))
+def test_what_was_wrong_before(kind: str, change: Change, tmp_path: Path) -> None:
+    outcome = tried(KINDS[kind](tmp_path / "model"), change, tmp_path / "changed")
+    assert outcome.right, outcome.said
+
+
 def test_changes_cover_every_entry_and_an_unknown_one(tmp_path: Path) -> None:
     model = KINDS["classifier"](tmp_path / "model")
     found = {(c.file, c.entry, c.how) for c in changes_of(model)}

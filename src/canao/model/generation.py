@@ -47,17 +47,23 @@ def describe_generation(
     if own:
         inventory.require()
     ends = settings.pop("eos_token_id", None)
-    return {"generation": settings, "stop_tokens": _listed(ends)}
+    return {"generation": settings, "stop_tokens": _ends(ends)}
 
 
 def stop_tokens(config: Any) -> list[int]:
     """The tokens that end a text, if the configuration names any."""
-    return _listed(getattr(config, "eos_token_id", None))
+    return _ends(getattr(config, "eos_token_id", None))
 
 
 def _folder(loaded: LoadedModel) -> Path | None:
     """Where the model's settings lie; beside an .onnx file also where there is no tokenizer."""
     return getattr(loaded, "folder", None) or loaded.path
+
+
+def _ends(named: Any) -> list[int]:
+    """The tokens that end a text. No token has a negative number, by which some files say that
+    none ends it."""
+    return [token for token in _listed(named) if token >= 0]
 
 
 def _listed(ends: Any) -> list[int]:
@@ -112,8 +118,13 @@ def _contradictions(
         found.append(("temperature", "'temperature' is 0 and 'do_sample' true; at temperature 0 "
                                      "nothing can be drawn; set do_sample to false"))  # fmt: skip
     decay = "exponential_decay_length_penalty"
-    if decay in settings and not _listed(settings.get("eos_token_id")):
+    if decay in settings and not _ends(settings.get("eos_token_id")):
         found.append((decay, f"'{decay}' is set and no end token; name one in eos_token_id"))
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        factor = settings.get(name)
+        if isinstance(factor, int) and factor != 1:
+            found.append((name, f"'{name}' is {factor}, which Transformers does not take for a "
+                                f"factor; write {factor}.0"))  # fmt: skip
     suppressed = set(settings.get("suppress_tokens", ()))
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         if name in settings and suppressed.issuperset(_listed(settings[name])):

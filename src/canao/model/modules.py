@@ -123,6 +123,13 @@ def _settings(
 
 def _pooling(folder: Path, _transformer: Path, inventory: Inventory) -> Pooling:
     settings = _settings(folder, POOLING, inventory, required=True)
+    if not {"embedding_dimension", "word_embedding_dimension"}.intersection(settings):
+        inventory.refuse(
+            folder / "config.json",
+            "embedding_dimension",
+            "'embedding_dimension' is missing, without which Sentence-Transformers cannot load the "
+            "module; give the width of the model's vectors",
+        )
     declared = settings.get("pooling_mode")
     older = [mode for name, mode in OLDER_POOLINGS.items() if settings.get(name)]
     if declared is None:

@@ -354,15 +354,18 @@ def _check_modalities(
 ) -> None:
     """Texts have to go to the model's forward, as they are, and its usual output be taken."""
     usual = ("last_hidden_state", TOKENS) if task == "feature-extraction" else ("logits", "scores")
-    named = settings.get("module_output_name") or usual[1]
+    modalities = settings.get("modality_config")
+    named = settings.get("module_output_name")
+    if named is None and modalities is None:
+        named = usual[1]
     if named != usual[1]:
+        said = "missing beside 'modality_config'" if named is None else f"'{named}'"
         inventory.refuse(
             file,
             "module_output_name",
-            f"'module_output_name' is '{named}', and only '{usual[1]}' is understood; compile a "
+            f"'module_output_name' is {said}, and only '{usual[1]}' is understood; compile a "
             "model whose vectors are pooled by modules",
         )
-    modalities = settings.get("modality_config")
     if modalities is None:
         return
     for name, how in modalities.items():
