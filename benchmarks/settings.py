@@ -55,7 +55,7 @@ def counts(records: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Change every entry of small models' settings.")
-    parser.add_argument("--run", action="store_true", help="make the changes (a quarter of an hour)")
+    parser.add_argument("--run", action="store_true", help="make the changes (15 minutes)")
     parser.add_argument("--table", action="store_true", help="write the table into docs/files.md")
     parser.add_argument("--only", default="", help="models and files that begin so; not recorded")
     given = parser.parse_args()
