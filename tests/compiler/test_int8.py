@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from canao.build import get_toolchain
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph, compile_model
+from canao.errors import InputError
 from canao.fuse.group import fuse
 from canao.graph.dtypes import I32
 from canao.graph.interp import interpret
@@ -17,6 +20,7 @@ from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
 from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import ISAS
+from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.machine import local_machine
 from canao.target import Target, get_target
@@ -63,11 +67,19 @@ def texts(lengths: tuple[int, ...]) -> list[tuple[np.ndarray]]:
     return [(rng.integers(0, 40, n),) for n in lengths]
 
 
-def expect_exact(target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str) -> None:
-    for k, n in SIZES:
+def expect_exact(
+    target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str,
+    sizes: tuple[tuple[int, int], ...] = SIZES, deepest: int = 1 << 20,
+) -> None:  # fmt: skip
+    """Sums equal the interpreter's. deepest: of a pass over the depth."""
+    for k, n in sizes:
         graph = product(k, n)
         program = fuse(graph, backend_of(target).legal, lambda *_: True)
-        schedule = schedule_program(program, default_plans(program, target), target)
+        plans = [
+            replace(p, kc=min(p.kc, deepest)) if isinstance(p, PackedGemmPlan) else p
+            for p in default_plans(program, target)
+        ]
+        schedule = schedule_program(program, plans, target)
         built = programs.build_schedule(schedule, target, folder, None, flags)
         given = texts(LENGTHS)
         for threads in ("1", "2"):
@@ -87,6 +99,12 @@ def runnable() -> list[str]:
 @pytest.mark.parametrize("isa", runnable())
 def test_accumulators_are_exact(isa: str, tmp_path: Path) -> None:
     expect_exact(HOST.with_isa(isa), tmp_path)
+
+
+@pytest.mark.parametrize("isa", runnable())
+def test_sums_are_exact_over_several_passes(isa: str, tmp_path: Path) -> None:
+    """What a pass leaves for the next are whole numbers, as bits of floats."""
+    expect_exact(HOST.with_isa(isa), tmp_path, sizes=((127, 49), (770, 17)), deepest=64)
 
 
 @pytest.mark.cross
@@ -150,3 +168,13 @@ def test_a_decoder_in_pieces(tmp_path: Path) -> None:
                     for p in np.split(ids, list(cuts))]  # fmt: skip
             scale = max(1.0, float(whole.std()))
             assert_close(np.concatenate(rows), whole, tolerance=LEVEL, scale=scale)
+
+
+def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = classifier("small")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.bias[1] = 3e38
+        model.bert.encoder.layer[0].intermediate.dense.weight[1, 0] = 3e38
+    with pytest.raises(InputError, match=r"output\.dense: .* not finite.* compile in float32"):
+        compile_model(model, tmp_path / "out", precision="int8")
+    assert not (tmp_path / "out").exists()

@@ -7,11 +7,12 @@ breaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from canao.errors import InputError
 from canao.graph.interp import interpret
 from canao.graph.ir import Graph, Ids, shape_at
 
@@ -32,10 +33,14 @@ class Agreement:
 
 
 def agreement(float32: Graph, other: Graph) -> Agreement:
-    """Of two graphs that compute the same in two precisions; inputs and outputs are the same."""
+    """Of two graphs that compute the same in two precisions; inputs and outputs are the same.
+
+    InputError if a product has rows that are not finite: no levels stand for these.
+    """
     cosines, differences = [1.0], [0.0]
     for given in _texts(float32):
         want, got = (interpret(g, given, np.float32) for g in (float32, other))
+        _require_finite(other, got)
         pairs = zip(float32.outputs, other.outputs, strict=True)
         for a, b in ((want[x], got[y]) for (_, x), (_, y) in pairs):
             a, b = (array.astype(np.float64).ravel() for array in (a, b))
@@ -44,6 +49,15 @@ def agreement(float32: Graph, other: Graph) -> Agreement:
             spread = a.std() or np.abs(a).max() or 1.0
             differences.append(float(np.abs(a - b).max() / spread))
     return Agreement(min(cosines), max(differences))
+
+
+def _require_finite(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
+    for n in graph.nodes:
+        if n.op == "quantize" and not np.isfinite(values[n.inputs[0]]).all():
+            raise InputError(
+                f"{n.where}: the activations of a random text are not finite, and int8 cannot hold "
+                "them; compile in float32, or correct the weights"
+            )
 
 
 def _texts(graph: Graph) -> Iterator[list[np.ndarray]]:

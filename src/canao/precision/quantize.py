@@ -26,6 +26,7 @@ from canao.graph.verify import retype
 FLOAT32, INT8 = PRECISION, "int8"
 PRECISIONS = (FLOAT32, INT8)
 _LARGE = 1 << 16  # elements of a table that is worth it
+_DEEPEST = (2**31 - 1) // LEVELS**2  # products whose sums int32 holds, whatever the numbers
 
 
 def quantizable(graph: Graph) -> tuple[Node, ...]:
@@ -88,12 +89,14 @@ def _tables(graph: Graph) -> frozenset[str]:
 
 
 def _worthwhile(graph: Graph, n: Node) -> bool:
-    """Whether a product's rows grow with the text, and its weights are known."""
+    """Whether a product's rows grow with the text, its weights are known, and its sums fit."""
     x, *weights = n.inputs
     shape = graph.shape(x)
     grows = any(isinstance(d, Poly) for d in shape[:-1])
     known = all(name in graph.constants for name in weights)
-    return grows and known and isinstance(shape[-1], int) and x not in graph.constants
+    depth = shape[-1]
+    fits = isinstance(depth, int) and depth <= _DEEPEST
+    return grows and known and fits and x not in graph.constants
 
 
 def _given_out(graph: Graph) -> frozenset[str]:
