@@ -175,6 +175,6 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[0].intermediate.dense.bias[1] = 3e38
         model.bert.encoder.layer[0].intermediate.dense.weight[1, 0] = 3e38
-    with pytest.raises(InputError, match=r"output\.dense: .* not finite.* compile in float32"):
+    with pytest.raises(InputError, match=r"layer.*: .* not finite.* compile in float32"):
         compile_model(model, tmp_path / "out", precision="int8")
     assert not (tmp_path / "out").exists()
