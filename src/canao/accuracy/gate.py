@@ -27,8 +27,8 @@ from canao.errors import InputError
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plans
-from canao.precision.agreement import distance
-from canao.precision.quantize import FLOAT32, check_precision, quantizable, quantized
+from canao.precision.agreement import distances
+from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
 from canao.target import Target, get_target
 from canao.train.data import TextData
 
@@ -114,13 +114,12 @@ def sensitivities(
 ) -> tuple[Sensitivity, ...]:
     """How far each product of a float32 graph moves its first output if it alone is in int8."""
     products = quantizable(graph)
-    names = {n.output for n in products}
     found = []
-    for i, n in enumerate(products):
+    moved = distances(graph, (with_one(graph, n.output) for n in products), texts)
+    for i, (n, far) in enumerate(zip(products, moved, strict=True)):
         if i % 8 == 0:
             progress(f"products looked at: {i} of {len(products)}")
-        alone = quantized(graph, names - {n.output})
-        found.append(Sensitivity(n.output, n.where, distance(graph, alone, texts)))
+        found.append(Sensitivity(n.output, n.where, far))
     return tuple(sorted(found, key=lambda s: -s.moved))
 
 

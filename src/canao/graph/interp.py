@@ -37,7 +37,7 @@ def interpret(
         if not slot.given:
             values[slot.name] = np.arange(past, past + s).reshape(shape_at(slot.type.shape, s))
     for name, array in graph.constants.items():
-        values[name] = array.astype(dtype) if array.dtype == np.float32 else array
+        values[name] = array.astype(dtype, copy=False) if array.dtype == np.float32 else array
     for n in graph.nodes:
         attributes = dict(n.attributes) | {"s": s}
         operands = [values[i] for i in n.inputs]

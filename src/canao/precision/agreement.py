@@ -7,7 +7,7 @@ breaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,16 +73,19 @@ def _texts(graph: Graph) -> Iterator[list[np.ndarray]]:
         ]
 
 
-def distance(float32: Graph, other: Graph, texts: Sequence[Sequence[np.ndarray]]) -> float:
-    """Between the first outputs of two such graphs, over given texts: the root of the mean square,
-    in standard deviations of the output."""
-    square, spread = [0.0], [0.0]
-    for given in texts:
-        a, b = (
-            interpret(g, given, np.float32)[g.outputs[0][1]].astype(np.float64)
-            for g in (float32, other)
-        )
-        square.append(float(np.mean((a - b) ** 2)))
-        spread.append(float(np.var(a)) or float(np.mean(a**2)))
-    total = sum(spread)
-    return float(np.sqrt(sum(square) / total)) if total else 0.0
+def distances(
+    float32: Graph, others: Iterable[Graph], texts: Sequence[Sequence[np.ndarray]]
+) -> Iterator[float]:
+    """How far the first output of each of the others is from that of `float32`, over given texts:
+    the root of the mean square, in standard deviations of the output."""
+    wanted = [_first(float32, given) for given in texts]
+    spread = sum(float(np.var(a)) or float(np.mean(a**2)) for a in wanted) or 1.0
+    for other in others:
+        pairs = zip(wanted, texts, strict=True)
+        square = sum(float(np.mean((a - _first(other, given)) ** 2)) for a, given in pairs)
+        yield float(np.sqrt(square / spread))
+
+
+def _first(graph: Graph, given: Sequence[np.ndarray]) -> np.ndarray:
+    output: np.ndarray = interpret(graph, given, np.float32)[graph.outputs[0][1]]
+    return output.astype(np.float64)

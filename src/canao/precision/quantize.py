@@ -39,12 +39,20 @@ def quantizable(graph: Graph) -> tuple[Node, ...]:
 
 
 def quantized(graph: Graph, kept: Collection[str] = ()) -> Graph:
-    """The graph with its products in int8, but for those that stay in float32: what `quantizable`
-    leaves out, and those whose results are named by `kept`."""
+    """The graph in int8, but for what stays in float32: products that `quantizable` leaves out, and
+    those whose results are named by `kept`."""
     chosen = {n.output for n in quantizable(graph)}.difference(kept)
+    return _rewritten(graph, chosen, _tables(graph))
+
+
+def with_one(graph: Graph, product: str) -> Graph:
+    """The graph with one of its products in int8, and nothing else."""
+    return _rewritten(graph, {product}, frozenset())
+
+
+def _rewritten(graph: Graph, chosen: Collection[str], tables: Collection[str]) -> Graph:
     constants, nodes = dict(graph.constants), list[Node]()
     rows: dict[str, str] = {}  # value -> the same, quantised
-    tables = _tables(graph)
     for n in graph.nodes:
         if n.op == "gather" and n.inputs[0] in tables:
             table, ids = n.inputs

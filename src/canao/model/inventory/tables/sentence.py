@@ -122,9 +122,10 @@ OLDER_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_PRESENT = "the width of the vectors: one of the two has to be there"
 POOLING = Table({
-    "word_embedding_dimension": inert(_WIDTH, int),
-    "embedding_dimension": inert(_WIDTH, int),
+    "word_embedding_dimension": used(_PRESENT, int),
+    "embedding_dimension": used(_PRESENT, int),
     "pooling_mode": used("how token vectors become one", _MODE | list[_MODE]),
     "include_prompt": used("whether the tokens of a prompt are pooled, too", bool),
     **{
