@@ -101,6 +101,8 @@ REFUSALS: dict[str, tuple[str, Edit, str]] = {
                                  r"'num_labels' is 3 and id2label has 2 names"),
     "an unknown problem": (CLASSIFIER, _with(problem_type="ranking"), r"'problem_type'"),
     "an adapter beside it": (CLASSIFIER, _file("adapter_config.json"), r"adapter; merge it"),
+    "a tokenizer's code": (CLASSIFIER, _file("tokenization_own.py", ""),
+                           r"tokenization_own\.py: it is a tokenizer of the model's own"),
     "code": (CLASSIFIER, _file("modeling_own.py", ""), r"modeling_own\.py: CANAO runs no code"),
     "a head as a pickle": (CLASSIFIER, _file("model_head.pkl"), r"pickle, which is never opened"),
     "settings of the future": (CLASSIFIER, _file("attention_config.json"),

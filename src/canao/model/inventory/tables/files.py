@@ -25,6 +25,11 @@ NOT_ASKED = "nothing else in the directory calls for it"
 FILES: tuple[tuple[str, Entry], ...] = (
     ("generation_config.json", inert("how texts are continued; this model continues none")),
     ("train_script.py", inert("left by training; it is not run")),
+    ("tokenization_*.py", refused(
+        "it is a tokenizer of the model's own, and CANAO runs no code of a model directory; name a "
+        "class of Transformers in tokenizer_config.json if it makes the same ids, or move the "
+        "tokenizer's files away and give the model token ids from Python"
+    )),
     ("*.py", refused(_CODE)),
     ("model_head.pkl", refused(
         "it is the head of a SetFit model as a pickle, which is never opened; write it as "
