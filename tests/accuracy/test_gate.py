@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from canao.accuracy.measure import labelled_text, predictions
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.errors import InputError
+from canao.target import get_target
 from canao.train.data import TextData
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny, write_task
 
@@ -100,7 +102,7 @@ def test_nothing_is_written_where_too_much_is_lost(
         return replace(found, score=replace(found.score, metrics=worse))
 
     monkeypatch.setattr(gate, "predictions", falling)
-    with pytest.raises(InputError, match=r"40\.00 with 12 of 12 .* --max-loss is 1: give 40\.00"):
+    with pytest.raises(InputError, match=r"40\.00 with 11 of 12 .* is 1 points: give 40\.00"):
         compile_checked(plain, tmp_path / "out", data, precision="int8", max_loss=1)
     assert not (tmp_path / "out").exists()
 
@@ -114,7 +116,7 @@ def test_all_of_a_single_file_is_checked_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "kind", "words"),
     [
-        (("a", "b"), "classes", "labels neg, pos, and the model a, b"),
+        (("a", "b"), "classes", "labels neg, pos, and the model a, b; .* id2label"),
         (("neg", "pos"), "values", "is data for text-regression, and the model is for text-class"),
     ],
 )
@@ -140,3 +142,48 @@ def test_labels_that_nobody_named_go_by_their_numbers(tmp_path: Path) -> None:
         for i, m in enumerate((model, named))
     )
     assert np.array_equal(first.values, 1 - second.values)
+
+
+def test_data_with_some_of_the_models_labels(tmp_path: Path) -> None:
+    """What the data have no text of may still be predicted, and is then wrong."""
+    model = save_model(tmp_path / "model", ("other", "pos", "neg"))
+    data = labelled_text(write_task(tmp_path / "task"))
+    found = predictions(compile_model(model, tmp_path / "out"), data)
+    truth = [("other", "pos", "neg").index(data.labels[e.label]) for e in data.dev]
+    assert found.score.metrics["accuracy"] == np.mean(found.values == truth)
+
+
+def test_models_that_say_yes_or_no_to_each_label_are_refused(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", ("neg", "pos"))
+    settings = json.loads((model / "config.json").read_text())
+    settings["problem_type"] = "multi_label_classification"
+    (model / "config.json").write_text(json.dumps(settings))
+    data = labelled_text(write_task(tmp_path / "task"))
+    with pytest.raises(InputError, match="yes or no to each of its 2 labels"):
+        predictions(compile_model(model, tmp_path / "out"), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "float32"}, "compares another precision with float32"),
+        ({"target": get_target("aarch64-linux")}, "runs none for aarch64-linux"),
+        ({"max_loss": -1}, "points of the metric, from 0 to 100"),
+    ],
+)
+def test_checks_that_cannot_be(
+    plain: Path, data: TextData, options: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        compile_checked(plain, tmp_path / "out", data, **({"precision": "int8"} | options))
+
+
+def test_texts_that_are_cut_are_counted(plain: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.tsv"
+    file.write_text("sentence\tlabel\n" + f"{'good ' * 90}\tpos\nbad\tneg\n" * 2)
+    told: list[str] = []
+    compile_checked(
+        plain, tmp_path / "out", file, precision="int8", max_loss=100, progress=told.append
+    )
+    assert "2 texts are truncated to the 64 tokens of the model" in told
+    assert any("4 examples" in line or "4 to compare with" in line for line in told)

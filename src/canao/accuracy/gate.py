@@ -1,7 +1,8 @@
 """A library in another precision that loses no more than was allowed, on the user's labelled text.
 
-Where int8 loses more, products go back to float32, those first that move the model's outputs most,
-until the loss is allowed: 1 product, 2, 4, ... so that few libraries are built.
+Where int8 loses more, products and tables go back to float32, those first that move the model's
+outputs most, until the loss is allowed: 1 of them, 2, 4, ... so that few libraries are built. One
+at least stays in int8: a library without any is one in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from canao.accuracy.measure import Predictions, predictions
+from canao.accuracy.measure import Predictions, labelled_text, predictions, truncated
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
@@ -26,6 +27,7 @@ from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import InputError
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
+from canao.isa.registry import isas_of
 from canao.lower.scheduling import default_plans
 from canao.precision.agreement import distances
 from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
@@ -38,9 +40,9 @@ _NAMED = 5  # products that a manifest names
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How far outputs move if one product alone is in int8, in standard deviations."""
+    """How far outputs move if one product, or table, alone is in int8, in standard deviations."""
 
-    product: str
+    name: str
     where: str
     moved: float
 
@@ -49,8 +51,8 @@ class Sensitivity:
 class Checked:
     """A library and what it was compared with.
 
-    kept        places of the products that went back to float32
-    hurting     all products, those that move the outputs most first
+    kept        places of what went back to float32
+    hurting     all products and tables, those that move the outputs most first
     """
 
     artifact: Artifact
@@ -66,42 +68,65 @@ class Checked:
 
 
 def compile_checked(
-    model: str | Path | Any, out: str | Path, data: TextData, *, precision: str,
+    model: str | Path | Any, out: str | Path, data: TextData | str | Path, *, precision: str,
     max_loss: float = MAX_LOSS, progress: Callable[[str], None] = silent, **options: Any,
 ) -> Checked:  # fmt: skip
-    """`compile_model` with the same options, and what the library loses on `data.dev`.
+    """`compile_model` with the same options, and what the library loses on `data.dev`. Data may be
+    given as a path or a name, as for `labelled_text`.
 
-    InputError if it loses more than `max_loss` points whatever stays in float32; nothing is written
-    then.
+    InputError if it loses more than `max_loss` points though all but one of its products went back
+    to float32; nothing is written then.
     """
     check_precision(precision)
+    if precision == FLOAT32:
+        raise InputError(
+            f"a check compares another precision with {FLOAT32}; give --precision int8"
+        )
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
+    target = options.get("target") or get_target()
+    _require_runnable(target)
     check_destination(Path(out))
+    data = data if isinstance(data, TextData) else labelled_text(data)
+    for line in data.told:
+        progress(line)
     with WorkingDirectory("canao-check") as folder:
         reference = compile_model(model, folder / "reference", **options)
         want = predictions(reference, data)
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
+        if cut := truncated(reference, data):
+            progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
         hurting = sensitivities(_float32(model, **options), _sample(reference, data), progress)
         tried, best = list[str](), 100.0
-        for count in _counts(len(hurting)):
+        for count in _counts(len(hurting) - 1):
             kept = hurting[:count]
             artifact = compile_model(
                 model, folder / "library", precision=precision,
-                kept=[s.product for s in kept], **options,
+                kept=[s.name for s in kept], **options,
             )  # fmt: skip
             got = predictions(artifact, data)
             checked = Checked(artifact, want, got, tuple(s.where for s in kept), hurting)
-            told = f"{count} of {len(hurting)} products in {FLOAT32}"
+            told = f"{count} of {len(hurting)} products and tables in {FLOAT32}"
             progress(f"{precision}, {told}: {shown(got)}, {checked.loss:.2f} points lost")
             if checked.loss <= max_loss:
                 return replace(checked, artifact=_written(checked, data, Path(out)))
             tried.append(f"{checked.loss:.2f} with {told}")
             best = min(best, checked.loss)
     raise InputError(
-        f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g}: give {best:.2f} or "
-        f"more, or compile in {FLOAT32}"
+        f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g} points: give {best:.2f} "
+        f"or more, or compile in {FLOAT32}"
     )
+
+
+def _require_runnable(target: Target) -> None:
+    """InputError unless libraries for the target run here, as a check has to run them."""
+    host = get_target()
+    known = [isa.name for isa in isas_of(host.triple)]
+    if target.triple != host.triple or target.isa not in known[: known.index(host.isa) + 1]:
+        raise InputError(
+            f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "
+            f"({target.isa}); check without --target and --isa, then compile with them"
+        )
 
 
 def shown(of: Predictions) -> str:
@@ -118,18 +143,18 @@ def sensitivities(
     moved = distances(graph, (with_one(graph, n.output) for n in products), texts)
     for i, (n, far) in enumerate(zip(products, moved, strict=True)):
         if i % 8 == 0:
-            progress(f"products looked at: {i} of {len(products)}")
+            progress(f"products and tables looked at: {i} of {len(products)}")
         found.append(Sensitivity(n.output, n.where, far))
     return tuple(sorted(found, key=lambda s: -s.moved))
 
 
 def _counts(most: int) -> Iterator[int]:
-    """0, 1, 2, 4, ... and `most`."""
+    """0, 1, 2, 4, ... and `most`, or 0 if that is less."""
     count = 0
     while count < most:
         yield count
         count = count * 2 or 1
-    yield most
+    yield max(most, 0)
 
 
 def _float32(

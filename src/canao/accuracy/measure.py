@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ import numpy as np
 from canao.artifact.directory import Artifact
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
-from canao.train.data import TextData, is_local, load_data
+from canao.inference.tasks.classify import activation_of
+from canao.train.data import Example, TextData, load_data
 from canao.train.metrics import Score, score
 
 CLASSES, VALUES = "text-classification", "text-regression"
@@ -38,9 +37,7 @@ class Predictions:
 def labelled_text(path: str | Path, **options: Any) -> TextData:
     """The examples to check with, as `dev`: those of the development file where there is one, else
     all of the file. Options as for `load_data`."""
-    data = load_data(path, **options)
-    alone = is_local(path) and not os.path.isdir(path)
-    return replace(data, dev=(*data.train, *data.dev)) if alone else data
+    return load_data(path, split=False, **options)
 
 
 def predictions(artifact: Artifact, data: TextData) -> Predictions:
@@ -48,47 +45,62 @@ def predictions(artifact: Artifact, data: TextData) -> Predictions:
 
     InputError if it is a model for another task, or for other labels.
     """
-    order = _classes(artifact, data)
-    texts = [e.text for e in data.dev]
-    pairs = [e.pair for e in data.dev]
+    data = in_labels_of(artifact, data)
+    order = {name: i for i, name in enumerate(data.labels)}
+    texts, pairs = [e.text for e in data.dev], [e.pair for e in data.dev]
     found: list[float] = []
     with CompiledModel(artifact) as model:
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
             second = None if pairs[0] is None else [p or "" for p in pairs[part]]
             for prediction in model.predict(texts[part], second, truncate=True):
-                found.append(prediction.score if order is None else order[prediction.label])
-    values = np.array(found, np.float64 if order is None else np.int64)
+                found.append(order[_own(prediction.label)] if order else prediction.score)
+    values = np.array(found, np.int64 if order else np.float64)
     return Predictions(values, score(values, data))
 
 
-def _classes(artifact: Artifact, data: TextData) -> dict[str, int] | None:
-    """The number in the data of each of the model's labels; None where values are predicted."""
-    task, labels = artifact.manifest["task"], list(artifact.manifest["labels"])
+def truncated(artifact: Artifact, data: TextData) -> int:
+    """How many of the texts have more tokens than the library takes."""
+    with CompiledModel(artifact) as model:
+        return sum(model.tokens_of(e.text, e.pair) > artifact.max_length for e in data.dev)
+
+
+def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
+    """The data with the labels of the model, in the data's order where they are the same ones.
+
+    InputError if the model is for another task, or has other labels.
+    """
+    manifest, source = artifact.manifest, data.source or data.name
+    task, labels = manifest["task"], tuple(_own(name) for name in manifest["labels"])
     wanted = VALUES if data.regression else CLASSES
     if task != wanted:
+        more = "give data for the model's task"
+        if data.regression and task == CLASSES and len(labels) == 1:
+            more = 'set "problem_type": "regression" in config.json if it predicts a value'
         raise InputError(
-            f"{data.source or data.name}: is data for {wanted}, and the model is for {task}; give "
-            "data for the model's task"
+            f"{source}: is data for {wanted}, and the model is for {task}; {more}"
         )
     if data.regression:
-        return None
-    if set(data.labels) <= set(labels):
-        numbers = {name: i for i, name in enumerate(data.labels)}
-        return {name: numbers.get(name, -1) for name in labels}
-    if _unnamed(labels) and _numbers(data.labels, len(labels)):
-        return {name: data.labels.index(str(i)) if str(i) in data.labels else -1
-                for i, name in enumerate(labels)}  # fmt: skip
-    raise InputError(
-        f"{data.source or data.name}: has the labels {', '.join(data.labels)}, and the model "
-        f"{', '.join(labels)}; give data with the model's labels"
+        return data
+    if activation_of(manifest, len(labels)) == "sigmoid":
+        raise InputError(
+            f"{source}: has one label for each text, and the model says yes or no to each of its "
+            f"{len(labels)} labels; only models that choose one label can be checked"
+        )
+    if set(data.labels) == set(labels):
+        return data
+    if not set(data.labels) <= set(labels):
+        raise InputError(
+            f"{source}: has the labels {', '.join(data.labels)}, and the model "
+            f"{', '.join(manifest['labels'])}; give both the same names, in the data or in "
+            "id2label of config.json"
+        )
+    dev = tuple(
+        Example(e.text, e.pair, labels.index(data.labels[int(e.label)])) for e in data.dev
     )
+    return replace(data, dev=dev, labels=labels)
 
 
-def _unnamed(labels: Sequence[str]) -> bool:
-    """Whether these are what Transformers calls labels that nobody named."""
-    return labels == [f"LABEL_{i}" for i in range(len(labels))]
-
-
-def _numbers(labels: Sequence[str], count: int) -> bool:
-    return all(name.isdecimal() and int(name) < count for name in labels)
+def _own(name: str) -> str:
+    """A label's name; of those that Transformers makes up, LABEL_3, the number."""
+    return name.removeprefix("LABEL_") if name.removeprefix("LABEL_").isdecimal() else name

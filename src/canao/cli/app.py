@@ -230,6 +230,11 @@ def compile(
     """Compile a model into a native library, or print a stage of it."""
     from functools import partial
 
+    from canao.precision.quantize import check_precision
+
+    check_precision(precision)  # before what takes seconds to load
+    if check is not None and emit is not None:
+        raise InputError("--emit prints a stage and --check measures a library; give one of them")
     from canao.accuracy.gate import compile_checked
     from canao.accuracy.measure import labelled_text
     from canao.build import get_toolchain

@@ -114,7 +114,7 @@ def _say(message: str, code: int) -> int:
 
 
 def _interrupted() -> int:
-    sys.stderr.write("canao: interrupted; the same command continues where it stopped\n")
+    sys.stderr.write("canao: interrupted; the same command continues where it can\n")
     return INTERRUPTED
 
 

@@ -20,6 +20,7 @@ from canao.device.base import MeasureConfig, Timing
 from canao.model.hub import format_source
 from canao.target import Target
 
+_NEAR = 0.99  # a cosine of outputs below this is worth a warning
 out = Console(highlight=False)
 
 
@@ -103,6 +104,8 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
     if near:
         yield (f"precision {name}; on random texts outputs have a cosine of {near['cosine']:.5f} "
                f"to float32's and differ by {near['largest']:.2g} standard deviations at most")
+        if near["cosine"] < _NEAR or near["largest"] > 1:
+            yield f"          that is far: compare {name} with float32 on your data, by --check"
     if near and manifest["kept_in_float32"]:
         yield f"          in float32 stay {', '.join(manifest['kept_in_float32'])}"
     if check:

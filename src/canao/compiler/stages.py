@@ -51,10 +51,10 @@ class Stages:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Where the products are that stay in float32 though int8 is for them."""
+        """The places of what stays in float32 though int8 is for it."""
         if self.precision == FLOAT32:
             return ()
-        still = {n.output for n in self.program.graph.nodes if n.op == "linear"}
+        still = {n.output for n in self.program.graph.nodes if n.op in ("linear", "gather")}
         return tuple(n.where for n in quantizable(self.float32) if n.output in still)
 
     @property

@@ -316,6 +316,10 @@ class CompiledModel:
         encoded = self._reader().encode(text, pair)[0]
         return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
 
+    def tokens_of(self, text: str, pair: str | None = None) -> int:
+        """How many tokens a text has, however long it is."""
+        return len(self._reader().whole(text, pair).ids)
+
     def arrays(self, text: str, pair: str | None = None) -> list[np.ndarray]:
         """What the library is given for a text, truncated as by `encode`: an array [s] for each
         input, in the order of the manifest."""

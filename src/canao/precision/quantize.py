@@ -30,31 +30,31 @@ _DEEPEST = (2**31 - 1) // LEVELS**2  # products whose sums int32 holds, whatever
 
 
 def quantizable(graph: Graph) -> tuple[Node, ...]:
-    """The products of a float32 graph that int8 is for, in their order."""
-    given_out = _given_out(graph)
+    """What of a float32 graph int8 is for, in its order: products, and look-ups in large tables."""
+    given_out, tables = _given_out(graph), _tables(graph)
     return tuple(
         n for n in graph.nodes
-        if n.op == "linear" and n.output not in given_out and _worthwhile(graph, n)
+        if (n.op == "gather" and n.inputs[0] in tables)
+        or (n.op == "linear" and n.output not in given_out and _worthwhile(graph, n))
     )  # fmt: skip
 
 
 def quantized(graph: Graph, kept: Collection[str] = ()) -> Graph:
-    """The graph in int8, but for what stays in float32: products that `quantizable` leaves out, and
-    those whose results are named by `kept`."""
-    chosen = {n.output for n in quantizable(graph)}.difference(kept)
-    return _rewritten(graph, chosen, _tables(graph))
+    """The graph in int8, but for what stays in float32: what `quantizable` leaves out, and those
+    nodes whose results are named by `kept`."""
+    return _rewritten(graph, {n.output for n in quantizable(graph)}.difference(kept))
 
 
-def with_one(graph: Graph, product: str) -> Graph:
-    """The graph with one of its products in int8, and nothing else."""
-    return _rewritten(graph, {product}, frozenset())
+def with_one(graph: Graph, name: str) -> Graph:
+    """The graph with one of its nodes in int8, and nothing else."""
+    return _rewritten(graph, {name})
 
 
-def _rewritten(graph: Graph, chosen: Collection[str], tables: Collection[str]) -> Graph:
+def _rewritten(graph: Graph, chosen: Collection[str]) -> Graph:
     constants, nodes = dict(graph.constants), list[Node]()
     rows: dict[str, str] = {}  # value -> the same, quantised
     for n in graph.nodes:
-        if n.op == "gather" and n.inputs[0] in tables:
+        if n.op == "gather" and n.output in chosen:
             table, ids = n.inputs
             levels, scales = f"{table}.i8", f"{table}.scales"
             if levels not in constants:

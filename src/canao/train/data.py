@@ -72,7 +72,7 @@ class TextData:
 def load_data(
     path: str | Path, task: str | None = None, seed: int = 0, *,
     text_columns: Sequence[str] = (), label_column: str | None = None,
-    unlabelled: str | None = None, revision: str | None = None,
+    unlabelled: str | None = None, revision: str | None = None, split: bool = True,
 ) -> TextData:  # fmt: skip
     """The data in a file, in a directory with train.* and dev.* (validation.*, test.*), or called
     `path` on the Hugging Face Hub, as 'glue/mrpc'. What exists here comes first.
@@ -87,6 +87,8 @@ def load_data(
     task         one of TASKS; None: a regression if labels plainly are real numbers, else classes
     unlabelled   what the label column has where there is no label: such examples are left out
     revision     of a data set by name: a branch, tag or commit
+    split        without it, nothing is to be trained on: where there is no development file, all
+                 examples are to compare with
 
     InputError names the file, the line and what to do.
     """
@@ -104,6 +106,9 @@ def load_data(
         found = read_dev_labels(dev, columns.label, labels.names, unlabelled, train.place)
         held, notes = _examples(texts, found), (*notes, found.note)
         parts = f"{many(len(examples))} to train on, {len(held)} of {dev.place} to compare with"
+    elif not split:
+        examples, held = (), examples
+        parts = f"{many(len(held))} to compare with"
     else:
         examples, held = _split(examples, train.place, seed)
         parts = f"{many(len(examples))} to train on, {len(held)} held out of them to compare with"
