@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from canao.artifact.reading import fits, read_json, shown
 from canao.errors import InputError
 
-ARTIFACT_FORMAT = 3
+ARTIFACT_FORMAT = 4
 MANIFEST = "manifest.json"
 REMEDY = "compile the model again"
 # Entries that the library tells as well.
