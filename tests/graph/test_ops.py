@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from canao.emit.vecmath import STEPS, functions, helpers
-from canao.graph.dtypes import BOOL, F32, I32, DType
+from canao.graph.dtypes import BOOL, F32, I8, I32, Q8, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
+from canao.graph.meanings import quantize
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
 from canao.graph.shapes import ShapeError
 from canao.isa.table import OPERATIONS
@@ -50,6 +51,12 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
     "select": [((f32(S, 4), f32(S, 4), f32(4)), {}, f32(S, 4))],
     "linear": [((f32(1, S, 3), f32(5, 3)), {}, f32(1, S, 5)),
                ((f32(1, S, 3), f32(5, 3), f32(5)), {}, f32(1, S, 5))],
+    "quantize": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
+    "quantized_linear": [
+        ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
+        ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5), f32(5)), {}, f32(1, S, 5)),
+    ],
+    "quantized_gather": [((Type(I8, (9, 4)), f32(9, 1), i32(1, S)), {}, f32(1, S, 4))],
     "matmul": [((f32(2, S, 3), f32(2, 3, S)), {}, f32(2, S, S)),
                ((f32(1, 2, S, 3), f32(3, 4)), {}, f32(1, 2, S, 4))],
     "distance_matmul": [((f32(2, S, 3), f32(2, 3, 4), i32(2 * LONGEST - 1)), {"longest": LONGEST},
@@ -77,6 +84,9 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
 MISFITS: dict[str, tuple[tuple[Type, ...], dict]] = {
     "add": ((f32(1, 3), f32(1, 4)), {}),
     "linear": ((f32(1, S, 3), f32(5, 4)), {}),
+    "quantize": ((i32(1, S),), {}),
+    "quantized_linear": ((f32(1, S, 3), Type(I8, (5, 3)), f32(5)), {}),
+    "quantized_gather": ((Type(I8, (9, 4)), f32(9), i32(1, S)), {}),
     "matmul": ((f32(S, 3), f32(4, S)), {}),
     "distance_matmul": ((f32(S, 3), f32(3, 4), i32(3)), {"longest": LONGEST}),
     "causal_attention": ((f32(S, 3), f32(S, 4), f32(S, 3)), {"scale": 1.0}),
@@ -95,13 +105,20 @@ WITHOUT_KERNEL = {"cos", "sin", "sign", "ceil", "floor", "where"}
 def operand(t: Type, s: int) -> np.ndarray:
     """Positive floats, and whole numbers that are indices into every table above."""
     shape, rng = shape_at(t.shape, s), np.random.default_rng(s)
+    if t.dtype == Q8:
+        return quantize([rng.uniform(0.5, 2, shape)], {})
     values = {"float": rng.uniform(0.5, 2, shape), "int": rng.integers(0, 3, shape),
               "bool": rng.random(shape) < 0.5}  # fmt: skip
     return np.asarray(values[t.dtype.kind])
 
 
 def kind_of(array: np.ndarray) -> str:
-    return {"f": "float", "i": "int", "b": "bool"}[array.dtype.kind]
+    return {"f": "float", "i": "int", "b": "bool", "V": "quantized"}[array.dtype.kind]
+
+
+def shape_of(array: np.ndarray) -> tuple[int, ...]:
+    """The shape that the type has: a row of Q8 is one element here."""
+    return np.shape(array["levels"] if array.dtype.kind == "V" else array)
 
 
 def test_every_op_has_a_case() -> None:
@@ -117,7 +134,7 @@ def test_meaning_agrees_with_the_shape_rule(op: str) -> None:
         assert result == expected
         for s in (1, 2, 5, LONGEST):
             got = row.meaning([operand(t, s) for t in types], attributes | {"s": s})
-            assert np.shape(got) == shape_at(result.shape, s)
+            assert shape_of(np.asarray(got)) == shape_at(result.shape, s)
             assert kind_of(np.asarray(got)) == result.dtype.kind
             assert row.flops(types, result, s) >= 0
 
