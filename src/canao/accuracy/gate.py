@@ -20,15 +20,14 @@ from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
-from canao.compiler.loading import inventory_of, load_model, locate
+from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_graph, compile_model
+from canao.compiler.pipeline import compile_model, rewritten
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import InputError
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import isas_of
-from canao.lower.scheduling import default_plans
 from canao.precision.agreement import distances
 from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
 from canao.target import Target, get_target
@@ -158,18 +157,14 @@ def _counts(most: int) -> Iterator[int]:
 
 
 def _float32(
-    model: str | Path | Any, *, revision: str | None = None, target: Target | None = None,
-    fusion: bool = True, max_length: int | None = None, ignored: Collection[str] = (),
-    limits: Limits = LIMITS, **_: Any,
+    model: str | Path | Any, *, revision: str | None = None, fusion: bool = True,
+    max_length: int | None = None, ignored: Collection[str] = (), limits: Limits = LIMITS, **_: Any,
 ) -> Graph:  # fmt: skip
     """The graph whose products `compile_model` puts into another precision."""
-    found, place = locate(model, revision, ignored)
-    inventory = inventory_of(found, ignored, place)
-    graph = load_model(found, max_length, inventory, limits)[1]
-    stages = compile_graph(
-        graph, target or get_target(), fusion=fusion, limits=limits, planner=default_plans
+    graph = load_graph(
+        model, revision=revision, max_length=max_length, ignored=ignored, limits=limits
     )
-    return stages.float32
+    return rewritten(graph, fusion, limits)[1]
 
 
 def _sample(artifact: Artifact, data: TextData) -> list[list[np.ndarray]]:

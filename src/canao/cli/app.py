@@ -18,7 +18,6 @@ from canao.cli.ending import end
 from canao.cli.printing import (
     out,
     print_certificate,
-    print_compiled,
     print_profile,
     print_timing,
     print_tuning,
@@ -59,7 +58,6 @@ _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 _DEMO = field_defaults(DemoOptions)
 # `canao run` passes on only what is given: each task has its own options and defaults.
 _ANSWERS = TASKS["question-answering"].options
-_STAGES = ("graph", "fused", "plan", "source")
 
 Dir = Annotated[Path, typer.Argument(help="artifact directory written by `canao compile`")]
 Model = Annotated[
@@ -228,63 +226,32 @@ def compile(
     max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
-    from functools import partial
-
     from canao.precision.quantize import check_precision
 
     check_precision(precision)  # before what takes seconds to load
     if check is not None and emit is not None:
         raise InputError("--emit prints a stage and --check measures a library; give one of them")
-    from canao.accuracy.gate import compile_checked
-    from canao.accuracy.measure import labelled_text
-    from canao.build import get_toolchain
-    from canao.cli.stage_text import format_stage
-    from canao.compiler.loading import inventory_of, load_model, locate
-    from canao.compiler.pipeline import compile_graph, compile_model
-    from canao.compiler.plans import best_plans
-    from canao.lower.scheduling import default_plans
+    if check is None and (text_columns or label_column or max_loss != MAX_LOSS):
+        raise InputError(
+            "--text-columns, --label-column and --max-loss belong to --check; give it labelled "
+            "text, or leave them out"
+        )
+    if emit is None and out_dir is None:
+        raise InputError("no output directory; give one with -o, or print a stage with --emit")
+    from canao.cli.compile_command import compile_and_print, print_stage
 
     chosen = get_target(target) if isa is None else get_target(target).with_isa(isa)
-    if emit is not None:
-        if emit not in _STAGES:
-            raise InputError(f"stage '{emit}' is not one of {', '.join(_STAGES)}")
-        limits = _limits(max_nodes, max_memory)
-        found, place = locate(model, revision, ignore or ())
-        inventory = inventory_of(found, ignore or (), place)
-        _, graph = load_model(found, max_length, inventory, limits)
-        planner = default_plans if no_tuned else partial(best_plans, toolchain=get_toolchain(cc))
-        stages = compile_graph(
-            graph, chosen, fusion=not no_fusion, planner=planner, limits=limits,
-            precision=precision,
-        )  # fmt: skip
-        sys.stdout.write(format_stage(emit, stages))
-        return
-    if out_dir is None:
-        raise InputError("no output directory; give one with -o, or print a stage with --emit")
     options: dict[str, Any] = {
-        "revision": revision,
-        "target": chosen,
-        "fusion": not no_fusion,
-        "max_length": max_length,
-        "toolchain": get_toolchain(cc),
-        "tuned": not no_tuned,
-        "ignored": ignore or (),
-        "limits": _limits(max_nodes, max_memory),
-        "precision": precision,
-    }
-    if check is None:
-        if text_columns or label_column or max_loss != MAX_LOSS:
-            raise InputError(
-                "--text-columns, --label-column and --max-loss belong to --check; give it labelled "
-                "text, or leave them out"
-            )
-        print_compiled(compile_model(model, out_dir, **options), chosen)
+        "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
+        "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
+        "limits": _limits(max_nodes, max_memory), "precision": precision,
+    }  # fmt: skip
+    if emit is not None:
+        print_stage(model, emit, **options)
         return
-    data = labelled_text(check, text_columns=_names(text_columns), label_column=label_column)
-    found = compile_checked(
-        model, out_dir, data, max_loss=max_loss, progress=timed(), **options
-    )
-    print_compiled(found.artifact, chosen)
+    assert out_dir is not None
+    columns = {"text_columns": _names(text_columns), "label_column": label_column}
+    compile_and_print(model, out_dir, check, max_loss, columns, **options)
 
 
 @app.command()

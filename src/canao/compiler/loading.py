@@ -74,6 +74,15 @@ def load_model(
     return source, graph
 
 
+def load_graph(
+    model: str | Path | Any, *, revision: str | None = None, max_length: int | None = None,
+    ignored: Collection[str] = (), limits: Limits = LIMITS,
+) -> Graph:  # fmt: skip
+    """The graph alone of what `compile_model` takes, by the same options."""
+    found, place = locate(model, revision, ignored)
+    return load_model(found, max_length, inventory_of(found, ignored, place), limits)[1]
+
+
 def _is_onnx(model: str | Path | Any) -> bool:
     return isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx"
 

@@ -27,7 +27,7 @@ from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import fuse, unfused
-from canao.fuse.rewrite import apply, shared, stored
+from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.bounds import require_bounds
@@ -54,11 +54,8 @@ def compile_graph(
     `default_plans` takes no heed of measurements. `precision` is that of
     products, but for those whose results `kept` names, which stay in float32."""
     check_precision(precision)
-    cleaned, cleanup = apply(graph, CLEANUP, limits)
-    cleaned, legal = resuming(cleaned), backend_of(target).legal
-    rewritten, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
-    float32 = stored(require_bounds(shared(rewritten) if fusion else rewritten))
-    computed = in_precision(float32, precision, kept)
+    cleaned, float32, firings = rewritten(graph, fusion, limits)
+    legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
     if fusion:
         program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
     else:
@@ -68,8 +65,20 @@ def compile_graph(
     _require_memory(schedule, limits)
     source = emit(schedule, target)
     return Stages(
-        cleaned, (*cleanup, *algebra), float32, program, plans, schedule, source, target, precision
+        cleaned, firings, float32, program, plans, schedule, source, target, precision
     )
+
+
+def rewritten(
+    graph: Graph, fusion: bool, limits: Limits
+) -> tuple[Graph, Graph, tuple[Firing, ...]]:
+    """The captured graph without what computes nothing, the same ready for a precision and for
+    regions, and the rules that fired."""
+    cleaned, cleanup = apply(graph, CLEANUP, limits)
+    cleaned = resuming(cleaned)
+    simpler, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
+    float32 = stored(require_bounds(shared(simpler) if fusion else simpler))
+    return cleaned, float32, (*cleanup, *algebra)
 
 
 def _require_memory(schedule: Schedule, limits: Limits) -> None:

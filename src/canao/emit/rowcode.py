@@ -33,8 +33,6 @@ from canao.lower.cpu.rows import outside
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
 
-_TOP = "largest magnitude of the row"
-
 
 @dataclass(frozen=True, slots=True)
 class RowStyle:
@@ -72,6 +70,7 @@ class RowCode:
         self.pointers: dict[Outside, str] = {}
         self.needs: set[str] = set()
         self.source = ""
+        self.top = ""  # the largest magnitude of a row that is quantised
 
     # Operands.
 
@@ -289,15 +288,15 @@ class RowCode:
         eps = number(r.eps, self.style.language)
         width = f"(float){expression(self.rows.width)}"
         if r.finish == "levels":
-            self.local[_TOP] = top = self._named(f"{r.scalar} top", "top")
-            w.line(f"const float {top} = vf_top({lanes});")
+            self.top = self._named(f"{r.scalar} top", "top")
+            w.line(f"const float {self.top} = vf_top({lanes});")
         text = {
             "sum": f"vf_sum({lanes})",
             "mean": f"vf_sum({lanes}) / {width}",
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
             "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
-            "levels": f"q8_inverse({self.local.get(_TOP)})",
+            "levels": f"q8_inverse({self.top})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
@@ -319,7 +318,7 @@ class RowCode:
                 w.line(f"o[0] = {self.local[scalar]};")
             if layout is not None:
                 w.line(f"q8_end(o, {expression(self.rows.width)}, {layout.scale}, "
-                       f"{self.local[_TOP]});")  # fmt: skip
+                       f"{self.top});")  # fmt: skip
 
 
 def _one_stride(access: Access) -> Dim | None:

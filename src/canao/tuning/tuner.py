@@ -20,7 +20,7 @@ from typing import Any
 
 from canao.artifact.temporary import WorkingDirectory
 from canao.build import Toolchain
-from canao.compiler.loading import inventory_of, load_model, locate
+from canao.compiler.loading import load_graph
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans, tuning_database
 from canao.compiler.stages import Stages
@@ -96,8 +96,9 @@ def tune_model(
         )
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")
-    found, place = locate(model, revision, ignored)
-    _, graph = load_model(found, max_length, inventory_of(found, ignored, place), limits)
+    graph = load_graph(
+        model, revision=revision, max_length=max_length, ignored=ignored, limits=limits
+    )
     if not 1 <= length <= graph.max_length:
         raise InputError(f"length {length} is outside 1..{graph.max_length} of this model")
     if device is None:

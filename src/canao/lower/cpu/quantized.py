@@ -15,10 +15,9 @@ from canao.lower.cpu.tiles import rounded
 class RowLayout:
     """A row of Q8, in elements of the instruction set's level.
 
-    depth   levels with the zeros     scale   where the scale is     pitch   from row to row
+    scale   where the scale is     pitch   from row to row
     """
 
-    depth: int
     scale: int
     pitch: int
 
@@ -29,7 +28,7 @@ def row_layout(width: Dim, isa: str) -> RowLayout:
     levels, kr = ISAS[isa].levels, ISAS[isa].tiles[I8.name].kr
     depth = rounded(width, kr)
     scale = rounded(depth * levels.bytes, F32.bytes)
-    return RowLayout(depth, scale // levels.bytes, (scale + F32.bytes) // levels.bytes)
+    return RowLayout(scale // levels.bytes, (scale + F32.bytes) // levels.bytes)
 
 
 def quantized_bytes(kind: Type, length: int, isa: str) -> int:
