@@ -54,7 +54,7 @@ class Toolchain:
         if self.name == "zig":
             return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
         march = ISAS[target.isa].gcc_march
-        return (f"-march={march}",) if march else ()
+        return tuple(f"-march={march}".split()) if march else ()
 
 
 @cache

@@ -8,6 +8,7 @@ from functools import cache
 from canao.defaults import TARGET
 from canao.errors import InputError
 from canao.isa.registry import ISAS, isas_of
+from canao.isa.table import Isa
 from canao.machine import Machine, local_machine
 
 _USUAL_L2 = 512 * 1024  # bytes, where it is not told
@@ -18,12 +19,14 @@ class Target:
     """What the emitter and the toolchain must know of a machine: it follows from the Machine.
 
     name      what `--target` takes
-    isa       row of the vector table: scalar, avx2, avx512, neon
+    isa       instruction set, a row of isa/registry.py
     triple    target triple for the compiler driver
     cpu       value for -mcpu in that driver; '' leaves its default
     l2_bytes  data cache of one core, which bounds the cache blocks
     machine   stamp of the machine that it was made for, whose measurements it may use; '' for a
               kind of machine
+    extensions  instruction sets that extend this one and that its processors have: a library
+              whose products are better there is compiled for these
     """
 
     name: str
@@ -32,14 +35,21 @@ class Target:
     cpu: str = ""
     l2_bytes: int = _USUAL_L2
     machine: str = ""
+    extensions: tuple[str, ...] = ()
 
     def with_isa(self, isa: str) -> Target:
-        """The same machine with another vector table; the CPU follows where x86 needs it."""
+        """The same machine with another instruction set, for all that is compiled; the CPU
+        follows where it is not the target's own."""
         known = {i.name: i for i in isas_of(self.triple)}
         if isa not in known:
             raise InputError(f"ISA '{isa}' is not one of {', '.join(known)} for {self.name}")
-        cpu = known[isa].cpu if self.triple.startswith("x86_64") else self.cpu
-        return replace(self, isa=isa, cpu=cpu)
+        own = not known[isa].extends and not self.triple.startswith("x86_64")
+        return replace(self, isa=isa, cpu=self.cpu if own else known[isa].cpu, extensions=())
+
+    def for_weights(self, dtype: str) -> Target:
+        """The same, with the extension that is best for products by weights of a type."""
+        better = [name for name in self.extensions if dtype in ISAS[name].gains]
+        return self.with_isa(better[-1]) if better else self
 
 
 # glibc 2.28 is old enough for every Linux still supported, and has what the runtime calls.
@@ -48,7 +58,9 @@ _ARM_LINUX = "aarch64-linux-gnu.2.28"
 
 _CROSS = {
     "x86_64-linux": Target("x86_64-linux", "avx2", _X86_LINUX, ISAS["avx2"].cpu),
-    "aarch64-linux": Target("aarch64-linux", "neon", _ARM_LINUX, "cortex_a76", 64 * 1024),
+    "aarch64-linux": Target(
+        "aarch64-linux", "neon", _ARM_LINUX, "cortex_a76", 64 * 1024, extensions=("neon_dotprod",)
+    ),
 }
 NAMES = ("host", *_CROSS)
 
@@ -66,10 +78,13 @@ def target_of(machine: Machine) -> Target:
     """What code that runs on a machine is generated for, with all that its vector units can."""
     l2_bytes = machine.caches.l2 or _USUAL_L2
     if machine.system == "Linux" and machine.arch in ("x86_64", "amd64"):
-        base = Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
-        return base.with_isa(_x86_isa(machine))
+        return _widest(
+            Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
+        )
     if machine.system == "Linux" and machine.arch in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
+        return _widest(
+            Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
+        )
     raise InputError(
         f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"
@@ -81,7 +96,14 @@ def _host() -> Target:
     return target_of(local_machine())
 
 
-def _x86_isa(machine: Machine) -> str:
-    """The widest instruction set that the machine has."""
-    flags = set(machine.features)
-    return [i.name for i in isas_of(_X86_LINUX) if flags.issuperset(i.features)][-1]
+def _widest(target: Target, machine: Machine) -> Target:
+    """With the widest instruction set that the machine has, and those that extend it."""
+    found = [i for i in isas_of(target.triple) if set(machine.features).issuperset(i.features)]
+    widest = [i for i in found if not i.extends][-1]
+    extensions = tuple(i.name for i in found if _extends(i, widest.name))
+    return replace(target.with_isa(widest.name), extensions=extensions)
+
+
+def _extends(isa: Isa, name: str) -> bool:
+    """Whether an instruction set extends another, or one that does."""
+    return bool(isa.extends) and (isa.extends == name or _extends(ISAS[isa.extends], name))

@@ -19,7 +19,7 @@ from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
 from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
-from canao.isa.registry import ISAS
+from canao.isa.registry import ISAS, isas_of
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.machine import local_machine
@@ -33,6 +33,7 @@ from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
 HOST = get_target()
+EMULATION = Path(__file__).parents[1] / "emulation"
 ARM = Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 # A float32 sum that is rounded in another order may move a level by one, which moves an output by
 # a part of 1/127 of its row. A wrong scale or column is far beyond.
@@ -41,6 +42,7 @@ LEVEL = 0.02
 COST = 0.25
 # Depths and widths off every step, panel and vector, and one that fills several panels.
 SIZES = ((1, 1), (2, 3), (3, 16), (5, 17), (31, 33), (64, 48), (127, 49), (770, 100))
+FEW = ((3, 16), (31, 33), (770, 100))
 
 
 def product(k: int, n: int, seed: int = 0) -> Graph:
@@ -108,8 +110,21 @@ def test_sums_are_exact_over_several_passes(isa: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.cross
-def test_accumulators_are_exact_under_qemu(qemu: str, tmp_path: Path) -> None:
-    expect_exact(ARM, tmp_path, (qemu,), "-static")
+@pytest.mark.parametrize("isa", [isa.name for isa in isas_of(ARM.triple) if isa.name != "scalar"])
+def test_accumulators_are_exact_under_qemu(isa: str, qemu: str, tmp_path: Path) -> None:
+    target, command = ARM.with_isa(isa), (qemu, "-cpu", "max")
+    expect_exact(target, tmp_path, command, "-static", sizes=FEW)
+    expect_exact(target, tmp_path, command, "-static", sizes=((127, 49),), deepest=64)
+
+
+@pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
+def test_accumulators_are_exact_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
+    """What this processor may not have, lane by lane: the code but for the compiler's last step."""
+    target = replace(HOST.with_isa(isa), cpu=ISAS["avx2"].cpu)
+    flags = (f"-I{EMULATION}", "-Wno-psabi", "-lm")
+    expect_exact(target, tmp_path, (), *flags, sizes=FEW)
+    expect_exact(target, tmp_path, (), *flags, sizes=((127, 49),), deepest=64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -50,6 +50,7 @@ class TileOps:
     weights      C type of a weight in memory
     activations  C type of an element of the rows that are multiplied
     kr           elements of the depth that a step takes
+    pairs        whether `product` takes two rows by half as many columns: see below
     load_w       body of `vw tile_load_w(const WEIGHTS *p)`: VF columns of a panel, kr deep
     spread       body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
     product      body of `vc tile_product(va a, vw w, vc c)`: c + a w
@@ -57,6 +58,14 @@ class TileOps:
     zero         C of sums of nothing
     to_float     body of `vf tile_to_float(vc c)`: the sums as floats
     to_bits      body of `vf tile_to_bits(vc c)`: the same bits, to be stored; `of_bits` is back
+    offset       what is added to weights where they are stored, as instructions for unsigned bytes
+                 want; a product then starts with `-offset` times the sum of its row
+    start        body of `vc tile_start(int32_t n)`: VF times the same whole number, for an offset
+
+    Instructions for `pairs` multiply 2 rows by VF / 2 columns and give these 2 x VF / 2 sums in one
+    vector. Then `spread` is body of `va tile_spread(const ACTIVATIONS *p, const ACTIVATIONS *q)`,
+    of two rows, `load_w` reads VF / 2 columns, and `low`, `high` are bodies of `vc tile_low(vc a,
+    vc b)`: the lower halves of both, the upper halves of both.
     """
 
     weights: str
@@ -72,6 +81,11 @@ class TileOps:
     to_float: str = "return c;"
     to_bits: str = "return c;"
     of_bits: str = "return c;"
+    offset: int = 0
+    start: str = ""
+    pairs: bool = False
+    low: str = ""
+    high: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,8 @@ class Isa:
     prologue, bodies   includes and helpers, and the operations
     tiles              type of weights -> the operations of register tiles
     levels             how rows of Q8 lie in memory
+    extends, gains     the instruction set whose vectors it has, and the types of weights for which
+                       it has better tiles: only these need it
     """
 
     name: str
@@ -127,3 +143,5 @@ class Isa:
     features: tuple[str, ...] = ()
     cpu: str = ""
     gcc_march: str = ""
+    extends: str = ""
+    gains: frozenset[str] = frozenset()

@@ -20,14 +20,16 @@ class RowMajor:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """[n, k] in panels of `nr` columns, `kr` elements of the depth together:
-    [n / nr][k / kr][nr][kr], with zeros where the last panel and the last step have none."""
+    [n / nr][k / kr][nr][kr], with zeros where the last panel and the last step have none.
+    `offset` is added to each weight, which then is an unsigned byte."""
 
     nr: int
     kr: int = 1
+    offset: int = 0
 
     @property
     def name(self) -> str:
-        return f"panels {self.nr}x{self.kr}"
+        return f"panels {self.nr}x{self.kr}{f' + {self.offset}' if self.offset else ''}"
 
     def elements(self, n: int, k: int) -> int:
         """Weights of n columns of depth k, with the zeros."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from canao.emit.writer import fill
+from canao.graph.dtypes import I8
 from canao.isa.table import Isa
 
 ROWS = """\
@@ -28,12 +29,28 @@ CANAO_INLINE void q8_end(q8 *row, int64_t width, int64_t scale, float top)
     for (int64_t i = width; i < scale; i++)
         row[i] = 0;
     __builtin_memcpy(row + scale, &unit, sizeof unit);
-}
+${start}}
 CANAO_INLINE float q8_scale(const q8 *row, int64_t scale)
 {
     float unit;
     __builtin_memcpy(&unit, row + scale, sizeof unit);
     return unit;
+}
+"""
+START = """\
+    int32_t sum = 0;
+    for (int64_t i = 0; i < width; i++)
+        sum += row[i];
+    sum *= -$OFFSET;
+    __builtin_memcpy(row + scale + sizeof unit / sizeof *row, &sum, sizeof sum);
+"""
+STARTED = """\
+/* What a product of a row starts with: its levels times what is added to all weights, less that. */
+CANAO_INLINE int32_t q8_start(const q8 *row, int64_t start)
+{
+    int32_t sum;
+    __builtin_memcpy(&sum, row + start, sizeof sum);
+    return sum;
 }
 """
 
@@ -57,5 +74,7 @@ def int8_tables(isa: Isa) -> str:
 
 def quantized_rows(isa: Isa) -> str:
     """The type of a level, and functions that write and read rows of them."""
-    levels = isa.levels
-    return fill(ROWS, ELEMENT=levels.element, store=levels.store)
+    levels, offset = isa.levels, isa.tiles[I8.name].offset
+    start = fill(START, OFFSET=offset) if offset else ""
+    text = ROWS + (STARTED if offset else "")
+    return fill(text, ELEMENT=levels.element, store=levels.store, start=start)

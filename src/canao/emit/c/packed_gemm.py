@@ -117,7 +117,7 @@ class PackedGemmCode:
         place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
         a, (weights, _) = self._rows_name(), self.arguments.weights(form.weight)
         kind = self.weights.dtype.name
-        w.line(f"{self.tile.vc} acc[{plan.mr}][{nv}];")
+        w.line(f"{self.tile.vc} acc[{rounded(plan.mr, 1 + self.tile.pairs)}][{nv}];")
         self._start(w)
         depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
         w.line(
@@ -137,17 +137,33 @@ class PackedGemmCode:
     def _start(self, w: Writer) -> None:
         """Accumulators start with the bias, those of whole numbers with 0; or with what the pass
         before has stored."""
-        form, nv = self.form, self.nv
+        nv = self.nv
+        if self.tile.offset:
+            self._start_by_rows(w)
+            return
         with w.block(f"UNROLL for (int v = 0; v < {nv}; v++)"):
             w.line(f"const {self.tile.vc} start = {self._first_sums()};")
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
-                if self.passes > 1:
-                    stored = (f"vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
-                              "width - v * VF)")  # fmt: skip
-                    stored = f"of_bits_i8({stored})" if form.scales else stored
-                    w.line(f"acc[i][v] = k0 ? {stored} : start;")
-                else:
-                    w.line("acc[i][v] = start;")
+                self._start_one(w)
+
+    def _start_by_rows(self, w: Writer) -> None:
+        """Accumulators of a row start with what the offset of the weights wants."""
+        assert self.layout is not None
+        row = f"{self._rows_name()} + (row + i) * {self.layout.pitch}"
+        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            w.line(f"const {self.tile.vc} start = start_i8(q8_start({row}, {self.layout.start}));")
+            with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
+                self._start_one(w)
+
+    def _start_one(self, w: Writer) -> None:
+        form = self.form
+        if self.passes > 1:
+            stored = (f"vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
+                      "width - v * VF)")  # fmt: skip
+            stored = f"of_bits_i8({stored})" if form.scales else stored
+            w.line(f"acc[i][v] = k0 ? {stored} : start;")
+        else:
+            w.line("acc[i][v] = start;")
 
     def _first_sums(self) -> str:
         """What the accumulators of vector v start with."""

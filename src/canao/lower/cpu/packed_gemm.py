@@ -114,7 +114,8 @@ class PackedGemmLowering:
 def weights(graph: Graph, form: PackedGemm, plan: PackedGemmPlan, isa: str) -> Operand:
     """The weights of a form as its plan and their type's inner loop read them."""
     dtype = graph.types[form.weight].dtype
-    return Operand(form.weight, Packed(plan.nr, ISAS[isa].tiles[dtype.name].kr), dtype)
+    tile = ISAS[isa].tiles[dtype.name]
+    return Operand(form.weight, Packed(plan.nr, tile.kr, tile.offset), dtype)
 
 
 def rows_of(form: PackedGemm) -> Operand:
