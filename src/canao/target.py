@@ -46,9 +46,9 @@ class Target:
         own = not known[isa].extends and not self.triple.startswith("x86_64")
         return replace(self, isa=isa, cpu=self.cpu if own else known[isa].cpu, extensions=())
 
-    def for_weights(self, dtype: str) -> Target:
-        """The same, with the extension that is best for products by weights of a type."""
-        better = [name for name in self.extensions if dtype in ISAS[name].gains]
+    def for_products(self, name: str) -> Target:
+        """The same, with the extension that is best for products: a name of `Isa.tiles`."""
+        better = [extension for extension in self.extensions if name in ISAS[extension].gains]
         return self.with_isa(better[-1]) if better else self
 
 

@@ -220,7 +220,33 @@ EMULATED __m512i emu_slli_epi32(__m512i a, int count)
     return x.n;
 }
 
+EMULATED __m512i emu_srli_epi32(__m512i a, int count)
+{
+    union emu512 x = {.n = a};
+    LANES(16) x.i32[i] = (int32_t)((uint32_t)x.i32[i] >> count);
+    return x.n;
+}
+EMULATED __m512i emu_and(__m512i a, __m512i b)
+{
+    union emu512 x = {.n = a}, y = {.n = b};
+    LANES(16) x.i32[i] &= y.i32[i];
+    return x.n;
+}
+EMULATED __m256i emu_cvtps_ph(__m512 a)
+{
+    const __m256 low = __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256 high = __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm256_set_m128i(_mm256_cvtps_ph(high, 0), _mm256_cvtps_ph(low, 0));
+}
+
 #define _mm512_loadu_ps emu_loadu
+#undef _mm512_srli_epi32
+#define _mm512_srli_epi32 emu_srli_epi32
+#define _mm512_and_si512 emu_and
+#undef _mm512_cvtps_ph
+#define _mm512_cvtps_ph(a, how) emu_cvtps_ph(a)
+#define _mm512_cvtneps_pbh(a) emu_cvtneps_pbh(a)
+#define _mm512_dpbf16_ps(c, a, b) emu_dpbf16(c, (__m512i)(a), (__m512i)(b))
 #define _mm512_storeu_ps emu_storeu
 #define _mm512_maskz_loadu_ps emu_maskz_loadu
 #define _mm512_mask_storeu_ps emu_mask_storeu

@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from canao.isa import avx512
-from canao.isa.table import Levels, TileOps
 
 ISA = replace(
     avx512.ISA,
     name="avx512vnni", extends="avx512", gains=frozenset({"i8"}),
     features=(*avx512.ISA.features, "avx512_vnni"),
     cpu="x86_64_v4+avx512vnni", gcc_march="x86-64-v4 -mavx512vnni",
-    levels=Levels(
-        element="int8_t", bytes=1,
-        store="_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));",
-        load_i8=avx512.ISA.levels.load_i8,
-    ),
     # vpdpbusd takes unsigned bytes by signed ones. Its unsigned ones are the weights, + 128.
     tiles=avx512.ISA.tiles | {
         "i8": replace(
             avx512.ISA.tiles["i8"],
+            store="_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8("
+                  "_mm512_cvtps_epi32(v)));",
             activations="int8_t", kr=4, offset=128,
             load_w="return _mm512_loadu_si512(p);",
             spread="int32_t four; __builtin_memcpy(&four, p, 4); return _mm512_set1_epi32(four);",

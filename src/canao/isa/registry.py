@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from canao.isa import avx2, avx512, avx512vnni, avxvnni, neon, neon_dotprod, neon_i8mm, scalar
+from canao.isa import (
+    avx2,
+    avx512,
+    avx512bf16,
+    avx512vnni,
+    avxvnni,
+    neon,
+    neon_dotprod,
+    neon_i8mm,
+    scalar,
+)
 from canao.isa.table import Isa
 
-_MODULES = (scalar, avx2, avxvnni, avx512, avx512vnni, neon, neon_dotprod, neon_i8mm)
+_MODULES = (
+    scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, neon_dotprod, neon_i8mm,
+)  # fmt: skip
 ISAS: Mapping[str, Isa] = {m.ISA.name: m.ISA for m in _MODULES}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from canao.graph.dtypes import F32, DType
+from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Type, dim_at
 
 
@@ -36,8 +36,17 @@ class Packed:
         return -(-n // self.nr) * self.nr * -(-k // self.kr) * self.kr
 
 
-Storage = RowMajor | Packed
-ROW_MAJOR = RowMajor()
+@dataclass(frozen=True, slots=True)
+class NarrowRows:
+    """Row after row of Q8, bf16 or f16, as lower/cpu/quantized.py lays them out."""
+
+    @property
+    def name(self) -> str:
+        return "narrow rows"
+
+
+Storage = RowMajor | Packed | NarrowRows
+ROW_MAJOR, NARROW_ROWS = RowMajor(), NarrowRows()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,11 @@ class Operand:
     value: str
     storage: Storage = ROW_MAJOR
     dtype: DType = F32
+
+
+def activation(value: str, dtype: DType) -> Operand:
+    """What one kernel has written and another reads."""
+    return Operand(value, NARROW_ROWS if dtype in NARROW else ROW_MAJOR, dtype)
 
 
 def stored_bytes(kind: Type, max_length: int) -> int:

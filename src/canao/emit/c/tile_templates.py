@@ -4,8 +4,7 @@ whose `shape` is in their names."""
 from __future__ import annotations
 
 from canao.emit.writer import fill
-from canao.graph.dtypes import DType
-from canao.isa.table import Isa
+from canao.isa.table import SIZES, Isa
 from canao.lower.cpu.tiles import rounded
 
 CACHE_LINE = 64
@@ -181,28 +180,28 @@ def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
     return {"MR": mr, "NR": nr, "NV": nr // isa.width, "shape": f"{mr}x{nr}"}
 
 
-def type_words(weights: DType, isa: Isa) -> dict[str, object]:
-    """The words of the inner loop over weights of a type."""
-    ops = isa.tiles[weights.name]
-    return {"weights": weights.name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
+def type_words(name: str, isa: Isa) -> dict[str, object]:
+    """The words of the inner loop that is one row of an instruction set's tiles."""
+    ops = isa.tiles[name]
+    return {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
             "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "to_float": ops.to_float,
             "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
             "spread": ops.spread, "product": ops.product, "zero": ops.zero,
             "start": ops.start, "low": ops.low, "high": ops.high}  # fmt: skip
 
 
-def tile_operations(weights: DType, isa: Isa) -> str:
-    """The operations of the inner loop over weights of a type."""
-    ops = isa.tiles[weights.name]
+def tile_operations(name: str, isa: Isa) -> str:
+    """The operations of an inner loop."""
+    ops = isa.tiles[name]
     text = PAIR_OPERATIONS if ops.pairs else TILE_OPERATIONS
     text += ("" if ops.vc == "vf" else CONVERSIONS) + (START if ops.offset else "")
-    return fill(text, **type_words(weights, isa))
+    return fill(text, **type_words(name, isa))
 
 
-def tile_loop(tile: tuple[int, int], weights: DType, isa: Isa) -> str:
+def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
     """The inner loop of a register tile."""
-    words, ops = type_words(weights, isa), isa.tiles[weights.name]
-    step = tile[1] * ops.kr * weights.bytes
+    words, ops = type_words(name, isa), isa.tiles[name]
+    step = tile[1] * ops.kr * SIZES[ops.weights]
     return fill(PAIRS if ops.pairs else TILE, **tile_words(tile, isa), **words,
                 ROWS=rounded(tile[0], 2), LINES=-(-step // CACHE_LINE))
 
