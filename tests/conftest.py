@@ -83,6 +83,15 @@ def qemu() -> str:
     return found
 
 
+@pytest.fixture
+def qemu_x86() -> str:
+    """The emulator that runs x86-64 programs, whose processor can be chosen."""
+    found = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    if found is None:
+        pytest.skip("qemu-user is not installed")
+    return found
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The MiniLM teacher of the demo."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -27,6 +28,8 @@ from canao.cache.place import cache_directory, own_directory
 from canao.cache.prune import TOOLCHAIN as ZIG
 from canao.cache.prune import prune
 from canao.defaults import TOOLCHAIN
+from canao.emit.c.cpu_levels import cpu_levels, program_name
+from canao.emit.c.unit import Source
 from canao.errors import ToolchainError
 from canao.isa.registry import ISAS
 from canao.target import Target
@@ -36,10 +39,14 @@ if TYPE_CHECKING:
 
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
+# What is said to the compiler where it links, and not where it makes one object of many.
+_LINKING = ("-shared", "-static")
 _TIMEOUT_S = 600
 # Packages that decide what the code of a kernel is, and which plan it is compared with.
 _KERNEL_CODE = ("isa", "graph", "fuse", "schedule", "lower", "emit", "runtime")
 _SOURCES = (".py", ".c", ".h", ".json")
+# What compilers other than zig call the least processor; some take a better one by themselves.
+_LEAST = {"x86_64": "x86-64", "aarch64": "armv8-a"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,16 @@ class Toolchain:
     def machine_flags(self, target: Target) -> tuple[str, ...]:
         if self.name == "zig":
             return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
-        march = ISAS[target.isa].gcc_march
-        return tuple(f"-march={march}".split()) if march else ()
+        return tuple(f"-march={ISAS[target.isa].gcc_march or _LEAST[target.arch]}".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A C file, the target that it is compiled for, and flags of its own."""
+
+    text: str
+    target: Target
+    flags: tuple[str, ...] = ()
 
 
 @cache
@@ -110,46 +125,78 @@ def runtime_files(*names: str) -> dict[str, str]:
     return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
 
 
+def library_files(sources: Sequence[Source]) -> dict[str, Unit]:
+    """The C files of a library with the kernels of `sources`, one for each of its instruction sets,
+    the widest last. All files but the kernels' are for the least processor: what is in them runs
+    before it is known which kernels this processor can run."""
+    least = sources[0].target.least
+    files = {
+        **runtime_files("canao_runtime.h", "thread_pool.c", "cpu.c", "model.c"),
+        "canao_model.h": sources[0].header,
+        "cpu_levels.c": cpu_levels([s.target for s in sources]),
+    }
+    kernels = {
+        f"program_{s.target.isa}.c": Unit(
+            s.code, s.target, (f"-Dcanao_program={program_name(s.target)}",)
+        )
+        for s in sources
+    }
+    return {name: Unit(text, least) for name, text in files.items()} | kernels
+
+
 def build_library(
-    sources: Mapping[str, str], target: Target, toolchain: Toolchain | None = None,
-    extra: Sequence[str] = (),
-) -> Path:  # fmt: skip
-    """A shared library of `sources` (file name -> text) with the runtime; the cached path."""
-    runtime = runtime_files("canao_runtime.h", "thread_pool.c", "model.c")
-    return _build({**sources, **runtime}, "model.so", target, toolchain, (*_SHARED, *extra))
+    sources: Sequence[Source], toolchain: Toolchain | None = None, extra: Sequence[str] = ()
+) -> Path:
+    """A shared library of what was emitted for each of its instruction sets, the widest last, with
+    the runtime; the cached path."""
+    least = sources[0].target.least
+    return _build(library_files(sources), "model.so", least, toolchain, (*_SHARED, *extra))
 
 
 def build_program(
-    sources: Mapping[str, str], target: Target, toolchain: Toolchain | None = None,
+    sources: Mapping[str, str | Unit], target: Target, toolchain: Toolchain | None = None,
     extra: Sequence[str] = (),
 ) -> Path:  # fmt: skip
-    """An executable of `sources`; the cached path."""
-    return _build(dict(sources), "program", target, toolchain, ("-pthread", "-ldl", *extra))
+    """An executable of `sources`, of which plain texts are for `target`; the cached path."""
+    units = {n: s if isinstance(s, Unit) else Unit(s, target) for n, s in sources.items()}
+    return _build(units, "program", target, toolchain, ("-pthread", "-ldl", *extra))
 
 
 def _build(
-    sources: Mapping[str, str], product: str, target: Target, toolchain: Toolchain | None,
+    units: Mapping[str, Unit], product: str, target: Target, toolchain: Toolchain | None,
     flags: Sequence[str],
 ) -> Path:  # fmt: skip
+    """The product of `units`, linked for `target`, from the cache or built."""
     toolchain = toolchain or get_toolchain()
-    options = (*toolchain.machine_flags(target), *_FLAGS, *flags)
+    machine = {name: (*toolchain.machine_flags(u.target), *u.flags) for name, u in units.items()}
+    own = toolchain.machine_flags(target)
+    linking = (*own, *_FLAGS, *flags)
     h = hashlib.sha256()
-    for part in (ENTRY_FORMAT, toolchain.name, toolchain.version, product, *options):
+    for part in (ENTRY_FORMAT, toolchain.name, toolchain.version, product, *linking):
         h.update(part.encode() + b"\0")
-    for name in sorted(sources):
-        h.update(f"{name}\0{sources[name]}\0".encode())
+    for name in sorted(units):
+        h.update("\0".join([name, *machine[name], units[name].text, ""]).encode())
     key = h.hexdigest()[:32]
+    compiling = (*_FLAGS, *(f for f in flags if f not in _LINKING))
+    apart = {name: (*toolchain.command, *chosen, *compiling)
+             for name, chosen in machine.items() if name.endswith(".c") and chosen != own}
     try:
-        return find(key, product) or _made(key, product, sources, (*toolchain.command, *options))
+        return find(key, product) or _made(
+            key, product, {n: u.text for n, u in units.items()}, apart,
+            (*toolchain.command, *linking),
+        )  # fmt: skip
     except OSError as error:
         raise _no_room(error) from None
 
 
-def _made(key: str, product: str, sources: Mapping[str, str], command: Sequence[str]) -> Path:
+def _made(
+    key: str, product: str, sources: Mapping[str, str], apart: Mapping[str, Sequence[str]],
+    command: Sequence[str],
+) -> Path:  # fmt: skip
     """Build a product in a temporary directory, then move it into the cache in one step; and keep
     the cache within its bound."""
     with WorkingDirectory("building", builds()) as work:
-        _compile(work, product, sources, command)
+        _compile(work, product, sources, apart, command)
         built = work / "entry"
         built.mkdir()
         os.replace(work / product, built / product)
@@ -159,26 +206,41 @@ def _made(key: str, product: str, sources: Mapping[str, str], command: Sequence[
     return place
 
 
-def _compile(work: Path, product: str, sources: Mapping[str, str], command: Sequence[str]) -> None:
-    """Have the compiler make `product` in the directory `work`; ToolchainError if it fails."""
+def _compile(
+    work: Path, product: str, sources: Mapping[str, str], apart: Mapping[str, Sequence[str]],
+    command: Sequence[str],
+) -> None:  # fmt: skip
+    """Have the compiler make `product` in the directory `work`; the files that `apart` names by a
+    command of their own each. ToolchainError if it fails."""
     for name, text in sources.items():
         (work / name).write_text(text, encoding="utf-8")
-    units = sorted(name for name in sources if name.endswith(".c"))
+    units = sorted(f"{n}.o" if n in apart else n for n in sources if n.endswith(".c"))
+    linked = [*command, "-o", product, *units]
+    with locked(builds(), alone=False, name=TOOLCHAIN_LOCK):
+        # The compiler takes a core for each file.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda n: _call(work, [*apart[n], "-c", n, "-o", f"{n}.o"]), apart))
+        _call(work, linked)
+    if not (work / product).is_file():
+        raise ToolchainError("the C compiler failed: it ended well and left nothing")
+
+
+def _call(work: Path, command: Sequence[str]) -> None:
+    """Run the compiler in the directory `work`; ToolchainError if it fails."""
     # What zig makes of these sources is of no use to others; its own libraries are.
     zig = {"ZIG_LOCAL_CACHE_DIR": str(work / ".zig"),
            "ZIG_GLOBAL_CACHE_DIR": str(own_directory(ZIG).absolute())}  # fmt: skip
     # Libraries must follow the sources that need them.
-    call = [c for c in command if not c.startswith("-l")] + ["-o", product, *units]
-    call += [c for c in command if c.startswith("-l")]
-    with locked(builds(), alone=False, name=TOOLCHAIN_LOCK):
-        try:
-            done = subprocess.run(
-                call, cwd=work, env={**os.environ, **zig}, capture_output=True, text=True,
-                timeout=_TIMEOUT_S, umask=0o077,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise ToolchainError(f"the C compiler did not end within {_TIMEOUT_S} s") from None
-    if done.returncode or not (work / product).is_file():
+    libraries = [c for c in command if c.startswith("-l")]
+    call = [c for c in command if c not in libraries] + ([] if "-c" in command else libraries)
+    try:
+        done = subprocess.run(
+            call, cwd=work, env={**os.environ, **zig}, capture_output=True, text=True,
+            timeout=_TIMEOUT_S, umask=0o077,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(f"the C compiler did not end within {_TIMEOUT_S} s") from None
+    if done.returncode:
         raise _failed(done.stderr)
 
 

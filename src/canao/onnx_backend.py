@@ -39,8 +39,7 @@ class TensorLibrary:
         self.graph = graph
         target = get_target()
         stages = compile_graph(graph, target)
-        sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
-        self._library = ctypes.CDLL(str(build_library(sources, target, toolchain)))
+        self._library = ctypes.CDLL(str(build_library([stages.source], toolchain)))
         self._library.canao_message.restype = ctypes.c_char_p
         self._library.canao_close.argtypes = [ctypes.c_void_p]
         self._handle = ctypes.c_void_p()

@@ -7,6 +7,7 @@ from functools import cache
 
 from canao.defaults import TARGET
 from canao.errors import InputError
+from canao.isa.features import needed
 from canao.isa.registry import ISAS, isas_of
 from canao.isa.table import Isa
 from canao.machine import Machine, local_machine
@@ -37,6 +38,28 @@ class Target:
     machine: str = ""
     extensions: tuple[str, ...] = ()
 
+    @property
+    def arch(self) -> str:
+        """The first part of the triple."""
+        return self.triple.partition("-")[0]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What code for this target may use beyond what every processor of the triple has, by
+        Linux' names. InputError if there is something that a library could not ask for."""
+        try:
+            return needed(ISAS[self.isa], self.cpu, self.arch)
+        except KeyError as error:
+            raise InputError(
+                f"{self.isa}: '{error.args[0]}' has no row in canao/isa/features.py, so no library "
+                "could ask a processor for it; add the row, or take another instruction set"
+            ) from None
+
+    @property
+    def least(self) -> Target:
+        """The least processor of the triple: what runs on it, runs on all of them."""
+        return replace(self, isa="scalar", cpu="x86_64" if self.arch == "x86_64" else "")
+
     def with_isa(self, isa: str) -> Target:
         """The same machine with another instruction set, for all that is compiled; the CPU
         follows where it is not the target's own."""
@@ -56,11 +79,13 @@ class Target:
 _X86_LINUX = "x86_64-linux-gnu.2.28"
 _ARM_LINUX = "aarch64-linux-gnu.2.28"
 
+# Scheduled for a Cortex-A76, with instructions that all of ARMv8 has: clang makes sdot of plain
+# loops where it may, and a Cortex-A72 has none.
+_ARM_CPU = "cortex_a76-v8_1a-v8_2a-lse-rdm-crc-rcpc-dotprod-fullfp16-aes-sha2"
+
 _CROSS = {
     "x86_64-linux": Target("x86_64-linux", "avx2", _X86_LINUX, ISAS["avx2"].cpu),
-    "aarch64-linux": Target(
-        "aarch64-linux", "neon", _ARM_LINUX, "cortex_a76", 64 * 1024, extensions=("neon_dotprod",)
-    ),
+    "aarch64-linux": Target("aarch64-linux", "neon", _ARM_LINUX, _ARM_CPU, 64 * 1024),
 }
 NAMES = ("host", *_CROSS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canao.build import Toolchain, build_program, runtime_files
+from canao.build import Toolchain, Unit, build_program, library_files
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
@@ -25,14 +25,10 @@ def staged(model: torch.nn.Module, target: Target, fusion: bool) -> Stages:
     return compile_graph(load_model(model)[1], target, fusion=fusion)
 
 
-def sources(source: Source, main: str = HARNESS) -> dict[str, str]:
+def sources(source: Source, main: str = HARNESS) -> dict[str, str | Unit]:
     """What a program is built of; its main function is in the file `main` of this directory."""
-    return {
-        "program.c": source.code,
-        "canao_model.h": source.header,
-        "main.c": Path(__file__).with_name(main).read_text(encoding="utf-8"),
-        **runtime_files("canao_runtime.h", "thread_pool.c", "model.c"),
-    }
+    text = Path(__file__).with_name(main).read_text(encoding="utf-8")
+    return {"main.c": text, **library_files([source])}
 
 
 def build(

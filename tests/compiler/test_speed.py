@@ -84,7 +84,7 @@ def build(folder: Path, target: Target, crippled: bool) -> Built:
     schedule = schedule_program(program, plans, target)
     source = emit(schedule, target)
     folder.mkdir()
-    library = build_library({"program.c": source.code, "canao_model.h": source.header}, target)
+    library = build_library([source])
     shutil.copyfile(library, folder / "model.so")
     (folder / "weights.bin").write_bytes(b"".join(file_parts(program.graph, schedule.weights)))
     named = {"name": target.name, "isa": target.isa, "triple": target.triple}

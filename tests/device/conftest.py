@@ -36,9 +36,7 @@ def crashing(encoder: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Art
     """The encoder, but its library ends the process that opens it."""
     host = get_target()
     source = compile_graph(load_model(classifier("small"))[1], host, planner=default_plans).source
-    library = build_library(
-        {"program.c": source.code + _TRAP, "canao_model.h": source.header}, host
-    )
+    library = build_library([replace(source, code=source.code + _TRAP)])
     folder = tmp_path_factory.mktemp("crashing") / "out"
     shutil.copytree(encoder.path, folder)
     shutil.copyfile(library, folder / "model.so")

@@ -18,14 +18,15 @@ TWO = MeasureConfig(samples=2)
 
 
 def rows(samples: Sequence[str] = ("1000000", "2000000"), **others: Sequence[str]) -> Rows:
-    named = {"samples": samples, "load": ["5"], "cold": ["6"], "peak": ["7"]} | others
+    named = {"samples": samples, "load": ["5"], "cold": ["6"], "peak": ["7"], "isa": ["neon"]}
+    named |= others
     return {name: [list(words)] for name, words in named.items()}
 
 
 def test_what_a_report_says() -> None:
     times = read_times(rows(), TWO)
     assert times.samples_ms == (1.0, 2.0) and times.peak_bytes == 7
-    assert (times.load_ms, times.cold_ms) == (5e-6, 6e-6)
+    assert (times.load_ms, times.cold_ms, times.isa) == (5e-6, 6e-6, "neon")
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,8 @@ def test_what_a_report_says() -> None:
         (rows(cold=["1", "2"]), "several numbers"), (rows(peak=["x"]), "'x' is no size"),
         ({}, "no line 'samples'"), ({**rows(), "samples": [["1", "2"], ["1", "2"]]}, "several l"),
         ({k: v for k, v in rows().items() if k != "peak"}, "no line 'peak'"),
+        ({k: v for k, v in rows().items() if k != "isa"}, "does not name the instruction set"),
+        (rows(isa=["neon", "avx2"]), "not name the ins"), (rows(isa=["mmx"]), "not name the ins"),
     ],
 )  # fmt: skip
 def test_reports_that_do_not_count(report: Rows, words: str) -> None:

@@ -149,9 +149,10 @@ def print_timing(
     if each:
         out.print(f"{'token':8} {each.percentile(50):10.3f} ms, median for one more token")
     config, pinned = timing.config, timing.environment.get("pinned", [])
+    isa = timing.environment.get("library_isa", "")
     out.print(
         f"{config.length} tokens, {config.threads} thread(s), cores {pinned or 'not pinned'}, "
-        f"{timing.environment.get('cpu', device)}"
+        f"{timing.environment.get('cpu', device)}{f', {isa}' if isa else ''}"
     )
     if timing.others:
         out.print(f"{timing.others} meanwhile")

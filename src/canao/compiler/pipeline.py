@@ -146,8 +146,7 @@ def compile_model(
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
     manifest["source"] = place.source if place else None
-    sources = {"program.c": stages.source.code, "canao_model.h": stages.source.header}
-    library = build_library(sources, target, toolchain, build_flags)
+    library = build_library([stages.source], toolchain, build_flags)
     try:
         return write_artifact(out, tokenizer, stages, library, manifest)
     except OSError as error:

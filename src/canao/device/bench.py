@@ -78,7 +78,7 @@ class BenchDevice:
         try:
             rows = self._bench(artifact, config, mode)
             times = read_times(rows, config)
-            environment = self.environment(self.pinned(config))
+            environment = self.environment(self.pinned(config)) | {"library_isa": times.isa}
         except CanaoError as error:
             return Failure("measure", str(error))
         return Timing(
@@ -198,8 +198,10 @@ def connect(transport: Transport) -> BenchDevice:
 
 
 def bench_program(target: Target) -> Path:
-    """The benchmark executable for a target."""
-    return build_program(runtime_files("bench_main.c", "bench_others.h", "canao_runtime.h"), target)
+    """The benchmark executable for the triple of a target: it runs on all processors, so that a
+    library can say what it lacks on one."""
+    files = runtime_files("bench_main.c", "bench_others.h", "canao_runtime.h")
+    return build_program(files, target.least)
 
 
 def _rows(report: str) -> dict[str, list[list[str]]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from canao.device.base import MeasureConfig
 from canao.errors import DeviceError
+from canao.isa.registry import ISAS
 
 _REMEDY = "measure again, after `canao cache --clear`"
 _MOST = 10**18  # nanoseconds, or bytes
@@ -20,12 +21,13 @@ Rows = Mapping[str, Sequence[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a report says: milliseconds, and bytes."""
+    """What a report says: milliseconds, bytes, and the instruction set whose kernels ran."""
 
     samples_ms: tuple[float, ...]
     load_ms: float
     cold_ms: float
     peak_bytes: int
+    isa: str
 
 
 def read_times(rows: Rows, config: MeasureConfig) -> Times:
@@ -38,7 +40,12 @@ def read_times(rows: Rows, config: MeasureConfig) -> Times:
     load, cold, peak = (_numbers(name, rows, least=1) for name in ("load", "cold", "peak"))
     if not len(load) == len(cold) == len(peak) == 1:
         raise _wrong("it has several numbers where one belongs")
-    return Times(tuple(ns / 1e6 for ns in samples), load[0] / 1e6, cold[0] / 1e6, peak[0])
+    isas = rows.get("isa", [])
+    if len(isas) != 1 or len(isas[0]) != 1 or isas[0][0] not in ISAS:
+        raise _wrong("it does not name the instruction set that ran")
+    return Times(
+        tuple(ns / 1e6 for ns in samples), load[0] / 1e6, cold[0] / 1e6, peak[0], isas[0][0]
+    )
 
 
 def read_steps(rows: Rows, samples: int) -> list[tuple[str, tuple[float, ...]]]:

@@ -67,6 +67,11 @@ class CompiledModel:
         self._close = weakref.finalize(self, self._library.canao_close, handle)
         _open_models.add(self)
 
+    @property
+    def isa(self) -> str:
+        """The instruction set of the kernels that run on this processor."""
+        return self._library.canao_isa().decode()
+
     def close(self) -> None:
         """Unmap the weights and end the threads. A closed model cannot be called again."""
         with self._lock:

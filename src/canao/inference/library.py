@@ -18,23 +18,18 @@ from canao.errors import DeviceError, InputError
 from canao.target import Target
 
 THIS_MACHINE = "this machine"
-_ISA_ORDER = ("scalar", "avx2", "avx512")
 
 
 def require_runnable(artifact: Artifact, target: Target, place: str = THIS_MACHINE) -> None:
-    """DeviceError unless `place`, a machine for which `target` is compiled, can run the library."""
+    """DeviceError unless `place`, a machine for which `target` is compiled, is of the kind that the
+    library was compiled for. Whether its processor has the instructions, the library itself finds
+    out when it is opened."""
     built = artifact.manifest["target"]
-    arch = target.triple.partition("-")[0]
-    same = str(built.get("triple", "")).startswith(arch)
-    isa = built.get("isa")
-    wide = isa in _ISA_ORDER and target.isa in _ISA_ORDER
-    if same and wide:
-        same = _ISA_ORDER.index(isa) <= _ISA_ORDER.index(target.isa)
-    if not same:
-        remedy = "host" if place == THIS_MACHINE else f"{arch}-linux"
+    if not str(built.get("triple", "")).startswith(f"{target.arch}-"):
+        remedy = "host" if place == THIS_MACHINE else f"{target.arch}-linux"
         raise DeviceError(
-            f"{artifact.path}: built for {built.get('name')} ({isa}), {place} is {arch} "
-            f"({target.isa}); compile with --target {remedy}"
+            f"{artifact.path}: built for {built.get('name')} ({built.get('isa')}), {place} is "
+            f"{target.arch} ({target.isa}); compile with --target {remedy}"
         )
 
 
@@ -51,6 +46,7 @@ def load_library(path: Path) -> ctypes.CDLL:
             library = ctypes.CDLL(str(link))
         library.canao_message.restype = ctypes.c_char_p
         library.canao_interface.restype = ctypes.c_char_p
+        library.canao_isa.restype = ctypes.c_char_p
         library.canao_output_size.restype = ctypes.c_int64
         library.canao_close.argtypes = [ctypes.c_void_p]
         library.canao_close.restype = None

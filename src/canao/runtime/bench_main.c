@@ -32,6 +32,7 @@ struct library {
     int (*reset)(canao_model *, int32_t);
     int64_t (*output_size)(int, int32_t);
     const char *(*message)(int);
+    const char *(*isa)(void);
 };
 
 struct request {
@@ -71,7 +72,7 @@ static int load(const char *path, struct library *l)
            find(handle, "canao_open", &l->open) && find(handle, "canao_run", &l->run) &&
            find(handle, "canao_profile", &l->profile) &&
            find(handle, "canao_output_size", &l->output_size) &&
-           find(handle, "canao_message", &l->message) &&
+           find(handle, "canao_message", &l->message) && find(handle, "canao_isa", &l->isa) &&
            (!l->extend || find(handle, "canao_reset", &l->reset));
 }
 
@@ -256,8 +257,9 @@ int main(int argc, char **argv)
     canao_model *m;
     int status = l.open(argv[2], q.threads, q.pinned ? q.cores : NULL, &m);
     if (status)
-        return fail(argv[2], l.message(status));
+        return fail(l.isa() ? argv[2] : argv[1], l.message(status));
     printf("load %llu\n", (unsigned long long)(now() - start));
+    printf("isa %s\n", l.isa());
 
     const struct canao_program *p = l.describe();
     const int32_t *in[MAX_INPUTS];

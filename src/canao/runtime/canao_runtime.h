@@ -19,6 +19,7 @@ struct canao_call {
     unsigned char *cache;   /* keys and values, shared by all threads */
     unsigned char *scratch; /* this thread's own */
     int thread, threads;
+    int32_t few_tokens; /* for each thread: see canao_few_tokens */
 };
 
 /* One kernel. With `barrier`, no thread begins it before all have ended the steps before it. With
@@ -59,7 +60,33 @@ struct canao_program {
     const char *interface; /* what canao_interface returns */
 };
 
-extern const struct canao_program canao_program;
+/* A feature that a processor may have, and the bit that says so. On x86: of a register (`word`: 0 is
+ * eax, 3 is edx) that cpuid answers for a leaf (`source`) and a part of it; `state` is what the system
+ * must save for it, as bits of XCR0. On ARM: of the entry `source` of the auxiliary vector. */
+struct canao_feature {
+    const char *name;
+    uint32_t source, part;
+    int word, bit;
+    uint64_t state;
+};
+
+/* The kernels of one instruction set, and all features that their code may use. */
+struct canao_level {
+    const char *isa;
+    const struct canao_program *program;
+    const struct canao_feature *features;
+    int feature_count;
+};
+
+/* Those of this library, the widest first. All of the library's code but the kernels is compiled for
+ * the least processor, so that it can find out which kernels it may call. */
+extern const struct canao_level canao_levels[];
+extern const int canao_level_count;
+
+/* cpu.c: the first level all of whose features this processor has; NULL if there is none. */
+const struct canao_level *canao_cpu_level(void);
+/* What this processor lacks for the least level, in English. */
+const char *canao_cpu_lacks(void);
 
 /* A thread's share of `total` units of work. In all kernels of the same total it is the same. */
 static inline void canao_share(int64_t total, const struct canao_call *call, int64_t *begin,
@@ -86,7 +113,7 @@ static inline void canao_share_last(int64_t total, const struct canao_call *call
 static inline int canao_few_tokens(const struct canao_call *call, int last_only)
 {
     const int64_t tokens = call->tokens - (last_only ? call->first : 0);
-    return call->threads > 1 && tokens <= (int64_t)canao_program.few_tokens * call->threads;
+    return call->threads > 1 && tokens <= (int64_t)call->few_tokens * call->threads;
 }
 
 /* With few tokens, gives a thread all rows of a packed GEMM and a share of its columns, in whole

@@ -52,6 +52,14 @@ struct batch {
     atomic_uint next; /* the first sequence that no thread has taken */
 };
 
+/* What runs on this processor. On one that can run nothing, the program of the least level: no model
+ * is open there, and all that is read of it are numbers that it shares with the others. */
+static const struct canao_program *program(void)
+{
+    const struct canao_level *level = canao_cpu_level();
+    return (level ? level : &canao_levels[canao_level_count - 1])->program;
+}
+
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'W', '0', '2'};
 
 /* The models that are open. What a caller holds is no address: it names a place in this table, and
@@ -180,7 +188,7 @@ static int map_weights(const char *path, const unsigned char **file)
         close(fd);
         return CANAO_FILE;
     }
-    if ((uint64_t)info.st_size != canao_program.weights_bytes) {
+    if ((uint64_t)info.st_size != program()->weights_bytes) {
         close(fd);
         return CANAO_FORMAT;
     }
@@ -190,8 +198,8 @@ static int map_weights(const char *path, const unsigned char **file)
         return CANAO_FILE;
     uint64_t head[2]; /* layout, size */
     memcpy(head, (const unsigned char *)mapped + sizeof magic, sizeof head);
-    if (memcmp(mapped, magic, sizeof magic) || head[0] != canao_program.layout ||
-        head[1] != canao_program.weights_bytes) {
+    if (memcmp(mapped, magic, sizeof magic) || head[0] != program()->layout ||
+        head[1] != program()->weights_bytes) {
         munmap(mapped, (size_t)info.st_size);
         return CANAO_FORMAT;
     }
@@ -228,7 +236,7 @@ static unsigned char *allocate(uint64_t size)
 
 static unsigned char *allocate_arena(void)
 {
-    return allocate(canao_program.arena_bytes + canao_program.cache_bytes);
+    return allocate(program()->arena_bytes + program()->cache_bytes);
 }
 
 /* Whether this thread can be pinned to each of the cores; its own stay as they are. */
@@ -266,7 +274,7 @@ static void discard(struct model *m)
     for (int t = 0; t < m->threads; t++)
         free(m->arenas[t]);
     if (m->file)
-        munmap((void *)m->file, (size_t)canao_program.weights_bytes);
+        munmap((void *)m->file, (size_t)program()->weights_bytes);
     free(m);
 }
 
@@ -278,6 +286,8 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     *model = NULL;
     if (threads < 1 || threads > MAX_THREADS)
         return CANAO_ARGUMENT;
+    if (!canao_cpu_level())
+        return CANAO_CPU;
     int status = cores ? check_cores(cores, threads) : CANAO_OK;
     if (status)
         return status;
@@ -293,8 +303,8 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     status = map_weights(weights, &m->file);
     if (!status) {
         m->arenas[0] = allocate_arena();
-        m->positions = count_up(canao_program.max_length);
-        m->scratch = allocate(canao_program.scratch_bytes * (uint64_t)threads);
+        m->positions = count_up(program()->max_length);
+        m->scratch = allocate(program()->scratch_bytes * (uint64_t)threads);
         if (!m->arenas[0] || !m->scratch || !m->positions)
             status = CANAO_MEMORY;
     }
@@ -328,6 +338,7 @@ static uint64_t now(void)
 static struct canao_call make_call(const struct model *m, const struct sequence *sequence,
                                    unsigned char *arena, int thread)
 {
+    const struct canao_program *p = program();
     return (struct canao_call){
         .tokens = sequence->length,
         .past = sequence->past,
@@ -336,9 +347,10 @@ static struct canao_call make_call(const struct model *m, const struct sequence 
         .positions = m->positions + sequence->past,
         .weights = m->file + HEADER_BYTES,
         .arena = arena,
-        .cache = arena + canao_program.arena_bytes,
-        .scratch = m->scratch + (uint64_t)thread * canao_program.scratch_bytes,
+        .cache = arena + p->arena_bytes,
+        .scratch = m->scratch + (uint64_t)thread * p->scratch_bytes,
         .threads = 1,
+        .few_tokens = p->few_tokens,
     };
 }
 
@@ -349,8 +361,9 @@ static void run_steps(void *context, int thread)
     struct canao_call call = make_call(m, &m->sequence, m->arenas[0], thread);
     call.thread = thread;
     call.threads = m->threads;
-    for (int i = 0; i < canao_program.step_count; i++) {
-        const struct canao_step *step = &canao_program.steps[i];
+    const struct canao_program *p = program();
+    for (int i = 0; i < p->step_count; i++) {
+        const struct canao_step *step = &p->steps[i];
         uint64_t start = 0;
         if (step->barrier || m->ns || canao_few_tokens(&call, step->last_only))
             canao_pool_barrier(m->pool);
@@ -367,20 +380,21 @@ static void run_steps(void *context, int thread)
 
 CANAO_EXPORT int64_t canao_output_size(int index, int32_t length)
 {
-    if (index < 0 || index >= canao_program.output_count || length < 1 ||
-        length > canao_program.max_length)
+    const struct canao_program *p = program();
+    if (index < 0 || index >= p->output_count || length < 1 || length > p->max_length)
         return 0;
-    const int64_t *size = canao_program.outputs[index].size, s = length;
+    const int64_t *size = p->outputs[index].size, s = length;
     return size[0] + size[1] * s + size[2] * s * s;
 }
 
 /* Copies the last rows of each output, one for each wanted token; all rows if all are wanted. */
 static void copy_outputs(const struct sequence *sequence, const unsigned char *arena)
 {
-    for (int i = 0; i < canao_program.output_count && sequence->wanted; i++) {
+    const struct canao_program *p = program();
+    for (int i = 0; i < p->output_count && sequence->wanted; i++) {
         const size_t size = (size_t)canao_output_size(i, sequence->wanted) * sizeof(float);
         const size_t whole = (size_t)canao_output_size(i, sequence->length) * sizeof(float);
-        memcpy(sequence->outputs[i], arena + canao_program.outputs[i].offset + whole - size, size);
+        memcpy(sequence->outputs[i], arena + p->outputs[i].offset + whole - size, size);
     }
 }
 
@@ -397,29 +411,31 @@ static void run_sequences(void *context, int thread)
 {
     struct batch *b = context;
     unsigned char *arena = b->model->arenas[thread];
+    const struct canao_program *p = program();
     for (;;) {
         const unsigned i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed);
         if (i >= b->count)
             return;
         const struct canao_call call = make_call(b->model, &b->sequences[i], arena, thread);
-        for (int k = 0; k < canao_program.step_count; k++)
-            canao_program.steps[k].run(&call);
+        for (int k = 0; k < p->step_count; k++)
+            p->steps[k].run(&call);
         copy_outputs(&b->sequences[i], arena);
     }
 }
 
 static int check(const struct sequence *sequence)
 {
+    const struct canao_program *p = program();
     const int32_t length = sequence->length;
     if (!sequence->inputs || (sequence->wanted && !sequence->outputs))
         return CANAO_ARGUMENT;
-    for (int i = 0; i < canao_program.output_count && sequence->wanted; i++)
+    for (int i = 0; i < p->output_count && sequence->wanted; i++)
         if (!sequence->outputs[i])
             return CANAO_ARGUMENT;
-    if (length < 1 || length > canao_program.max_length - sequence->past)
+    if (length < 1 || length > p->max_length - sequence->past)
         return CANAO_LENGTH;
-    for (int i = 0; i < canao_program.input_count; i++) {
-        const int32_t *ids = sequence->inputs[i], limit = canao_program.inputs[i].limit;
+    for (int i = 0; i < p->input_count; i++) {
+        const int32_t *ids = sequence->inputs[i], limit = p->inputs[i].limit;
         if (!ids)
             return CANAO_ARGUMENT;
         if (limit == CANAO_FLOATS)
@@ -635,9 +651,15 @@ CANAO_EXPORT int canao_run_batch(canao_model *model, int count, const int32_t *c
     return status;
 }
 
-CANAO_EXPORT const struct canao_program *canao_describe(void) { return &canao_program; }
+CANAO_EXPORT const struct canao_program *canao_describe(void) { return program(); }
 
-CANAO_EXPORT const char *canao_interface(void) { return canao_program.interface; }
+CANAO_EXPORT const char *canao_interface(void) { return program()->interface; }
+
+CANAO_EXPORT const char *canao_isa(void)
+{
+    const struct canao_level *level = canao_cpu_level();
+    return level ? level->isa : NULL;
+}
 
 CANAO_EXPORT const char *canao_message(int status)
 {
@@ -653,6 +675,8 @@ CANAO_EXPORT const char *canao_message(int status)
         "another call on this model is under way",
         "the model is closed, or was never opened",
     };
+    if (status == CANAO_CPU)
+        return canao_cpu_lacks();
     const int known = (int)(sizeof text / sizeof *text);
     return status >= 0 && status < known ? text[status] : "unknown status";
 }

@@ -116,8 +116,7 @@ def build_trial(
     made = _Assembly(pairs, target, copies)
     schedule = schedule_program(made.program, made.plans, target)
     source = emit(schedule, target)
-    sources = {"program.c": source.code, "canao_model.h": source.header}
-    library = build_library(sources, target, toolchain)
+    library = build_library([source], toolchain)
     folder.mkdir(parents=True)
     (folder / "model.so").symlink_to(library.resolve())
     try:

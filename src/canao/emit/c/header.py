@@ -82,7 +82,8 @@ enum canao_status {{
     CANAO_MEMORY = 6,
     CANAO_THREADS = 7,  /* threads cannot be started, or pinned to the cores */
     CANAO_BUSY = 8,     /* another call on the same model is under way */
-    CANAO_CLOSED = 9    /* the model was closed, or never opened */
+    CANAO_CLOSED = 9,   /* the model was closed, or never opened */
+    CANAO_CPU = 10      /* this processor lacks what the kernels need; the message says what */
 }};
 
 /* A handle, not an address: what is done with one that was closed is CANAO_CLOSED. */
@@ -90,7 +91,8 @@ typedef struct canao_model canao_model;
 
 /* Maps the weights file and starts `threads` - 1 threads, of 1 to 64. `cores` pins thread i to
  * cores[i]; NULL pins none. Thread 0 is the caller of canao_run or canao_run_batch, pinned for the
- * length of the call. A core that this process may not use is CANAO_THREADS.
+ * length of the call. A core that this process may not use is CANAO_THREADS. On a processor that
+ * cannot run the library's kernels it is CANAO_CPU, and nothing is opened.
  *
  * A process that is forked has the model too, in the state that it was in, and may call it and
  * must close it for itself: the first call there starts threads anew, or is CANAO_THREADS. */
@@ -116,6 +118,9 @@ int64_t canao_output_size(int index, int32_t length);
 /* What the library takes and gives, as JSON: inputs, outputs, max_length and resumes as in the
  * manifest. */
 const char *canao_interface(void);
+
+/* The instruction set of the kernels that run on this processor, as "avx2"; NULL where none can. */
+const char *canao_isa(void);
 
 /* Ends the threads and frees the memory, once a call under way on another thread has ended. For
  * NULL, and for a model that is closed already, it does nothing. */

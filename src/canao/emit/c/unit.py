@@ -36,15 +36,16 @@ from canao.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the toolchain needs: the C file and its header."""
+    """What the toolchain needs: the C file, its header, and the target that the file is for."""
 
     code: str
     header: str
+    target: Target
 
 
 def emit(schedule: Schedule, target: Target) -> Source:
     """C for a schedule. The same schedule and target give the same bytes."""
-    return Source(_Unit(schedule, target).text(), header(schedule.program.graph))
+    return Source(_Unit(schedule, target).text(), header(schedule.program.graph), target)
 
 
 class _Unit:
