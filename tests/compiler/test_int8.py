@@ -25,6 +25,7 @@ from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.machine import local_machine
 from canao.target import Target, get_target
 from tests.compiler import programs
+from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.families import FAMILIES, make, reference, text
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
@@ -33,7 +34,6 @@ from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
 HOST = get_target()
-EMULATION = Path(__file__).parents[1] / "emulation"
 ARM = Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 # A float32 sum that is rounded in another order may move a level by one, which moves an output by
 # a part of 1/127 of its row. A wrong scale or column is far beyond.
@@ -127,10 +127,9 @@ def test_accumulators_are_exact_under_qemu(isa: str, qemu: str, tmp_path: Path) 
 @pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
 def test_accumulators_are_exact_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
     """What this processor may not have, lane by lane: the code but for the compiler's last step."""
-    target = replace(HOST.with_isa(isa), cpu=ISAS["avx2"].cpu)
-    flags = (f"-I{EMULATION}", "-Wno-psabi", "-lm")
-    expect_exact(target, tmp_path, (), *flags)
-    expect_exact(target, tmp_path, (), *flags, sizes=((127, 49),), deepest=64)
+    target = emulated(isa)
+    expect_exact(target, tmp_path, (), *EMULATION)
+    expect_exact(target, tmp_path, (), *EMULATION, sizes=((127, 49),), deepest=64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

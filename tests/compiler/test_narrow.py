@@ -3,7 +3,6 @@ instruction set."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,15 @@ from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
 from canao.graph.meanings import narrowed, widened
 from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
-from canao.isa.registry import ISAS, isas_of
+from canao.isa.registry import isas_of
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.quantize import PRECISIONS
 from canao.target import Target
 from tests.compiler import programs
+from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
-from tests.compiler.test_int8 import ARM, EMULATION, HOST, runnable
+from tests.compiler.test_int8 import ARM, HOST, runnable
 from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
@@ -93,8 +93,7 @@ def test_exact_sums_under_qemu(isa: str, qemu: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
 @pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
 def test_exact_sums_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
-    target = replace(HOST.with_isa(isa), cpu=ISAS["avx2"].cpu)
-    expect_exact(target, tmp_path, (), f"-I{EMULATION}", "-Wno-psabi", "-lm")
+    expect_exact(emulated(isa), tmp_path, (), *EMULATION)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
