@@ -22,9 +22,10 @@ from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model, rewritten
+from canao.compiler.pipeline import compile_model
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import InputError
+from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import isas_of
