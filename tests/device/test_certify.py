@@ -212,7 +212,7 @@ def test_another_precision_than_the_librarys_is_refused(artifact: Artifact) -> N
     assert row["precision"] == "float32"
     assert "(float32, 1024 samples" in str(load_certificate(artifact))
     edited(artifact, precision="int8")
-    with pytest.raises(InputError, match='says precision "int8", and the library.s is float32'):
+    with pytest.raises(InputError, match=r'says precision "int8", and the library.s is float32'):
         load_certificate(artifact)
     assert "the library's is float32" in str(unfitting(artifact))
 
