@@ -23,9 +23,10 @@ MEASURED = {"length": PROTOCOL.length, "threads": PROTOCOL.threads}
 TUNED = MEASURED | {"target": TARGET, "budget_s": TUNE_SECONDS}
 SEARCHED = {
     **{name: getattr(DEFAULTS, name) for name in
-       ("run_dir", "task", "trials", "max_minutes", "controller", "seed", "percentile")},
+       ("run_dir", "task", "trials", "max_minutes", "controller", "seed", "percentile",
+        "max_loss")},
     **{name: getattr(TRAINING, name) for name in
-       ("metric", "quick_steps", "teacher_epochs", "teacher_lr")},
+       ("metric", "quick_steps", "teacher_epochs", "teacher_lr", "precision", "quantized_epochs")},
     **MEASURED,
     "samples": PROTOCOL.samples, "epochs": TRAINING.final_epochs, "device": DEVICE,
 }  # fmt: skip

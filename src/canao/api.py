@@ -23,7 +23,8 @@ from canao.train.options import TrainOptions, TrainProgress
 if TYPE_CHECKING:
     from canao.model.hub import ModelPlace
     from canao.search import SearchResult
-    from canao.search.options import Event
+    from canao.search.options import Event, Finish
+    from canao.train.data import TextData
     from canao.tuning import TuningResult
 
 DEVICES = ("local", "null")
@@ -133,6 +134,8 @@ def search(
     metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
     epochs: int = _TRAINING.final_epochs, teacher_epochs: int = _TRAINING.teacher_epochs,
     teacher_lr: float = _TRAINING.teacher_lr,
+    precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
+    quantized_epochs: int | None = _TRAINING.quantized_epochs,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -149,6 +152,12 @@ def search(
     budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
     length       tokens of the measured sequence; training sequences are truncated to it, too
     others_limit share of a core that other programs may take while a library is judged
+    precision    of the products of all libraries. In another one than float32 the best student's is
+                 run on the development set, and its score is the library's
+    max_loss     points of the metric that it may lose there against float32; where it loses more,
+                 products go back to float32, and that library is measured
+    quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
+                 None: a third of them, one at least
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
@@ -166,7 +175,9 @@ def search(
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
+            precision=precision, quantized_epochs=quantized_epochs,
         ),
+        max_loss=max_loss,
         identity=_teacher_facts(place),
     )  # fmt: skip
     where = get_device(device) if isinstance(device, str) else device
@@ -180,7 +191,10 @@ def search(
     })  # fmt: skip
     say = train_progress or silent
     trainer = Trainer(place.path, texts, run_dir / "train", options.training, say, ignored)
-    return run_search(options, trainer, _compiler(where), where, progress or silent)
+    return run_search(
+        options, trainer, _compiler(where, precision), where, progress or silent,
+        _finisher(where, texts, options),
+    )  # fmt: skip
 
 
 def _teacher_facts(place: ModelPlace) -> dict[str, str]:
@@ -190,7 +204,30 @@ def _teacher_facts(place: ModelPlace) -> dict[str, str]:
     return {"teacher": place.hub, "teacher_commit": place.commit}
 
 
-def _compiler(device: Device) -> Callable[[Path, Path], Artifact]:
+def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:
     from canao.compiler.pipeline import compile_model
 
-    return lambda model_dir, out: compile_model(model_dir, out, target=device.target)
+    return lambda model_dir, out: compile_model(
+        model_dir, out, target=device.target, precision=precision
+    )
+
+
+def _finisher(device: Device, data: TextData, options: SearchOptions) -> Finish | None:
+    """Compiles a finished student and checks what its precision loses on `data.dev`; None in
+    float32, which loses nothing."""
+    from canao.accuracy.gate import compile_checked, require_runnable
+    from canao.search.options import Finished
+
+    if options.precision == PRECISION:
+        return None
+    require_runnable(device.target, f"search in {PRECISION}")
+
+    def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
+        found = compile_checked(
+            model_dir, out, replace(data, told=()), precision=options.precision,
+            max_loss=options.max_loss, metric=options.training.metric, target=device.target,
+            progress=say,
+        )  # fmt: skip
+        return Finished(found.artifact, found.compiled.score)
+
+    return finish

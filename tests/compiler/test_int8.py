@@ -36,8 +36,9 @@ from tests.oracle import assert_close
 HOST = get_target()
 ARM = Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 # A float32 sum that is rounded in another order may move a level by one, which moves an output by
-# a part of 1/127 of its row. A wrong scale or column is far beyond.
-LEVEL = 0.02
+# a part of 1/127 of its row, and more of them in the layers after it: 0.025 was seen in one of 24
+# texts (Albert, whose layers share their weights). A wrong scale or column is far beyond.
+LEVEL = 0.04
 # What int8 changes in outputs of unit scale of these small random models, at most.
 COST = 0.25
 # Depths and widths off every step, panel and vector, and one that fills several panels.
@@ -107,6 +108,23 @@ def runnable() -> list[str]:
 @pytest.mark.parametrize("isa", runnable())
 def test_accumulators_are_exact(isa: str, tmp_path: Path) -> None:
     expect_exact(HOST.with_isa(isa), tmp_path)
+
+
+@pytest.mark.parametrize("isa", runnable())
+def test_levels_and_scales_are_the_interpreters(isa: str, tmp_path: Path) -> None:
+    """To the bit: the weights are the identity, so that rows come out as they were rounded."""
+    table = np.random.default_rng(3).standard_normal((40, 5)).astype(np.float32)
+    table[7] = 0
+    constants = {"table": table, "w": np.eye(5, dtype=np.int8), "scales": np.ones(5, np.float32)}
+    graph = product(5, 5)
+    graph = verify(retype(graph.replace(constants=constants)))
+    target = HOST.with_isa(isa)
+    program = fuse(graph, backend_of(target).legal, lambda *_: True)
+    schedule = schedule_program(program, default_plans(program, target), target)
+    built = programs.build_schedule(schedule, target, tmp_path)
+    (got,) = programs.run([*built, "1"], [(np.arange(40),)])
+    want = interpret(graph, [np.arange(40)], np.float32)["y"].astype(np.float32)
+    assert np.array_equal(got, want.ravel())
 
 
 @pytest.mark.parametrize("isa", runnable())

@@ -171,7 +171,7 @@ def test_a_certificate_of_another_artifact_is_refused(artifact: Artifact, tmp_pa
 # What is known by nobody but the measurement, so that no other line of the file speaks against it.
 FREE = {"date", "device", "environment", "made_by", "load_ms", "cold_ms", "peak_bytes", "files",
         "budget_ms", "predicted_ms", "config", "others", "others_limit", "samples_ms", "percentile",
-        "format"}  # fmt: skip
+        "format", "precision"}  # fmt: skip
 DERIVED = {"holds", "measured_ms", "error", "latency_ms", "disturbed", "digest"}
 
 
@@ -205,6 +205,16 @@ def test_what_does_not_follow_from_the_samples_is_refused(artifact: Artifact) ->
         edited(artifact, **row | {"latency_ms": better})
         with pytest.raises(InputError, match="says 'latency_ms'"):
             load_certificate(artifact)
+
+
+def test_another_precision_than_the_librarys_is_refused(artifact: Artifact) -> None:
+    row = made_row(artifact)
+    assert row["precision"] == "float32"
+    assert "(float32, 1024 samples" in str(load_certificate(artifact))
+    edited(artifact, precision="int8")
+    with pytest.raises(InputError, match=r'says precision "int8", and the library.s is float32'):
+        load_certificate(artifact)
+    assert "the library's is float32" in str(unfitting(artifact))
 
 
 def test_a_budget_under_what_was_measured_makes_it_a_miss(artifact: Artifact) -> None:
@@ -290,7 +300,7 @@ def test_damaged_certificate_is_refused(artifact: Artifact, text: str) -> None:
 def test_an_earlier_format_gets_its_line(artifact: Artifact) -> None:
     old = {"format": 1, "holds": True, "measured_ms": 1.0, "digest": "0" * 64}
     (artifact.path / "certificate.json").write_text(json.dumps(old))
-    with pytest.raises(InputError, match="format 1, this CANAO reads 2; run `canao certify` again"):
+    with pytest.raises(InputError, match="format 1, this CANAO reads 3; run `canao certify` again"):
         load_certificate(artifact)
 
 

@@ -54,7 +54,7 @@ def arch_of(artifact: Artifact) -> Arch:
     return Arch.from_json((artifact.path / "arch.json").read_text())
 
 
-def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
+def compile_by_formula(model_dir: Path, out: Path, precision: str = "float32") -> Artifact:
     """An artifact directory that `Artifact` accepts; the library in it is a line of text."""
     arch = Arch.from_json((model_dir / "arch.json").read_text())
     out.mkdir()
@@ -69,7 +69,7 @@ def compile_by_formula(model_dir: Path, out: Path) -> Artifact:
         "left_padding": False, "tokenizer": None,
         "inputs": [{"name": "input_ids", "dtype": "int32", "shape": ["s"], "limit": 99}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}],
-        "max_length": 512, "resumes": False, "fusion": True, "precision": "float32",
+        "max_length": 512, "resumes": False, "fusion": True, "precision": precision,
         "kept_in_float32": [], "agreement": None,
         "operators": 60 * arch.layers + 9, "parameters": 0, "rewrites": {},
         "flops": {"length": 128, "total": 1000 * len(kernels)},

@@ -180,7 +180,7 @@ def test_the_report_is_not_taken_in_by_a_manifest_that_fits(run_dir: Path) -> No
         ({"budget_ms": 0.001}, "says 'holds' true"),
         ({"samples_ms": [0.1] * 1024}, "its samples and files make it"),
         ({"samples_ms": [0.1] * 3}, "has 3 samples"),
-        ({"format": 1}, "format 1, this CANAO reads 2"),
+        ({"format": 1}, "format 1, this CANAO reads 3"),
         ({"holds": "yes"}, "holds"),
     ],
 )

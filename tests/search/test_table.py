@@ -48,15 +48,18 @@ def test_table_is_kept_and_apart_by_key(tmp_path: Path) -> None:
     assert ARCH not in LatencyTable(path, "there")
 
 
-def test_machines_targets_and_code_have_tables_of_their_own(
+def test_machines_targets_code_and_precisions_have_tables_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, config = NullDevice(), MeasureConfig()
     there = NullDevice(machine=Machine(cpu="another"))
     arm = NullDevice(target=get_target("aarch64-linux"))
-    asked = [(here, config), (there, config), (arm, config), (here, MeasureConfig(threads=2))]
+    asked = [
+        (here, config, "float32"), (there, config, "float32"), (arm, config, "float32"),
+        (here, MeasureConfig(threads=2), "float32"), (here, config, "int8"),
+    ]  # fmt: skip
     keys = {table_key(*one) for one in asked}
-    assert table_key(NullDevice(), config) in keys
+    assert table_key(NullDevice(), config, "int8") in keys
     monkeypatch.setattr("canao.search.place.code_stamp", lambda toolchain: "newer")
     assert len(keys | {table_key(*one) for one in asked}) == 2 * len(asked)
 

@@ -19,6 +19,7 @@ from canao.errors import InputError
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import default_plans
+from canao.precision.quantize import PRECISIONS
 from canao.schedule.database import VERSION, Database, Measured, region_text
 from canao.schedule.plan import Plan, plan_text
 from canao.target import get_target
@@ -158,6 +159,19 @@ def test_keys_differ_where_speed_may() -> None:
     attention = heads.bert.encoder.layer[0].attention.self
     attention.num_attention_heads, attention.attention_head_size = 2, 32
     assert len(set(small) - set(texts(heads))) == 1, "other heads, another key"
+
+
+def test_keys_differ_by_precision() -> None:
+    """Times of products in float32 are never taken for those of whole numbers."""
+    graph = load_model(classifier("small", layers=1), 32)[1]
+    float32, int8 = (
+        {region_text(program.graph, region) for region in program.regions}
+        for program in (compile_graph(graph, HOST, precision=p).program for p in PRECISIONS[:2])
+    )
+    assert sum("quantized_linear" in text for text in int8) == 4, "each product of the layer"
+    # What is left are the pooler, the classifier and attention.
+    assert sum("linear" in text for text in float32 & int8) == 2
+    assert sum("linear" in text for text in float32 - int8) == 4
 
 
 def test_every_region_has_a_text() -> None:

@@ -22,9 +22,10 @@ from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model, rewritten
+from canao.compiler.pipeline import compile_model
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import InputError
+from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import isas_of
@@ -32,6 +33,7 @@ from canao.precision.agreement import distances
 from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
 from canao.target import Target, get_target
 from canao.train.data import TextData
+from canao.train.metrics import check_metric
 
 _SAMPLE = 4  # texts on which outputs are compared
 _NAMED = 5  # products that a manifest names
@@ -68,10 +70,12 @@ class Checked:
 
 def compile_checked(
     model: str | Path | Any, out: str | Path, data: TextData | str | Path, *, precision: str,
-    max_loss: float = MAX_LOSS, progress: Callable[[str], None] = silent, **options: Any,
+    max_loss: float = MAX_LOSS, metric: str | None = None,
+    progress: Callable[[str], None] = silent, **options: Any,
 ) -> Checked:  # fmt: skip
     """`compile_model` with the same options, and what the library loses on `data.dev`. Data may be
-    given as a path or a name, as for `labelled_text`.
+    given as a path or a name, as for `labelled_text`; what is lost is by `metric`, the task's usual
+    one where none is named.
 
     InputError if it loses more than `max_loss` points though all but one of its products went back
     to float32; nothing is written then.
@@ -84,14 +88,15 @@ def compile_checked(
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
     target = options.get("target") or get_target()
-    _require_runnable(target)
+    require_runnable(target, "check without --target and --isa, then compile with them")
     check_destination(Path(out))
     data = data if isinstance(data, TextData) else labelled_text(data)
+    check_metric(metric, data)
     for line in data.told:
         progress(line)
     with WorkingDirectory("canao-check") as folder:
         reference = compile_model(model, folder / "reference", **options)
-        want = predictions(reference, data)
+        want = _by(metric, predictions(reference, data))
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):
             progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
@@ -105,7 +110,7 @@ def compile_checked(
                 model, folder / "library", precision=precision,
                 kept=[s.name for s in kept], **options,
             )  # fmt: skip
-            got = predictions(artifact, data)
+            got = _by(metric, predictions(artifact, data))
             checked = Checked(artifact, want, got, tuple(s.where for s in kept), hurting)
             told = f"{count} of {len(hurting)} products and tables in {FLOAT32}"
             progress(f"{precision}, {told}: {shown(got)}, {checked.loss:.2f} points lost")
@@ -119,15 +124,20 @@ def compile_checked(
     )
 
 
-def _require_runnable(target: Target) -> None:
+def require_runnable(target: Target, remedy: str) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
     host = get_target()
     known = [isa.name for isa in isas_of(host.triple)]
     if target.triple != host.triple or target.isa not in known[: known.index(host.isa) + 1]:
         raise InputError(
             f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "
-            f"({target.isa}); check without --target and --isa, then compile with them"
+            f"({target.isa}); {remedy}"
         )
+
+
+def _by(metric: str | None, found: Predictions) -> Predictions:
+    """The same, judged by another of its metrics."""
+    return found if metric is None else replace(found, score=replace(found.score, primary=metric))
 
 
 def shown(of: Predictions) -> str:

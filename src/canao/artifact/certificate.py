@@ -26,7 +26,7 @@ from canao.artifact.measured import Others, percentile, summary
 from canao.artifact.reading import fits, read_json, shown
 from canao.errors import BudgetError, InputError
 
-CERTIFICATE_FORMAT = 2
+CERTIFICATE_FORMAT = 3
 CERTIFICATE_FILE = "certificate.json"
 # The percentile of the samples that a budget limits, and the least number of samples that MLPerf
 # Mobile takes for it (single inferences).
@@ -45,6 +45,7 @@ _SAME = 1e-9
 class Certificate:
     """One library measured against a budget, on one device under one protocol; times in ms.
 
+    precision      of the library's products, as its manifest says it
     predicted_ms   prediction of the latency table; None without a table
     samples_ms     every sample, in the order in which they were taken
     load_ms        time to open the library; cold_ms the first inference after that
@@ -56,6 +57,7 @@ class Certificate:
     date           UTC, ISO 8601
     """
 
+    precision: str
     budget_ms: float
     percentile: float
     predicted_ms: float | None
@@ -129,7 +131,7 @@ class Certificate:
         others = "what others did is not told" if self.others is None else str(self.others)
         return (
             f"p{self.percentile:g} {self.measured_ms:.4g} ms on {self.device} "
-            f"({len(self.samples_ms)} samples, {self.config['length']} tokens, "
+            f"({self.precision}, {len(self.samples_ms)} samples, {self.config['length']} tokens, "
             f"{self.config['threads']} threads; {others}), budget {self.budget_ms:g} ms"
         )
 
@@ -250,6 +252,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
 
     format: int
     holds: bool
+    precision: _Name
     budget_ms: _Sample
     percentile: Annotated[float, Meta(gt=0, le=100)]
     measured_ms: float
@@ -278,6 +281,7 @@ def _certificate(row: _Row) -> Certificate:
         cores = {int(core): share for core, share in row.others.cores.items()}
         others = Others(cores, tuple(row.others.used), row.others.waited)
     return Certificate(
+        precision=row.precision,
         budget_ms=row.budget_ms,
         percentile=row.percentile,
         predicted_ms=row.predicted_ms,
@@ -328,7 +332,8 @@ def _same(said: Any, value: Any) -> bool:
 def _check_files(
     certificate: Certificate, path: Path, artifact: Artifact, now: Mapping[str, str]
 ) -> None:
-    """InputError unless the files whose digests are `now` are those that were measured."""
+    """InputError unless the files whose digests are `now` are those that were measured, and are
+    what the certificate says of them."""
     for name in sorted(now.keys() | certificate.files.keys()):
         if name not in certificate.files:
             raise InputError(f"{path}: was made without {artifact.path / name}; {_AGAIN}")
@@ -337,3 +342,8 @@ def _check_files(
                 f"{path}: is not of {artifact.path / name} as it is now; restore the file, or "
                 f"{_AGAIN}"
             )
+    if certificate.precision != artifact.precision:
+        raise InputError(
+            f"{path}: says precision {shown(certificate.precision)}, and the library's is "
+            f"{artifact.precision}; {_AGAIN}"
+        )

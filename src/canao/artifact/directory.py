@@ -60,6 +60,11 @@ class Artifact:
         return int(self.manifest["max_length"])
 
     @property
+    def precision(self) -> str:
+        """Of the products, as `canao compile --precision` names it."""
+        return str(self.manifest["precision"])
+
+    @property
     def operators(self) -> int:
         """How many operators the model had before fusion."""
         return int(self.manifest["operators"])

@@ -86,6 +86,7 @@ TextColumns = Annotated[
     str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
+Precision = Annotated[str, typer.Option(help="of products: float32 or int8")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -152,6 +153,15 @@ def search(
     teacher_lr: Annotated[float, typer.Option(help="learning rate of that fine-tuning")] = (
         _TRAINING.teacher_lr
     ),
+    precision: Precision = PRECISION,
+    max_loss: Annotated[
+        float, typer.Option(help="points of the metric that the student's library may lose against "
+                            "float32, in another --precision")
+    ] = DEFAULTS.max_loss,
+    quantized_epochs: Annotated[
+        int | None, typer.Option(help="last epochs of the final training that round as the library "
+                                 "will, in int8; default a third")
+    ] = _TRAINING.quantized_epochs,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     search_and_report(
@@ -162,7 +172,8 @@ def search(
         trials=trials, controller=controller, seed=seed, percentile=percentile,
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-        teacher_lr=teacher_lr,
+        teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
+        quantized_epochs=quantized_epochs,
     )  # fmt: skip
 
 
@@ -212,7 +223,7 @@ def compile(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
-    precision: Annotated[str, typer.Option(help="of products: float32 or int8")] = PRECISION,
+    precision: Precision = PRECISION,
     check: Annotated[
         str | None, typer.Option(help="labelled text, as --data of search: compare with float32")
     ] = None,
@@ -403,6 +414,7 @@ def inspect(
     ),
     target: TargetName = TARGET,
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
+    precision: Precision = PRECISION,
     ignore: Ignore = None,
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
@@ -413,7 +425,7 @@ def inspect(
 
     report, error = inspect_model(
         model, get_target(target), length, max_length, revision, ignore or (),
-        _limits(max_nodes, max_memory),
+        _limits(max_nodes, max_memory), precision,
     )  # fmt: skip
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else format_report(report))
     if error is not None:
@@ -458,13 +470,14 @@ def bench(
     if as_json or raw:
         form = timing.to_dict(raw=raw) | {"latency_ms": timing.summary(asked)}
         form["others"] = timing.others and timing.others.to_dict()
+        form["precision"] = loaded.precision
         if each:
             form["token_ms"] = each.summary(asked)
         if profile:
             form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
         return
-    print_timing(timing, each, asked, where.name)
+    print_timing(timing, each, asked, where.name, loaded.precision)
     if profile:
         print_profile(loaded, where, steps, config)
 

@@ -22,7 +22,7 @@ from canao.compiler.loading import (
 )
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages, counts, parameter_count, region_flops, total_flops
-from canao.defaults import LIMITS, Limits
+from canao.defaults import LIMITS, PRECISION, Limits
 from canao.device.base import MeasureConfig
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
@@ -32,6 +32,7 @@ from canao.model.hub import format_source
 from canao.model.loaded_model import LoadedModel, load_directory
 from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
+from canao.precision.quantize import check_precision
 from canao.target import Target
 
 ModelReport = dict[str, Any]
@@ -41,12 +42,13 @@ _LENGTH = MeasureConfig().length
 def inspect_model(
     model: str | Path | Any, target: Target, length: int = _LENGTH,
     max_length: int | None = None, revision: str | None = None, ignored: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits = LIMITS, precision: str = PRECISION,
 ) -> tuple[ModelReport, UnsupportedError | None]:
     """The report on a model, and the error that compiling it would raise, if there is one.
 
-    InputError if the model cannot be read at all.
+    InputError if the model cannot be read at all, or there is no such `precision` of products.
     """
+    check_precision(precision)
     if length < 1:
         raise InputError(f"length is {length}; give at least 1")
     if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
@@ -63,7 +65,7 @@ def inspect_model(
         check_vocabulary(tokenizer, loaded, graph)
         head = describe(loaded, graph, inventory)
         inventory.close()
-        stages = compile_graph(graph, target, limits=limits)
+        stages = compile_graph(graph, target, limits=limits, precision=precision)
     except UnsupportedError as error:
         return _refused(about, found, loaded, error, ignored)
     report = about | {"supported": True, "problems": []}
@@ -124,6 +126,7 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> ModelReport:
         "inputs": [i.name for i in graph.inputs],
         "outputs": [name for name, _ in program.graph.outputs],
         "max_length": graph.max_length,
+        "precision": stages.precision,
         "length": at,
         "parameters": parameter_count(stages),
         "flops": total_flops(stages, at),
@@ -193,6 +196,7 @@ def _compiled_lines(report: ModelReport) -> list[str]:
     lines = [
         _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),
         _row("outputs", ", ".join(report["outputs"])),
+        _row("precision", report["precision"]),
         _row("parameters", f"{report['parameters'] / 1e6:.1f} M"),
         _row("work", f"{report['flops'] / 1e9:.2f} GFLOPs at {length} tokens"),
         _row(

@@ -50,6 +50,8 @@ def print_result(result: Any, page: Path) -> None:
         "fusion", soft_wrap=True,
     )  # fmt: skip
     out.print(table)
+    for line in _precision(artifact.manifest):
+        out.print(escape(line), soft_wrap=True)
     print_certificate(result.certificate)
     for name, path in (
         ("library", artifact.path),
@@ -138,9 +140,10 @@ def print_tuning(report: Any) -> None:
 
 
 def print_timing(
-    timing: Timing, each: Timing | None, percentiles: Sequence[float], device: str
+    timing: Timing, each: Timing | None, percentiles: Sequence[float], device: str, precision: str
 ) -> None:
-    """Print the latency of a sequence, and that of one more token after it if `each` is given."""
+    """Print the latency of a sequence, and that of one more token after it if `each` is given.
+    `precision` is that of the library's products."""
     for name, value in timing.summary(percentiles).items():
         if name == "peak_bytes":
             out.print(f"{'memory':8} {value / 1e6:10.1f} MB peak")
@@ -151,8 +154,9 @@ def print_timing(
     config, pinned = timing.config, timing.environment.get("pinned", [])
     isa = timing.environment.get("library_isa", "")
     out.print(
-        f"{config.length} tokens, {config.threads} thread(s), cores {pinned or 'not pinned'}, "
-        f"{timing.environment.get('cpu', device)}{f', {isa}' if isa else ''}"
+        f"{precision}, {config.length} tokens, {config.threads} thread(s), cores "
+        f"{pinned or 'not pinned'}, {timing.environment.get('cpu', device)}"
+        f"{f', {isa}' if isa else ''}"
     )
     if timing.others:
         out.print(f"{timing.others} meanwhile")

@@ -27,12 +27,9 @@ from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import fuse, unfused
-from canao.fuse.rewrite import Firing, apply, shared, stored
-from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
+from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
-from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
-from canao.graph.resume import resuming
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.quantize import in_precision, precision_of
@@ -69,18 +66,6 @@ def compile_graph(
     return Stages(
         cleaned, firings, float32, program, plans, schedule, source, target, precision
     )
-
-
-def rewritten(
-    graph: Graph, fusion: bool, limits: Limits
-) -> tuple[Graph, Graph, tuple[Firing, ...]]:
-    """The captured graph without what computes nothing, the same ready for a precision and for
-    regions, and the rules that fired."""
-    cleaned, cleanup = apply(graph, CLEANUP, limits)
-    cleaned = resuming(cleaned)
-    simpler, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
-    float32 = stored(require_bounds(shared(simpler) if fusion else simpler))
-    return cleaned, float32, (*cleanup, *algebra)
 
 
 def _require_memory(schedule: Schedule, limits: Limits) -> None:

@@ -137,6 +137,7 @@ def judge(
     if artifact.digests() != files:
         raise InputError(f"{artifact.path}: was changed while it was measured; certify again")
     return Certificate(
+        precision=artifact.precision,
         budget_ms=float(budget_ms),
         percentile=float(percentile),
         predicted_ms=predicted_ms,

@@ -108,7 +108,7 @@ def quantize(x: Sequence[Array], _: Attributes) -> Array:
         inverse = np.where(top > 0, np.float32(LEVELS) / top, np.float32(0))
     out = np.empty(rows.shape[:-1], rows_of(rows.shape[-1]))
     out["levels"] = np.rint(rows * inverse)
-    out["scale"] = top[..., 0] * np.float32(1 / LEVELS)
+    out["scale"] = top[..., 0] / np.float32(LEVELS)
     return out
 
 

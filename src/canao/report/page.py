@@ -24,6 +24,7 @@ from canao.artifact.certificate import Certificate, differences, load_certificat
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
 from canao.artifact.measured import Others
+from canao.defaults import PRECISION
 from canao.errors import InputError
 from canao.report.plots import pareto_svg
 from canao.search.certification import (
@@ -139,6 +140,8 @@ def summary(run: Run) -> dict[str, Any]:
         "percentile": run.facts["percentile"],
         "device": run.facts["device"],
         "controller": run.facts["controller"],
+        "precision": _precision(run),
+        "check": run.artifact.manifest.get("check") if run.artifact else None,
         "arch": result.get("arch"),
         "student": result.get("student"),
         "teacher": result.get("teacher"),
@@ -150,6 +153,13 @@ def summary(run: Run) -> dict[str, Any]:
             for t in pareto(run.trials)
         ],
     }
+
+
+def _precision(run: Run) -> str:
+    """Of the library, or until there is one of the run; runs of earlier versions say of none."""
+    if run.certificate is not None:
+        return run.certificate.precision
+    return str(run.facts.get("precision", PRECISION))
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
@@ -189,7 +199,7 @@ def page(run: Run) -> str:
 def _head(run: Run) -> str:
     facts, budget = run.facts, f"{run.facts['budget_ms']:g} ms"
     counted = Counter("trained" if trial.trained else "rejected" for trial in run.trials)
-    cards = [("budget", f"{budget}, p{facts['percentile']:g}")]
+    cards = [("budget", f"{budget}, p{facts['percentile']:g}"), ("precision", _precision(run))]
     if run.certificate and run.certificate.holds:
         cards.append(("certified", f"{run.certificate.measured_ms:.4g} ms"))
     speedup = summary(run)["speedup"]
@@ -230,7 +240,23 @@ def _scores(run: Run) -> str:
         rows.append((name + mark, _number(teacher.metrics.get(name)), _number(value)))
     measured = run.certificate.measured_ms if run.certificate else None
     rows.append(("latency, ms", _number(teacher.latency_ms), _number(measured)))
-    return _table(("", "teacher", "student"), rows)
+    return _table(("", "teacher", "student"), rows) + _check(run.artifact)
+
+
+def _check(artifact: Artifact | None) -> str:
+    """What the library lost against float32, if it was compared with it."""
+    check = artifact.manifest.get("check") if artifact else None
+    if artifact is None or check is None:
+        return ""
+    lost = 100 * (check["float32"] - check["compiled"])
+    kept = ", ".join(artifact.manifest["kept_in_float32"]) or "no products or tables"
+    text = (
+        f"The student's figures are those of its library in {artifact.precision}, on "
+        f"{check['examples']} examples. With the same weights in float32 {check['metric']} is "
+        f"{_number(check['float32'])}: {lost:+.2f} points lost; predictions agree to "
+        f"{check['agreement']:.2%}. In float32 stay {kept}."
+    )
+    return f"<p>{escape(text)}</p>"
 
 
 def _plot(run: Run) -> str:
@@ -244,6 +270,7 @@ def _certificate(certificate: Certificate | None) -> str:
     rows: list[tuple[str, str]] = [
         ("verdict", "the budget is kept" if certificate.holds else "THE BUDGET IS MISSED"),
         ("measured", str(certificate)),
+        ("precision", certificate.precision),
     ]
     if certificate.predicted_ms is not None and certificate.error is not None:
         off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"

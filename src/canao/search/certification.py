@@ -38,7 +38,8 @@ class SearchResult:
     """A student whose library keeps the budget.
 
     artifact, certificate   the library in RUN/artifact, and the measurement of exactly these files
-    model_dir, score        the student as a Hugging Face directory, and its score
+    model_dir, score        the student as a Hugging Face directory, and its score; that of the
+                            library itself, if it was measured
     teacher, teacher_ms     the teacher's score, and the latency of the teacher compiled alike
     """
 
@@ -146,7 +147,11 @@ def _finish(
     student = evaluator.trainer.finish(trial.arch)
     with workspace(options.run_dir) as folder:
         with _written(options.run_dir):
-            artifact = evaluator.compile(student.model_dir, folder / ARTIFACT_DIR)
+            finished = evaluator.finished(
+                student.model_dir, folder / ARTIFACT_DIR,
+                lambda line: progress(Event("finish", line, trial)),
+            )  # fmt: skip
+        artifact = finished.artifact
         progress(Event("certify", f"measuring the library of {trial.arch}", trial))
         certificate = _judged(evaluator, artifact, trial, progress)
         if not certificate.holds:  # it was trained in full, which is worth a second measurement
@@ -162,7 +167,7 @@ def _finish(
         artifact=artifact,
         certificate=certificate,
         model_dir=student.model_dir,
-        score=student.score,
+        score=finished.score or student.score,
         teacher=evaluator.trainer.teacher().score,
         teacher_ms=journal.note("teacher_ms"),
         trials=journal.trials,

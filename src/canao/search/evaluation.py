@@ -7,7 +7,7 @@ from a skeleton: a model with this architecture that nobody has trained.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +16,11 @@ from pathlib import Path
 from canao.artifact.directory import Artifact
 from canao.artifact.measured import Others
 from canao.artifact.temporary import WorkingDirectory
+from canao.defaults import PRECISION
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.errors import DeviceError
 from canao.model.arch import Arch
-from canao.search.options import Compile, SearchOptions, Trainer
+from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
 from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
 from canao.search.trial import (
     DOMINATED,
@@ -35,18 +36,21 @@ TRIES = 3  # measurements of a candidate that the table predicts to keep the bud
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Judges candidates by one budget, with a trainer, a compiler and a device."""
+    """Judges candidates by one budget, with a trainer, a compiler and a device. `finish` makes the
+    library of a finished student, if that is more than compiling it."""
 
     options: SearchOptions
     trainer: Trainer
     compile: Compile
     device: Device
+    finish: Finish | None = None
 
     @cached_property
     def table(self) -> LatencyTable:
         """The kernel times that this run has measured, kept in the run directory."""
-        path = self.options.run_dir / "latency.json"
-        return LatencyTable(path, table_key(self.device, self.options.measure))
+        options = self.options
+        key = table_key(self.device, options.measure, options.precision)
+        return LatencyTable(options.run_dir / "latency.json", key)
 
     @cached_property
     def _peak_flops(self) -> float:
@@ -57,6 +61,12 @@ class Evaluator:
         """The compiled skeleton of `arch`; its files are removed when the context ends."""
         with workspace(self.options.run_dir) as folder:
             yield self.compile(self.trainer.skeleton(arch), folder / "artifact")
+
+    def finished(self, model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
+        """The library of a finished student."""
+        if self.finish is None:
+            return Finished(self.compile(model_dir, out))
+        return self.finish(model_dir, out, say)
 
     def measure(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, pauses: Sequence[float] = ()
@@ -167,6 +177,10 @@ class Evaluator:
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
         latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
         excess, flops = self._excess(measured), arch.flops(config.length)
+        # The peak is that of float32: a share of it would say nothing of other products.
+        used = None
+        if self.options.precision == PRECISION:
+            used = flops / (median / 1000 * self._peak_flops)
         return Trial(
             arch,
             MEASURED_OVER if excess > 0 else TRAINED,
@@ -177,7 +191,7 @@ class Evaluator:
             operators=artifact.operators,
             kernels=artifact.kernels,
             flops=flops,
-            utilisation=flops / (median / 1000 * self._peak_flops),
+            utilisation=used,
             peak_bytes=measured.peak_bytes,
             reason=f"p{self.options.percentile:g} {latency:.4g} ms" if excess > 0 else "",
         )

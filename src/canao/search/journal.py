@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from canao.artifact.files import write_whole
 from canao.artifact.reading import fits, read_json
+from canao.defaults import PRECISION
 from canao.errors import CanaoError, InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives
@@ -47,6 +48,8 @@ STUDY_FILE = "study.db"
 _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _ADDED = {"columns"}  # facts that runs of earlier versions do not have
+# What those runs did where they do not say it.
+_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None)}
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
 _FIXED = "fixed_params"  # Optuna's name for the parameters of a trial that was suggested
@@ -302,12 +305,12 @@ def claim(
         return ""
     held = read_run_file(run_dir)
     # Compared in JSON form, as the file holds it.
-    asked = json.loads(json.dumps(dict(facts)))
-    compared = (held.facts.keys() | asked.keys()) - _OF_PLACE - (_ADDED - held.facts.keys())
+    asked, before = json.loads(json.dumps(dict(facts))), _BEFORE | held.facts
+    compared = (before.keys() | asked.keys()) - _OF_PLACE - (_ADDED - before.keys())
     differing = [
-        f"{name} was {held.facts.get(name)!r}, now {asked.get(name)!r}"
+        f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"
         for name in sorted(compared)
-        if held.facts.get(name) != asked.get(name)
+        if before.get(name) != asked.get(name)
     ]
     if differing:
         raise InputError(f"{run_dir}: was started with other options ({'; '.join(differing)}); "

@@ -16,7 +16,7 @@ from canao.model.arch import Arch
 from canao.search.certification import SearchResult, certify_best
 from canao.search.evaluation import TRIES, Evaluator
 from canao.search.journal import Journal, claim, locked, settle
-from canao.search.options import Compile, Event, Progress, SearchOptions, Trainer
+from canao.search.options import Compile, Event, Finish, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
@@ -32,8 +32,12 @@ def run_search(
     compile: Compile,
     device: Device,
     progress: Progress = silent,
+    finish: Finish | None = None,
 ) -> SearchResult:
     """Search, train and certify a student that keeps the budget on the device.
+
+    `compile` makes libraries in the precision of the options; `finish` makes that of a finished
+    student, if it is also to be checked: what it returns is measured against the budget.
 
     Run again with the same `run_dir`, it goes on where it was; on another machine, or with other
     code, it measures again and trains nothing again. Raises InputError if that
@@ -42,7 +46,7 @@ def run_search(
     """
     for line in options.data_told:
         progress(Event("data", line))
-    evaluator = Evaluator(options, trainer, compile, device)
+    evaluator = Evaluator(options, trainer, compile, device, finish)
     teacher = trainer.teacher_arch()
     space = Space.of_teacher(teacher) if options.space is None else options.space
     with locked(options.run_dir), storing(options.run_dir):

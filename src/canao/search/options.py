@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from canao.artifact.directory import Artifact
-from canao.defaults import field_defaults
+from canao.defaults import MAX_LOSS, PRECISION, field_defaults
 from canao.device.base import MeasureConfig
 from canao.device.certify import (
     OTHERS_LIMIT,
@@ -30,6 +30,19 @@ if TYPE_CHECKING:  # these load Optuna and scikit-learn, and the command line mu
     from canao.train.metrics import Score
 
 Compile = Callable[[Path, Path], Artifact]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The library of a finished student, and its score on the development set; None where nothing
+    but the student was scored."""
+
+    artifact: Artifact
+    score: Score | None = None
+
+
+# Of a student's directory, where its library goes, and what is called with lines of progress.
+Finish = Callable[[Path, Path, Callable[[str], None]], Finished]
 
 
 class Student(Protocol):
@@ -81,7 +94,9 @@ class SearchOptions:
     others_limit     share of a core that others may take while a library is judged
     pauses_s         waits, in seconds, before it is measured again where they took more
     measure          protocol of the certification
-    training         how teacher and students are trained
+    training         how teacher and students are trained, and the precision of libraries
+    max_loss         points of the metric that the best student's library may lose against float32,
+                     if it is in another precision
     search_samples   samples of each measurement during the search, where they only rank
     finalists        candidates trained in full, at most, until one holds the budget
     space            what is searched; None: every shape up to the teacher's
@@ -101,6 +116,7 @@ class SearchOptions:
     pauses_s: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0)
     measure: MeasureConfig = MeasureConfig()
     training: TrainOptions = TrainOptions()
+    max_loss: float = MAX_LOSS
     search_samples: int = 128
     finalists: int = 3
     space: Space | None = None
@@ -120,6 +136,20 @@ class SearchOptions:
             raise InputError(f"search: seed is {self.seed}; give 0 or more")
         if self.controller not in NAMES:
             raise InputError(f"controller '{self.controller}' is not one of {', '.join(NAMES)}")
+        if not 0 <= self.max_loss <= 100:
+            raise InputError(
+                f"search: max_loss is {self.max_loss}; give points of the metric, from 0 to 100"
+            )
+        if self.max_loss != MAX_LOSS and self.precision == PRECISION:
+            raise InputError(
+                f"search: max_loss is what another precision may lose against {PRECISION}; give "
+                "one with --precision, or leave it out"
+            )
+
+    @property
+    def precision(self) -> str:
+        """Of the products of all libraries."""
+        return self.training.precision
 
     @property
     def search_measure(self) -> MeasureConfig:
@@ -131,14 +161,17 @@ class SearchOptions:
         """What must not change when a run is resumed, in JSON form."""
         measure = asdict(self.measure)
         measure["cores"] = list(measure["cores"])
+        training = self.training.facts()
+        del training["precision"]
         return {
+            "precision": self.precision,
             "budget_ms": self.budget_ms,
             "percentile": self.percentile,
             "controller": self.controller,
             "seed": self.seed,
             "search_samples": self.search_samples,
             **{f"measure.{name}": value for name, value in measure.items()},
-            **{f"training.{name}": str(value) for name, value in self.training.facts().items()},
+            **{f"training.{name}": str(value) for name, value in training.items()},
             "task": self.task or TASKS[0],
             **self.identity,
         }

@@ -60,7 +60,8 @@ class _File(msgspec.Struct):
 
 
 class LatencyTable:
-    """Kernel times of one machine, target, code, thread count and length; kept in a JSON file.
+    """Kernel times of one machine, target, code, thread count, length and precision; kept in a JSON
+    file.
 
     The file may hold the tables of several such keys. It is written after each new layer shape.
     """
@@ -111,9 +112,11 @@ class LatencyTable:
         return sum(median(self._kernels[name]) for name in names)
 
 
-def table_key(device: Device, config: MeasureConfig) -> str:
-    """What kernel times depend on besides the kernel."""
-    return f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens"
+def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
+    """What kernel times depend on besides the kernel. Layers are added up within a precision: in
+    another one they have other kernels."""
+    return (f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens "
+            f"{precision}")  # fmt: skip
 
 
 def lower_bound_factor(

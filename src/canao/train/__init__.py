@@ -1,2 +1,4 @@
 """Training: data, metrics, the fine-tuned teacher, and students that inherit from it and are
-distilled. May import model, artifact and errors; knows no compiler and no device."""
+distilled, rounded in the end as their libraries will be. May import model, artifact, errors, and of
+a compilation what comes before its kernels: graph, fuse/simplify.py and precision; knows no kernels
+and no device."""

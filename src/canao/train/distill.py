@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from canao.model.hf import parts_of
 from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.fake_quantization import FakeQuantization
 from canao.train.finetune import label_loss
 from canao.train.loop import Loop, Progress, TrainingSchedule
 
@@ -109,12 +110,14 @@ def distill(
     *,
     recipe: Recipe | None = None,
     evaluate: Callable[[], float] | None = None,
+    rounding: FakeQuantization | None = None,
     checkpoint: Path | None = None,
     key: str = "",
 ) -> list[float]:
     """Train `student` in place on the teacher's targets for `data`; returns each epoch's score.
 
-    `kept` are the teacher's hidden dimensions that the student kept, [student hidden].
+    `kept` are the teacher's hidden dimensions that the student kept, [student hidden]; `rounding`
+    says what is rounded in the schedule's last epochs.
     """
     recipe = recipe or Recipe()
 
@@ -128,7 +131,10 @@ def distill(
             + recipe.hidden * functional.mse_loss(states[real], wanted[..., kept][real])
         )
 
-    loop = Loop(student, data, schedule, loss, evaluate=evaluate, checkpoint=checkpoint, key=key)
+    loop = Loop(
+        student, data, schedule, loss, evaluate=evaluate, rounding=rounding, checkpoint=checkpoint,
+        key=key,
+    )  # fmt: skip
     return loop.run(progress)
 
 

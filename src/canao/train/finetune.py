@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.fake_quantization import FakeQuantization
 from canao.train.loop import Loop, Progress, TrainingSchedule
 
 _EVALUATION_BATCH = 64
@@ -31,6 +32,7 @@ def finetune(
     progress: Progress,
     *,
     evaluate: Callable[[], float] | None = None,
+    rounding: FakeQuantization | None = None,
     checkpoint: Path | None = None,
     key: str = "",
 ) -> list[float]:
@@ -38,12 +40,17 @@ def finetune(
 
     The recipe is BERT's (Devlin et al. 2019, appendix A.3): Adam with weight decay, a learning
     rate of 5e-5, batches of 32, 3 epochs. With `evaluate`, the weights of the best epoch are kept.
+    `rounding` says what is rounded in the schedule's last epochs, if the model itself is to be
+    compiled.
     """
 
     def loss(batch: Batch) -> Tensor:
         return label_loss(model(**batch.inputs).logits, batch.labels)
 
-    loop = Loop(model, data, schedule, loss, evaluate=evaluate, checkpoint=checkpoint, key=key)
+    loop = Loop(
+        model, data, schedule, loss, evaluate=evaluate, rounding=rounding, checkpoint=checkpoint,
+        key=key,
+    )  # fmt: skip
     return loop.run(progress)
 
 

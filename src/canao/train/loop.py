@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -22,6 +22,7 @@ from canao.artifact.files import staged_file
 from canao.artifact.reading import parse_json
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
+from canao.train.fake_quantization import FakeQuantization
 from canao.train.storing import require_room, storing
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, note
@@ -37,6 +38,7 @@ class TrainingSchedule:
     steps         optimiser steps; 0: as many as `epochs` need
     warmup        share of the steps over which the rate rises from 0; after that it falls to 0
     weight_decay  of weight matrices; biases and norms have none
+    quantized     epochs at the end in which the model is rounded as its library will be
     """
 
     epochs: int = 3
@@ -46,6 +48,7 @@ class TrainingSchedule:
     warmup: float = 0.1
     weight_decay: float = 0.01
     seed: int = 0
+    quantized: int = 0
 
     def total(self, examples: int) -> int:
         return self.steps or self.epochs * -(-examples // self.batch)
@@ -55,22 +58,32 @@ class TrainingSchedule:
         warm = max(1, round(self.warmup * total))
         return self.lr * min((step + 1) / warm, (total - step) / max(1, total - warm))
 
+    def first_quantized(self, examples: int) -> int:
+        """The step from which the model is rounded; that after the last one if it never is."""
+        return max(0, self.total(examples) - self.quantized * -(-examples // self.batch))
+
 
 @dataclass
 class _State:
-    """What a checkpoint holds besides tensors."""
+    """What a checkpoint holds besides tensors. `best` is of the model as it computes now: rounded,
+    once `quantized` is set."""
 
     step: int = 0
     best: float | None = None
     history: list[float] = field(default_factory=list)
+    quantized: bool = False
 
 
-class _StateRow(TypedDict):
-    """The same in JSON form."""
-
+class _EarlierRow(TypedDict):
     step: Annotated[int, msgspec.Meta(ge=0)]
     best: float | None
     history: list[float]
+
+
+class _StateRow(_EarlierRow, total=False):
+    """The same in JSON form; checkpoints of earlier versions lack what may be missing."""
+
+    quantized: bool
 
 
 class Loop:
@@ -79,6 +92,8 @@ class Loop:
     loss          of a batch: the mean over its examples
     evaluate      scores the model at the start and after each epoch; the weights with the best
                   score are kept (the earlier of equal ones), so training never ends below its start
+    rounding      what is rounded in the last epochs, where the schedule has such; scores with it
+                  and without are not compared, and the weights with the best one with it are kept
     checkpoint    file to resume from, if it was written under the same `key`
     """
 
@@ -90,11 +105,13 @@ class Loop:
         loss: Callable[[Batch], Tensor],
         *,
         evaluate: Callable[[], float] | None = None,
+        rounding: FakeQuantization | None = None,
         checkpoint: Path | None = None,
         key: str = "",
     ) -> None:
         self.model, self.data, self.schedule, self.loss = model, data, schedule, loss
         self.evaluate, self.checkpoint, self.key = evaluate, checkpoint, key
+        self.rounding = rounding
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=schedule.lr, fused=True)
         self.best: dict[str, Tensor] = {}
@@ -102,15 +119,27 @@ class Loop:
 
     def run(self, progress: Progress) -> list[float]:
         """Train to the end, from the checkpoint if there is one; returns each epoch's score."""
+        with ExitStack() as active:
+            return self._run(progress, active)
+
+    def _run(self, progress: Progress, active: ExitStack) -> list[float]:
         total = self.schedule.total(len(self.data))
+        rounded_from = self.schedule.first_quantized(len(self.data)) if self.rounding else total
         per_epoch = -(-len(self.data) // self.schedule.batch)
         torch.manual_seed(self.schedule.seed)
         self._prepare()
         self._resume()
-        if self.state.step == 0 and self.evaluate is not None:
+        if self.state.quantized:
+            self._round(active)
+        elif self.state.step == 0 and self.evaluate is not None and rounded_from > 0:
             self._compare(self.evaluate)
         saved = time.monotonic()
         while self.state.step < total:
+            if self.state.step == rounded_from and not self.state.quantized:
+                self._round(active)
+                self.state.quantized, self.state.best, self.best = True, None, {}
+                if self.evaluate is not None:
+                    self._compare(self.evaluate)
             epoch, first = divmod(self.state.step, per_epoch)
             order = training_order(self.data, self.schedule.batch, self.schedule.seed, epoch)
             for index in order[first : first + total - self.state.step]:
@@ -128,6 +157,11 @@ class Loop:
             self.model.load_state_dict(self.best, strict=False)
         self.model.eval()
         return self.state.history
+
+    def _round(self, active: ExitStack) -> None:
+        """From now on, until `active` ends, the model is rounded."""
+        assert self.rounding is not None
+        active.enter_context(self.rounding.active(self.model))
 
     def _groups(self) -> list[dict[str, object]]:
         decay = [p for p in self.parameters.values() if p.ndim > 1]
@@ -200,6 +234,8 @@ class Loop:
         except InputError:
             return
         if state.step > self.schedule.total(len(self.data)) or not self._fits(tensors):
+            return
+        if state.quantized and self.rounding is None:
             return
         self.state = state
         with torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from canao.defaults import PRECISION
 from canao.errors import InputError
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
@@ -20,6 +21,9 @@ class TrainOptions:
     quick_steps    optimiser steps behind each candidate's proxy score
     final_epochs   passes over the training set for a finalist
     threads        of torch; None: as torch is set, which is one per core
+    precision      of the libraries that finalists become
+    quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
+                   will be, if that precision rounds; None: a third of them, one at least
     """
 
     max_length: int = 128
@@ -32,6 +36,8 @@ class TrainOptions:
     seed: int = 0
     metric: str | None = None
     threads: int | None = None
+    precision: str = PRECISION
+    quantized_epochs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
@@ -43,6 +49,25 @@ class TrainOptions:
                 raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"training: threads is {self.threads}, least is 1")
+        if self.precision != PRECISION:
+            # It loads SciPy, which the command line must not.
+            from canao.precision.quantize import check_precision
+
+            check_precision(self.precision)
+        if self.quantized_epochs is not None and not (
+            0 <= self.quantized_epochs <= self.final_epochs
+        ):
+            raise InputError(
+                f"training: quantized_epochs is {self.quantized_epochs}; give 0 to "
+                f"{self.final_epochs}, the epochs of the final training"
+            )
+
+    @property
+    def rounded_epochs(self) -> int:
+        """The last epochs of a finalist, in which it is rounded if its precision rounds."""
+        if self.quantized_epochs is None:
+            return max(1, round(self.final_epochs / 3))
+        return self.quantized_epochs
 
     def facts(self) -> dict[str, Any]:
         """The options that the trained weights depend on: all but the threads."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import random
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from canao.artifact.files import file_digest, fingerprint, write_whole
-from canao.artifact.reading import read_json
+from canao.artifact.files import file_digest
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
@@ -25,12 +23,14 @@ from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData
 from canao.train.distill import TeacherTargets, distill
+from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, TrainingSchedule, threads
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
+from canao.train.records import read_record, score_of, write_record
 from canao.train.storing import storing
 
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -71,6 +71,11 @@ class Trainer:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
         check_metric(options.metric, data)
+        if options.quantized_epochs is not None and not quantizes(options.precision):
+            raise InputError(
+                f"training: quantized_epochs is {options.quantized_epochs}, and "
+                f"{options.precision} rounds nothing that could be trained; leave it out"
+            )
         self._inventory = Inventory(self.source, ignored)
         config = hf.load_config(self.source, self._inventory)
         self._arch, self._types = hf.arch_of(config), config.type_vocab_size
@@ -104,7 +109,7 @@ class Trainer:
     def teacher(self) -> Student:
         """The teacher: unchanged if it was trained for these labels, otherwise fine-tuned."""
         directory, record = self.work / "teacher", self.work / "teacher.json"
-        stored = _score_of(_read_record(record, self._key, directory))
+        stored = score_of(read_record(record, self._key, directory))
         if stored is not None:
             return Student(directory, stored)
         with threads(self.options.threads):
@@ -114,25 +119,25 @@ class Trainer:
                 self._finetune(model)
             found = self._score(model)
         _save_model(model, self.tokenizer, directory)
-        _write_record(record, self._key, found, directory)
+        write_record(record, self._key, found, directory)
         self._checkpoint("teacher").unlink(missing_ok=True)
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
         """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
-        if _read_record(record, self._key, directory) is None:
+        if read_record(record, self._key, directory) is None:
             with threads(self.options.threads):
                 student = inherit(self._teacher_model(), arch, self._kept(arch), None)
                 _save_model(student, self.tokenizer, directory)
-            _write_record(record, self._key, None, directory)
+            write_record(record, self._key, None, directory)
         return directory
 
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
         key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
-        stored = _score_of(_read_record(record, key))
+        stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
         steps = self.options.quick_steps
@@ -150,19 +155,29 @@ class Trainer:
                 evaluate=lambda: self._score(student).value,
             )
             found = self._score(student)
-        _write_record(record, key, found)
+        write_record(record, key, found)
         return found
 
     def finish(self, arch: Arch) -> Student:
-        """The student with this architecture, distilled in full, with its best epoch's weights."""
+        """The student with this architecture, distilled in full, with its best epoch's weights.
+
+        Where libraries round what they compute, so does the student in its last epochs, and its
+        score is with that; what is written are its weights in float32.
+        """
         directory, record = self._place("students", arch)
-        key = _digest(self._key, self.options.final_epochs, self.options.student_lr)
-        stored = _score_of(_read_record(record, key, directory))
+        rounded, rounding = self._rounded_epochs, None
+        key = _digest(
+            self._key, self.options.final_epochs, self.options.student_lr,
+            *([rounded] if rounded else ()),  # runs of earlier versions rounded none
+        )  # fmt: skip
+        stored = score_of(read_record(record, key, directory))
         if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
         with threads(self.options.threads):
             data, student = self._train_set(), self._student(arch)
+            if rounded:
+                rounding = FakeQuantization.of(student, student.config.max_position_embeddings)
             distill(
                 student,
                 self._targets_of(data),
@@ -171,12 +186,14 @@ class Trainer:
                 self._schedule(epochs=self.options.final_epochs),
                 self._stage(f"distil {arch}"),
                 evaluate=lambda: self._score(student).value,
+                rounding=rounding,
                 checkpoint=checkpoint,
                 key=key,
             )
-            found = self._score(student)
+            with rounding.active(student) if rounding else nullcontext():
+                found = self._score(student)
         _save_model(student, self.tokenizer, directory)
-        _write_record(record, key, found, directory)
+        write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
         return Student(directory, found)
 
@@ -205,7 +222,13 @@ class Trainer:
             batch=options.batch,
             lr=options.student_lr,
             seed=options.seed,
+            quantized=self._rounded_epochs,
         )
+
+    @property
+    def _rounded_epochs(self) -> int:
+        """How many of a finalist's epochs, the last ones, are rounded."""
+        return self.options.rounded_epochs if quantizes(self.options.precision) else 0
 
     def _student(self, arch: Arch) -> PreTrainedModel:
         return inherit(self._teacher_model(), arch, self._kept(arch), self._train_set())
@@ -267,56 +290,3 @@ def _save_model(
 ) -> None:
     with storing(directory):
         hf.save_model(model, tokenizer, directory)
-
-
-class _Record(msgspec.Struct):
-    """What lies beside a result: the key of all that it depends on, its score if it has one, and
-    the fingerprints of the files of its directory if it has one."""
-
-    key: str
-    metrics: dict[str, float] = {}
-    primary: str | None = None
-    files: dict[str, str] | None = None
-
-
-def _write_record(
-    path: Path, key: str, found: Score | None = None, directory: Path | None = None
-) -> None:
-    row: dict[str, Any] = {"key": key}
-    if found is not None:
-        row |= {"metrics": dict(found.metrics), "primary": found.primary}
-    with storing(path):
-        if directory is not None:
-            row["files"] = _fingerprints(directory)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(row, indent=2) + "\n")
-
-
-def _read_record(path: Path, key: str, directory: Path | None = None) -> _Record | None:
-    """What was stored under `key`; None if nothing was, it is damaged, or its directory is. Then
-    the result is made again."""
-    try:
-        record = read_json(path, _Record)
-        if directory is not None:
-            found = _fingerprints(directory)
-            # Runs of earlier versions have none.
-            if found != (record.files or found):
-                return None
-    except (InputError, OSError):
-        return None
-    return record if record.key == key else None
-
-
-def _fingerprints(directory: Path) -> dict[str, str]:
-    """Of every file of a directory; OSError if there is none, or one cannot be read."""
-    files = sorted(directory.iterdir())
-    irregular = next((f for f in files if not f.is_file()), None)
-    if irregular is not None:
-        raise OSError(errno.EINVAL, "is not a regular file", str(irregular))
-    return {file.name: fingerprint(file) for file in files}
-
-
-def _score_of(record: _Record | None) -> Score | None:
-    if record is None or record.primary not in record.metrics:
-        return None
-    return Score(record.metrics, record.primary)

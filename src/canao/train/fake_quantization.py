@@ -1,0 +1,205 @@
+"""Quantisation-aware training: a model that computes in float32 what its library will in int8.
+
+Products and tables are rounded to the levels of the kernels, by the arithmetic of
+`graph/meanings.py` (activations, a scale for each token) and `precision/quantize.py` (weights, a
+scale for each output channel; tables, one for each row). Gradients pass through the rounding as if
+it were not there (Bengio et al. 2013, "Estimating or propagating gradients through stochastic
+neurons", section 4: the straight-through estimator).
+
+Which products these are, the compiler's own graph says. What is trained are the same float32
+parameters under the same names, so that checkpoints and saved models are what they always were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from canao.defaults import LIMITS
+from canao.errors import UnsupportedError
+from canao.fuse.simplify import rewritten
+from canao.graph.from_torch.trace import trace
+from canao.graph.ir import Graph, Node
+from canao.graph.meanings import LEVELS
+from canao.precision.quantize import INT8, quantizable
+
+# Of these precisions products are of whole numbers: the one place that knows them by name.
+_WHOLE_NUMBERS = frozenset({INT8})
+
+
+def quantizes(precision: str) -> bool:
+    """Whether libraries in a precision round what a model can be trained to be rounded to."""
+    return precision in _WHOLE_NUMBERS
+
+
+def token_levels(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations [..., k] as whole numbers [..., k] from -127 to 127 and what each row's are
+    multiples of, [..., 1], all float32: the op `quantize`, bit for bit."""
+    top = x.abs().amax(-1, keepdim=True)
+    inverse = torch.where(top > 0, LEVELS / top, torch.zeros_like(top))
+    return torch.round(x * inverse), top / LEVELS
+
+
+def channel_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights or rows of a table, [n, k], as whole numbers [n, k] and scales [n], all float32:
+    `precision.quantize.channels`, bit for bit."""
+    top = weight.abs().amax(-1, keepdim=True)
+    levels = torch.where(top > 0, torch.round(weight / top * LEVELS), torch.zeros_like(weight))
+    return levels, top[..., 0] / LEVELS
+
+
+def rounded(weight: Tensor, factor: float = 1.0) -> Tensor:
+    """What int8 leaves of weights or rows, [n, k], which it holds `factor` times as large."""
+    levels, scales = channel_levels(_times(weight, factor))
+    return levels * (scales / factor)[..., None]
+
+
+def _times(weight: Tensor, factor: float) -> Tensor:
+    """As fuse/rules/fold_weights.py multiplies weights: in float64, rounded once."""
+    return weight if factor == 1.0 else (weight.double() * factor).float()
+
+
+class _Product(torch.autograd.Function):
+    """x [..., k] by weights [n, k], and the bias [n], as the op `quantized_linear`: sums of whole
+    numbers, exact as long as float32 holds them, then the scales."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float
+    ) -> Tensor:
+        levels, unit = token_levels(x)
+        columns, scales = channel_levels(_times(weight, factor))
+        scales = scales / factor
+        ctx.save_for_backward(levels * unit, columns * scales[:, None])
+        product = functional.linear(levels, columns) * (unit * scales)
+        return product if bias is None else product + bias
+
+    @staticmethod
+    def backward(
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            gradient @ weight if wanted[0] else None,
+            rows.T @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+            rows.sum(0) if wanted[2] else None,
+            None,
+        )
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a table as the op `quantized_gather` gives them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, factor: float) -> Tensor:
+        return rounded(rows, factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _linear(module: nn.Linear, factor: float, x: Tensor) -> Tensor:
+    product: Tensor = _Product.apply(x, module.weight, module.bias, factor)
+    return product
+
+
+def _look_up(forward: Callable[[Tensor], Tensor], factor: float, ids: Tensor) -> Tensor:
+    rows: Tensor = _Rows.apply(forward(ids), factor)
+    return rows
+
+
+@dataclass(frozen=True)
+class FakeQuantization:
+    """What of a model is rounded: paths of its modules, and for each the number by which the
+    compiler multiplies its weights before it rounds them (a scale of attention's scores, say)."""
+
+    factors: Mapping[str, float]
+
+    @classmethod
+    def of(cls, model: nn.Module, max_length: int) -> FakeQuantization:
+        """The products and tables that int8 is for, in a model for texts of `max_length` tokens.
+
+        UnsupportedError if the model cannot be compiled, or if the compiler makes weights of a
+        module's that are not the module's times a number.
+        """
+        training = model.training
+        float32 = rewritten(trace(model, max_length), True, LIMITS)[1]
+        model.train(training)
+        factors = {}
+        for n in quantizable(float32):
+            for path, rows in _sources(model, float32, n):
+                factors[path] = _factor(model.get_submodule(path), rows, path)
+        return cls(factors)
+
+    @contextmanager
+    def active(self, model: nn.Module) -> Iterator[None]:
+        """The model computes with levels inside the block, in training and in evaluation."""
+        with ExitStack() as undo:
+            for path, factor in self.factors.items():
+                module = model.get_submodule(path)
+                forward = (
+                    partial(_linear, module, factor)
+                    if isinstance(module, nn.Linear)
+                    else partial(_look_up, module.forward, factor)
+                )
+                # An attribute of the object goes before the method of its class.
+                module.forward = forward
+                undo.callback(delattr, module, "forward")
+            yield
+
+
+def _sources(model: nn.Module, graph: Graph, n: Node) -> Iterator[tuple[str, np.ndarray]]:
+    """The modules whose weights a product, or a look-up, reads, and their rows of these. Products
+    of the same rows are one in the graph, of which each takes a slice."""
+    kind, place = (nn.Embedding, 0) if n.op == "gather" else (nn.Linear, 1)
+    weight = graph.constants[n.inputs[place]]
+    own = _module(model, n.where)
+    if isinstance(own, kind) and own.weight.shape == weight.shape:
+        yield n.where, weight
+        return
+    parts = [(u.where, dict(u.attributes)) for u in graph.users()[n.output] if u.op == "slice"]
+    for path, cut in parts or [(n.where, {})]:
+        if not (parts and isinstance(_module(model, path), kind)):
+            raise UnsupportedError(
+                f"{path}: a product that is no module of its own cannot be trained for int8; "
+                "train in float32"
+            )
+        yield path, weight[cut["start"] : cut["stop"]]
+
+
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _factor(module: nn.Module, made: np.ndarray, path: str) -> float:
+    """The number c for which `made` is c times the module's weights, to the bit."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    given = weight.detach().numpy()
+    if np.array_equal(given, made):
+        return 1.0
+    if given.shape == made.shape:
+        used = given != 0
+        near = np.float32(np.median(made[used].astype(np.float64) / given[used]))
+        for c in (near, *(np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf))):
+            if np.array_equal((given * np.float64(c)).astype(np.float32), made):
+                return float(c)
+    raise UnsupportedError(
+        f"{path}: the compiler changes its weights in a way that training cannot follow; train in "
+        "float32"
+    )

@@ -1,0 +1,171 @@
+"""A search in another precision than float32: its table, its journal, its certificate, its report,
+and the library that it ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import canao
+from canao import api
+from canao.accuracy.measure import labelled_text, predictions
+from canao.artifact.certificate import load_certificate
+from canao.artifact.directory import Artifact
+from canao.compiler.pipeline import compile_model
+from canao.device.null import NullDevice
+from canao.errors import InputError
+from canao.report.page import write_report
+from canao.search import Event, SearchOptions, run_search
+from canao.search.options import Finished
+from canao.search.table import table_key
+from canao.target import get_target
+from canao.train.metrics import Score
+from canao.train.options import TrainOptions
+from tests.accuracy.test_gate import save_model
+from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options
+from tests.train.tiny_bert import save_tiny, write_task
+
+INT8 = TrainOptions(precision="int8")
+LIBRARYS = Score({"accuracy": 0.125, "f1": 0.5}, "accuracy")
+in_int8 = partial(compile_by_formula, precision="int8")
+
+
+def test_everything_knows_the_precision(tmp_path: Path) -> None:
+    finished: list[Path] = []
+
+    def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
+        say("float32: accuracy 12.60 on 8 examples")
+        finished.append(out)
+        return Finished(in_int8(model_dir, out), LIBRARYS)
+
+    asked, events = options(tmp_path / "run", training=INT8), list[Event]()
+    where = device()
+    result = run_search(
+        asked, FormulaTrainer(tmp_path / "w"), in_int8, where, events.append, finish
+    )
+    assert result.score == LIBRARYS and len(finished) == 1
+    assert any(e.stage == "finish" and e.text.startswith("float32: acc") for e in events)
+    certificate = load_certificate(Artifact.load(result.artifact.path))
+    assert certificate.precision == "int8" and "(int8, 1024 samples" in str(certificate)
+    assert list(json.loads((tmp_path / "run" / "latency.json").read_text())["tables"]) == [
+        table_key(where, asked.measure, "int8")
+    ]
+    # The peak is that of float32.
+    assert any(t.latency_ms for t in result.trials)
+    assert all(trial.utilisation is None for trial in result.trials)
+    page = write_report(tmp_path / "run").read_text()
+    assert "<dt>precision</dt><dd>int8</dd>" in page
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["precision"] == "int8" and summary["student"]["metrics"]["accuracy"] == 0.125
+
+
+def test_a_run_of_another_precision_is_refused(tmp_path: Path) -> None:
+    asked = options(tmp_path, trials=1)
+    run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+
+    def again(training: TrainOptions) -> None:
+        run_search(
+            replace(asked, training=training), FormulaTrainer(tmp_path / "w"), in_int8, device()
+        )
+
+    with pytest.raises(InputError, match="precision was 'float32', now 'int8'"):
+        again(INT8)
+    # Runs of earlier versions do not say it: they were in float32.
+    row = json.loads((tmp_path / "run.json").read_text())
+    del row["facts"]["precision"], row["facts"]["training.quantized_epochs"]
+    (tmp_path / "run.json").write_text(json.dumps(row))
+    assert "<dt>precision</dt><dd>float32</dd>" in write_report(tmp_path).read_text()
+    with pytest.raises(InputError, match="precision was 'float32', now 'int8'"):
+        again(INT8)
+    run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_loss": 1.0}, "max_loss is what another precision may lose .* with --precision"),
+        ({"max_loss": -1.0, "training": INT8}, r"max_loss is -1\.0; give points"),
+        ({"max_loss": float("nan"), "training": INT8}, "max_loss is nan; give points"),
+    ],
+)
+def test_losses_that_cannot_be(change: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        options(tmp_path, **change)
+
+
+SMALL = {"trials": 1, "quick_steps": 2, "epochs": 3, "teacher_epochs": 6, "teacher_lr": 2e-3,
+         "length": 16, "controller": "random"}  # fmt: skip
+
+
+def test_a_search_in_int8(tmp_path: Path) -> None:
+    """From the teacher to the certificate: with a device that runs nothing, and training of
+    seconds. The score is that of the very library that was certified."""
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    data = write_task(tmp_path / "task", train=160)
+    told, steps = list[str](), list[str]()
+    result = canao.search(
+        teacher=teacher, data=data, budget_ms=2.0, run_dir=tmp_path / "run", device="null",
+        precision="int8", max_loss=10, progress=lambda e: told.append(e.text),
+        train_progress=lambda stage, *_: steps.append(stage), **SMALL,
+    )  # fmt: skip
+    manifest = result.artifact.manifest
+    assert manifest["precision"] == result.certificate.precision == "int8"
+    assert any("_i8" in kernel["name"] for kernel in manifest["kernels"])
+    texts = labelled_text(data)
+    assert predictions(result.artifact, texts).score == result.score
+    assert manifest["check"]["compiled"] == result.score.value
+    assert manifest["check"]["float32"] - result.score.value <= 0.1
+    assert any(line.startswith("int8, 0 of ") for line in told)
+    assert len(set(told)) == len(told), "told twice"
+    table = (tmp_path / "run" / "latency.json").read_text()
+    assert "_i8" in table and " int8" in table
+    page = write_report(tmp_path / "run").read_text()
+    assert "figures are those of its library in int8, on 60 examples" in page
+
+    before = len(steps)
+    again = canao.search(
+        teacher=teacher, data=data, budget_ms=2.0, run_dir=tmp_path / "run", device="null",
+        precision="int8", max_loss=10, train_progress=lambda stage, *_: steps.append(stage),
+        **SMALL,
+    )  # fmt: skip
+    assert again.score == result.score and len(steps) == before, "nothing is trained again"
+    with pytest.raises(InputError, match=r"training\.quantized_epochs was 'None', now '2'"):
+        canao.search(
+            teacher=teacher, data=data, budget_ms=2.0, run_dir=tmp_path / "run", device="null",
+            precision="int8", max_loss=10, quantized_epochs=2, **SMALL,
+        )  # fmt: skip
+
+
+def test_products_go_back_until_no_more_is_lost_than_allowed(tmp_path: Path) -> None:
+    """By the rule of `compile --check`, on the data of the search and by its metric."""
+    model = save_model(tmp_path / "model", ("neg", "pos"), outlier=3000.0)
+    data = labelled_text(write_task(tmp_path / "task"))
+    want = predictions(compile_model(model, tmp_path / "reference"), data)
+    truth = replace(data, dev=tuple(
+        replace(e, label=int(v)) for e, v in zip(data.dev, want.values, strict=True)
+    ))  # fmt: skip
+    asked = SearchOptions(
+        budget_ms=1.0, run_dir=tmp_path, training=replace(INT8, metric="f1"), max_loss=0.0
+    )
+    finish = api._finisher(NullDevice(), truth, asked)
+    assert finish is not None
+    told: list[str] = []
+    found = finish(model, tmp_path / "out", told.append)
+    assert 0 < len(found.artifact.manifest["kept_in_float32"]) < 12
+    assert found.artifact.manifest["check"]["metric"] == "f1" == found.score.primary
+    assert found.score == replace(predictions(found.artifact, truth).score, primary="f1")
+    assert found.score.value == 1.0 and len(told) >= 3
+
+
+def test_a_device_whose_libraries_do_not_run_here(tmp_path: Path) -> None:
+    arm = NullDevice(target=get_target("aarch64-linux"))
+    asked = SearchOptions(budget_ms=1.0, run_dir=tmp_path, training=INT8)
+    data = labelled_text(write_task(tmp_path / "task"))
+    with pytest.raises(InputError, match=r"runs none for aarch64-linux .*; search in float32"):
+        api._finisher(arm, data, asked)
+    assert api._finisher(arm, data, replace(asked, training=TrainOptions())) is None
