@@ -34,7 +34,7 @@ def unrecorded(record: Row) -> list[str]:
 
 
 def _timed(record: Row) -> bool:
-    return record.get("kind") != "layers"
+    return record.get("kind") not in ("layers", "accuracy")
 
 
 def _wrong(record: Row) -> Iterator[str]:
