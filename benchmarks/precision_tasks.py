@@ -141,8 +141,6 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
     trained before is taken from the work folder."""
     work = study.folder_of(task, seed)
     trains = {"precision": INT8, "final_epochs": TRAINED_EPOCHS} if variant == TRAINED else {}
-    if trains and "precision" not in {f.name for f in fields(TrainOptions)}:
-        raise InputError("the trainer has no quantisation-aware training; leave out --trained")
     if task.kind == tagging.TOKENS:
         epochs = TRAINED_EPOCHS if trains else task.epochs
         source = fine_tuned(study, task, seed, FLOAT32)[0] if trains else study.teacher
@@ -247,6 +245,8 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Task], list[int]]:
 
 def _run(options: argparse.Namespace, results: Results) -> None:
     tasks, seeds = _chosen(options)
+    if options.trained and "precision" not in {f.name for f in fields(TrainOptions)}:
+        raise InputError("the trainer has no quantisation-aware training; leave out --trained")
     variants = (FLOAT32, INT8, *([TRAINED] if options.trained else []))
     teacher = options.teacher or packaged_teacher()
     data, work = options.data.resolve(), options.work.resolve()
