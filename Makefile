@@ -18,7 +18,7 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test replay lint bench table2 footprint bench-setup setup setup-dev clean
+.PHONY: help run test replay lint bench bench-int8 table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,11 @@ bench: bench-setup ## measure CANAO against its peers (hours), write benchmarks/
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 1)
 	$(if $(MRPC),$(SPEED) --work $(WORK) --mrpc $(MRPC) --threads 2 --stream)
 	$(SPEED) --table
+
+bench-int8: bench-setup ## measure CANAO and its peers in int8 and bfloat16, write benchmarks/int8.md
+	$(SPEED) --work $(WORK) --precision int8 $(BENCH_OPTIONS)
+	$(SPEED) --work $(WORK) --precision bf16 $(BENCH_OPTIONS)
+	$(SPEED) --precision int8 --table
 
 table2: bench-setup ## measure the paper's Table 2 on this machine, write benchmarks/table2.md
 	$(BIN)/python benchmarks/table2.py --work $(WORK) --layers --table $(BENCH_OPTIONS)

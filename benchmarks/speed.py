@@ -1,15 +1,17 @@
 """CANAO and its peers on the same models in interleaved runs.
 
     python benchmarks/speed.py --work DIR [--models ...] [--lengths ...] [--threads ...]
+    python benchmarks/speed.py --work DIR --precision int8 [--models ...] [--lengths ...]
     python benchmarks/speed.py --work DIR --mrpc DATA [--stream]
     python benchmarks/speed.py --work DIR --families
     python benchmarks/speed.py --work DIR --roofline
-    python benchmarks/speed.py --table
+    python benchmarks/speed.py [--precision int8] --table
 
 `make bench-setup` makes the engines' environments. One record a line goes to results/speed.jsonl;
 what is there already is not measured again without --again, and what was badly measured is refused
-(README.md). --table writes the tables of speed.md from it. DIR keeps models and conversions, some
-gigabytes a model, for the next time.
+(README.md). --table writes the tables of speed.md from it. In another precision than float32, every
+engine that has it runs beside itself in float32; records go to results/int8.jsonl, tables to
+int8.md. DIR keeps models and conversions, some gigabytes a model, for the next time.
 """
 
 from __future__ import annotations
@@ -22,23 +24,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peers.catalog import CANAO, ENGINES, Contestant
+from int8_table import write_page as write_int8_page
+from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants
 from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
 from peers.models import FAMILIES, MODELS, random_ids
 from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.results import Results, file_of
 from peers.roofline import measure_kernels
 from peers.store import Store
 from peers.texts import MODEL, mrpc, one_by_one, streaming
+from speed_options import names, numbers, parse
 from speed_table import write_page
 
 from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
 from canao.machine import local_machine
+from canao.precision.quantize import FLOAT32
 
 RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
+REDUCED_RECORDS = RECORDS.with_name("int8.jsonl")
 TEXTS_PER_BLOCK = 24
 ROOFLINE_LENGTH = 128
 FAMILIES_LENGTH = 128
@@ -87,7 +93,7 @@ def run_latency(
     for length, count in cases:
         identity = study.identity(kind, model, length, count)
         cores = study.cores[:count]
-        contestants = [Contestant(name, ENGINES[name], length, threads=count)
+        contestants = [Contestant(name, ALL[name], length, threads=count)
                        for name in study.engines if name not in missing]  # fmt: skip
         texts = store.texts(f"text-{length}", [random_ids(length).numpy()])
         measure = partial(_latency, study, store, contestants, texts, cores, missing, identity)
@@ -156,14 +162,17 @@ def run_roofline(study: Study, model: str, threads: int) -> None:
 
 
 def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str]:
-    """Compile with CANAO; {CANAO: why} for a model that it does not compile yet."""
-    if not needed and CANAO not in study.engines:
-        return {}
-    try:
-        store.compile()
-    except DeviceError as error:
-        return {CANAO: f"not supported: {without_folders(str(error))}"}
-    return {}
+    """Compile with CANAO, in all precisions that run; why not, by the engine, for a model that it
+    does not compile yet."""
+    missing = {}
+    for name in study.engines if not needed else (CANAO,):
+        if name not in OWN_LABELS:
+            continue
+        try:
+            store.compile(ALL[name].takes)
+        except DeviceError as error:
+            missing[name] = f"not supported: {without_folders(str(error))}"
+    return missing
 
 
 def _row(
@@ -189,55 +198,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    for name in names:
-        if name not in known:
-            raise InputError(f"{what} '{name}' is not one of {', '.join(known)}")
-    return names
-
-
-def _numbers(text: str, what: str, least: int = 1) -> tuple[int, ...]:
-    words = text.split(",")
-    if not all(word.isdigit() and int(word) >= least for word in words):
-        raise InputError(f"{what} '{text}': give whole numbers from {least}, by commas")
-    return tuple(int(word) for word in words)
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--table", action="store_true", help="write speed.md's tables and end")
-    parser.add_argument("--work", type=Path, help="folder for models and conversions")
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--lengths", default="8,16,32,64,128,384", help="tokens of the text")
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--block", type=float, default=0.3, help="seconds of an engine's turn")
-    parser.add_argument("--cores", help="cores to use; default: all allowed ones, in order")
-    parser.add_argument("--mrpc", type=Path, metavar="DATA", help="folder with train and dev.tsv")
-    parser.add_argument("--stream", action="store_true", help="with --mrpc: as a stream")
-    parser.add_argument("--texts", type=int, default=0, help="of MRPC, at most (0: all)")
-    parser.add_argument("--families", action="store_true",
-                        help="small models of all families against ONNX Runtime, at 128 tokens")
-    parser.add_argument("--roofline", action="store_true", help="CANAO's kernels, at 128 tokens")
-    parser.add_argument("--again", action="store_true", help="replace records")
-    add_options(parser, RECORDS)
-    options = parser.parse_args(arguments)
-    if not options.table and not options.work:
-        parser.error("give --work, or --table")
-    if options.stream and not options.mrpc:
-        parser.error("--stream needs --mrpc")
-    if options.table and options.draft:
-        parser.error("no table is made of drafts")
-    if options.rounds < 1 or options.block <= 0 or options.texts < 0:
-        parser.error("--rounds is at least 1, --block over 0, --texts not negative")
-    return options
-
-
 def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
     """Each measurement that was asked for, done when the next is asked."""
-    threads = _numbers(options.threads, "threads")
+    threads = numbers(options.threads, "threads")
     if max(threads) > len(study.cores):
         raise InputError(f"{max(threads)} threads need as many cores; take --cores or fewer")
     if options.mrpc:
@@ -245,32 +208,34 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
         for count in threads:
             yield run_texts(study, kind, options.mrpc, options.texts, count)
         return
-    lengths = _numbers(options.lengths, "lengths")
+    lengths = numbers(options.lengths, "lengths")
     if options.families:
         study = replace(study, engines=FAMILIES_ENGINES)
         for model in FAMILIES:
             yield run_latency(study, model, (FAMILIES_LENGTH,), threads, "family")
         return
-    for model in _names(options.models, tuple(MODELS), "model"):
+    for model in names(options.models, tuple(MODELS), "model"):
         if options.roofline:
             for count in threads:
                 yield run_roofline(study, model, count)
         else:
-            yield run_latency(study, model, lengths, threads)
+            kind = "latency" if options.precision == FLOAT32 else options.precision
+            yield run_latency(study, model, lengths, threads, kind)
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parse(arguments)
+    options = parse(arguments, RECORDS)
     try:
-        records = Records(file_of(options, RECORDS))
+        plain = options.precision == FLOAT32
+        records = Records(file_of(options, RECORDS if plain else REDUCED_RECORDS))
         if options.table:
-            write_page(records.read())
+            (write_page if plain else write_int8_page)(records.read())
             return 0
         allowed = local_machine().cores
-        cores = _numbers(options.cores, "cores", 0) if options.cores else allowed
-        engines = _names(options.engines, tuple(ENGINES), "engine")
+        cores = numbers(options.cores, "cores", 0) if options.cores else allowed
+        engines = names(options.engines, entrants(options.precision), "engine")
         for name in engines:
-            python_of(ENGINES[name].environment)
+            python_of(ALL[name].environment)
         results = Results.start(records, options.draft)
         study = Study(options.work.resolve(), results, engines, options.rounds, options.block,
                       cores, options.again)  # fmt: skip

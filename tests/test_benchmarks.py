@@ -17,19 +17,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import int8_table  # noqa: E402
 import real_data_table  # noqa: E402
 import speed_table  # noqa: E402
 import table2_table  # noqa: E402
 from marks import BAD, UNKNOWN, footnotes, marked  # noqa: E402
 from pages import by_machine  # noqa: E402
 from peers import results as results_module  # noqa: E402
-from peers.catalog import NO_CXX  # noqa: E402
+from peers.catalog import (  # noqa: E402
+    ALL,
+    ENGINES,
+    LEAST_COSINE,
+    NO_BF16,
+    NO_CXX,
+    OWN_LABELS,
+    entrants,
+)
+from peers.interleave import distances  # noqa: E402
 from peers.quality import faults, unrecorded  # noqa: E402
 from peers.quiet import LIMIT, Clock, Watch, others  # noqa: E402
 from peers.ratios import interval  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, file_of  # noqa: E402
 from peers.source import Source  # noqa: E402
+from speed_options import parse  # noqa: E402
 
 from canao.errors import DeviceError, InputError  # noqa: E402
 
@@ -188,7 +199,80 @@ def test_nothing_is_begun_on_a_busy_machine(
 
 
 def test_an_engine_that_cannot_run_here_is_no_fault() -> None:
-    assert faults(row(unavailable={"torch-compile": NO_CXX})) == []
+    assert faults(row(unavailable={"torch-compile": NO_CXX, "openvino-bf16": NO_BF16})) == []
+
+
+def test_who_takes_part_in_a_precision() -> None:
+    assert entrants("float32") == tuple(ENGINES)
+    for precision in ("int8", "bf16"):
+        names = entrants(precision)
+        low = [name for name in names if ALL[name].precision == precision]
+        assert names[0] == "canao" and len(low) >= 2
+        assert {ALL[name].plain for name in low} | set(low) | {"canao"} == set(names)
+        for name in low:
+            assert ALL[ALL[name].plain].precision == "float32"
+            assert names.index(ALL[name].plain) < names.index(name)
+    assert "canao-int8" in entrants("int8") and "canao-int8" in OWN_LABELS
+    with pytest.raises(SystemExit):
+        parse(["--work", "w", "--precision", "int8", "--families"], Path("r.jsonl"))
+    plain, low = (parse(["--work", "w", "--precision", p], Path("r.jsonl"))
+                  for p in ("float32", "int8"))  # fmt: skip
+    assert (plain.threads, low.threads, low.lengths) == ("1,2", "1", "8,32,128")
+    assert low.engines == ",".join(entrants("int8"))
+
+
+def test_how_far_outputs_are() -> None:
+    want = np.array([1.0, -1.0, 1.0, -1.0], np.float32)
+    assert distances(want, want) == (0.0, pytest.approx(1.0))
+    assert distances(np.float32([1, -1, 1, 1]), want) == (2.0, pytest.approx(0.5))
+    assert distances(np.float32([1, -1, np.nan, 1]), want) == (1e9, 0.0)
+    for name, difference, cosine, right in (
+        ("canao", 0.9e-4, 1.0, True), ("canao", 1.1e-4, 1.0, False),
+        ("canao-int8", 2.0, LEAST_COSINE, True), ("canao-int8", 0.0, LEAST_COSINE - 1e-6, False),
+    ):  # fmt: skip
+        assert ALL[name].right(difference, cosine) is right
+
+
+def low(us: int = 500, right: bool = True, spread: int = 0) -> dict[str, Any]:
+    """An engine in int8 whose turns alternate by `spread` microseconds."""
+    return {"difference": 0.5, "cosine": 0.99 if right else 0.5, "right": right, "preempted": 0,
+            "precision": "int8", "samples_us": [[us - spread], [us + spread]] * 5}  # fmt: skip
+
+
+def int8_row(**engines: dict[str, Any]) -> dict[str, Any]:
+    plain = low(1000) | {"precision": "float32", "cosine": 1.0, "difference": 1e-6}
+    named = {name.replace("_", "-"): engine for name, engine in engines.items()}
+    return row(kind="int8", engines={"canao": plain, "ort": plain, "canao-int8": low()} | named)
+
+
+def test_a_peer_far_off_in_int8_is_told_and_canao_is_refused() -> None:
+    far = int8_row(ort_int8=low(400, right=False))
+    assert faults(far) == []
+    text = int8_table.speed([far])
+    assert "| ort-int8 | 0.4 (2.50x) far off |" in text
+    assert "| than ort-int8 | 0.80x |" in text and "| canao-int8 | **0.5 (2.00x)** |" in text
+    assert "| ort-int8 | 0.50000, 0.5 far off |" in int8_table.accuracy([far])
+    assert "| canao |" not in int8_table.accuracy([far])
+    (why,) = faults(int8_row(canao_int8=low(right=False)))
+    assert why.startswith("canao-int8 differs from the reference by 5.0e-01, cosine 0.500")
+
+
+def test_ratios_in_int8_are_sure_whether_or_not_outputs_are_near() -> None:
+    uneven = {"ort_int8": low(450, right=False, spread=100)}
+    (why,) = faults(int8_row(**uneven))
+    assert "ort-int8 took 0.70 to 1.10 times as long as canao-int8" in why
+    unsure = int8_row()
+    unsure["engines"]["canao"] = low(1000, spread=200) | {"precision": "float32"}
+    (why,) = faults(unsure)
+    assert "canao took 1.60 to 2.40 times as long as canao-int8" in why
+
+
+def test_tables_of_int8_mark_bad_rows() -> None:
+    bad = without(int8_row(), "busy_others")
+    assert f"| 8 {BAD} |" in int8_table.speed([bad]) and BAD not in int8_table.speed([int8_row()])
+    assert "Not a clean result" in int8_table.speed([bad])
+    told = int8_table.conditions([int8_row() | {"unavailable": {"openvino-bf16": NO_BF16}}])
+    assert f"* openvino-bf16: {NO_BF16}" in told
 
 
 def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
@@ -328,6 +412,9 @@ def test_published_pages_are_those_of_the_records() -> None:
     page = (ROOT / "benchmarks" / "speed.md").read_text(encoding="utf-8")
     for kind, build in speed_table.SECTIONS.items():
         assert by_machine(records, kind, build) in page
+    records = Records(results_module.PUBLISHED / "int8.jsonl").read()
+    page = (ROOT / "benchmarks" / "int8.md").read_text(encoding="utf-8")
+    assert all(f"begin -->\n{text}" in page for text in int8_table.sections(records).values())
     records = Records(results_module.PUBLISHED / "real_data.jsonl").read()
     order = list(dict.fromkeys(r["dataset"] for r in records))
     text = real_data_table.table(["MRPC", "STS-B", "Banking77"], records)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from canao.machine import local_machine
+from canao.precision.quantize import FLOAT32, INT8, PRECISIONS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -12,7 +16,15 @@ ENVIRONMENTS = ROOT / "build" / "bench"  # `make bench` fills it
 CANAO = "canao"
 # Why torch.compile is missing on a machine: no fault of the measurement.
 NO_CXX = "torch.compile needs a C++ compiler, and none is on the PATH"
+# Why an engine is missing in bfloat16: without these instructions it would only be emulated.
+NO_BF16 = "this CPU has no instructions for products in bfloat16"
+NO_FAULT = (NO_CXX, NO_BF16)
+_BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 OWN = ""  # the environment that the harness itself runs in
+BF16 = "bf16"
+# Outputs in fewer bits are no roundings off, and no difference tells right from wrong. An output of
+# random weights that has less than this in common with float32's has little of the model left.
+LEAST_COSINE = 0.9
 
 
 @dataclass(frozen=True)
@@ -21,9 +33,13 @@ class Engine:
 
     module        the worker, a module of this package
     environment   folder under build/bench, or OWN
-    takes         what it loads: artifact, unfused, weights, onnx, mnn or tflite
+    takes         what it loads: artifact, unfused, weights, onnx, mnn, tflite, or one of them in
+                  a precision, as artifact-int8
     options       words for the worker
-    tolerance     largest right difference to PyTorch, in standard deviations of the output
+    tolerance     largest right difference to PyTorch in float32, in standard deviations of the
+                  output
+    precision     of its products
+    plain         the name of the same engine in float32, if this is another precision
     """
 
     name: str
@@ -32,6 +48,14 @@ class Engine:
     takes: str
     options: tuple[str, ...] = ()
     tolerance: float = 1e-4
+    precision: str = FLOAT32
+    plain: str = ""
+
+    def right(self, difference: float, cosine: float) -> bool:
+        """Whether an output may be so far from PyTorch's in float32."""
+        if self.precision == FLOAT32:
+            return difference <= self.tolerance
+        return cosine >= LEAST_COSINE
 
 
 ENGINES = {
@@ -49,6 +73,48 @@ ENGINES = {
         Engine("torch-compile", "pytorch", OWN, "weights", ("compile",)),
     )
 }
+
+# The same in fewer bits, as their makers say it is done on CPUs. CANAO in all that it has.
+REDUCED = {
+    engine.name: engine
+    for engine in (
+        *(Engine(f"{CANAO}-{name}", "native", OWN, f"artifact-{name}", precision=name, plain=CANAO)
+          for name in PRECISIONS if name != FLOAT32),
+        # Activations are QUInt8 in all dynamic quantisation of ONNX Runtime; the weights may be
+        # either. Of QInt8, x86 without VNNI adds pairs of products in 16 bits, which saturate.
+        Engine("ort-int8", "ort", "ort", "onnx-int8", precision=INT8, plain="ort"),
+        Engine("ort-uint8", "ort", "ort", "onnx-uint8", precision=INT8, plain="ort"),
+        Engine("openvino-int8", "openvino", "openvino", "nncf-int8", precision=INT8,
+               plain="openvino"),
+        Engine("openvino-int8-bf16", "openvino", "openvino", "nncf-int8", ("bf16",),
+               precision=INT8, plain="openvino"),
+        Engine("openvino-bf16", "openvino", "openvino", "onnx", ("bf16",), precision=BF16,
+               plain="openvino"),
+        Engine("litert-int8", "litert", "litert", "tflite-int8", precision=INT8, plain="litert"),
+        Engine("torch-int8", "pytorch", OWN, "weights", ("int8",), precision=INT8,
+               plain="torch-eager"),
+        Engine("torch-bf16", "pytorch", OWN, "weights", ("bf16",), precision=BF16,
+               plain="torch-eager"),
+    )
+}  # fmt: skip
+ALL = ENGINES | REDUCED
+OWN_LABELS = frozenset(name for name, engine in ALL.items() if engine.module == "native")
+MEASURED = tuple(dict.fromkeys((FLOAT32, INT8, BF16, *PRECISIONS)))
+
+
+def entrants(precision: str) -> tuple[str, ...]:
+    """Who takes part in a run of a precision: in float32 all engines, else those that have it, each
+    after itself in float32."""
+    if precision == FLOAT32:
+        return tuple(ENGINES)
+    of = [engine for engine in REDUCED.values() if engine.precision == precision]
+    return _each_once(name for engine in of for name in (engine.plain, engine.name))
+
+
+def _each_once(names: Iterable[str]) -> tuple[str, ...]:
+    """Without what comes again; CANAO first, whether or not it has the precision."""
+    return tuple(dict.fromkeys((CANAO, *names)))
+
 
 # CANAO with one kernel for every layer: a baseline of table2.py, no peer.
 UNFUSED = Engine("canao-unfused", "native", OWN, "unfused")
@@ -76,4 +142,6 @@ def obstacle(engine: Engine) -> str | None:
     """Why the engine cannot run here, where that is no fault of the set-up."""
     if "compile" in engine.options and not any(map(shutil.which, ("g++", "clang++"))):
         return NO_CXX
+    if "bf16" in engine.options and _BF16_FLAGS.isdisjoint(local_machine().features):
+        return NO_BF16
     return None

@@ -34,6 +34,8 @@ class Field:
     workers: dict[str, Worker] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
+    cosines: dict[str, float] = field(default_factory=dict)
+    precisions: dict[str, str] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)
     samples: dict[str, list[list[int]]] = field(default_factory=dict)
     preempted: dict[str, int] = field(default_factory=dict)
@@ -66,10 +68,13 @@ class Field:
             worker.close()
 
     def engines(self) -> dict[str, dict[str, Any]]:
-        """For the record: difference to PyTorch, whether that is right, preemptions, samples."""
+        """For the record: precision, difference and cosine to PyTorch in float32, whether that is
+        right, preemptions, samples."""
         return {
             label: {
+                "precision": self.precisions[label],
                 "difference": float(f"{self.differences[label]:.3g}"),
+                "cosine": float(f"{self.cosines[label]:.6g}"),
                 "right": self.right[label],
                 "preempted": self.preempted.get(label, 0),
                 "samples_us": rounds,
@@ -112,7 +117,8 @@ def joined(fields: Mapping[str, Field]) -> Field:
     """
     whole = Field()
     for model, part in fields.items():
-        for name in ("workers", "unavailable", "differences", "right", "samples"):
+        for name in ("workers", "unavailable", "differences", "cosines", "precisions", "right",
+                     "samples"):  # fmt: skip
             own = getattr(part, name)
             getattr(whole, name).update({f"{model}/{label}": own[label] for label in own})
         whole.used_versions |= part.used_versions
@@ -131,8 +137,9 @@ def _start(store: Store, contestant: Contestant, texts: Path, cores: Sequence[in
 
 
 def _compare(field_: Field, contestant: Contestant, file: Path, reference: np.ndarray) -> None:
-    """Largest difference to PyTorch, in standard deviations of its output."""
-    label = contestant.label
+    """Largest difference to PyTorch in float32, in standard deviations of its output; and the
+    cosine between all numbers of both."""
+    label, engine = contestant.label, contestant.engine
     if field_.ask(label, {"do": "outputs", "to": str(file)}) is None:
         return
     outputs = np.load(file)
@@ -140,10 +147,22 @@ def _compare(field_: Field, contestant: Contestant, file: Path, reference: np.nd
     if outputs.shape != reference.shape:
         field_.drop(label, f"its output is {outputs.shape}, PyTorch's {reference.shape}")
         return
-    difference = float(np.abs(outputs - reference).max() / reference.std())
-    field_.differences[label] = difference if np.isfinite(difference) else 1e9
-    field_.right[label] = field_.differences[label] <= contestant.engine.tolerance
+    difference, cosine = distances(outputs, reference)
+    field_.differences[label], field_.cosines[label] = difference, cosine
+    field_.precisions[label] = engine.precision
+    field_.right[label] = engine.right(difference, cosine)
     field_.samples[label] = []
+
+
+def distances(outputs: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """The largest difference in standard deviations of the reference, 1e9 of what is not finite;
+    and the cosine of both arrays, 0 of that."""
+    if not np.isfinite(outputs).all():
+        return 1e9, 0.0
+    a, b = (array.astype(np.float64).ravel() for array in (outputs, reference))
+    largest = float(np.abs(a - b).max() / b.std())
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return largest, float(a @ b) / norms if norms else 0.0
 
 
 def race(field_: Field, machine: Machine, rounds: int, block: Callable[[str, int], Block]) -> None:

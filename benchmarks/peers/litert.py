@@ -32,4 +32,5 @@ class LiteRtEngine:
 
 
 if __name__ == "__main__":
-    serve(LiteRtEngine, lambda: {n: version(n) for n in ("ai-edge-litert", "litert-torch")})
+    named = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
+    serve(LiteRtEngine, lambda: {name: version(name) for name in named})

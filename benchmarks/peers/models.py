@@ -138,9 +138,9 @@ def _settle_affine(body: nn.Module) -> None:
         hook.remove()
 
 
-def random_ids(length: int) -> torch.Tensor:
-    """The measured text: int64 [length], the same every time."""
-    generator = torch.Generator().manual_seed(SEED + length)
+def random_ids(length: int, number: int = 0) -> torch.Tensor:
+    """The measured text: int64 [length], the same every time; of other numbers, other texts."""
+    generator = torch.Generator().manual_seed(SEED + length + 1000 * number)
     return torch.randint(VOCABULARY.start, VOCABULARY.stop, (length,), generator=generator)
 
 

@@ -1,8 +1,11 @@
-"""Worker for OpenVINO. Option 'streams': throughput mode, `threads` streams, asynchronous."""
+"""Worker for OpenVINO. Option 'streams': throughput mode, `threads` streams, asynchronous; 'bf16':
+bfloat16 where a model does not say int8."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import openvino
@@ -11,7 +14,7 @@ from peers.protocol import Job, serve
 
 
 class OpenVinoEngine:
-    """A compiled model on the CPU device, float32 throughout."""
+    """A compiled model on the CPU device; what no model or option says, is in float32."""
 
     hint, streams = "LATENCY", 1
 
@@ -22,9 +25,11 @@ class OpenVinoEngine:
             "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": job.threads,
             # Without it bfloat16 is taken where the CPU has it.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if "bf16" in job.options else "f32",
         }
-        self.model = core.compile_model(core.read_model(job.model), "CPU", settings)
+        # Its own format is two files, in a directory.
+        path = Path(job.model) / "model.xml" if Path(job.model).is_dir() else Path(job.model)
+        self.model = core.compile_model(core.read_model(path), "CPU", settings)
         self.request = self.model.create_infer_request()
 
     def prepare(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,4 +60,4 @@ def load(job: Job) -> OpenVinoEngine:
 
 
 if __name__ == "__main__":
-    serve(load, lambda: {"openvino": openvino.__version__})
+    serve(load, lambda: {"openvino": openvino.__version__, "nncf": version("nncf")})

@@ -1,11 +1,12 @@
-"""Worker for PyTorch. Option 'compile': torch.compile with frozen weights, static shapes.
+"""Worker for PyTorch. Options 'compile': torch.compile with frozen weights, static shapes; 'int8':
+dynamic quantisation of all linears, weights per channel; 'bf16': weights and activations.
 
 The model is a directory with weights.safetensors; its name is the option that follows 'model='.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,13 @@ class TorchEngine:
 
             inductor.freezing = True  # constant weights are packed, as the other engines do
         name = next(o.removeprefix("model=") for o in job.options if o.startswith("model="))
-        self.module: Callable[..., torch.Tensor] = load_encoder(name, job.model, attention="sdpa")
+        self.module: Any = load_encoder(name, job.model, attention="sdpa")
+        if "int8" in job.options:
+            quantization = torch.ao.quantization
+            how = {torch.nn.Linear: quantization.per_channel_dynamic_qconfig}
+            self.module = quantization.quantize_dynamic(self.module, how)
+        if "bf16" in job.options:
+            self.module = self.module.to(torch.bfloat16)
         if "compile" in job.options:
             self.module = torch.compile(self.module, dynamic=False)
 
@@ -34,7 +41,7 @@ class TorchEngine:
     # Not inference_mode: freezing only takes place under no_grad.
     @torch.no_grad()
     def run(self, prepared: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
-        return self.module(*prepared).numpy()
+        return self.module(*prepared).float().numpy()
 
 
 def main() -> None:

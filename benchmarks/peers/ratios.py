@@ -8,7 +8,8 @@ from itertools import chain
 from math import comb
 from typing import Any
 
-from peers.catalog import CANAO
+from canao.precision.quantize import FLOAT32
+from peers.catalog import CANAO, OWN_LABELS
 
 Record = Mapping[str, Any]
 CONFIDENCE = 0.95
@@ -21,7 +22,12 @@ NEAR = 1.5  # nobody asks by how many percent an engine is behind that takes lon
 
 def is_own(label: str) -> bool:
     """Whether a contestant is CANAO, in whatever way it takes part."""
-    return label.partition(",")[0] == CANAO
+    return label.partition(",")[0] in OWN_LABELS
+
+
+def reduced(engine: Mapping[str, Any]) -> bool:
+    """Whether a contestant computes in fewer bits than float32."""
+    return bool(engine.get("precision", FLOAT32) != FLOAT32)
 
 
 def median_ms(engine: Mapping[str, Any]) -> float:
@@ -92,14 +98,28 @@ def uncertain(record: Record) -> Iterator[str]:
     """What the rounds do not tell surely: in each case, CANAO against each that comes near it."""
     for case in dict.fromkeys(_case(label) for label in record.get("engines") or {}):
         own = fastest(record, True, case)
-        for other in _right(record, False, case) if own else ():
+        for other in _others(record, own, case) if own else ():
             values = by_round(record, other, own)
             low, high = interval(values)
             middle = statistics.median(values)
-            if middle < NEAR and max(high - middle, middle - low) > UNCERTAINTY * middle:
+            near = middle < NEAR or is_own(other.removeprefix(case))
+            if near and max(high - middle, middle - low) > UNCERTAINTY * middle:
                 yield (f"in {len(values)} rounds {other} took {low:.2f} to {high:.2f} times as "
                        f"long as {own}, which does not tell the median to {UNCERTAINTY:.0%}: it "
                        "takes more rounds, or a quieter machine")  # fmt: skip
+
+
+def _others(record: Record, own: str, case: str) -> list[str]:
+    """Those that CANAO's fastest is compared with: right peers, those in fewer bits however far off
+    they are; and CANAO in float32, if this is in fewer bits."""
+    engines = record["engines"]
+    peers = [
+        label for label, engine in engines.items()
+        if label.startswith(case) and not is_own(label.removeprefix(case))
+        and (engine["right"] or reduced(engine)) and any(engine["samples_us"])
+    ]  # fmt: skip
+    plain = f"{case}{CANAO}"
+    return [*peers, plain] if reduced(engines[own]) and plain in engines else peers
 
 
 def _case(label: str) -> str:

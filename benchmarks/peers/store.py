@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from peers.catalog import HERE, OWN, Contestant
+from peers.catalog import ALL, HERE, OWN, UNFUSED, Contestant
 from peers.host import run_tool
+from peers.models import random_ids
 from peers.protocol import write_texts
 
-# What an engine takes -> the directory of CANAO's artifact.
-_ARTIFACTS = {"artifact": "canao", "unfused": "canao-unfused"}
+# What CANAO's engines take: the directories have the engines' names.
+_ARTIFACTS = {e.takes: e for e in (*ALL.values(), UNFUSED) if e.module == "native"}
+_CALIBRATION = 300  # texts that NNCF sees, as it does by default
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,22 @@ class Store:
     def open(work: Path, model: str) -> Store:
         """The store of a model, with its weights."""
         digest = hashlib.sha256()
-        names = ("models.py", "prepare.py", "convert_litert.py", "convert_mnn.py")
-        for path in (*(HERE / name for name in names), *sorted(HERE.glob("*.txt"))):
+        names = ("models.py", "prepare.py")
+        made = (*HERE.glob("convert_*.py"), *HERE.glob("quantize_*.py"), *HERE.glob("*.txt"))
+        for path in (*(HERE / name for name in names), *sorted(made)):
             digest.update(path.read_bytes())
         store = Store(model, work / f"{model}-{digest.hexdigest()[:8]}")
         store.folder.mkdir(parents=True, exist_ok=True)
         store._make("weights.safetensors", OWN, "prepare", ("weights", model))
         return store
 
-    def compile(self, kind: str = "artifact") -> None:
-        """CANAO's artifact, fused or 'unfused', by the sources as they are now."""
-        _say(f"{self.model}: compiling with CANAO ({kind})")
-        name = _ARTIFACTS[kind]
-        where = (kind, self.model, str(self.folder), str(self.folder / name))
-        run_tool(OWN, "prepare", where, self.folder / f"{name}.log")
+    def compile(self, takes: str = "artifact") -> None:
+        """What one of CANAO's engines takes, by the sources as they are now."""
+        _say(f"{self.model}: compiling with CANAO ({takes})")
+        engine = _ARTIFACTS[takes]
+        step, *precision = (takes,) if engine is UNFUSED else ("artifact", engine.precision)
+        where = (step, self.model, str(self.folder), str(self.folder / engine.name), *precision)
+        run_tool(OWN, "prepare", where, self.folder / f"{engine.name}.log")
 
     def texts(self, name: str, texts: Sequence[np.ndarray]) -> Path:
         """A file with these texts' ids."""
@@ -76,16 +80,27 @@ class Store:
         """What the contestant's engine loads, converted if it is not there yet."""
         takes, length = contestant.engine.takes, contestant.length
         if takes in _ARTIFACTS:
-            return self.folder / _ARTIFACTS[takes]
+            return self.folder / _ARTIFACTS[takes].name
         if takes == "weights":
             return self.folder
-        if takes == "tflite":
-            return self._make(f"{length}.tflite", "litert", "convert_litert",
-                              (self.model, str(self.folder)), (str(length),))  # fmt: skip
+        kind, _, bits = takes.partition("-")
+        if kind == "tflite":
+            plain = self._make(f"{length}.tflite", "litert", "convert_litert",
+                               (self.model, str(self.folder)), (str(length),))  # fmt: skip
+            if not bits:
+                return plain
+            return self._make(f"{length}-{bits}.tflite", "litert", "quantize_litert", (str(plain),))
         onnx = self._make(f"{length or 'dynamic'}.onnx", OWN, "prepare",
                           ("onnx", self.model, str(self.folder)), (str(length),))  # fmt: skip
-        if takes == "mnn":
+        if kind == "mnn":
             return self._make(f"{length}.mnn", "mnn", "convert_mnn", (str(onnx),))
+        if kind == "nncf":
+            seen = [random_ids(length, 1 + i).numpy() for i in range(_CALIBRATION)]
+            texts = self.texts(f"calibration-{length}", seen)
+            return self._make(f"{length}-{bits}.nncf", "openvino", "quantize_openvino",
+                              (str(onnx), str(texts)))  # fmt: skip
+        if bits:
+            return self._make(f"{length}-{bits}.onnx", "ort", "quantize_ort", (str(onnx),), (bits,))
         return onnx
 
     def _make(
@@ -93,7 +108,7 @@ class Store:
         after: Sequence[str] = (),
     ) -> Path:  # fmt: skip
         path = self.folder / name
-        if not path.is_file():
+        if not path.exists():
             _say(f"{self.model}: making {name}")
             part = self.folder / f"part-{name}"
             log = self.folder / f"{name}.log"

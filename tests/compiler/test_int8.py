@@ -115,8 +115,9 @@ def test_levels_and_scales_are_the_interpreters(isa: str, tmp_path: Path) -> Non
     """To the bit: the weights are the identity, so that rows come out as they were rounded."""
     table = np.random.default_rng(3).standard_normal((40, 5)).astype(np.float32)
     table[7] = 0
-    constants = {"table": table, "w": np.eye(5, dtype=np.int8), "scales": np.ones(5, np.float32)}
-    graph = product(5, 5)
+    constants = {"5x5 table": table, "5x5 w": np.eye(5, dtype=np.int8),
+                 "5x5 scales": np.ones(5, np.float32)}  # fmt: skip
+    graph = products(((5, 5),))
     graph = verify(retype(graph.replace(constants=constants)))
     target = HOST.with_isa(isa)
     program = fuse(graph, backend_of(target).legal, lambda *_: True)

@@ -1,8 +1,9 @@
 """`--precision auto`: the fastest library that keeps the accuracy that is asked for.
 
-Each precision that may be faster on the target is compiled, and checked: on labelled text if there is
-any, else by the outputs of random texts. Those that pass are timed in turns, so that whatever else
-the machine does meets all of them alike. What is not clearly faster loses to what is more precise.
+Each precision that may be faster on the target is compiled, and checked: on labelled text if there
+is any, else by the outputs of random texts. Those that pass are timed in turns, so that whatever
+else the machine does meets all of them alike. What is not clearly faster loses to what is more
+precise.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Fastest:
 
 
 def candidates(target: Target) -> tuple[str, ...]:
-    """Precisions that may be the fastest on a target, the most precise first: float32, those of half
-    precision that it has instructions for, and int8."""
+    """Precisions that may be the fastest on a target, the most precise first: float32, those of
+    half precision that it has instructions for, and int8."""
     half = (name for name in ("fp16", "bf16") if _gained(target, name))
     return (FLOAT32, *half, INT8)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from canao.accuracy.measure import Predictions, labelled_text, predictions, truncated
+from canao.accuracy.measure import Labelled, Predictions, labelled_text, predictions, truncated
+from canao.accuracy.tagged import TaggedText
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
@@ -69,7 +70,7 @@ class Checked:
 
 
 def compile_checked(
-    model: str | Path | Any, out: str | Path, data: TextData | str | Path, *, precision: str,
+    model: str | Path | Any, out: str | Path, data: Labelled | str | Path, *, precision: str,
     max_loss: float = MAX_LOSS, metric: str | None = None,
     progress: Callable[[str], None] = silent, **options: Any,
 ) -> Checked:  # fmt: skip
@@ -90,8 +91,13 @@ def compile_checked(
     target = options.get("target") or get_target()
     require_runnable(target, "check without --target and --isa, then compile with them")
     check_destination(Path(out))
-    data = data if isinstance(data, TextData) else labelled_text(data)
-    check_metric(metric, data)
+    data = data if isinstance(data, TextData | TaggedText) else labelled_text(data)
+    if isinstance(data, TextData):
+        check_metric(metric, data)
+    elif metric is not None:
+        raise InputError(
+            f"--metric {metric}: of words with labels it is the F1 of entities; leave it out"
+        )
     for line in data.told:
         progress(line)
     with WorkingDirectory("canao-check") as folder:
@@ -181,7 +187,7 @@ def _float32(
     return rewritten(graph, fusion, limits)[1]
 
 
-def _sample(artifact: Artifact, data: TextData) -> list[list[np.ndarray]]:
+def _sample(artifact: Artifact, data: Labelled) -> list[list[np.ndarray]]:
     """What the library is given for some of the texts, spread over all."""
     with CompiledModel(artifact) as model:
         return [
@@ -190,7 +196,7 @@ def _sample(artifact: Artifact, data: TextData) -> list[list[np.ndarray]]:
         ]
 
 
-def _written(checked: Checked, data: TextData, out: Path) -> Artifact:
+def _written(checked: Checked, data: Labelled, out: Path) -> Artifact:
     """The artifact at `out`, whole, with what the check found in its manifest."""
     source = checked.artifact
     manifest = dict(source.manifest) | {

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from canao.accuracy.entities import tag_words
+from canao.accuracy.tagged import TaggedText, is_tagged, read_tagged
 from canao.artifact.directory import Artifact
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
@@ -16,12 +18,14 @@ from canao.train.data import Example, TextData, load_data
 from canao.train.metrics import Score, score
 
 CLASSES, VALUES = "text-classification", "text-regression"
+Labelled = TextData | TaggedText
 _BATCH = 64  # texts
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Of each example: its class, or its value. `score` is how right they are."""
+    """Of each example its class or its value, or of each word its label. `score` is how right they
+    are."""
 
     values: np.ndarray
     score: Score
@@ -34,17 +38,28 @@ class Predictions:
         return float(np.mean(self.values == other.values))
 
 
-def labelled_text(path: str | Path, **options: Any) -> TextData:
+def labelled_text(path: str | Path, **options: Any) -> Labelled:
     """The examples to check with, as `dev`: those of the development file where there is one, else
-    all of the file. Options as for `load_data`."""
+    all of the file. Options as for `load_data`; .conll files, of words with labels, have none."""
+    if is_tagged(path):
+        given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        if given:
+            raise InputError(
+                f"{path}: a line is a word and its label, there are no columns to choose; leave "
+                f"out {' and '.join(given)}"
+            )
+        return read_tagged(path)
     return load_data(path, split=False, **options)
 
 
-def predictions(artifact: Artifact, data: TextData) -> Predictions:
-    """What the library says of `data.dev`; texts that are too long for it are truncated.
+def predictions(artifact: Artifact, data: Labelled) -> Predictions:
+    """What the library says of `data.dev`; texts that are too long for it are truncated, and
+    sentences of words with labels read in windows.
 
     InputError if it is a model for another task, or for other labels.
     """
+    if isinstance(data, TaggedText):
+        return Predictions(*tag_words(artifact, data))
     data = in_labels_of(artifact, data)
     order = {name: i for i, name in enumerate(data.labels)}
     texts, pairs = [e.text for e in data.dev], [e.pair for e in data.dev]
@@ -59,8 +74,10 @@ def predictions(artifact: Artifact, data: TextData) -> Predictions:
     return Predictions(values, score(values, data))
 
 
-def truncated(artifact: Artifact, data: TextData) -> int:
-    """How many of the texts have more tokens than the library takes."""
+def truncated(artifact: Artifact, data: Labelled) -> int:
+    """How many of the texts have more tokens than the library takes, and are truncated."""
+    if isinstance(data, TaggedText):
+        return 0
     with CompiledModel(artifact) as model:
         return sum(model.tokens_of(e.text, e.pair) > artifact.max_length for e in data.dev)
 

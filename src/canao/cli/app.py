@@ -225,7 +225,8 @@ def compile(
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
     precision: Precision = PRECISION,
     check: Annotated[
-        str | None, typer.Option(help="labelled text, as --data of search: compare with float32")
+        str | None,
+        typer.Option(help="labelled text, as --data of search, or .conll: compare with float32"),
     ] = None,
     max_loss: Annotated[
         float, typer.Option(help="points of the metric that int8 may lose; with --check")

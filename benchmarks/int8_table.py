@@ -1,0 +1,123 @@
+"""The tables of int8.md, from the records of speed.py in other precisions than float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from marks import footnotes, marked
+from pages import Record, by_machine, fill, table, threads_of
+from peers.catalog import ALL, LEAST_COSINE, NO_FAULT, OWN_LABELS
+from peers.ratios import fastest, is_own, median_ms, ratio, reduced
+
+PAGE = Path(__file__).resolve().parent / "int8.md"
+FAR = "far off"  # what is under the gate: told, never hidden
+
+
+def speed(records: Sequence[Record]) -> str:
+    """For every model and thread count: engines down, lengths across; then CANAO against peers."""
+    parts = []
+    for title, cases in _cases(records):
+        labels = [marked(f"{case['length']}", case) for case in cases]
+        rows = [["milliseconds (times as fast as its own float32)", *labels],
+                ["---", *["--:"] * len(cases)]]  # fmt: skip
+        rows += [[name, *(_time(case, name) for case in cases)] for name in _labels(cases)]
+        parts += [f"{title}\n", table(rows), *_leads(cases, labels), footnotes(cases)]
+    return "\n".join(part for part in parts if part)
+
+
+def _cases(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """A title and the records of each model and thread count, by length."""
+    for model, threads in dict.fromkeys((r["model"], r["threads"]) for r in records):
+        of = [r for r in records if (r["model"], r["threads"]) == (model, threads)]
+        yield f"**{model}, {threads_of(of[0])}**", sorted(of, key=lambda r: r["length"])
+
+
+def _labels(cases: Sequence[Record]) -> list[str]:
+    """All engines of the cases, CANAO first, each before itself in fewer bits."""
+    found = dict.fromkeys(chain(*((*c["engines"], *c["unavailable"]) for c in cases)))
+    return sorted(found, key=lambda name: (not is_own(name), _plain(name), name))
+
+
+def _plain(name: str) -> str:
+    return ALL[name].plain or name if name in ALL else name
+
+
+def _time(case: Record, name: str) -> str:
+    engine = case["engines"].get(name)
+    if engine is None:
+        return "not run" if name not in case["unavailable"] else "-"
+    cell = f"{median_ms(engine):.3g}"
+    plain = _plain(name)
+    if plain != name and plain in case["engines"]:
+        cell = f"{cell} ({ratio(case, plain, name):.2f}x)"
+    if name == fastest(case, is_own(name)):
+        cell = f"**{cell}**"
+    return cell if engine["right"] else f"{cell} {FAR if reduced(engine) else 'wrong'}"
+
+
+def _leads(cases: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+    """How many times faster CANAO's libraries in fewer bits are than peers in fewer bits."""
+    engines: Mapping[str, Any] = {k: v for case in cases for k, v in case["engines"].items()}
+    low = [name for name in _labels(cases) if name in engines and reduced(engines[name])]
+    for own in (name for name in low if name in OWN_LABELS):
+        rows = [[f"{own} is faster by", *labels], ["---", *["--:"] * len(cases)]]
+        rows += [[f"than {peer}", *(_lead(case, peer, own) for case in cases)]
+                 for peer in low if peer not in OWN_LABELS]  # fmt: skip
+        yield table(rows)
+
+
+def _lead(case: Record, peer: str, own: str) -> str:
+    both = peer in case["engines"] and own in case["engines"]
+    return f"{ratio(case, peer, own):.2f}x" if both else "-"
+
+
+def accuracy(records: Sequence[Record]) -> str:
+    """How far outputs are from those of PyTorch in float32, of engines in fewer bits."""
+    parts = []
+    for title, cases in _cases(records):
+        lengths = (str(case["length"]) for case in cases)
+        rows = [["cosine, largest difference in standard deviations", *lengths],
+                ["---", *["--:"] * len(cases)]]  # fmt: skip
+        for name in _labels(cases):
+            of = [case["engines"].get(name) for case in cases]
+            if any(engine is not None and reduced(engine) for engine in of):
+                rows.append([name, *map(_error, of)])
+        parts += [f"{title}\n", table(rows)]
+    return "\n".join(parts)
+
+
+def _error(engine: Mapping[str, Any] | None) -> str:
+    if engine is None:
+        return "-"
+    cell = f"{engine['cosine']:.5f}, {engine['difference']:.2g}"
+    return cell if engine["right"] else f"{cell} {FAR}"
+
+
+def conditions(records: Sequence[Record]) -> str:
+    """Versions, and which engines did not run for a reason that lies in the machine."""
+    versions = {k: v for r in records for k, v in r["versions"].items()}
+    named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    without = {f"* {label}: {why}": None for r in records for label, why in r["unavailable"].items()
+               if why in NO_FAULT}  # fmt: skip
+    told = f"\nNot run on this machine:\n\n{chr(10).join(without)}\n" if without else ""
+    return f"Versions: {named}. Cosines under {LEAST_COSINE:g} are marked {FAR}.\n{told}"
+
+
+BUILDERS = {"speed": speed, "accuracy": accuracy, "conditions": conditions}
+
+
+def sections(records: Sequence[Record]) -> dict[str, str]:
+    """The text between each pair of markers of the page."""
+    return {
+        f"{kind}-{name}": by_machine(records, kind, build)
+        for kind in ("int8", "bf16")
+        for name, build in BUILDERS.items()
+    }
+
+
+def write_page(records: Sequence[Record]) -> None:
+    """Put the tables of all records between the markers of int8.md."""
+    fill(PAGE, sections(records))

@@ -1,0 +1,106 @@
+"""What a compiled library says of each word of a sentence, and how many entities it finds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+
+from canao.accuracy.tagged import Sentence, TaggedText
+from canao.artifact.directory import Artifact
+from canao.errors import InputError
+from canao.inference.compiled_model import CompiledModel
+from canao.inference.tasks.results import Entity
+from canao.inference.tasks.scheme import Scheme, scheme_of
+from canao.train.metrics import Score
+
+TOKENS = "token-classification"
+_BATCH = 64  # sentences
+Span = tuple[int, int, int, str]  # sentence, first word, the word after the last, type
+
+
+def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score]:
+    """The place of each word's label among the model's labels, int64 [words of all sentences], and
+    how right they are. A word has the label of its first token; one that the tokenizer leaves out
+    is outside of all entities. Long sentences are read in windows.
+
+    InputError if it is a model for another task, or without some of the labels.
+    """
+    labels = _require_labels(artifact, data)
+    order = {name: i for i, name in enumerate(labels)}
+    outside = next(iter(sorted(scheme_of(labels).outside)), labels[0])
+    found: list[list[str]] = []
+    with CompiledModel(artifact) as model:
+        for start in range(0, len(data.dev), _BATCH):
+            part = data.dev[start : start + _BATCH]
+            pieces = model.predict([s.text for s in part], aggregate="none", ignore_labels=[])
+            found += [_of_words(s, p, outside) for s, p in zip(part, pieces, strict=True)]
+    values = np.array([order[tag] for tags in found for tag in tags], np.int64)
+    return values, entity_score([s.tags for s in data.dev], found, labels)
+
+
+def _of_words(sentence: Sentence, pieces: Sequence[Entity], outside: str) -> list[str]:
+    """The label of each word's first token."""
+    begins = [piece.start for piece in pieces]
+    tags = []
+    for start, word in zip(sentence.starts(), sentence.words, strict=True):
+        at = bisect_left(begins, start)
+        inside = at < len(begins) and begins[at] < start + len(word)
+        tags.append(pieces[at].label if inside else outside)
+    return tags
+
+
+def _require_labels(artifact: Artifact, data: TaggedText) -> tuple[str, ...]:
+    """The model's labels; InputError unless it labels tokens, with all that the data have."""
+    task, labels = artifact.manifest["task"], tuple(artifact.manifest["labels"])
+    if task != TOKENS:
+        raise InputError(
+            f"{data.source}: is data for {TOKENS}, and the model is for {task}; give data for the "
+            "model's task"
+        )
+    if not set(data.tags) <= set(labels):
+        raise InputError(
+            f"{data.source}: has the labels {', '.join(data.tags)}, and the model "
+            f"{', '.join(labels)}; give both the same names, in the data or in id2label of "
+            "config.json"
+        )
+    return labels
+
+
+def entity_score(
+    truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]], labels: Sequence[str]
+) -> Score:
+    """How well the labels of words, a list for each sentence, fit the true ones.
+
+    Precision, recall and F1 of entities as in conlleval and seqeval: an entity counts if its type
+    and both of its ends are right; over all types together. Primary is F1, or the share of right
+    words where `labels` have no entities, as parts of speech.
+    """
+    scheme = scheme_of(labels)
+    right = [a == b for want, got in zip(truth, found, strict=True)
+             for a, b in zip(want, got, strict=True)]  # fmt: skip
+    metrics = {"word_accuracy": float(np.mean(right))}
+    if not scheme.roles and not scheme.outside:
+        return Score(metrics, "word_accuracy")
+    wanted, given = spans(truth, scheme), spans(found, scheme)
+    both = len(wanted & given)
+    metrics["entity_precision"] = both / len(given) if given else 0.0
+    metrics["entity_recall"] = both / len(wanted) if wanted else 0.0
+    # Twice the hits over all of both sides: the harmonic mean of the two.
+    metrics["entity_f1"] = 2 * both / max(len(wanted) + len(given), 1)
+    return Score(metrics, "entity_f1")
+
+
+def spans(sentences: Sequence[Sequence[str]], scheme: Scheme) -> set[Span]:
+    """The entities in sentences of labels."""
+    found: set[Span] = set()
+    for i, tags in enumerate(sentences):
+        first = 0
+        for at, tag in enumerate(tags):
+            if at + 1 < len(tags) and scheme.continues(tag, tags[at + 1]):
+                continue
+            if tag not in scheme.outside:
+                found.add((i, first, at + 1, scheme.type_of(tag)))
+            first = at + 1
+    return found
