@@ -45,26 +45,30 @@ def compile(
     model. For a target other than this machine use `compile_model` in canao.compiler.pipeline.
     Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
     `ignored` names files and entries of the directory that would be refused ('config.json:name')
-    and that have no effect on the model. `precision` of products is 'float32' or 'int8'.
+    and that have no effect on the model. `precision` of products is 'float32', 'bf16', 'fp16',
+    'int8' or 'int8-weights' (docs/precision.md), or 'auto': the fastest of those whose outputs stay
+    near float32's.
     """
-    from canao.compiler.pipeline import compile_model
-
     machine = get_target(target) if isinstance(target, str) else target
+    options = {"revision": revision, "target": machine, "fusion": fusion, "tuned": tuned,
+               "ignored": ignored}  # fmt: skip
     if out is not None:
-        artifact = compile_model(
-            model, out, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-            ignored=ignored, precision=precision,
-        )
-        return CompiledModel(artifact, threads)
+        return CompiledModel(_made(model, out, precision, **options), threads)
     folder = WorkingDirectory("canao-model")
     place = folder.path / "model"
-    artifact = compile_model(
-        model, place, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-        ignored=ignored, precision=precision,
-    )
-    compiled = CompiledModel(artifact, threads)
+    compiled = CompiledModel(_made(model, place, precision, **options), threads)
     weakref.finalize(compiled, folder.cleanup)
     return compiled
+
+
+def _made(model: Any, out: str | Path, precision: str, **options: Any) -> Artifact:
+    from canao.accuracy.fastest import compile_fastest
+    from canao.compiler.pipeline import compile_model
+    from canao.precision.quantize import AUTO
+
+    if precision == AUTO:
+        return compile_fastest(model, out, **options).artifact
+    return compile_model(model, out, precision=precision, **options)
 
 
 def tune(

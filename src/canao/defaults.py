@@ -14,6 +14,7 @@ TARGET = "host"
 DEVICE = "local"
 TOOLCHAIN = "zig"
 PRECISION = "float32"  # of products
+NEAR_COSINE, NEAR_LARGEST = 0.99, 1.0  # of outputs on random texts: beyond is worth a warning
 MAX_LOSS = 0.5  # points of the metric that another precision may lose
 TUNE_SECONDS = 90.0  # after which `canao tune` ends with what it has
 

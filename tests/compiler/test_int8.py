@@ -124,7 +124,7 @@ def test_levels_and_scales_are_the_interpreters(isa: str, tmp_path: Path) -> Non
     schedule = schedule_program(program, default_plans(program, target), target)
     built = programs.build_schedule(schedule, target, tmp_path)
     (got,) = programs.run([*built, "1"], [(np.arange(40),)])
-    want = interpret(graph, [np.arange(40)], np.float32)["y"].astype(np.float32)
+    want = interpret(graph, [np.arange(40)], np.float32)["5x5"].astype(np.float32)
     assert np.array_equal(got, want.ravel())
 
 

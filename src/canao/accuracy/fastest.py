@@ -15,25 +15,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from canao.accuracy.gate import Checked, compile_checked
+from canao.accuracy.gate import Checked, compile_checked, require_runnable
 from canao.accuracy.measure import labelled_text
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model
-from canao.defaults import MAX_LOSS, silent
+from canao.compiler.pipeline import compile_model, product_name
+from canao.defaults import MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
 from canao.device.base import Failure, MeasureConfig
-from canao.device.bench import LocalDevice
-from canao.errors import CanaoError, DeviceError, InputError
-from canao.inference.library import require_runnable
-from canao.lower.cpu.quantized import tile_name
-from canao.precision.agreement import FAR
-from canao.precision.quantize import FLOAT32, INT8, precision_of
+from canao.device.bench import local_device
+from canao.errors import DeviceError, InputError
+from canao.precision.quantize import FLOAT32, INT8
 from canao.target import Target, get_target
 
-AUTO = "auto"
 _ROUNDS, _SAMPLES = 7, 16
 _LENGTH = 128  # tokens of the texts that are timed, where the model takes so many
 _CLEARLY = 0.97  # of a more precise library's time: less is faster
@@ -59,13 +55,8 @@ class Fastest:
 def candidates(target: Target) -> tuple[str, ...]:
     """Precisions that may be the fastest on a target, the most precise first: float32, those of
     half precision that it has instructions for, and int8."""
-    half = (name for name in ("fp16", "bf16") if _gained(target, name))
+    half = (n for n in ("fp16", "bf16") if target.for_products(product_name(n)) != target)
     return (FLOAT32, *half, INT8)
-
-
-def _gained(target: Target, name: str) -> bool:
-    wanted = precision_of(name)
-    return target.for_products(tile_name(wanted.rows, wanted.weights)) != target
 
 
 def compile_fastest(
@@ -94,7 +85,7 @@ def compile_fastest(
                     raise
                 progress(f"{name} is left out: {error}")
                 tried.append(Tried(name, None, str(error)))
-        times = _times(made, progress)
+        times = _times(made, target, progress)
         chosen = _chosen(made, times)
         tried += [Tried(name, times.get(name)) for name in made]
         manifest = dict(made[chosen].manifest) | {
@@ -121,7 +112,7 @@ def _compiled(
         return checked.artifact
     artifact = compile_model(model, place, precision=name, **options)
     near = artifact.manifest["agreement"]
-    if near["cosine"] < FAR.cosine or near["largest"] > FAR.largest:
+    if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
         raise InputError(
             f"on random texts its outputs have a cosine of {near['cosine']:.4f} to float32's and "
             f"differ by {near['largest']:.2g} standard deviations; --check it on your data"
@@ -129,14 +120,16 @@ def _compiled(
     return artifact
 
 
-def _times(made: Mapping[str, Artifact], progress: Callable[[str], None]) -> dict[str, float]:
+def _times(
+    made: Mapping[str, Artifact], target: Target, progress: Callable[[str], None]
+) -> dict[str, float]:
     """Milliseconds of each library at a usual length, by the median of turns; of none where the
     libraries don't run here."""
     try:
-        require_runnable(next(iter(made.values())))
-    except CanaoError:
+        require_runnable(target, "")
+    except InputError:
         return {}
-    device, turns = LocalDevice(), dict[str, list[float]]()
+    device, turns = local_device(), dict[str, list[float]]()
     for _ in range(_ROUNDS):
         for name, artifact in made.items():
             longest = int(artifact.manifest["max_length"])

@@ -29,7 +29,7 @@ from canao.errors import InputError
 from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
-from canao.isa.registry import isas_of
+from canao.machine import local_machine
 from canao.precision.agreement import distances
 from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
 from canao.target import Target, get_target
@@ -84,7 +84,7 @@ def compile_checked(
     check_precision(precision)
     if precision == FLOAT32:
         raise InputError(
-            f"a check compares another precision with {FLOAT32}; give --precision int8"
+            f"a check compares another precision with {FLOAT32}; give --precision int8, for one"
         )
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
@@ -133,8 +133,8 @@ def compile_checked(
 def require_runnable(target: Target, remedy: str) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
     host = get_target()
-    known = [isa.name for isa in isas_of(host.triple)]
-    if target.triple != host.triple or target.isa not in known[: known.index(host.isa) + 1]:
+    missing = set(target.features).difference(local_machine().features)
+    if target.triple != host.triple or missing:
         raise InputError(
             f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "
             f"({target.isa}); {remedy}"

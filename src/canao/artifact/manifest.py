@@ -128,6 +128,7 @@ class Manifest(_Strict):
     fingerprint: Digest
     checksum: Digest
     check: CheckEntry | UnsetType = UNSET
+    tried: list[tuple[str, float | None, str]] | UnsetType = UNSET
     activation: str | UnsetType = UNSET
     cross_encoder: dict[str, Any] | None | UnsetType = UNSET
     generation: dict[str, Any] | None | UnsetType = UNSET

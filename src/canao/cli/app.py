@@ -86,7 +86,9 @@ TextColumns = Annotated[
     str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
-Precision = Annotated[str, typer.Option(help="of products: float32 or int8")]
+Precision = Annotated[
+    str, typer.Option(help="of products: float32, bf16, fp16, int8 or int8-weights")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -223,7 +225,12 @@ def compile(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
-    precision: Precision = PRECISION,
+    precision: Annotated[
+        str, typer.Option(help="as of search; auto: the fastest that loses little enough")
+    ] = PRECISION,
+    allow_emulation: Annotated[
+        bool, typer.Option("--allow-emulation", help="a precision without instructions for it")
+    ] = False,
     check: Annotated[
         str | None,
         typer.Option(help="labelled text, as --data of search, or .conll: compare with float32"),
@@ -238,9 +245,12 @@ def compile(
     max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
-    from canao.precision.quantize import check_precision
+    from canao.precision.quantize import AUTO, check_precision
 
-    check_precision(precision)  # before what takes seconds to load
+    if precision != AUTO:
+        check_precision(precision)  # before what takes seconds to load
+    elif emit is not None:
+        raise InputError("--precision auto compares libraries; name the one to --emit a stage of")
     if check is not None and emit is not None:
         raise InputError("--emit prints a stage and --check measures a library; give one of them")
     if check is None and (text_columns or label_column or max_loss != MAX_LOSS):
@@ -257,6 +267,7 @@ def compile(
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
         "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
         "limits": _limits(max_nodes, max_memory), "precision": precision,
+        "allow_emulation": allow_emulation,
     }  # fmt: skip
     if emit is not None:
         print_stage(model, emit, **options)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from canao.accuracy.fastest import compile_fastest
 from canao.accuracy.gate import compile_checked
 from canao.accuracy.measure import labelled_text
 from canao.build import get_toolchain
@@ -19,6 +20,7 @@ from canao.compiler.plans import best_plans
 from canao.defaults import Limits
 from canao.errors import InputError
 from canao.lower.scheduling import default_plans
+from canao.precision.quantize import AUTO
 from canao.target import Target
 
 _STAGES = ("graph", "fused", "plan", "source")
@@ -26,8 +28,8 @@ _STAGES = ("graph", "fused", "plan", "source")
 
 def print_stage(
     model: str, stage: str, *, target: Target, fusion: bool, toolchain: str, tuned: bool,
-    precision: str, revision: str | None, max_length: int | None, ignored: Collection[str],
-    limits: Limits,
+    precision: str, allow_emulation: bool, revision: str | None, max_length: int | None,
+    ignored: Collection[str], limits: Limits,
 ) -> None:  # fmt: skip
     """Print a stage of a compilation. InputError if there is none of that name."""
     if stage not in _STAGES:
@@ -37,8 +39,9 @@ def print_stage(
     )
     planner = partial(best_plans, toolchain=get_toolchain(toolchain)) if tuned else default_plans
     stages = compile_graph(
-        graph, target, fusion=fusion, planner=planner, limits=limits, precision=precision
-    )
+        graph, target, fusion=fusion, planner=planner, limits=limits, precision=precision,
+        allow_emulation=allow_emulation,
+    )  # fmt: skip
     sys.stdout.write(format_stage(stage, stages))
 
 
@@ -49,9 +52,16 @@ def compile_and_print(
     """Compile, compare with float32 on the labelled text `check` if there is any, and say what came
     of it."""
     options |= {"target": target, "toolchain": get_toolchain(toolchain)}
-    if check is None:
+    data = None if check is None else labelled_text(check, **columns)
+    if options["precision"] == AUTO:
+        del options["precision"]
+        fastest = compile_fastest(
+            model, out, data, max_loss=max_loss, progress=timed(), **options
+        )
+        print_compiled(fastest.artifact, target)
+        return
+    if data is None:
         print_compiled(compile_model(model, out, **options), target)
         return
-    data = labelled_text(check, **columns)
     found = compile_checked(model, out, data, max_loss=max_loss, progress=timed(), **options)
     print_compiled(found.artifact, target)

@@ -16,11 +16,11 @@ from rich.table import Table
 from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
 from canao.cli.understood import left_out_lines, understood
+from canao.defaults import NEAR_COSINE, NEAR_LARGEST
 from canao.device.base import MeasureConfig, Timing
 from canao.model.hub import format_source
 from canao.target import Target
 
-_NEAR = 0.99  # a cosine of outputs below this is worth a warning
 out = Console(highlight=False)
 
 
@@ -106,7 +106,7 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
     if near:
         yield (f"precision {name}; on random texts outputs have a cosine of {near['cosine']:.5f} "
                f"to float32's and differ by {near['largest']:.2g} standard deviations at most")
-        if near["cosine"] < _NEAR or near["largest"] > 1:
+        if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
             yield f"          that is far: compare {name} with float32 on your data, by --check"
     if near and manifest["kept_in_float32"]:
         yield f"          in float32 stay {', '.join(manifest['kept_in_float32'])}"
@@ -117,7 +117,9 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
                f"{check['examples']} examples; predictions agree to {check['agreement']:.2%}")
     if check and check["hurting"]:
         worst = ", ".join(f"{where} ({moved:.1e})" for where, moved in check["hurting"])
-        yield f"          int8 moves outputs most at {worst}"
+        yield f"          {name} moves outputs most at {worst}"
+    for other, ms, why in manifest.get("tried", ()):
+        yield f"tried     {other}: {f'{ms:.3f} ms' if ms is not None else why or 'not timed'}"
 
 
 def print_tuning(report: Any) -> None:

@@ -30,9 +30,10 @@ from canao.fuse.group import fuse, unfused
 from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
+from canao.isa.registry import ISAS
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.precision.quantize import in_precision, precision_of
+from canao.precision.quantize import PRECISIONS, in_precision, precision_of
 from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
 
@@ -46,13 +47,13 @@ def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
     limits: Limits = LIMITS, precision: str = PRECISION, kept: Collection[str] = (),
+    allow_emulation: bool = False,
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
     products, but for those whose results `kept` names, which stay in float32."""
-    wanted = precision_of(precision)
-    target = target.for_products(tile_name(wanted.rows, wanted.weights))
+    target = target_for(target, precision, allow_emulation)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
     if fusion:
@@ -80,6 +81,28 @@ def _require_memory(schedule: Schedule, limits: Limits) -> None:
         )
 
 
+def target_for(target: Target, precision: str, allow_emulation: bool = False) -> Target:
+    """The target with the instruction set that is best for a precision. InputError if it has no
+    instructions for it, unless that is allowed: results are the same, and no faster."""
+    names = {name: product_name(name) for name in PRECISIONS}
+    best = target.for_products(product_name(precision))
+    if not allow_emulation and names[precision] in ISAS[best.isa].emulated:
+        able = [n for n in PRECISIONS
+                if names[n] not in ISAS[target.for_products(names[n]).isa].emulated]  # fmt: skip
+        raise InputError(
+            f"--precision {precision}: {best.isa} has no instructions for it; it has some for "
+            f"{', '.join(able)}: give one of these, or another --isa (--allow-emulation computes "
+            "the same without the speed)"
+        )
+    return best
+
+
+def product_name(precision: str) -> str:
+    """What an instruction set calls the inner loop of a precision; InputError if there is none."""
+    wanted = precision_of(precision)
+    return tile_name(wanted.rows, wanted.weights)
+
+
 def compile_model(
     model: str | Path | Any,
     out: str | Path,
@@ -96,6 +119,7 @@ def compile_model(
     limits: Limits = LIMITS,
     precision: str = PRECISION,
     kept: Collection[str] = (),
+    allow_emulation: bool = False,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -108,7 +132,7 @@ def compile_model(
     `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
     'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
     instruction set of the target that is best for it. Products whose results `kept` names stay in
-    float32.
+    float32. What the target has no instructions for is refused, unless `allow_emulation`.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -125,7 +149,8 @@ def compile_model(
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
-                           limits=limits, precision=precision, kept=kept)  # fmt: skip
+                           limits=limits, precision=precision, kept=kept,
+                           allow_emulation=allow_emulation)  # fmt: skip
     target = stages.target
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)

@@ -59,7 +59,7 @@ ISA = Isa(
                "h = _mm_max_ps(h, _mm_movehl_ps(h, h)); "
                "return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));",
     },
-    loads=LOADS,
+    loads=LOADS, emulated=frozenset({"bf16"}),
     tiles=float_tiles(LOADS, STORES) | {
         "i8": TileOps(
             store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "

@@ -50,7 +50,7 @@ ISA = Isa(
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
     },
-    loads=LOADS,
+    loads=LOADS, emulated=frozenset({"bf16"}),
     tiles=float_tiles(LOADS, STORES) | {
         "i8": TileOps(
             store="_mm256_storeu_si256((__m256i *)p, "

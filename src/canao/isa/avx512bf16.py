@@ -9,7 +9,7 @@ from canao.isa import avx512vnni
 BASE = avx512vnni.ISA
 ISA = replace(
     BASE,
-    name="avx512bf16", extends="avx512vnni", gains=frozenset({"bf16"}),
+    name="avx512bf16", extends="avx512vnni", gains=frozenset({"bf16"}), emulated=frozenset(),
     features=(*BASE.features, "avx512_bf16"),
     cpu=f"{BASE.cpu}+avx512bf16", gcc_march=f"{BASE.gcc_march} -mavx512bf16",
     tiles=BASE.tiles | {

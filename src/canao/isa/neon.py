@@ -46,7 +46,7 @@ ISA = Isa(
         "sum": "return vaddvq_f32(v);",
         "top": "return vmaxvq_f32(v);",
     },
-    loads=LOADS,
+    loads=LOADS, emulated=frozenset({"bf16"}),
     tiles=float_tiles(LOADS, STORES) | {
         # A pair of products is 2 * 127 * 127 at most, which 16 bits hold.
         "i8": TileOps(

@@ -10,6 +10,7 @@ BASE = neon_dotprod.ISA
 ISA = replace(
     BASE,
     name="neon_i8mm", extends="neon_dotprod", gains=frozenset({"i8", "bf16"}),
+    emulated=frozenset(),
     features=(*BASE.features, "i8mm", "bf16"),
     cpu="generic+v8_2a+dotprod+fullfp16+i8mm+bf16", gcc_march="armv8.2-a+dotprod+fp16+i8mm+bf16",
     tiles=BASE.tiles | {

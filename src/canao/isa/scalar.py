@@ -42,7 +42,7 @@ ISA = Isa(
     name="scalar", vector="float", width=1,
     registers=16, mr=4, vectors=3,
     triples=("x86_64", "aarch64"), cpu="x86_64",
-    prologue=(), helpers=HALF,
+    prologue=(), helpers=HALF, emulated=frozenset({"bf16", "f16"}),
     bodies={
         "load": "return *p;",
         "load_n": "return n > 0 ? *p : 0.0f;",

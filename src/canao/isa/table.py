@@ -131,6 +131,7 @@ class Isa:
     tiles              the operations of register tiles by the types of what they multiply: 'f32',
                        'i8', 'bf16' and 'f16' of both, 'f32_i8' of float32 rows by int8 weights
     loads              type of a table -> body of `vf load(const TYPE *p)`: VF elements as floats
+    emulated           tiles that it has no instructions for
     helpers            C functions that `loads` and `store` of narrow types call
     extends, gains     the instruction set whose vectors it has, and the tiles that are better: only
                        libraries with these are compiled for it
@@ -151,5 +152,6 @@ class Isa:
     cpu: str = ""
     gcc_march: str = ""
     helpers: str = ""
+    emulated: frozenset[str] = frozenset()
     extends: str = ""
     gains: frozenset[str] = frozenset()

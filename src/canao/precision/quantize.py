@@ -49,6 +49,7 @@ _TABLE: Mapping[str, Precision] = {
     )
 }
 FLOAT32, INT8 = PRECISION, "int8"
+AUTO = "auto"  # not one of them: the fastest of several (accuracy/fastest.py)
 PRECISIONS = tuple(_TABLE)
 _LARGE = 1 << 16  # elements of a table that is worth it
 _DEEPEST = (2**31 - 1) // LEVELS**2  # products whose sums int32 holds, whatever the numbers

@@ -1,0 +1,78 @@
+"""`auto`: the fastest library that loses little enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from canao.accuracy import fastest
+from canao.accuracy.fastest import candidates, compile_fastest
+from canao.compiler.pipeline import compile_model, target_for
+from canao.errors import InputError
+from canao.precision.quantize import PRECISIONS
+from canao.target import Target, get_target
+from tests.compiler.models import classifier
+from tests.compiler.test_families import QUICK
+
+HOST = get_target()
+VNNI = Target("server", "avx512", "x86_64-linux-gnu.2.28", "x86_64_v4",
+              extensions=("avx512vnni", "avx512bf16"))  # fmt: skip
+
+
+def test_half_precision_is_a_candidate_where_there_are_instructions_for_it() -> None:
+    assert candidates(get_target("x86_64-linux")) == ("float32", "int8")
+    assert candidates(VNNI) == ("float32", "bf16", "int8")
+
+
+def test_the_instruction_set_follows_the_precision() -> None:
+    assert {p: target_for(VNNI, p).isa for p in PRECISIONS} == {
+        "float32": "avx512", "bf16": "avx512bf16", "fp16": "avx512", "int8": "avx512vnni",
+        "int8-weights": "avx512",
+    }  # fmt: skip
+    named = VNNI.with_isa("avx2")  # what the user names is what all is compiled for
+    assert target_for(named, "int8").isa == "avx2"
+
+
+def test_a_precision_without_instructions_is_refused_by_name(tmp_path: Path) -> None:
+    target = HOST.with_isa("scalar")
+    words = r"--precision bf16: scalar has no instructions .* float32, int8, int8-weights: give"
+    with pytest.raises(InputError, match=words):
+        compile_model(classifier("odd", layers=1), tmp_path / "out", target=target,
+                      precision="bf16")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    assert target_for(target, "bf16", allow_emulation=True).isa == "scalar"
+
+
+def test_the_fastest_is_taken_and_all_are_named(tmp_path: Path, monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(fastest, "_times", lambda made, *_: dict.fromkeys(made, 2.0) | {"int8": 1})
+    found = compile_fastest(classifier("odd", layers=1), tmp_path / "out", progress=told.append,
+                            build_flags=QUICK)  # fmt: skip
+    assert found.artifact.manifest["precision"] == "int8"
+    assert {t[0] for t in found.artifact.manifest["tried"]} == set(candidates(HOST))
+    assert [t.ms for t in found.tried if t.precision == "int8"] == [1]
+
+
+def test_what_is_not_clearly_faster_loses_to_what_is_more_precise() -> None:
+    made = dict.fromkeys(("float32", "bf16", "int8"))
+    assert fastest._chosen(made, {"float32": 1.0, "bf16": 0.99, "int8": 0.98}) == "float32"
+    assert fastest._chosen(made, {"float32": 1.0, "bf16": 0.5, "int8": 0.49}) == "bf16"
+    assert fastest._chosen(made, {"float32": 1.0, "bf16": 0.5, "int8": 0.3}) == "int8"
+    assert fastest._chosen(made, {}) == "int8"
+
+
+def test_libraries_are_timed_here(tmp_path: Path) -> None:
+    found = compile_fastest(classifier("odd", layers=1), tmp_path / "out", build_flags=QUICK)
+    times = {t.precision: t.ms for t in found.tried}
+    assert set(times) == set(candidates(HOST)) and all(ms and ms > 0 for ms in times.values())
+    assert found.artifact.manifest["precision"] in times
+
+
+def test_a_precision_that_is_far_is_left_out(tmp_path: Path, monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(fastest, "NEAR_LARGEST", -1.0)
+    found = compile_fastest(classifier("odd", layers=1), tmp_path / "out", progress=told.append,
+                            build_flags=QUICK)  # fmt: skip
+    assert found.artifact.manifest["precision"] == "float32"
+    assert any("int8 is left out: on random texts" in line for line in told)
