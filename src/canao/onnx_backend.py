@@ -1,11 +1,12 @@
-"""CANAO as a backend of the `onnx` package: models of float tensors of fixed shapes.
+"""CANAO as a backend of the `onnx` package: models of tensors of fixed shapes.
 
     import canao.onnx_backend as backend
     outputs = backend.run_model(model, inputs)
 
-Every result comes from a compiled library. Inputs of other types than float32, such as the axes
-of a reduction, are taken for constants: the model is compiled for their values when it is first
-run with them. What CANAO does not compile raises BackendIsNotSupposedToImplementIt.
+Every result comes from a compiled library. Quantised whole numbers go in, and whole
+numbers come out, as float32 that holds them exactly. Inputs of other types, such as the axes of a
+reduction, are taken for constants: the model is compiled for their values when it is first run
+with them. What CANAO does not compile raises BackendIsNotSupposedToImplementIt.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from canao.compiler.pipeline import compile_graph
 from canao.errors import DeviceError, InputError, UnsupportedError
 from canao.graph.dtypes import F32
 from canao.graph.from_onnx.importer import import_tensors
+from canao.graph.from_onnx.inputs import WHOLE
 from canao.graph.from_onnx.load import Model, checked
 from canao.graph.ir import Graph, shape_at
 from canao.schedule.weights import file_parts
@@ -86,7 +88,9 @@ class CanaoRep(BackendRep):
         if others:
             raise UnsupportedError(f"input '{others[0]}' is no tensor; export without it")
         self.names = [i.name for i in slots]
-        self.constant = [i.type.tensor_type.elem_type != F32.onnx for i in slots]
+        self.kinds = [i.type.tensor_type.elem_type for i in slots]
+        self.constant = [kind not in (F32.onnx, *WHOLE) for kind in self.kinds]
+        self.results = [o.type.tensor_type.elem_type or F32.onnx for o in model.graph.output]
         self.libraries: dict[tuple[bytes, ...], TensorLibrary] = {}
         if not any(self.constant):
             self._library({})
@@ -105,9 +109,10 @@ class CanaoRep(BackendRep):
         given = {n: _plain(a) for n, a, c in zip(self.names, arrays, self.constant, strict=True)
                  if c}  # fmt: skip
         library = self._library(given)
-        return tuple(
-            library.run([a for a, c in zip(arrays, self.constant, strict=True) if not c])
-        )
+        tensors = [_floats(n, a, kind) for n, a, kind, c
+                   in zip(self.names, arrays, self.kinds, self.constant, strict=True) if not c]
+        found = zip(library.run(tensors), self.results, strict=True)
+        return tuple(a.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for a, kind in found)
 
     def _library(self, given: Mapping[str, np.ndarray]) -> TensorLibrary:
         key = tuple(f"{a.dtype}{a.shape}".encode() + a.tobytes() for a in given.values())
@@ -118,6 +123,15 @@ class CanaoRep(BackendRep):
             except UnsupportedError as error:
                 raise BackendIsNotSupposedToImplementIt(str(error)) from None
         return self.libraries[key]
+
+
+def _floats(name: str, array: np.ndarray, kind: int) -> np.ndarray:
+    """An input as the library takes it. InputError where whole numbers are of another type."""
+    if kind not in WHOLE:
+        return array
+    if array.dtype != WHOLE[kind]:
+        raise InputError(f"{name} is {array.dtype}; give {WHOLE[kind]}")
+    return array.astype(np.float32)
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

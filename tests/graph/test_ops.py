@@ -32,7 +32,8 @@ def truth(*shape: object) -> Type:
 
 
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "reciprocal", "cos", "sin", "tanh", "erf", "sigmoid",
-         "relu", "gelu", "gelu_tanh", "silu", "softplus", "sign", "ceil", "floor")  # fmt: skip
+         "relu", "gelu", "gelu_tanh", "silu", "softplus", "sign", "ceil", "floor",
+         "round")  # fmt: skip
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
 TESTS = ("eq", "ne", "ge", "gt", "le", "lt")
 # op -> operands, attributes and the type of the result, for each way of calling it
@@ -54,7 +55,9 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
                ((Type(BF16, (1, S, 3)), Type(BF16, (5, 3)), f32(5)), {}, f32(1, S, 5)),
                ((Type(F16, (1, S, 3)), Type(F16, (5, 3))), {}, f32(1, S, 5))],
     "narrow": [((f32(1, S, 4),), {"dtype": d}, Type(d, (1, S, 4))) for d in (BF16, F16)],
+    "levels": [((f32(1, S, 4), f32(), f32(4), f32(), f32()), {}, f32(1, S, 4))],
     "quantize": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
+    "rows_of_levels": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
     "quantized_linear": [
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5), f32(5)), {}, f32(1, S, 5)),
@@ -91,6 +94,7 @@ MISFITS: dict[str, tuple[tuple[Type, ...], dict]] = {
     "quantize": ((i32(1, S),), {}),
     "narrow": ((f32(1, S, 3),), {"dtype": I8}),
     "quantized_linear": ((Type(BF16, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}),
+    "rows_of_levels": ((i32(1, S),), {}),
     "quantized_gather": ((Type(I8, (9, 4)), f32(9), i32(1, S)), {}),
     "matmul": ((f32(S, 3), f32(4, S)), {}),
     "distance_matmul": ((f32(S, 3), f32(3, 4), i32(3)), {"longest": LONGEST}),

@@ -23,8 +23,8 @@ from canao.model.loaded_model import LoadedModel
 from canao.model.task import describe_head
 
 # Nodes whose results may be any numbers.
-_ANY = ("linear", "matmul", "distance_matmul", "causal_attention", "layer_norm", "gather",
-        "take_along_axis", "arange", "cumsum")  # fmt: skip
+_ANY = ("linear", "quantized_linear", "matmul", "distance_matmul", "causal_attention", "layer_norm",
+        "gather", "quantized_gather", "take_along_axis", "arange", "cumsum")  # fmt: skip
 _TOKENS = 3
 _NUMBERS = 400  # of an output, enough that none holds by chance what is looked for
 # Of normal random numbers; saturates every activation.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from canao.emit.c.unit import Source
 from canao.fuse.group import Program, Region
 from canao.fuse.rewrite import Firing
+from canao.graph.dtypes import F32, I8
 from canao.graph.ir import Graph
 from canao.graph.ops import OPS
 from canao.lower.scheduling import default_plans
@@ -87,4 +88,4 @@ def total_flops(stages: Stages, length: int) -> int:
 def parameter_count(stages: Stages) -> int:
     graph = stages.captured
     return sum(a.size for name, a in graph.constants.items()
-               if graph.types[name].dtype.kind == "float")  # fmt: skip
+               if graph.types[name].dtype in (F32, I8))  # fmt: skip

@@ -75,7 +75,9 @@ class RowCode:
         self.pointers: dict[Outside, str] = {}
         self.needs: set[str] = set()
         self.source = ""
-        self.top = ""  # the largest magnitude of a row that is quantised
+        # The largest magnitude of a row that is quantised; of levels that are given, what makes
+        # their scale 1.
+        self.top = "127.0f"
 
     # Operands.
 

@@ -13,6 +13,8 @@ from canao.graph.ops import OPS
 Interval = tuple[int, int]
 # What an int32 may be: of what is not known, or may have wrapped around.
 _ANY = (-(1 << 31), (1 << 31) - 1)
+# What reads at indices, its last operand, and the dimension of its first that they are in.
+_READS = {"gather": 0, "quantized_gather": 0, "take_along_axis": -1}
 
 
 def limited(graph: Graph) -> Graph:
@@ -22,7 +24,7 @@ def limited(graph: Graph) -> Graph:
     text of one token could already read outside of a table.
     """
     made = _made_of_inputs(graph)
-    reads = [n for n in _reads(graph) if n.inputs[1] in made]
+    reads = [n for n in _reads(graph) if _indices(n) in made]
     if not reads or not _outside(graph, reads, graph.max_length):
         return graph
     wrong = _outside(graph, reads, 1)
@@ -60,12 +62,16 @@ def _unbounded(graph: Graph, read: Node) -> UnsupportedError:
 
 def _reads(graph: Graph) -> list[Node]:
     """What reads at indices that nodes compute. Ids that are given, the library checks."""
-    given, ops = {i.name for i in graph.inputs}, ("gather", "take_along_axis")
-    return [n for n in graph.nodes if n.op in ops and n.inputs[1] not in given]
+    given = {i.name for i in graph.inputs}
+    return [n for n in graph.nodes if n.op in _READS and _indices(n) not in given]
+
+
+def _indices(read: Node) -> str:
+    return read.inputs[-1]
 
 
 def _room(graph: Graph, read: Node) -> Dim:
-    return graph.shape(read.inputs[0])[0 if read.op == "gather" else -1]
+    return graph.shape(read.inputs[0])[_READS[read.op]]
 
 
 def _made_of_inputs(graph: Graph) -> set[str]:
@@ -83,7 +89,7 @@ def _outside(graph: Graph, reads: Sequence[Node], s: int) -> list[Node]:
         return []
     bounds, found = _bounds(graph, s), []
     for n in reads:
-        low, high = bounds.get(n.inputs[1], _ANY)
+        low, high = bounds.get(_indices(n), _ANY)
         if low < 0 or high >= dim_at(_room(graph, n), s):
             found.append(n)
     return found

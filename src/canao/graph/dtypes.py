@@ -2,8 +2,9 @@
 
 Graphs have constants of those of COMPUTED.
 
-A value of Q8 is quantised row by row: int8 from -127 to 127, and for each row the float32 that they
-are multiples of. How a row of Q8, of BF16 or of F16 lies in memory is the backend's to say
+A value of Q8 is quantised row by row: int8, and for each row the float32 that they are multiples
+of. What CANAO quantises goes from -127 to 127; what others did (graph/from_onnx/quantized.py), from
+-128. How a row of Q8, of BF16 or of F16 lies in memory is the backend's to say
 (lower/cpu/quantized.py).
 """
 

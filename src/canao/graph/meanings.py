@@ -54,6 +54,12 @@ def select(x: Array, positive: Array, other: Array) -> Array:
     return np.where(x > 0, positive, other)
 
 
+def levels(x: Array, scale: Array, zero: Array, low: Array, high: Array) -> Array:
+    """x / scale + zero as the nearest whole numbers, half to even, from `low` to `high`: ONNX's
+    QuantizeLinear. All are floats; zero, low and high are whole."""
+    return np.rint(np.clip(x / scale, low - zero, high - zero)) + zero
+
+
 def cast(x: Sequence[Array], a: Attributes) -> Array:
     """Floats keep the precision that the graph is run in; whole numbers don't wrap around."""
     floats = x[0].dtype if x[0].dtype.kind == "f" else np.float64
@@ -109,6 +115,14 @@ def quantize(x: Sequence[Array], _: Attributes) -> Array:
     out = np.empty(rows.shape[:-1], rows_of(rows.shape[-1]))
     out["levels"] = np.rint(rows * inverse)
     out["scale"] = top[..., 0] / np.float32(LEVELS)
+    return out
+
+
+def rows_of_levels(x: Sequence[Array], _: Attributes) -> Array:
+    """Whole numbers from -128 to 127, given as floats, as levels of rows whose scale is 1."""
+    out = np.empty(x[0].shape[:-1], rows_of(x[0].shape[-1]))
+    out["levels"] = np.rint(x[0])
+    out["scale"] = 1
     return out
 
 

@@ -134,6 +134,9 @@ _ROWS = (
     _unary("sign", np.sign),
     _unary("ceil", np.ceil),
     _unary("floor", np.floor),
+    # Beyond 2^22 the vector operation may be off; from 2^23 on all floats are whole.
+    _unary("round", np.rint, flops=3,
+           vector="vf_select(vf_sub(vf_set1(4194304.0f), vf_abs({0})), vf_round({0}), {0})"),
     _unary("logical_not", np.logical_not, whole="!{0}", result=BOOL),
     Op("cast", (1,), shapes.cast, meanings.cast, ONE_TO_ONE, pointwise=True, whole="{0}"),
     # Pointwise, of several operands.
@@ -153,6 +156,9 @@ _ROWS = (
     _binary("logical_or", np.logical_or, whole="{0} || {1}", result=BOOL),
     _choice("where", np.where),
     _choice("select", meanings.select, vector="vf_select({0}, {1}, {2})"),
+    _pointwise("levels", 5, meanings.levels, flops=6, vector=(
+        "vf_add(vf_round(vf_min(vf_max(vf_div({0}, {1}), vf_sub({3}, {2})), vf_sub({4}, {2}))), "
+        "{2})")),
     # Matrix multiplication.
     Op("linear", (2, 3), shapes.linear, meanings.linear, MANY_TO_MANY, _matmul_cost),
     Op("quantized_linear", (3, 4), shapes.quantized_linear, meanings.quantized_linear, MANY_TO_MANY,
@@ -173,6 +179,7 @@ _ROWS = (
        _per_operand_element),
     Op("narrow", (1,), shapes.narrow, meanings.narrow, ONE_TO_ONE, _per_element(1)),
     Op("quantize", (1,), shapes.quantize, meanings.quantize, MANY_TO_MANY, _per_element(4)),
+    Op("rows_of_levels", (1,), shapes.quantize, meanings.rows_of_levels, MANY_TO_MANY),
     Op("cumsum", (1,), shapes.same, meanings.cumsum, MANY_TO_MANY, _per_element(1)),
     # Elements found by number, made or joined.
     Op("gather", (2,), shapes.gather, meanings.gather, ONE_TO_MANY),

@@ -15,7 +15,8 @@ from canao.graph.ops import OPS
 from canao.graph.verify import retype
 
 POSITIONS = "positions"
-_BY_ROW = ("linear", "layer_norm", "softmax", "reduce_sum", "reduce_mean", "reduce_max")
+_BY_ROW = ("linear", "quantized_linear", "rows_of_levels", "layer_norm", "softmax", "reduce_sum",
+           "reduce_mean", "reduce_max")
 
 
 class _Mixes(Exception):
@@ -112,8 +113,8 @@ class _Follower:
         shape = self.graph.shape(n.inputs[0]) if n.inputs else ()
         if n.op == "causal_attention":
             return all(a == place == len(shape) - 2 for a in axes)
-        if n.op == "gather":
-            return axes[0] is None and axes[1] == place
+        if n.op in ("gather", "quantized_gather"):
+            return axes[-1] == place and not any(a is not None for a in axes[:-1])
         if n.op == "transpose":
             return place is None or n.attribute("perm")[place] == axes[0]
         if n.op == "reshape":

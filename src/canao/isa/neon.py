@@ -48,7 +48,7 @@ ISA = Isa(
     },
     loads=LOADS, emulated=frozenset({"bf16"}),
     tiles=float_tiles(LOADS, STORES) | {
-        # A pair of products is 2 * 127 * 127 at most, which 16 bits hold.
+        # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
         "i8": TileOps(
             store="const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
                   "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "

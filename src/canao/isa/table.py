@@ -62,7 +62,7 @@ class TileOps:
                  want; a product then starts with `-offset` times the sum of its row
     start        body of `vc tile_start(int32_t n)`: VF times the same whole number, for an offset
     store        body of `void rows_store(ACTIVATIONS *p, vf v)`: VF floats as elements of the rows;
-                 of whole numbers from -127 to 127, of bf16 and f16 rounded half to even, f16 not
+                 of whole numbers from -128 to 127, of bf16 and f16 rounded half to even, f16 not
                  beyond the largest. '' where rows are float32 as they come
 
     Instructions for `pairs` multiply 2 rows by VF / 2 columns and give these 2 x VF / 2 sums in one

@@ -207,7 +207,7 @@ class _Planner:
 
     def _own_rows(self, region: Region, name: str) -> _Own | None:
         """The rows if row r of `region` reads row r of `name` and no other, else None."""
-        shared, pitch = self._shared(region), self.graph.shape(name)[-1]
+        shared, pitch = self._shared(region), (self.graph.shape(name) or (1,))[-1]
         if shared is None or isinstance(shared, int):
             return None
         accesses = _reads(region).get(name)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from canao.fuse.access import Access, producers, resolve
 from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
-from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
+from canao.fuse.forms.rows import MAKES_NARROW, REDUCES, REDUCTIONS, Rows
 from canao.fuse.forms.scan import Scan, scan_form
 from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Dim, Graph, Node, Shape, product
@@ -34,7 +34,7 @@ LINEAR = ("linear", "quantized_linear")
 HEAVY = (*LINEAR, "matmul", "distance_matmul", "causal_attention")
 # Look-ups of ids, and how many constants come before these.
 TABLES = {"gather": 1, "quantized_gather": 2}
-ROW_LOCAL = (*POINTWISE, *REDUCTIONS, *TABLES, "take_along_axis", "narrow")
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, *TABLES, "take_along_axis", "narrow", "rows_of_levels")
 _WRITTEN = (F32, *NARROW)  # what row kernels make
 
 
@@ -176,7 +176,7 @@ def _row_local(
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
-    if n.op in REDUCTIONS and graph.shape(n.inputs[0])[-1] != frame[1]:
+    if n.op in (*REDUCTIONS, *MAKES_NARROW) and graph.shape(n.inputs[0])[-1] != frame[1]:
         return False  # a pass over a row reduces all of the row
     for position, name in enumerate(n.inputs):
         if name in names:

@@ -19,7 +19,8 @@ REDUCES = {"reduce_sum": ("sum", "sum"), "reduce_mean": ("sum", "mean"),
            "reduce_max": ("max", "max")}  # fmt: skip
 REDUCTIONS = ("layer_norm", "softmax", "quantize", *REDUCES)
 
-MAKES_NARROW = ("quantize", "narrow")
+# What makes narrow rows.
+MAKES_NARROW = ("quantize", "narrow", "rows_of_levels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,4 +326,5 @@ def _reduce(state: _Stages, n: Node) -> None:
 _NODE = {"gather": _gather, "quantized_gather": _quantized_gather,
          "take_along_axis": _take_along_axis, "layer_norm": _layer_norm,
          "softmax": _softmax, "quantize": _quantize, "narrow": _narrow,
+         "rows_of_levels": _narrow,
          **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip

@@ -63,6 +63,8 @@ def fold_constants(g: GraphView, n: Node) -> Change | None:
     """op(constants)  ->  constant"""
     if n.op == "expand" or not n.inputs or any(i not in g.constants for i in n.inputs):
         return None
+    if g.types[n.output].dtype.numpy is None:
+        return None  # no constant holds rows of Q8
     shape = fixed(g.shape(n.output))
     if shape is None or not _foldable(g, n, math.prod(shape)):
         return None

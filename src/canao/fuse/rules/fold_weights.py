@@ -100,7 +100,7 @@ def by_columns(g: GraphView, n: Node) -> Iterator[tuple[str, str, np.ndarray]]:
         if array is None:
             continue
         shape = g.shape(x)
-        if shape != g.shape(n.output) or not isinstance(shape[-1], int):
+        if not shape or shape != g.shape(n.output) or not isinstance(shape[-1], int):
             continue
         if array.size == 1 or array.size == array.shape[-1]:
             yield x, c, np.broadcast_to(array.reshape(-1).astype(np.float64), (shape[-1],))

@@ -28,6 +28,7 @@ NO_EFFECT: Mapping[str, Mapping[str, str]] = {
     "LayerNormalization": {"stash_type": _PRECISION},
     "RMSNormalization": {"stash_type": _PRECISION},
     "Range": {"stash_type": _PRECISION},
+    "QuantizeLinear": {"saturate": _FLOAT8, "precision": _PRECISION},
 }
 
 

@@ -36,6 +36,8 @@ class Builder(GraphBuilder):
         self.opset, self.longest = opset, max_length
         self.current: Any = None
         self._made: dict[tuple[Any, ...], tuple[str, Any]] = {}
+        # Of quantized.py and products.py: what was made of what, by the id of the latter.
+        self.levels: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def pointwise(self, op: str, *operands: Value) -> Value:
         """An element-wise operator, computed now where its operands are known."""
@@ -129,6 +131,9 @@ class Builder(GraphBuilder):
         operator = f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
         name = n.name or (n.output[0] if n.output else "")
         return Problem(operator, f"node '{name}' (opset {self.opset})", remedy, detail)
+
+    def note(self, x: Value | None) -> None:
+        """Called with what rules computed at compile time."""
 
     # Constants.
 

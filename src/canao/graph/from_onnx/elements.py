@@ -19,7 +19,15 @@ class Element:
     raw: np.dtype[Any]
     dtype: DType
 
+    @property
+    def held(self) -> np.dtype[Any]:
+        """NumPy's type of elements that are known at compile time."""
+        plain = self.raw.newbyteorder("=")
+        return plain if plain in NARROW else np.dtype(held_in(self.dtype))
 
+
+# Types that weights are quantised to: their elements are kept as they are.
+NARROW = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16))
 # Whole numbers of 64 bits are mostly sizes and ids: those that need more than 32 are refused where
 # they become constants of the graph.
 ELEMENTS: Mapping[int, Element] = {
@@ -39,5 +47,6 @@ def declared(dtype: DType) -> int:
 
 
 def held_in(dtype: DType) -> Any:
-    """NumPy's type of elements known at compile time: whole numbers may be sizes beyond 32 bits."""
+    """NumPy's type of elements that are computed at compile time: whole numbers may be sizes beyond
+    32 bits."""
     return np.int64 if dtype.kind == "int" else dtype.numpy

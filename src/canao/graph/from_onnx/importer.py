@@ -22,6 +22,7 @@ from canao.graph.from_onnx.builder import Builder
 from canao.graph.from_onnx.elements import ELEMENTS
 from canao.graph.from_onnx.inputs import bind_inputs
 from canao.graph.from_onnx.load import Model, require_onnx
+from canao.graph.from_onnx.quantized import Levels, called, plain
 from canao.graph.from_onnx.refused import remedy, stand_ins
 from canao.graph.from_onnx.rules import LONGEST, RULES
 from canao.graph.from_onnx.values import Known, Undecided, Value, at_lengths, known
@@ -94,13 +95,14 @@ def _limits(graph: Graph) -> dict[str, int]:
     """Rows of the smallest table that each input, or a part of it, looks up."""
     made, limits = graph.producers(), dict[str, int]()
     for n in graph.nodes:
-        if n.op == "gather":
-            name, rows = n.inputs[1], int(graph.constants[n.inputs[0]].shape[0])
+        if n.op in ("gather", "quantized_gather"):
+            ids = name = n.inputs[-1]
+            rows = int(graph.constants[n.inputs[0]].shape[0])
             if not rows:
                 raise UnsupportedError(f"node '{n.where}': its table has no rows; export it anew")
             while name in made and OPS[made[name].op].view:
                 name = made[name].inputs[0]
-            if name in graph.constants and made[n.inputs[1]].op != "slice":
+            if name in graph.constants and made[ids].op != "slice":
                 raise UnsupportedError(
                     f"node '{n.where}': looking up rows by numbers that are in the file; "
                     "export a model that takes token ids"
@@ -131,7 +133,7 @@ class Importer(Builder):
         self.model, self.given = model, given
         self.computed: dict[int, np.ndarray] = {}  # arrays that rules made, by id
         self.bytes = 0  # of these
-        self.values: dict[str, Value | None] = {"": None}
+        self.values: dict[str, Any] = {"": None}  # Values, and quantised ones
         self.unknown: set[str] = set()  # results of which not even the type is known
         self.problems: list[Problem] = []
         # Of a text, results that are not floats are not wanted.
@@ -147,7 +149,7 @@ class Importer(Builder):
     def graph(self) -> Graph:
         for name, array in self.model.tensors.items():
             self.values[name] = known(array)
-            self._note_array(self.values[name])
+            self.note(self.values[name])
         self.bytes = 0  # what the file holds does not count
         self.values.update(bind_inputs(self, self.model, self.given))
         for n in self.live:
@@ -193,7 +195,7 @@ class Importer(Builder):
         attributes = self._attributes(n)
         try:
             require_arity(self, n, operands, attributes)
-            made = RULES[n.op_type](self, *operands, **attributes)
+            results = called(self, n.op_type, RULES[n.op_type], operands, attributes)
         except Undecided as error:
             raise self.unsupported(str(error)) from None
         except (
@@ -202,16 +204,15 @@ class Importer(Builder):
             # The file may hold any operands: what a rule cannot take must not end in a traceback.
             what = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
             raise self.unsupported(f"what it is given ({what})") from None
-        results = made if isinstance(made, list) else [made]
         for x in results:
-            self._note_array(x)
+            self.note(x)
         for i, name in enumerate(n.output):
             if i < len(results):
                 self.values[name] = results[i]
             elif name in self.read:
                 raise self.unsupported(f"its result {i + 1}")
 
-    def _note_array(self, x: Value | None) -> None:
+    def note(self, x: Value | None) -> None:
         """Count the memory of elements that are known; views of an array cost nothing more."""
         if not isinstance(x, Known):
             return
@@ -242,19 +243,21 @@ class Importer(Builder):
     def _outputs(self) -> tuple[tuple[str, str], ...]:
         found: dict[str, str] = {}
         for o in self.asked:
-            x = self.values.get(o.name)
+            x = plain(self, self.values.get(o.name))
             declared = o.type.tensor_type.elem_type
-            if self.given is not None and declared != F32.onnx:
+            if self.given is not None and isinstance(x, Levels) and x.exact:
+                x = x.name  # the caller makes whole numbers of these floats
+            elif self.given is not None and declared != F32.onnx:
                 raise UnsupportedError(f"output '{o.name}' is not float32")
             if isinstance(x, Known) and self.given is not None and x.dtype == F32:
                 x = self.name(x)
             if isinstance(x, str) and self.types[x].dtype == F32:
                 # Names come from the file, and go into C and into manifests.
-                plain = _PLAIN.sub("_", o.name)[:100] or "output"
-                while plain in found:
-                    plain += "_"
+                shown = _PLAIN.sub("_", o.name)[:100] or "output"
+                while shown in found:
+                    shown += "_"
                 batched = self.given is not None or self.types[x].shape
-                found[plain] = x if batched else self.reshape(x, (1,))
+                found[shown] = x if batched else self.reshape(x, (1,))
             elif self.given is not None:
                 raise UnsupportedError(f"output '{o.name}' is not float32 computed from the inputs")
         if not found:

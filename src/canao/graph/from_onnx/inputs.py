@@ -10,8 +10,9 @@ import numpy as np
 from canao.errors import UnsupportedError
 from canao.graph.dtypes import F32, I32
 from canao.graph.from_onnx.builder import Builder
-from canao.graph.from_onnx.elements import INT64
+from canao.graph.from_onnx.elements import ELEMENTS, INT64, NARROW
 from canao.graph.from_onnx.load import Model
+from canao.graph.from_onnx.quantized import Levels
 from canao.graph.from_onnx.values import Ramp, Value, fill, known
 from canao.graph.ir import TOKENS, Ids, Shape, Tensor, Type
 
@@ -33,19 +34,22 @@ _OTHERS = (
     ("inputs_embeds", "takes vectors in place of tokens; export the model with input_ids"),
 )
 _INTS = (I32.onnx, INT64)
+# ONNX's numbers of whole numbers that a library takes as floats, as they are in NumPy.
+WHOLE = {number: e.held for number, e in ELEMENTS.items() if e.held in NARROW}
 _Dims = list[int | None]
 
 
 def bind_inputs(
     b: Builder, model: Model, given: Mapping[str, np.ndarray] | None
-) -> dict[str, Value]:
+) -> dict[str, Value | Levels]:
     """The value of each input that the file holds no value for.
 
-    Without `given` they are those of a text encoder; else float tensors of fixed shapes and, for
-    the others, what is given. UnsupportedError for any other input.
+    Without `given` they are those of a text encoder; else tensors of fixed shapes, of floats or of
+    quantised whole numbers held in floats, and, for the others, what is given. UnsupportedError
+    for any other input.
     """
     slots = [i for i in model.graph.input if i.name not in model.tensors]
-    values: dict[str, Value] = {}
+    values: dict[str, Value | Levels] = {}
     for slot in slots:
         if not slot.type.HasField("tensor_type"):
             raise UnsupportedError(f"input '{slot.name}' is no tensor; export without it")
@@ -102,10 +106,12 @@ def _text_input(b: Builder, name: str, kind: int, dims: _Dims, slots: Sequence[A
     return b.input(plain, Type(I32, shape), Ids())
 
 
-def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value:
-    if kind != F32.onnx or any(not d for d in dims):
+def _tensor_input(b: Builder, name: str, kind: int, dims: _Dims) -> Value | Levels:
+    if kind not in (F32.onnx, *WHOLE) or any(not d for d in dims):
         raise UnsupportedError(
-            f"input '{name}' is not float32 of a fixed shape; give a model of such inputs"
+            f"input '{name}' is not float32, or whole numbers of 8 or 16 bits, of a fixed shape; "
+            "give a model of such inputs"
         )
     shape = tuple(d or 0 for d in dims)
-    return b.input(f"input_{len(b.inputs)}", Type(F32, shape), Tensor())
+    slot = b.input(f"input_{len(b.inputs)}", Type(F32, shape), Tensor())
+    return slot if kind == F32.onnx else Levels(slot, shape, WHOLE[kind])

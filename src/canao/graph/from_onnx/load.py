@@ -22,7 +22,7 @@ from canao.artifact.reading import shown
 from canao.defaults import LIMITS, Limits
 from canao.errors import InputError, UnsupportedError
 from canao.graph.dtypes import BF16
-from canao.graph.from_onnx.elements import ELEMENTS, held_in
+from canao.graph.from_onnx.elements import ELEMENTS
 from canao.graph.from_onnx.limits import require_inlined_size, require_small
 
 # Entries of external data: all are used.
@@ -126,7 +126,7 @@ def _require_memory(tensors: Sequence[Any], limits: Limits) -> None:
     too much. Those in it are checked by their bytes."""
     size = 0
     for t in (t for t in tensors if t.data_location == 1):
-        held = held_in(ELEMENTS[t.data_type].dtype) if t.data_type in ELEMENTS else np.float32
+        held = ELEMENTS[t.data_type].held if t.data_type in ELEMENTS else np.float32
         size += abs(math.prod(t.dims)) * np.dtype(held).itemsize
     if size > limits.memory:
         raise InputError(
@@ -176,7 +176,7 @@ def _opset(proto: Any) -> int:
     opset = versions.get("", versions.get("ai.onnx", 0))
     if not opset:
         raise UnsupportedError("it imports no version of the ONNX operators; export it again")
-    if opset < OLDEST:
+    if opset < OLDEST and not _unchanged(proto, opset):
         raise UnsupportedError(
             f"opset {opset} is too old; export with opset {OLDEST} or later, or convert it with "
             "onnx.version_converter"
@@ -190,8 +190,21 @@ def _opset(proto: Any) -> int:
     return int(opset)
 
 
+def _unchanged(proto: Any, opset: int) -> bool:
+    """Whether all operators of a model mean in an older opset what they mean in OLDEST."""
+    defs, graphs = require_onnx().defs, (proto.graph, *proto.functions)
+    names = {n.op_type for g in graphs for n in g.node if n.domain in ("", "ai.onnx")}
+    try:
+        versions = [{defs.get_schema(name, o).since_version for o in (opset, OLDEST)}
+                    for name in names]  # fmt: skip
+    except defs.SchemaError:
+        return False
+    return all(len(v) == 1 for v in versions)
+
+
 def read_tensor(t: Any, folder: Path | None) -> np.ndarray:
-    """A tensor as float32, int64 or bool. InputError where bytes, shape and type disagree."""
+    """A tensor as float32, int64, bool or narrow whole numbers. InputError where bytes, shape and
+    type disagree."""
     label = f"tensor '{t.name}'"
     if t.HasField("segment"):
         raise UnsupportedError(f"{label}: is stored in segments; export it whole")
@@ -210,7 +223,7 @@ def read_tensor(t: Any, folder: Path | None) -> np.ndarray:
         if element.onnx == BF16.onnx:  # the upper half of a float32
             array = (array.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array.astype(held_in(element.dtype))).reshape(shape)
+        return np.ascontiguousarray(array.astype(element.held)).reshape(shape)
 
 
 def _fields(t: Any, shape: tuple[int, ...], label: str) -> np.ndarray:

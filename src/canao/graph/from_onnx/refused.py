@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from canao.graph.dtypes import F32
 from canao.graph.from_onnx.builder import Builder
-from canao.graph.from_onnx.elements import ELEMENTS, declared
+from canao.graph.from_onnx.elements import ELEMENTS, NARROW, declared
 from canao.graph.from_onnx.load import require_onnx
-from canao.graph.from_onnx.values import Known, Value
+from canao.graph.from_onnx.quantized import Levels
+from canao.graph.from_onnx.values import Known
 from canao.graph.ir import Dim, Poly, Shape, Type
 
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
@@ -21,6 +23,8 @@ _SMALL = 64  # elements of an operand that may say a shape
 
 def remedy(n: Any) -> str:
     """What to do about a node whose operator has no rule."""
+    if n.domain == "com.microsoft" and n.op_type.startswith(("QLinear", "QGemm", "QAttention")):
+        return "quantise with QuantizeLinear and DequantizeLinear (quant_format=QuantFormat.QDQ)"
     if n.domain.startswith(("com.microsoft", "com.ms.")):
         return (
             f"{n.domain} is a fusion of ONNX Runtime: export without optimisation, or give the "
@@ -30,12 +34,12 @@ def remedy(n: Any) -> str:
         return "export the model with operators of ONNX itself, or give the original model"
     if n.op_type in _CONTROL:
         return "control flow: export a model whose steps do not depend on its input"
-    if "quantize" in n.op_type.lower() or n.op_type.endswith("Integer"):
-        return "quantised: give the model as it was before"
+    if n.op_type.endswith("Integer") or n.op_type.startswith("QLinear"):
+        return "a quantised convolution: give the model as it was before"
     return "CANAO compiles encoders of the BERT family (see the list in docs/onnx.md)"
 
 
-def stand_ins(b: Builder, n: Any, operands: Mapping[str, Value | None]) -> dict[str, Value]:
+def stand_ins(b: Builder, n: Any, operands: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the types of a node's results; none where a type cannot be told."""
     onnx = require_onnx()
     sizes: dict[str, Dim] = {}
@@ -54,21 +58,28 @@ def stand_ins(b: Builder, n: Any, operands: Mapping[str, Value | None]) -> dict[
         onnx.checker.ValidationError, RuntimeError, ValueError, TypeError,
     ):  # fmt: skip
         return {}
-    made: dict[str, Value] = {}
+    made: dict[str, Any] = {}
     for name, proto in found.items():
         kind = _type(proto, sizes)
-        if kind is not None:
-            made[name] = f"refused{len(b.types)}"
-            b.types[str(made[name])] = kind
+        if kind is None:
+            continue
+        stand_in = made[name] = f"refused{len(b.types)}"
+        raw = ELEMENTS[proto.tensor_type.elem_type].raw
+        if raw in NARROW:
+            kind = Type(F32, kind.shape)
+            made[name] = Levels(stand_in, kind.shape, raw)
+        b.types[stand_in] = kind
     return made
 
 
-def _type_proto(onnx: Any, b: Builder, x: Value, sizes: dict[str, Dim]) -> Any:
+def _type_proto(onnx: Any, b: Builder, x: Any, sizes: dict[str, Dim]) -> Any:
     dims: list[int | str] = []
     for d in b.shape(x):
         dims.append(str(d) if isinstance(d, Poly) else d)
         sizes[str(d)] = d
-    return onnx.helper.make_tensor_type_proto(declared(b.dtype(x)), dims)
+    raw = x.kind if isinstance(x, Levels) else x.array.dtype if isinstance(x, Known) else None
+    kind = next((e.onnx for e in ELEMENTS.values() if e.raw == raw and raw in NARROW), None)
+    return onnx.helper.make_tensor_type_proto(kind or declared(b.dtype(x)), dims)
 
 
 def _data(onnx: Any, x: Known) -> Any:

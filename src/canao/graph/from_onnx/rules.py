@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from canao.graph.dtypes import BOOL, F32
-from canao.graph.from_onnx import attention, parts, views
-from canao.graph.from_onnx.elements import ELEMENTS, held_in
+from canao.graph.from_onnx import attention, parts, products, quantized, views
+from canao.graph.from_onnx.elements import ELEMENTS
 from canao.graph.from_onnx.values import Known, Ramp, Value, fill, has_length, known
 from canao.graph.from_onnx.views import OnnxRule
 from canao.graph.ir import Dim, Shape, product
@@ -62,7 +62,9 @@ def _dropout(b: Builder, x: Value, _ratio: Any = None, training: Any = None) -> 
     return [x, fill(True, b.shape(x), BOOL)]
 
 
-def _is_nan(b: Builder, x: Value) -> Value:
+def _is_nan(b: Builder, x: Any) -> Value:
+    if isinstance(x, quantized.Dequantized):
+        return fill(False, x.shape, BOOL)  # whole numbers are none
     if isinstance(x, Known):
         return b.pointwise("isnan", x)
     if x in b.made and b.made[x].op == "softmax":
@@ -84,16 +86,19 @@ def _where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     return b.pointwise("where", *operands)
 
 
-def _cast(b: Builder, x: Value, to: int) -> Value:
+def _cast(b: Builder, x: Any, to: int) -> Any:
     if to not in ELEMENTS:
         raise b.unsupported(f"a cast to element type {to}")
-    kind = ELEMENTS[to].dtype
+    x, kind = quantized.plain(b, x), ELEMENTS[to].dtype
+    if isinstance(x, quantized.Levels):
+        return quantized.cast(b, x, to)
+    if isinstance(x, Known) and x.array.dtype != object:
+        held = ELEMENTS[to].held
+        return x if x.array.dtype == held else Known(x.array.astype(held), x.shape, kind)
     if b.dtype(x) == kind:
         return x
     if isinstance(x, Known):
-        if x.array.dtype == object:
-            return Known(x.array, x.shape, kind)
-        return Known(x.array.astype(held_in(kind)), x.shape, kind)
+        return Known(x.array, x.shape, kind)
     return b.emit("cast", b.name(x), dtype=kind)
 
 
@@ -176,43 +181,6 @@ def _hard_swish(b: Builder, x: Value) -> Value:
 
 def _softsign(b: Builder, x: Value) -> Value:
     return b.pointwise("div", x, b.pointwise("add", b.pointwise("abs", x), _number(1)))
-
-
-# Products.
-
-
-def _matmul(b: Builder, x: Value, y: Value) -> Value:
-    if isinstance(y, Known) and len(y.shape) == 2 and len(b.shape(x)) >= 2:
-        return b.emit("linear", b.name(x), b.transposed_weight(y))
-    rank_x, rank_y = len(b.shape(x)), len(b.shape(y))
-    left, right = b.name(x), b.name(y)
-    if rank_x == 1:
-        left = b.reshape(left, (1, *b.shape(left)))
-    if rank_y == 1:
-        right = b.reshape(right, (*b.shape(right), 1))
-    out = b.emit("matmul", left, right)
-    shape = b.shape(out)
-    if rank_x == 1:
-        shape = (*shape[:-2], shape[-1])
-    if rank_y == 1:
-        shape = shape[:-1]
-    return b.reshape(out, shape)
-
-
-def _gemm(b: Builder, x: Value, w: Value, c: Value | None = None, alpha: float = 1.0,
-          beta: float = 1.0, transA: int = 0, transB: int = 0) -> Value:  # fmt: skip
-    left = views.transpose(b, x, perm=[1, 0]) if transA else x
-    if isinstance(w, Known):
-        weight = b.name(w) if transB else b.transposed_weight(w)
-        out: Value = b.emit("linear", b.name(left), weight)
-    else:
-        right = views.transpose(b, w, perm=[1, 0]) if transB else w
-        out = b.emit("matmul", b.name(left), b.name(right))
-    if alpha != 1:
-        out = b.pointwise("mul", out, _number(alpha))
-    if c is None or beta == 0:
-        return out
-    return b.pointwise("add", out, c if beta == 1 else b.pointwise("mul", c, _number(beta)))
 
 
 # Along dimensions.
@@ -356,7 +324,7 @@ RULES: dict[str, OnnxRule] = {
     **{name: _unary(op) for name, op in {
         "Neg": "neg", "Abs": "abs", "Exp": "exp", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
         "Tanh": "tanh", "Erf": "erf", "Sigmoid": "sigmoid", "Relu": "relu", "Floor": "floor",
-        "Ceil": "ceil", "Sign": "sign", "Log": "log",
+        "Ceil": "ceil", "Sign": "sign", "Log": "log", "Round": "round",
         "Cos": "cos", "Sin": "sin"}.items()},
     **{name: _binary(op) for name, op in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod",
@@ -370,7 +338,6 @@ RULES: dict[str, OnnxRule] = {
     "Pow": _pow, "Clip": _clip, "Gelu": _gelu, "Swish": _swish, "LeakyRelu": _leaky,
     "PRelu": _prelu, "Elu": _elu, "Selu": _selu, "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish, "Softplus": _softplus, "Mish": _mish, "Softsign": _softsign,
-    "MatMul": _matmul, "Gemm": _gemm,
     "Softmax": _softmax, "LayerNormalization": _layer_norm, "RMSNormalization": _rms_norm,
     "ReduceSum": _reduce("reduce_sum"), "ReduceMean": _reduce("reduce_mean"),
     "ReduceSumSquare": _reduce("reduce_sum", "square"), "ReduceL1": _reduce("reduce_sum", "abs"),
@@ -381,4 +348,6 @@ RULES: dict[str, OnnxRule] = {
     **views.RULES,
     **parts.RULES,
     **attention.RULES,
+    **quantized.RULES,  # after those whose results it wraps
+    **products.RULES,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from canao.graph.dtypes import BOOL, F32, I32, DType
-from canao.graph.from_onnx.elements import held_in
+from canao.graph.from_onnx.elements import NARROW, held_in
 from canao.graph.ir import Dim, Poly, Shape, dim_add, dim_div, dim_mul, fixed
 from canao.graph.ops import OPS
 from canao.graph.shapes import broadcast
@@ -37,7 +37,8 @@ class Undecided(Exception):
 class Known:
     """Elements known at compile time: `array` broadcast to `shape`, both of one rank.
 
-    array holds float32, int64 or bool; or, as objects, whole numbers and polynomials in s.
+    array holds float32, int64 or bool; quantised whole numbers as they are in the file; or, as
+    objects, whole numbers and polynomials in s.
     """
 
     array: np.ndarray
@@ -108,7 +109,7 @@ def _held(array: np.ndarray, shape: Shape, dtype: DType) -> Known:
         if isinstance(v, Poly) and (len(v.coefficients) > 5 or max(map(abs, v.coefficients)) >> 62):
             raise Undecided("a size of more than the fourth power of the number of tokens")
     if array.dtype != object or not any(isinstance(v, Poly) for v in array.flat):
-        array = array.astype(held_in(dtype), copy=False)
+        array = array if array.dtype in NARROW else array.astype(held_in(dtype), copy=False)
     return Known(array, shape, dtype)
 
 
@@ -153,6 +154,11 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return quotient.astype(np.int64)
 
 
+def _wide(array: np.ndarray) -> np.ndarray:
+    """The same elements, of a type that does not wrap around."""
+    return array.astype(np.int64) if array.dtype in NARROW else array
+
+
 # Operators that graphs have no op for, and division, which rounds whole numbers towards 0 here.
 _OWN: dict[str, Callable[..., Any]] = {
     "div": _divide, "mod": np.mod, "pow": np.power, "logical_xor": np.logical_xor,
@@ -194,7 +200,7 @@ def computed(op: str, operands: Sequence[Known], longest: int) -> Known:
     if op not in _OWN and not (op in OPS and OPS[op].pointwise):
         raise Undecided(f"{op} of constants")
     shape = broadcast([x.shape for x in operands])
-    arrays = [x.array.reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
+    arrays = [_wide(x.array).reshape((1,) * (len(shape) - x.array.ndim) + x.array.shape)
               for x in operands]  # fmt: skip
     most = OBJECTS if any(has_length(x) for x in operands) else LIMIT
     if math.prod(np.broadcast_shapes(*(a.shape for a in arrays))) > most:
@@ -284,7 +290,7 @@ def expanded(x: Known | Ramp, shape: Shape) -> Known | Ramp:
 
 def progression(x: Known, axis: int) -> tuple[int, int] | None:
     """(start, step) if x is whole numbers in even steps along `axis` and in no other dimension."""
-    row = x.array.reshape(-1)
+    row = _wide(x.array).reshape(-1)
     if x.dtype != I32 or has_length(x) or x.array.shape[axis] != row.size or row.size < 2:
         return None
     step = int(row[1]) - int(row[0])
