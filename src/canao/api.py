@@ -220,10 +220,12 @@ def _finisher(device: Device, data: TextData, options: SearchOptions) -> Finish 
     """Compiles a finished student and checks what its precision loses on `data.dev`; None in
     float32, which loses nothing."""
     from canao.accuracy.gate import compile_checked, require_runnable
+    from canao.compiler.pipeline import target_for
     from canao.search.options import Finished
 
     if options.precision == PRECISION:
         return None
+    target_for(device.target, options.precision)  # before anything is trained
     require_runnable(device.target, f"search in {PRECISION}")
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:

@@ -85,7 +85,7 @@ def expect_exact(
         for p in default_plans(program, target)
     ]
     schedule = schedule_program(program, plans, target)
-    built = programs.build_schedule(schedule, target, folder, None, flags)
+    built = programs.build_schedule(schedule, target, folder, None, (*QUICK, *flags))
     given = texts(LENGTHS)
     for threads in ("1", "2"):
         got = programs.run([*command, *built, threads], given)

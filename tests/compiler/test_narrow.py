@@ -33,7 +33,7 @@ from tests.oracle import assert_close
 # Sums of rounded numbers, rounded in another order: of float32, a part of 2^-23 of the largest for
 # each; a later row may then round to the next bf16, a part of 2^-8, or the next fp16, 2^-11.
 TOLERANCE = {"bf16": 8e-3, "fp16": 1e-3, "int8-weights": 1e-4}
-SIZES = ((1, 1), (3, 16), (5, 17), (31, 33), (127, 49), (770, 100))
+SIZES = ((3, 16), (31, 33), (127, 49), (770, 17))
 ROUNDED = {"bf16": BF16, "fp16": F16, "int8-weights": F32}
 
 
@@ -66,7 +66,7 @@ def expect_exact(target: Target, folder: Path, command: tuple[str, ...], *flags:
     graph = products()
     program = fuse(graph, backend_of(target).legal, lambda *_: True)
     schedule = schedule_program(program, default_plans(program, target), target)
-    built = programs.build_schedule(schedule, target, folder, None, flags)
+    built = programs.build_schedule(schedule, target, folder, None, (*QUICK, *flags))
     given = [(np.arange(length) % 40,) for length in LENGTHS]
     for threads in ("1", "2"):
         got = programs.run([*command, *built, threads], given)

@@ -23,7 +23,7 @@ from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model
+from canao.compiler.pipeline import compile_model, target_for
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import InputError
 from canao.fuse.simplify import rewritten
@@ -89,6 +89,7 @@ def compile_checked(
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
     target = options.get("target") or get_target()
+    target_for(target, precision, options.get("allow_emulation", False))
     require_runnable(target, "check without --target and --isa, then compile with them")
     check_destination(Path(out))
     data = data if isinstance(data, TextData | TaggedText) else labelled_text(data)
