@@ -29,6 +29,7 @@ from canao.errors import InputError
 from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
+from canao.isa.registry import ISAS
 from canao.machine import local_machine
 from canao.precision.agreement import distances
 from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
@@ -134,7 +135,7 @@ def compile_checked(
 def require_runnable(target: Target, remedy: str) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
     host = get_target()
-    missing = set(target.features).difference(local_machine().features)
+    missing = set(ISAS[target.isa].features).difference(local_machine().features)
     if target.triple != host.triple or missing:
         raise InputError(
             f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "

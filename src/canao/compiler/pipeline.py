@@ -33,7 +33,8 @@ from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.precision.quantize import PRECISIONS, in_precision, precision_of
+from canao.precision.attention import in_whole_numbers
+from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
 from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
 
@@ -57,7 +58,10 @@ def compile_graph(
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
     if fusion:
-        program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
+        cells = yellow_cells or measured_yellow_cells(target)
+        program = fuse(computed, legal, cells)
+        if precision == INT8 and ISAS[target.isa].whole_attention:
+            program = fuse(in_whole_numbers(program), legal, cells)
     else:
         program = unfused(computed, legal)
     plans = tuple(planner(program, target))

@@ -129,9 +129,11 @@ class Isa:
     cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
     prologue, bodies   includes and helpers, and the operations
     tiles              the operations of register tiles by the types of what they multiply: 'f32',
-                       'i8', 'bf16' and 'f16' of both, 'f32_i8' of float32 rows by int8 weights
+                       'i8', 'i16', 'bf16' and 'f16' of both, 'f32_i8' of float32 rows by int8
+                       weights
     loads              type of a table -> body of `vf load(const TYPE *p)`: VF elements as floats
     emulated           tiles that it has no instructions for
+    whole_attention    whether attention in whole numbers of 16 bits is faster than in float32
     helpers            C functions that `loads` and `store` of narrow types call
     extends, gains     the instruction set whose vectors it has, and the tiles that are better: only
                        libraries with these are compiled for it
@@ -153,5 +155,6 @@ class Isa:
     gcc_march: str = ""
     helpers: str = ""
     emulated: frozenset[str] = frozenset()
+    whole_attention: bool = False
     extends: str = ""
     gains: frozenset[str] = frozenset()

@@ -23,6 +23,7 @@ from canao.emit.c.tile_templates import (
     tile_loop,
     tile_operations,
 )
+from canao.emit.c.whole_attention import whole_numbers
 from canao.emit.expressions import expression
 from canao.emit.writer import Writer
 from canao.graph.dtypes import NARROW, by_name
@@ -82,10 +83,20 @@ class _Unit:
         for need, text in parts.items():
             if need in needs:
                 w.raw(text)
+        self._narrow(w, needs)
+        for need in FUNCTIONS:
+            for tile in self._tiles(need):
+                w.raw(tile_function(need, tile, self.isa))
+        w.line()
+
+    def _narrow(self, w: Writer, needs: frozenset[str]) -> None:
+        """Types narrower than float32, and the inner loops of products."""
         loops = sorted({(k.product, k.tile) for k in self.kernels.values() if k.tile})
         narrow = any(n.startswith("load_") for n in needs) or any(n != "f32" for n, _ in loops)
         if narrow and self.isa.helpers:
             w.raw(self.isa.helpers)
+        if "i16" in needs:
+            w.raw(whole_numbers(self.isa))
         for dtype in NARROW:
             if row_type(dtype) in needs:
                 w.raw(narrow_rows(dtype, self.isa))
@@ -96,10 +107,6 @@ class _Unit:
             w.raw(tile_operations(name, self.isa))
         for name, tile in loops:
             w.raw(tile_loop(tile, name, self.isa))
-        for need in FUNCTIONS:
-            for tile in self._tiles(need):
-                w.raw(tile_function(need, tile, self.isa))
-        w.line()
 
     def _tiles(self, need: str) -> list[tuple[int, int]]:
         """The register tiles of the kernels that call a function."""

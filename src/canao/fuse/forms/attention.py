@@ -45,6 +45,7 @@ class Attention:
     q, k, v   [batch..., m, d], [batch..., d, keys] and [batch..., keys, dv]
     store     strides of the result [batch..., m, dv] in the output
     window    how many keys before and after its own position a query sees; None: all
+    levels    of what is multiplied, where that is whole numbers (precision/attention.py); else 0
     cached    keys and values are appended to a cache, which holds those of earlier tokens; a query
               then sees none that come after it
     """
@@ -57,6 +58,7 @@ class Attention:
     biases: tuple[AttentionBias, ...] = ()
     window: tuple[int, int] | None = None
     cached: bool = False
+    levels: int = 0
 
 
 class ScorePaths:
@@ -121,7 +123,10 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     if q is None or k is None or v is None:
         return None
     kept, window = _windowed(graph, biases)
-    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window))
+    levels = dict(mix.attributes).get("levels", 0)
+    if dict(scores.attributes).get("levels", 0) != levels:
+        return None
+    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window, levels=levels))
 
 
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
