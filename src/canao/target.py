@@ -25,6 +25,8 @@ class Target:
     l2_bytes  data cache of one core, which bounds the cache blocks
     machine   stamp of the machine that it was made for, whose measurements it may use; '' for a
               kind of machine
+    narrower  other instruction sets whose kernels a library has as well, for processors that lack
+              `isa`; the narrowest first
     """
 
     name: str
@@ -33,6 +35,7 @@ class Target:
     cpu: str = ""
     l2_bytes: int = _USUAL_L2
     machine: str = ""
+    narrower: tuple[str, ...] = ()
 
     @property
     def arch(self) -> str:
@@ -56,13 +59,24 @@ class Target:
         """The least processor of the triple: what runs on it, runs on all of them."""
         return replace(self, isa="scalar", cpu="x86_64" if self.arch == "x86_64" else "")
 
+    @property
+    def levels(self) -> tuple[Target, ...]:
+        """A target for each instruction set of a library, the narrowest first."""
+        return (*map(self.with_isa, self.narrower), replace(self, narrower=()))
+
     def with_isa(self, isa: str) -> Target:
-        """The same machine with another vector table; the CPU follows where x86 needs it."""
+        """The same machine with another vector table, or with several: 'avx2,avx512', of which a
+        library takes the widest that it finds. The CPU follows where x86 needs it."""
         known = {i.name: i for i in isas_of(self.triple)}
-        if isa not in known:
-            raise InputError(f"ISA '{isa}' is not one of {', '.join(known)} for {self.name}")
-        cpu = known[isa].cpu if self.triple.startswith("x86_64") else self.cpu
-        return replace(self, isa=isa, cpu=cpu)
+        names = [name.strip() for name in isa.split(",")]
+        for name in names:
+            if name not in known:
+                raise InputError(f"ISA '{name}' is not one of {', '.join(known)} for {self.name}")
+            if names.count(name) > 1:
+                raise InputError(f"ISA '{name}' is named twice in '{isa}'; name each once")
+        *narrower, widest = sorted(names, key=list(known).index)
+        cpu = known[widest].cpu if self.arch == "x86_64" else self.cpu
+        return replace(self, isa=widest, cpu=cpu, narrower=tuple(narrower))
 
 
 # glibc 2.28 is old enough for every Linux still supported, and has what the runtime calls.

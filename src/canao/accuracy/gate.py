@@ -121,7 +121,8 @@ def _require_runnable(target: Target) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
     host = get_target()
     known = [isa.name for isa in isas_of(host.triple)]
-    if target.triple != host.triple or target.isa not in known[: known.index(host.isa) + 1]:
+    least = target.levels[0].isa
+    if target.triple != host.triple or least not in known[: known.index(host.isa) + 1]:
         raise InputError(
             f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "
             f"({target.isa}); check without --target and --isa, then compile with them"

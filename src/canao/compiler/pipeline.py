@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from canao.compiler.loading import (
 )
 from canao.compiler.packaging import check_destination, make_manifest, write_artifact
 from canao.compiler.plans import Planner, best_plans
-from canao.compiler.stages import Stages
+from canao.compiler.stages import Level, Stages
 from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
-from canao.fuse.group import fuse, unfused
+from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
@@ -36,6 +37,7 @@ from canao.graph.resume import resuming
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.quantize import check_precision, in_precision
 from canao.schedule.schedule import Schedule
+from canao.schedule.weights import united
 from canao.target import Target, get_target
 
 
@@ -60,12 +62,24 @@ def compile_graph(
         program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
     else:
         program = unfused(computed, legal)
-    plans = tuple(planner(program, target))
-    schedule = schedule_program(program, plans, target)
-    _require_memory(schedule, limits)
-    source = emit(schedule, target)
-    return Stages(
-        cleaned, firings, float32, program, plans, schedule, source, target, precision
+    levels = _levels(program, target, planner)
+    for level in levels:
+        _require_memory(level.schedule, limits)
+    return Stages(cleaned, firings, float32, levels, precision)
+
+
+def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
+    """A program for each instruction set of a target. All read one weights file."""
+    plans = [tuple(planner(program, t)) for t in target.levels]
+    schedules = [
+        schedule_program(program, p, t) for p, t in zip(plans, target.levels, strict=True)
+    ]
+    if len(schedules) > 1:
+        weights = united(program.graph, [s.weights for s in schedules])
+        schedules = [replace(s, weights=weights) for s in schedules]
+    return tuple(
+        Level(program, t, p, s, emit(s, t))
+        for t, p, s in zip(target.levels, plans, schedules, strict=True)
     )
 
 
@@ -118,6 +132,9 @@ def compile_model(
     entries of the directory ('config.json:name') that would be refused and that the user vouches
     for.
 
+    A target of several instruction sets makes a library with kernels for each: when it is opened,
+    it takes the widest that the processor has.
+
     `precision` is that of products: 'float32', or 'int8' with activations quantised as they come.
     Products whose results `kept` names stay in float32 (precision/quantize.py).
 
@@ -141,7 +158,7 @@ def compile_model(
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
     manifest["source"] = place.source if place else None
-    library = build_library([stages.source], toolchain, build_flags)
+    library = build_library([level.source for level in stages.levels], toolchain, build_flags)
     try:
         return write_artifact(out, tokenizer, stages, library, manifest)
     except OSError as error:
