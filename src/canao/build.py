@@ -60,7 +60,7 @@ class Toolchain:
     def machine_flags(self, target: Target) -> tuple[str, ...]:
         if self.name == "zig":
             return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
-        return (f"-march={ISAS[target.isa].gcc_march or _LEAST[target.arch]}",)
+        return tuple(f"-march={ISAS[target.isa].gcc_march or _LEAST[target.arch]}".split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from canao.defaults import TARGET
 from canao.errors import InputError
 from canao.isa.features import needed
 from canao.isa.registry import ISAS, isas_of
+from canao.isa.table import Isa
 from canao.machine import Machine, local_machine
 
 _USUAL_L2 = 512 * 1024  # bytes, where it is not told
@@ -19,14 +20,16 @@ class Target:
     """What the emitter and the toolchain must know of a machine: it follows from the Machine.
 
     name      what `--target` takes
-    isa       row of the vector table: scalar, avx2, avx512, neon
+    isa       instruction set, a row of isa/registry.py
     triple    target triple for the compiler driver
     cpu       value for -mcpu in that driver; '' leaves its default
     l2_bytes  data cache of one core, which bounds the cache blocks
     machine   stamp of the machine that it was made for, whose measurements it may use; '' for a
               kind of machine
-    narrower  other instruction sets whose kernels a library has as well, for processors that lack
-              `isa`; the narrowest first
+    extensions  instruction sets that extend this one and that its processors have: a library
+              whose products are better there is compiled for these
+    narrower  targets of other instruction sets whose kernels a library has as well, for processors
+              that lack `isa`; the narrowest first
     """
 
     name: str
@@ -35,7 +38,8 @@ class Target:
     cpu: str = ""
     l2_bytes: int = _USUAL_L2
     machine: str = ""
-    narrower: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    narrower: tuple[Target, ...] = ()
 
     @property
     def arch(self) -> str:
@@ -57,16 +61,18 @@ class Target:
     @property
     def least(self) -> Target:
         """The least processor of the triple: what runs on it, runs on all of them."""
-        return replace(self, isa="scalar", cpu="x86_64" if self.arch == "x86_64" else "")
+        cpu = "x86_64" if self.arch == "x86_64" else ""
+        return replace(self, isa="scalar", cpu=cpu, extensions=(), narrower=())
 
     @property
     def levels(self) -> tuple[Target, ...]:
         """A target for each instruction set of a library, the narrowest first."""
-        return (*map(self.with_isa, self.narrower), replace(self, narrower=()))
+        return (*self.narrower, replace(self, narrower=()))
 
     def with_isa(self, isa: str) -> Target:
-        """The same machine with another vector table, or with several: 'avx2,avx512', of which a
-        library takes the widest that it finds. The CPU follows where x86 needs it."""
+        """The same machine with another instruction set, for all that is compiled, or with
+        several: 'avx2,avx512', of which a library takes the widest that it finds. The CPU follows
+        where it is not the target's own."""
         known = {i.name: i for i in isas_of(self.triple)}
         names = [name.strip() for name in isa.split(",")]
         for name in names:
@@ -74,9 +80,18 @@ class Target:
                 raise InputError(f"ISA '{name}' is not one of {', '.join(known)} for {self.name}")
             if names.count(name) > 1:
                 raise InputError(f"ISA '{name}' is named twice in '{isa}'; name each once")
-        *narrower, widest = sorted(names, key=list(known).index)
-        cpu = known[widest].cpu if self.arch == "x86_64" else self.cpu
-        return replace(self, isa=widest, cpu=cpu, narrower=tuple(narrower))
+        *narrower, widest = (self._alone(known[n]) for n in known if n in names)
+        return replace(widest, narrower=tuple(narrower))
+
+    def _alone(self, isa: Isa) -> Target:
+        own = not isa.extends and self.arch != "x86_64"
+        cpu = self.cpu if own else isa.cpu
+        return replace(self, isa=isa.name, cpu=cpu, extensions=(), narrower=())
+
+    def for_products(self, name: str) -> Target:
+        """The same, with the extension that is best for products: a name of `Isa.tiles`."""
+        better = [extension for extension in self.extensions if name in ISAS[extension].gains]
+        return self.with_isa(better[-1]) if better else self
 
 
 # glibc 2.28 is old enough for every Linux still supported, and has what the runtime calls.
@@ -107,10 +122,13 @@ def target_of(machine: Machine) -> Target:
     """What code that runs on a machine is generated for, with all that its vector units can."""
     l2_bytes = machine.caches.l2 or _USUAL_L2
     if machine.system == "Linux" and machine.arch in ("x86_64", "amd64"):
-        base = Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
-        return base.with_isa(_x86_isa(machine))
+        return _widest(
+            Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
+        )
     if machine.system == "Linux" and machine.arch in ("aarch64", "arm64"):
-        return Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp)
+        return _widest(
+            Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
+        )
     raise InputError(
         f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"
@@ -122,7 +140,14 @@ def _host() -> Target:
     return target_of(local_machine())
 
 
-def _x86_isa(machine: Machine) -> str:
-    """The widest instruction set that the machine has."""
-    flags = set(machine.features)
-    return [i.name for i in isas_of(_X86_LINUX) if flags.issuperset(i.features)][-1]
+def _widest(target: Target, machine: Machine) -> Target:
+    """With the widest instruction set that the machine has, and those that extend it."""
+    found = [i for i in isas_of(target.triple) if set(machine.features).issuperset(i.features)]
+    widest = [i for i in found if not i.extends][-1]
+    extensions = tuple(i.name for i in found if _extends(i, widest.name))
+    return replace(target.with_isa(widest.name), extensions=extensions)
+
+
+def _extends(isa: Isa, name: str) -> bool:
+    """Whether an instruction set extends another, or one that does."""
+    return bool(isa.extends) and (isa.extends == name or _extends(ISAS[isa.extends], name))

@@ -19,12 +19,13 @@ from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
 from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
-from canao.isa.registry import ISAS
+from canao.isa.registry import ISAS, isas_of
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.machine import local_machine
 from canao.target import Target, get_target
 from tests.compiler import programs
+from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.families import FAMILIES, make, reference, text
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
@@ -43,23 +44,27 @@ COST = 0.25
 SIZES = ((1, 1), (2, 3), (3, 16), (5, 17), (31, 33), (64, 48), (127, 49), (770, 100))
 
 
-def product(k: int, n: int, seed: int = 0) -> Graph:
-    """A table's rows, quantised, by int8 weights. Scales are powers of two, so that a kernel's
-    result is exactly its accumulator times one of them."""
-    rng = np.random.default_rng(seed)
-    table = rng.integers(-127, 128, (40, k)).astype(np.float32)
-    table[:, 0] = 127 * (-1) ** np.arange(40)  # the largest magnitude of each row
-    table[7] = 0
-    levels = rng.integers(-127, 128, (n, k)).astype(np.int8)
-    scales = 2.0 ** -rng.integers(0, 4, n)
-    constants = {"table": table / 8, "w": levels, "scales": scales.astype(np.float32)}
-    nodes = (
-        node("gather", ("table", "ids"), "x"),
-        node("quantize", ("x",), "q"),
-        node("quantized_linear", ("q", "w", "scales"), "y"),
-    )
+def products(sizes: tuple[tuple[int, int], ...]) -> Graph:
+    """Of each depth and width a table's rows, quantised, by int8 weights. Scales are powers of two,
+    so that a kernel's result is exactly its accumulator times one of them."""
+    rng = np.random.default_rng(0)
+    constants, nodes, outputs = dict[str, np.ndarray](), [], []
+    for k, n in sizes:
+        name = f"{k}x{n}"
+        table = rng.integers(-127, 128, (40, k)).astype(np.float32)
+        table[:, 0] = 127 * (-1) ** np.arange(40)  # the largest magnitude of each row
+        table[7] = 0
+        constants[f"{name} table"] = table / 8
+        constants[f"{name} w"] = rng.integers(-127, 128, (n, k)).astype(np.int8)
+        constants[f"{name} scales"] = (2.0 ** -rng.integers(0, 4, n)).astype(np.float32)
+        nodes += [
+            node("gather", (f"{name} table", "ids"), f"{name} x"),
+            node("quantize", (f"{name} x",), f"{name} q"),
+            node("quantized_linear", (f"{name} q", f"{name} w", f"{name} scales"), name),
+        ]
+        outputs.append((name, name))
     slot = Input("ids", Type(I32, (1, TOKENS)), Ids(40))
-    return verify(retype(Graph((slot,), constants, nodes, (("y", "y"),), {}, 128)))
+    return verify(retype(Graph((slot,), constants, tuple(nodes), tuple(outputs), {}, 128)))
 
 
 def texts(lengths: tuple[int, ...]) -> list[tuple[np.ndarray]]:
@@ -72,21 +77,24 @@ def expect_exact(
     sizes: tuple[tuple[int, int], ...] = SIZES, deepest: int = 1 << 20,
 ) -> None:  # fmt: skip
     """Sums equal the interpreter's. deepest: of a pass over the depth."""
-    for k, n in sizes:
-        graph = product(k, n)
-        program = fuse(graph, backend_of(target).legal, lambda *_: True)
-        plans = [
-            replace(p, kc=min(p.kc, deepest)) if isinstance(p, PackedGemmPlan) else p
-            for p in default_plans(program, target)
-        ]
-        schedule = schedule_program(program, plans, target)
-        built = programs.build_schedule(schedule, target, folder, None, flags)
-        given = texts(LENGTHS)
-        for threads in ("1", "2"):
-            got = programs.run([*command, *built, threads], given)
-            for (ids,), flat in zip(given, got, strict=True):
-                want = interpret(graph, [ids], np.float32)["y"]
-                assert np.array_equal(flat, want.ravel()), (k, n, len(ids), threads)
+    graph = products(sizes)
+    program = fuse(graph, backend_of(target).legal, lambda *_: True)
+    plans = [
+        replace(p, kc=min(p.kc, deepest)) if isinstance(p, PackedGemmPlan) else p
+        for p in default_plans(program, target)
+    ]
+    schedule = schedule_program(program, plans, target)
+    built = programs.build_schedule(schedule, target, folder, None, flags)
+    given = texts(LENGTHS)
+    for threads in ("1", "2"):
+        got = programs.run([*command, *built, threads], given)
+        for (ids,), flat in zip(given, got, strict=True):
+            values, at = interpret(graph, [ids], np.float32), 0
+            for name, _ in graph.outputs:
+                want = values[name].ravel()
+                assert np.array_equal(flat[at : at + want.size], want), (name, len(ids), threads)
+                at += want.size
+            assert at == flat.size
 
 
 def runnable() -> list[str]:
@@ -108,8 +116,20 @@ def test_sums_are_exact_over_several_passes(isa: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.cross
-def test_accumulators_are_exact_under_qemu(qemu: str, tmp_path: Path) -> None:
-    expect_exact(ARM, tmp_path, (qemu,), "-static")
+@pytest.mark.parametrize("isa", [isa.name for isa in isas_of(ARM.triple) if isa.name != "scalar"])
+def test_accumulators_are_exact_under_qemu(isa: str, qemu: str, tmp_path: Path) -> None:
+    target, command = ARM.with_isa(isa), (qemu, "-cpu", "max")
+    expect_exact(target, tmp_path, command, "-static")
+    expect_exact(target, tmp_path, command, "-static", sizes=((127, 49),), deepest=64)
+
+
+@pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
+def test_accumulators_are_exact_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
+    """What this processor may not have, lane by lane: the code but for the compiler's last step."""
+    target = emulated(isa)
+    expect_exact(target, tmp_path, (), *EMULATION)
+    expect_exact(target, tmp_path, (), *EMULATION, sizes=((127, 49),), deepest=64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,7 +23,7 @@ from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 from tests.compiler.models import classifier, reference
 
-X86 = get_target("x86_64-linux")
+X86, ARM = get_target("x86_64-linux"), get_target("aarch64-linux")
 BOTH = X86.with_isa("scalar,avx2")
 TEXTS = [(np.arange(1, n + 1) % 99, np.sort(np.arange(n) % 2)) for n in (1, 5, 17)]
 # Prints which instruction set runs, then all outputs of each text: length, ids, type ids.
@@ -107,11 +107,15 @@ def test_one_weights_file_has_what_each_level_reads(precision: str) -> None:
 
 def test_levels_of_a_target() -> None:
     target = X86.with_isa(" avx512, scalar")
-    assert (target.isa, target.narrower, target.cpu) == ("avx512", ("scalar",), "x86_64_v4")
+    assert (target.isa, target.cpu) == ("avx512", "x86_64_v4")
     assert target.levels == (X86.with_isa("scalar"), X86.with_isa("avx512"))
     assert target.with_isa("avx2").levels == (X86.with_isa("avx2"),) == X86.levels
+    # Where the processor is the target's own, it is that of each instruction set without more.
+    neon, dotprod = ARM.with_isa("neon,neon_dotprod").levels
+    assert neon.cpu == ARM.cpu and not neon.features
+    assert dotprod == ARM.with_isa("neon_dotprod") and "asimddp" in dotprod.features
     for given, said in (("avx2,avx2", "'avx2' is named twice"), ("avx2,", "'' is not one of"),
-                        ("scalar,neon", "'neon' is not one of scalar, avx2, avx512")):  # fmt: skip
+                        ("scalar,neon", "'neon' is not one of scalar, avx2, ")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             X86.with_isa(given)
 

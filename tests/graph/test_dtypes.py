@@ -69,8 +69,8 @@ def test_what_is_not_known_is_refused_by_name() -> None:
 def test_graphs_hold_only_what_they_compute_with() -> None:
     for dtype in COMPUTED:
         assert constant_type(np.zeros((2, 3), dtype.numpy)) == Type(dtype, (2, 3))
-    with pytest.raises(UnsupportedError, match="a constant of f16"):
-        constant_type(np.zeros(2, np.float16))
+    with pytest.raises(UnsupportedError, match="'float64' of NumPy"):
+        constant_type(np.zeros(2, np.float64))
 
 
 def test_text_and_sizes() -> None:

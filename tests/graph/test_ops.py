@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from canao.emit.vecmath import STEPS, functions, helpers
-from canao.graph.dtypes import BOOL, F32, I8, I32, Q8, DType
+from canao.graph.dtypes import BF16, BOOL, F16, F32, I8, I32, Q8, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
-from canao.graph.meanings import quantize
+from canao.graph.meanings import narrowed, quantize
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
 from canao.graph.shapes import ShapeError
 from canao.isa.table import OPERATIONS
@@ -50,11 +50,15 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
     "where": [((truth(S, S), f32(2, 1, S), f32()), {}, f32(2, S, S))],
     "select": [((f32(S, 4), f32(S, 4), f32(4)), {}, f32(S, 4))],
     "linear": [((f32(1, S, 3), f32(5, 3)), {}, f32(1, S, 5)),
-               ((f32(1, S, 3), f32(5, 3), f32(5)), {}, f32(1, S, 5))],
+               ((f32(1, S, 3), f32(5, 3), f32(5)), {}, f32(1, S, 5)),
+               ((Type(BF16, (1, S, 3)), Type(BF16, (5, 3)), f32(5)), {}, f32(1, S, 5)),
+               ((Type(F16, (1, S, 3)), Type(F16, (5, 3))), {}, f32(1, S, 5))],
+    "narrow": [((f32(1, S, 4),), {"dtype": d}, Type(d, (1, S, 4))) for d in (BF16, F16)],
     "quantize": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
     "quantized_linear": [
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5), f32(5)), {}, f32(1, S, 5)),
+        ((f32(1, S, 3), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
     ],
     "quantized_gather": [((Type(I8, (9, 4)), f32(9, 1), i32(1, S)), {}, f32(1, S, 4))],
     "matmul": [((f32(2, S, 3), f32(2, 3, S)), {}, f32(2, S, S)),
@@ -85,7 +89,8 @@ MISFITS: dict[str, tuple[tuple[Type, ...], dict]] = {
     "add": ((f32(1, 3), f32(1, 4)), {}),
     "linear": ((f32(1, S, 3), f32(5, 4)), {}),
     "quantize": ((i32(1, S),), {}),
-    "quantized_linear": ((f32(1, S, 3), Type(I8, (5, 3)), f32(5)), {}),
+    "narrow": ((f32(1, S, 3),), {"dtype": I8}),
+    "quantized_linear": ((Type(BF16, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}),
     "quantized_gather": ((Type(I8, (9, 4)), f32(9), i32(1, S)), {}),
     "matmul": ((f32(S, 3), f32(4, S)), {}),
     "distance_matmul": ((f32(S, 3), f32(3, 4), i32(3)), {"longest": LONGEST}),
@@ -107,12 +112,16 @@ def operand(t: Type, s: int) -> np.ndarray:
     shape, rng = shape_at(t.shape, s), np.random.default_rng(s)
     if t.dtype == Q8:
         return quantize([rng.uniform(0.5, 2, shape)], {})
+    if t.dtype in (BF16, F16):
+        return narrowed(rng.uniform(0.5, 2, shape), t.dtype)
     values = {"float": rng.uniform(0.5, 2, shape), "int": rng.integers(0, 3, shape),
               "bool": rng.random(shape) < 0.5}  # fmt: skip
     return np.asarray(values[t.dtype.kind])
 
 
 def kind_of(array: np.ndarray) -> str:
+    if array.dtype == np.uint16:
+        return "float"  # the bits of bf16
     return {"f": "float", "i": "int", "b": "bool", "V": "quantized"}[array.dtype.kind]
 
 

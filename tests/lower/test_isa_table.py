@@ -6,14 +6,15 @@ import pytest
 
 from canao.graph.dtypes import DTYPES
 from canao.isa.registry import ISAS, isas_of
-from canao.isa.table import OPERATIONS
+from canao.isa.table import OPERATIONS, SIZES
 
 BYTES = {"__m256": 32, "__m512": 64, "float32x4_t": 16, "float": 4}
 
 
 def test_every_isa_has_the_same_types_of_weights_and_they_are_element_types():
     kinds = {frozenset(isa.tiles) for isa in ISAS.values()}
-    assert len(kinds) == 1 and kinds.pop() <= set(DTYPES)
+    assert kinds == {frozenset({"f32", "i8", "bf16", "f16", "f32_i8"})}
+    assert {frozenset(isa.loads) for isa in ISAS.values()} == {frozenset({"i8", "bf16", "f16"})}
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -32,9 +33,14 @@ def test_the_default_tile_fits_the_registers(name):
 
 @pytest.mark.parametrize("name", ISAS)
 def test_the_rows_of_tiles_agree_with_the_element_types(name):
-    for dtype, tile in ISAS[name].tiles.items():
-        assert tile.weights == DTYPES[dtype].c
+    for kind, tile in ISAS[name].tiles.items():
+        assert tile.weights == DTYPES[kind.split("_")[-1]].c
+        assert tile.weights in SIZES and tile.activations in SIZES
         assert tile.kr >= 1
+        # Rows that are rounded say how they are stored, weights with an offset where sums start.
+        assert bool(tile.store) == (not kind.startswith("f32"))
+        assert bool(tile.offset) == bool(tile.start)
+        assert bool(tile.pairs) == bool(tile.low) == bool(tile.high)
         whole = (tile.load_w, tile.spread, tile.product, tile.to_float, tile.to_bits, tile.of_bits)
         for body in whole:
             assert "return " in body and body.endswith(";")
@@ -44,3 +50,15 @@ def test_the_rows_of_tiles_agree_with_the_element_types(name):
 def test_a_machines_isas_come_narrowest_first(triple):
     widths = [isa.width for isa in isas_of(triple)]
     assert widths == sorted(widths) and len(widths) > 1
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_an_extension_has_all_that_it_extends_and_better_tiles(name):
+    isa = ISAS[name]
+    assert bool(isa.extends) == bool(isa.gains)
+    if isa.extends:
+        base = ISAS[isa.extends]
+        assert isa.vector == base.vector and isa.bodies == base.bodies
+        assert set(isa.features) > set(base.features)
+        better = {kind for kind, tile in isa.tiles.items() if tile != base.tiles[kind]}
+        assert better == isa.gains

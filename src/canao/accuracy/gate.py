@@ -95,7 +95,9 @@ def compile_checked(
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):
             progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
-        hurting = sensitivities(_float32(model, **options), _sample(reference, data), progress)
+        hurting = sensitivities(
+            _float32(model, **options), _sample(reference, data), precision, progress
+        )
         tried, best = list[str](), 100.0
         for count in _counts(len(hurting) - 1):
             kept = hurting[:count]
@@ -135,12 +137,14 @@ def shown(of: Predictions) -> str:
 
 
 def sensitivities(
-    graph: Graph, texts: Sequence[Sequence[np.ndarray]], progress: Callable[[str], None] = silent
-) -> tuple[Sensitivity, ...]:
-    """How far each product of a float32 graph moves its first output if it alone is in int8."""
+    graph: Graph, texts: Sequence[Sequence[np.ndarray]], precision: str,
+    progress: Callable[[str], None] = silent,
+) -> tuple[Sensitivity, ...]:  # fmt: skip
+    """How far each product of a float32 graph moves its first output if it alone is in a
+    precision."""
     products = quantizable(graph)
     found = []
-    moved = distances(graph, (with_one(graph, n.output) for n in products), texts)
+    moved = distances(graph, (with_one(graph, n.output, precision) for n in products), texts)
     for i, (n, far) in enumerate(zip(products, moved, strict=True)):
         if i % 8 == 0:
             progress(f"products and tables looked at: {i} of {len(products)}")

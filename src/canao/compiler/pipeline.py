@@ -34,8 +34,9 @@ from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.bounds import require_bounds
 from canao.graph.ir import Graph
 from canao.graph.resume import resuming
+from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.precision.quantize import check_precision, in_precision
+from canao.precision.quantize import in_precision, precision_of
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import Target, get_target
@@ -55,7 +56,8 @@ def compile_graph(
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
     products, but for those whose results `kept` names, which stay in float32."""
-    check_precision(precision)
+    wanted = precision_of(precision)
+    target = target.for_products(tile_name(wanted.rows, wanted.weights))
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
     if fusion:
@@ -135,8 +137,10 @@ def compile_model(
     A target of several instruction sets makes a library with kernels for each: when it is opened,
     it takes the widest that the processor has.
 
-    `precision` is that of products: 'float32', or 'int8' with activations quantised as they come.
-    Products whose results `kept` names stay in float32 (precision/quantize.py).
+    `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
+    'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
+    instruction set of the target that is best for it. Products whose results `kept` names stay in
+    float32.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -154,6 +158,7 @@ def compile_model(
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
                            limits=limits, precision=precision, kept=kept)  # fmt: skip
+    target = stages.target
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from canao.emit.language import C11, Language
-from canao.graph.dtypes import F32, I8, I32, DType
-from canao.schedule.operands import ROW_MAJOR, Operand, Packed
+from canao.graph.dtypes import F32, I32, Q8, DType
+from canao.schedule.operands import NARROW_ROWS, ROW_MAJOR, Operand, Packed
 
 # Kernels read integers and booleans as the same type.
 IDS = I32
@@ -23,6 +23,10 @@ class Arguments:
     def of(self, value: str, dtype: DType = F32) -> str:
         """The name of a value that lies row by row."""
         return self._name(Operand(value, ROW_MAJOR, dtype))
+
+    def rows(self, operand: Operand) -> str:
+        """The name of an operand that kernels have written."""
+        return self._name(operand)
 
     def weights(self, value: str) -> tuple[str, Packed]:
         """The name of packed weights, and how they are packed."""
@@ -61,10 +65,17 @@ class Arguments:
 
 def c_type(operand: Operand, language: Language = C11) -> str:
     """The type of an operand's elements in a language."""
+    if operand.storage == NARROW_ROWS:
+        return row_type(operand.dtype)
     return language.type_of(operand.dtype)
+
+
+def row_type(dtype: DType) -> str:
+    """What code calls the elements of narrow rows."""
+    return "q8" if dtype == Q8 else f"{dtype}_row"
 
 
 def _prefix(operand: Operand) -> str:
     if isinstance(operand.storage, Packed):
         return "w"
-    return "in" if operand.dtype.kind != "int" or operand.dtype == I8 else "ids"
+    return "ids" if operand.dtype == IDS else "in"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from canao.emit.arguments import IDS, Arguments, c_type
+from canao.emit.arguments import IDS, Arguments, c_type, row_type
 from canao.emit.expressions import expression
 from canao.emit.language import C11, Language
 from canao.emit.vecmath import RARE, vector_code
@@ -26,12 +26,15 @@ from canao.fuse.forms.rows import (
     Stage,
     TakeAlongAxis,
 )
-from canao.graph.dtypes import F32, I8, DType
+from canao.graph.dtypes import F32, Q8, DType
 from canao.graph.ir import Dim, Graph, dim_mul
 from canao.lower.cpu.quantized import RowLayout
 from canao.lower.cpu.rows import outside
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
+
+# How partial results of a reduction are put together, where they are not added.
+_COMBINED = {"max": "vf_max", "magnitude": "vf_max"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class RowStyle:
     chains    partial results of a reduction
     width     floats in a vector
     upto      whether the count of lanes in use may be a whole vector's or more
-    layout    of the output row, where that is of Q8
+    layout    of the output row, where that is narrow
+    block     whether the first scratch buffer holds a row for each of the rows, and not one
     """
 
     chains: int
@@ -49,6 +53,7 @@ class RowStyle:
     upto: bool = False
     language: Language = C11
     layout: RowLayout | None = None
+    block: bool = False
 
 
 class RowCode:
@@ -102,15 +107,22 @@ class RowCode:
         pointer = self.pointers[x]
         if step == 0:
             return f"vf_set1({pointer}[0])"
-        if step == 1 and isinstance(x, Gather) and self._table_type(x.table) == I8:
-            self.needs.add("load_i8")
-            count = partial and f"min64({partial}, VF)" if self.style.upto else partial
-            return f"load_i8_n({pointer} + j, {count})" if count else f"load_i8({pointer} + j)"
+        if isinstance(x, Gather) and self._table_type(x.table) != F32:
+            return self._converted(f"{pointer} + j", self._table_type(x.table), step, partial)
         if step == 1:
             return self._load(f"{pointer} + j", partial)
         self.needs.add("strided")
         count = partial or "VF"
         return f"vf_gather({pointer} + j * {expression(step)}, {expression(step)}, {count})"
+
+    def _converted(self, place: str, dtype: DType, step: Dim, partial: str) -> str:
+        """Elements of another type as floats."""
+        self.needs.add(f"load_{dtype}")
+        count = f"min64({partial}, VF)" if partial and self.style.upto else partial
+        if step != 1:
+            place = place.replace(" + j", f" + j * {expression(step)}")
+            return f"load_{dtype}_by({place}, {expression(step)}, {count or 'VF'})"
+        return f"load_{dtype}_n({place}, {count})" if count else f"load_{dtype}({place})"
 
     def _taken(self, x: TakeAlongAxis, partial: str) -> str:
         """Elements of the row at the operand's pointer, at the places that its indices name."""
@@ -133,7 +145,12 @@ class RowCode:
         return f"vf_load_{'upto' if self.style.upto else 'n'}({place}, {partial})"
 
     def _slot(self, slot: int) -> str:
-        """Where a stored row begins: the output row, or a buffer of the scratch memory."""
+        """Where a stored row begins: the output row, or a buffer of the scratch memory. Tiles have
+        one place for what they store."""
+        if self.style.upto:
+            return "o"
+        if slot == 1 and self.style.block:
+            return f"{self.scratch[0].name} + (r - begin) * {expression(self.rows.width)}"
         return self.scratch[slot - 1].name if slot else "o"
 
     # Rows.
@@ -220,9 +237,10 @@ class RowCode:
         for x, slot in stage.stores:
             place = f"{self._slot(slot)} + j"
             value = self.operand(x, partial)
-            if slot == OUTPUT_SLOT and self.program.quantized:
-                store = f"q8_store_n({place}, {value}, {partial})" if partial else (
-                    f"q8_store({place}, {value})")  # fmt: skip
+            if slot == OUTPUT_SLOT and self.style.layout is not None:
+                kind = row_type(self.program.writes)
+                store = f"{kind}_store_n({place}, {value}, {partial})" if partial else (
+                    f"{kind}_store({place}, {value})")  # fmt: skip
                 w.line(f"{store};")
             elif partial:
                 store = "vf_store_upto" if self.style.upto else "vf_store_n"
@@ -276,11 +294,11 @@ class RowCode:
             if partial:
                 fill = f"-{self.style.language.infinity}" if r.kind == "max" else "0.0f"
                 value = f"vf_keep({value}, {partial}, {fill})"
-            op = "vf_max" if r.kind == "max" else "vf_add"
-            w.line(f"{lanes} = {op}({lanes}, {value});")
+            value = f"vf_abs({value})" if r.kind == "magnitude" else value
+            w.line(f"{lanes} = {_COMBINED.get(r.kind, 'vf_add')}({lanes}, {value});")
 
     def _finish(self, w: Writer, r: Reduction, chains: int) -> None:
-        name, op = self.lanes[r.scalar], "vf_max" if r.kind == "max" else "vf_add"
+        name, op = self.lanes[r.scalar], _COMBINED.get(r.kind, "vf_add")
         parts = [f"{name}[{u}]" for u in range(chains)]
         while len(parts) > 1:
             parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -307,8 +325,8 @@ class RowCode:
         width, kind = "1" if scalar else expression(self.rows.width), "float"
         layout = self.style.layout
         if layout is not None:
-            width, kind = str(layout.pitch), "q8"
-            self.needs.add("q8")
+            width, kind = str(layout.pitch), row_type(self.program.writes)
+            self.needs.add(kind)
         with w.block(f"for ({self.long} r = begin; r < end; r++)"):
             w.line(f"{self.pointer}{kind} *const o = out + r * {width};")
             self.open_row(w, stages)
@@ -317,8 +335,8 @@ class RowCode:
             if scalar:
                 w.line(f"o[0] = {self.local[scalar]};")
             if layout is not None:
-                w.line(f"q8_end(o, {expression(self.rows.width)}, {layout.scale}, "
-                       f"{self.top});")  # fmt: skip
+                top = f", {self.top}" if self.program.writes == Q8 else ""
+                w.line(f"{kind}_end(o, {expression(self.rows.width)}, {layout.scale}{top});")
 
 
 def _one_stride(access: Access) -> Dim | None:

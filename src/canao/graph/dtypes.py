@@ -1,9 +1,10 @@
 """Element types as values: what an element is, and how it is held in each place. One row a type.
 
-Graphs compute with those of COMPUTED. The others are described here for what is only stored.
+Graphs have constants of those of COMPUTED.
 
 A value of Q8 is quantised row by row: int8 from -127 to 127, and for each row the float32 that they
-are multiples of. How a row lies in memory is the backend's to say (lower/cpu/quantized.py).
+are multiples of. How a row of Q8, of BF16 or of F16 lies in memory is the backend's to say
+(lower/cpu/quantized.py).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class DType:
 
     name     in graphs, in their text form and in the tuning database
     kind     bool, int, float, or quantized
-    numpy    what holds elements in Python; None where NumPy has no such type: bf16 is the upper
-             half of a float32, so a float32 holds it in Python, rounded
+    numpy    what holds elements in Python; None where no array does. Of bf16, the upper half of a
+             float32, it is the bits
     stored   NumPy's name of the bytes in weights files and in a library's memory, little-endian.
              Truths are stored as i32, since kernels compute them in whole numbers
     c        the type in generated C
@@ -63,13 +64,15 @@ def _row(name: str, kind: str, numpy: str, stored: str, c: str, onnx: int) -> DT
 F32 = _row("f32", "float", numpy="float32", stored="<f4", c="float", onnx=1)
 I32 = _row("i32", "int", numpy="int32", stored="<i4", c="int32_t", onnx=6)
 BOOL = _row("bool", "bool", numpy="bool", stored="<i4", c="int32_t", onnx=9)
-F16 = _row("f16", "float", numpy="float16", stored="<f2", c="_Float16", onnx=10)
-BF16 = _row("bf16", "float", numpy="", stored="<u2", c="uint16_t", onnx=16)
+F16 = _row("f16", "float", numpy="float16", stored="<f2", c="uint16_t", onnx=10)
+BF16 = _row("bf16", "float", numpy="uint16", stored="<u2", c="uint16_t", onnx=16)
 I8 = _row("i8", "int", numpy="int8", stored="|i1", c="int8_t", onnx=3)
 Q8 = _row("q8", "quantized", numpy="", stored="|i1", c="q8", onnx=0)
 
 DTYPES: Mapping[str, DType] = {d.name: d for d in (F32, I32, BOOL, F16, BF16, I8, Q8)}
-COMPUTED = (F32, I32, BOOL, I8)
+COMPUTED = (F32, I32, BOOL, I8, F16, BF16)
+# Of rows that products read: each value is made for these, and read by nothing else.
+NARROW = (Q8, BF16, F16)
 _OF_NUMPY = {d.numpy: d for d in DTYPES.values() if d.numpy is not None}
 _OF_ONNX = {d.onnx: d for d in DTYPES.values() if d.onnx}
 

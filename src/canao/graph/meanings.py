@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
+from canao.graph.dtypes import F16, DType
 from canao.graph.ir import Dim, dim_at
 
 Attributes = Mapping[str, Any]
@@ -64,9 +65,32 @@ def arange(_: Sequence[Array], a: Attributes) -> Array:
 
 
 def linear(x: Sequence[Array], _: Attributes) -> Array:
-    return x[0] @ x[1].T + (x[2] if len(x) == 3 else 0)
+    a, weights = widened(x[0]), widened(x[1])
+    return a @ weights.T + (x[2] if len(x) == 3 else 0)
 
 
+def narrow(x: Sequence[Array], a: Attributes) -> Array:
+    return narrowed(x[0], a["dtype"])
+
+
+def narrowed(x: Array, dtype: DType) -> Array:
+    """Numbers as bf16 or f16, rounded half to even; those beyond f16's largest become that."""
+    if dtype == F16:
+        return np.clip(np.asarray(x, np.float32), -HALF_MOST, HALF_MOST).astype(np.float16)
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    with np.errstate(over="ignore"):
+        rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (rounded >> np.uint32(16)).astype(np.uint16)
+
+
+def widened(x: Array) -> Array:
+    """Numbers of bf16 and f16 in float32; others as they are."""
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+HALF_MOST = np.float32(65504)  # the largest f16
 LEVELS = 127  # int8 goes from -127 to 127, so that negation is exact
 
 
@@ -96,7 +120,10 @@ def accumulators(x: Array, weights: Array) -> Array:
 
 
 def quantized_linear(x: Sequence[Array], _: Attributes) -> Array:
-    """x0 of Q8 by x1 of int8, x2 what each column of these is a multiple of; x3 is the bias."""
+    """x0, of Q8 or float32, by x1 of int8; x2 is what each column of these is a multiple of, x3 the
+    bias."""
+    if x[0].dtype.names is None:
+        return x[0] @ x[1].T.astype(x[0].dtype) * x[2] + (x[3] if len(x) == 4 else 0)
     scale = x[0]["scale"][..., None].astype(x[2].dtype) * x[2]
     return accumulators(x[0], x[1]) * scale + (x[3] if len(x) == 4 else 0)
 
@@ -158,7 +185,7 @@ def cumsum(x: Sequence[Array], _: Attributes) -> Array:
 
 
 def gather(x: Sequence[Array], _: Attributes) -> Array:
-    return x[0][x[1]]
+    return widened(x[0][x[1]])
 
 
 def take_along_axis(x: Sequence[Array], _: Attributes) -> Array:

@@ -171,6 +171,7 @@ _ROWS = (
        _per_operand_element),
     Op("reduce_max", (1,), shapes.reduction, meanings.reduce_max, MANY_TO_MANY,
        _per_operand_element),
+    Op("narrow", (1,), shapes.narrow, meanings.narrow, ONE_TO_ONE, _per_element(1)),
     Op("quantize", (1,), shapes.quantize, meanings.quantize, MANY_TO_MANY, _per_element(4)),
     Op("cumsum", (1,), shapes.same, meanings.cumsum, MANY_TO_MANY, _per_element(1)),
     # Elements found by number, made or joined.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from canao.graph.dtypes import F32, I8, I32, Q8, DType
+from canao.graph.dtypes import BF16, F16, F32, I8, I32, NARROW, Q8, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_mul
 
 Attributes = Mapping[str, Any]
@@ -52,6 +52,9 @@ def arange(_: Sequence[Type], a: Attributes) -> Type:
 
 def linear(types: Sequence[Type], _: Attributes) -> Type:
     x, w = types[0].shape, types[1].shape
+    narrow = {types[0].dtype, types[1].dtype}.intersection(NARROW)
+    if narrow and types[0].dtype != types[1].dtype:
+        raise ShapeError(f"linear of {types[0]} by {types[1]}")
     if len(w) != 2 or x[-1] != w[1] or (len(types) == 3 and types[2].shape != (w[0],)):
         raise ShapeError(f"linear of {types[0]} by {types[1]}")
     return Type(F32, (*x[:-1], w[0]))
@@ -63,10 +66,16 @@ def quantize(types: Sequence[Type], _: Attributes) -> Type:
     return Type(Q8, types[0].shape)
 
 
+def narrow(types: Sequence[Type], a: Attributes) -> Type:
+    if types[0].dtype != F32 or not types[0].shape or a["dtype"] not in (BF16, F16):
+        raise ShapeError(f"narrow of {types[0]} to {a['dtype']}")
+    return Type(a["dtype"], types[0].shape)
+
+
 def quantized_linear(types: Sequence[Type], _: Attributes) -> Type:
     x, w = types[0].shape, types[1].shape
     vectors = [Type(F32, w[:1])] * (len(types) - 2)
-    fits = types[0].dtype == Q8 and types[1].dtype == I8 and len(w) == 2 and x[-1] == w[1]
+    fits = types[0].dtype in (Q8, F32) and types[1].dtype == I8 and len(w) == 2 and x[-1] == w[1]
     if not fits or list(types[2:]) != vectors:
         raise ShapeError(f"quantized_linear of {types[0]} by {types[1]}")
     return Type(F32, (*x[:-1], w[0]))
@@ -107,7 +116,8 @@ def reduction(types: Sequence[Type], _: Attributes) -> Type:
 def gather(types: Sequence[Type], _: Attributes) -> Type:
     if len(types[0].shape) != 2 or types[1].dtype != I32:
         raise ShapeError(f"gather of {types[1]} from {types[0]}")
-    return Type(types[0].dtype, (*types[1].shape, types[0].shape[1]))
+    dtype = F32 if types[0].dtype in NARROW else types[0].dtype
+    return Type(dtype, (*types[1].shape, types[0].shape[1]))
 
 
 def take_along_axis(types: Sequence[Type], _: Attributes) -> Type:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
+from canao.isa.table import Isa, TileOps, float_tiles
 
+LOADS = {
+    "i8": "return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));",
+    "bf16": "return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32("
+            "_mm_loadu_si128((const __m128i *)p)), 16));",
+    "f16": "return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));",
+}
+STORES = {
+    "bf16": "const __m256i x = _mm256_castps_si256(v), odd = _mm256_and_si256("
+            "_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1)); const __m256i up = _mm256_add_epi32("
+            "x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))); _mm256_storeu_ps(p, "
+            "_mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x10000))));",
+    "f16": "const vf x = _mm256_max_ps(_mm256_set1_ps(-65504.0f), _mm256_min_ps("
+           "_mm256_set1_ps(65504.0f), v)); _mm256_storeu_ps(p, _mm256_cvtph_ps(_mm256_cvtps_ph("
+           "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));",
+}
 ISA = Isa(
     name="avx2", vector="__m256", width=8,
     # 6x2 accumulators, 2 of weights and 1 broadcast fill 15 of 16 registers.
     registers=16, mr=6, vectors=2,
-    triples=("x86_64",), cpu="x86_64_v3", features=("avx2", "fma"), gcc_march="x86-64-v3",
+    triples=("x86_64",), cpu="x86_64_v3", features=("avx2", "fma", "f16c"), gcc_march="x86-64-v3",
     prologue=(
         "#include <immintrin.h>",
         "static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};",
@@ -44,17 +59,11 @@ ISA = Isa(
                "h = _mm_max_ps(h, _mm_movehl_ps(h, h)); "
                "return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));",
     },
-    # Products of 16 bits in pairs: those of 8 bits by 8 (vpmaddubsw) would have to saturate.
-    levels=Levels(
-        element="int16_t", bytes=2,
-        store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
-              "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));",
-        load_i8="return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64("
-                "(const __m128i *)p)));",
-    ),
-    tiles={
-        "f32": FLOAT_TILE,
+    loads=LOADS,
+    tiles=float_tiles(LOADS, STORES) | {
         "i8": TileOps(
+            store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
+                  "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));",
             weights="int8_t", activations="int16_t", kr=2, vw="__m256i", va="__m256i", vc="__m256i",
             load_w="return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));",
             spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm256_set1_epi32(pair);",

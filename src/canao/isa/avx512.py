@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
+from canao.isa.table import Isa, TileOps, float_tiles
 
+LOADS = {
+    "i8": "return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));",
+    "bf16": "return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32("
+            "_mm256_loadu_si256((const __m256i *)p)), 16));",
+    "f16": "return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));",
+}
+STORES = {
+    "bf16": "const __m512i x = _mm512_castps_si512(v), odd = _mm512_and_si512("
+            "_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1)); const __m512i up = _mm512_add_epi32("
+            "x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))); _mm512_storeu_ps(p, "
+            "_mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x10000))));",
+    "f16": "const vf x = _mm512_max_ps(_mm512_set1_ps(-65504.0f), _mm512_min_ps("
+           "_mm512_set1_ps(65504.0f), v)); _mm512_storeu_ps(p, _mm512_cvtph_ps(_mm512_cvtps_ph("
+           "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));",
+}
 ISA = Isa(
     name="avx512", vector="__m512", width=16,
     # 8 rows leave no remainder at 128 tokens on two threads; 16 accumulators cover the FMA latency.
@@ -35,15 +50,11 @@ ISA = Isa(
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
     },
-    levels=Levels(
-        element="int16_t", bytes=2,
-        store="_mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",
-        load_i8="return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128("
-                "(const __m128i *)p)));",
-    ),
-    tiles={
-        "f32": FLOAT_TILE,
+    loads=LOADS,
+    tiles=float_tiles(LOADS, STORES) | {
         "i8": TileOps(
+            store="_mm256_storeu_si256((__m256i *)p, "
+                  "_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",
             weights="int8_t", activations="int16_t", kr=2, vw="__m512i", va="__m512i", vc="__m512i",
             load_w="return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));",
             spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm512_set1_epi32(pair);",

@@ -108,7 +108,9 @@ def needed(isa: Isa, cpu: str, arch: str) -> tuple[str, ...]:
 
 
 def _implied(cpu: str, arch: str) -> Iterator[str]:
-    """Features of `cpu`, such as x86_64_v4+avx512vnni, armv8.2-a+dotprod or cortex_a76-lse."""
+    """Features of `cpu`, such as x86_64_v4+avx512vnni, x86-64-v4 -mavx512vnni, armv8.2-a+dotprod or
+    cortex_a76-lse."""
+    cpu = cpu.replace(" -m", "+")
     # In gcc's names dashes belong to the name; in zig's, which has underscores there, a dash takes
     # a feature away.
     gcc = cpu.startswith(("x86-64", "armv"))

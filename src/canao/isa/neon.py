@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from canao.isa.table import FLOAT_TILE, Isa, Levels, TileOps
+from canao.isa.table import Isa, TileOps, float_tiles
 
+LOADS = {
+    "i8": "int32_t four; __builtin_memcpy(&four, p, 4); const int16x8_t x = "
+          "vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))); "
+          "return vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));",
+    "bf16": "return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));",
+    "f16": "return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));",
+}
+STORES = {
+    "bf16": "const uint32x4_t x = vreinterpretq_u32_f32(v), odd = vandq_u32(vshrq_n_u32(x, 16), "
+            "vdupq_n_u32(1)); const uint32x4_t up = vaddq_u32(x, vaddq_u32(odd, "
+            "vdupq_n_u32(0x7fff))); vst1q_f32(p, vreinterpretq_f32_u32(vandq_u32(up, "
+            "vdupq_n_u32(0xffff0000))));",
+    "f16": "const vf x = vmaxq_f32(vdupq_n_f32(-65504.0f), vminq_f32(vdupq_n_f32(65504.0f), v)); "
+           "vst1q_f32(p, vcvt_f32_f16(vcvt_f16_f32(x)));",
+}
 ISA = Isa(
     name="neon", vector="float32x4_t", width=4,
     registers=32, mr=6, vectors=4,
@@ -31,19 +46,13 @@ ISA = Isa(
         "sum": "return vaddvq_f32(v);",
         "top": "return vmaxvq_f32(v);",
     },
-    levels=Levels(
-        element="int8_t", bytes=1,
-        store="const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
-              "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
-              "__builtin_memcpy(p, &bytes, 4);",
-        load_i8="int32_t four; __builtin_memcpy(&four, p, 4); const int16x8_t x = "
-                "vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))); "
-                "return vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));",
-    ),
-    tiles={
-        "f32": FLOAT_TILE,
+    loads=LOADS,
+    tiles=float_tiles(LOADS, STORES) | {
         # A pair of products is 2 * 127 * 127 at most, which 16 bits hold.
         "i8": TileOps(
+            store="const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
+                  "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
+                  "__builtin_memcpy(p, &bytes, 4);",
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
             vc="int32x4_t",
             load_w="return vld1_s8(p);",

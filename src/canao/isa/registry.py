@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from canao.isa import avx2, avx512, neon, scalar
+from canao.isa import (
+    avx2,
+    avx512,
+    avx512bf16,
+    avx512vnni,
+    avxvnni,
+    neon,
+    neon_dotprod,
+    neon_i8mm,
+    scalar,
+)
 from canao.isa.table import Isa
 
-ISAS: Mapping[str, Isa] = {m.ISA.name: m.ISA for m in (scalar, avx2, avx512, neon)}
+_MODULES = (
+    scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, neon_dotprod, neon_i8mm,
+)  # fmt: skip
+ISAS: Mapping[str, Isa] = {m.ISA.name: m.ISA for m in _MODULES}
 
 
 def isas_of(triple: str) -> tuple[Isa, ...]:

@@ -9,14 +9,14 @@ and how compilers and processors call it.
     select            a where x > 0, else b
     ldexp             a * 2^n for whole n in [-126, 127]
 
-Register tiles of products have operations of their own, one row of `TileOps` for each type of
-weights: a step of the inner loop takes `kr` elements of the depth.
+Register tiles of products have operations of their own, one row of `TileOps` for each pair of
+types: a step of the inner loop takes `kr` elements of the depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # name -> (result, parameters): the interface that each ISA fills in.
 OPERATIONS = {
@@ -45,11 +45,12 @@ OPERATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class TileOps:
-    """The inner loop of a product over weights of one type, as C.
+    """The inner loop of a product of rows of one type by weights of one type, as C.
 
     weights      C type of a weight in memory
     activations  C type of an element of the rows that are multiplied
     kr           elements of the depth that a step takes
+    pairs        whether `product` takes two rows by half as many columns: see below
     load_w       body of `vw tile_load_w(const WEIGHTS *p)`: VF columns of a panel, kr deep
     spread       body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
     product      body of `vc tile_product(va a, vw w, vc c)`: c + a w
@@ -57,6 +58,17 @@ class TileOps:
     zero         C of sums of nothing
     to_float     body of `vf tile_to_float(vc c)`: the sums as floats
     to_bits      body of `vf tile_to_bits(vc c)`: the same bits, to be stored; `of_bits` is back
+    offset       what is added to weights where they are stored, as instructions for unsigned bytes
+                 want; a product then starts with `-offset` times the sum of its row
+    start        body of `vc tile_start(int32_t n)`: VF times the same whole number, for an offset
+    store        body of `void rows_store(ACTIVATIONS *p, vf v)`: VF floats as elements of the rows;
+                 of whole numbers from -127 to 127, of bf16 and f16 rounded half to even, f16 not
+                 beyond the largest. '' where rows are float32 as they come
+
+    Instructions for `pairs` multiply 2 rows by VF / 2 columns and give these 2 x VF / 2 sums in one
+    vector. Then `spread` is body of `va tile_spread(const ACTIVATIONS *p, const ACTIVATIONS *q)`,
+    of two rows, `load_w` reads VF / 2 columns, and `low`, `high` are bodies of `vc tile_low(vc a,
+    vc b)`: the lower halves of both, the upper halves of both.
     """
 
     weights: str
@@ -72,22 +84,12 @@ class TileOps:
     to_float: str = "return c;"
     to_bits: str = "return c;"
     of_bits: str = "return c;"
-
-
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """How the levels of Q8 lie in memory for an instruction set's products with int8 weights.
-
-    element   C type of a level, `bytes` of it
-    store     body of `void q8_store(q8 *p, vf v)`: VF numbers from -127 to 127, rounded half to
-              even, as levels
-    load_i8   body of `vf load_i8(const int8_t *p)`: VF weights of int8 as floats
-    """
-
-    element: str
-    bytes: int
-    store: str
-    load_i8: str
+    offset: int = 0
+    start: str = ""
+    store: str = ""
+    pairs: bool = False
+    low: str = ""
+    high: str = ""
 
 
 # float32 in memory and in registers needs nothing that the vector table does not have.
@@ -96,6 +98,23 @@ FLOAT_TILE = TileOps(
     load_w="return vf_load(p);", spread="return vf_set1(*p);",
     product="return vf_fma(a, w, c);",
 )  # fmt: skip
+
+# Bytes of an element in memory, by its C type.
+SIZES = {"int8_t": 1, "int16_t": 2, "uint16_t": 2, "float": 4}
+
+
+def float_tiles(loads: Mapping[str, str], stores: Mapping[str, str]) -> dict[str, TileOps]:
+    """Tiles that multiply float32, of weights of other types: each is loaded as float32.
+
+    The rows of bf16 and f16 are rounded to these, and lie in memory as float32: that takes no
+    instructions to read.
+    """
+    return {
+        "f32": FLOAT_TILE,
+        "f32_i8": replace(FLOAT_TILE, weights="int8_t", load_w=loads["i8"]),
+        "bf16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["bf16"], store=stores["bf16"]),
+        "f16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["f16"], store=stores["f16"]),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +128,12 @@ class Isa:
     features           flags of a processor that has it, as Linux names them; () is any
     cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
     prologue, bodies   includes and helpers, and the operations
-    tiles              type of weights -> the operations of register tiles
-    levels             how rows of Q8 lie in memory
+    tiles              the operations of register tiles by the types of what they multiply: 'f32',
+                       'i8', 'bf16' and 'f16' of both, 'f32_i8' of float32 rows by int8 weights
+    loads              type of a table -> body of `vf load(const TYPE *p)`: VF elements as floats
+    helpers            C functions that `loads` and `store` of narrow types call
+    extends, gains     the instruction set whose vectors it has, and the tiles that are better: only
+                       libraries with these are compiled for it
     """
 
     name: str
@@ -122,8 +145,11 @@ class Isa:
     triples: tuple[str, ...]
     prologue: tuple[str, ...]
     bodies: Mapping[str, str]
-    levels: Levels
+    loads: Mapping[str, str]
     tiles: Mapping[str, TileOps]
     features: tuple[str, ...] = ()
     cpu: str = ""
     gcc_march: str = ""
+    helpers: str = ""
+    extends: str = ""
+    gains: frozenset[str] = frozenset()

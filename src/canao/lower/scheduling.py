@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from canao.fuse.forms.form import Alias
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32, Q8, DType
+from canao.graph.dtypes import F32, NARROW
 from canao.graph.ir import Type
 from canao.lower.cpu.backend import CPU
 from canao.lower.lowering import Backend, Kernel
 from canao.schedule.kv_cache import CachePlan, plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory
-from canao.schedule.operands import Operand
+from canao.schedule.operands import Operand, activation
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Schedule, Step, scratch_bytes
 from canao.schedule.weights import lay_out
@@ -80,7 +80,7 @@ def schedule_program(program: Program, plans: Sequence[Plan], target: Target) ->
         kernel = kernels.get(region.output)
         if kernel is not None:
             name = names[region.output]
-            writes = Operand(region.output, dtype=_written_as(program.graph.types[region.output]))
+            writes = _written(region.output, program.graph.types[region.output])
             steps += _steps(region, plan, name, kernel, writes, waits, memory, cache)
     weights = lay_out(program.graph, (o for step in steps for o in step.reads))
     scratch = scratch_bytes([s.scratch for s in steps], program.graph.max_length)
@@ -107,9 +107,9 @@ def _steps(
     return [first, replace(main, waits=True)]
 
 
-def _written_as(kind: Type) -> DType:
-    """The type by which kernels point to a value that they write: rows of Q8, or words."""
-    return Q8 if kind.dtype == Q8 else F32
+def _written(value: str, kind: Type) -> Operand:
+    """A value as the kernel that writes it has it: narrow rows, or words."""
+    return activation(value, kind.dtype if kind.dtype in NARROW else F32)
 
 
 def _names(kernels: dict[str, Kernel]) -> dict[str, str]:

@@ -1,80 +1,163 @@
-"""int8: products of float32 by constants become products of whole numbers, exact in int32.
+"""Precisions: products of float32 by constants become products of narrower numbers.
 
-Activations are quantised as they come, a scale for each token; weights once, a scale for each
-output channel; both are symmetric, from -127 to 127. Nothing is calibrated. What is around the
-products stays in float32: bias, norms, softmax, residuals.
+int8: activations are quantised as they come, a scale for each token; weights once, a scale for each
+output channel; both are symmetric, from -127 to 127, and sums are exact in int32. Nothing is
+calibrated. int8-weights: activations stay in float32. bf16, fp16: activations and weights are
+rounded to these, and added up in float32.
 
-Left in float32 is what costs little and decides much: products of few rows, whatever the length, as
-a pooler's and a classifier's of one token, and those that the model gives out, as a head's are.
+What is around the products stays in float32: bias, norms, softmax, residuals. So do products that
+cost little and decide much: of few rows, whatever the length, as a pooler's and a classifier's of
+one token, and heads: small ones that the model gives out.
 
-Embeddings that are looked up and nothing else lie in int8 as well, a scale for each row.
+Embeddings that are looked up lie in the type of the weights, those of int8 with a scale for each
+row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
+from canao.graph.dtypes import BF16, F16, F32, I8, NARROW, Q8, DType
 from canao.graph.ir import Graph, Node, Poly, node
-from canao.graph.meanings import LEVELS
+from canao.graph.meanings import LEVELS, narrowed
 from canao.graph.ops import OPS
 from canao.graph.verify import retype
 
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What products are made of: the type of the rows that are multiplied, and of the weights."""
+
+    name: str
+    rows: DType
+    weights: DType
+
+
+_TABLE: Mapping[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision(PRECISION, F32, F32),
+        Precision("bf16", BF16, BF16),
+        Precision("fp16", F16, F16),
+        Precision("int8", Q8, I8),
+        Precision("int8-weights", F32, I8),
+    )
+}
 FLOAT32, INT8 = PRECISION, "int8"
-PRECISIONS = (FLOAT32, INT8)
+PRECISIONS = tuple(_TABLE)
 _LARGE = 1 << 16  # elements of a table that is worth it
 _DEEPEST = (2**31 - 1) // LEVELS**2  # products whose sums int32 holds, whatever the numbers
+_VOCABULARY = 4096  # columns from which on what a model gives out is no small head
+
+
+def precision_of(name: str) -> Precision:
+    """The precision of a name; InputError if there is none."""
+    check_precision(name)
+    return _TABLE[name]
 
 
 def quantizable(graph: Graph) -> tuple[Node, ...]:
-    """What of a float32 graph int8 is for, in its order: products, and look-ups in large tables."""
+    """What of a float32 graph other precisions are for, in its order: products, and look-ups in
+    large tables."""
     given_out, tables = _given_out(graph), _tables(graph)
     return tuple(
         n for n in graph.nodes
         if (n.op == "gather" and n.inputs[0] in tables)
-        or (n.op == "linear" and n.output not in given_out and _worthwhile(graph, n))
+        or (n.op == "linear" and _worthwhile(graph, n)
+            and (n.output not in given_out or graph.shape(n.inputs[1])[0] >= _VOCABULARY))
     )  # fmt: skip
 
 
-def quantized(graph: Graph, kept: Collection[str] = ()) -> Graph:
-    """The graph in int8, but for what stays in float32: what `quantizable` leaves out, and those
-    nodes whose results are named by `kept`."""
-    return _rewritten(graph, {n.output for n in quantizable(graph)}.difference(kept))
+def with_one(graph: Graph, name: str, precision: str = INT8) -> Graph:
+    """The graph with one of its nodes in a precision, and nothing else."""
+    return _Rewriting(graph, _TABLE[precision]).of({name})
 
 
-def with_one(graph: Graph, name: str) -> Graph:
-    """The graph with one of its nodes in int8, and nothing else."""
-    return _rewritten(graph, {name})
+def in_precision(graph: Graph, precision: str, kept: Collection[str] = ()) -> Graph:
+    """A float32 graph in a precision, but for what stays in float32: what `quantizable` leaves out,
+    and those nodes whose results are named by `kept`."""
+    wanted = precision_of(precision)
+    if wanted.name == FLOAT32:
+        return graph
+    return _Rewriting(graph, wanted).of({n.output for n in quantizable(graph)}.difference(kept))
 
 
-def _rewritten(graph: Graph, chosen: Collection[str]) -> Graph:
-    constants, nodes = dict(graph.constants), list[Node]()
-    rows: dict[str, str] = {}  # value -> the same, quantised
-    for n in graph.nodes:
-        if n.op == "gather" and n.output in chosen:
-            table, ids = n.inputs
-            levels, scales = f"{table}.i8", f"{table}.scales"
-            if levels not in constants:
-                constants[levels], units = channels(graph.constants[table])
-                constants[scales] = units[:, None]
-            nodes.append(node("quantized_gather", (levels, scales, ids), n.output, where=n.where))
-            continue
-        if n.output not in chosen:
-            nodes.append(n)
-            continue
+def check_precision(name: str) -> None:
+    """InputError if there is no such precision."""
+    if name not in PRECISIONS:
+        raise InputError(f"precision '{name}' is not one of {', '.join(PRECISIONS)}")
+
+
+class _Rewriting:
+    """A graph's nodes in a precision."""
+
+    def __init__(self, graph: Graph, precision: Precision) -> None:
+        self.graph, self.precision = graph, precision
+        self.constants, self.nodes = dict(graph.constants), list[Node]()
+        self.rows: dict[str, str] = {}  # value -> the same, as products read it
+
+    def of(self, chosen: Collection[str]) -> Graph:
+        for n in self.graph.nodes:
+            if n.output not in chosen:
+                self.nodes.append(n)
+            elif n.op == "gather":
+                self._look_up(n)
+            else:
+                self._multiply(n)
+        return retype(
+            self.graph.replace(nodes=tuple(self.nodes), constants=self.constants)
+        )
+
+    def _look_up(self, n: Node) -> None:
+        table, ids = n.inputs
+        weights, scales = self._weights(table)
+        if not scales:
+            self._add("gather", (weights, ids), n)
+            return
+        column = f"{scales}.column"
+        self.constants.setdefault(column, self.constants[scales][:, None])
+        self._add("quantized_gather", (weights, column, ids), n)
+
+    def _multiply(self, n: Node) -> None:
         x, weight, *bias = n.inputs
-        if x not in rows:
-            rows[x] = f"{x}.q8"
-            nodes.append(node("quantize", (x,), rows[x], where=n.where))
-        levels, scales = f"{weight}.i8", f"{weight}.scales"
-        if levels not in constants:
-            constants[levels], constants[scales] = channels(graph.constants[weight])
-        operands = (rows[x], levels, scales, *bias)
-        nodes.append(node("quantized_linear", operands, n.output, where=n.where))
-    return retype(graph.replace(nodes=tuple(nodes), constants=constants))
+        weights, scales = self._weights(weight)
+        if not scales:
+            self._add("linear", (self._rows(x, n), weights, *bias), n)
+            return
+        self._add("quantized_linear", (self._rows(x, n), weights, scales, *bias), n)
+
+    def _add(self, op: str, inputs: tuple[str, ...], n: Node) -> None:
+        self.nodes.append(node(op, inputs, n.output, where=n.where))
+
+    def _rows(self, x: str, n: Node) -> str:
+        """A value as a product reads it."""
+        dtype = self.precision.rows
+        if dtype not in NARROW:
+            return x
+        if x not in self.rows:
+            self.rows[x] = name = f"{x}.{dtype}"
+            self.nodes.append(
+                node("quantize", (x,), name, where=n.where) if dtype == Q8
+                else node("narrow", (x,), name, where=n.where, dtype=dtype)
+            )  # fmt: skip
+        return self.rows[x]
+
+    def _weights(self, name: str) -> tuple[str, str]:
+        """Weights in the precision's type, and their scales, if that has any."""
+        dtype = self.precision.weights
+        made, scales = f"{name}.{dtype}", f"{name}.scales" if dtype == I8 else ""
+        if made not in self.constants:
+            array = self.graph.constants[name]
+            if scales:
+                self.constants[made], self.constants[scales] = channels(array)
+            else:
+                self.constants[made] = narrowed(array, dtype)
+        return made, scales
 
 
 def channels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,12 +170,14 @@ def channels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tables(graph: Graph) -> frozenset[str]:
-    """Tables that rows are looked up in and nothing else reads, if they are large."""
+    """Tables that rows are looked up in, if they are large; products may read them as well."""
     users = graph.users()
     return frozenset(
         name for name, array in graph.constants.items()
         if array.dtype == np.float32 and array.ndim == 2 and array.size >= _LARGE
-        and all(u.op == "gather" and name not in u.inputs[1:] for u in users[name])
+        and any(u.op == "gather" for u in users[name])
+        and all((u.op == "gather" and name not in u.inputs[1:]) or u.op == "linear"
+                for u in users[name])
     )  # fmt: skip
 
 
@@ -118,14 +203,3 @@ def _given_out(graph: Graph) -> frozenset[str]:
         if n is not None and OPS[n.op].view:
             waiting.append(n.inputs[0])
     return frozenset(found)
-
-
-def in_precision(graph: Graph, precision: str, kept: Collection[str] = ()) -> Graph:
-    """A float32 graph with its products in a precision, but for those in `kept`."""
-    return quantized(graph, kept) if precision == INT8 else graph
-
-
-def check_precision(name: str) -> None:
-    """InputError if there is no such precision."""
-    if name not in PRECISIONS:
-        raise InputError(f"precision '{name}' is not one of {', '.join(PRECISIONS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from canao.graph.dtypes import F32, DType
+from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Type, dim_at
 
 
@@ -20,22 +20,33 @@ class RowMajor:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """[n, k] in panels of `nr` columns, `kr` elements of the depth together:
-    [n / nr][k / kr][nr][kr], with zeros where the last panel and the last step have none."""
+    [n / nr][k / kr][nr][kr], with zeros where the last panel and the last step have none.
+    `offset` is added to each weight, which then is an unsigned byte."""
 
     nr: int
     kr: int = 1
+    offset: int = 0
 
     @property
     def name(self) -> str:
-        return f"panels {self.nr}x{self.kr}"
+        return f"panels {self.nr}x{self.kr}{f' + {self.offset}' if self.offset else ''}"
 
     def elements(self, n: int, k: int) -> int:
         """Weights of n columns of depth k, with the zeros."""
         return -(-n // self.nr) * self.nr * -(-k // self.kr) * self.kr
 
 
-Storage = RowMajor | Packed
-ROW_MAJOR = RowMajor()
+@dataclass(frozen=True, slots=True)
+class NarrowRows:
+    """Row after row of Q8, bf16 or f16, as lower/cpu/quantized.py lays them out."""
+
+    @property
+    def name(self) -> str:
+        return "narrow rows"
+
+
+Storage = RowMajor | Packed | NarrowRows
+ROW_MAJOR, NARROW_ROWS = RowMajor(), NarrowRows()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,11 @@ class Operand:
     value: str
     storage: Storage = ROW_MAJOR
     dtype: DType = F32
+
+
+def activation(value: str, dtype: DType) -> Operand:
+    """What one kernel has written and another reads."""
+    return Operand(value, NARROW_ROWS if dtype in NARROW else ROW_MAJOR, dtype)
 
 
 def stored_bytes(kind: Type, max_length: int) -> int:

@@ -95,6 +95,8 @@ def pack(weight: np.ndarray, storage: Packed) -> np.ndarray:
     panels, steps = -(-n // nr), -(-k // kr)
     padded = np.zeros((panels * nr, steps * kr), weight.dtype)
     padded[:n, :k] = weight
+    if storage.offset:
+        padded = (padded.astype(np.int16) + storage.offset).astype(np.uint8).view(np.int8)
     return np.ascontiguousarray(padded.reshape(panels, nr, steps, kr).transpose(0, 2, 1, 3))
 
 

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canao.emit.arguments import Arguments
+from canao.emit.arguments import Arguments, c_type
 from canao.emit.expressions import buffer_size
 from canao.emit.language import C11, Language
 from canao.emit.writer import Writer
-from canao.graph.dtypes import F32, DType
+from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
 
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
     """The functions of a kernel. `needs` names those of the whole file that they call; `tile` is
-    the register tile that these are for, `weights` the type of what it reads in panels."""
+    the register tile that these are for, `product` the row of the instruction set's tiles."""
 
     text: str
     needs: frozenset[str] = frozenset()
     tile: tuple[int, int] | None = None
-    weights: DType = F32
+    product: str = "f32"
 
 
-def signature(name: str, arguments: Arguments, more: str = "", out: DType = F32) -> str:
-    """The head of a kernel whose result is of type `out`."""
+def signature(
+    name: str, arguments: Arguments, more: str = "", out: Operand | None = None
+) -> str:
+    """The head of a kernel whose result is `out`, or floats."""
     language = arguments.language
     floats, long = f"{language.pointer}float *{language.restrict}", language.int64
-    result = f"{language.pointer}{language.type_of(out)} *{language.restrict}"
+    kind = c_type(out, language) if out else "float"
+    result = f"{language.pointer}{kind} *{language.restrict}"
     return (
         f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{result} out, "
         f"{floats} scratch, {long} begin, {long} end{more})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.emit.arguments import Arguments
+from canao.emit.arguments import Arguments, c_type, row_type
 from canao.emit.c.kernel import (
     KernelText,
     buffer_pointers,
@@ -17,9 +17,10 @@ from canao.emit.writer import Writer
 from canao.fuse.access import Access
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
+from canao.graph.dtypes import NARROW
 from canao.graph.ir import Graph
-from canao.isa.table import Isa
-from canao.lower.cpu.packed_gemm import PackedGemmPlan, rows_of, split
+from canao.isa.table import SIZES, Isa
+from canao.lower.cpu.packed_gemm import PackedGemmPlan, product_name, rows_of, split
 from canao.lower.cpu.quantized import row_layout
 from canao.lower.cpu.tiles import rounded
 from canao.schedule.operands import Operand, Packed
@@ -41,9 +42,14 @@ class PackedGemmCode:
         self.weights, storage = step.reads[1], step.reads[1].storage
         assert isinstance(storage, Packed)
         self.depth = rounded(form.k, storage.kr)  # as it lies in the panels
-        self.tile = isa.tiles[self.weights.dtype.name]
-        self.layout = row_layout(form.k, isa.name) if form.scales else None
+        self.product = product_name(form)
+        self.tile = isa.tiles[self.product]
+        self.layout = row_layout(form.k, form.rows, isa.name) if form.rows in NARROW else None
         self.program = row_program(graph, form.epilogue)
+        written = step.writes.dtype
+        self.written = row_layout(form.n, written, isa.name) if written in NARROW else None
+        # Where that is narrow, tiles write into a block of rows in scratch memory.
+        self.out = c_type(step.writes)
         self.stages = split(self.program)
         self.passes = -(-form.k // plan.kc)
         self.by_columns = step.work.columns > 0
@@ -54,7 +60,7 @@ class PackedGemmCode:
         )  # fmt: skip
         self.rows_code = RowCode(
             graph, form.epilogue, self.program, self.arguments, step.scratch,
-            RowStyle(plan.chains, isa.width),
+            RowStyle(plan.chains, isa.width, layout=self.written, block=self.written is not None),
         )  # fmt: skip
 
     def kernel(self) -> KernelText:
@@ -76,16 +82,16 @@ class PackedGemmCode:
         with w.block(
             f"CANAO_INLINE void {self.name}_tile(const int m, const int64_t width, int64_t s, "
             f"{self._declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
-            "int64_t k0, const char *next, int64_t step)"
+            f"int64_t k0, const char *next, int64_t step{', int64_t from' if self.written else ''})"
         ):
             w.raw(tile.text())
         w.line()
         if later:
             self._rows_function(w, rows)
         self._main(w, bool(later))
-        quantized = {"q8"} if form.scales else set[str]()
-        needs = frozenset({"tile", *quantized, *self.code.needs, *self.rows_code.needs})
-        return KernelText(w.text(), needs, plan.tile, self.weights.dtype)
+        narrow = {row_type(form.rows)} if self.layout else set[str]()
+        needs = frozenset({"tile", *narrow, *self.code.needs, *self.rows_code.needs})
+        return KernelText(w.text(), needs, plan.tile, self.product)
 
     def _declared(self, uses: frozenset[Operand]) -> str:
         return declared(self.arguments.declarations(uses))
@@ -97,7 +103,7 @@ class PackedGemmCode:
         w.line("/* What needs whole rows, on rows that are still in cache. */")
         w.line(
             f"static void {self.name}_rows(int64_t s, {self._declared(self.rows_uses)}"
-            "float *restrict out, float *restrict scratch, int64_t begin, int64_t end)"
+            f"{self.out} *restrict out, float *restrict scratch, int64_t begin, int64_t end)"
         )
         w.line("{")
         w.depth = 1
@@ -116,12 +122,11 @@ class PackedGemmCode:
         assert lda is not None
         place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
         a, (weights, _) = self._rows_name(), self.arguments.weights(form.weight)
-        kind = self.weights.dtype.name
-        w.line(f"{self.tile.vc} acc[{plan.mr}][{nv}];")
+        w.line(f"{self.tile.vc} acc[{rounded(plan.mr, 1 + self.tile.pairs)}][{nv}];")
         self._start(w)
         depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
         w.line(
-            f"panel_fma_{kind}_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, "
+            f"panel_fma_{self.product}_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, "
             f"{expression(lda)}, {weights} + col * {self.depth} + k0 * {plan.nr}, 1, next, step, "
             "acc);"
         )
@@ -131,23 +136,47 @@ class PackedGemmCode:
 
     def _rows_name(self) -> str:
         """The pointer to the rows that are multiplied."""
-        operand = rows_of(self.form)
-        return self.arguments.of(operand.value, operand.dtype)
+        return self.arguments.rows(rows_of(self.form))
 
     def _start(self, w: Writer) -> None:
         """Accumulators start with the bias, those of whole numbers with 0; or with what the pass
         before has stored."""
-        form, nv = self.form, self.nv
+        nv = self.nv
+        if self.tile.offset:
+            self._start_by_rows(w)
+            return
         with w.block(f"UNROLL for (int v = 0; v < {nv}; v++)"):
             w.line(f"const {self.tile.vc} start = {self._first_sums()};")
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
-                if self.passes > 1:
-                    stored = (f"vf_load_upto(out + (row + i) * {form.n} + col + v * VF, "
-                              "width - v * VF)")  # fmt: skip
-                    stored = f"of_bits_i8({stored})" if form.scales else stored
-                    w.line(f"acc[i][v] = k0 ? {stored} : start;")
-                else:
-                    w.line("acc[i][v] = start;")
+                self._start_one(w)
+
+    def _start_by_rows(self, w: Writer) -> None:
+        """Accumulators of a row start with what the offset of the weights wants."""
+        assert self.layout is not None
+        row = f"{self._rows_name()} + (row + i) * {self.layout.pitch}"
+        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            start = f"start_{self.product}(q8_start({row}, {self.layout.start}))"
+            w.line(f"const {self.tile.vc} start = {start};")
+            with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
+                self._start_one(w)
+
+    def _start_one(self, w: Writer) -> None:
+        if self.passes > 1:
+            stored = f"vf_load_upto({self._partial()}, width - v * VF)"
+            stored = f"of_bits_{self.product}({stored})" if self._whole else stored
+            w.line(f"acc[i][v] = k0 ? {stored} : start;")
+        else:
+            w.line("acc[i][v] = start;")
+
+    @property
+    def _whole(self) -> bool:
+        """Whether sums are whole numbers."""
+        return self.tile.vc != "vf"
+
+    def _partial(self) -> str:
+        """Where the sums of vector v of row i are between passes."""
+        row = "(row + i - from)" if self.written else "(row + i)"
+        return f"out + {row} * {self.form.n} + col + v * VF"
 
     def _first_sums(self) -> str:
         """What the accumulators of vector v start with."""
@@ -162,11 +191,10 @@ class PackedGemmCode:
         form, nv = self.form, self.nv
         with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
             with w.block("UNROLL for (int i = 0; i < m; i++)"):
-                sums = "to_bits_i8(acc[i][v])" if form.scales else "acc[i][v]"
+                sums = f"to_bits_{self.product}(acc[i][v])" if self._whole else "acc[i][v]"
                 w.line(f"UNROLL for (int v = 0; v < {nv}; v++)")
                 w.line(
-                    f"    vf_store_upto(out + (row + i) * {form.n} + col + v * VF, {sums}, "
-                    "width - v * VF);"
+                    f"    vf_store_upto({self._partial()}, {sums}, width - v * VF);"
                 )
             w.line("return;")
 
@@ -175,9 +203,10 @@ class PackedGemmCode:
         tile = self.stages.tile
         with w.block("UNROLL for (int i = 0; i < m; i++)"):
             w.line("const int64_t r = row + i;")
-            w.line(f"float *const o = out + r * {self.form.n};")
+            place = "(r - from)" if self.written else "r"
+            w.line(f"float *const o = out + {place} * {self.form.n};")
             self.code.open_row(w, (tile,))
-            if self.layout:
+            if self.layout and self.form.scales:
                 row = f"{self._rows_name()} + r * {self.layout.pitch}"
                 w.line(f"const vf unit = vf_set1(q8_scale({row}, {self.layout.scale}));")
             with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
@@ -193,7 +222,8 @@ class PackedGemmCode:
             return "acc[i][v]"
         scales = f"vf_load_upto({self.arguments.of(form.scales)} + j, n)"
         bias = f"vf_load_upto({self.arguments.of(form.bias)} + j, n)" if form.bias else ""
-        product, scale = "to_float_i8(acc[i][v])", f"vf_mul(unit, {scales})"
+        product = f"to_float_{self.product}(acc[i][v])" if self._whole else "acc[i][v]"
+        scale = f"vf_mul(unit, {scales})" if self.layout else scales
         whole = f"vf_fma({product}, {scale}, {bias})" if bias else f"vf_mul({product}, {scale})"
         w.line(f"const vf product = {whole};")
         return "product"
@@ -205,9 +235,11 @@ class PackedGemmCode:
         if self.by_columns:
             first, stop, beyond = "left", f"min64(right, {whole})", f"if (right > {whole})"
         columns = ", int64_t left, int64_t right" if self.by_columns else ""
-        w.line(signature(self.name, self.arguments, columns))
+        w.line(signature(self.name, self.arguments, columns, self.step.writes))
         w.line("{")
         w.depth += 1
+        if self.written:
+            w.line(buffer_pointers(self.step.scratch)[0])
         mark_unused(w, "scratch", *(("left",) if self.by_columns else ()))
         w.line(f"const int64_t all = end - begin, blocks = (all + {plan.mc} - 1) / {plan.mc};")
         with w.block("for (int64_t block = 0; block < blocks; block++)"):
@@ -232,7 +264,7 @@ class PackedGemmCode:
     def _tiles(self, w: Writer, width: str) -> None:
         """All tiles of one panel. They share out the fetching of the panel after it; a tile alone
         has to read faster than that: it fetches its own panel, so many bytes ahead."""
-        k, plan, size = self.form.k, self.plan, self.weights.dtype.bytes
+        k, plan, size = self.form.k, self.plan, SIZES[self.tile.weights]
         weights, _ = self.arguments.weights(self.form.weight)
         w.line(f"const int64_t depth = min64({plan.kc}, {k} - k0), "
                f"step = {plan.nr * size} / tiles;")  # fmt: skip
@@ -244,8 +276,9 @@ class PackedGemmCode:
             with w.block("switch (top + part(rows, tiles, t + 1) - row)"):
                 for m in range(1, plan.mr + 1):
                     names = self._passed(self.tile_uses)
-                    call = f"{self.name}_tile({m}, {width}, s, {names}out, row, col, k0"
-                    w.line(f"case {m}: {call}, next, step); break;")
+                    out, top = (self.step.scratch[0].name, ", top") if self.written else ("out", "")
+                    call = f"{self.name}_tile({m}, {width}, s, {names}{out}, row, col, k0"
+                    w.line(f"case {m}: {call}, next, step{top}); break;")
 
 
 def packed_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:

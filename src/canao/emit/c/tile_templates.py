@@ -4,8 +4,8 @@ whose `shape` is in their names."""
 from __future__ import annotations
 
 from canao.emit.writer import fill
-from canao.graph.dtypes import DType
-from canao.isa.table import Isa
+from canao.isa.table import SIZES, Isa
+from canao.lower.cpu.tiles import rounded
 
 CACHE_LINE = 64
 
@@ -43,6 +43,60 @@ CONVERSIONS = """\
 CANAO_INLINE vf to_float_${weights}($VC c) { ${to_float} }
 CANAO_INLINE vf to_bits_${weights}($VC c) { ${to_bits} }
 CANAO_INLINE $VC of_bits_${weights}(vf c) { ${of_bits} }
+"""
+START = """\
+CANAO_INLINE $VC start_${weights}(int32_t n) { ${start} }
+"""
+# Of instructions that multiply two rows by half as many columns.
+PAIR_OPERATIONS = """\
+CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
+CANAO_INLINE $VA spread_${weights}(const $A *p, const $A *q) { ${spread} }
+CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
+CANAO_INLINE $VC low_${weights}($VC a, $VC b) { ${low} }
+CANAO_INLINE $VC high_${weights}($VC a, $VC b) { ${high} }
+
+/* Two rows' sums of VF columns as instructions have them: both rows' first columns in a, the others
+   in b. The same again gives the rows back. */
+CANAO_INLINE void pair_${weights}($VC *a, $VC *b)
+{
+    const $VC low = low_${weights}(*a, *b), high = high_${weights}(*a, *b);
+    *a = low;
+    *b = high;
+}
+"""
+PAIRS = """\
+/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
+   depth in a step; two rows at a time, the last one with itself if it is alone. Where `ahead`, what
+   lies at `next` is fetched meanwhile, `step` bytes for every element of the depth. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VC acc[$ROWS][$NV])
+{
+    UNROLL for (int i = 0; i < m; i += 2)
+        UNROLL for (int v = 0; v < $NV; v++) {
+            if (i + 1 == m)
+                acc[i + 1][v] = ${zero};
+            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
+        }
+    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
+        if (ahead)
+            UNROLL for (int v = 0; v < $LINES; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        UNROLL for (int v = 0; v < $NV; v++) {
+            const $VW w0 = load_w_${weights}(b + v * VF * $KR);
+            const $VW w1 = load_w_${weights}(b + v * VF * $KR + VF / 2 * $KR);
+            UNROLL for (int i = 0; i < m; i += 2) {
+                const $A *const row = a + i * lda + p;
+                const $VA x = spread_${weights}(row, i + 1 < m ? row + lda : row);
+                acc[i][v] = product_${weights}(x, w0, acc[i][v]);
+                acc[i + 1][v] = product_${weights}(x, w1, acc[i + 1][v]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < m; i += 2)
+        UNROLL for (int v = 0; v < $NV; v++)
+            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
+}
 """
 BLOCKS = """\
 /* First of the rows of part i, where `rows` are shared out evenly: no block or tile is a sliver. */
@@ -126,26 +180,30 @@ def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
     return {"MR": mr, "NR": nr, "NV": nr // isa.width, "shape": f"{mr}x{nr}"}
 
 
-def type_words(weights: DType, isa: Isa) -> dict[str, object]:
-    """The words of the inner loop over weights of a type."""
-    ops = isa.tiles[weights.name]
-    return {"weights": weights.name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
+def type_words(name: str, isa: Isa) -> dict[str, object]:
+    """The words of the inner loop that is one row of an instruction set's tiles."""
+    ops = isa.tiles[name]
+    return {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
             "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "to_float": ops.to_float,
             "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
-            "spread": ops.spread, "product": ops.product}  # fmt: skip
+            "spread": ops.spread, "product": ops.product, "zero": ops.zero,
+            "start": ops.start, "low": ops.low, "high": ops.high}  # fmt: skip
 
 
-def tile_operations(weights: DType, isa: Isa) -> str:
-    """The operations of the inner loop over weights of a type."""
-    floats = isa.tiles[weights.name].vc == "vf"
-    return fill(TILE_OPERATIONS + ("" if floats else CONVERSIONS), **type_words(weights, isa))
+def tile_operations(name: str, isa: Isa) -> str:
+    """The operations of an inner loop."""
+    ops = isa.tiles[name]
+    text = PAIR_OPERATIONS if ops.pairs else TILE_OPERATIONS
+    text += ("" if ops.vc == "vf" else CONVERSIONS) + (START if ops.offset else "")
+    return fill(text, **type_words(name, isa))
 
 
-def tile_loop(tile: tuple[int, int], weights: DType, isa: Isa) -> str:
+def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
     """The inner loop of a register tile."""
-    words = type_words(weights, isa)
-    step = tile[1] * isa.tiles[weights.name].kr * weights.bytes
-    return fill(TILE, **tile_words(tile, isa), **words, LINES=-(-step // CACHE_LINE))
+    words, ops = type_words(name, isa), isa.tiles[name]
+    step = tile[1] * ops.kr * SIZES[ops.weights]
+    return fill(PAIRS if ops.pairs else TILE, **tile_words(tile, isa), **words,
+                ROWS=rounded(tile[0], 2), LINES=-(-step // CACHE_LINE))
 
 
 FUNCTIONS = {"pack": PACK, "small_product": SMALL_PRODUCT}

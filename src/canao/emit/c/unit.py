@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from canao.emit import vecmath
-from canao.emit.arguments import c_type
+from canao.emit.arguments import c_type, row_type
 from canao.emit.c.header import given, header
 from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
-from canao.emit.c.levels import int8_tables, quantized_rows
+from canao.emit.c.narrow import narrow_rows, tables
 from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.c.tile_templates import (
     BLOCKS,
@@ -25,7 +25,7 @@ from canao.emit.c.tile_templates import (
 )
 from canao.emit.expressions import expression
 from canao.emit.writer import Writer
-from canao.graph.dtypes import by_name
+from canao.graph.dtypes import NARROW, by_name
 from canao.graph.ir import Dim, Poly
 from canao.isa.registry import ISAS
 from canao.schedule.operands import Operand
@@ -82,15 +82,20 @@ class _Unit:
         for need, text in parts.items():
             if need in needs:
                 w.raw(text)
-        if "q8" in needs:
-            w.raw(quantized_rows(self.isa))
-        if "load_i8" in needs:
-            w.raw(int8_tables(self.isa))
-        loops = sorted({(k.weights.name, k.tile) for k in self.kernels.values() if k.tile})
+        loops = sorted({(k.product, k.tile) for k in self.kernels.values() if k.tile})
+        narrow = any(n.startswith("load_") for n in needs) or any(n != "f32" for n, _ in loops)
+        if narrow and self.isa.helpers:
+            w.raw(self.isa.helpers)
+        for dtype in NARROW:
+            if row_type(dtype) in needs:
+                w.raw(narrow_rows(dtype, self.isa))
+        for name in self.isa.loads:
+            if f"load_{name}" in needs:
+                w.raw(tables(by_name(name), self.isa))
         for name in dict.fromkeys(name for name, _ in loops):
-            w.raw(tile_operations(by_name(name), self.isa))
+            w.raw(tile_operations(name, self.isa))
         for name, tile in loops:
-            w.raw(tile_loop(tile, by_name(name), self.isa))
+            w.raw(tile_loop(tile, name, self.isa))
         for need in FUNCTIONS:
             for tile in self._tiles(need):
                 w.raw(tile_function(need, tile, self.isa))

@@ -25,7 +25,7 @@ from canao.fuse.forms.attention import Attention, attention_form, causal_form
 from canao.fuse.forms.concat import Concat, concat_form
 from canao.fuse.forms.rows import REDUCES, REDUCTIONS, Rows
 from canao.fuse.forms.scan import Scan, scan_form
-from canao.graph.dtypes import F32, Q8
+from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS, POINTWISE
 
@@ -34,7 +34,8 @@ LINEAR = ("linear", "quantized_linear")
 HEAVY = (*LINEAR, "matmul", "distance_matmul", "causal_attention")
 # Look-ups of ids, and how many constants come before these.
 TABLES = {"gather": 1, "quantized_gather": 2}
-ROW_LOCAL = (*POINTWISE, *REDUCTIONS, *TABLES, "take_along_axis")
+ROW_LOCAL = (*POINTWISE, *REDUCTIONS, *TABLES, "take_along_axis", "narrow")
+_WRITTEN = (F32, *NARROW)  # what row kernels make
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Alias:
 class PackedGemm:
     """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`.
 
-    scales   of the columns, where `a` is of Q8 and `weight` of int8; '' where both are float32
+    scales   of the columns, where `weight` is of int8, else ''
+    rows     the type of `a`: float32, or Q8 by int8, or bf16 or f16 by weights of the same
     """
 
     a: Access
@@ -56,6 +58,7 @@ class PackedGemm:
     n: int
     epilogue: Rows
     scales: str = ""
+    rows: DType = F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
-        if graph.types[output].dtype not in (F32, Q8) and not all(OPS[n.op].view for n in nodes):
+        if graph.types[output].dtype not in _WRITTEN and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
         return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
     if len(heavy) == 1 and heavy[0] in LINEAR:
@@ -169,7 +172,7 @@ def _row_local(
 ) -> bool:  # fmt: skip
     """Whether `n` can run on one row at a time; fills in how its outside operands are read."""
     shape = graph.shape(n.output) or (1,)
-    if n.op not in ROW_LOCAL or graph.types[n.output].dtype not in (F32, Q8):
+    if n.op not in ROW_LOCAL or graph.types[n.output].dtype not in _WRITTEN:
         return False
     if shape[-1] not in (frame[1], 1) or product(shape[:-1]) != product(frame[0]):
         return False
@@ -211,10 +214,12 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
     weights, scales = linear.inputs[1:], ""
     if linear.op == "quantized_linear":
         weights, scales = (linear.inputs[1], *linear.inputs[3:]), linear.inputs[2]
-    if scales and (a is None or a != Access.of(a.base, a.shape) or scales not in graph.constants):
-        return None  # whole rows of Q8 only: each has its scale
-    if a is None or any(w not in graph.constants for w in weights) or a.base in graph.constants:
+    constant = all(w in graph.constants for w in (*weights, *([scales] if scales else [])))
+    if a is None or not constant or a.base in graph.constants:
         return None
+    rows = graph.types[a.base].dtype
+    if rows in NARROW and a != Access.of(a.base, a.shape):
+        return None  # whole rows only, as they lie in memory with what belongs to each
     n, k = graph.constants[linear.inputs[1]].shape
     before = {x.output for x in nodes[: nodes.index(linear)]}
     feeding = _feeding(nodes, linear)
@@ -223,7 +228,7 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
     if epilogue is None:
         return None
     bias = weights[1] if len(weights) == 2 else ""
-    return PackedGemm(a, weights[0], bias, k, n, epilogue, scales)
+    return PackedGemm(a, weights[0], bias, k, n, epilogue, scales, rows)
 
 
 def _feeding(nodes: Sequence[Node], linear: Node) -> set[str]:

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
-from canao.graph.dtypes import Q8
+from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Dim, Graph, Node, Shape, product
 
 # To one number a row, and what is done with its elements and with their sum or maximum.
 REDUCES = {"reduce_sum": ("sum", "sum"), "reduce_mean": ("sum", "mean"),
            "reduce_max": ("max", "max")}  # fmt: skip
 REDUCTIONS = ("layer_norm", "softmax", "quantize", *REDUCES)
+
+MAKES_NARROW = ("quantize", "narrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ class RowStep:
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """After the pass: `scalar` = finish(sum or max of `value`); finish: sum, mean, max, rstd,
-    inverse, levels (of a largest magnitude: what quantises the row)."""
+    """After the pass: `scalar` = finish(sum, max or largest magnitude of `value`); finish: sum,
+    mean, max, rstd, inverse, levels (of the largest magnitude: what quantises the row)."""
 
     scalar: str
     kind: str
@@ -135,13 +137,18 @@ OUTPUT_SLOT = 0
 class RowProgram:
     """Stages in order; slot 0 is the output row, slots from 1 are scratch rows.
 
-    quantized   whether the output row is of Q8: the last stage stores nothing else into it
+    writes      type of the output row. If it is narrow, the last stage stores it and nothing
+                before goes there
     """
 
     stages: tuple[Stage, ...]
     slots: int
     result: RowOperand
-    quantized: bool = False
+    writes: DType = F32
+
+    @property
+    def narrow(self) -> bool:
+        return self.writes in NARROW
 
 
 class _Stages:
@@ -154,9 +161,9 @@ class _Stages:
         self.reductions: list[Reduction] = []
         self.local: set[str] = {rows.source} if rows.source else set()
         self.scalars: set[str] = set()
-        self.quantized = graph.types[rows.output].dtype == Q8
-        # What later stages read is float32, for which a row of Q8 has no room.
-        self.slots = 1 if self.quantized else 0
+        self.writes = graph.types[rows.output].dtype
+        # What later stages read is float32, for which a narrow row has no room.
+        self.slots = 1 if self.writes in NARROW else 0
         self.serial = 0
 
     def fresh(self) -> str:
@@ -220,7 +227,7 @@ def row_program(graph: Graph, rows: Rows) -> RowProgram:
         copied = state.step("copy", result)
         state.pending.append((copied, OUTPUT_SLOT))
     state.end_stage()
-    return RowProgram(tuple(state.stages), max(state.slots, 1), result, state.quantized)
+    return RowProgram(tuple(state.stages), max(state.slots, 1), result, state.writes)
 
 
 def _last_readers(rows: Rows) -> dict[str, int]:
@@ -287,10 +294,18 @@ def _softmax(state: _Stages, n: Node) -> None:
 
 def _quantize(state: _Stages, n: Node) -> None:
     x = state.operand(n.inputs[0])
-    levels = state.reduce("max", state.step("abs", x), "levels")
+    levels = state.reduce("magnitude", x, "levels")
     x = state.keep(x)
     state.end_stage()
     state.step("mul", x, levels, target=n.output)
+
+
+def _narrow(state: _Stages, n: Node) -> None:
+    x = state.operand(n.inputs[0])
+    if state.rows.source:  # what a tile has is a part of a row
+        x = state.keep(x)
+        state.end_stage()
+    state.step("copy", x, target=n.output)
 
 
 def _reduce(state: _Stages, n: Node) -> None:
@@ -309,4 +324,5 @@ def _reduce(state: _Stages, n: Node) -> None:
 
 _NODE = {"gather": _gather, "quantized_gather": _quantized_gather,
          "take_along_axis": _take_along_axis, "layer_norm": _layer_norm,
-         "softmax": _softmax, "quantize": _quantize, **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip
+         "softmax": _softmax, "quantize": _quantize, "narrow": _narrow,
+         **dict.fromkeys(REDUCES, _reduce)}  # fmt: skip

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from canao.fuse.forms.attention import Attention
 from canao.fuse.forms.concat import Concat
-from canao.fuse.forms.form import BatchedGemm, PackedGemm
+from canao.fuse.forms.form import TABLES, BatchedGemm, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Program
-from canao.graph.dtypes import F32, Q8
+from canao.graph.dtypes import F32, I8, NARROW
 from canao.graph.ir import Type
 from canao.lower.cpu.attention import AttentionLowering
 from canao.lower.cpu.batched_gemm import BatchedGemmLowering
 from canao.lower.cpu.copies import ConcatLowering, ScanLowering
 from canao.lower.cpu.packed_gemm import PackedGemmLowering, PackedGemmPlan, weights
-from canao.lower.cpu.quantized import quantized_bytes
+from canao.lower.cpu.quantized import narrow_bytes
 from canao.lower.cpu.rows import RowsLowering
 from canao.lower.lowering import Backend, Context
-from canao.schedule.operands import Operand
+from canao.schedule.operands import Operand, Packed
 from canao.schedule.plan import Plan
 from canao.target import Target
 
@@ -28,8 +28,8 @@ class Cpu(Backend):
     """Cores with vector units."""
 
     def bytes_of(self, kind: Type, length: int, target: Target) -> int:
-        if kind.dtype == Q8:
-            return quantized_bytes(kind, length, target.isa)
+        if kind.dtype in NARROW:
+            return narrow_bytes(kind, length, target.isa)
         return super().bytes_of(kind, length, target)
 
     def context(self, program: Program, plans: Sequence[Plan], target: Target) -> Context:
@@ -53,10 +53,17 @@ def shared_panels(
             weight = form.weight
             panels.setdefault(weight, weights(program.graph, form, plan, target.isa))
         for n in region.nodes:
-            looked_up = n.op == "gather" and isinstance(form, Rows)
+            looked_up = n.op in TABLES and isinstance(form, Rows)
             plain.update(n.inputs[1:] if looked_up else (i for i in n.inputs if i != weight))
     return {name: operand for name, operand in panels.items()
-            if name not in plain and operand.dtype == F32}  # fmt: skip
+            if name not in plain and _one_by_one(operand)}  # fmt: skip
+
+
+def _one_by_one(operand: Operand) -> bool:
+    """Whether look-ups can read a table from panels: elements as they are, one after another."""
+    storage = operand.storage
+    plain = isinstance(storage, Packed) and storage.kr == 1 and not storage.offset
+    return plain and operand.dtype in (F32, I8)
 
 
 CPU = Cpu(

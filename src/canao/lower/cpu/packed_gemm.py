@@ -10,16 +10,26 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from canao.fuse.forms.form import PackedGemm
-from canao.fuse.forms.rows import Local, Reduction, RowProgram, Slot, Stage, row_program
+from canao.fuse.forms.rows import (
+    MAKES_NARROW,
+    Local,
+    Reduction,
+    RowProgram,
+    Slot,
+    Stage,
+    row_program,
+)
 from canao.fuse.group import Region
-from canao.graph.dtypes import F32, I8, Q8
+from canao.graph.dtypes import F32, I8, DType
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
+from canao.isa.table import SIZES, TileOps
 from canao.lower.cpu.naming import op_names
+from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.rows import chains, row_buffers, row_facts, row_operands
 from canao.lower.cpu.tiles import default_tile, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
-from canao.schedule.operands import Operand, Packed
+from canao.schedule.operands import Operand, Packed, activation
 from canao.schedule.work import ROWS, Work
 from canao.target import Target
 
@@ -66,7 +76,9 @@ class PackedGemmLowering:
         if form.a.strides[-1] != 1 or form.a.rows() is None:
             return False
         program = row_program(graph, form.epilogue)
-        return not program.quantized and _tiles_suffice(program.stages[0])
+        if program.narrow and any(n.op == "causal_attention" for n in graph.nodes):
+            return False  # threads share out the columns of a single token
+        return _tiles_suffice(program)
 
     def default(self, form: PackedGemm, target: Target) -> PackedGemmPlan:
         """The panel of weights in a fifth of L2, rows in half."""
@@ -90,15 +102,14 @@ class PackedGemmLowering:
             reads += row_operands(context, form.epilogue, part)
         columns = 0 if stages.later else form.n
         return Kernel(
-            name=f"gemm_{form.k}x{form.n}{'_i8' if form.scales else ''}{op_names(region)}_{isa}_"
-                 f"{plan.name}",
+            name=f"gemm_{form.k}x{form.n}{_kind(form)}{op_names(region)}_{isa}_{plan.name}",
             reads=tuple(dict.fromkeys(reads)),
             work=Work(ROWS, form.epilogue.rows, columns=columns, panel=plan.nr),
-            facts=(region.ops, plan, form.k, form.n, bool(form.bias), bool(form.scales),
+            facts=(region.ops, plan, form.k, form.n, bool(form.bias), _kind(form),
                    form.a.rows(), form.a.offset, form.epilogue.rows,
                    row_facts(context, form.epilogue, program),
                    canonical([r.value for r in reads], graph, names)),
-            scratch=row_buffers(form.epilogue.width, program),
+            scratch=row_buffers(form.epilogue.width, program, plan.mc),
         )  # fmt: skip
 
     def rough_cost(
@@ -114,25 +125,44 @@ class PackedGemmLowering:
 def weights(graph: Graph, form: PackedGemm, plan: PackedGemmPlan, isa: str) -> Operand:
     """The weights of a form as its plan and their type's inner loop read them."""
     dtype = graph.types[form.weight].dtype
-    return Operand(form.weight, Packed(plan.nr, ISAS[isa].tiles[dtype.name].kr), dtype)
+    tile = ISAS[isa].tiles[tile_name(form.rows, dtype)]
+    return Operand(form.weight, Packed(plan.nr, tile.kr, tile.offset), dtype)
 
 
 def rows_of(form: PackedGemm) -> Operand:
     """What is multiplied by the weights."""
-    return Operand(form.a.base, dtype=Q8 if form.scales else F32)
+    return activation(form.a.base, form.rows)
+
+
+def weight_type(form: PackedGemm) -> DType:
+    """The type of a form's weights: int8 where they have scales, else that of the rows."""
+    return I8 if form.scales else form.rows
+
+
+def product_name(form: PackedGemm) -> str:
+    """Which row of an instruction set's tiles multiplies."""
+    return tile_name(form.rows, weight_type(form))
+
+
+def _kind(form: PackedGemm) -> str:
+    """The types of a product as part of a kernel's name; '' for float32."""
+    name = product_name(form)
+    return "" if name == F32.name else f"_{name}"
+
+
+def _tile(form: PackedGemm, target: Target) -> TileOps:
+    return ISAS[target.isa].tiles[product_name(form)]
 
 
 def _bytes(form: PackedGemm, target: Target) -> tuple[int, int]:
     """Of an element of the rows and of a weight."""
-    if form.scales:
-        return ISAS[target.isa].levels.bytes, I8.bytes
-    return F32.bytes, F32.bytes
+    tile = _tile(form, target)
+    return SIZES[tile.activations], SIZES[tile.weights]
 
 
 def _depth(form: PackedGemm, passes: int, target: Target) -> int:
     """The part of the depth that each of so many passes takes: whole steps of the inner loop."""
-    dtype = I8 if form.scales else F32
-    return rounded(-(-form.k // passes), ISAS[target.isa].tiles[dtype.name].kr)
+    return rounded(-(-form.k // passes), _tile(form, target).kr)
 
 
 def _plan(
@@ -140,6 +170,9 @@ def _plan(
 ) -> PackedGemmPlan:
     mr, nr = tile
     partial = chains(form.epilogue.width, target)
+    if form.epilogue.body and form.epilogue.body[-1].op in MAKES_NARROW:
+        # Rows wait in float32 until they are whole.
+        blocks = max(1, min(blocks, target.l2_bytes // 2 // (F32.bytes * form.n) // mr))
     return PackedGemmPlan(mr, nr, kc=kc, mc=blocks * mr, chains=partial)
 
 
@@ -171,14 +204,21 @@ def _tiles_in_cache(form: PackedGemm, kc: int, mr: int, target: Target) -> int:
     return max(4, min(32, target.l2_bytes // 2 // (size * kc) // mr))
 
 
-def _tiles_suffice(first: Stage) -> bool:
+def _tiles_suffice(program: RowProgram) -> bool:
     """Whether tiles of the product can run the first stage: what they hand on to later stages has
-    just the output row to stay in, and is all that those can reduce."""
+    just one row to stay in, and is all that those can reduce."""
+    first, place = program.stages[0], _handed_on(program)
     stored = {x.name for x, _ in first.stores}
     values = [r.value for r in first.reductions]
-    return not any(slot for _, slot in first.stores) and all(
-        not stored or (isinstance(x, Local) and x.name in stored) for x in values
+    return all(slot == place for _, slot in first.stores) and all(
+        (not stored and not program.narrow) or (isinstance(x, Local) and x.name in stored)
+        for x in values
     )
+
+
+def _handed_on(program: RowProgram) -> int:
+    """The slot of what tiles store: the output row, or where that is narrow a block of rows."""
+    return 1 if program.narrow else 0
 
 
 def split(program: RowProgram) -> SplitEpilogue:

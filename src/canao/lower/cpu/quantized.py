@@ -1,38 +1,58 @@
-"""How rows of Q8 lie in memory: the levels of a row, zeros up to a whole step of the product's
-inner loop, then the row's scale, a float32 on a boundary of 4 bytes."""
+"""How rows of Q8, bf16 and f16 lie in memory: the elements of a row, and zeros up to a whole step
+of the product's inner loop. After a row of Q8 comes its scale, a float32 on a boundary of 4 bytes,
+and where weights have an offset what a product starts with, an int32."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from canao.graph.dtypes import F32, I8
+from canao.graph.dtypes import F32, I8, I32, Q8, DType
 from canao.graph.ir import Dim, Type, dim_at
 from canao.isa.registry import ISAS
+from canao.isa.table import SIZES, TileOps
 from canao.lower.cpu.tiles import rounded
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """A row of Q8, in elements of the instruction set's level.
+    """A row, in elements as the instruction set has them in memory.
 
-    scale   where the scale is     pitch   from row to row
+    scale   where the elements end, and of Q8 the scale is     pitch   from row to row
+    start   where the first sums of a product are; 0 where these are zeros
     """
 
     scale: int
     pitch: int
+    start: int = 0
 
 
-def row_layout(width: Dim, isa: str) -> RowLayout:
-    """The layout of a row of so many levels."""
+def tile_name(rows: DType, weights: DType) -> str:
+    """Which row of an instruction set's tiles multiplies rows and weights of these types."""
+    return weights.name if rows != F32 or weights == F32 else f"{rows}_{weights}"
+
+
+def tile_of(rows: DType, isa: str) -> TileOps:
+    """The tile that multiplies narrow rows, which have weights of one type."""
+    return ISAS[isa].tiles[tile_name(rows, I8 if rows == Q8 else rows)]
+
+
+def row_layout(width: Dim, rows: DType, isa: str) -> RowLayout:
+    """The layout of a narrow row of so many elements."""
     assert isinstance(width, int)
-    levels, kr = ISAS[isa].levels, ISAS[isa].tiles[I8.name].kr
-    depth = rounded(width, kr)
-    scale = rounded(depth * levels.bytes, F32.bytes)
-    return RowLayout(scale // levels.bytes, (scale + F32.bytes) // levels.bytes)
+    tile = tile_of(rows, isa)
+    size = SIZES[tile.activations]
+    scale = rounded(rounded(width, tile.kr) * size, F32.bytes) // size
+    if rows != Q8:
+        return RowLayout(scale, scale)
+    start = scale + F32.bytes // size
+    if not tile.offset:
+        return RowLayout(scale, start)
+    return RowLayout(scale, start + I32.bytes // size, start)
 
 
-def quantized_bytes(kind: Type, length: int, isa: str) -> int:
-    """Bytes of a value of Q8 at a length of so many tokens."""
+def narrow_bytes(kind: Type, length: int, isa: str) -> int:
+    """Bytes of a value of narrow rows at a length of so many tokens."""
     width = kind.shape[-1]
     rows = dim_at(kind.elements, length) // dim_at(width, length)
-    return rows * row_layout(width, isa).pitch * ISAS[isa].levels.bytes
+    size = SIZES[tile_of(kind.dtype, isa).activations]
+    return rows * row_layout(width, kind.dtype, isa).pitch * size

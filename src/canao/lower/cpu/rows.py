@@ -19,7 +19,7 @@ from canao.fuse.forms.rows import (
 )
 from canao.fuse.group import Region
 from canao.graph.dtypes import I32
-from canao.graph.ir import Dim, Graph, dim_add
+from canao.graph.ir import Dim, Graph, dim_add, dim_mul
 from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import op_names, plain
 from canao.lower.lowering import Context, Kernel, canonical
@@ -79,11 +79,14 @@ def chains(width: Dim, target: Target) -> int:
     return CHAINS if wide else 1
 
 
-def row_buffers(width: Dim, program: RowProgram) -> tuple[Buffer, ...]:
-    """Rows that later stages read; the first of all is the output row itself."""
+def row_buffers(width: Dim, program: RowProgram, block: int = 1) -> tuple[Buffer, ...]:
+    """Rows that later stages read; the first of all is the output row itself. Of a narrow program,
+    the first buffer is a block of so many rows."""
     return tuple(
-        Buffer(f"row{slot}", dim_add(width, _SPILL)) for slot in range(1, program.slots)
-    )
+        Buffer(f"row{slot}",
+               dim_add(dim_mul(width, block if program.narrow and slot == 1 else 1), _SPILL))
+        for slot in range(1, program.slots)
+    )  # fmt: skip
 
 
 def outside(stages: Iterable[Stage]) -> tuple[Outside, ...]:

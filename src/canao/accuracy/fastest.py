@@ -1,0 +1,162 @@
+"""`--precision auto`: the fastest library that keeps the accuracy that is asked for.
+
+Each precision that may be faster on the target is compiled, and checked: on labelled text if there is
+any, else by the outputs of random texts. Those that pass are timed in turns, so that whatever else
+the machine does meets all of them alike. What is not clearly faster loses to what is more precise.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from canao.accuracy.gate import Checked, compile_checked
+from canao.accuracy.measure import labelled_text
+from canao.artifact.directory import Artifact
+from canao.artifact.files import staged_directory, write_json
+from canao.artifact.manifest import sealed
+from canao.artifact.temporary import WorkingDirectory
+from canao.compiler.packaging import check_destination
+from canao.compiler.pipeline import compile_model
+from canao.defaults import MAX_LOSS, silent
+from canao.device.base import Failure, MeasureConfig
+from canao.device.bench import LocalDevice
+from canao.errors import CanaoError, DeviceError, InputError
+from canao.inference.library import require_runnable
+from canao.lower.cpu.quantized import tile_name
+from canao.precision.agreement import FAR
+from canao.precision.quantize import FLOAT32, INT8, precision_of
+from canao.target import Target, get_target
+
+AUTO = "auto"
+_ROUNDS, _SAMPLES = 7, 16
+_LENGTH = 128  # tokens of the texts that are timed, where the model takes so many
+_CLEARLY = 0.97  # of a more precise library's time: less is faster
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A precision, and what became of it: milliseconds, or why it was left out."""
+
+    precision: str
+    ms: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fastest:
+    """The library that was chosen, and all that were tried."""
+
+    artifact: Artifact
+    tried: tuple[Tried, ...]
+
+
+def candidates(target: Target) -> tuple[str, ...]:
+    """Precisions that may be the fastest on a target, the most precise first: float32, those of half
+    precision that it has instructions for, and int8."""
+    half = (name for name in ("fp16", "bf16") if _gained(target, name))
+    return (FLOAT32, *half, INT8)
+
+
+def _gained(target: Target, name: str) -> bool:
+    wanted = precision_of(name)
+    return target.for_products(tile_name(wanted.rows, wanted.weights)) != target
+
+
+def compile_fastest(
+    model: str | Path | Any, out: str | Path, data: Any = None, *, max_loss: float = MAX_LOSS,
+    metric: str | None = None, progress: Callable[[str], None] = silent, **options: Any,
+) -> Fastest:  # fmt: skip
+    """`compile_model` with the same options, in the precision that runs fastest here among those
+    that lose `max_loss` points of labelled text `data` at most, or without data have outputs near
+    float32's (precision/agreement.py).
+
+    For a target that is not this machine nothing can be timed, and the least precise that passes is
+    chosen. InputError if data are given for such a target, as they can't be checked.
+    """
+    target, out = options.get("target") or get_target(), Path(out)
+    check_destination(out)
+    data = labelled_text(data) if isinstance(data, str | Path) else data
+    with WorkingDirectory("canao-fastest") as folder:
+        made, tried = dict[str, Artifact](), list[Tried]()
+        for name in candidates(target):
+            try:
+                made[name] = _compiled(
+                    model, folder / name, data, name, max_loss, metric, progress, options
+                )
+            except InputError as error:
+                if name == FLOAT32:
+                    raise
+                progress(f"{name} is left out: {error}")
+                tried.append(Tried(name, None, str(error)))
+        times = _times(made, progress)
+        chosen = _chosen(made, times)
+        tried += [Tried(name, times.get(name)) for name in made]
+        manifest = dict(made[chosen].manifest) | {
+            "tried": [[t.precision, t.ms, t.why] for t in tried]
+        }
+        with staged_directory(out) as staged:
+            shutil.copytree(made[chosen].path, staged, dirs_exist_ok=True)
+            write_json(staged / "manifest.json", sealed(manifest))
+    return Fastest(Artifact.load(out), tuple(tried))
+
+
+def _compiled(
+    model: Any, place: Path, data: Any, name: str, max_loss: float, metric: str | None,
+    progress: Callable[[str], None], options: Mapping[str, Any],
+) -> Artifact:  # fmt: skip
+    """A library in a precision; InputError if it loses too much."""
+    if name == FLOAT32:
+        return compile_model(model, place, **options)
+    if data is not None:
+        checked: Checked = compile_checked(
+            model, place, data, precision=name, max_loss=max_loss, metric=metric,
+            progress=progress, **options,
+        )  # fmt: skip
+        return checked.artifact
+    artifact = compile_model(model, place, precision=name, **options)
+    near = artifact.manifest["agreement"]
+    if near["cosine"] < FAR.cosine or near["largest"] > FAR.largest:
+        raise InputError(
+            f"on random texts its outputs have a cosine of {near['cosine']:.4f} to float32's and "
+            f"differ by {near['largest']:.2g} standard deviations; --check it on your data"
+        )
+    return artifact
+
+
+def _times(made: Mapping[str, Artifact], progress: Callable[[str], None]) -> dict[str, float]:
+    """Milliseconds of each library at a usual length, by the median of turns; of none where the
+    libraries don't run here."""
+    try:
+        require_runnable(next(iter(made.values())))
+    except CanaoError:
+        return {}
+    device, turns = LocalDevice(), dict[str, list[float]]()
+    for _ in range(_ROUNDS):
+        for name, artifact in made.items():
+            longest = int(artifact.manifest["max_length"])
+            timing = device.measure(
+                artifact, MeasureConfig(length=min(_LENGTH, longest), warmup=2, samples=_SAMPLES)
+            )
+            if isinstance(timing, Failure):
+                raise DeviceError(f"{name}: {timing.stage} failed: {timing.message}")
+            turns.setdefault(name, []).append(timing.percentile(50))
+    times = {name: median(several) for name, several in turns.items()}
+    progress(", ".join(f"{name} {ms:.3f} ms" for name, ms in times.items()))
+    return times
+
+
+def _chosen(made: Mapping[str, Artifact], times: Mapping[str, float]) -> str:
+    """The fastest; of those that take about as long, the most precise, which comes first. The least
+    precise where nothing is known."""
+    if not times:
+        return list(made)[-1]
+    best = next(iter(made))
+    for name in made:
+        if times[name] < _CLEARLY * times[best]:
+            best = name
+    return best
