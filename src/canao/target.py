@@ -28,6 +28,8 @@ class Target:
               kind of machine
     extensions  instruction sets that extend this one and that its processors have: a library
               whose products are better there is compiled for these
+    narrower  targets of other instruction sets whose kernels a library has as well, for processors
+              that lack `isa`; the narrowest first
     """
 
     name: str
@@ -37,6 +39,7 @@ class Target:
     l2_bytes: int = _USUAL_L2
     machine: str = ""
     extensions: tuple[str, ...] = ()
+    narrower: tuple[Target, ...] = ()
 
     @property
     def arch(self) -> str:
@@ -58,16 +61,32 @@ class Target:
     @property
     def least(self) -> Target:
         """The least processor of the triple: what runs on it, runs on all of them."""
-        return replace(self, isa="scalar", cpu="x86_64" if self.arch == "x86_64" else "")
+        cpu = "x86_64" if self.arch == "x86_64" else ""
+        return replace(self, isa="scalar", cpu=cpu, extensions=(), narrower=())
+
+    @property
+    def levels(self) -> tuple[Target, ...]:
+        """A target for each instruction set of a library, the narrowest first."""
+        return (*self.narrower, replace(self, narrower=()))
 
     def with_isa(self, isa: str) -> Target:
-        """The same machine with another instruction set, for all that is compiled; the CPU
-        follows where it is not the target's own."""
+        """The same machine with another instruction set, for all that is compiled, or with
+        several: 'avx2,avx512', of which a library takes the widest that it finds. The CPU follows
+        where it is not the target's own."""
         known = {i.name: i for i in isas_of(self.triple)}
-        if isa not in known:
-            raise InputError(f"ISA '{isa}' is not one of {', '.join(known)} for {self.name}")
-        own = not known[isa].extends and not self.triple.startswith("x86_64")
-        return replace(self, isa=isa, cpu=self.cpu if own else known[isa].cpu, extensions=())
+        names = [name.strip() for name in isa.split(",")]
+        for name in names:
+            if name not in known:
+                raise InputError(f"ISA '{name}' is not one of {', '.join(known)} for {self.name}")
+            if names.count(name) > 1:
+                raise InputError(f"ISA '{name}' is named twice in '{isa}'; name each once")
+        *narrower, widest = (self._alone(known[n]) for n in known if n in names)
+        return replace(widest, narrower=tuple(narrower))
+
+    def _alone(self, isa: Isa) -> Target:
+        own = not isa.extends and self.arch != "x86_64"
+        cpu = self.cpu if own else isa.cpu
+        return replace(self, isa=isa.name, cpu=cpu, extensions=(), narrower=())
 
     def for_products(self, name: str) -> Target:
         """The same, with the extension that is best for products: a name of `Isa.tiles`."""

@@ -36,7 +36,7 @@ def test_the_instruction_set_follows_the_precision() -> None:
 
 def test_a_precision_without_instructions_is_refused_by_name(tmp_path: Path) -> None:
     target = HOST.with_isa("scalar")
-    words = r"--precision bf16: scalar has no instructions .* float32, int8, int8-weights: give"
+    words = r"--precision bf16: scalar has no instructions .* for float32, int8, int8-weights: give"
     with pytest.raises(InputError, match=words):
         compile_model(classifier("odd", layers=1), tmp_path / "out", target=target,
                       precision="bf16")  # fmt: skip

@@ -53,6 +53,13 @@ def harness(target: Target, folder: Path) -> tuple[Stages, list[str]]:
     return stages, [str(program), str(weights), "1"]
 
 
+def run(command: Sequence[str], text: str) -> tuple[int, str, list[str]]:
+    """A program's exit status, output, and what it says on stderr beside its emulator."""
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if "TCG doesn't support" not in line]
+    return done.returncode, done.stdout, said
+
+
 def lacking(isa: str, features: Sequence[str]) -> str:
     names = ", ".join(features)
     return f"this processor cannot run the kernels for {isa}: it lacks {names}{REMEDY}"
@@ -85,15 +92,12 @@ def test_opening_on_a_processor(
 ) -> None:  # fmt: skip
     emulator = request.getfixturevalue(EMULATED[target.arch])
     _, command = harness(target, tmp_path)
-    done = subprocess.run(
-        [emulator, "-cpu", cpu, *command], input="3 1 2 3 0 0 1", capture_output=True, text=True
-    )
-    said = [line for line in done.stderr.splitlines() if "TCG doesn't support" not in line]
+    code, shown, said = run([emulator, "-cpu", cpu, *command], "3 1 2 3 0 0 1")
     if without:
-        assert (done.returncode, said) == (10 + CPU, [lacking(target.isa, without)])
+        assert (code, said) == (10 + CPU, [lacking(target.isa, without)])
         return
-    assert done.returncode == 0 and not said
-    status, *values = done.stdout.split()
+    assert code == 0 and not said
+    status, *values = shown.split()
     ids = np.array([1, 2, 3]), np.array([0, 0, 1])
     want = np.concatenate([v.ravel() for v in reference(classifier("small"), *ids)])
     np.testing.assert_allclose(np.array(values, float), want, atol=1e-4)

@@ -24,7 +24,7 @@ def rows(samples: Sequence[str] = ("1000000", "2000000"), **others: Sequence[str
 
 
 def test_what_a_report_says() -> None:
-    times = read_times(rows(), TWO)
+    times = read_times(rows(), TWO, ("neon",))
     assert times.samples_ms == (1.0, 2.0) and times.peak_bytes == 7
     assert (times.load_ms, times.cold_ms, times.isa) == (5e-6, 6e-6, "neon")
 
@@ -47,14 +47,16 @@ def test_what_a_report_says() -> None:
 )  # fmt: skip
 def test_reports_that_do_not_count(report: Rows, words: str) -> None:
     with pytest.raises(DeviceError, match=words):
-        read_times(report, TWO)
+        read_times(report, TWO, ("neon", "scalar"))
 
 
 def test_more_and_fewer_where_time_decides() -> None:
-    assert len(read_times(rows(["1"] * 9), MeasureConfig(samples=2, seconds=1)).samples_ms) == 9
-    assert len(read_times(rows(["1"]), MeasureConfig(samples=2, max_seconds=1)).samples_ms) == 1
+    longer, shorter = (MeasureConfig(samples=2, **more) for more in
+                       ({"seconds": 1}, {"max_seconds": 1}))  # fmt: skip
+    assert len(read_times(rows(["1"] * 9), longer, ["neon"]).samples_ms) == 9
+    assert len(read_times(rows(["1"]), shorter, ["neon"]).samples_ms) == 1
     with pytest.raises(DeviceError, match="no line"):
-        read_times(rows([]), MeasureConfig(samples=2, max_seconds=1))
+        read_times(rows([]), shorter, ["neon"])
 
 
 def test_profiles() -> None:

@@ -135,7 +135,8 @@ def compile_checked(
 def require_runnable(target: Target, remedy: str) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
     host = get_target()
-    missing = set(ISAS[target.isa].features).difference(local_machine().features)
+    least = target.levels[0].isa
+    missing = set(ISAS[least].features).difference(local_machine().features)
     if target.triple != host.triple or missing:
         raise InputError(
             f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "

@@ -75,6 +75,21 @@ class Artifact:
         return len(self.manifest["kernels"])
 
     @property
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets that the library has kernels for, the narrowest first."""
+        return (*(level["isa"] for level in self._narrower), self.manifest["target"]["isa"])
+
+    @property
+    def all_kernels(self) -> list[dict[str, Any]]:
+        """The manifest's kernels, of every instruction set."""
+        narrower = [kernel for level in self._narrower for kernel in level["kernels"]]
+        return [*self.manifest["kernels"], *narrower]
+
+    @property
+    def _narrower(self) -> list[dict[str, Any]]:
+        return list(self.manifest.get("narrower", ()))
+
+    @property
     def resumes(self) -> bool:
         """Whether the library can continue a sequence (canao_extend)."""
         return bool(self.manifest.get("resumes", False))

@@ -34,7 +34,7 @@ class _Strict(Struct, forbid_unknown_fields=True):
 
 
 class TargetEntry(_Strict):
-    """What the library was compiled for."""
+    """What the library was compiled for; `isa` is the widest instruction set of several."""
 
     name: str
     isa: str
@@ -67,6 +67,13 @@ class KernelEntry(_Strict):
     ops: list[str]
     output: str
     flops: Count
+
+
+class LevelEntry(_Strict):
+    """An instruction set whose kernels the library has beside those of its target."""
+
+    isa: str
+    kernels: list[KernelEntry]
 
 
 class AgreementEntry(_Strict):
@@ -133,6 +140,7 @@ class Manifest(_Strict):
     cross_encoder: dict[str, Any] | None | UnsetType = UNSET
     generation: dict[str, Any] | None | UnsetType = UNSET
     left_out: list[tuple[str, str]] | UnsetType = UNSET
+    narrower: list[LevelEntry] | UnsetType = UNSET
     source: dict[str, Any] | None | UnsetType = UNSET
 
 

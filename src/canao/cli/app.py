@@ -217,7 +217,10 @@ def compile(
     revision: Revision = None,
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: TargetName = TARGET,
-    isa: Annotated[str | None, typer.Option(help="instruction set other than the target's")] = None,
+    isa: Annotated[
+        str | None, typer.Option(help="instruction set other than the target's, or several "
+                                "(avx2,avx512), of which the library takes the widest it finds")
+    ] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
     emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
         None

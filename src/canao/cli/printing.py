@@ -88,7 +88,7 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
     out.print(f"operators {artifact.operators} before fusion, {artifact.kernels} kernels after")
     rewrites = ", ".join(f"{k} x{v}" for k, v in manifest["rewrites"].items())
     out.print(f"rewrites  {rewrites or 'none'}")
-    out.print(f"target    {target.name}, {target.isa}, {target.triple}")
+    out.print(f"target    {target.name}, {' or '.join(artifact.isas)}, {target.triple}")
     for line in _precision(manifest):
         out.print(escape(line), soft_wrap=True)
     tuned = sum(kernel["tuned"] for kernel in manifest["kernels"])
@@ -172,7 +172,7 @@ def print_profile(
     The share of the peak is given only at the length for which the manifest counts FLOPs.
     """
     counted = artifact.manifest["flops"]["length"] == config.length
-    flops = {k["name"]: k["flops"] for k in artifact.manifest["kernels"]}
+    flops = {k["name"]: k["flops"] for k in artifact.all_kernels}
     peak = device.peak_flops(config.threads)
     total = sum(ms for _, ms in steps) or 1.0
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.compiler.stages import NOMINAL_LENGTH, Stages, region_flops
+from canao.compiler.stages import NOMINAL_LENGTH, Level, Stages, region_flops
 from canao.fuse.forms.form import form_name
 from canao.graph.text import format_graph, format_node
 
@@ -12,14 +12,18 @@ def format_stage(stage: str, stages: Stages) -> str:
 
     graph    the graph as captured
     fused    the rewrites, the merges, and the regions that they left
-    plan     the plan, memory and work of each region
-    source   the C
+    plan     the plan, memory and work of each region, for each instruction set
+    source   the C, likewise
     """
     if stage == "graph":
         return format_graph(stages.captured)
     if stage == "fused":
         return _fused(stages)
-    return _plan(stages) if stage == "plan" else stages.source.code
+    if stage == "source":
+        return "".join(level.source.code for level in stages.levels)
+    if len(stages.levels) == 1:
+        return _plan(stages.widest)
+    return "".join(f"{level.target.isa}: {_plan(level)}" for level in stages.levels)
 
 
 def _fused(stages: Stages) -> str:
@@ -34,18 +38,18 @@ def _fused(stages: Stages) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plan(stages: Stages) -> str:
-    schedule = stages.schedule
+def _plan(level: Level) -> str:
+    schedule, program = level.schedule, level.program
     memory = schedule.memory
     lines = [
         f"arena {memory.size} bytes, scratch {schedule.scratch} bytes a thread, "
         f"weights {schedule.weights.file_size} bytes, {sum(memory.barriers)} barriers"
     ]
-    rows = zip(stages.program.regions, stages.plans, stages.tuned, schedule.kernel_names(),
+    rows = zip(program.regions, level.plans, level.tuned, schedule.kernel_names(),
                memory.barriers, strict=True)  # fmt: skip
     for i, (region, plan, tuned, name, waits) in enumerate(rows):
         place = memory.offsets.get(region.output)
-        flops = region_flops(stages.program.graph, region, NOMINAL_LENGTH)
+        flops = region_flops(program.graph, region, NOMINAL_LENGTH)
         how = f"{plan.name} tuned" if tuned else plan.name
         lines.append(
             f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {how} "

@@ -16,6 +16,7 @@ from canao.build import Toolchain
 from canao.compiler.heads import describe
 from canao.compiler.stages import (
     NOMINAL_LENGTH,
+    Level,
     Stages,
     counts,
     parameter_count,
@@ -88,6 +89,9 @@ def make_manifest(
     head = describe(source, stages.captured, inventory)
     del head["head_end"]
     inventory.close()
+    narrower = [
+        {"isa": level.target.isa, "kernels": _kernels(level)} for level in stages.levels[:-1]
+    ]
     return {
         "format": ARTIFACT_FORMAT,
         "canao": version("canao"),
@@ -106,18 +110,25 @@ def make_manifest(
         "parameters": parameter_count(stages),
         "flops": {"length": NOMINAL_LENGTH, "total": total_flops(stages, NOMINAL_LENGTH)},
         "rewrites": counts([f.rule for f in stages.firings]),
-        "kernels": [
-            {
-                "name": name or "alias",
-                "plan": plan.name,
-                "tuned": tuned,
-                "ops": list(region.ops),
-                "output": region.output,
-                "flops": region_flops(graph, region, NOMINAL_LENGTH),
-            }
-            for name, plan, tuned, region in zip(
-                stages.schedule.kernel_names(), stages.plans, stages.tuned, stages.program.regions,
-                strict=True,
-            )
-        ],
+        "kernels": _kernels(stages.widest),
+        **({"narrower": narrower} if narrower else {}),
     }
+
+
+def _kernels(level: Level) -> list[dict[str, Any]]:
+    """The entries of a manifest for the kernels of one instruction set."""
+    program = level.program
+    rows = zip(
+        level.schedule.kernel_names(), level.plans, level.tuned, program.regions, strict=True
+    )
+    return [
+        {
+            "name": name or "alias",
+            "plan": plan.name,
+            "tuned": tuned,
+            "ops": list(region.ops),
+            "output": region.output,
+            "flops": region_flops(program.graph, region, NOMINAL_LENGTH),
+        }
+        for name, plan, tuned, region in rows
+    ]

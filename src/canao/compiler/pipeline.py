@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from canao.compiler.loading import (
 )
 from canao.compiler.packaging import check_destination, make_manifest, write_artifact
 from canao.compiler.plans import Planner, best_plans
-from canao.compiler.stages import Stages
+from canao.compiler.stages import Level, Stages
 from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
-from canao.fuse.group import fuse, unfused
+from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
@@ -36,6 +37,7 @@ from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.attention import in_whole_numbers
 from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
 from canao.schedule.schedule import Schedule
+from canao.schedule.weights import united
 from canao.target import Target, get_target
 
 
@@ -64,12 +66,24 @@ def compile_graph(
             program = fuse(in_whole_numbers(program), legal, cells)
     else:
         program = unfused(computed, legal)
-    plans = tuple(planner(program, target))
-    schedule = schedule_program(program, plans, target)
-    _require_memory(schedule, limits)
-    source = emit(schedule, target)
-    return Stages(
-        cleaned, firings, float32, program, plans, schedule, source, target, precision
+    levels = _levels(program, target, planner)
+    for level in levels:
+        _require_memory(level.schedule, limits)
+    return Stages(cleaned, firings, float32, levels, precision)
+
+
+def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
+    """A program for each instruction set of a target. All read one weights file."""
+    plans = [tuple(planner(program, t)) for t in target.levels]
+    schedules = [
+        schedule_program(program, p, t) for p, t in zip(plans, target.levels, strict=True)
+    ]
+    if len(schedules) > 1:
+        weights = united(program.graph, [s.weights for s in schedules])
+        schedules = [replace(s, weights=weights) for s in schedules]
+    return tuple(
+        Level(program, t, p, s, emit(s, t))
+        for t, p, s in zip(target.levels, plans, schedules, strict=True)
     )
 
 
@@ -90,11 +104,13 @@ def target_for(target: Target, precision: str, allow_emulation: bool = False) ->
     instructions for it, unless that is allowed: results are the same, and no faster."""
     names = {name: product_name(name) for name in PRECISIONS}
     best = target.for_products(product_name(precision))
-    if not allow_emulation and names[precision] in ISAS[best.isa].emulated:
+    lacking = [t.isa for t in best.levels if names[precision] in ISAS[t.isa].emulated]
+    if lacking and not allow_emulation:
         able = [n for n in PRECISIONS
-                if names[n] not in ISAS[target.for_products(names[n]).isa].emulated]  # fmt: skip
+                if not any(names[n] in ISAS[t.isa].emulated
+                           for t in target.for_products(names[n]).levels)]  # fmt: skip
         raise InputError(
-            f"--precision {precision}: {best.isa} has no instructions for it; it has some for "
+            f"--precision {precision}: {lacking[0]} has no instructions for it; there are some for "
             f"{', '.join(able)}: give one of these, or another --isa (--allow-emulation computes "
             "the same without the speed)"
         )
@@ -133,6 +149,9 @@ def compile_model(
     entries of the directory ('config.json:name') that would be refused and that the user vouches
     for.
 
+    A target of several instruction sets makes a library with kernels for each: when it is opened,
+    it takes the widest that the processor has.
+
     `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
     'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
     instruction set of the target that is best for it. Products whose results `kept` names stay in
@@ -160,7 +179,7 @@ def compile_model(
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)
     manifest["tokenizer"] = dict(tokenizer.description) if tokenizer else None
     manifest["source"] = place.source if place else None
-    library = build_library([stages.source], toolchain, build_flags)
+    library = build_library([level.source for level in stages.levels], toolchain, build_flags)
     try:
         return write_artifact(out, tokenizer, stages, library, manifest)
     except OSError as error:

@@ -22,23 +22,66 @@ NOMINAL_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """A program for one instruction set: how its regions run, and its C."""
+
+    program: Program
+    target: Target
+    plans: tuple[Plan, ...]
+    schedule: Schedule
+    source: Source
+
+    @property
+    def tuned(self) -> tuple[bool, ...]:
+        """For each region, whether its plan is another than the default."""
+        defaults = default_plans(self.program, self.target)
+        return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """Everything between the captured graph and the C text.
 
     captured   as imported, one node for each operator of the source model
     float32    after rewrites
-    program    the same in the precision that was asked for, cut into regions
+    levels     the program for each instruction set of the library, the narrowest first
     """
 
     captured: Graph
     firings: tuple[Firing, ...]
     float32: Graph
-    program: Program
-    plans: tuple[Plan, ...]
-    schedule: Schedule
-    source: Source
-    target: Target
+    levels: tuple[Level, ...]
     precision: str = FLOAT32
+
+    @property
+    def widest(self) -> Level:
+        """The level that runs where the processor has all that the target has."""
+        return self.levels[-1]
+
+    @property
+    def program(self) -> Program:
+        """The graph in the precision that was asked for, cut into regions: that of all levels."""
+        return self.widest.program
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The widest level's."""
+        return self.widest.plans
+
+    @property
+    def schedule(self) -> Schedule:
+        """The widest level's, whose weights are laid out for all levels."""
+        return self.widest.schedule
+
+    @property
+    def source(self) -> Source:
+        """The widest level's."""
+        return self.widest.source
+
+    @property
+    def target(self) -> Target:
+        """The widest level's."""
+        return self.widest.target
 
     @property
     def operators(self) -> int:
@@ -57,12 +100,6 @@ class Stages:
             return ()
         still = {n.output for n in self.program.graph.nodes if n.op in ("linear", "gather")}
         return tuple(n.where for n in quantizable(self.float32) if n.output in still)
-
-    @property
-    def tuned(self) -> tuple[bool, ...]:
-        """For each region, whether its plan is another than the default."""
-        defaults = default_plans(self.program, self.target)
-        return tuple(p != d for p, d in zip(self.plans, defaults, strict=True))
 
 
 def counts(names: Sequence[str]) -> dict[str, int]:

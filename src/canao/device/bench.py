@@ -77,7 +77,7 @@ class BenchDevice:
     def _measure(self, artifact: Artifact, config: MeasureConfig, mode: str) -> Measurement:
         try:
             rows = self._bench(artifact, config, mode)
-            times = read_times(rows, config)
+            times = read_times(rows, config, artifact.isas)
             environment = self.environment(self.pinned(config)) | {"library_isa": times.isa}
         except CanaoError as error:
             return Failure("measure", str(error))

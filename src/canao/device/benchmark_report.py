@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from canao.device.base import MeasureConfig
 from canao.errors import DeviceError
-from canao.isa.registry import ISAS
 
 _REMEDY = "measure again, after `canao cache --clear`"
 _MOST = 10**18  # nanoseconds, or bytes
@@ -30,8 +29,9 @@ class Times:
     isa: str
 
 
-def read_times(rows: Rows, config: MeasureConfig) -> Times:
-    """The times that were asked for by `config`; DeviceError if the report does not hold them."""
+def read_times(rows: Rows, config: MeasureConfig, known: Sequence[str]) -> Times:
+    """The times that were asked for by `config`, of a library for the instruction sets `known`;
+    DeviceError if the report does not hold them."""
     samples = _numbers("samples", rows, least=1)
     few, more = len(samples) < config.samples, len(samples) > config.samples
     # `max_seconds` may end it early, `seconds` prolong it.
@@ -41,7 +41,7 @@ def read_times(rows: Rows, config: MeasureConfig) -> Times:
     if not len(load) == len(cold) == len(peak) == 1:
         raise _wrong("it has several numbers where one belongs")
     isas = rows.get("isa", [])
-    if len(isas) != 1 or len(isas[0]) != 1 or isas[0][0] not in ISAS:
+    if len(isas) != 1 or len(isas[0]) != 1 or isas[0][0] not in known:
         raise _wrong("it does not name the instruction set that ran")
     return Times(
         tuple(ns / 1e6 for ns in samples), load[0] / 1e6, cold[0] / 1e6, peak[0], isas[0][0]

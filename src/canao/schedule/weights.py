@@ -76,6 +76,11 @@ def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:
     return WeightLayout(tuple(sections), offset)
 
 
+def united(graph: Graph, layouts: Iterable[WeightLayout]) -> WeightLayout:
+    """One layout with the sections of all: what lies alike in several is there once."""
+    return lay_out(graph, (Operand(s.value, s.storage) for lay in layouts for s in lay.sections))
+
+
 def _elements(array: np.ndarray, storage: Storage) -> int:
     if not isinstance(storage, Packed):
         return array.size
