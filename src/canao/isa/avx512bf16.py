@@ -12,7 +12,8 @@ ISA = replace(
     name="avx512bf16", extends="avx512vnni", gains=frozenset({"bf16"}), emulated=frozenset(),
     features=(*BASE.features, "avx512_bf16"),
     cpu=f"{BASE.cpu}+avx512bf16", gcc_march=f"{BASE.gcc_march} -mavx512bf16",
-    tiles=BASE.tiles | {
+    tiles={
+        **BASE.tiles,
         "bf16": replace(
             BASE.tiles["bf16"],
             activations="uint16_t", kr=2, vw="__m512i", va="__m512i",

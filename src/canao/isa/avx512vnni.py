@@ -12,7 +12,8 @@ ISA = replace(
     features=(*avx512.ISA.features, "avx512_vnni"),
     cpu="x86_64_v4+avx512vnni", gcc_march="x86-64-v4 -mavx512vnni",
     # vpdpbusd takes unsigned bytes by signed ones. Its unsigned ones are the weights, + 128.
-    tiles=avx512.ISA.tiles | {
+    tiles={
+        **avx512.ISA.tiles,
         "i16": replace(
             avx512.ISA.tiles["i16"], product="return _mm512_dpwssd_epi32(c, w, a);"
         ),

@@ -12,7 +12,8 @@ ISA = replace(
     features=(*avx2.ISA.features, "avx_vnni"),
     cpu="x86_64_v3+avxvnni", gcc_march="x86-64-v3 -mavxvnni",
     # vpdpbusd takes unsigned bytes by signed ones. Its unsigned ones are the weights, + 128.
-    tiles=avx2.ISA.tiles | {
+    tiles={
+        **avx2.ISA.tiles,
         "i16": replace(
             avx2.ISA.tiles["i16"], product="return _mm256_dpwssd_avx_epi32(c, w, a);"
         ),

@@ -11,7 +11,8 @@ ISA = replace(
     name="neon_dotprod", extends="neon", gains=frozenset({"i8"}),
     features=("atomics", "asimdrdm", "asimddp", "fphp", "asimdhp"),
     cpu="generic+v8_2a+dotprod+fullfp16", gcc_march="armv8.2-a+dotprod+fp16",
-    tiles=neon.ISA.tiles | {
+    tiles={
+        **neon.ISA.tiles,
         "i8": replace(
             neon.ISA.tiles["i8"],
             kr=4, vw="int8x16_t", va="int8x16_t",

@@ -13,7 +13,8 @@ ISA = replace(
     emulated=frozenset(),
     features=(*BASE.features, "i8mm", "bf16"),
     cpu="generic+v8_2a+dotprod+fullfp16+i8mm+bf16", gcc_march="armv8.2-a+dotprod+fp16+i8mm+bf16",
-    tiles=BASE.tiles | {
+    tiles={
+        **BASE.tiles,
         "i8": replace(
             BASE.tiles["i8"],
             kr=8, pairs=True,

@@ -70,7 +70,7 @@ def quantizable(graph: Graph) -> tuple[Node, ...]:
         n for n in graph.nodes
         if (n.op == "gather" and n.inputs[0] in tables)
         or (n.op == "linear" and _worthwhile(graph, n)
-            and (n.output not in given_out or graph.shape(n.inputs[1])[0] >= _VOCABULARY))
+            and (n.output not in given_out or len(graph.constants[n.inputs[1]]) >= _VOCABULARY))
     )  # fmt: skip
 
 
