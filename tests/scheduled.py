@@ -34,4 +34,4 @@ def staged(name: str, isa: str, plans: str = "default") -> Stages:
 
 def staged_all(name: str) -> list[Stages]:
     """A program on every instruction set, by its default plans and by others."""
-    return [staged(name, isa, plans) for isa in ISAS for plans in PLANS]
+    return [staged(name, isa, plans) for isa in TARGETS for plans in PLANS]
