@@ -8,7 +8,6 @@ from functools import cache
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
 from canao.graph.ir import Graph
-from canao.isa.registry import ISAS
 from canao.lower.scheduling import default_plans
 from tests import replay
 

@@ -24,9 +24,10 @@ _TERM = r"(?:[0-9]+s*|s+)"
 _SIZE = rf"{_TERM}(?:p{_TERM})*"  # 384, s, 2ss, sp1: whole numbers, or polynomials in the tokens
 _OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest that fits
 _KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
+_PRODUCTS = "f32_i8|i8|i16|bf16|f16"  # what is multiplied, where that is not float32
 _NAME = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
-    rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?P<int8>_i8)?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
+    rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
     r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
     r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?"
 )
@@ -43,7 +44,7 @@ class KernelName:
     plan: dict[str, str]
     pieces: int = 0
     near: bool = False
-    int8: bool = False
+    product: str = ""
     version: int = 1
 
 
@@ -59,10 +60,10 @@ def parse(name: str) -> KernelName:
     for wrong in (
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
-        bool(found["near"]) and prefix != BATCHED_GEMM, bool(found["int8"]) and prefix != GEMM,
+        bool(found["near"]) and prefix != BATCHED_GEMM, bool(found["product"]) and prefix not in (GEMM, "attention"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
     return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
-                      bool(found["near"]), bool(found["int8"]),
+                      bool(found["near"]), found["product"] or "",
                       int(found["version"] or 1))  # fmt: skip

@@ -9,6 +9,7 @@ from canao.compiler.pipeline import compile_graph
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
+from canao.lower.cpu.packed_gemm import product_name
 from canao.lower.scheduling import default_plans
 from canao.target import Target, get_target
 from tests.compiler import families, models
@@ -62,7 +63,8 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
             }
             if isinstance(region.form, PackedGemm):
                 assert found.sizes == (str(region.form.k), str(region.form.n))
-                assert found.int8 == bool(region.form.scales)
+                product = product_name(region.form)
+                assert found.product == ("" if product == "f32" else product)
                 assert set(found.plan) == {"tile", "kc", "mc"}
                 nodes = {n.op for n in region.nodes}
                 assert set(found.ops) <= nodes and "linear" not in found.ops
