@@ -26,7 +26,7 @@ _OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest th
 _KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
 _NAME = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
-    rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?P<int8>_i8)?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
+    rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?P<int8>_i8)?(?P<half>_f16)?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
     r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
     r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?"
 )
@@ -44,6 +44,7 @@ class KernelName:
     pieces: int = 0
     near: bool = False
     int8: bool = False
+    half: bool = False
     version: int = 1
 
 
@@ -59,10 +60,12 @@ def parse(name: str) -> KernelName:
     for wrong in (
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
-        bool(found["near"]) and prefix != BATCHED_GEMM, bool(found["int8"]) and prefix != GEMM,
+        bool(found["near"]) and prefix != BATCHED_GEMM,
+        bool(found["int8"]) and prefix not in (GEMM, "causal"),
+        bool(found["half"]) and prefix != "causal",
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
     return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
-                      bool(found["near"]), bool(found["int8"]),
+                      bool(found["near"]), bool(found["int8"]), bool(found["half"]),
                       int(found["version"] or 1))  # fmt: skip

@@ -13,7 +13,7 @@ from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
-from canao.emit.c.narrow import narrow_rows, tables
+from canao.emit.c.narrow import caches, narrow_rows, tables
 from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.c.tile_templates import (
     BLOCKS,
@@ -83,15 +83,7 @@ class _Unit:
             if need in needs:
                 w.raw(text)
         loops = sorted({(k.product, k.tile) for k in self.kernels.values() if k.tile})
-        narrow = any(n.startswith("load_") for n in needs) or any(n != "f32" for n, _ in loops)
-        if narrow and self.isa.helpers:
-            w.raw(self.isa.helpers)
-        for dtype in NARROW:
-            if row_type(dtype) in needs:
-                w.raw(narrow_rows(dtype, self.isa))
-        for name in self.isa.loads:
-            if f"load_{name}" in needs:
-                w.raw(tables(by_name(name), self.isa))
+        self._narrow(w, needs, any(n != "f32" for n, _ in loops))
         for name in dict.fromkeys(name for name, _ in loops):
             w.raw(tile_operations(name, self.isa))
         for name, tile in loops:
@@ -100,6 +92,21 @@ class _Unit:
             for tile in self._tiles(need):
                 w.raw(tile_function(need, tile, self.isa))
         w.line()
+
+    def _narrow(self, w: Writer, needs: frozenset[str], multiplied: bool) -> None:
+        """What kernels read and write narrow types with, some of which they may multiply."""
+        narrow = multiplied or any(n.startswith("load_") for n in needs)
+        if narrow and self.isa.helpers:
+            w.raw(self.isa.helpers)
+        for dtype in NARROW:
+            if row_type(dtype) in needs:
+                w.raw(narrow_rows(dtype, self.isa))
+        for name in self.isa.loads:
+            if f"load_{name}" in needs:
+                w.raw(tables(by_name(name), self.isa))
+        kept = [by_name(name) for name in self.isa.keeps if f"keep_{name}" in needs]
+        if kept:
+            w.raw(caches(kept, self.isa))
 
     def _tiles(self, need: str) -> list[tuple[int, int]]:
         """The register tiles of the kernels that call a function."""
@@ -138,7 +145,7 @@ class _Unit:
 
     def _cache(self, step: Step) -> str:
         assert step.cache is not None
-        return f"(float *)(c->cache + {step.cache.offset})"
+        return f"({step.cache.layout.dtype.c} *)(c->cache + {step.cache.offset})"
 
     def _pointer(self, operand: Operand, written: bool = False) -> str:
         """The address of an operand, as its type."""
