@@ -35,6 +35,7 @@ def compile(
     model: str | Path | Any, out: str | Path | None = None, *, revision: str | None = None,
     target: str | Target = TARGET, threads: int = _PROTOCOL.threads, fusion: bool = True,
     tuned: bool = True, ignored: Collection[str] = (), precision: str = PRECISION,
+    kv_cache: str = PRECISION,
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
@@ -46,6 +47,8 @@ def compile(
     Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
     `ignored` names files and entries of the directory that would be refused ('config.json:name')
     and that have no effect on the model. `precision` of products is 'float32' or 'int8'.
+    `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32', 'fp16' or
+    'int8'.
     """
     from canao.compiler.pipeline import compile_model
 
@@ -53,14 +56,14 @@ def compile(
     if out is not None:
         artifact = compile_model(
             model, out, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-            ignored=ignored, precision=precision,
+            ignored=ignored, precision=precision, kv_cache=kv_cache,
         )
         return CompiledModel(artifact, threads)
     folder = WorkingDirectory("canao-model")
     place = folder.path / "model"
     artifact = compile_model(
         model, place, revision=revision, target=machine, fusion=fusion, tuned=tuned,
-        ignored=ignored, precision=precision,
+        ignored=ignored, precision=precision, kv_cache=kv_cache,
     )
     compiled = CompiledModel(artifact, threads)
     weakref.finalize(compiled, folder.cleanup)

@@ -27,7 +27,7 @@ _STAGES = ("graph", "fused", "plan", "source")
 def print_stage(
     model: str, stage: str, *, target: Target, fusion: bool, toolchain: str, tuned: bool,
     precision: str, revision: str | None, max_length: int | None, ignored: Collection[str],
-    limits: Limits,
+    limits: Limits, kv_cache: str,
 ) -> None:  # fmt: skip
     """Print a stage of a compilation. InputError if there is none of that name."""
     if stage not in _STAGES:
@@ -37,8 +37,9 @@ def print_stage(
     )
     planner = partial(best_plans, toolchain=get_toolchain(toolchain)) if tuned else default_plans
     stages = compile_graph(
-        graph, target, fusion=fusion, planner=planner, limits=limits, precision=precision
-    )
+        graph, target, fusion=fusion, planner=planner, limits=limits, precision=precision,
+        kv_cache=kv_cache,
+    )  # fmt: skip
     sys.stdout.write(format_stage(stage, stages))
 
 

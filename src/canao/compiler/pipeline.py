@@ -32,6 +32,7 @@ from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.precision.kv_cache import check_kv_cache, with_kv_cache
 from canao.precision.quantize import in_precision, precision_of
 from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
@@ -46,15 +47,19 @@ def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
     limits: Limits = LIMITS, precision: str = PRECISION, kept: Collection[str] = (),
+    kv_cache: str = PRECISION,
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
-    products, but for those whose results `kept` names, which stay in float32."""
+    products, but for those whose results `kept` names, which stay in float32; `kv_cache` is that
+    of the keys and values of earlier tokens."""
     wanted = precision_of(precision)
+    check_kv_cache(kv_cache)
     target = target.for_products(tile_name(wanted.rows, wanted.weights))
     cleaned, float32, firings = rewritten(graph, fusion, limits)
-    legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
+    legal = backend_of(target).legal
+    computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
     if fusion:
         program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
     else:
@@ -64,7 +69,8 @@ def compile_graph(
     _require_memory(schedule, limits)
     source = emit(schedule, target)
     return Stages(
-        cleaned, firings, float32, program, plans, schedule, source, target, precision
+        cleaned, firings, float32, program, plans, schedule, source, target, precision,
+        kv_cache,
     )
 
 
@@ -96,6 +102,7 @@ def compile_model(
     limits: Limits = LIMITS,
     precision: str = PRECISION,
     kept: Collection[str] = (),
+    kv_cache: str = PRECISION,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -108,7 +115,8 @@ def compile_model(
     `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
     'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
     instruction set of the target that is best for it. Products whose results `kept` names stay in
-    float32.
+    float32. `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32',
+    'fp16' or 'int8'; a model that keeps none is refused with the latter two.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -124,8 +132,10 @@ def compile_model(
     source, graph = load_model(found, max_length, inventory, limits)
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
-    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
-                           limits=limits, precision=precision, kept=kept)  # fmt: skip
+    stages = compile_graph(
+        graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner, limits=limits,
+        precision=precision, kept=kept, kv_cache=kv_cache,
+    )  # fmt: skip
     target = stages.target
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)

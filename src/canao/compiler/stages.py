@@ -38,6 +38,7 @@ class Stages:
     source: Source
     target: Target
     precision: str = FLOAT32
+    kv_cache: str = FLOAT32
 
     @property
     def operators(self) -> int:
