@@ -35,6 +35,7 @@ def compile(
     model: str | Path | Any, out: str | Path | None = None, *, revision: str | None = None,
     target: str | Target = TARGET, threads: int = _PROTOCOL.threads, fusion: bool = True,
     tuned: bool = True, ignored: Collection[str] = (), precision: str = PRECISION,
+    kv_cache: str = PRECISION,
 ) -> CompiledModel:  # fmt: skip
     """Compile a Hugging Face directory, an .onnx file or a torch module, and load it.
 
@@ -48,10 +49,12 @@ def compile(
     and that have no effect on the model. `precision` of products is 'float32', 'bf16', 'fp16',
     'int8' or 'int8-weights' (docs/precision.md), or 'auto': the fastest of those whose outputs stay
     near float32's.
+    `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32', 'fp16' or
+    'int8'.
     """
     machine = get_target(target) if isinstance(target, str) else target
     options = {"revision": revision, "target": machine, "fusion": fusion, "tuned": tuned,
-               "ignored": ignored}  # fmt: skip
+               "ignored": ignored, "kv_cache": kv_cache}  # fmt: skip
     if out is not None:
         return CompiledModel(_made(model, out, precision, **options), threads)
     folder = WorkingDirectory("canao-model")

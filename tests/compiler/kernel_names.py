@@ -60,7 +60,8 @@ def parse(name: str) -> KernelName:
     for wrong in (
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
-        bool(found["near"]) and prefix != BATCHED_GEMM, bool(found["product"]) and prefix not in (GEMM, "attention"),
+        bool(found["near"]) and prefix != BATCHED_GEMM,
+        bool(found["product"]) and prefix not in (GEMM, "attention", "causal"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")

@@ -73,6 +73,13 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
                 assert set(found.plan) == {"tile", "keys"}
 
 
+@pytest.mark.parametrize(("kept", "named"), [("fp16", "f16"), ("int8", "i8")])
+def test_attention_says_what_it_keeps(graphs: dict[str, Graph], kept: str, named: str) -> None:
+    stages = compile_graph(graphs["decoder"], X86, planner=default_plans, kv_cache=kept)
+    found = [parse(name) for name in stages.schedule.kernel_names() if name.startswith("causal")]
+    assert found and all(f.product == named for f in found)
+
+
 def _names(graph: Graph, fusion: bool) -> list[str]:
     """Of all kernels of a graph, but for aliases."""
     stages = compile_graph(graph, X86, fusion=fusion, planner=default_plans)

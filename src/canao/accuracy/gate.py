@@ -103,7 +103,8 @@ def compile_checked(
     for line in data.told:
         progress(line)
     with WorkingDirectory("canao-check") as folder:
-        reference = compile_model(model, folder / "reference", **options)
+        exact = {name: value for name, value in options.items() if name != "kv_cache"}
+        reference = compile_model(model, folder / "reference", **exact)
         want = _by(metric, predictions(reference, data))
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):

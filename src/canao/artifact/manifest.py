@@ -83,6 +83,14 @@ class AgreementEntry(_Strict):
     largest: float
 
 
+class KvCacheEntry(_Strict):
+    """Keys and values of earlier tokens: what they are kept in, and the bytes for the longest
+    text."""
+
+    precision: str
+    bytes: Count
+
+
 class CheckEntry(_Strict):
     """A check on labelled text: accuracy/gate.py. `metric` in float32 and compiled, the share of
     equal predictions, and the products that int8 costs most with how far they move the outputs."""
@@ -139,6 +147,7 @@ class Manifest(_Strict):
     activation: str | UnsetType = UNSET
     cross_encoder: dict[str, Any] | None | UnsetType = UNSET
     generation: dict[str, Any] | None | UnsetType = UNSET
+    kv_cache: KvCacheEntry | None | UnsetType = UNSET
     left_out: list[tuple[str, str]] | UnsetType = UNSET
     narrower: list[LevelEntry] | UnsetType = UNSET
     source: dict[str, Any] | None | UnsetType = UNSET

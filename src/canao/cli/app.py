@@ -89,6 +89,9 @@ LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
 Precision = Annotated[
     str, typer.Option(help="of products: float32, bf16, fp16, int8 or int8-weights")
 ]
+KvCache = Annotated[
+    str, typer.Option(help="what a decoder keeps keys and values in: float32, fp16 or int8")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -234,6 +237,7 @@ def compile(
     allow_emulation: Annotated[
         bool, typer.Option("--allow-emulation", help="a precision without instructions for it")
     ] = False,
+    kv_cache: KvCache = PRECISION,
     check: Annotated[
         str | None,
         typer.Option(help="labelled text, as --data of search, or .conll: compare with float32"),
@@ -248,12 +252,14 @@ def compile(
     max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
     """Compile a model into a native library, or print a stage of it."""
+    from canao.precision.kv_cache import check_kv_cache
     from canao.precision.quantize import AUTO, check_precision
 
     if precision != AUTO:
         check_precision(precision)  # before what takes seconds to load
     elif emit is not None:
         raise InputError("--precision auto compares libraries; name the one to --emit a stage of")
+    check_kv_cache(kv_cache)
     if check is not None and emit is not None:
         raise InputError("--emit prints a stage and --check measures a library; give one of them")
     if check is None and (text_columns or label_column or max_loss != MAX_LOSS):
@@ -270,7 +276,7 @@ def compile(
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
         "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
         "limits": _limits(max_nodes, max_memory), "precision": precision,
-        "allow_emulation": allow_emulation,
+        "allow_emulation": allow_emulation, "kv_cache": kv_cache,
     }  # fmt: skip
     if emit is not None:
         print_stage(model, emit, **options)
@@ -430,6 +436,7 @@ def inspect(
     target: TargetName = TARGET,
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     precision: Precision = PRECISION,
+    kv_cache: KvCache = PRECISION,
     ignore: Ignore = None,
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
@@ -440,7 +447,7 @@ def inspect(
 
     report, error = inspect_model(
         model, get_target(target), length, max_length, revision, ignore or (),
-        _limits(max_nodes, max_memory), precision,
+        _limits(max_nodes, max_memory), precision, kv_cache,
     )  # fmt: skip
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else format_report(report))
     if error is not None:

@@ -29,7 +29,7 @@ _STAGES = ("graph", "fused", "plan", "source")
 def print_stage(
     model: str, stage: str, *, target: Target, fusion: bool, toolchain: str, tuned: bool,
     precision: str, allow_emulation: bool, revision: str | None, max_length: int | None,
-    ignored: Collection[str], limits: Limits,
+    ignored: Collection[str], limits: Limits, kv_cache: str,
 ) -> None:  # fmt: skip
     """Print a stage of a compilation. InputError if there is none of that name."""
     if stage not in _STAGES:
@@ -40,7 +40,7 @@ def print_stage(
     planner = partial(best_plans, toolchain=get_toolchain(toolchain)) if tuned else default_plans
     stages = compile_graph(
         graph, target, fusion=fusion, planner=planner, limits=limits, precision=precision,
-        allow_emulation=allow_emulation,
+        allow_emulation=allow_emulation, kv_cache=kv_cache,
     )  # fmt: skip
     sys.stdout.write(format_stage(stage, stages))
 

@@ -32,6 +32,7 @@ from canao.model.hub import format_source
 from canao.model.loaded_model import LoadedModel, load_directory
 from canao.model.task import describe_head
 from canao.model.tokenizer import describe_tokenizer
+from canao.precision.kv_cache import check_kv_cache
 from canao.precision.quantize import check_precision
 from canao.target import Target
 
@@ -42,13 +43,15 @@ _LENGTH = MeasureConfig().length
 def inspect_model(
     model: str | Path | Any, target: Target, length: int = _LENGTH,
     max_length: int | None = None, revision: str | None = None, ignored: Collection[str] = (),
-    limits: Limits = LIMITS, precision: str = PRECISION,
+    limits: Limits = LIMITS, precision: str = PRECISION, kv_cache: str = PRECISION,
 ) -> tuple[ModelReport, UnsupportedError | None]:
     """The report on a model, and the error that compiling it would raise, if there is one.
 
-    InputError if the model cannot be read at all, or there is no such `precision` of products.
+    InputError if the model cannot be read at all, or there is no such `precision` of products or
+    `kv_cache`, or the model keeps no keys and values.
     """
     check_precision(precision)
+    check_kv_cache(kv_cache)
     if length < 1:
         raise InputError(f"length is {length}; give at least 1")
     if isinstance(model, (str, Path)) and (Path(model) / "manifest.json").is_file():
@@ -65,7 +68,8 @@ def inspect_model(
         check_vocabulary(tokenizer, loaded, graph)
         head = describe(loaded, graph, inventory)
         inventory.close()
-        stages = compile_graph(graph, target, limits=limits, precision=precision)
+        stages = compile_graph(graph, target, limits=limits, precision=precision,
+                               kv_cache=kv_cache)  # fmt: skip
     except UnsupportedError as error:
         return _refused(about, found, loaded, error, ignored)
     report = about | {"supported": True, "problems": []}
@@ -127,6 +131,7 @@ def _compiled(graph: Graph, stages: Stages, length: int) -> ModelReport:
         "outputs": [name for name, _ in program.graph.outputs],
         "max_length": graph.max_length,
         "precision": stages.precision,
+        "kv_cache": stages.kv_cache if schedule.cache.size else None,
         "length": at,
         "parameters": parameter_count(stages),
         "flops": total_flops(stages, at),
@@ -191,7 +196,8 @@ def _compiled_lines(report: ModelReport) -> list[str]:
     memory, length = report["memory"], report["length"]
     kernels = sum(kernel["count"] for kernel in report["kernels"])
     rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
-    cache = f"keys and values {_mb(memory['cache'])}, " if memory["cache"] else ""
+    kept = f" in {report['kv_cache']}" if report["kv_cache"] not in (None, PRECISION) else ""
+    cache = f"keys and values {_mb(memory['cache'])}{kept}, " if memory["cache"] else ""
     forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
     lines = [
         _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),

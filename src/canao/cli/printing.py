@@ -16,7 +16,7 @@ from rich.table import Table
 from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
 from canao.cli.understood import left_out_lines, understood
-from canao.defaults import NEAR_COSINE, NEAR_LARGEST
+from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
 from canao.model.hub import format_source
 from canao.target import Target
@@ -89,6 +89,9 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
     rewrites = ", ".join(f"{k} x{v}" for k, v in manifest["rewrites"].items())
     out.print(f"rewrites  {rewrites or 'none'}")
     out.print(f"target    {target.name}, {' or '.join(artifact.isas)}, {target.triple}")
+    if cache := manifest.get("kv_cache"):
+        room = f"{cache['bytes'] / 1e6:.1f} MB for {artifact.max_length} tokens"
+        out.print(f"cache     keys and values in {cache['precision']}, {room}")
     for line in _precision(manifest):
         out.print(escape(line), soft_wrap=True)
     tuned = sum(kernel["tuned"] for kernel in manifest["kernels"])
@@ -103,11 +106,15 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
 def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
     """The precision of products, and how near it is to float32."""
     name, near, check = (manifest.get(k) for k in ("precision", "agreement", "check"))
+    kept = (manifest.get("kv_cache") or {}).get("precision", PRECISION)
+    cache = "" if kept == PRECISION else f", keys and values in {kept}"
     if near:
-        yield (f"precision {name}; on random texts outputs have a cosine of {near['cosine']:.5f} "
-               f"to float32's and differ by {near['largest']:.2g} standard deviations at most")
+        yield (f"precision {name}{cache}; on random texts outputs have a cosine of "
+               f"{near['cosine']:.5f} to float32's and differ by {near['largest']:.2g} standard "
+               "deviations at most")
         if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
-            yield f"          that is far: compare {name} with float32 on your data, by --check"
+            how = f"compare {name} with float32 on your data, by --check"
+            yield f"          that is far: {'try another --kv-cache' if cache else how}"
     if near and manifest["kept_in_float32"]:
         yield f"          in float32 stay {', '.join(manifest['kept_in_float32'])}"
     if check:

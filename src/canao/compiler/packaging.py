@@ -73,9 +73,15 @@ def write_artifact(
 
 def compared(stages: Stages) -> dict[str, float] | None:
     """How far the outputs of random texts are from those in float32; None where they are these."""
-    if stages.precision == FLOAT32:
+    if stages.precision == stages.kv_cache == FLOAT32:
         return None
     return asdict(agreement(stages.float32, stages.program.graph))
+
+
+def _kv_cache(stages: Stages) -> dict[str, Any] | None:
+    """How keys and values of earlier tokens are kept; None where there are none."""
+    size = stages.schedule.cache.size
+    return {"precision": stages.kv_cache, "bytes": size} if size else None
 
 
 def make_manifest(
@@ -105,6 +111,7 @@ def make_manifest(
         "fusion": fusion,
         "precision": stages.precision,
         "kept_in_float32": list(stages.kept),
+        "kv_cache": _kv_cache(stages),
         "agreement": compared(stages),
         "operators": stages.operators,
         "parameters": parameter_count(stages),

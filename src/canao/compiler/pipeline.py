@@ -35,6 +35,7 @@ from canao.isa.registry import ISAS
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.attention import in_whole_numbers
+from canao.precision.kv_cache import check_kv_cache, with_kv_cache
 from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
@@ -50,15 +51,18 @@ def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
     limits: Limits = LIMITS, precision: str = PRECISION, kept: Collection[str] = (),
-    allow_emulation: bool = False,
+    allow_emulation: bool = False, kv_cache: str = PRECISION,
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
-    products, but for those whose results `kept` names, which stay in float32."""
+    products, but for those whose results `kept` names, which stay in float32; `kv_cache` is that
+    of the keys and values of earlier tokens."""
+    check_kv_cache(kv_cache)
     target = target_for(target, precision, allow_emulation)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
-    legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
+    legal = backend_of(target).legal
+    computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
     if fusion:
         cells = yellow_cells or measured_yellow_cells(target)
         program = fuse(computed, legal, cells)
@@ -69,7 +73,7 @@ def compile_graph(
     levels = _levels(program, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
-    return Stages(cleaned, firings, float32, levels, precision)
+    return Stages(cleaned, firings, float32, levels, precision, kv_cache)
 
 
 def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
@@ -140,6 +144,7 @@ def compile_model(
     precision: str = PRECISION,
     kept: Collection[str] = (),
     allow_emulation: bool = False,
+    kv_cache: str = PRECISION,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -156,6 +161,8 @@ def compile_model(
     'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
     instruction set of the target that is best for it. Products whose results `kept` names stay in
     float32. What the target has no instructions for is refused, unless `allow_emulation`.
+    `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32',
+    'fp16' or 'int8'; a model that keeps none is refused with the latter two.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -171,9 +178,10 @@ def compile_model(
     source, graph = load_model(found, max_length, inventory, limits)
     check_vocabulary(tokenizer, source, graph)
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
-    stages = compile_graph(graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner,
-                           limits=limits, precision=precision, kept=kept,
-                           allow_emulation=allow_emulation)  # fmt: skip
+    stages = compile_graph(
+        graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner, limits=limits,
+        precision=precision, kept=kept, allow_emulation=allow_emulation, kv_cache=kv_cache,
+    )  # fmt: skip
     target = stages.target
     # Before the library is built, as it may refuse.
     manifest = make_manifest(source, stages, target, toolchain, fusion, inventory)

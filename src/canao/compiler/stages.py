@@ -52,6 +52,7 @@ class Stages:
     float32: Graph
     levels: tuple[Level, ...]
     precision: str = FLOAT32
+    kv_cache: str = FLOAT32
 
     @property
     def widest(self) -> Level:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from canao.graph.dtypes import F16, DType
+from canao.graph.dtypes import F16, F32, I8, DType
 from canao.graph.ir import Dim, dim_at
 
 Attributes = Mapping[str, Any]
@@ -182,9 +182,22 @@ def softmax(x: Sequence[Array], _: Attributes) -> Array:
     return e / e.sum(-1, keepdims=True)
 
 
+def kept(rows: Array, dtype: DType) -> Array:
+    """Keys or values [..., tokens, width] as a cache of f32, f16 or i8 gives them back. Those of i8
+    are levels of `quantize`, so that each token and head has a scale."""
+    if dtype == F16:
+        return widened(narrowed(rows, F16)).astype(rows.dtype)
+    if dtype == I8:
+        stored = quantize([rows], {})
+        levels: Array = stored["levels"].astype(rows.dtype)
+        return levels * stored["scale"][..., None].astype(rows.dtype)
+    return rows
+
+
 def causal_attention(x: Sequence[Array], a: Attributes) -> Array:
-    """The queries are those of the last tokens; each sees its own key and all before it."""
-    q, k, v = x
+    """The queries are those of the last tokens; each sees its own key and all before it. Keys and
+    values are read as a cache of the type `cache` holds them, float32 where none is named."""
+    q, k, v = x[0], *(kept(rows, a.get("cache", F32)) for rows in x[1:])
     scores = q @ k.swapaxes(-1, -2) * a["scale"]
     queries, keys = scores.shape[-2:]
     seen = np.tri(queries, keys, keys - queries, dtype=bool)

@@ -102,8 +102,10 @@ def distance_matmul(types: Sequence[Type], a: Attributes) -> Type:
     return matmul(types[:2], a)
 
 
-def causal_attention(types: Sequence[Type], _: Attributes) -> Type:
+def causal_attention(types: Sequence[Type], a: Attributes) -> Type:
     q, k, v = (t.shape for t in types)
+    if a.get("cache", F32) not in (F32, F16, I8):
+        raise ShapeError(f"causal attention that keeps keys and values in {a['cache']}")
     if q != k or q[:-1] != v[:-1] or len(q) < 2:
         raise ShapeError(f"causal attention of {types[0]}, {types[1]}, {types[2]}")
     return types[2]

@@ -64,6 +64,14 @@ ISA = Isa(
                "return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));",
     },
     loads=LOADS, emulated=frozenset({"bf16"}), whole_attention=True,
+    keeps={
+        "f16": "const vf x = _mm256_max_ps(_mm256_set1_ps(-65504.0f), _mm256_min_ps("
+               "_mm256_set1_ps(65504.0f), v)); _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph("
+               "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));",
+        "i8": "const __m256i x = _mm256_cvtps_epi32(v); const __m128i y = _mm_packs_epi32("
+              "_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)); "
+              "_mm_storel_epi64((__m128i *)p, _mm_packs_epi16(y, y));",
+    },
     tiles=float_tiles(LOADS, STORES) | {
         "i16": TileOps(
             store=PAIRS_OF_16,

@@ -51,6 +51,12 @@ ISA = Isa(
         "top": "return _mm512_reduce_max_ps(v);",
     },
     loads=LOADS, emulated=frozenset({"bf16"}), whole_attention=True,
+    keeps={
+        "f16": "const vf x = _mm512_max_ps(_mm512_set1_ps(-65504.0f), _mm512_min_ps("
+               "_mm512_set1_ps(65504.0f), v)); _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph("
+               "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));",
+        "i8": "_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));",
+    },
     tiles=float_tiles(LOADS, STORES) | {
         "i16": TileOps(
             store="_mm256_storeu_si256((__m256i *)p, "

@@ -19,6 +19,9 @@ STORES = {
     "f16": "const vf x = vmaxq_f32(vdupq_n_f32(-65504.0f), vminq_f32(vdupq_n_f32(65504.0f), v)); "
            "vst1q_f32(p, vcvt_f32_f16(vcvt_f16_f32(x)));",
 }
+BYTES = ("const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
+         "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
+         "__builtin_memcpy(p, &bytes, 4);")  # fmt: skip
 ISA = Isa(
     name="neon", vector="float32x4_t", width=4,
     registers=32, mr=6, vectors=4,
@@ -47,6 +50,11 @@ ISA = Isa(
         "top": "return vmaxvq_f32(v);",
     },
     loads=LOADS, emulated=frozenset({"bf16"}),
+    keeps={
+        "f16": "const vf x = vmaxq_f32(vdupq_n_f32(-65504.0f), vminq_f32(vdupq_n_f32(65504.0f), "
+               "v)); vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));",
+        "i8": BYTES,
+    },
     tiles=float_tiles(LOADS, STORES) | {
         # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
         "i16": TileOps(
@@ -59,9 +67,7 @@ ISA = Isa(
             to_bits="return vreinterpretq_f32_s32(c);", of_bits="return vreinterpretq_s32_f32(c);",
         ),
         "i8": TileOps(
-            store="const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
-                  "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
-                  "__builtin_memcpy(p, &bytes, 4);",
+            store=BYTES,
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
             vc="int32x4_t",
             load_w="return vld1_s8(p);",

@@ -64,6 +64,7 @@ ISA = Isa(
         "sum": "return v;", "top": "return v;",
     },
     loads=LOADS,
+    keeps={"f16": "*p = half_of(v);", "i8": "*p = (int8_t)vf_round(v);"},
     tiles=float_tiles(LOADS, STORES) | {
         "i16": TileOps(
             store="*p = (int16_t)vf_round(v);",

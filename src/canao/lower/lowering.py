@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canao.fuse.forms.form import Alias, Form
 from canao.fuse.group import Program, Region
+from canao.graph.dtypes import DType
 from canao.graph.ir import Graph, Type
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand, stored_bytes
@@ -130,6 +131,8 @@ def canonical(thing: Any, graph: Graph, names: dict[str, int] | None = None) -> 
     """A description without the names of values: these are numbered in the order of their use, so
     that computations that differ in nothing else are equal."""
     names = {} if names is None else names
+    if isinstance(thing, DType):
+        return repr(thing)
     if isinstance(thing, str):
         return names.setdefault(thing, len(names))
     if is_dataclass(thing) and not isinstance(thing, type):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from canao.fuse.forms.form import Alias, Attention, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, DType
 from canao.graph.ir import TOKENS, Shape, dim_div
 
 _ALIGNMENT = 64
@@ -20,22 +20,39 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """What one attention keeps, in elements of float32: of each of `heads` heads its keys, then of
-    each its values."""
+    """What one attention keeps: of each of `heads` heads its keys, then of each its values. Those
+    of int8 are followed by the keys' scales, float32, and the values'.
+
+    key_head, value_head   elements of `dtype` of a head's keys, and of its values
+    scales                 of a head's keys, and of its values; 0 where there are none
+    """
 
     heads: int
     key_head: int
     value_head: int
+    dtype: DType = F32
+    scales: int = 0
 
     @property
     def values(self) -> int:
         """The first element of the values."""
-        return _up(F32.bytes * self.heads * self.key_head) // F32.bytes
+        return _up(self.dtype.bytes * self.heads * self.key_head) // self.dtype.bytes
+
+    @property
+    def key_scales(self) -> int:
+        """The first byte of the keys' scales."""
+        size = self.dtype.bytes
+        return size * self.values + _up(size * self.heads * self.value_head)
+
+    @property
+    def value_scales(self) -> int:
+        """The first byte of the values' scales."""
+        return self.key_scales + _up(F32.bytes * self.heads * self.scales)
 
     @property
     def size(self) -> int:
         """Bytes of all."""
-        return F32.bytes * self.values + _up(F32.bytes * self.heads * self.value_head)
+        return self.value_scales + _up(F32.bytes * self.heads * self.scales)
 
 
 @dataclass(frozen=True, slots=True)

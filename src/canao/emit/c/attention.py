@@ -6,6 +6,9 @@ reads them there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import reduce
+
 from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.c import attention_templates as templates
 from canao.emit.c import whole_attention as whole
@@ -18,12 +21,14 @@ from canao.graph.dtypes import F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
 from canao.lower.cpu.attention import AttentionPlan, depth, whole_depth
+from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.tiles import batch_of, rounded
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step
 
-# Name, type and start of each operand of an attention bias.
+_BLOCK = 16  # rows that are packed in float32 before they join a narrow cache
+# Name, type and start of each operand of an attention bias, and of a head's scales.
 Starts = list[tuple[str, str, str]]
 
 
@@ -33,10 +38,10 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     assert isinstance(form, Attention) and isinstance(plan, AttentionPlan)
     arguments = Arguments(step.reads)
     cache = step.cache.layout if step.cache else None
-    starts = _starts(form, arguments)
-    template = templates.TILE + (templates.CAUSAL if cache else templates.WHOLE)
-    if form.levels:
-        template = whole.TILE + whole.WHOLE
+    starts = [*_starts(form, arguments), *_scales(cache)]
+    sizes, strides = _sizes(form, plan, cache), _strides(form, arguments)
+    words = {**tile_words(plan.tile, isa), **sizes, **strides}
+    template = whole.TILE + whole.WHOLE if form.levels else templates.TILE + _rest(cache)
     text = fill(
         template, name=step.name, signature=signature(step.name, arguments),
         parameters=declared(arguments.declarations()),
@@ -44,13 +49,62 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
         cases=_cases(step.name, form, plan, starts, cache), more=_more(form, starts),
         buffers="\n".join(f"    {line}" for line in _buffers(step, form)),
         starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
-        **tile_words(plan.tile, isa), **_sizes(form, plan, cache), **_strides(form, arguments),
-        **_reach(form, plan, isa), levels=form.levels,
+        **words, **_kept(cache, words), **_reach(form, plan, isa), levels=form.levels,
         **(_whole(form, plan, arguments, isa) if form.levels else {}),
     )  # fmt: skip
     if form.levels:
         return KernelText(text, frozenset({"tile", "i16", *_needs(form)}), plan.tile, "i16")
-    return KernelText(text, frozenset({"tile", "pack", *_needs(form)}), plan.tile)
+    needs = frozenset({"tile", "pack", *_needs(form)})
+    return KernelText(text, needs, plan.tile, _product(form))
+
+
+def _product(form: Attention) -> str:
+    """The row of an instruction set's tiles that multiplies float32 by keys and by values."""
+    return tile_name(F32, form.cache or F32)
+
+
+def _rest(cache: CacheLayout | None) -> str:
+    """The kernels beside a tile of queries."""
+    if cache is None:
+        return templates.WHOLE
+    append = templates.APPEND if cache.dtype == F32 else templates.APPEND_NARROW
+    return append + templates.CAUSAL
+
+
+def _scales(cache: CacheLayout | None) -> Starts:
+    """Where the scales of a head's keys and values begin."""
+    if cache is None or not cache.scales:
+        return []
+    places = (("ks", cache.key_scales), ("vs", cache.value_scales))
+    return [
+        (name, "float", f"(const float *)(const void *)((const char *)cache + {place}) "
+                        f"+ h * {cache.scales}")
+        for name, place in places
+    ]  # fmt: skip
+
+
+def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, object]:
+    """The type of keys and values in memory, and what of a tile and of appending depends on it."""
+    dtype, scaled = cache.dtype if cache else F32, bool(cache and cache.scales)
+    out: dict[str, object] = {
+        "kept": dtype.c, "type": dtype, "block": _BLOCK,
+        "fma": f"panel_fma_{tile_name(F32, dtype)}_{words['shape']}",
+    }  # fmt: skip
+    parts = {"whole_part": "vf_load(vs + key + j)", "rest_part": "vf_load(vs + key + whole)"}
+    for part, scale in parts.items():
+        out[part] = f"vf_mul(y, {scale})" if scaled else "y"
+    factors = {"of_key": "by", "of_keys": "vf_load(by + j)", "of_value": "vf_set1(by[n])"}
+    for part, factor in factors.items():
+        out[part] = f"vf_mul(x, {factor})" if scaled else "x"
+    for part, text in (("scales", templates.SCALES), ("one_key", templates.ONE_KEY),
+                       ("keys_by", templates.KEYS), ("tokens_by", templates.TOKENS)):  # fmt: skip
+        out[part] = ""
+        if cache and scaled:
+            out[part] = fill(
+                text, **words, block=_BLOCK, key_scales=cache.key_scales,
+                value_scales=cache.value_scales, scale_head=cache.scales,
+            )  # fmt: skip
+    return out
 
 
 def _whole(
@@ -96,8 +150,11 @@ def _sizes(form: Attention, plan: AttentionPlan, cache: CacheLayout | None) -> d
     e, (d, dv) = expression, depth(form)
     wide = rounded(dv, plan.nr)
     scaled = "acc[i][v]"
-    if form.scale != 1.0:
-        scaled = f"vf_mul({scaled}, vf_set1({number(form.scale)}))"
+    factors = [] if form.scale == 1.0 else [f"vf_set1({number(form.scale)})"]
+    if cache and cache.scales:
+        factors.append("vf_load(ks + key + j + v * VF)")
+    if factors:
+        scaled = f"vf_mul({scaled}, {reduce('vf_mul({}, {})'.format, factors)})"
     return {
         "batch": product(form.q.shape[:-2]), "m": e(form.q.shape[-2]), "d": d,
         "keys": e(form.k.shape[-1]), "dv": dv, "wide": wide, "tile": plan.keys,
@@ -192,6 +249,8 @@ def _biases(form: Attention) -> str:
 def _needs(form: Attention) -> set[str]:
     needs = {"take" for b in form.biases if b.indices is not None}
     strided = any(b.indices is None and b.read.strides[-1] != 1 for b in form.biases)
+    if form.cache not in (None, F32):
+        return needs | {f"keep_{form.cache}", "strided"}
     return needs | ({"strided"} if strided else set())
 
 

@@ -38,8 +38,8 @@ FLOOR = "            peak = peak > -1e30f ? peak : -1e30f;\n"
 TILE = """\
 /* m queries of one head against the keys they see, ${tile} at a time with a running maximum and
    sum: no more scores than that exist at any time. `p` holds them, `mix` the mix of values. */
-CANAO_INLINE void ${name}_tile(const int m, int64_t s, ${more}const float *q, const float *kt,
-                            const float *vp, float *restrict p, float *restrict mix,
+CANAO_INLINE void ${name}_tile(const int m, int64_t s, ${more}const float *q, const ${kept} *kt,
+                            const ${kept} *vp, float *restrict p, float *restrict mix,
                             float *restrict o)
 {
 ${bounds}
@@ -59,7 +59,7 @@ ${bounds}
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++)
                     acc[i][v] = vf_set1(0.0f);
-            panel_fma_f32_${shape}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
+            ${fma}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = ${scaled};
@@ -77,14 +77,14 @@ ${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
             UNROLL for (int i = 0; i < m; i++) {
                 const vf x = vf_load(p + i * ${tile} + j);
                 const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
-                vf_store(p + i * ${tile} + j, y);
+                vf_store(p + i * ${tile} + j, ${whole_part});
                 sum[i] = vf_add(sum[i], y);
             }
         if (rest)
             UNROLL for (int i = 0; i < m; i++) {
                 const vf x = vf_load(p + i * ${tile} + whole);
                 const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
-                vf_store(p + i * ${tile} + whole, y);
+                vf_store(p + i * ${tile} + whole, ${rest_part});
                 sum[i] = vf_add(sum[i], vf_keep(y, rest, 0.0f));
             }
         UNROLL for (int i = 0; i < m; i++)
@@ -99,7 +99,7 @@ ${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
                     acc[i][v] = key > first
                                     ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
                                     : vf_set1(0.0f);
-            panel_fma_f32_${shape}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
+            ${fma}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
                                    acc);
             UNROLL for (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
@@ -143,7 +143,7 @@ ${cases}
 }
 """
 
-CAUSAL = """\
+APPEND = """\
 /* Keys and values of the new tokens join those of the sequence. A panel of keys that was begun
    before is filled up first. */
 static void ${name}_append(int64_t s, int64_t past, ${parameters}float *restrict cache,
@@ -167,10 +167,85 @@ static void ${name}_append(int64_t s, int64_t past, ${parameters}float *restrict
     }
 }
 
+"""
+
+# Tiles of float32 are packed as above, then kept; a key alone is spread over its panel.
+APPEND_NARROW = """\
+/* Keys and values of the new tokens join those of the sequence, as ${type}. A panel of keys that
+   was begun before is filled up first. */
+static void ${name}_append(int64_t s, int64_t past, ${parameters}${kept} *restrict cache,
+                        int64_t begin, int64_t end)
+{
+    ${unused}
+    float block[${block} * $NR];
+    for (int64_t h = begin; h < end; h++) {
+        const float *const k = ${k} + ${k0} + h * ${k_head};
+        const float *const v = ${v} + ${v0} + h * ${v_head};
+        ${kept} *const kt = cache + h * ${key_head};
+        ${kept} *const vp = cache + ${values} + h * ${value_head};
+${scales}        int64_t i = 0;
+        for (; i < s && (past + i) % $NR; i++) {
+            const float *const row = k + i * ${k_key};
+            ${kept} *const to = kt + (past + i) / $NR * $NR * ${d} + (past + i) % $NR;
+${one_key}            for (int64_t p = 0; p < ${d}; p += VF) {
+                ${kept} whole[VF];
+                const vf x = row_piece(row + p * ${k_d}, ${k_d}, ${d} - p);
+                keep_${type}(whole, ${of_key});
+                for (int64_t n = 0; n < min64(VF, ${d} - p); n++)
+                    to[(p + n) * $NR] = whole[n];
+            }
+        }
+        for (; i < s; i += $NR) {
+${keys_by}            for (int64_t p = 0; p < ${d}; p += ${block}) {
+                const int64_t deep = min64(${d} - p, ${block});
+                pack_panel_${shape}(deep, s, k + p * ${k_d}, ${k_d}, ${k_key}, i, block);
+                for (int64_t n = 0; n < deep; n++)
+                    for (int64_t j = 0; j < $NR; j += VF) {
+                        const vf x = vf_load(block + n * $NR + j);
+                        keep_${type}(kt + (past + i) * ${d} + (p + n) * $NR + j, ${of_keys});
+                    }
+            }
+        }
+        for (i = 0; i < s; i += ${block}) {
+            const int64_t deep = min64(s - i, ${block});
+            const float *const rows = v + i * ${v_key};
+${tokens_by}            for (int64_t j = 0; j < ${dv}; j += $NR) {
+                pack_panel_${shape}(deep, ${dv}, rows, ${v_key}, ${v_d}, j, block);
+                for (int64_t n = 0; n < deep; n++)
+                    for (int64_t c = 0; c < $NR; c += VF) {
+                        const vf x = vf_load(block + n * $NR + c);
+                        keep_${type}(vp + j * ${room} + (past + i + n) * $NR + c, ${of_value});
+                    }
+            }
+        }
+    }
+}
+
+"""
+# Of int8: where scales lie, and what keys and values are multiplied by before they are rounded.
+SCALES = """\
+        float *const ks = (float *)(void *)((char *)cache + ${key_scales}) + h * ${scale_head};
+        float *const vs = (float *)(void *)((char *)cache + ${value_scales}) + h * ${scale_head};
+"""
+ONE_KEY = """\
+            const vf by = vf_set1(level_scale(row, ${k_d}, ${d}, ks + past + i));
+"""
+KEYS = """\
+            float by[$NR] = {0};
+            for (int64_t j = 0; j < min64($NR, s - i); j++)
+                by[j] = level_scale(k + (i + j) * ${k_key}, ${k_d}, ${d}, ks + past + i + j);
+"""
+TOKENS = """\
+            float by[${block}];
+            for (int64_t n = 0; n < deep; n++)
+                by[n] = level_scale(rows + n * ${v_key}, ${v_d}, ${dv}, vs + past + i + n);
+"""
+
+CAUSAL = """\
 /* ${batch} heads of softmax(q k^T * ${scale}) v, each query from `first` on with its own key and
    all before it: a tile ends at the key of its last query. */
 static void ${name}(
-    int64_t s, int64_t past, int64_t first, ${parameters}const float *restrict cache,
+    int64_t s, int64_t past, int64_t first, ${parameters}const ${kept} *restrict cache,
     float *restrict out, float *restrict scratch, int64_t begin, int64_t end)
 {
     ${unused}
@@ -179,11 +254,11 @@ ${buffers}
     for (int64_t t = begin; t < end; t++) {
         const int64_t h = t / tiles, row = first + part(m, tiles, t % tiles);
         const int64_t rows = first + part(m, tiles, t % tiles + 1) - row;
-        const float *const kt = cache + h * ${key_head};
-        const float *const vp = cache + ${values} + h * ${value_head};
+        const ${kept} *const kt = cache + h * ${key_head};
+        const ${kept} *const vp = cache + ${values} + h * ${value_head};
         const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
         float *const o = out + h * ${o_head} + row * ${o_row};
-        switch (rows) {
+${starts}        switch (rows) {
 ${cases}
         }
     }

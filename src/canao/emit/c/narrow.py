@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from canao.emit.arguments import row_type
 from canao.emit.writer import fill
-from canao.graph.dtypes import Q8, DType
+from canao.graph.dtypes import I8, Q8, DType
 from canao.isa.table import Isa
 from canao.lower.cpu.quantized import tile_of
 
@@ -79,6 +81,37 @@ CANAO_INLINE vf load_${TYPE}_by(const $C *p, int64_t step, int64_t n)
 }
 CANAO_INLINE vf load_${TYPE}_n(const $C *p, int64_t n) { return load_${TYPE}_by(p, 1, n); }
 """
+
+# Rows that join a cache of keys and values.
+PIECE = """\
+/* The first n of VF elements, `step` apart. */
+CANAO_INLINE vf row_piece(const float *p, int64_t step, int64_t n)
+{
+    return step == 1 ? vf_load_upto(p, n) : vf_gather(p, step, n);
+}
+"""
+KEEP = """\
+/* VF floats as $TYPE. */
+CANAO_INLINE void keep_${TYPE}($C *p, vf v) { ${keep} }
+"""
+SCALED = """\
+/* Writes what the levels of a row of n elements are multiples of; what it is multiplied by. */
+CANAO_INLINE float level_scale(const float *row, int64_t step, int64_t n, float *scale)
+{
+    vf most = vf_set1(0.0f);
+    for (int64_t i = 0; i < n; i += VF)
+        most = vf_max(most, vf_abs(row_piece(row + i * step, step, n - i)));
+    const float top = vf_top(most);
+    *scale = top / 127.0f;
+    return top > 0.0f ? 127.0f / top : 0.0f;
+}
+"""
+
+
+def caches(dtypes: Sequence[DType], isa: Isa) -> str:
+    """Functions that put rows into caches of these narrow types."""
+    text = "".join(fill(KEEP, TYPE=d.name, C=d.c, keep=isa.keeps[d.name]) for d in dtypes)
+    return text + PIECE + (SCALED if I8 in dtypes else "")
 
 
 def tables(dtype: DType, isa: Isa) -> str:

@@ -13,7 +13,7 @@ from canao.emit.c.inputs import runtime_limit, source
 from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
-from canao.emit.c.narrow import narrow_rows, tables
+from canao.emit.c.narrow import caches, narrow_rows, tables
 from canao.emit.c.prelude import MACROS, vector_operations
 from canao.emit.c.tile_templates import (
     BLOCKS,
@@ -23,7 +23,6 @@ from canao.emit.c.tile_templates import (
     tile_loop,
     tile_operations,
 )
-from canao.emit.c.whole_attention import whole_numbers
 from canao.emit.expressions import expression
 from canao.emit.writer import Writer
 from canao.graph.dtypes import NARROW, by_name
@@ -83,30 +82,37 @@ class _Unit:
         for need, text in parts.items():
             if need in needs:
                 w.raw(text)
-        self._narrow(w, needs)
+        self._products(w, needs)
         for need in FUNCTIONS:
             for tile in self._tiles(need):
                 w.raw(tile_function(need, tile, self.isa))
         w.line()
 
-    def _narrow(self, w: Writer, needs: frozenset[str]) -> None:
-        """Types narrower than float32, and the inner loops of products."""
+    def _products(self, w: Writer, needs: frozenset[str]) -> None:
+        """The inner loops of products, after what they may be made of."""
         loops = sorted({(k.product, k.tile) for k in self.kernels.values() if k.tile})
-        narrow = any(n.startswith("load_") for n in needs) or any(n != "f32" for n, _ in loops)
+        self._narrow(w, needs, any(n != "f32" for n, _ in loops))
+        for name in dict.fromkeys(name for name, _ in loops):
+            w.raw(tile_operations(name, self.isa))
+        for name, tile in loops:
+            w.raw(tile_loop(tile, name, self.isa))
+
+    def _narrow(self, w: Writer, needs: frozenset[str], multiplied: bool) -> None:
+        """What kernels read and write narrow types with, some of which they may multiply."""
+        narrow = multiplied or any(n.startswith("load_") for n in needs)
         if narrow and self.isa.helpers:
             w.raw(self.isa.helpers)
-        if "i16" in needs:
-            w.raw(whole_numbers(self.isa))
         for dtype in NARROW:
             if row_type(dtype) in needs:
                 w.raw(narrow_rows(dtype, self.isa))
         for name in self.isa.loads:
             if f"load_{name}" in needs:
                 w.raw(tables(by_name(name), self.isa))
-        for name in dict.fromkeys(name for name, _ in loops):
-            w.raw(tile_operations(name, self.isa))
-        for name, tile in loops:
-            w.raw(tile_loop(tile, name, self.isa))
+        if "i16" in needs:
+            w.raw(whole_numbers(self.isa))
+        kept = [by_name(name) for name in self.isa.keeps if f"keep_{name}" in needs]
+        if kept:
+            w.raw(caches(kept, self.isa))
 
     def _tiles(self, need: str) -> list[tuple[int, int]]:
         """The register tiles of the kernels that call a function."""
@@ -145,7 +151,7 @@ class _Unit:
 
     def _cache(self, step: Step) -> str:
         assert step.cache is not None
-        return f"(float *)(c->cache + {step.cache.offset})"
+        return f"({step.cache.layout.dtype.c} *)(c->cache + {step.cache.offset})"
 
     def _pointer(self, operand: Operand, written: bool = False) -> str:
         """The address of an operand, as its type."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from canao.fuse.access import Access, producers, resolve, stored_as
+from canao.graph.dtypes import F32, DType
 from canao.graph.ir import TOKENS, Dim, Graph, Node, Shape, product
 from canao.graph.ops import OPS
 
@@ -46,8 +47,8 @@ class Attention:
     store     strides of the result [batch..., m, dv] in the output
     window    how many keys before and after its own position a query sees; None: all
     levels    of what is multiplied, where that is whole numbers (precision/attention.py); else 0
-    cached    keys and values are appended to a cache, which holds those of earlier tokens; a query
-              then sees none that come after it
+    cache     keys and values are appended to a cache of this type, which holds those of earlier
+              tokens; a query then sees none that come after it. None: there is no cache
     """
 
     q: Access
@@ -57,8 +58,12 @@ class Attention:
     store: tuple[Dim, ...]
     biases: tuple[AttentionBias, ...] = ()
     window: tuple[int, int] | None = None
-    cached: bool = False
     levels: int = 0
+    cache: DType | None = None
+
+    @property
+    def cached(self) -> bool:
+        return self.cache is not None
 
 
 class ScorePaths:
@@ -140,7 +145,8 @@ def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention |
         return None
     rank, window = len(k.shape), (graph.max_length - 1, 0)
     turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
-    form = Attention(q, turned, v, mix.attribute("scale"), (), window=window, cached=True)
+    cache = dict(mix.attributes).get("cache", F32)
+    form = Attention(q, turned, v, mix.attribute("scale"), (), window=window, cache=cache)
     return _stored(graph, mix, views, form)
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
-from canao.graph.dtypes import I32
+from canao.graph.dtypes import F32, I8, I32
 from canao.graph.ir import Graph, product
 from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import plain
@@ -69,9 +69,10 @@ class AttentionLowering:
         longest = context.graph.max_length
         cache = cache_layout(form, plan, longest) if form.cached else None
         kind = "causal" if form.cached else "attention"
+        kept = "" if form.cache in (None, F32) else f"_{form.cache}"
+        kept = "_i16" if form.levels else kept
         return Kernel(
-            name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}{'_i16' if form.levels else ''}_{isa}_"
-                 f"{plan.name}",
+            name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}{kept}_{isa}_{plan.name}",
             reads=tuple(dict.fromkeys(_operands(form))),
             work=Work(TILES, form.q.shape[-2], heads=heads, tile=plan.mr),
             facts=(plan, longest if form.cached else 0, canonical(form, context.graph)),
@@ -148,10 +149,11 @@ def _half(count: int) -> int:
 
 
 def cache_layout(form: Attention, plan: AttentionPlan, max_length: int) -> CacheLayout:
-    """Keys and values of all tokens, as tiles read them."""
+    """Keys and values of all tokens, as tiles read them. Scales are read in whole vectors."""
     d, dv = depth(form)
-    heads = product(form.q.shape[:-2])
-    assert isinstance(heads, int)
+    heads, keys = product(form.q.shape[:-2]), rounded(max_length, plan.nr)
+    assert isinstance(heads, int) and form.cache is not None
+    scales = keys if form.cache == I8 else 0
     return CacheLayout(
-        heads, rounded(max_length, plan.nr) * d, max_length * rounded(dv, plan.nr)
+        heads, keys * d, max_length * rounded(dv, plan.nr), form.cache, scales
     )
