@@ -20,6 +20,7 @@ from typing import Any
 from canao.artifact.files import file_digest, fingerprint
 from canao.artifact.manifest import ARTIFACT_FORMAT, MANIFEST, REMEDY, read_manifest
 from canao.errors import InputError
+from canao.isa.table import FLOAT
 
 _ALWAYS = ("model.so", "weights.bin")
 
@@ -73,6 +74,11 @@ class Artifact:
     def kernels(self) -> int:
         """How many kernels were left of them after fusion."""
         return len(self.manifest["kernels"])
+
+    @property
+    def products(self) -> dict[str, str]:
+        """Of each kernel, by its name, what its products are of: a name of `Isa.tiles`."""
+        return {k["name"]: k.get("product", FLOAT) for k in self.manifest["kernels"]}
 
     @property
     def resumes(self) -> bool:

@@ -24,6 +24,9 @@ from canao.compiler.stages import (
 )
 from canao.emit.c.interface import interface
 from canao.errors import InputError
+from canao.fuse.group import Region
+from canao.isa.table import FLOAT
+from canao.lower.scheduling import product_of
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
@@ -77,6 +80,12 @@ def compared(stages: Stages) -> dict[str, float] | None:
     return asdict(agreement(stages.float32, stages.program.graph))
 
 
+def _product(region: Region) -> dict[str, str]:
+    """What a kernel's products are of, unless it is float32."""
+    product = product_of(region)
+    return {} if product == FLOAT else {"product": product}
+
+
 def make_manifest(
     source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool,
     inventory: Inventory,
@@ -114,6 +123,7 @@ def make_manifest(
                 "ops": list(region.ops),
                 "output": region.output,
                 "flops": region_flops(graph, region, NOMINAL_LENGTH),
+                **_product(region),
             }
             for name, plan, tuned, region in zip(
                 stages.schedule.kernel_names(), stages.plans, stages.tuned, stages.program.regions,

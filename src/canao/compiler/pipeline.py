@@ -30,9 +30,8 @@ from canao.fuse.group import fuse, unfused
 from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
-from canao.lower.cpu.quantized import tile_name
-from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.precision.quantize import in_precision, precision_of
+from canao.lower.scheduling import backend_of, default_plans, schedule_program, target_in
+from canao.precision.quantize import in_precision
 from canao.schedule.schedule import Schedule
 from canao.target import Target, get_target
 
@@ -51,8 +50,7 @@ def compile_graph(
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
     products, but for those whose results `kept` names, which stay in float32."""
-    wanted = precision_of(precision)
-    target = target.for_products(tile_name(wanted.rows, wanted.weights))
+    target = target_in(target, precision)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal, computed = backend_of(target).legal, in_precision(float32, precision, kept)
     if fusion:
