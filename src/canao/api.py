@@ -78,20 +78,21 @@ def tune(
     model: str | Path | Any, *, revision: str | None = None, target: str | Target = TARGET,
     length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     budget_s: float = TUNE_SECONDS, fresh: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None, precision: str = PRECISION,
 ) -> TuningResult:  # fmt: skip
     """Measure plans of a model's kernels on this machine; later compilations use the fastest.
 
     Plans are measured at `length` tokens and with `threads` threads; their results are the same at
     any length. What was measured before is not measured again, unless `fresh` discards it.
-    `revision` is that of a model named on the Hub.
+    `revision` is that of a model named on the Hub. Libraries of each `precision` are tuned for
+    themselves.
     """
     from canao.tuning import tune_model
 
     machine = get_target(target) if isinstance(target, str) else target
     return tune_model(
         model, revision=revision, target=machine, length=length, threads=threads,
-        budget_s=budget_s, fresh=fresh, progress=progress,
+        budget_s=budget_s, fresh=fresh, progress=progress, precision=precision,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.device.base import Device, Failure, MeasureConfig, Timing
 from canao.errors import DeviceError
+from canao.isa.registry import ISAS
 from canao.machine import Machine
 from tests.compiler.models import classifier, reference
 from tests.oracle import assert_close
@@ -100,6 +101,8 @@ class DeviceSuite:
         rate = device.peak_flops()
         assert 1e8 < rate < 1e13
         assert device.peak_flops(2) == pytest.approx(2 * rate, rel=0.3)
+        for product in ISAS["scalar"].tiles:  # every instruction set has these
+            assert 1e8 < device.peak_flops(1, product) < 1e14
 
     def test_run(self, device: Device, encoder: Artifact, sentences) -> None:
         ids, types = sentences(17, 99, 2)

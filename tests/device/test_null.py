@@ -76,9 +76,14 @@ def test_target_and_peak() -> None:
     assert NullDevice(target=arm).target == arm
     assert NullDevice().target == get_target("host")
     assert NullDevice(peak=2e9).peak_flops(4) == 8e9
+    of_types = NullDevice(peak={"f32": 2e9, "i8": 7e9})
+    assert [of_types.peak_flops(2, p) for p in ("f32", "i8", "bf16")] == [4e9, 14e9, 4e9]
 
 
-@pytest.mark.parametrize("bad", [{"noise": -0.1}, {"peak": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"noise": -0.1}, {"peak": 0.0}, {"peak": {"f32": 1.0, "i8": 0.0}}, {"peak": {"i8": 1.0}}],
+)
 def test_scripts_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match="null device"):
         NullDevice(**bad)

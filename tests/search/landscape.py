@@ -62,6 +62,7 @@ def compile_by_formula(model_dir: Path, out: Path, precision: str = "float32") -
         (out / name).write_text(f"{name} of {arch}")
     (out / "arch.json").write_text(arch.to_json())
     kernels = [name for name, _ in kernel_times(arch)]
+    products = {"product": "i8"} if precision == "int8" else {}
     manifest = {
         "format": ARTIFACT_FORMAT, "canao": "0", "toolchain": "none", "model": "bert",
         "target": {name: getattr(HOST, name) for name in ("name", "isa", "triple")},
@@ -74,7 +75,8 @@ def compile_by_formula(model_dir: Path, out: Path, precision: str = "float32") -
         "operators": 60 * arch.layers + 9, "parameters": 0, "rewrites": {},
         "flops": {"length": 128, "total": 1000 * len(kernels)},
         "kernels": [{"name": name, "ops": ["matmul", "add"], "flops": 1000, "plan": "p",
-                     "tuned": False, "output": "v"} for name in kernels],
+                     "tuned": False, "output": "v", **(products if "gemm" in name else {})}
+                    for name in kernels],
         "files": {name: file_digest(out / name) for name in ("model.so", "weights.bin")},
         "fingerprint": fingerprint(out / "weights.bin"),
     }  # fmt: skip

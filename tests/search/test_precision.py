@@ -44,7 +44,7 @@ def test_everything_knows_the_precision(tmp_path: Path) -> None:
         return Finished(in_int8(model_dir, out), LIBRARYS)
 
     asked, events = options(tmp_path / "run", training=INT8), list[Event]()
-    where = device()
+    where = device(peak={"f32": 1e10, "i8": 4e10})
     result = run_search(
         asked, FormulaTrainer(tmp_path / "w"), in_int8, where, events.append, finish
     )
@@ -55,9 +55,15 @@ def test_everything_knows_the_precision(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "run" / "latency.json").read_text())["tables"]) == [
         table_key(where, asked.measure, "int8")
     ]
-    # The peak is that of float32.
-    assert any(t.latency_ms for t in result.trials)
-    assert all(trial.utilisation is None for trial in result.trials)
+    # Each kernel has the same work: of a layer four are products in int8, four times as fast, and
+    # one is in float32, as are the two outside of the layers.
+    measured = [t for t in result.trials if t.latency_ms]
+    assert measured
+    for trial in measured:
+        assert trial.flops is not None and trial.median_ms is not None
+        layers = trial.arch.layers
+        at_peak = trial.flops / (5 * layers + 2) * ((layers + 2) / 1e10 + 4 * layers / 4e10)
+        assert trial.utilisation == pytest.approx(at_peak / (trial.median_ms / 1e3))
     page = write_report(tmp_path / "run").read_text()
     assert "<dt>precision</dt><dd>int8</dd>" in page
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -54,7 +54,12 @@ def test_machines_targets_code_and_precisions_have_tables_of_their_own(
     here, config = NullDevice(), MeasureConfig()
     there = NullDevice(machine=Machine(cpu="another"))
     arm = NullDevice(target=get_target("aarch64-linux"))
+    # With instructions for whole numbers, only int8 is compiled for another instruction set.
+    x86 = get_target("x86_64-linux")
+    plain, vnni = (NullDevice(target=replace(x86, extensions=e)) for e in ((), ("avxvnni",)))
+    assert table_key(plain, config, "float32") == table_key(vnni, config, "float32")
     asked = [
+        (plain, config, "int8"), (vnni, config, "int8"),
         (here, config, "float32"), (there, config, "float32"), (arm, config, "float32"),
         (here, MeasureConfig(threads=2), "float32"), (here, config, "int8"),
     ]  # fmt: skip

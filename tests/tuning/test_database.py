@@ -7,6 +7,7 @@ import math
 import sqlite3
 import threading
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -162,16 +163,16 @@ def test_keys_differ_where_speed_may() -> None:
 
 
 def test_keys_differ_by_precision() -> None:
-    """Times of products in float32 are never taken for those of whole numbers."""
+    """Times of products of one type are never taken for those of another."""
     graph = load_model(classifier("small", layers=1), 32)[1]
-    float32, int8 = (
-        {region_text(program.graph, region) for region in program.regions}
-        for program in (compile_graph(graph, HOST, precision=p).program for p in PRECISIONS[:2])
-    )
-    assert sum("quantized_linear" in text for text in int8) == 4, "each product of the layer"
-    # What is left are the pooler, the classifier and attention.
-    assert sum("linear" in text for text in float32 & int8) == 2
-    assert sum("linear" in text for text in float32 - int8) == 4
+    texts = {}
+    for precision in PRECISIONS:
+        program = compile_graph(graph, HOST, precision=precision).program
+        texts[precision] = {region_text(program.graph, region) for region in program.regions}
+    for one, other in permutations(PRECISIONS, 2):
+        # What is left are the pooler, the classifier and attention.
+        assert sum("linear" in text for text in texts[one] & texts[other]) == 2
+        assert sum("linear" in text for text in texts[one] - texts[other]) == 4
 
 
 def test_every_region_has_a_text() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from canao.artifact.files import file_digest, fingerprint
 from canao.artifact.manifest import ARTIFACT_FORMAT, MANIFEST, REMEDY, read_manifest
 from canao.errors import InputError
+from canao.isa.table import FLOAT
 
 _ALWAYS = ("model.so", "weights.bin")
 
@@ -88,6 +89,11 @@ class Artifact:
     @property
     def _narrower(self) -> list[dict[str, Any]]:
         return list(self.manifest.get("narrower", ()))
+
+    @property
+    def products(self) -> dict[str, str]:
+        """Of each kernel, by its name, what its products are of: a name of `Isa.tiles`."""
+        return {k["name"]: k.get("product", FLOAT) for k in self.all_kernels}
 
     @property
     def resumes(self) -> bool:

@@ -59,7 +59,8 @@ class OutputEntry(_Strict):
 
 
 class KernelEntry(_Strict):
-    """A kernel, in the order in which they run."""
+    """A kernel, in the order in which they run. `product` is the row of an instruction set's tiles
+    that its products are by; it is there only where these are not of float32."""
 
     name: str
     plan: str
@@ -67,6 +68,7 @@ class KernelEntry(_Strict):
     ops: list[str]
     output: str
     flops: Count
+    product: str | UnsetType = UNSET
 
 
 class LevelEntry(_Strict):

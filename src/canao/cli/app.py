@@ -41,6 +41,7 @@ from canao.device.certify import certify as certify_library
 from canao.errors import DeviceError, InputError
 from canao.inference.generation import MAX_NEW_TOKENS
 from canao.inference.tasks import TASKS
+from canao.isa.table import FLOAT
 from canao.search.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
 from canao.target import NAMES as TARGETS
@@ -301,6 +302,7 @@ def tune(
     max_length: Annotated[int | None, typer.Option(help="most tokens; default the model's")] = None,
     cc: Compiler = TOOLCHAIN,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget what was measured before")] = False,
+    precision: Precision = PRECISION,
     ignore: Ignore = None,
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
@@ -313,6 +315,7 @@ def tune(
         model, revision=revision, target=get_target(target), length=length, threads=threads,
         budget_s=budget_s, max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh,
         progress=timed(), ignored=ignore or (), limits=_limits(max_nodes, max_memory),
+        precision=precision,
     )  # fmt: skip
     print_tuning(report)
 
@@ -496,7 +499,11 @@ def bench(
         if each:
             form["token_ms"] = each.summary(asked)
         if profile:
-            form["profile_ms"] = [{"kernel": name, "median": ms} for name, ms in steps]
+            products = loaded.products
+            form["profile_ms"] = [
+                {"kernel": name, "product": products.get(name, FLOAT), "median": ms}
+                for name, ms in steps
+            ]
         sys.stdout.write(json.dumps(form, indent=2) + "\n")
         return
     print_timing(timing, each, asked, where.name, loaded.precision)

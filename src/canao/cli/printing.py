@@ -18,6 +18,7 @@ from canao.artifact.directory import Artifact
 from canao.cli.understood import left_out_lines, understood
 from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
+from canao.isa.table import FLOAT
 from canao.model.hub import format_source
 from canao.target import Target
 
@@ -174,25 +175,29 @@ def print_timing(
 def print_profile(
     artifact: Artifact, device: Any, steps: tuple[tuple[str, float], ...], config: MeasureConfig
 ) -> None:
-    """Print the kernels of a sequence, slowest first.
+    """Print the kernels of a sequence, slowest first, with what they multiply where that is not all
+    float32.
 
-    The share of the peak is given only at the length for which the manifest counts FLOPs.
+    The share of the peak, which is that of what a kernel multiplies, is given only at the length
+    for which the manifest counts FLOPs.
     """
     counted = artifact.manifest["flops"]["length"] == config.length
     flops = {k["name"]: k["flops"] for k in artifact.all_kernels}
-    peak = device.peak_flops(config.threads)
+    products = artifact.products
+    mixed = set(products.values()) != {FLOAT}
     total = sum(ms for _, ms in steps) or 1.0
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("kernel", "calls", "ms", "share", "of peak"):
-        table.add_column(head, justify="left" if head == "kernel" else "right")
+    for head in ("kernel", *(["products"] if mixed else []), "calls", "ms", "share", "of peak"):
+        table.add_column(head, justify="left" if head in ("kernel", "products") else "right")
     rows: dict[str, list[float]] = {}
     for name, ms in steps:
         rows.setdefault(name, []).append(ms)
     for name, times in sorted(rows.items(), key=lambda row: -sum(row[1])):
-        rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3) / peak
-        floats = "gemm" in name and "_i8" not in name  # the peak is that of float32
-        share = f"{rate:.0%}" if counted and floats else "-"
-        table.add_row(
-            name, str(len(times)), f"{sum(times):.3f}", f"{sum(times) / total:.0%}", share
-        )
+        product, share = products.get(name, FLOAT), "-"
+        if counted and "gemm" in name:
+            rate = flops.get(name, 0) * len(times) / (sum(times) / 1e3)
+            share = f"{rate / device.peak_flops(config.threads, product):.0%}"
+        kind = [product if product != FLOAT else ""] if mixed else []
+        table.add_row(name, *kind, str(len(times)), f"{sum(times):.3f}",
+                      f"{sum(times) / total:.0%}", share)  # fmt: skip
     out.print(table)

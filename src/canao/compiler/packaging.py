@@ -25,6 +25,9 @@ from canao.compiler.stages import (
 )
 from canao.emit.c.interface import interface
 from canao.errors import InputError
+from canao.fuse.group import Region
+from canao.isa.table import FLOAT
+from canao.lower.scheduling import product_of
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
@@ -84,6 +87,12 @@ def _kv_cache(stages: Stages) -> dict[str, Any] | None:
     return {"precision": stages.kv_cache, "bytes": size} if size else None
 
 
+def _product(region: Region) -> dict[str, str]:
+    """What a kernel's products are of, unless it is float32."""
+    product = product_of(region)
+    return {} if product == FLOAT else {"product": product}
+
+
 def make_manifest(
     source: LoadedModel, stages: Stages, target: Target, toolchain: Toolchain, fusion: bool,
     inventory: Inventory,
@@ -136,6 +145,7 @@ def _kernels(level: Level) -> list[dict[str, Any]]:
             "ops": list(region.ops),
             "output": region.output,
             "flops": region_flops(program.graph, region, NOMINAL_LENGTH),
+            **_product(region),
         }
         for name, plan, tuned, region in rows
     ]

@@ -33,7 +33,7 @@ from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.lower.scheduling import backend_of, default_plans, schedule_program, target_in
 from canao.precision.attention import in_whole_numbers
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
 from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
@@ -107,7 +107,7 @@ def target_for(target: Target, precision: str, allow_emulation: bool = False) ->
     """The target with the instruction set that is best for a precision. InputError if it has no
     instructions for it, unless that is allowed: results are the same, and no faster."""
     names = {name: product_name(name) for name in PRECISIONS}
-    best = target.for_products(product_name(precision))
+    best = target_in(target, precision)
     lacking = [t.isa for t in best.levels if names[precision] in ISAS[t.isa].emulated]
     if lacking and not allow_emulation:
         able = [n for n in PRECISIONS

@@ -14,6 +14,7 @@ from canao.artifact.measured import PERCENTILES, Others, percentile, summary
 from canao.defaults import DEVICE as LOCAL
 from canao.errors import DeviceError, InputError
 from canao.inference.library import THIS_MACHINE, require_runnable
+from canao.isa.table import FLOAT
 from canao.machine import Machine
 from canao.target import Target
 
@@ -133,8 +134,9 @@ class Device(Protocol):
         samples; raises DeviceError."""
         ...
 
-    def peak_flops(self, threads: int = 1) -> float:
-        """Measured peak of float32 multiply-adds, in FLOP/s, for utilisation figures."""
+    def peak_flops(self, threads: int = 1, product: str = FLOAT) -> float:
+        """Measured peak of products of a type (a name of `Isa.tiles`), with the best instructions
+        that the machine has for them: operations a second, two for a multiply-add."""
         ...
 
 

@@ -29,6 +29,7 @@ from canao.device.transport import Completed, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.inference.binding import Binding, output_shape
+from canao.isa.table import FLOAT
 from canao.machine import PROBE, Machine, local_machine, read_machine
 from canao.target import Target, target_of
 
@@ -46,7 +47,7 @@ class BenchDevice:
         self.machine, self.transport = machine, transport
         self.name = transport.name
         self.target: Target = target_of(machine)
-        self._peak: float | None = None
+        self._peaks: dict[str, float] = {}
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         """The library's first output for int inputs of shape [tokens]."""
@@ -93,15 +94,14 @@ class BenchDevice:
         steps = read_steps(rows, min(config.samples, _PROFILE_SAMPLES))
         return tuple((name, statistic(samples)) for name, samples in steps)
 
-    def peak_flops(self, threads: int = 1) -> float:
-        if self._peak is None:
-            program = build_program(
-                {"peak.c": peak_source(self.target), **runtime_files("canao_runtime.h")},
-                self.target,
-            )
-            there = self._push(program, "canao_peak")
-            self._peak = max(self._rate(there) for _ in range(3))
-        return self._peak * threads
+    def peak_flops(self, threads: int = 1, product: str = FLOAT) -> float:
+        if product not in self._peaks:
+            target = self.target.for_products(product)
+            source = peak_source(target, product)
+            files = {"peak.c": source, **runtime_files("canao_runtime.h")}
+            there = self._push(build_program(files, target), "canao_peak")
+            self._peaks[product] = max(self._rate(there) for _ in range(3))
+        return self._peaks[product] * threads
 
     def _rate(self, program: str) -> float:
         done = self._ran([program], "the peak measurement", _SHORT_TIMEOUT_S)

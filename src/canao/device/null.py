@@ -6,7 +6,7 @@ through every step where no measurement is wanted, or none could be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -22,6 +22,7 @@ from canao.device.base import (
     require_measurable,
 )
 from canao.errors import DeviceError, InputError
+from canao.isa.table import FLOAT
 from canao.machine import Machine
 from canao.target import Target, get_target
 
@@ -39,7 +40,8 @@ class NullDevice:
     seed         of the noise
     kernels      function of the artifact that gives its profile; without it the scripted
                  latency is divided among the manifest's kernels in proportion to their flops
-    peak         FLOP/s of one thread
+    peak         operations a second of one thread, in products of float32; or for each type of
+                 products, by its name
     target       what libraries are compiled for; None: this machine
     machine      whose times the script stands in for; by default of none that there is
     others       what else runs during each measurement, the last of them during all later ones;
@@ -55,20 +57,21 @@ class NullDevice:
         noise: float = 0.0,
         seed: int = 0,
         kernels: KernelScript | None = None,
-        peak: float = 1e10,
+        peak: float | Mapping[str, float] = 1e10,
         target: Target | None = None,
         machine: Machine = _NOWHERE,
         others: Sequence[Others] = (),
     ) -> None:
-        if noise < 0 or peak <= 0:
-            raise InputError(f"null device: noise {noise:g} or peak {peak:g} is out of range")
+        peaks = peak if isinstance(peak, Mapping) else {FLOAT: peak}
+        if noise < 0 or FLOAT not in peaks or min(peaks.values()) <= 0:
+            raise InputError(f"null device: noise {noise:g} or peak {peak} is out of range")
         self.target = get_target("host") if target is None else target
         self.machine = machine
         self._script = latency_ms
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._kernels = kernels
-        self._peak = peak
+        self._peaks = peaks
         self._others = others
         self._measured = 0
 
@@ -132,8 +135,9 @@ class NullDevice:
             for kernel, weight in zip(kernels, weights, strict=True)
         )
 
-    def peak_flops(self, threads: int = 1) -> float:
-        return self._peak * threads
+    def peak_flops(self, threads: int = 1, product: str = FLOAT) -> float:
+        """The scripted peak; that of float32 for products of which nothing is scripted."""
+        return self._peaks.get(product, self._peaks[FLOAT]) * threads
 
     def _next(self, artifact: Artifact) -> float | None:
         if callable(self._script):

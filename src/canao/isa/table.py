@@ -43,6 +43,10 @@ OPERATIONS = {
 }
 
 
+# The name of the tiles that multiply float32 by float32.
+FLOAT = "f32"
+
+
 @dataclass(frozen=True, slots=True)
 class TileOps:
     """The inner loop of a product of rows of one type by weights of one type, as C.
@@ -110,7 +114,7 @@ def float_tiles(loads: Mapping[str, str], stores: Mapping[str, str]) -> dict[str
     instructions to read.
     """
     return {
-        "f32": FLOAT_TILE,
+        FLOAT: FLOAT_TILE,
         "f32_i8": replace(FLOAT_TILE, weights="int8_t", load_w=loads["i8"]),
         "f32_f16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["f16"]),
         "bf16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["bf16"], store=stores["bf16"]),

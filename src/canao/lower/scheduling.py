@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from canao.fuse.forms.form import Alias
+from canao.fuse.forms.attention import Attention
+from canao.fuse.forms.form import Alias, PackedGemm
 from canao.fuse.group import Program, Region
 from canao.graph.dtypes import F32, NARROW
 from canao.graph.ir import Type
 from canao.lower.cpu.backend import CPU
+from canao.lower.cpu.packed_gemm import product_name
+from canao.lower.cpu.quantized import tile_name
 from canao.lower.lowering import Backend, Kernel
+from canao.precision.quantize import precision_of
 from canao.schedule.kv_cache import CachePlan, plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory
 from canao.schedule.operands import Operand, activation
@@ -41,6 +45,13 @@ def backend_of(target: Target) -> Backend:
     return CPU
 
 
+def target_in(target: Target, precision: str) -> Target:
+    """A target as libraries in a precision are compiled for it: with the instruction set that is
+    best for their products."""
+    wanted = precision_of(precision)
+    return target.for_products(tile_name(wanted.rows, wanted.weights))
+
+
 def default_plan(region: Region, target: Target) -> Plan:
     """A good plan without measuring."""
     if isinstance(region.form, Alias):
@@ -51,6 +62,14 @@ def default_plan(region: Region, target: Target) -> Plan:
 def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
     """The default plan of each region, in their order."""
     return tuple(default_plan(r, target) for r in program.regions)
+
+
+def product_of(region: Region) -> str:
+    """Which row of an instruction set's tiles a region's products are by; 'f32' if it has none."""
+    form = region.form
+    if isinstance(form, Attention):
+        return "i16" if form.levels else tile_name(F32, form.cache or F32)
+    return product_name(form) if isinstance(form, PackedGemm) else F32.name
 
 
 def space(region: Region, target: Target) -> tuple[Plan, ...]:

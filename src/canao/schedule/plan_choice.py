@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from canao.fuse.forms.form import Attention, PackedGemm
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, NARROW
 from canao.graph.ir import Graph, Poly
 from canao.schedule.database import Database, Measured, region_text
 from canao.schedule.plan import Plan, order
@@ -17,11 +17,11 @@ WORTHWHILE = 0.99
 
 def tunable(graph: Graph, region: Region) -> bool:
     """Whether plans of the region are worth measuring, and its operands can be made up:
-    activations whose size is fixed or a multiple of the tokens."""
+    activations whose size is fixed or a multiple of the tokens, in float32 or as narrow rows."""
     inside = {n.output for n in region.nodes}
     outside = {i for n in region.nodes for i in n.inputs} - inside - set(graph.constants)
     return isinstance(region.form, (PackedGemm, Attention)) and all(
-        graph.types[name].dtype == F32 and row_width(graph, name) for name in outside
+        graph.types[name].dtype in (F32, *NARROW) and row_width(graph, name) for name in outside
     )
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from canao.artifact.directory import Artifact
 from canao.artifact.measured import Others
 from canao.artifact.temporary import WorkingDirectory
-from canao.defaults import PRECISION
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
+from canao.device.utilisation import library_peak
 from canao.errors import DeviceError
 from canao.model.arch import Arch
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
@@ -51,10 +51,6 @@ class Evaluator:
         options = self.options
         key = table_key(self.device, options.measure, options.precision)
         return LatencyTable(options.run_dir / "latency.json", key)
-
-    @cached_property
-    def _peak_flops(self) -> float:
-        return self.device.peak_flops(self.options.measure.threads)
 
     @contextmanager
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:
@@ -177,10 +173,7 @@ class Evaluator:
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
         latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
         excess, flops = self._excess(measured), arch.flops(config.length)
-        # The peak is that of float32: a share of it would say nothing of other products.
-        used = None
-        if self.options.precision == PRECISION:
-            used = flops / (median / 1000 * self._peak_flops)
+        peak = library_peak(artifact, self.device, config.threads)
         return Trial(
             arch,
             MEASURED_OVER if excess > 0 else TRAINED,
@@ -191,7 +184,7 @@ class Evaluator:
             operators=artifact.operators,
             kernels=artifact.kernels,
             flops=flops,
-            utilisation=used,
+            utilisation=flops / (median / 1000 * peak),
             peak_bytes=measured.peak_bytes,
             reason=f"p{self.options.percentile:g} {latency:.4g} ms" if excess > 0 else "",
         )

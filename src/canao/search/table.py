@@ -26,6 +26,7 @@ from canao.artifact.files import write_whole
 from canao.artifact.reading import fits, read_json
 from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
+from canao.lower.scheduling import target_in
 from canao.model.arch import Arch
 from canao.search.place import place_of
 from canao.search.trial import Trial
@@ -113,10 +114,12 @@ class LatencyTable:
 
 
 def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
-    """What kernel times depend on besides the kernel. Layers are added up within a precision: in
-    another one they have other kernels."""
+    """What kernel times depend on besides the kernel. Layers are added up within a precision, and
+    the instruction set that its libraries are compiled for: in another one they have other
+    kernels."""
+    isa = target_in(device.target, precision).isa
     return (f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens "
-            f"{precision}")  # fmt: skip
+            f"{precision} {isa}")  # fmt: skip
 
 
 def lower_bound_factor(

@@ -55,7 +55,7 @@ class Trial:
     predicted_ms    prediction of the latency table; None if it was not asked
     operators       number of operators before fusion
     kernels         number of kernels after fusion
-    utilisation     achieved FLOP/s / measured peak FLOP/s; None where not all is in float32
+    utilisation     time at the measured peaks, of each kernel's type of products its own / median
     seconds         time that the trial took
     """
 

@@ -1,9 +1,12 @@
 """TrialLibrary libraries: one region of a model, many plans, each timed as a step of its own.
 
 A trial library is built like the library of a model. For each plan it holds the region once or
-several times. Each copy reads activations that a gather has just written, as the kernel before it
-would in the model, and has constants of its own, so that caches hold no more of them than in the
-model.
+several times. Each copy reads activations that a gather has just written, or a quantisation of what
+that gathered, as the kernel before it would in the model, and has constants of its own, so that
+caches hold no more of them than in the model.
+
+Libraries give out float32. Of a region that makes narrow rows, a product is given out: few columns,
+each the sum of some of the row's elements, all of which are in one of the sums.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from canao.emit.c.unit import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import form_of
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import I32
+from canao.graph.dtypes import BF16, F16, F32, I32, NARROW, Q8, DType
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, node
+from canao.graph.meanings import LEVELS, narrowed, widened
 from canao.graph.verify import infer
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plan, schedule_program
@@ -39,6 +43,10 @@ IDS = "input_ids"
 ROWS = 256  # of the tables that activations are gathered from
 # A plan's numbers may differ from float64 by this part of the largest of them.
 TOLERANCE = 1e-4
+# What an element of narrow rows may move by, as a part of the largest: by rounding to the next one.
+_STEPS = {F32: 0.0, Q8: 1 / LEVELS, BF16: 2.0**-7, F16: 2.0**-10}
+_MOVED = 2  # elements of one sum that may
+_SUMS = 64  # that a narrow row is checked by
 _CHECKED_LENGTHS = (1, 37)  # besides the measured one
 
 
@@ -68,6 +76,7 @@ class TrialLibrary:
     artifact: Artifact
     program: Program
     nodes: Mapping[Pair, tuple[Node, ...]]  # of the first copy, what makes its activations included
+    results: Mapping[Pair, str]  # of the first copy, the value that the region makes
     outputs: Mapping[Pair, str]
     steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; causal attention has two
 
@@ -87,23 +96,39 @@ class TrialLibrary:
         with CompiledModel(self.artifact) as model:
             for s in sorted({min(n, graph.max_length) for n in (length, *_CHECKED_LENGTHS)}):
                 ids = np.random.default_rng(s).integers(0, ROWS, s).astype(np.int32)
-                got, expected = model.run(ids[None]), dict[Subject, np.ndarray]()
+                got, expected = model.run(ids[None]), dict[Subject, tuple[np.ndarray, float]]()
                 for pair in self.pairs:
                     if pair[0] not in expected:
                         expected[pair[0]] = self._expected(pair, ids)
-                    if not _close(got[self.outputs[pair]], expected[pair[0]]):
+                    if not _close(got[self.outputs[pair]], *expected[pair[0]]):
                         found.append(pair)
         return tuple(dict.fromkeys(found))
 
-    def _expected(self, pair: Pair, ids: np.ndarray) -> np.ndarray:
+    def _expected(self, pair: Pair, ids: np.ndarray) -> tuple[np.ndarray, float]:
+        """What is given out of a pair, and how far a library's may be from it."""
         graph, nodes = self.program.graph, self.nodes[pair]
         read = {name for n in nodes for name in n.inputs}
         constants = {k: v for k, v in graph.constants.items() if k in read}
-        return interpret(graph.replace(nodes=nodes, constants=constants), [ids])[nodes[-1].output]
+        values = interpret(graph.replace(nodes=nodes, constants=constants), [ids])
+        expected, result = values[nodes[-1].output], self.results[pair]
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+        step = _STEPS[graph.types[result].dtype]
+        return expected, allowed + (_MOVED * step * _largest(values[result]) if step else 0.0)
 
 
-def _close(got: np.ndarray, expected: np.ndarray) -> bool:
-    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+def _as(ones: np.ndarray, dtype: DType) -> np.ndarray:
+    """Ones and zeros as the weights of narrow rows."""
+    return ones.astype(np.int8) if dtype == Q8 else narrowed(ones.astype(np.float32), dtype)
+
+
+def _largest(rows: np.ndarray) -> float:
+    """The largest magnitude of narrow rows."""
+    if rows.dtype.names:
+        return float(rows["scale"].max(initial=0.0)) * LEVELS
+    return float(np.abs(widened(rows)).max(initial=0.0))
+
+
+def _close(got: np.ndarray, expected: np.ndarray, allowed: float) -> bool:
     difference = np.abs(got.ravel().astype(np.float64) - expected.ravel())
     return bool((difference <= allowed).all())  # a NaN is not close either
 
@@ -139,8 +164,9 @@ def build_trial(
     steps = {pair: tuple(tuple(places[output]) for output in outputs)
              for pair, outputs in made.places.items()}  # fmt: skip
     return TrialLibrary(
-        tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
-    )
+        tuple(pairs), Artifact(folder, manifest), made.program, made.nodes,
+        {pair: outputs[0] for pair, outputs in made.places.items()}, made.outputs, steps,
+    )  # fmt: skip
 
 
 class _Assembly:
@@ -183,17 +209,14 @@ class _Assembly:
             # The region's result comes last, whatever else its nodes make.
             block = self.all_nodes[start:]
             last = next(n for n in block if n.output == result)
-            self.nodes[pair] = (*(n for n in block if n is not last), last)
+            self.nodes[pair] = (*(n for n in block if n is not last), last, *self._sums(result))
             self.outputs[pair] = f"{tag}.out"
 
     def _activation(self, graph: Graph, name: str, result: str) -> str:
         """Nodes that make a value of the type of `name`, out of rows of a table."""
-        width, shape = row_width(graph, name), graph.shape(name)
-        table = f"table{width}"
-        if table not in self.constants:
-            rng = np.random.default_rng(width)
-            self.constants[table] = rng.standard_normal((ROWS, width), np.float32)
-            self.types[table] = constant_type(self.constants[table])
+        width, shape, dtype = row_width(graph, name), graph.shape(name), graph.types[name].dtype
+        numbers = np.random.default_rng(width).standard_normal((ROWS, width), np.float32)
+        table = self._constant(f"table{width}", numbers)
         chain: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [("gather", (table, IDS), {})]
         have = (1, TOKENS, width)
         if isinstance(graph.types[name].elements, int):
@@ -201,14 +224,44 @@ class _Assembly:
             chain.append(("slice", (), {"axis": 1, "start": 0, "stop": 1}))
         if shape != have:
             chain.append(("reshape", (), {"shape": shape}))
+        if dtype == Q8:
+            chain.append(("quantize", (), {}))
+        elif dtype in NARROW:
+            chain.append(("narrow", (), {"dtype": dtype}))
         value = ""
         for i, (op, operands, attributes) in enumerate(chain):
             output = result if i == len(chain) - 1 else f"{result}.{op}"
-            made = node(op, operands or (value,), output, **attributes)
-            self._add(made)
-            self.cut.append(((made,), output, None, ""))
-            value = output
+            value = self._alone(node(op, operands or (value,), output, **attributes))
         return value
+
+    def _sums(self, rows: str) -> tuple[Node, ...]:
+        """Of narrow rows, a node that makes sums of their elements; none of others."""
+        dtype = self.types[rows].dtype
+        if dtype not in NARROW:
+            return ()
+        width = self.types[rows].shape[-1]
+        assert isinstance(width, int)
+        ones = np.arange(width) % _SUMS == np.arange(min(_SUMS, width))[:, None]
+        operands = [rows, self._constant(f"sums{width}.{dtype}", _as(ones, dtype))]
+        if dtype == Q8:
+            scales = np.ones(len(ones), np.float32)
+            operands.append(self._constant(f"sums{width}.scales", scales))
+        op = "quantized_linear" if dtype == Q8 else "linear"
+        made = node(op, tuple(operands), f"{rows}.sums")
+        self._alone(made)
+        return (made,)
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        """A constant that all blocks share."""
+        if name not in self.constants:
+            self.constants[name], self.types[name] = value, constant_type(value)
+        return name
+
+    def _alone(self, n: Node) -> str:
+        """The value of a node that is a region by itself."""
+        self._add(n)
+        self.cut.append(((n,), n.output, None, ""))
+        return n.output
 
     def _add(self, n: Node) -> None:
         self.types[n.output] = infer(n, [self.types[i] for i in n.inputs])

@@ -24,12 +24,13 @@ from canao.compiler.loading import load_graph
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans, tuning_database
 from canao.compiler.stages import Stages
-from canao.defaults import LIMITS, TUNE_SECONDS, Limits, silent
+from canao.defaults import LIMITS, PRECISION, TUNE_SECONDS, Limits, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.fuse.group import Program
 from canao.lower.lowering import Tunable
 from canao.lower.scheduling import backend_of, default_plans
+from canao.precision.quantize import check_precision
 from canao.schedule.database import region_text
 from canao.schedule.plan import Plan, axes, distance, neighbours, order
 from canao.schedule.plan_choice import tunable
@@ -75,7 +76,7 @@ def tune_model(
     budget_s: float = TUNE_SECONDS, max_length: int | None = None,
     toolchain: Toolchain | None = None,
     device: Device | None = None, fresh: bool = False, progress: Say | None = None,
-    ignored: Collection[str] = (), limits: Limits = LIMITS,
+    ignored: Collection[str] = (), limits: Limits = LIMITS, precision: str = PRECISION,
 ) -> TuningResult:  # fmt: skip
     """Measure plans of a model's kernels on this machine; compilations use the fastest.
 
@@ -84,6 +85,8 @@ def tune_model(
     budget_s          seconds after which the search ends with what it has
     fresh             forget earlier measurements of these kernels
     ignored, limits   as for `compile_model`
+    precision         whose libraries are tuned; those in another have other kernels, or run them on
+                      another instruction set
 
     Raises InputError for what cannot be tuned here; ToolchainError or DeviceError.
     """
@@ -94,6 +97,7 @@ def tune_model(
             f"target '{target.name}' is another machine; plans are measured where they run: "
             "tune there, with --target host"
         )
+    check_precision(precision)
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")
     graph = load_graph(
@@ -105,7 +109,10 @@ def tune_model(
         from canao.device.bench import local_device
 
         device = local_device()
-    stages = compile_graph(graph, target, planner=default_plans, limits=limits)
+    stages = compile_graph(
+        graph, target, planner=default_plans, limits=limits, precision=precision
+    )
+    target = stages.target
     subjects = find_subjects(stages.program)
     if not subjects:
         raise InputError("the model has no GEMM and no attention, whose plans could be tuned")

@@ -1,17 +1,24 @@
-"""A C program that measures the FMA peak of one core, for shares of peak in profiles."""
+"""A C program that measures what one core can do in products of a type, for shares of the peak."""
 
 from __future__ import annotations
 
 from canao.emit.c.prelude import MACROS, vector_operations
+from canao.emit.c.tile_templates import tile_operations, type_words
+from canao.emit.writer import fill
 from canao.isa.registry import ISAS
+from canao.isa.table import FLOAT
 from canao.target import Target
 
-# Twelve independent chains cover the FMA latency of every core that the ISAs are found on.
+# Twelve independent chains cover the latency of every core that the ISAs are found on.
 _MAIN = """
 #include <stdio.h>
 #include <time.h>
 
 enum { CHAINS = 12, STEPS = 200000, ROUNDS = 25 };
+
+/* The same bits in the same register, of which the compiler is told nothing: it takes no
+   instruction, and what is multiplied is neither the same for two chains nor for two steps. */
+#define ANY(x) __asm__("" : "+${REGISTER}"(x))
 
 static double seconds(void)
 {
@@ -22,30 +29,55 @@ static double seconds(void)
 
 int main(void)
 {
-    volatile float start = 1e-3f;
     double best = 0.0;
-    vf x[CHAINS];
-    const vf a = vf_set1(1.0f - start), b = vf_set1(start);
-    for (int c = 0; c < CHAINS; c++)
-        x[c] = vf_set1((float)c);
+    $VC x[CHAINS];
+    $VA a;
+    $VW w;
+    __builtin_memset(&a, $BYTE, sizeof a);
+    __builtin_memset(&w, $BYTE, sizeof w);
     for (int round = 0; round < ROUNDS; round++) {
+        UNROLL for (int c = 0; c < CHAINS; c++)
+            x[c] = ${zero};
         const double begin = seconds();
-        for (int step = 0; step < STEPS; step++)
-            UNROLL for (int c = 0; c < CHAINS; c++)
-                x[c] = vf_fma(x[c], a, b);
-        const double rate = 2.0 * CHAINS * STEPS * VF / (seconds() - begin);
+        for (int step = 0; step < STEPS; step++) {
+            ANY(w);
+            UNROLL for (int c = 0; c < CHAINS; c++) {
+                ANY(a);
+                x[c] = product_${weights}(a, w, x[c]);
+            }
+        }
+        const double rate = 2.0 * CHAINS * STEPS * VF * $KR / (seconds() - begin);
         best = rate > best ? rate : best;
     }
     float sum = 0.0f;
     for (int c = 0; c < CHAINS; c++)
-        sum += vf_sum(x[c]);
+        sum += vf_sum($SUM);
     printf("%.6e %g\\n", best, (double)sum);
     return 0;
 }
 """
+# Bytes of the numbers that are multiplied. As floats of any width they are neither so small that
+# cores slow down, nor do sums become infinite; plain C sums of whole numbers stay in range.
+_FLOATS, _WHOLE = 0x3C, 0x01
 
 
-def peak_source(target: Target) -> str:
-    """Prints the best FLOP/s of several short rounds, and a sum that keeps the work alive."""
-    head = "#define _POSIX_C_SOURCE 199309L\n" + MACROS
-    return head + vector_operations(ISAS[target.isa]) + _MAIN
+def peak_source(target: Target, product: str = FLOAT) -> str:
+    """Prints the best of several short rounds, in operations a second, two for a multiply-add, and
+    a sum that keeps the work alive. `product` is a name of `Isa.tiles`, whose inner loop it is,
+    without what that loads."""
+    isa = ISAS[target.isa]
+    tile = isa.tiles[product]
+    whole = tile.vc != "vf"
+    words = type_words(product, isa) | {
+        "REGISTER": _register(target, tile.va), "BYTE": _WHOLE if whole else _FLOATS,
+        "SUM": f"to_float_{product}(x[c])" if whole else "x[c]",
+    }  # fmt: skip
+    head = "#define _POSIX_C_SOURCE 199309L\n" + MACROS + vector_operations(isa)
+    return "\n".join([head, isa.helpers, tile_operations(product, isa), fill(_MAIN, **words)])
+
+
+def _register(target: Target, kind: str) -> str:
+    """The compilers' letter for the registers that hold values of a C type."""
+    if kind in ("int32_t", "int64_t"):
+        return "r"
+    return "w" if target.arch == "aarch64" else "x"

@@ -23,6 +23,7 @@ from canao.emit.c.tile_templates import (
     tile_loop,
     tile_operations,
 )
+from canao.emit.c.whole_attention import whole_numbers
 from canao.emit.expressions import expression
 from canao.emit.writer import Writer
 from canao.graph.dtypes import NARROW, by_name

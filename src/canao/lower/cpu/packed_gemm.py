@@ -115,7 +115,8 @@ class PackedGemmLowering:
     def rough_cost(
         self, form: PackedGemm, plan: PackedGemmPlan, rows: int, keys: int, target: Target
     ) -> float:
-        return rough_cost(plan.tile, (form.n,), rows, target)
+        together = 2 if _tile(form, target).pairs else 1
+        return rough_cost(plan.tile, (form.n,), rows, target, together)
 
     def in_effect(self, plan: PackedGemmPlan, rows: int) -> PackedGemmPlan:
         """With as many rows in a block as there are in fact."""

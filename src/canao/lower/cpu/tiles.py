@@ -36,19 +36,20 @@ def _fits(isa: Isa, mr: int, vectors: int) -> bool:
 
 
 def rough_cost(
-    tile: tuple[int, int], columns: Sequence[int], rows: int, target: Target
+    tile: tuple[int, int], columns: Sequence[int], rows: int, target: Target, together: int = 1
 ) -> float:
     """Instructions of the inner loop for a row.
 
     A tile issues a multiply-add for each vector, with fewer than eight chains waits for them, and
     loads its operands, mostly meanwhile; rows are shared out evenly, columns padded to whole tiles.
+    Instructions take so many rows `together`, with none in the place of those that lack.
     """
     mr, nr = tile
     vectors = nr // ISAS[target.isa].width
     m = rows / -(-rows // mr)
     panels = sum(-(-n // nr) / n for n in columns)
     loads = m + vectors
-    return panels * (max(m * vectors, loads, 8) + 0.1 * loads) / m
+    return panels * (max((m + -mr % together) * vectors, loads, 8) + 0.1 * loads) / m
 
 
 def rounded(value: int, step: int) -> int:

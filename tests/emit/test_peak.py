@@ -1,0 +1,66 @@
+"""The programs that measure peaks: that compilers leave in what they measure, and what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from canao.build import get_toolchain, runtime_files
+from canao.device.bench import local_device
+from canao.emit.c.peak import peak_source
+from canao.isa.registry import ISAS, isas_of
+from canao.target import get_target
+
+CHAINS = 12
+# (instruction set, product): the instruction that multiplies.
+MULTIPLY = {
+    ("scalar", "i8"): "imull",
+    ("avx2", "f32"): r"vfmadd\d+ps", ("avx2", "f32_i8"): r"vfmadd\d+ps", ("avx2", "i8"): "vpmaddwd",
+    ("avxvnni", "i8"): "vpdpbusd",
+    ("avx512", "bf16"): r"vfmadd\d+ps", ("avx512", "i8"): "vpmaddwd",
+    ("avx512vnni", "i8"): "vpdpbusd", ("avx512bf16", "bf16"): "vdpbf16ps",
+    ("neon", "f32"): "fmla", ("neon", "i8"): "smull", ("neon_dotprod", "i8"): "sdot",
+    ("neon_i8mm", "i8"): "smmla", ("neon_i8mm", "bf16"): "bfmmla",
+}  # fmt: skip
+
+
+def test_every_product_that_an_instruction_set_has_of_its_own_is_looked_at() -> None:
+    own = {(isa.name, product) for isa in ISAS.values() for product in isa.gains}
+    assert own | {(isa.name, "i8") for isa in ISAS.values() if not isa.extends} <= set(MULTIPLY)
+
+
+@pytest.mark.parametrize(("isa", "product"), MULTIPLY)
+def test_each_chain_multiplies_in_each_step(isa: str, product: str, tmp_path: Path) -> None:
+    """A product of the same numbers would be taken out of the loop, or shared by the chains."""
+    name = next(n for n in ("x86_64-linux", "aarch64-linux")
+                if isa in {i.name for i in isas_of(get_target(n).triple)})  # fmt: skip
+    target, toolchain = get_target(name).with_isa(isa), get_toolchain("zig")
+    for file, text in runtime_files("canao_runtime.h").items():
+        (tmp_path / file).write_text(text)
+    (tmp_path / "peak.c").write_text(peak_source(target, product))
+    done = subprocess.run(
+        [*toolchain.command, *toolchain.machine_flags(target), "-std=c11", "-O3", "-S", "peak.c"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1000:]
+    blocks = (tmp_path / "peak.s").read_text().split("\n.LBB")
+    instruction = rf"^\s(?:{{vex}}\s+)?{MULTIPLY[isa, product]}"
+    assert max(len(re.findall(instruction, block, re.M)) for block in blocks) == CHAINS
+
+
+def test_peaks_of_this_machine() -> None:
+    """One instruction multiplies no more than `kr` elements of the depth for each sum."""
+    device = local_device()
+    for product in ("i8", "bf16", "f16", "f32_i8"):
+        most = ISAS[device.target.for_products(product).isa].tiles[product].kr
+        # Another program may take one of the peaks its time.
+        for _ in range(4):
+            share = device.peak_flops(1, product) / device.peak_flops(1)
+            if 0.5 < share < 1.2 * most:
+                break
+            device = local_device()
+        else:
+            pytest.fail(f"{product}: {share:.2f} times the peak of float32")
