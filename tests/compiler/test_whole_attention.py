@@ -11,10 +11,10 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.fuse.forms.attention import Attention
 from canao.fuse.group import fuse
+from canao.fuse.whole_attention import LEVELS, in_whole_numbers
 from canao.graph.interp import interpret
 from canao.isa.registry import isas_of
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
-from canao.precision.attention import LEVELS, in_whole_numbers
 from canao.target import Target
 from tests.compiler import programs
 from tests.compiler.emulated import EMULATION, emulated

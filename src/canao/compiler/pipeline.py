@@ -29,12 +29,12 @@ from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.simplify import rewritten
+from canao.fuse.whole_attention import in_whole_numbers
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.scheduling import backend_of, default_plans, schedule_program, target_in
-from canao.precision.attention import in_whole_numbers
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
 from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
 from canao.schedule.schedule import Schedule

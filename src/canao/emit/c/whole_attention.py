@@ -1,4 +1,4 @@
-"""The C of attention in whole numbers of 16 bits (precision/attention.py), with words to fill in.
+"""The C of attention in whole numbers of 16 bits (fuse/whole_attention.py), with words to fill in.
 
 It differs from that in float32 (attention_templates.py) in what is multiplied: queries are rounded
 for each tile, keys and values for each head, and the shares of softmax as they are computed.

@@ -46,7 +46,7 @@ class Attention:
     q, k, v   [batch..., m, d], [batch..., d, keys] and [batch..., keys, dv]
     store     strides of the result [batch..., m, dv] in the output
     window    how many keys before and after its own position a query sees; None: all
-    levels    of what is multiplied, where that is whole numbers (precision/attention.py); else 0
+    levels    of what is multiplied, where that is whole numbers (fuse/whole_attention.py); else 0
     cache     keys and values are appended to a cache of this type, which holds those of earlier
               tokens; a query then sees none that come after it. None: there is no cache
     """
