@@ -23,7 +23,8 @@ class Element:
     def held(self) -> np.dtype[Any]:
         """NumPy's type of elements that are known at compile time."""
         plain = self.raw.newbyteorder("=")
-        return plain if plain in NARROW else np.dtype(held_in(self.dtype))
+        narrow = self.dtype == I32 and plain in NARROW  # bfloat16 is read as whole numbers too
+        return plain if narrow else np.dtype(held_in(self.dtype))
 
 
 # Types that weights are quantised to: their elements are kept as they are.

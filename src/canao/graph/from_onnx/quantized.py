@@ -160,7 +160,7 @@ def quantize(b: Builder, x: Any, y_scale: Value, y_zero_point: Any = None, axis:
     if y_zero_point is not None:
         kind = kind_of(b, y_zero_point)
     elif output_dtype:
-        kind = ELEMENTS[output_dtype].raw if output_dtype in ELEMENTS else np.dtype(object)
+        kind = ELEMENTS[output_dtype].held if output_dtype in ELEMENTS else np.dtype(object)
     else:
         kind = EIGHT[0]
     if kind not in NARROW or isinstance(x, Levels) or b.dtype(x) != F32:
@@ -231,7 +231,7 @@ def cast(b: Builder, x: Levels, to: int) -> Any:
     """Whole numbers as floats, or as what they are."""
     if to in ELEMENTS and ELEMENTS[to].dtype == F32:
         return x.name
-    if to in ELEMENTS and ELEMENTS[to].raw == x.kind:
+    if to in ELEMENTS and ELEMENTS[to].held == x.kind:
         return x
     raise refused(b, f"a cast of quantised {x.kind} to element type {to}", "cast it to float")
 

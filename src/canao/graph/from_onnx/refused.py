@@ -64,7 +64,7 @@ def stand_ins(b: Builder, n: Any, operands: Mapping[str, Any]) -> dict[str, Any]
         if kind is None:
             continue
         stand_in = made[name] = f"refused{len(b.types)}"
-        raw = ELEMENTS[proto.tensor_type.elem_type].raw
+        raw = ELEMENTS[proto.tensor_type.elem_type].held
         if raw in NARROW:
             kind = Type(F32, kind.shape)
             made[name] = Levels(stand_in, kind.shape, raw)
@@ -78,7 +78,7 @@ def _type_proto(onnx: Any, b: Builder, x: Any, sizes: dict[str, Dim]) -> Any:
         dims.append(str(d) if isinstance(d, Poly) else d)
         sizes[str(d)] = d
     raw = x.kind if isinstance(x, Levels) else x.array.dtype if isinstance(x, Known) else None
-    kind = next((e.onnx for e in ELEMENTS.values() if e.raw == raw and raw in NARROW), None)
+    kind = next((e.onnx for e in ELEMENTS.values() if e.held == raw and raw in NARROW), None)
     return onnx.helper.make_tensor_type_proto(kind or declared(b.dtype(x)), dims)
 
 
