@@ -11,6 +11,7 @@ from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
 from peers.catalog import ALL, LEAST_COSINE, NO_FAULT, OWN_LABELS
 from peers.ratios import fastest, is_own, median_ms, ratio, reduced
+from speed_table import rooflines
 
 PAGE = Path(__file__).resolve().parent / "int8.md"
 FAR = "far off"  # what is under the gate: told, never hidden
@@ -111,11 +112,14 @@ BUILDERS = {"speed": speed, "accuracy": accuracy, "conditions": conditions}
 
 def sections(records: Sequence[Record]) -> dict[str, str]:
     """The text between each pair of markers of the page."""
-    return {
+    found = {
         f"{kind}-{name}": by_machine(records, kind, build)
         for kind in ("int8", "bf16")
         for name, build in BUILDERS.items()
     }
+    for kind in ("int8-roofline", "bf16-roofline"):
+        found[kind] = by_machine(records, kind, rooflines)
+    return found
 
 
 def write_page(records: Sequence[Record]) -> None:

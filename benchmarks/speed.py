@@ -4,7 +4,7 @@
     python benchmarks/speed.py --work DIR --precision int8 [--models ...] [--lengths ...]
     python benchmarks/speed.py --work DIR --mrpc DATA [--stream]
     python benchmarks/speed.py --work DIR --families
-    python benchmarks/speed.py --work DIR --roofline
+    python benchmarks/speed.py --work DIR --roofline [--precision int8]
     python benchmarks/speed.py [--precision int8] --table
 
 `make bench-setup` makes the engines' environments. One record a line goes to results/speed.jsonl;
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from int8_table import write_page as write_int8_page
-from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants
+from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants, own_label
 from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
@@ -143,29 +143,30 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
     study.results.take(_title(identity), measure)
 
 
-def run_roofline(study: Study, model: str, threads: int) -> None:
-    """Time of every kernel of CANAO's library against what the machine can do."""
-    identity = study.identity("roofline", model, ROOFLINE_LENGTH, threads)
+def run_roofline(study: Study, model: str, threads: int, precision: str) -> None:
+    """Time of every kernel of CANAO's library in a precision against what the machine can do."""
+    kind = "roofline" if precision == FLOAT32 else f"{precision}-roofline"
+    identity = study.identity(kind, model, ROOFLINE_LENGTH, threads)
     if not study.wanted(identity):
         return
     store, cores = Store.open(study.work, model), study.cores[:threads]
-    missing = _compiled(study, store, needed=True)
+    missing = _compiled(study, store, own_label(precision))
 
     def measure() -> Record:
         stamp = local_device().environment(cores)
         if missing:
             return {**identity, "unavailable": missing, "environment": stamp}
-        measured = measure_kernels(store, ROOFLINE_LENGTH, cores)
+        measured = measure_kernels(store, ROOFLINE_LENGTH, cores, precision)
         return {**identity, **measured, "environment": stamp}
 
     study.results.take(_title(identity), measure)
 
 
-def _compiled(study: Study, store: Store, needed: bool = False) -> dict[str, str]:
-    """Compile with CANAO, in all precisions that run; why not, by the engine, for a model that it
-    does not compile yet."""
+def _compiled(study: Study, store: Store, *engines: str) -> dict[str, str]:
+    """Compile with CANAO, in all precisions that run, or for these engines; why not, by the engine,
+    for a model that it does not compile yet."""
     missing = {}
-    for name in study.engines if not needed else (CANAO,):
+    for name in engines or study.engines:
         if name not in OWN_LABELS:
             continue
         try:
@@ -217,7 +218,7 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
     for model in names(options.models, tuple(MODELS), "model"):
         if options.roofline:
             for count in threads:
-                yield run_roofline(study, model, count)
+                yield run_roofline(study, model, count, options.precision)
         else:
             kind = "latency" if options.precision == FLOAT32 else options.precision
             yield run_latency(study, model, lengths, threads, kind)

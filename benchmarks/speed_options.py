@@ -63,8 +63,8 @@ def parse(arguments: Sequence[str], records: Path) -> argparse.Namespace:
         parser.error("--stream needs --mrpc")
     if options.table and options.draft:
         parser.error("no table is made of drafts")
-    if options.precision != FLOAT32 and (options.mrpc or options.families or options.roofline):
-        parser.error("--precision is for latencies, not for --mrpc, --families or --roofline")
+    if options.precision != FLOAT32 and (options.mrpc or options.families):
+        parser.error("--precision is for latencies and --roofline, not for --mrpc or --families")
     if options.rounds < 1 or options.block <= 0 or options.texts < 0:
         parser.error("--rounds is at least 1, --block over 0, --texts not negative")
     return options

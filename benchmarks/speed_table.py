@@ -121,7 +121,8 @@ def _text_table(record: Record, unit: str, value: Rating) -> str:
 
 
 def rooflines(records: Sequence[Record]) -> str:
-    """CANAO's kernels by their share of the time."""
+    """CANAO's kernels by their share of the time, each against the peak of its type of products,
+    which is named where it is not float32."""
     parts = []
     for record in records:
         title = f"**{record['model']} at {record['length']}, {threads_of(record)}**"
@@ -131,29 +132,36 @@ def rooflines(records: Sequence[Record]) -> str:
 
 
 def _roofline_table(record: Record) -> str:
-    flops, bandwidth = (statistics.median(record[k]) for k in ("peak_flops", "bandwidth"))
-    rows = [["kernel", "calls", "ms", "share", "GFLOP/s", "of FMA peak", "GB/s", "of bandwidth"],
+    rates = {None: record["peak_flops"], **record.get("peaks", {})}
+    peaks = {product: statistics.median(of) for product, of in rates.items()}
+    bandwidth = statistics.median(record["bandwidth"])
+    peak = "of FMA peak" if len(peaks) == 1 else "of its peak"
+    rows = [["kernel", "calls", "ms", "share", "GFLOP/s", peak, "GB/s", "of bandwidth"],
             ["---", *["--:"] * 7]]  # fmt: skip
     total = sum(k["ms"] for k in record["kernels"].values())
-    small: list[Mapping[str, float]] = []
+    small: list[Mapping[str, Any]] = []
     for name, k in sorted(record["kernels"].items(), key=lambda item: -item[1]["ms"]):
         if k["ms"] < _LEAST_SHARE * total:
             small.append(k)
         else:
-            rows.append([f"`{name}`", *_kernel_cells(k, total, flops, bandwidth)])
+            kind = f" {k['product']}" if "product" in k else ""
+            rows.append([f"`{name}`{kind}", *_kernel_cells((k,), total, peaks, bandwidth)])
     if small:
-        summed = {key: sum(k[key] for k in small) for key in small[0]}
-        rows.append([f"{len(small)} others", *_kernel_cells(summed, total, flops, bandwidth)])
+        rows.append([f"{len(small)} others", *_kernel_cells(small, total, peaks, bandwidth)])
     return table(rows)
 
 
 def _kernel_cells(
-    k: Mapping[str, float], total: float, flops: float, bandwidth: float
-) -> list[str]:
-    seconds = max(k["ms"], 1e-6) / 1e3
-    rate, traffic = k["flops"] / seconds, k["bytes"] / seconds
-    return [f"{k['calls']:.0f}", f"{k['ms']:.3f}", f"{k['ms'] / total:.1%}", f"{rate / 1e9:.1f}",
-            f"{rate / flops:.0%}", f"{traffic / 1e9:.1f}", f"{traffic / bandwidth:.0%}"]
+    several: Sequence[Mapping[str, Any]], total: float, peaks: Mapping[str | None, float],
+    bandwidth: float,
+) -> list[str]:  # fmt: skip
+    """Of several kernels together. `peaks` are by what products are of, None of float32."""
+    calls, ms, flops, size = (sum(k[x] for k in several) for x in ("calls", "ms", "flops", "bytes"))
+    seconds = max(ms, 1e-6) / 1e3
+    at_peak = sum(k["flops"] / peaks[k.get("product")] for k in several)
+    return [f"{calls:.0f}", f"{ms:.3f}", f"{ms / total:.1%}", f"{flops / seconds / 1e9:.1f}",
+            f"{at_peak / seconds:.0%}", f"{size / seconds / 1e9:.1f}",
+            f"{size / seconds / bandwidth:.0%}"]  # fmt: skip
 
 
 def conditions(records: Sequence[Record]) -> str:

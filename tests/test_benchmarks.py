@@ -257,6 +257,23 @@ def test_a_peer_far_off_in_int8_is_told_and_canao_is_refused() -> None:
     assert why.startswith("canao-int8 differs from the reference by 5.0e-01, cosine 0.500")
 
 
+def test_kernels_are_held_against_the_peak_of_their_type() -> None:
+    """Of 10 GFLOP in 1 s: all of float32's peak, a quarter of int8's."""
+    kernel = {"calls": 1, "flops": 1e10, "bytes": 1e9, "ms": 1e3}
+    record = {**row(kind="int8-roofline"), "peak_flops": [1e10], "peaks": {"i8": [4e10]}}
+    tiny = kernel | {"flops": 1e7, "ms": 1.0}
+    record["kernels"] = {"a": kernel, "b": kernel | {"product": "i8"},
+                         "c": tiny, "d": tiny | {"product": "i8"}}  # fmt: skip
+    text = int8_table.sections([record])["int8-roofline"]
+    assert "| `a` | 1 | 1000.000 | 50.0% | 10.0 | 100% |" in text and "of its peak" in text
+    assert "| `b` i8 | 1 | 1000.000 | 50.0% | 10.0 | 25% |" in text
+    # Two kernels of a millisecond each that would take 1 and 0.25 ms.
+    assert "| 2 others | 2 | 2.000 | 0.1% | 10.0 | 62% |" in text
+    plain = {name: value for name, value in record.items() if name != "peaks"}
+    plain["kernels"] = {"a": kernel}
+    assert "of FMA peak" in speed_table.rooflines([plain])
+
+
 def test_ratios_in_int8_are_sure_whether_or_not_outputs_are_near() -> None:
     uneven = {"ort_int8": low(450, right=False, spread=100)}
     (why,) = faults(int8_row(**uneven))

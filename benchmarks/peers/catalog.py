@@ -58,6 +58,11 @@ class Engine:
         return cosine >= LEAST_COSINE
 
 
+def own_label(precision: str) -> str:
+    """CANAO's engine in a precision."""
+    return CANAO if precision == FLOAT32 else f"{CANAO}-{precision}"
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -78,7 +83,7 @@ ENGINES = {
 REDUCED = {
     engine.name: engine
     for engine in (
-        *(Engine(f"{CANAO}-{name}", "native", OWN, f"artifact-{name}", precision=name, plain=CANAO)
+        *(Engine(own_label(name), "native", OWN, f"artifact-{name}", precision=name, plain=CANAO)
           for name in PRECISIONS if name != FLOAT32),
         # Activations are QUInt8 in all dynamic quantisation of ONNX Runtime; the weights may be
         # either. Of QInt8, x86 without VNNI adds pairs of products in 16 bits, which saturate.

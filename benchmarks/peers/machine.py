@@ -9,6 +9,7 @@ from pathlib import Path
 from canao.build import build_program, runtime_files
 from canao.emit.c.peak import peak_source
 from canao.errors import DeviceError
+from canao.isa.table import FLOAT
 from canao.target import get_target
 from peers.host import on_cores
 
@@ -53,17 +54,22 @@ int main(void)
 
 
 class Machine:
-    """Two C programs, run on every given core at once; their rates are added up."""
+    """C programs, run on every given core at once; their rates are added up. One for each type of
+    `products`, a name of `Isa.tiles`."""
 
-    def __init__(self, cores: Sequence[int]) -> None:
+    def __init__(self, cores: Sequence[int], products: Sequence[str] = (FLOAT,)) -> None:
         target, self.cores = get_target(), tuple(cores)
         header = runtime_files("canao_runtime.h")
-        self._fma = build_program({"peak.c": peak_source(target), **header}, target)
+        self._products = {
+            p: build_program({"peak.c": peak_source(best, p), **header}, best)
+            for p, best in ((p, target.for_products(p)) for p in products)
+        }
         self._read = build_program({"read.c": _READ}, target)
 
-    def peak_flops(self) -> float:
-        """FLOP/s of float32 multiply-adds, of all the cores together."""
-        return self._run(self._fma)
+    def peak_flops(self, product: str = FLOAT) -> float:
+        """Operations a second of products of a type, two for a multiply-add, of all the cores
+        together."""
+        return self._run(self._products[product])
 
     def bandwidth(self) -> float:
         """Bytes/s of sequential reading from memory, of all the cores together."""

@@ -3,7 +3,7 @@
     python -m peers.prepare weights MODEL FOLDER FILE      weights.safetensors, checked
     python -m peers.prepare artifact MODEL FOLDER DIR PRECISION  CANAO's
     python -m peers.prepare unfused MODEL FOLDER DIR       CANAO's, one kernel for every layer
-    python -m peers.prepare kernels MODEL FOLDER FILE LENGTH  FLOPs and bytes of its kernels
+    python -m peers.prepare kernels MODEL FOLDER FILE LENGTH PRECISION  its kernels' work
     python -m peers.prepare case MODEL FOLDER TEXTS FILE   reference outputs and FLOPs, .npz
     python -m peers.prepare onnx MODEL FOLDER FILE LENGTH  length 0: dynamic
 """
@@ -58,21 +58,23 @@ def unfused(name: str, folder: str, out: str) -> None:
     compile_model(load_body(name, folder, "sdpa"), out, fusion=False)
 
 
-def kernels(name: str, folder: str, out: str, length: str) -> None:
-    """[kernel, FLOPs, bytes] of each kernel of the artifact, in the order of a profile.
+def kernels(name: str, folder: str, out: str, length: str, precision: str) -> None:
+    """[kernel, FLOPs, bytes, type of its products] of each kernel of the artifact in a precision,
+    in the order of a profile.
 
     Bytes are those of the values that it must read and write once: its least traffic.
     """
     from canao.compiler.loading import load_model
     from canao.compiler.pipeline import compile_graph
     from canao.compiler.stages import region_flops
+    from canao.lower.scheduling import product_of
     from canao.target import get_target
 
     _, graph = load_model(load_body(name, folder, "sdpa"))
-    stages, tokens = compile_graph(graph, get_target()), int(length)
+    stages, tokens = compile_graph(graph, get_target(), precision=precision), int(length)
     rows = [
         [kernel, region_flops(stages.program.graph, region, tokens),
-         region_bytes(stages.program.graph, region, tokens)]
+         region_bytes(stages.program.graph, region, tokens), product_of(region)]
         for kernel, region in zip(
             stages.schedule.kernel_names(), stages.program.regions, strict=True
         )

@@ -69,11 +69,12 @@ class Store:
         with np.load(path) as held:
             return {name: held[name] if held[name].ndim else held[name].item() for name in held}
 
-    def kernels(self, length: int) -> list[tuple[str, int, int]]:
-        """(name, FLOPs, bytes) of the artifact's kernels at this length; never kept."""
+    def kernels(self, length: int, precision: str) -> list[tuple[str, int, int, str]]:
+        """(name, FLOPs, bytes, type of the products) of the kernels of the artifact in a precision
+        at this length; never kept."""
         path = self.folder / "kernels.json"
-        run_tool(OWN, "prepare", ("kernels", self.model, str(self.folder), str(path), str(length)),
-                 self.folder / "kernels.log")  # fmt: skip
+        asked = ("kernels", self.model, str(self.folder), str(path), str(length), precision)
+        run_tool(OWN, "prepare", asked, self.folder / "kernels.log")
         return [tuple(row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
     def model_file(self, contestant: Contestant) -> Path:

@@ -10,7 +10,7 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import tuning_database
 from canao.fuse.group import Program
-from canao.lower.scheduling import default_plans, space
+from canao.lower.scheduling import default_plans, space, target_in
 from canao.schedule.database import VERSION, Measured
 from canao.target import get_target
 from canao.tuning import tuner
@@ -48,8 +48,18 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
     assert {m.length for rows in known.values() for m in rows} == {17} and len(plans) == 8
 
 
-def _program(model_dir: Path) -> Program:
-    return compile_graph(load_model(model_dir)[1], HOST, planner=default_plans).program
+def test_tune_in_int8(canao, model_dir: Path) -> None:
+    done = canao("tune", str(model_dir), "--length", "17", "--budget-s", "1", "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    assert "gemm_64x192_i8" in done.stdout
+    subjects = find_subjects(_program(model_dir, "int8"))
+    known = tuning_database(target_in(HOST, "int8")).read_all([s.text for s in subjects])
+    assert sum("q8" in text for text in known) == 4 and all(known.values())
+
+
+def _program(model_dir: Path, precision: str = "float32") -> Program:
+    graph = load_model(model_dir)[1]
+    return compile_graph(graph, HOST, planner=default_plans, precision=precision).program
 
 
 def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:
@@ -70,6 +80,7 @@ def test_wrong_options_are_one_line(canao, model_dir: Path, tmp_path: Path) -> N
     refused(canao("tune", str(model_dir), "--length", "33"), "length 33", "1..32")
     refused(canao("tune", str(model_dir), "--budget-s", "nan"), "budget nan")
     refused(canao("tune", str(model_dir), "--cc", "no-such-cc"), "no-such-cc")
+    refused(canao("tune", str(model_dir), "--precision", "int7"), "int7", "int8")
 
 
 def test_a_damaged_database(canao, model_dir: Path, tmp_path: Path, database: Path) -> None:

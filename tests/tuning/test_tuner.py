@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from canao.artifact.directory import Artifact
@@ -19,11 +20,14 @@ from canao.device.base import MeasureConfig
 from canao.device.bench import local_device
 from canao.device.null import NullDevice
 from canao.errors import InputError
+from canao.fuse.group import Program
+from canao.graph.dtypes import NARROW
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import ISAS
-from canao.lower.scheduling import default_plan, default_plans, space
+from canao.lower.scheduling import default_plan, default_plans, product_of, space
 from canao.machine import local_machine
-from canao.target import get_target
+from canao.precision.quantize import PRECISIONS
+from canao.target import Target, get_target
 from canao.tuning import measure, trial, tune_model, tuner
 from tests.compiler.models import classifier, decoder, reference
 from tests.oracle import assert_close
@@ -214,11 +218,85 @@ def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:
         ({"length": 0}, "length 0"),
         ({"budget_s": 0}, "budget 0 s"),
         ({"threads": 0}, "threads 0"),
+        ({"precision": "int7"}, "precision 'int7' is not one of float32, .*int8"),
     ),
 )
 def test_what_cannot_be_tuned(model, options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tune_model(model, **options)
+
+
+def narrow_program(model, precision: str) -> tuple[Target, Program]:
+    stages = compile_graph(
+        load_model(model)[1], HOST, planner=default_plans, precision=precision
+    )
+    return stages.target, stages.program
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "float32"])
+def test_trials_of_narrow_products_are_right(model, precision: str, tmp_path: Path) -> None:
+    """Whatever their rows are, and whatever they make."""
+    target, program = narrow_program(model, precision)
+    subjects = tuner.find_subjects(program)
+    assert len(subjects) == 7, "all products and attention, as in float32"
+    pairs = []
+    for s in subjects:
+        default, *others = space(s.region, target)
+        pairs += [(s, default), (s, others[len(others) // 2])]
+    made = trial.build_trial(pairs, target, tmp_path / "trial", copies=2)
+    assert not made.wrong(33)
+    times = made.times(local_device(), MeasureConfig(33, samples=2))
+    assert list(times) == pairs and all(ms > 0 for ms in times.values())
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_wrong_plan_of_narrow_rows_is_found(
+    model, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that leaves out a single element of each sum, of a region whose result is narrow."""
+    target, program = narrow_program(model, precision)
+    makes_rows = next(s for s in tuner.find_subjects(program)
+                      if program.graph.types[s.region.output].dtype in NARROW)  # fmt: skip
+    default, *others = space(makes_rows.region, target)
+    bad = next(p for p in others if p.tile != default.tile)
+    k, step = makes_rows.region.form.k, ISAS[target.isa].tiles[product_of(makes_rows.region)].kr
+    emit = trial.emit
+
+    def broken(schedule, target):
+        source = emit(schedule, target)
+        tile = f"_{bad.mr}x{bad.nr}(m, {k}, "
+        assert source.code.count(tile) == 1
+        return dataclasses.replace(
+            source, code=source.code.replace(tile, tile.replace(f"{k}, ", f"{k - step}, "))
+        )
+
+    monkeypatch.setattr(trial, "emit", broken)
+    pairs = [(makes_rows, bad), (makes_rows, default)]
+    made = trial.build_trial(pairs, target, tmp_path / "trial")
+    assert made.wrong(17) == ((makes_rows, bad),)
+
+
+def test_libraries_of_each_precision_are_tuned_for_themselves(model, tmp_path: Path) -> None:
+    _, program = narrow_program(model, "int8")
+    deep = next(r for r in program.regions if getattr(r.form, "k", 0) == 1100)
+    kc = sorted({p.kc for p in space(deep, HOST.for_products("i8"))})[1]
+    report = tune_model(
+        model, length=33, budget_s=UNHURRIED, device=device(lambda n: planted(n, kc)),
+        precision="int8",
+    )  # fmt: skip
+    assert [f"_kc{kc}_" in f"{k.plan}_" for k in report.kernels if k.name.startswith(DEEP)] == [True]
+    made = {
+        (precision, tuned): compile_model(
+            model, tmp_path / f"{precision}{tuned}", precision=precision, tuned=tuned
+        )
+        for precision, tuned in (("int8", True), ("int8", False), ("bf16", True))
+    }
+    changed = {case: [k["name"].partition("_i8")[0] for k in a.manifest["kernels"] if k["tuned"]]
+               for case, a in made.items()}  # fmt: skip
+    assert changed == {("int8", True): [DEEP], ("int8", False): [], ("bf16", True): []}
+    ids = np.arange(33, dtype=np.int32)[None]
+    with CompiledModel(made["int8", True]) as one, CompiledModel(made["int8", False]) as other:
+        assert np.array_equal(one.run(ids)["logits"], other.run(ids)["logits"]), "sums are exact"
 
 
 def test_decoders_are_tuned(tmp_path: Path) -> None:
