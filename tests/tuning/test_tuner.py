@@ -284,7 +284,8 @@ def test_libraries_of_each_precision_are_tuned_for_themselves(model, tmp_path: P
         model, length=33, budget_s=UNHURRIED, device=device(lambda n: planted(n, kc)),
         precision="int8",
     )  # fmt: skip
-    assert [f"_kc{kc}_" in f"{k.plan}_" for k in report.kernels if k.name.startswith(DEEP)] == [True]
+    (plan,) = (k.plan for k in report.kernels if k.name.startswith(DEEP))
+    assert f"_kc{kc}_" in f"{plan}_"
     made = {
         (precision, tuned): compile_model(
             model, tmp_path / f"{precision}{tuned}", precision=precision, tuned=tuned
