@@ -14,6 +14,8 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
 from canao.emit.c.unit import Source, emit
+from canao.graph.interp import interpret
+from canao.graph.ir import Graph
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
 from canao.target import Target
@@ -70,3 +72,18 @@ def run(command: Sequence[str], texts: Sequence[Sequence[np.ndarray]]) -> list[n
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == len(texts) and all(row[0] == "0" for row in rows)
     return [np.array(row[1:], np.float32) for row in rows]
+
+
+def expect_equal(
+    command: Sequence[str], graph: Graph, texts: Sequence[Sequence[np.ndarray]]
+) -> None:
+    """The outputs are the interpreter's to the bit, on one thread and on two."""
+    for threads in ("1", "2"):
+        for given, flat in zip(texts, run([*command, threads], texts), strict=True):
+            values, at = interpret(graph, given, np.float32), 0
+            for name, value in graph.outputs:
+                want = values[value].ravel()
+                same = np.array_equal(flat[at : at + want.size], want)
+                assert same, (name, len(given[0]), threads)
+                at += want.size
+            assert at == flat.size
