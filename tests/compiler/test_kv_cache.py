@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from canao.graph.resume import resuming
 from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import isas_of
+from canao.lower.cpu.attention import AttentionPlan
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.kv_cache import KV_CACHES, with_kv_cache
 from canao.target import Target
@@ -38,20 +40,24 @@ from tests.compiler.test_programs import SANITIZERS, gcc
 from tests.oracle import SHALLOW, assert_close
 
 # Heads, and widths of a key and of a value: off every vector and panel, and several panels.
-SIZES = ((1, 1, 1), (2, 5, 3), (3, 16, 16), (2, 37, 41), (1, 80, 100))
+Sizes = Sequence[tuple[int, int, int]]
+SIZES: Sizes = ((1, 1, 1), (2, 5, 3), (3, 16, 16), (2, 37, 41), (1, 80, 100))
+FEW = SIZES[3:4]  # where a build takes minutes
 LONGEST = 600  # more keys than a tile holds scores of
 # Within a panel of keys, at its end, token by token, over a block of keys.
 CUTS = (5, 6, 7, 13, 16, 31, 32, 33, 64, 97, 130, 505, 509, 510, 511, 512, 513, 514, 560)
 IDS = np.random.default_rng(5).integers(0, 40, LONGEST)
 
 
-def attentions(dtypes: Sequence[DType]) -> tuple[Graph, list[slice]]:
+def attentions(
+    dtypes: Sequence[DType], sizes: Sizes = SIZES
+) -> tuple[Graph, list[slice]]:
     """Attentions over rows of tables, so that what is rounded is the same number everywhere; their
     results side by side, and the columns of each. The last of a type has values beyond fp16's."""
     rng = np.random.default_rng(0)
     constants, nodes, results, columns, at = dict[str, np.ndarray](), [], [], [], 0
     for dtype in dtypes:
-        for h, d, dv in (*SIZES, (1, 4, 4)):
+        for h, d, dv in (*sizes, (1, 4, 4)):
             name, parts = f"{dtype} {len(results)}", []
             for part, width in (("q", d), ("k", d), ("v", dv)):
                 table = rng.standard_normal((40, h * width)).astype(np.float32)
@@ -85,14 +91,20 @@ def attentions(dtypes: Sequence[DType]) -> tuple[Graph, list[slice]]:
 
 def expect(
     target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str,
-    compiler: str | None = None, main: str = "extend_harness.c",
+    compiler: str | None = None, sizes: Sizes = SIZES, rows: int = 99,
 ) -> None:  # fmt: skip
-    """The kernels' numbers are the interpreter's, of a text at once, in pieces and after resets."""
-    graph, columns = attentions((F16, I8))
+    """The kernels' numbers are the interpreter's, of a text at once, in pieces and after resets.
+    rows: of a register tile, at most."""
+    graph, columns = attentions((F16, I8), sizes)
     program = fuse(graph, backend_of(target).legal, lambda *_: True)
-    schedule = schedule_program(program, default_plans(program, target), target)
+    plans = [
+        replace(p, mr=min(p.mr, rows)) if isinstance(p, AttentionPlan) else p
+        for p in default_plans(program, target)
+    ]
+    schedule = schedule_program(program, plans, target)
     toolchain = get_toolchain(compiler) if compiler else None
-    built = programs.build_schedule(schedule, target, folder, toolchain, flags, main)
+    built = programs.build_schedule(schedule, target, folder, toolchain, flags,
+                                    "extend_harness.c")  # fmt: skip
     whole = interpret(graph, [IDS])["y"][0]
     again = np.concatenate([IDS[:43], IDS[100:180]])
     later = interpret(graph, [again])["y"][0][43:]
@@ -156,23 +168,24 @@ def test_every_isa_of_this_machine(isa: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
 def test_where_instructions_are_emulated(tmp_path: Path) -> None:
-    expect(emulated("avx512"), tmp_path, (), *EMULATION)
+    expect(emulated("avx512"), tmp_path, (), *EMULATION, sizes=FEW, rows=2)
 
 
 @pytest.mark.cross
 @pytest.mark.parametrize("isa", [isa.name for isa in isas_of(ARM.triple) if isa.name != "scalar"])
 def test_under_qemu(isa: str, qemu: str, tmp_path: Path) -> None:
-    expect(ARM.with_isa(isa), tmp_path, (qemu, "-cpu", "max"), "-static")
+    expect(ARM.with_isa(isa), tmp_path, (qemu, "-cpu", "max"), "-static", sizes=FEW)
 
 
 @pytest.mark.parametrize("isa", sorted({"scalar", HOST.isa}))
 def test_under_sanitizers(isa: str, tmp_path: Path) -> None:
-    expect(HOST.with_isa(isa), tmp_path, (), *SANITIZERS, compiler=gcc())
+    expect(HOST.with_isa(isa), tmp_path, (), *SANITIZERS, compiler=gcc(), sizes=SIZES[1:4:2])
 
 
 @pytest.mark.parametrize("compiler", ("zig", "gcc"))
 def test_no_warnings(compiler: str, tmp_path: Path) -> None:
-    expect(HOST, tmp_path, (), "-Werror", "-O1", compiler=gcc() if compiler == "gcc" else "zig")
+    chosen = gcc() if compiler == "gcc" else "zig"
+    expect(HOST, tmp_path, (), "-Werror", "-O1", compiler=chosen, sizes=FEW)
 
 
 # What a number that rounds the other way moves outputs by: float32 sums it in another order.
