@@ -63,31 +63,33 @@ def compile_graph(
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal = backend_of(target).legal
     computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
-    if fusion:
-        cells = yellow_cells or measured_yellow_cells(target)
-        program = fuse(computed, legal, cells)
-        if precision == INT8 and ISAS[target.isa].whole_attention:
-            program = fuse(in_whole_numbers(program), legal, cells)
-    else:
-        program = unfused(computed, legal)
-    levels = _levels(program, target, planner)
+    cells = yellow_cells or measured_yellow_cells(target)
+    program = fuse(computed, legal, cells) if fusion else unfused(computed, legal)
+    whole = program
+    if fusion and precision == INT8:
+        whole = fuse(in_whole_numbers(program), legal, cells)
+    programs = [whole if ISAS[t.isa].whole_attention else program for t in target.levels]
+    levels = _levels(programs, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
     return Stages(cleaned, firings, float32, levels, precision, kv_cache)
 
 
-def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
+def _levels(
+    programs: Sequence[Program], target: Target, planner: Planner
+) -> tuple[Level, ...]:
     """A program for each instruction set of a target. All read one weights file."""
-    plans = [tuple(planner(program, t)) for t in target.levels]
+    pairs = list(zip(programs, target.levels, strict=True))
+    plans = [tuple(planner(program, t)) for program, t in pairs]
     schedules = [
-        schedule_program(program, p, t) for p, t in zip(plans, target.levels, strict=True)
+        schedule_program(program, p, t) for (program, t), p in zip(pairs, plans, strict=True)
     ]
     if len(schedules) > 1:
-        weights = united(program.graph, [s.weights for s in schedules])
+        weights = united(programs[-1].graph, [s.weights for s in schedules])
         schedules = [replace(s, weights=weights) for s in schedules]
     return tuple(
         Level(program, t, p, s, emit(s, t))
-        for t, p, s in zip(target.levels, plans, schedules, strict=True)
+        for (program, t), p, s in zip(pairs, plans, schedules, strict=True)
     )
 
 
