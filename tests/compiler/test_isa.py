@@ -24,7 +24,7 @@ from canao.target import Target, get_target
 
 HOST, ARM = get_target(), Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 COUNT = 256  # numbers for each operand; a multiple of every vector
-OPERANDS = 3
+OPERANDS = 5
 UNTOUCHED, FILL = np.float32(7), np.float32(-3)
 F = np.float32
 
@@ -39,9 +39,9 @@ EXPONENTS = [-126, -125, -64, -24, -1, 0, 1, 2, 23, 24, 63, 64, 100, 125, 126, 1
 
 
 def pairs(first: list[float], second: list[float]) -> np.ndarray:
-    """Every number of `first` with every one of `second`, and a third operand; [3, COUNT]."""
+    """Every number of `first` with every one of `second`, and others; [OPERANDS, COUNT]."""
     a, b = np.repeat(np.array(first, F), 16), np.tile(np.array(second, F), 16)
-    return np.stack([a, b, np.roll(a, 37)])
+    return np.stack([a, b, np.roll(a, 37), np.roll(b, 53), np.roll(a, 91)])
 
 
 # Where not every number is in an operation's domain, or adding up needs a bound on the error.
@@ -74,6 +74,11 @@ POSITIVE = [abs(x) for x in PLAIN]
 NOT_ZERO = [x or 1.0 for x in PLAIN]
 OP_DOMAINS = {"sqrt": pairs(POSITIVE, PLAIN), "reciprocal": pairs(NOT_ZERO, PLAIN),
               "log": pairs([x or 1.0 for x in POSITIVE], PLAIN), "div": pairs(PLAIN, NOT_ZERO)}
+# Of whole numbers from -128 to 127, shifted by small ones.
+_ALL = pairs(PLAIN, [abs(x) for x in NOT_ZERO])
+OP_DOMAINS["levels"] = np.stack([
+    *_ALL[:2], np.arange(COUNT, dtype=F) % 7 - 3, np.full(COUNT, -128, F), np.full(COUNT, 127, F)
+])  # fmt: skip
 SMALL = [float(x) for x in range(-8, 8)]  # for functions with an exponential in them
 STEP_MEANINGS = {"copy": lambda x: x[0], "fma": lambda x: x[0] * x[1] + x[2]}
 VECTORS = (*POINTWISE, *STEPS)
@@ -88,7 +93,7 @@ def domain(op: str) -> np.ndarray:
 
 
 def inputs() -> bytes:
-    """What the program reads: [3, COUNT] for each operation, and for each op's code."""
+    """What the program reads: [OPERANDS, COUNT] for each operation, and for each op's code."""
     tables = [DOMAINS.get(op, pairs(AWKWARD, AWKWARD)) for op in OPERATIONS]
     tables += [domain(op) for op in VECTORS] + [WHOLE_NUMBERS] * len(WHOLE)
     return np.stack(tables).astype(F).tobytes()

@@ -24,7 +24,7 @@ from canao.graph.meanings import quantize, quantized_gather, quantized_linear
 from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.precision.quantize import channels, quantized
+from canao.precision.quantize import channels, in_precision
 from canao.train import loop
 from canao.train.batches import Encoded, encode
 from canao.train.data import TextData
@@ -129,7 +129,7 @@ def test_what_is_rounded_is_what_the_compiler_rounds() -> None:
     model = wide_model()
     rounding = FakeQuantization.of(model, 40)
     assert rounding.factors["bert.encoder.layer.1.attention.self.query"] == np.float32(12**-0.5)
-    graph = quantized(rewritten(trace(model, 40), True, LIMITS)[1])
+    graph = in_precision(rewritten(trace(model, 40), True, LIMITS)[1], "int8")
     wanted, found = set(), set()
     for name, array in graph.constants.items():
         if name.endswith(".i8"):
@@ -149,7 +149,7 @@ def test_the_model_computes_as_the_compilers_graph() -> None:
     """Against the interpreter, in float32, of which both are a rounding away; float32 is far."""
     model = wide_model()
     float32 = rewritten(trace(model, 40), True, LIMITS)[1]
-    graph, rounding = quantized(float32), FakeQuantization.of(model, 40)
+    graph, rounding = in_precision(float32, "int8"), FakeQuantization.of(model, 40)
     given = {i.name for i in graph.inputs if i.given}
     for length in (1, 2, 17, 40):
         ids = np.random.default_rng(length).integers(0, 3000, length)
