@@ -167,8 +167,8 @@ def test_facts_are_read_in_one_module() -> None:
     ("flags", "isa"),
     [
         ("avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl", "avx512"),
-        ("avx2 fma avx512f", "avx2"),
-        ("avx2", "scalar"),
+        ("avx2 fma f16c avx512f", "avx2"),
+        ("avx2 fma", "scalar"),
         ("sse2", "scalar"),
     ],
 )

@@ -19,9 +19,10 @@ CHAINS = 12
 MULTIPLY = {
     ("scalar", "i8"): "imull",
     ("avx2", "f32"): r"vfmadd\d+ps", ("avx2", "f32_i8"): r"vfmadd\d+ps", ("avx2", "i8"): "vpmaddwd",
-    ("avxvnni", "i8"): "vpdpbusd",
+    ("avxvnni", "i8"): "vpdpbusd", ("avxvnni", "i16"): "vpdpwssd", ("avx2", "i16"): "vpmaddwd",
     ("avx512", "bf16"): r"vfmadd\d+ps", ("avx512", "i8"): "vpmaddwd",
-    ("avx512vnni", "i8"): "vpdpbusd", ("avx512bf16", "bf16"): "vdpbf16ps",
+    ("avx512vnni", "i8"): "vpdpbusd", ("avx512vnni", "i16"): "vpdpwssd",
+    ("avx512bf16", "bf16"): "vdpbf16ps",
     ("neon", "f32"): "fmla", ("neon", "i8"): "smull", ("neon_dotprod", "i8"): "sdot",
     ("neon_i8mm", "i8"): "smmla", ("neon_i8mm", "bf16"): "bfmmla",
 }  # fmt: skip
