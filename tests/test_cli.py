@@ -367,7 +367,7 @@ def test_compile_in_int8(canao, model_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--precision", "int4"), ("precision 'int4' is not one of float32, bf16, fp16, int8, int8-weights",)),
+        (("--precision", "int4"), ("precision 'int4' is not one of float32, bf16",)),
         (("--max-loss", "2"), ("--max-loss", "--check")),
         (("--text-columns", "a"), ("--text-columns", "--check")),
         (("--precision", "int8", "--check", "nowhere.tsv"), ("nowhere.tsv", "no such file")),
