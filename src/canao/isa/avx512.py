@@ -50,7 +50,7 @@ ISA = Isa(
         "sum": "return _mm512_reduce_add_ps(v);",
         "top": "return _mm512_reduce_max_ps(v);",
     },
-    loads=LOADS, emulated=frozenset({"bf16"}), whole_attention=True,
+    loads=LOADS, emulated=frozenset({"bf16"}),
     keeps={
         "f16": "const vf x = _mm512_max_ps(_mm512_set1_ps(-65504.0f), _mm512_min_ps("
                "_mm512_set1_ps(65504.0f), v)); _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph("
