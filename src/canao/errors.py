@@ -43,6 +43,10 @@ class InputError(CanaoError):
     """A file, option or value that the user gave cannot be used."""
 
 
+class AccuracyError(InputError):
+    """A precision loses more of a model's answers than was allowed, or cannot hold its numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An operator that CANAO does not compile.

@@ -9,7 +9,7 @@ import pytest
 from canao.accuracy import fastest
 from canao.accuracy.fastest import candidates, compile_fastest
 from canao.compiler.pipeline import compile_model, target_for
-from canao.errors import InputError
+from canao.errors import AccuracyError, InputError
 from canao.precision.quantize import PRECISIONS
 from canao.target import Target, get_target
 from tests.compiler.models import classifier
@@ -76,3 +76,15 @@ def test_a_precision_that_is_far_is_left_out(tmp_path: Path, monkeypatch) -> Non
                             build_flags=QUICK)  # fmt: skip
     assert found.artifact.manifest["precision"] == "float32"
     assert any("int8 is left out: on random texts" in line for line in told)
+
+
+def test_data_that_are_no_use_are_refused_and_not_a_reason_for_float32(tmp_path: Path) -> None:
+    """What is wrong with the data, or an option, is no loss of accuracy."""
+    data = tmp_path / "dev.tsv"
+    data.write_text("text\tlabel\nfine\tno_label_of_this_model\nbad\tnor_this\n" * 4)
+    for options in ({"data": data}, {"data": data, "max_loss": -1.0}):
+        with pytest.raises(InputError, match=r"\w") as refused:
+            compile_fastest(classifier("odd", layers=1), tmp_path / "out", build_flags=QUICK,
+                            **options)  # fmt: skip
+        assert not isinstance(refused.value, AccuracyError)
+        assert not (tmp_path / "out").exists()

@@ -22,11 +22,12 @@ from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model, product_name
+from canao.compiler.pipeline import compile_model
 from canao.defaults import MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import local_device
-from canao.errors import DeviceError, InputError
+from canao.errors import AccuracyError, DeviceError, InputError
+from canao.lower.scheduling import target_in
 from canao.precision.quantize import FLOAT32, INT8
 from canao.target import Target, get_target
 
@@ -55,7 +56,7 @@ class Fastest:
 def candidates(target: Target) -> tuple[str, ...]:
     """Precisions that may be the fastest on a target, the most precise first: float32, those of
     half precision that it has instructions for, and int8."""
-    half = (n for n in ("fp16", "bf16") if target.for_products(product_name(n)) != target)
+    half = (name for name in ("fp16", "bf16") if target_in(target, name) != target)
     return (FLOAT32, *half, INT8)
 
 
@@ -80,9 +81,7 @@ def compile_fastest(
                 made[name] = _compiled(
                     model, folder / name, data, name, max_loss, metric, progress, options
                 )
-            except InputError as error:
-                if name == FLOAT32:
-                    raise
+            except AccuracyError as error:
                 progress(f"{name} is left out: {error}")
                 tried.append(Tried(name, None, str(error)))
         times = _times(made, target, progress)
@@ -101,7 +100,7 @@ def _compiled(
     model: Any, place: Path, data: Any, name: str, max_loss: float, metric: str | None,
     progress: Callable[[str], None], options: Mapping[str, Any],
 ) -> Artifact:  # fmt: skip
-    """A library in a precision; InputError if it loses too much."""
+    """A library in a precision; AccuracyError if it loses too much."""
     if name == FLOAT32:
         return compile_model(model, place, **options)
     if data is not None:
@@ -113,7 +112,7 @@ def _compiled(
     artifact = compile_model(model, place, precision=name, **options)
     near = artifact.manifest["agreement"]
     if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
-        raise InputError(
+        raise AccuracyError(
             f"on random texts its outputs have a cosine of {near['cosine']:.4f} to float32's and "
             f"differ by {near['largest']:.2g} standard deviations; --check it on your data"
         )

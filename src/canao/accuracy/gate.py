@@ -25,7 +25,7 @@ from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
 from canao.compiler.pipeline import compile_model, target_for
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
-from canao.errors import InputError
+from canao.errors import AccuracyError, InputError
 from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
@@ -79,8 +79,8 @@ def compile_checked(
     given as a path or a name, as for `labelled_text`; what is lost is by `metric`, the task's usual
     one where none is named.
 
-    InputError if it loses more than `max_loss` points though all but one of its products went back
-    to float32; nothing is written then.
+    AccuracyError if it loses more than `max_loss` points though all but one of its products went
+    back to float32; nothing is written then.
     """
     check_precision(precision)
     if precision == FLOAT32:
@@ -127,7 +127,7 @@ def compile_checked(
                 return replace(checked, artifact=_written(checked, data, Path(out)))
             tried.append(f"{checked.loss:.2f} with {told}")
             best = min(best, checked.loss)
-    raise InputError(
+    raise AccuracyError(
         f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g} points: give {best:.2f} "
         f"or more, or compile in {FLOAT32}"
     )

@@ -33,10 +33,15 @@ from canao.fuse.whole_attention import in_whole_numbers
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
-from canao.lower.cpu.quantized import tile_name
-from canao.lower.scheduling import backend_of, default_plans, schedule_program, target_in
+from canao.lower.scheduling import (
+    backend_of,
+    default_plans,
+    product_in,
+    schedule_program,
+    target_in,
+)
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
-from canao.precision.quantize import INT8, PRECISIONS, in_precision, precision_of
+from canao.precision.quantize import INT8, PRECISIONS, in_precision
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import Target, get_target
@@ -65,10 +70,9 @@ def compile_graph(
     computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
     cells = yellow_cells or measured_yellow_cells(target)
     program = fuse(computed, legal, cells) if fusion else unfused(computed, legal)
-    whole = program
-    if fusion and precision == INT8:
-        whole = fuse(in_whole_numbers(program), legal, cells)
-    programs = [whole if ISAS[t.isa].whole_attention else program for t in target.levels]
+    wanted = [fusion and precision == INT8 and ISAS[t.isa].whole_attention for t in target.levels]
+    whole = fuse(in_whole_numbers(program), legal, cells) if any(wanted) else program
+    programs = [whole if wants else program for wants in wanted]
     levels = _levels(programs, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
@@ -108,13 +112,10 @@ def _require_memory(schedule: Schedule, limits: Limits) -> None:
 def target_for(target: Target, precision: str, allow_emulation: bool = False) -> Target:
     """The target with the instruction set that is best for a precision. InputError if it has no
     instructions for it, unless that is allowed: results are the same, and no faster."""
-    names = {name: product_name(name) for name in PRECISIONS}
     best = target_in(target, precision)
-    lacking = [t.isa for t in best.levels if names[precision] in ISAS[t.isa].emulated]
+    lacking = _lacking(best, precision)
     if lacking and not allow_emulation:
-        able = [n for n in PRECISIONS
-                if not any(names[n] in ISAS[t.isa].emulated
-                           for t in target.for_products(names[n]).levels)]  # fmt: skip
+        able = [n for n in PRECISIONS if not _lacking(target_in(target, n), n)]
         raise InputError(
             f"--precision {precision}: {lacking[0]} has no instructions for it; there are some for "
             f"{', '.join(able)}: give one of these, or another --isa (--allow-emulation computes "
@@ -123,10 +124,9 @@ def target_for(target: Target, precision: str, allow_emulation: bool = False) ->
     return best
 
 
-def product_name(precision: str) -> str:
-    """What an instruction set calls the inner loop of a precision; InputError if there is none."""
-    wanted = precision_of(precision)
-    return tile_name(wanted.rows, wanted.weights)
+def _lacking(target: Target, precision: str) -> list[str]:
+    """The target's instruction sets that have no instructions for a precision."""
+    return [t.isa for t in target.levels if product_in(precision) in ISAS[t.isa].emulated]
 
 
 def compile_model(

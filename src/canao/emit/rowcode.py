@@ -110,20 +110,21 @@ class RowCode:
         if step == 0:
             return f"vf_set1({pointer}[0])"
         if isinstance(x, Gather) and self._table_type(x.table) != F32:
-            return self._converted(f"{pointer} + j", self._table_type(x.table), step, partial)
+            return self._converted(pointer, self._table_type(x.table), step, partial)
         if step == 1:
             return self._load(f"{pointer} + j", partial)
         self.needs.add("strided")
         count = partial or "VF"
         return f"vf_gather({pointer} + j * {expression(step)}, {expression(step)}, {count})"
 
-    def _converted(self, place: str, dtype: DType, step: Dim, partial: str) -> str:
-        """Elements of another type as floats."""
+    def _converted(self, pointer: str, dtype: DType, step: Dim, partial: str) -> str:
+        """Elements of another type, `step` apart, as floats."""
         self.needs.add(f"load_{dtype}")
         count = f"min64({partial}, VF)" if partial and self.style.upto else partial
         if step != 1:
-            place = place.replace(" + j", f" + j * {expression(step)}")
-            return f"load_{dtype}_by({place}, {expression(step)}, {count or 'VF'})"
+            apart = expression(step)
+            return f"load_{dtype}_by({pointer} + j * {apart}, {apart}, {count or 'VF'})"
+        place = f"{pointer} + j"
         return f"load_{dtype}_n({place}, {count})" if count else f"load_{dtype}({place})"
 
     def _taken(self, x: TakeAlongAxis, partial: str) -> str:

@@ -48,8 +48,14 @@ def backend_of(target: Target) -> Backend:
 def target_in(target: Target, precision: str) -> Target:
     """A target as libraries in a precision are compiled for it: with the instruction set that is
     best for their products."""
+    return target.for_products(product_in(precision))
+
+
+def product_in(precision: str) -> str:
+    """Which row of an instruction set's tiles multiplies in a precision; InputError if there is no
+    such precision."""
     wanted = precision_of(precision)
-    return target.for_products(tile_name(wanted.rows, wanted.weights))
+    return tile_name(wanted.rows, wanted.weights)
 
 
 def default_plan(region: Region, target: Target) -> Plan:

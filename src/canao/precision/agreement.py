@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from canao.errors import InputError
+from canao.errors import AccuracyError
 from canao.graph.dtypes import I8
 from canao.graph.interp import interpret
 from canao.graph.ir import Graph, Ids, shape_at
@@ -36,7 +36,7 @@ class Agreement:
 def agreement(float32: Graph, other: Graph) -> Agreement:
     """Of two graphs that compute the same in two precisions; inputs and outputs are the same.
 
-    InputError if a product has rows, or a cache of int8 keys or values, that are not finite: no
+    AccuracyError if a product has rows, or a cache of int8 keys or values, that are not finite: no
     levels stand for these.
     """
     cosines, differences = [1.0], [0.0]
@@ -56,13 +56,13 @@ def agreement(float32: Graph, other: Graph) -> Agreement:
 def _require_finite(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
     for n in graph.nodes:
         if n.op == "quantize" and not np.isfinite(values[n.inputs[0]]).all():
-            raise InputError(
+            raise AccuracyError(
                 f"{n.where}: the activations of a random text are not finite, and int8 cannot hold "
                 "them; compile in float32, or correct the weights"
             )
         kept = n.inputs[1:] if dict(n.attributes).get("cache") == I8 else ()
         if not all(np.isfinite(values[name]).all() for name in kept):
-            raise InputError(
+            raise AccuracyError(
                 f"{n.where}: keys or values of a random text are not finite, and int8 cannot hold "
                 "them; leave --kv-cache out, or correct the weights"
             )

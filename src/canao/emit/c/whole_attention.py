@@ -170,8 +170,8 @@ ${signature}
 ${buffers}
     int64_t ready = -1;
     for (int64_t t = begin; t < end; t++) {
-        const int64_t h = t / tiles, row0 = part(m, tiles, t % tiles);
-        const int64_t rows = part(m, tiles, t % tiles + 1) - row0, row = row0;
+        const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
+        const int64_t rows = part(m, tiles, t % tiles + 1) - row;
         if (h != ready) {
             ${name}_head(s, ${names}h, spare, kt, ks, vp, vs);
             ready = h;
