@@ -13,6 +13,7 @@ from canao.build import get_toolchain
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph, compile_model
 from canao.errors import InputError
+from canao.fuse.forms.form import PackedGemm
 from canao.fuse.group import fuse
 from canao.graph.dtypes import I32
 from canao.graph.interp import interpret
@@ -165,6 +166,16 @@ def test_families(family: str, tmp_path: Path) -> None:
                 assert_close(got, want, f"{name} at {length}", tolerance=LEVEL, scale=spread)
                 near = plain[name][0]
                 assert_close(got, near, f"{name} at {length}", tolerance=COST, scale=spread)
+
+
+@pytest.mark.parametrize(("precision", "op"), [("int8", "quantize"), ("fp16", "narrow")])
+def test_rows_are_rounded_by_the_product_that_makes_them(precision: str, op: str) -> None:
+    """In encoders; in decoders threads share out the columns of a token, so no kernel has rows."""
+    for model, fused in ((classifier("small", layers=1), 1), (decoder(), 0)):
+        graph = load_model(model)[1]
+        program = compile_graph(graph, HOST, precision=precision, planner=default_plans).program
+        forms = [r.form for r in program.regions if isinstance(r.form, PackedGemm)]
+        assert sum(any(n.op == op for n in f.epilogue.body) for f in forms) == fused
 
 
 def test_under_sanitizers(tmp_path: Path) -> None:
