@@ -24,7 +24,7 @@ _TERM = r"(?:[0-9]+s*|s+)"
 _SIZE = rf"{_TERM}(?:p{_TERM})*"  # 384, s, 2ss, sp1: whole numbers, or polynomials in the tokens
 _OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest that fits
 _KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
-_PRODUCTS = "f32_i8|i8|i16|bf16|f16"  # what is multiplied, where that is not float32
+_PRODUCTS = "f32_i8|i8|bf16|f16"  # what is multiplied, where that is not float32
 _NAME = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
     rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
@@ -61,7 +61,7 @@ def parse(name: str) -> KernelName:
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
         bool(found["near"]) and prefix != BATCHED_GEMM,
-        bool(found["product"]) and prefix not in (GEMM, "attention", "causal"),
+        bool(found["product"]) and prefix not in (GEMM, "causal"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")

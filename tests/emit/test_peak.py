@@ -15,15 +15,13 @@ from canao.isa.registry import ISAS, isas_of
 from canao.target import get_target
 
 CHAINS = 12
-# clang may make two instructions of vpdpwssd, where it thinks that their chain is shorter.
-PAIRS = "(?:vpdpwssd|vpmaddwd)"
 # (instruction set, product): the instruction that multiplies.
 MULTIPLY = {
     ("scalar", "i8"): "imull",
     ("avx2", "f32"): r"vfmadd\d+ps", ("avx2", "f32_i8"): r"vfmadd\d+ps", ("avx2", "i8"): "vpmaddwd",
-    ("avxvnni", "i8"): "vpdpbusd", ("avxvnni", "i16"): PAIRS, ("avx2", "i16"): "vpmaddwd",
+    ("avxvnni", "i8"): "vpdpbusd",
     ("avx512", "bf16"): r"vfmadd\d+ps", ("avx512", "i8"): "vpmaddwd",
-    ("avx512vnni", "i8"): "vpdpbusd", ("avx512vnni", "i16"): PAIRS,
+    ("avx512vnni", "i8"): "vpdpbusd",
     ("avx512bf16", "bf16"): "vdpbf16ps",
     ("neon", "f32"): "fmla", ("neon", "i8"): "smull", ("neon_dotprod", "i8"): "sdot",
     ("neon_i8mm", "i8"): "smmla", ("neon_i8mm", "bf16"): "bfmmla",

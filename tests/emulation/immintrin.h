@@ -167,14 +167,6 @@ EMULATED __m256i emu_dpbusd_256(__m256i c, __m256i a, __m256i b)
     LANES(32) r.i32[i / 4] = (int32_t)((uint32_t)r.i32[i / 4] + (uint32_t)(x.u8[i] * y.i8[i]));
     return r.n;
 }
-EMULATED __m512i emu_dpwssd(__m512i c, __m512i a, __m512i b)
-{
-    return emu_add_epi32(c, emu_madd_epi16(a, b));
-}
-EMULATED __m256i emu_dpwssd_256(__m256i c, __m256i a, __m256i b)
-{
-    return _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
-}
 /* Rounded half to even; what is not a number stays one, and numbers below the normal ones are 0. */
 EMULATED uint16_t emu_bf16(float x)
 {
@@ -295,7 +287,5 @@ EMULATED __m256i emu_cvtps_ph(__m512 a)
 #define _mm512_castps_si512(a) ((__m512i)(a))
 #define _mm512_dpbusd_epi32 emu_dpbusd
 #define _mm256_dpbusd_avx_epi32 emu_dpbusd_256
-#define _mm512_dpwssd_epi32 emu_dpwssd
-#define _mm256_dpwssd_avx_epi32 emu_dpwssd_256
 #undef _mm512_cvtph_ps
 #define _mm512_cvtph_ps emu_cvtph_ps

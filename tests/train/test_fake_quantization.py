@@ -25,7 +25,6 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.precision.quantize import channels, in_precision
-from canao.target import get_target
 from canao.train import loop
 from canao.train.batches import Encoded, encode
 from canao.train.data import TextData
@@ -221,16 +220,13 @@ def test_a_rounded_model_learns_and_is_saved_as_any_other(
 def test_predictions_are_the_libraries(
     wide: Path, task: TextData, data: Encoded, tmp_path: Path
 ) -> None:
-    """Logits of the rounded model are much nearer to the library in int8 than those of float32. The
-    library is one whose attention is in float32, as in training: elsewhere it rounds to 16 bits,
-    which moves a level of int8 now and then."""
+    """Logits of the rounded model are much nearer to the library in int8 than those of float32."""
     torch.manual_seed(0)
     model = hf.load_classifier(wide, task.labels)
     finetune(model, data, TrainingSchedule(epochs=2, batch=16, lr=1e-3), silent)
     tokenizer = hf.load_tokenizer(wide)
     hf.save_model(model, tokenizer, tmp_path / "model")
-    target = get_target().with_isa("scalar")
-    artifact = compile_model(tmp_path / "model", tmp_path / "out", precision="int8", target=target)
+    artifact = compile_model(tmp_path / "model", tmp_path / "out", precision="int8")
     texts = encode(tokenizer, task.dev, 32)
     plain = predict_logits(model, texts)
     with FakeQuantization.of(model, 64).active(model):

@@ -29,7 +29,6 @@ from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.simplify import rewritten
-from canao.fuse.whole_attention import in_whole_numbers
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
@@ -41,7 +40,7 @@ from canao.lower.scheduling import (
     target_in,
 )
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
-from canao.precision.quantize import INT8, PRECISIONS, in_precision
+from canao.precision.quantize import PRECISIONS, in_precision
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import Target, get_target
@@ -68,32 +67,28 @@ def compile_graph(
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal = backend_of(target).legal
     computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
-    cells = yellow_cells or measured_yellow_cells(target)
-    program = fuse(computed, legal, cells) if fusion else unfused(computed, legal)
-    wanted = [fusion and precision == INT8 and ISAS[t.isa].whole_attention for t in target.levels]
-    whole = fuse(in_whole_numbers(program), legal, cells) if any(wanted) else program
-    programs = [whole if wants else program for wants in wanted]
-    levels = _levels(programs, target, planner)
+    if fusion:
+        program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
+    else:
+        program = unfused(computed, legal)
+    levels = _levels(program, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
     return Stages(cleaned, firings, float32, levels, precision, kv_cache)
 
 
-def _levels(
-    programs: Sequence[Program], target: Target, planner: Planner
-) -> tuple[Level, ...]:
+def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
     """A program for each instruction set of a target. All read one weights file."""
-    pairs = list(zip(programs, target.levels, strict=True))
-    plans = [tuple(planner(program, t)) for program, t in pairs]
+    plans = [tuple(planner(program, t)) for t in target.levels]
     schedules = [
-        schedule_program(program, p, t) for (program, t), p in zip(pairs, plans, strict=True)
+        schedule_program(program, p, t) for p, t in zip(plans, target.levels, strict=True)
     ]
     if len(schedules) > 1:
-        weights = united(programs[-1].graph, [s.weights for s in schedules])
+        weights = united(program.graph, [s.weights for s in schedules])
         schedules = [replace(s, weights=weights) for s in schedules]
     return tuple(
         Level(program, t, p, s, emit(s, t))
-        for (program, t), p, s in zip(pairs, plans, schedules, strict=True)
+        for t, p, s in zip(target.levels, plans, schedules, strict=True)
     )
 
 

@@ -147,24 +147,8 @@ def quantized_gather(x: Sequence[Array], _: Attributes) -> Array:
     return x[0][x[2]] * x[1][x[2]]
 
 
-def matmul(x: Sequence[Array], a: Attributes) -> Array:
-    """x0 @ x1. With `levels`, rows of x0 and columns of x1 are whole numbers up to these times a
-    float32 of the row and the column."""
-    if not a.get("levels"):
-        return x[0] @ x[1]
-    (rows, unit), (columns, each) = (in_levels(x[0], -1, a["levels"]),
-                                     in_levels(x[1], -2, a["levels"]))  # fmt: skip
-    return (rows @ columns) * (unit * each)
-
-
-def in_levels(x: Array, axis: int, levels: int) -> tuple[Array, Array]:
-    """Numbers as whole numbers from -levels to levels, and what those along `axis` are multiples
-    of; all in float32 but the whole numbers, of which float64 holds the sums."""
-    x = np.asarray(x, np.float32)
-    top = np.abs(x).max(axis, keepdims=True)
-    with np.errstate(divide="ignore"):
-        inverse = np.where(top > 0, np.float32(levels) / top, np.float32(0))
-    return np.rint(x * inverse).astype(np.float64), top / np.float32(levels)
+def matmul(x: Sequence[Array], _: Attributes) -> Array:
+    return x[0] @ x[1]
 
 
 def distance_matmul(x: Sequence[Array], a: Attributes) -> Array:

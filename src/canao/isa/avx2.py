@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from canao.isa.table import Isa, TileOps, float_tiles
 
-PAIRS_OF_16 = (
-    "const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
-    "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));"
-)
 LOADS = {
     "i8": "return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));",
     "bf16": "return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32("
@@ -63,7 +59,7 @@ ISA = Isa(
                "h = _mm_max_ps(h, _mm_movehl_ps(h, h)); "
                "return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));",
     },
-    loads=LOADS, emulated=frozenset({"bf16"}), whole_attention=True,
+    loads=LOADS, emulated=frozenset({"bf16"}),
     keeps={
         "f16": "const vf x = _mm256_max_ps(_mm256_set1_ps(-65504.0f), _mm256_min_ps("
                "_mm256_set1_ps(65504.0f), v)); _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph("
@@ -73,18 +69,9 @@ ISA = Isa(
               "_mm_storel_epi64((__m128i *)p, _mm_packs_epi16(y, y));",
     },
     tiles=float_tiles(LOADS, STORES) | {
-        "i16": TileOps(
-            store=PAIRS_OF_16,
-            weights="int16_t", activations="int16_t", kr=2, vw="__m256i", va="__m256i",
-            vc="__m256i",
-            load_w="return _mm256_loadu_si256((const __m256i *)p);",
-            spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm256_set1_epi32(pair);",
-            product="return _mm256_add_epi32(c, _mm256_madd_epi16(a, w));",
-            zero="_mm256_setzero_si256()", to_float="return _mm256_cvtepi32_ps(c);",
-            to_bits="return _mm256_castsi256_ps(c);", of_bits="return _mm256_castps_si256(c);",
-        ),
         "i8": TileOps(
-            store=PAIRS_OF_16,
+            store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
+                  "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));",
             weights="int8_t", activations="int16_t", kr=2, vw="__m256i", va="__m256i", vc="__m256i",
             load_w="return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));",
             spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm256_set1_epi32(pair);",

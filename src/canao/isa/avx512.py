@@ -58,17 +58,6 @@ ISA = Isa(
         "i8": "_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));",
     },
     tiles=float_tiles(LOADS, STORES) | {
-        "i16": TileOps(
-            store="_mm256_storeu_si256((__m256i *)p, "
-                  "_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",
-            weights="int16_t", activations="int16_t", kr=2, vw="__m512i", va="__m512i",
-            vc="__m512i",
-            load_w="return _mm512_loadu_si512(p);",
-            spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm512_set1_epi32(pair);",
-            product="return _mm512_add_epi32(c, _mm512_madd_epi16(a, w));",
-            zero="_mm512_setzero_si512()", to_float="return _mm512_cvtepi32_ps(c);",
-            to_bits="return _mm512_castsi512_ps(c);", of_bits="return _mm512_castps_si512(c);",
-        ),
         "i8": TileOps(
             store="_mm256_storeu_si256((__m256i *)p, "
                   "_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",

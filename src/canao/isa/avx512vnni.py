@@ -8,15 +8,12 @@ from canao.isa import avx512
 
 ISA = replace(
     avx512.ISA,
-    name="avx512vnni", extends="avx512", gains=frozenset({"i8", "i16"}),
+    name="avx512vnni", extends="avx512", gains=frozenset({"i8"}),
     features=(*avx512.ISA.features, "avx512_vnni"),
     cpu="x86_64_v4+avx512vnni", gcc_march="x86-64-v4 -mavx512vnni",
     # vpdpbusd takes unsigned bytes by signed ones. Its unsigned ones are the weights, + 128.
     tiles={
         **avx512.ISA.tiles,
-        "i16": replace(
-            avx512.ISA.tiles["i16"], product="return _mm512_dpwssd_epi32(c, w, a);"
-        ),
         "i8": replace(
             avx512.ISA.tiles["i8"],
             store="_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8("

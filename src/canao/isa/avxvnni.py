@@ -8,15 +8,12 @@ from canao.isa import avx2
 
 ISA = replace(
     avx2.ISA,
-    name="avxvnni", extends="avx2", gains=frozenset({"i8", "i16"}),
+    name="avxvnni", extends="avx2", gains=frozenset({"i8"}),
     features=(*avx2.ISA.features, "avx_vnni"),
     cpu="x86_64_v3+avxvnni", gcc_march="x86-64-v3 -mavxvnni",
     # vpdpbusd takes unsigned bytes by signed ones. Its unsigned ones are the weights, + 128.
     tiles={
         **avx2.ISA.tiles,
-        "i16": replace(
-            avx2.ISA.tiles["i16"], product="return _mm256_dpwssd_avx_epi32(c, w, a);"
-        ),
         "i8": replace(
             avx2.ISA.tiles["i8"],
             store="const __m256i x = _mm256_cvtps_epi32(v); const __m128i half = _mm_packs_epi32("

@@ -57,15 +57,6 @@ ISA = Isa(
     },
     tiles=float_tiles(LOADS, STORES) | {
         # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
-        "i16": TileOps(
-            store="vst1_s16(p, vqmovn_s32(vcvtnq_s32_f32(v)));",
-            weights="int16_t", activations="int16_t", kr=1, vw="int16x4_t", va="int16x4_t",
-            vc="int32x4_t",
-            load_w="return vld1_s16(p);", spread="return vdup_n_s16(*p);",
-            product="return vmlal_s16(c, w, a);",
-            zero="vdupq_n_s32(0)", to_float="return vcvtq_f32_s32(c);",
-            to_bits="return vreinterpretq_f32_s32(c);", of_bits="return vreinterpretq_s32_f32(c);",
-        ),
         "i8": TileOps(
             store=BYTES,
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",

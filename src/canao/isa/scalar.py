@@ -66,15 +66,6 @@ ISA = Isa(
     loads=LOADS,
     keeps={"f16": "*p = half_of(v);", "i8": "*p = (int8_t)vf_round(v);"},
     tiles=float_tiles(LOADS, STORES) | {
-        "i16": TileOps(
-            store="*p = (int16_t)vf_round(v);",
-            weights="int16_t", activations="int16_t", kr=1, vw="int32_t", va="int32_t",
-            vc="int32_t",
-            load_w="return *p;", spread="return *p;", product="return c + a * w;",
-            zero="0", to_float="return (float)c;",
-            to_bits="float f; __builtin_memcpy(&f, &c, 4); return f;",
-            of_bits="int32_t n; __builtin_memcpy(&n, &c, 4); return n;",
-        ),
         "i8": TileOps(
             store="*p = (int8_t)vf_round(v);",
             weights="int8_t", activations="int8_t", kr=1, vw="int32_t", va="int32_t", vc="int32_t",

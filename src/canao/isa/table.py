@@ -134,14 +134,13 @@ class Isa:
     cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
     prologue, bodies   includes and helpers, and the operations
     tiles              the operations of register tiles by the types of what they multiply: 'f32',
-                       'i8', 'i16', 'bf16' and 'f16' of both, 'f32_i8' and 'f32_f16' of float32 rows
+                       'i8', 'bf16' and 'f16' of both, 'f32_i8' and 'f32_f16' of float32 rows
                        by int8 and f16
     loads              type of a table -> body of `vf load(const TYPE *p)`: VF elements as floats
     keeps              type of a cache -> body of `void keep(TYPE *p, vf v)`: VF floats as elements,
                        of i8 whole numbers from -127 to 127, rounded half to even; f16 not beyond
                        the largest
     emulated           tiles that it has no instructions for
-    whole_attention    whether attention in whole numbers of 16 bits is faster than in float32
     helpers            C functions that `loads`, `keeps` and `store` of narrow types call
     extends, gains     the instruction set whose vectors it has, and the tiles that are better: only
                        libraries with these are compiled for it
@@ -164,6 +163,5 @@ class Isa:
     gcc_march: str = ""
     helpers: str = ""
     emulated: frozenset[str] = frozenset()
-    whole_attention: bool = False
     extends: str = ""
     gains: frozenset[str] = frozenset()

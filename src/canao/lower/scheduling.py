@@ -74,7 +74,7 @@ def product_of(region: Region) -> str:
     """Which row of an instruction set's tiles a region's products are by; 'f32' if it has none."""
     form = region.form
     if isinstance(form, Attention):
-        return "i16" if form.levels else tile_name(F32, form.cache or F32)
+        return tile_name(F32, form.cache or F32)
     return product_name(form) if isinstance(form, PackedGemm) else F32.name
 
 

@@ -11,16 +11,15 @@ from functools import reduce
 
 from canao.emit.arguments import IDS, Arguments, c_type
 from canao.emit.c import attention_templates as templates
-from canao.emit.c import whole_attention as whole
-from canao.emit.c.kernel import KernelText, buffer_pointers, declared, passed, signature
+from canao.emit.c.kernel import KernelText, buffer_pointers, declared, signature
 from canao.emit.c.tile_templates import tile_words
-from canao.emit.expressions import buffer_size, expression
+from canao.emit.expressions import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
-from canao.lower.cpu.attention import AttentionPlan, depth, whole_depth
+from canao.lower.cpu.attention import AttentionPlan, depth
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.tiles import batch_of, rounded
 from canao.schedule.kv_cache import CacheLayout
@@ -41,19 +40,15 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     starts = [*_starts(form, arguments), *_scales(cache)]
     sizes, strides = _sizes(form, plan, cache), _strides(form, arguments)
     words = {**tile_words(plan.tile, isa), **sizes, **strides}
-    template = whole.TILE + whole.WHOLE if form.levels else templates.TILE + _rest(cache)
     text = fill(
-        template, name=step.name, signature=signature(step.name, arguments),
+        templates.TILE + _rest(cache), name=step.name, signature=signature(step.name, arguments),
         parameters=declared(arguments.declarations()),
         unused=" ".join(f"(void){name};" for name in arguments.names.values()),
         cases=_cases(step.name, form, plan, starts, cache), more=_more(form, starts),
-        buffers="\n".join(f"    {line}" for line in _buffers(step, form)),
+        buffers="\n".join(f"    {line}" for line in buffer_pointers(step.scratch)),
         starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
-        **words, **_kept(cache, words), **_reach(form, plan, isa), levels=form.levels,
-        **(_whole(form, plan, arguments, isa) if form.levels else {}),
+        **words, **_kept(cache, words), **_reach(form, plan, isa),
     )  # fmt: skip
-    if form.levels:
-        return KernelText(text, frozenset({"tile", "i16", *_needs(form)}), plan.tile, "i16")
     needs = frozenset({"tile", "pack", *_needs(form)})
     return KernelText(text, needs, plan.tile, _product(form))
 
@@ -107,38 +102,13 @@ def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, o
     return out
 
 
-def _whole(
-    form: Attention, plan: AttentionPlan, arguments: Arguments, isa: Isa
-) -> dict[str, object]:
-    """The words of attention in whole numbers."""
-    tile, (d, dv) = isa.tiles["i16"], depth(form)
-    deep = whole_depth(d, isa.name)
-    return {"deep": deep, "width": max(deep, rounded(dv, plan.nr)), "KR": tile.kr, "vc": tile.vc,
-            "zero": tile.zero, "names": passed(arguments.passed(arguments.names))}  # fmt: skip
-
-
-def _buffers(step: Step, form: Attention) -> list[str]:
-    """Declarations of pointers to buffers, of whole numbers where they hold such."""
-    if not form.levels:
-        return buffer_pointers(step.scratch)
-    lines, place = [], "scratch"
-    for buffer in step.scratch:
-        if buffer.name in whole.NUMBERS:
-            lines.append(f"int16_t *const {buffer.name} = (int16_t *)({place});")
-            place = f"(float *){buffer.name} + {buffer_size(buffer)}"
-        else:
-            lines.append(f"float *const {buffer.name} = {place};")
-            place = f"{buffer.name} + {buffer_size(buffer)}"
-    return lines
-
-
 def _cases(
     name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None
 ) -> str:
     """A call for each number of queries in a tile."""
     own = "past + row, " if cache else "row, " if form.window else ""
     operands = "".join(f"{x}, " for x, _, _ in starts) + own
-    buffers = "qw, qs, kt, ks, vp, vs, p, pw, mix" if form.levels else "from, kt, vp, p, mix"
+    buffers = "from, kt, vp, p, mix"
     return "\n".join(
         f"            case {rows}: {name}_tile({rows}, s, {operands}{buffers}, o); break;"
         for rows in range(1, plan.mr + 1)

@@ -23,7 +23,6 @@ from canao.emit.c.tile_templates import (
     tile_loop,
     tile_operations,
 )
-from canao.emit.c.whole_attention import whole_numbers
 from canao.emit.expressions import expression
 from canao.emit.writer import Writer
 from canao.graph.dtypes import NARROW, by_name
@@ -109,8 +108,6 @@ class _Unit:
         for name in self.isa.loads:
             if f"load_{name}" in needs:
                 w.raw(tables(by_name(name), self.isa))
-        if "i16" in needs:
-            w.raw(whole_numbers(self.isa))
         kept = [by_name(name) for name in self.isa.keeps if f"keep_{name}" in needs]
         if kept:
             w.raw(caches(kept, self.isa))

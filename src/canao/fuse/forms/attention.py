@@ -46,7 +46,6 @@ class Attention:
     q, k, v   [batch..., m, d], [batch..., d, keys] and [batch..., keys, dv]
     store     strides of the result [batch..., m, dv] in the output
     window    how many keys before and after its own position a query sees; None: all
-    levels    of what is multiplied, where that is whole numbers (fuse/whole_attention.py); else 0
     cache     keys and values are appended to a cache of this type, which holds those of earlier
               tokens; a query then sees none that come after it. None: there is no cache
     """
@@ -58,7 +57,6 @@ class Attention:
     store: tuple[Dim, ...]
     biases: tuple[AttentionBias, ...] = ()
     window: tuple[int, int] | None = None
-    levels: int = 0
     cache: DType | None = None
 
     @property
@@ -128,10 +126,7 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     if q is None or k is None or v is None:
         return None
     kept, window = _windowed(graph, biases)
-    levels = dict(mix.attributes).get("levels", 0)
-    if dict(scores.attributes).get("levels", 0) != levels:
-        return None
-    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window, levels=levels))
+    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window))
 
 
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:

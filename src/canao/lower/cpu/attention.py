@@ -11,7 +11,6 @@ from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
 from canao.graph.dtypes import F32, I8, I32
 from canao.graph.ir import Graph, product
-from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import plain
 from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
@@ -70,13 +69,12 @@ class AttentionLowering:
         cache = cache_layout(form, plan, longest) if form.cached else None
         kind = "causal" if form.cached else "attention"
         kept = "" if form.cache in (None, F32) else f"_{form.cache}"
-        kept = "_i16" if form.levels else kept
         return Kernel(
             name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}{kept}_{isa}_{plan.name}",
             reads=tuple(dict.fromkeys(_operands(form))),
             work=Work(TILES, form.q.shape[-2], heads=heads, tile=plan.mr),
             facts=(plan, longest if form.cached else 0, canonical(form, context.graph)),
-            scratch=buffers(form, plan, isa),
+            scratch=buffers(form, plan),
             cache=cache,
             appending=Work(HEADS, heads) if form.cached else None,
         )
@@ -112,7 +110,7 @@ def _operands(form: Attention) -> Iterator[Operand]:
             yield Operand(bias.indices.base, dtype=I32)
 
 
-def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...]:
+def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:
     """The scores of a tile and its mix of values; a head's keys and values in panels, where they
     do not lie in the cache."""
     d, dv = depth(form)
@@ -120,32 +118,7 @@ def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...
     tile = (Buffer("p", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
     if form.cached:
         return tile
-    if form.levels:
-        return (*tile, *_whole_numbers(form, plan, isa))
     return (*tile, Buffer("kt", keys, plan.nr, d), Buffer("vp", product((keys, wide))))
-
-
-def whole_depth(d: int, isa: str) -> int:
-    """Elements of a row of so many whole numbers of 16 bits: whole steps, and whole vectors."""
-    return rounded(d, max(ISAS[isa].width, ISAS[isa].tiles["i16"].kr))
-
-
-def _whole_numbers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...]:
-    """Of a tile the queries, their scales and the shares of its keys; of a head the keys and values
-    in panels, with their scales, and rows to make them of. An element of 16 bits takes half a
-    float."""
-    d, dv = depth(form)
-    deep, wide, keys = whole_depth(d, isa), rounded(dv, plan.nr), form.k.shape[-1]
-    return (
-        Buffer("qw", _half(plan.mr * deep)), Buffer("qs", plan.mr),
-        Buffer("pw", _half(plan.mr * plan.keys)), Buffer("spare", 3 * max(deep, wide)),
-        Buffer("kt", keys, plan.nr, _half(deep)), Buffer("ks", keys, plan.nr),
-        Buffer("vp", keys, 2, _half(wide)), Buffer("vs", wide),
-    )
-
-
-def _half(count: int) -> int:
-    return -(-count // 2)
 
 
 def cache_layout(form: Attention, plan: AttentionPlan, max_length: int) -> CacheLayout:
