@@ -47,8 +47,8 @@ def compile(
     Kernels use the plans that `tune` found fastest here; without `tuned`, the default plans.
     `ignored` names files and entries of the directory that would be refused ('config.json:name')
     and that have no effect on the model. `precision` of products is 'float32', 'bf16', 'fp16',
-    'int8' or 'int8-weights' (docs/precision.md), or 'auto': the fastest of those whose outputs stay
-    near float32's.
+    'int8', 'int8-7bit' or 'int8-weights' (docs/precision.md), or 'auto': the fastest of those whose
+    outputs stay near float32's.
     `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32', 'fp16' or
     'int8'.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,21 @@ VNNI = Target("server", "avx512", "x86_64-linux-gnu.2.28", "x86_64_v4",
 
 
 def test_half_precision_is_a_candidate_where_there_are_instructions_for_it() -> None:
-    assert candidates(get_target("x86_64-linux")) == ("float32", "int8")
+    assert candidates(get_target("aarch64-linux")) == ("float32", "int8")
     assert candidates(VNNI) == ("float32", "bf16", "int8")
+
+
+def test_seven_bits_are_a_candidate_where_they_are_multiplied_in_another_way() -> None:
+    avx2 = get_target("x86_64-linux")
+    assert candidates(avx2) == ("float32", "int8", "int8-7bit")
+    assert "int8-7bit" not in candidates(replace(avx2, extensions=("avxvnni",)))
+    assert "int8-7bit" in candidates(VNNI.with_isa("avx2,avx512vnni"))
 
 
 def test_the_instruction_set_follows_the_precision() -> None:
     assert {p: target_for(VNNI, p).isa for p in PRECISIONS} == {
         "float32": "avx512", "bf16": "avx512bf16", "fp16": "avx512", "int8": "avx512vnni",
-        "int8-weights": "avx512",
+        "int8-7bit": "avx512vnni", "int8-weights": "avx512",
     }  # fmt: skip
     named = VNNI.with_isa("avx2")  # what the user names is what all is compiled for
     assert target_for(named, "int8").isa == "avx2"
@@ -36,7 +44,7 @@ def test_the_instruction_set_follows_the_precision() -> None:
 
 def test_a_precision_without_instructions_is_refused_by_name(tmp_path: Path) -> None:
     target = HOST.with_isa("scalar")
-    words = r"--precision bf16: scalar has no instructions .* for float32, int8, int8-weights: give"
+    words = r"bf16: scalar has no instructions .* for float32, int8, int8-7bit, int8-weights: give"
     with pytest.raises(InputError, match=words):
         compile_model(classifier("odd", layers=1), tmp_path / "out", target=target,
                       precision="bf16")  # fmt: skip

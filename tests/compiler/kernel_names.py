@@ -24,7 +24,7 @@ _TERM = r"(?:[0-9]+s*|s+)"
 _SIZE = rf"{_TERM}(?:p{_TERM})*"  # 384, s, 2ss, sp1: whole numbers, or polynomials in the tokens
 _OPS = "|".join(sorted((*OPS, "copy"), key=len, reverse=True))  # the longest that fits
 _KINDS = "|".join(sorted(PREFIXES, key=len, reverse=True))
-_PRODUCTS = "f32_i8|i8|bf16|f16"  # what is multiplied, where that is not float32
+_PRODUCTS = "f32_i8|q7_i8|i8|bf16|f16"  # what is multiplied, where that is not float32
 _NAME = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
     rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"

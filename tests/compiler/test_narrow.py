@@ -123,7 +123,7 @@ def test_models(precision: str, kind: str, tmp_path: Path) -> None:
 
 
 def test_a_precision_is_one_of_those_that_there_are() -> None:
-    assert set(TOLERANCE) | {"float32", "int8"} == set(PRECISIONS)
+    assert set(TOLERANCE) | {"float32", "int8", "int8-7bit"} == set(PRECISIONS)
 
 
 def test_bf16_is_torchs() -> None:

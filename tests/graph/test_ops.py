@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canao.emit.vecmath import STEPS, functions, helpers
-from canao.graph.dtypes import BF16, BOOL, F16, F32, I8, I32, Q8, DType
+from canao.graph.dtypes import BF16, BOOL, F16, F32, I8, I32, Q7, Q8, QUANTIZED, DType
 from canao.graph.ir import TOKENS, Shape, Type, dim, shape_at
 from canao.graph.meanings import narrowed, quantize
 from canao.graph.ops import MANY_TO_MANY, OPS, PLAIN, POINTWISE, VIEWS
@@ -56,11 +56,13 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
                ((Type(F16, (1, S, 3)), Type(F16, (5, 3))), {}, f32(1, S, 5))],
     "narrow": [((f32(1, S, 4),), {"dtype": d}, Type(d, (1, S, 4))) for d in (BF16, F16)],
     "levels": [((f32(1, S, 4), f32(), f32(4), f32(), f32()), {}, f32(1, S, 4))],
-    "quantize": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
+    "quantize": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4))),
+                 ((f32(1, S, 4),), {"dtype": Q7}, Type(Q7, (1, S, 4)))],
     "rows_of_levels": [((f32(1, S, 4),), {}, Type(Q8, (1, S, 4)))],
     "quantized_linear": [
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
         ((Type(Q8, (1, S, 3)), Type(I8, (5, 3)), f32(5), f32(5)), {}, f32(1, S, 5)),
+        ((Type(Q7, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
         ((f32(1, S, 3), Type(I8, (5, 3)), f32(5)), {}, f32(1, S, 5)),
     ],
     "quantized_gather": [((Type(I8, (9, 4)), f32(9, 1), i32(1, S)), {}, f32(1, S, 4))],
@@ -91,7 +93,7 @@ CASES: dict[str, list[tuple[tuple[Type, ...], dict, Type]]] = {
 MISFITS: dict[str, tuple[tuple[Type, ...], dict]] = {
     "add": ((f32(1, 3), f32(1, 4)), {}),
     "linear": ((f32(1, S, 3), f32(5, 4)), {}),
-    "quantize": ((i32(1, S),), {}),
+    "quantize": ((f32(1, S, 3),), {"dtype": I8}),
     "narrow": ((f32(1, S, 3),), {"dtype": I8}),
     "quantized_linear": ((Type(BF16, (1, S, 3)), Type(I8, (5, 3)), f32(5)), {}),
     "rows_of_levels": ((i32(1, S),), {}),
@@ -114,8 +116,8 @@ WITHOUT_KERNEL = {"cos", "sin", "sign", "ceil", "floor", "where"}
 def operand(t: Type, s: int) -> np.ndarray:
     """Positive floats, and whole numbers that are indices into every table above."""
     shape, rng = shape_at(t.shape, s), np.random.default_rng(s)
-    if t.dtype == Q8:
-        return quantize([rng.uniform(0.5, 2, shape)], {})
+    if t.dtype in QUANTIZED:
+        return quantize([rng.uniform(0.5, 2, shape)], {"dtype": t.dtype})
     if t.dtype in (BF16, F16):
         return narrowed(rng.uniform(0.5, 2, shape), t.dtype)
     values = {"float": rng.uniform(0.5, 2, shape), "int": rng.integers(0, 3, shape),

@@ -13,7 +13,7 @@ BYTES = {"__m256": 32, "__m512": 64, "float32x4_t": 16, "float": 4}
 
 def test_every_isa_has_the_same_types_of_weights_and_they_are_element_types():
     kinds = {frozenset(isa.tiles) for isa in ISAS.values()}
-    assert kinds == {frozenset({"f32", "i8", "bf16", "f16", "f32_i8", "f32_f16"})}
+    assert kinds == {frozenset({"f32", "i8", "q7_i8", "bf16", "f16", "f32_i8", "f32_f16"})}
     assert {frozenset(isa.loads) for isa in ISAS.values()} == {frozenset({"i8", "bf16", "f16"})}
     assert {frozenset(isa.keeps) for isa in ISAS.values()} == {frozenset({"i8", "f16"})}
 

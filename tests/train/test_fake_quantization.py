@@ -18,13 +18,14 @@ from canao.compiler.pipeline import compile_model
 from canao.defaults import LIMITS, silent
 from canao.errors import InputError, UnsupportedError
 from canao.fuse.simplify import rewritten
+from canao.graph.dtypes import QUANTIZED
 from canao.graph.from_torch.trace import trace
 from canao.graph.interp import interpret
 from canao.graph.meanings import quantize, quantized_gather, quantized_linear
 from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.precision.quantize import channels, in_precision
+from canao.precision.quantize import PRECISIONS, channels, in_precision
 from canao.train import loop
 from canao.train.batches import Encoded, encode
 from canao.train.data import TextData
@@ -47,13 +48,13 @@ WIDTHS = (1, 7, 17, 31, 33, 127)
 WIDE = {"vocab_size": 3000, "hidden_size": 36, "num_attention_heads": 3}
 
 
-def awkward_rows(width: int) -> np.ndarray:
+def awkward_rows(width: int, most: int = 127) -> np.ndarray:
     """Rows of many sizes: random ones, zeros, halves exactly between two levels, one of a single
     number, minute and huge ones."""
     rng = np.random.default_rng(width)
     rows = rng.standard_normal((40, width)) * np.exp(rng.uniform(-20, 20, (40, 1)))
-    halves = np.resize(np.arange(-126.5, 127), (3, width))
-    halves[:, 0] = (127, -127, 127)
+    halves = np.resize(np.arange(0.5 - most, most), (3, width))
+    halves[:, 0] = (most, -most, most)
     halves[2] *= 2.0**-9
     alone = np.zeros((2, width))
     alone[0, -1], alone[1, 0] = -3.0, 1e-30
@@ -62,13 +63,16 @@ def awkward_rows(width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_levels_are_the_interpreters(width: int) -> None:
+    for dtype in QUANTIZED:
+        rows = awkward_rows(width, dtype.levels)
+        wanted = quantize([rows], {"dtype": dtype})
+        levels, unit = (t.numpy() for t in token_levels(torch.from_numpy(rows), dtype.levels))
+        assert np.array_equal(levels, wanted["levels"])
+        assert np.array_equal(unit[:, 0], wanted["scale"])
+        assert np.abs(levels).max() == dtype.levels
+        halves = levels[40:43, 1:]
+        assert width == 1 or np.all(halves % 2 == 0), "halves are rounded to even"
     rows = awkward_rows(width)
-    wanted = quantize([rows], {})
-    levels, unit = (t.numpy() for t in token_levels(torch.from_numpy(rows)))
-    assert np.array_equal(levels, wanted["levels"])
-    assert np.array_equal(unit[:, 0], wanted["scale"])
-    halves = levels[40:43, 1:]
-    assert width == 1 or np.all(halves % 2 == 0), "halves are rounded to even"
     of_weights, scales = (t.numpy() for t in channel_levels(torch.from_numpy(rows)))
     for got, want in zip((of_weights, scales), channels(rows), strict=True):
         assert np.array_equal(got, want)
@@ -85,12 +89,14 @@ def test_values_are_the_interpreters(width: int) -> None:
 
     x = np.random.default_rng(1).standard_normal((5, width)).astype(np.float32)
     bias = np.arange(len(rows), dtype=np.float32)
-    exact = quantized_linear([quantize([x], {}), levels, scales.astype(np.float64), bias], {})
-    got = _Product.apply(*map(torch.from_numpy, (x, rows, bias)), 1.0).numpy()
-    np.testing.assert_allclose(got, exact, rtol=3e-7, atol=1e-6 * float(np.abs(bias).max()))
-    bare = quantized_linear([quantize([x], {}), levels, scales.astype(np.float64)], {})
-    got = _Product.apply(torch.from_numpy(x), torch.from_numpy(rows), None, 1.0).numpy()
-    np.testing.assert_allclose(got, bare, rtol=3e-7)
+    for dtype in QUANTIZED:
+        given, most = quantize([x], {"dtype": dtype}), dtype.levels
+        exact = quantized_linear([given, levels, scales.astype(np.float64), bias], {})
+        got = _Product.apply(*map(torch.from_numpy, (x, rows, bias)), 1.0, most).numpy()
+        np.testing.assert_allclose(got, exact, rtol=3e-7, atol=1e-6 * float(np.abs(bias).max()))
+        bare = quantized_linear([given, levels, scales.astype(np.float64)], {})
+        got = _Product.apply(torch.from_numpy(x), torch.from_numpy(rows), None, 1.0, most).numpy()
+        np.testing.assert_allclose(got, bare, rtol=3e-7)
 
 
 def test_gradients_pass_straight_through() -> None:
@@ -146,11 +152,12 @@ def test_what_is_rounded_is_what_the_compiler_rounds() -> None:
     assert len(products) == 12 and not {"classifier", "bert.pooler.dense"} & products
 
 
-def test_the_model_computes_as_the_compilers_graph() -> None:
+@pytest.mark.parametrize("precision", ["int8", "int8-7bit"])
+def test_the_model_computes_as_the_compilers_graph(precision: str) -> None:
     """Against the interpreter, in float32, of which both are a rounding away; float32 is far."""
     model = wide_model()
     float32 = rewritten(trace(model, 40), True, LIMITS)[1]
-    graph, rounding = in_precision(float32, "int8"), FakeQuantization.of(model, 40)
+    graph, rounding = in_precision(float32, precision), FakeQuantization.of(model, 40, precision)
     given = {i.name for i in graph.inputs if i.given}
     for length in (1, 2, 17, 40):
         ids = np.random.default_rng(length).integers(0, 3000, length)
@@ -324,4 +331,4 @@ def test_odd_options(
 def test_a_third_of_the_epochs_one_at_least() -> None:
     found = [TrainOptions(final_epochs=n, precision="int8").rounded_epochs for n in (1, 2, 3, 5, 9)]
     assert found == [1, 1, 1, 2, 3]
-    assert quantizes("int8") and not quantizes("float32")
+    assert [p for p in PRECISIONS if quantizes(p)] == ["int8", "int8-7bit"]

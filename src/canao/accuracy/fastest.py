@@ -27,8 +27,10 @@ from canao.defaults import MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import local_device
 from canao.errors import AccuracyError, DeviceError, InputError
-from canao.lower.scheduling import target_in
-from canao.precision.quantize import FLOAT32, INT8
+from canao.isa.registry import ISAS
+from canao.isa.table import TileOps
+from canao.lower.scheduling import product_in, target_in
+from canao.precision.quantize import FLOAT32, INT8, SEVEN_BITS
 from canao.target import Target, get_target
 
 _ROUNDS, _SAMPLES = 7, 16
@@ -55,9 +57,17 @@ class Fastest:
 
 def candidates(target: Target) -> tuple[str, ...]:
     """Precisions that may be the fastest on a target, the most precise first: float32, those of
-    half precision that it has instructions for, and int8."""
+    half precision that it has instructions for, int8, and that of 7 bits where these are multiplied
+    in another way."""
     half = (name for name in ("fp16", "bf16") if target_in(target, name) != target)
-    return (FLOAT32, *half, INT8)
+    seven = (SEVEN_BITS,) if _loops(target, SEVEN_BITS) != _loops(target, INT8) else ()
+    return (FLOAT32, *half, INT8, *seven)
+
+
+def _loops(target: Target, precision: str) -> list[TileOps]:
+    """The inner loops of products in a precision, of each instruction set of a library."""
+    product = product_in(precision)
+    return [ISAS[t.isa].tiles[product] for t in target_in(target, precision).levels]
 
 
 def compile_fastest(

@@ -88,7 +88,7 @@ TextColumns = Annotated[
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
 Precision = Annotated[
-    str, typer.Option(help="of products: float32, bf16, fp16, int8 or int8-weights")
+    str, typer.Option(help="of products: float32, bf16, fp16, int8, int8-7bit or int8-weights")
 ]
 KvCache = Annotated[
     str, typer.Option(help="what a decoder keeps keys and values in: float32, fp16 or int8")

@@ -155,9 +155,9 @@ def compile_model(
     it takes the widest that the processor has.
 
     `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
-    'int8' with activations quantised as they come, or 'int8-weights'. The library is for the
-    instruction set of the target that is best for it. Products whose results `kept` names stay in
-    float32. What the target has no instructions for is refused, unless `allow_emulation`.
+    'int8' with activations quantised as they come, 'int8-7bit' or 'int8-weights'. The library is
+    for the instruction set of the target that is best for it. Products whose results `kept` names
+    stay in float32. What the target has no instructions for is refused, unless `allow_emulation`.
     `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32',
     'fp16' or 'int8'; a model that keeps none is refused with the latter two.
 

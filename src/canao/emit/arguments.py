@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from canao.emit.language import C11, Language
-from canao.graph.dtypes import F32, I32, Q8, DType
+from canao.graph.dtypes import F32, I32, QUANTIZED, DType
 from canao.schedule.operands import NARROW_ROWS, ROW_MAJOR, Operand, Packed
 
 # Kernels read integers and booleans as the same type.
@@ -72,7 +72,7 @@ def c_type(operand: Operand, language: Language = C11) -> str:
 
 def row_type(dtype: DType) -> str:
     """What code calls the elements of narrow rows."""
-    return "q8" if dtype == Q8 else f"{dtype}_row"
+    return dtype.c if dtype in QUANTIZED else f"{dtype}_row"
 
 
 def _prefix(operand: Operand) -> str:

@@ -26,7 +26,7 @@ from canao.fuse.forms.rows import (
     Stage,
     TakeAlongAxis,
 )
-from canao.graph.dtypes import F32, Q8, DType
+from canao.graph.dtypes import F32, QUANTIZED, DType
 from canao.graph.ir import Dim, Graph, dim_mul
 from canao.lower.cpu.quantized import RowLayout
 from canao.lower.cpu.rows import outside
@@ -77,7 +77,7 @@ class RowCode:
         self.source = ""
         # The largest magnitude of a row that is quantised; of levels that are given, what makes
         # their scale 1.
-        self.top = "127.0f"
+        self.top = f"{program.writes.levels}.0f"
 
     # Operands.
 
@@ -317,7 +317,7 @@ class RowCode:
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
             "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
-            "levels": f"q8_inverse({self.top})",
+            "levels": f"{row_type(self.program.writes)}_inverse({self.top})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
@@ -338,7 +338,7 @@ class RowCode:
             if scalar:
                 w.line(f"o[0] = {self.local[scalar]};")
             if layout is not None:
-                top = f", {self.top}" if self.program.writes == Q8 else ""
+                top = f", {self.top}" if self.program.writes in QUANTIZED else ""
                 w.line(f"{kind}_end(o, {expression(self.rows.width)}, {layout.scale}{top});")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from canao.graph.dtypes import F16, F32, I8, DType
+from canao.graph.dtypes import F16, F32, I8, Q8, DType
 from canao.graph.ir import Dim, dim_at
 
 Attributes = Mapping[str, Any]
@@ -97,24 +97,24 @@ def widened(x: Array) -> Array:
 
 
 HALF_MOST = np.float32(65504)  # the largest f16
-LEVELS = 127  # int8 goes from -127 to 127, so that negation is exact
 
 
 def rows_of(width: int) -> np.dtype[Any]:
-    """How a value of Q8 is held here: for each row `width` whole numbers, and what they are
+    """How a value of Q8 or Q7 is held here: for each row `width` whole numbers, and what they are
     multiples of."""
     return np.dtype([("levels", np.int8, (width,)), ("scale", np.float32)])
 
 
-def quantize(x: Sequence[Array], _: Attributes) -> Array:
-    """Each row over its largest magnitude / 127, rounded half to even; all in float32."""
-    rows = np.asarray(x[0], np.float32)
+def quantize(x: Sequence[Array], a: Attributes) -> Array:
+    """Each row over its largest magnitude / levels, rounded half to even; all in float32. `dtype`
+    is what has so many levels, Q8 where it is not named."""
+    rows, most = np.asarray(x[0], np.float32), np.float32(a.get("dtype", Q8).levels)
     top = np.abs(rows).max(-1, keepdims=True)
     with np.errstate(divide="ignore"):
-        inverse = np.where(top > 0, np.float32(LEVELS) / top, np.float32(0))
+        inverse = np.where(top > 0, most / top, np.float32(0))
     out = np.empty(rows.shape[:-1], rows_of(rows.shape[-1]))
     out["levels"] = np.rint(rows * inverse)
-    out["scale"] = top[..., 0] / np.float32(LEVELS)
+    out["scale"] = top[..., 0] / most
     return out
 
 
@@ -134,8 +134,8 @@ def accumulators(x: Array, weights: Array) -> Array:
 
 
 def quantized_linear(x: Sequence[Array], _: Attributes) -> Array:
-    """x0, of Q8 or float32, by x1 of int8; x2 is what each column of these is a multiple of, x3 the
-    bias."""
+    """x0, of Q8, Q7 or float32, by x1 of int8; x2 is what each column of these is a multiple of, x3
+    the bias."""
     if x[0].dtype.names is None:
         return x[0] @ x[1].T.astype(x[0].dtype) * x[2] + (x[3] if len(x) == 4 else 0)
     scale = x[0]["scale"][..., None].astype(x[2].dtype) * x[2]

@@ -179,7 +179,7 @@ _ROWS = (
        _per_operand_element),
     Op("narrow", (1,), shapes.narrow, meanings.narrow, ONE_TO_ONE, _per_element(1)),
     Op("quantize", (1,), shapes.quantize, meanings.quantize, MANY_TO_MANY, _per_element(4)),
-    Op("rows_of_levels", (1,), shapes.quantize, meanings.rows_of_levels, MANY_TO_MANY),
+    Op("rows_of_levels", (1,), shapes.rows_of_levels, meanings.rows_of_levels, MANY_TO_MANY),
     Op("cumsum", (1,), shapes.same, meanings.cumsum, MANY_TO_MANY, _per_element(1)),
     # Elements found by number, made or joined.
     Op("gather", (2,), shapes.gather, meanings.gather, ONE_TO_MANY),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from canao.graph.dtypes import BF16, F16, F32, I8, I32, NARROW, Q8, DType
+from canao.graph.dtypes import BF16, F16, F32, I8, I32, NARROW, Q8, QUANTIZED, DType
 from canao.graph.ir import TOKENS, Dim, Shape, Type, dim_add, dim_mul
 
 Attributes = Mapping[str, Any]
@@ -60,9 +60,16 @@ def linear(types: Sequence[Type], _: Attributes) -> Type:
     return Type(F32, (*x[:-1], w[0]))
 
 
-def quantize(types: Sequence[Type], _: Attributes) -> Type:
+def quantize(types: Sequence[Type], a: Attributes) -> Type:
+    made = a.get("dtype", Q8)
+    if types[0].dtype != F32 or not types[0].shape or made not in QUANTIZED:
+        raise ShapeError(f"quantize of {types[0]} to {made}")
+    return Type(made, types[0].shape)
+
+
+def rows_of_levels(types: Sequence[Type], _: Attributes) -> Type:
     if types[0].dtype != F32 or not types[0].shape:
-        raise ShapeError(f"quantize of {types[0]}")
+        raise ShapeError(f"rows_of_levels of {types[0]}")
     return Type(Q8, types[0].shape)
 
 
@@ -75,8 +82,8 @@ def narrow(types: Sequence[Type], a: Attributes) -> Type:
 def quantized_linear(types: Sequence[Type], _: Attributes) -> Type:
     x, w = types[0].shape, types[1].shape
     vectors = [Type(F32, w[:1])] * (len(types) - 2)
-    fits = types[0].dtype in (Q8, F32) and types[1].dtype == I8 and len(w) == 2 and x[-1] == w[1]
-    if not fits or list(types[2:]) != vectors:
+    fits = types[0].dtype in (*QUANTIZED, F32) and types[1].dtype == I8
+    if not fits or len(w) != 2 or x[-1] != w[1] or list(types[2:]) != vectors:
         raise ShapeError(f"quantized_linear of {types[0]} by {types[1]}")
     return Type(F32, (*x[:-1], w[0]))
 

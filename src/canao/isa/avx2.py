@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from canao.isa.table import Isa, TileOps, float_tiles
 
 LOADS = {
@@ -19,6 +21,31 @@ STORES = {
            "_mm256_set1_ps(65504.0f), v)); _mm256_storeu_ps(p, _mm256_cvtph_ps(_mm256_cvtps_ph("
            "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));",
 }
+BYTES = ("const __m256i x = _mm256_cvtps_epi32(v); const __m128i half = _mm_packs_epi32("
+         "_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)); "
+         "_mm_storel_epi64((__m128i *)p, _mm_packs_epi16(half, half));")  # fmt: skip
+# Products of 16 bits.
+PAIRS = TileOps(
+    store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
+          "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));",
+    weights="int8_t", activations="int16_t", kr=2, vw="__m256i", va="__m256i", vc="__m256i",
+    load_w="return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));",
+    spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm256_set1_epi32(pair);",
+    product="return _mm256_add_epi32(c, _mm256_madd_epi16(a, w));",
+    zero="_mm256_setzero_si256()", to_float="return _mm256_cvtepi32_ps(c);",
+    to_bits="return _mm256_castsi256_ps(c);", of_bits="return _mm256_castps_si256(c);",
+)  # fmt: skip
+# Products of unsigned bytes by signed ones, whose unsigned ones are the weights, + 128. Two are
+# added in 16 bits, which hold that of rows of 7 bits only: 2 * 255 * 63 = 32130.
+FOURS = replace(
+    PAIRS, store=BYTES,
+    activations="int8_t", kr=4, offset=128,
+    load_w="return _mm256_loadu_si256((const __m256i *)p);",
+    spread="int32_t four; __builtin_memcpy(&four, p, 4); return _mm256_set1_epi32(four);",
+    product="return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), "
+            "_mm256_set1_epi16(1)));",
+    start="return _mm256_set1_epi32(n);",
+)  # fmt: skip
 ISA = Isa(
     name="avx2", vector="__m256", width=8,
     # 6x2 accumulators, 2 of weights and 1 broadcast fill 15 of 16 registers.
@@ -68,16 +95,5 @@ ISA = Isa(
               "_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)); "
               "_mm_storel_epi64((__m128i *)p, _mm_packs_epi16(y, y));",
     },
-    tiles=float_tiles(LOADS, STORES) | {
-        "i8": TileOps(
-            store="const __m256i x = _mm256_cvtps_epi32(v); _mm_storeu_si128((__m128i *)p, "
-                  "_mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));",
-            weights="int8_t", activations="int16_t", kr=2, vw="__m256i", va="__m256i", vc="__m256i",
-            load_w="return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));",
-            spread="int32_t pair; __builtin_memcpy(&pair, p, 4); return _mm256_set1_epi32(pair);",
-            product="return _mm256_add_epi32(c, _mm256_madd_epi16(a, w));",
-            zero="_mm256_setzero_si256()", to_float="return _mm256_cvtepi32_ps(c);",
-            to_bits="return _mm256_castsi256_ps(c);", of_bits="return _mm256_castps_si256(c);",
-        ),
-    },
+    tiles=float_tiles(LOADS, STORES) | {"i8": PAIRS, "q7_i8": FOURS},
 )  # fmt: skip

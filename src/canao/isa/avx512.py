@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa, TileOps, float_tiles
+from canao.isa.table import Isa, TileOps, float_tiles, int8_tiles
 
 LOADS = {
     "i8": "return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));",
@@ -57,8 +57,8 @@ ISA = Isa(
                "x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));",
         "i8": "_mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));",
     },
-    tiles=float_tiles(LOADS, STORES) | {
-        "i8": TileOps(
+    tiles=float_tiles(LOADS, STORES) | int8_tiles(
+        TileOps(
             store="_mm256_storeu_si256((__m256i *)p, "
                   "_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));",
             weights="int8_t", activations="int16_t", kr=2, vw="__m512i", va="__m512i", vc="__m512i",
@@ -68,5 +68,5 @@ ISA = Isa(
             zero="_mm512_setzero_si512()", to_float="return _mm512_cvtepi32_ps(c);",
             to_bits="return _mm512_castsi512_ps(c);", of_bits="return _mm512_castps_si512(c);",
         ),
-    },
+    ),
 )  # fmt: skip

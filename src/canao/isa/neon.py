@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa, TileOps, float_tiles
+from canao.isa.table import Isa, TileOps, float_tiles, int8_tiles
 
 LOADS = {
     "i8": "int32_t four; __builtin_memcpy(&four, p, 4); const int16x8_t x = "
@@ -55,9 +55,9 @@ ISA = Isa(
                "v)); vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));",
         "i8": BYTES,
     },
-    tiles=float_tiles(LOADS, STORES) | {
+    tiles=float_tiles(LOADS, STORES) | int8_tiles(
         # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
-        "i8": TileOps(
+        TileOps(
             store=BYTES,
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
             vc="int32x4_t",
@@ -68,5 +68,5 @@ ISA = Isa(
             zero="vdupq_n_s32(0)", to_float="return vcvtq_f32_s32(c);",
             to_bits="return vreinterpretq_f32_s32(c);", of_bits="return vreinterpretq_s32_f32(c);",
         ),
-    },
+    ),
 )  # fmt: skip

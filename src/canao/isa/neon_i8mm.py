@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from canao.isa import neon_dotprod
+from canao.isa.table import int8_tiles
 
 BASE = neon_dotprod.ISA
 ISA = replace(
     BASE,
-    name="neon_i8mm", extends="neon_dotprod", gains=frozenset({"i8", "bf16"}),
+    name="neon_i8mm", extends="neon_dotprod", gains=frozenset({"i8", "q7_i8", "bf16"}),
     emulated=frozenset(),
     features=(*BASE.features, "i8mm", "bf16"),
     cpu="generic+v8_2a+dotprod+fullfp16+i8mm+bf16", gcc_march="armv8.2-a+dotprod+fp16+i8mm+bf16",
     tiles={
         **BASE.tiles,
-        "i8": replace(
+        **int8_tiles(replace(
             BASE.tiles["i8"],
             kr=8, pairs=True,
             spread="return vcombine_s8(vld1_s8(p), vld1_s8(q));",
@@ -24,7 +25,7 @@ ISA = replace(
                 "vreinterpretq_s64_s32(b)));",
             high="return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), "
                  "vreinterpretq_s64_s32(b)));",
-        ),
+        )),
         "bf16": replace(
             BASE.tiles["bf16"],
             activations="uint16_t", kr=4, vw="bfloat16x8_t", va="bfloat16x8_t", pairs=True,

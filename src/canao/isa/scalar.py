@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa, TileOps, float_tiles
+from canao.isa.table import Isa, TileOps, float_tiles, int8_tiles
 
 # f16 to float32 and back, rounded half to even, not beyond the largest.
 HALF = """\
@@ -65,8 +65,8 @@ ISA = Isa(
     },
     loads=LOADS,
     keeps={"f16": "*p = half_of(v);", "i8": "*p = (int8_t)vf_round(v);"},
-    tiles=float_tiles(LOADS, STORES) | {
-        "i8": TileOps(
+    tiles=float_tiles(LOADS, STORES) | int8_tiles(
+        TileOps(
             store="*p = (int8_t)vf_round(v);",
             weights="int8_t", activations="int8_t", kr=1, vw="int32_t", va="int32_t", vc="int32_t",
             load_w="return *p;", spread="return *p;", product="return c + a * w;",
@@ -74,5 +74,5 @@ ISA = Isa(
             to_bits="float f; __builtin_memcpy(&f, &c, 4); return f;",
             of_bits="int32_t n; __builtin_memcpy(&n, &c, 4); return n;",
         ),
-    },
+    ),
 )  # fmt: skip

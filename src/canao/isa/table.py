@@ -122,6 +122,11 @@ def float_tiles(loads: Mapping[str, str], stores: Mapping[str, str]) -> dict[str
     }
 
 
+def int8_tiles(ops: TileOps) -> dict[str, TileOps]:
+    """Tiles that multiply whole numbers of 8 bits, of which rows may have 7."""
+    return {"i8": ops, "q7_i8": ops}
+
+
 @dataclass(frozen=True, slots=True)
 class Isa:
     """An instruction set as code generation sees it.
@@ -134,8 +139,8 @@ class Isa:
     cpu, gcc_march     what ziglang's clang and other compilers call the least such processor
     prologue, bodies   includes and helpers, and the operations
     tiles              the operations of register tiles by the types of what they multiply: 'f32',
-                       'i8', 'bf16' and 'f16' of both, 'f32_i8' and 'f32_f16' of float32 rows
-                       by int8 and f16
+                       'i8', 'bf16' and 'f16' of both, 'q7_i8' of rows of 7 bits by int8, 'f32_i8'
+                       and 'f32_f16' of float32 rows by int8 and f16
     loads              type of a table -> body of `vf load(const TYPE *p)`: VF elements as floats
     keeps              type of a cache -> body of `void keep(TYPE *p, vf v)`: VF floats as elements,
                        of i8 whole numbers from -127 to 127, rounded half to even; f16 not beyond

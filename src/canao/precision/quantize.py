@@ -2,8 +2,9 @@
 
 int8: activations are quantised as they come, a scale for each token; weights once, a scale for each
 output channel; both are symmetric, from -127 to 127, and sums are exact in int32. Nothing is
-calibrated. int8-weights: activations stay in float32. bf16, fp16: activations and weights are
-rounded to these, and added up in float32.
+calibrated. int8-7bit: activations go from -63 to 63, so that pairs of products fit 16 bits, as
+processors without dot products of bytes add them up. int8-weights: activations stay in float32.
+bf16, fp16: activations and weights are rounded to these, and added up in float32.
 
 What is around the products stays in float32: bias, norms, softmax, residuals. So do products that
 cost little and decide much: of few rows, whatever the length, as a pooler's and a classifier's of
@@ -22,9 +23,9 @@ import numpy as np
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.graph.dtypes import BF16, F16, F32, I8, NARROW, Q8, DType
+from canao.graph.dtypes import BF16, F16, F32, I8, NARROW, Q7, Q8, QUANTIZED, DType
 from canao.graph.ir import Graph, Node, Poly, node
-from canao.graph.meanings import LEVELS, narrowed
+from canao.graph.meanings import narrowed
 from canao.graph.ops import OPS
 from canao.graph.verify import retype
 
@@ -45,14 +46,15 @@ _TABLE: Mapping[str, Precision] = {
         Precision("bf16", BF16, BF16),
         Precision("fp16", F16, F16),
         Precision("int8", Q8, I8),
+        Precision("int8-7bit", Q7, I8),
         Precision("int8-weights", F32, I8),
     )
 }
-FLOAT32, INT8 = PRECISION, "int8"
+FLOAT32, INT8, SEVEN_BITS = PRECISION, "int8", "int8-7bit"
 AUTO = "auto"  # not one of them: the fastest of several (accuracy/fastest.py)
 PRECISIONS = tuple(_TABLE)
 _LARGE = 1 << 16  # elements of a table that is worth it
-_DEEPEST = (2**31 - 1) // LEVELS**2  # products whose sums int32 holds, whatever the numbers
+_DEEPEST = (2**31 - 1) // I8.levels**2  # products whose sums int32 holds, whatever the numbers
 _VOCABULARY = 4096  # columns from which on what a model gives out is no small head
 
 
@@ -144,7 +146,8 @@ class _Rewriting:
             self.rows[x] = name = f"{x}.{dtype}"
             self.nodes.append(
                 node("quantize", (x,), name, where=n.where) if dtype == Q8
-                else node("narrow", (x,), name, where=n.where, dtype=dtype)
+                else node("quantize" if dtype in QUANTIZED else "narrow", (x,), name,
+                          where=n.where, dtype=dtype)
             )  # fmt: skip
         return self.rows[x]
 
@@ -166,8 +169,8 @@ def channels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rounded half to even. A row of zeros has the scale 0."""
     top = np.abs(weight).max(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        levels = np.where(top[:, None] > 0, np.rint(weight / top[:, None] * LEVELS), 0)
-    return levels.astype(np.int8), (top / np.float32(LEVELS)).astype(np.float32)
+        levels = np.where(top[:, None] > 0, np.rint(weight / top[:, None] * I8.levels), 0)
+    return levels.astype(np.int8), (top / np.float32(I8.levels)).astype(np.float32)
 
 
 def _tables(graph: Graph) -> frozenset[str]:

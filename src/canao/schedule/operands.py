@@ -38,7 +38,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class NarrowRows:
-    """Row after row of Q8, bf16 or f16, as lower/cpu/quantized.py lays them out."""
+    """Row after row of Q8, Q7, bf16 or f16, as lower/cpu/quantized.py lays them out."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,5 @@
-"""Quantisation-aware training: a model that computes in float32 what its library will in int8.
+"""Quantisation-aware training: a model that computes in float32 what its library will in whole
+numbers.
 
 Products and tables are rounded to the levels of the kernels, by the arithmetic of
 `graph/meanings.py` (activations, a scale for each token) and `precision/quantize.py` (weights, a
@@ -26,34 +27,32 @@ from torch.nn import functional
 from canao.defaults import LIMITS
 from canao.errors import UnsupportedError
 from canao.fuse.simplify import rewritten
+from canao.graph.dtypes import I8, Q8, QUANTIZED
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Node
-from canao.graph.meanings import LEVELS
-from canao.precision.quantize import INT8, quantizable
-
-# Of these precisions products are of whole numbers: the one place that knows them by name.
-_WHOLE_NUMBERS = frozenset({INT8})
+from canao.precision.quantize import INT8, precision_of, quantizable
 
 
 def quantizes(precision: str) -> bool:
-    """Whether libraries in a precision round what a model can be trained to be rounded to."""
-    return precision in _WHOLE_NUMBERS
+    """Whether libraries in a precision round what a model can be trained to be rounded to: their
+    products are of whole numbers. InputError if there is no such precision."""
+    return precision_of(precision).rows in QUANTIZED
 
 
-def token_levels(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations [..., k] as whole numbers [..., k] from -127 to 127 and what each row's are
+def token_levels(x: Tensor, most: int = Q8.levels) -> tuple[Tensor, Tensor]:
+    """Activations [..., k] as whole numbers [..., k] from -most to most and what each row's are
     multiples of, [..., 1], all float32: the op `quantize`, bit for bit."""
     top = x.abs().amax(-1, keepdim=True)
-    inverse = torch.where(top > 0, LEVELS / top, torch.zeros_like(top))
-    return torch.round(x * inverse), top / LEVELS
+    inverse = torch.where(top > 0, most / top, torch.zeros_like(top))
+    return torch.round(x * inverse), top / most
 
 
 def channel_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weights or rows of a table, [n, k], as whole numbers [n, k] and scales [n], all float32:
     `precision.quantize.channels`, bit for bit."""
     top = weight.abs().amax(-1, keepdim=True)
-    levels = torch.where(top > 0, torch.round(weight / top * LEVELS), torch.zeros_like(weight))
-    return levels, top[..., 0] / LEVELS
+    levels = torch.where(top > 0, torch.round(weight / top * I8.levels), torch.zeros_like(weight))
+    return levels, top[..., 0] / I8.levels
 
 
 def rounded(weight: Tensor, factor: float = 1.0) -> Tensor:
@@ -69,13 +68,14 @@ def _times(weight: Tensor, factor: float) -> Tensor:
 
 class _Product(torch.autograd.Function):
     """x [..., k] by weights [n, k], and the bias [n], as the op `quantized_linear`: sums of whole
-    numbers, exact as long as float32 holds them, then the scales."""
+    numbers, exact as long as float32 holds them, then the scales. Those of x are `most` at most."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float
-    ) -> Tensor:
-        levels, unit = token_levels(x)
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float,
+        most: int = Q8.levels,
+    ) -> Tensor:  # fmt: skip
+        levels, unit = token_levels(x, most)
         columns, scales = channel_levels(_times(weight, factor))
         scales = scales / factor
         ctx.save_for_backward(levels * unit, columns * scales[:, None])
@@ -85,7 +85,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
@@ -94,6 +94,7 @@ class _Product(torch.autograd.Function):
             gradient @ weight if wanted[0] else None,
             rows.T @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
+            None,
             None,
         )
 
@@ -110,8 +111,8 @@ class _Rows(torch.autograd.Function):
         return gradients[0], None
 
 
-def _linear(module: nn.Linear, factor: float, x: Tensor) -> Tensor:
-    product: Tensor = _Product.apply(x, module.weight, module.bias, factor)
+def _linear(module: nn.Linear, factor: float, most: int, x: Tensor) -> Tensor:
+    product: Tensor = _Product.apply(x, module.weight, module.bias, factor, most)
     return product
 
 
@@ -122,14 +123,20 @@ def _look_up(forward: Callable[[Tensor], Tensor], factor: float, ids: Tensor) ->
 
 @dataclass(frozen=True)
 class FakeQuantization:
-    """What of a model is rounded: paths of its modules, and for each the number by which the
-    compiler multiplies its weights before it rounds them (a scale of attention's scores, say)."""
+    """What of a model is rounded.
+
+    factors   paths of its modules, and for each the number by which the compiler multiplies its
+              weights before it rounds them (a scale of attention's scores, say)
+    most      the largest whole number of activations
+    """
 
     factors: Mapping[str, float]
+    most: int = Q8.levels
 
     @classmethod
-    def of(cls, model: nn.Module, max_length: int) -> FakeQuantization:
-        """The products and tables that int8 is for, in a model for texts of `max_length` tokens.
+    def of(cls, model: nn.Module, max_length: int, precision: str = INT8) -> FakeQuantization:
+        """The products and tables that a precision is for which `quantizes`, in a model for texts
+        of `max_length` tokens.
 
         UnsupportedError if the model cannot be compiled, or if the compiler makes weights of a
         module's that are not the module's times a number.
@@ -141,7 +148,7 @@ class FakeQuantization:
         for n in quantizable(float32):
             for path, rows in _sources(model, float32, n):
                 factors[path] = _factor(model.get_submodule(path), rows, path)
-        return cls(factors)
+        return cls(factors, precision_of(precision).rows.levels)
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[None]:
@@ -150,7 +157,7 @@ class FakeQuantization:
             for path, factor in self.factors.items():
                 module = model.get_submodule(path)
                 forward = (
-                    partial(_linear, module, factor)
+                    partial(_linear, module, factor, self.most)
                     if isinstance(module, nn.Linear)
                     else partial(_look_up, module.forward, factor)
                 )

@@ -168,7 +168,7 @@ class Trainer:
         rounded, rounding = self._rounded_epochs, None
         key = _digest(
             self._key, self.options.final_epochs, self.options.student_lr,
-            *([rounded] if rounded else ()),  # runs of earlier versions rounded none
+            *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
@@ -177,7 +177,8 @@ class Trainer:
         with threads(self.options.threads):
             data, student = self._train_set(), self._student(arch)
             if rounded:
-                rounding = FakeQuantization.of(student, student.config.max_position_embeddings)
+                longest = student.config.max_position_embeddings
+                rounding = FakeQuantization.of(student, longest, self.options.precision)
             distill(
                 student,
                 self._targets_of(data),

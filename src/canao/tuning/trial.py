@@ -27,10 +27,10 @@ from canao.emit.c.unit import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import form_of
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import BF16, F16, F32, I32, NARROW, Q8, DType
+from canao.graph.dtypes import BF16, F16, F32, I32, NARROW, QUANTIZED, DType
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, node
-from canao.graph.meanings import LEVELS, narrowed, widened
+from canao.graph.meanings import narrowed, widened
 from canao.graph.verify import infer
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plan, schedule_program
@@ -44,7 +44,7 @@ ROWS = 256  # of the tables that activations are gathered from
 # A plan's numbers may differ from float64 by this part of the largest of them.
 TOLERANCE = 1e-4
 # What an element of narrow rows may move by, as a part of the largest: by rounding to the next one.
-_STEPS = {F32: 0.0, Q8: 1 / LEVELS, BF16: 2.0**-7, F16: 2.0**-10}
+_STEPS = {F32: 0.0, BF16: 2.0**-7, F16: 2.0**-10} | {d: 1 / d.levels for d in QUANTIZED}
 _MOVED = 2  # elements of one sum that may
 _SUMS = 64  # that a narrow row is checked by
 _CHECKED_LENGTHS = (1, 37)  # besides the measured one
@@ -112,19 +112,20 @@ class TrialLibrary:
         values = interpret(graph.replace(nodes=nodes, constants=constants), [ids])
         expected, result = values[nodes[-1].output], self.results[pair]
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
-        step = _STEPS[graph.types[result].dtype]
-        return expected, allowed + (_MOVED * step * _largest(values[result]) if step else 0.0)
+        dtype = graph.types[result].dtype
+        largest = _largest(values[result], dtype) if dtype in NARROW else 0.0
+        return expected, allowed + _MOVED * _STEPS[dtype] * largest
 
 
 def _as(ones: np.ndarray, dtype: DType) -> np.ndarray:
     """Ones and zeros as the weights of narrow rows."""
-    return ones.astype(np.int8) if dtype == Q8 else narrowed(ones.astype(np.float32), dtype)
+    return ones.astype(np.int8) if dtype in QUANTIZED else narrowed(ones.astype(np.float32), dtype)
 
 
-def _largest(rows: np.ndarray) -> float:
+def _largest(rows: np.ndarray, dtype: DType) -> float:
     """The largest magnitude of narrow rows."""
-    if rows.dtype.names:
-        return float(rows["scale"].max(initial=0.0)) * LEVELS
+    if dtype in QUANTIZED:
+        return float(rows["scale"].max(initial=0.0)) * dtype.levels
     return float(np.abs(widened(rows)).max(initial=0.0))
 
 
@@ -224,8 +225,8 @@ class _Assembly:
             chain.append(("slice", (), {"axis": 1, "start": 0, "stop": 1}))
         if shape != have:
             chain.append(("reshape", (), {"shape": shape}))
-        if dtype == Q8:
-            chain.append(("quantize", (), {}))
+        if dtype in QUANTIZED:
+            chain.append(("quantize", (), {"dtype": dtype}))
         elif dtype in NARROW:
             chain.append(("narrow", (), {"dtype": dtype}))
         value = ""
@@ -243,10 +244,10 @@ class _Assembly:
         assert isinstance(width, int)
         ones = np.arange(width) % _SUMS == np.arange(min(_SUMS, width))[:, None]
         operands = [rows, self._constant(f"sums{width}.{dtype}", _as(ones, dtype))]
-        if dtype == Q8:
+        if dtype in QUANTIZED:
             scales = np.ones(len(ones), np.float32)
             operands.append(self._constant(f"sums{width}.scales", scales))
-        op = "quantized_linear" if dtype == Q8 else "linear"
+        op = "quantized_linear" if dtype in QUANTIZED else "linear"
         made = node(op, tuple(operands), f"{rows}.sums")
         self._alone(made)
         return (made,)

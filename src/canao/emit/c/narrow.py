@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from canao.emit.arguments import row_type
 from canao.emit.writer import fill
-from canao.graph.dtypes import I8, Q8, DType
+from canao.graph.dtypes import I8, QUANTIZED, DType
 from canao.isa.table import Isa
 from canao.lower.cpu.quantized import tile_of
 
@@ -32,20 +32,20 @@ CANAO_INLINE void ${KIND}_end($KIND *row, int64_t width, int64_t pitch)
         row[i] = 0;
 }
 """
-QUANTIZED = """\
+LEVELS = """\
 
 /* What a row is multiplied by, and what its levels are multiples of, by its largest magnitude. */
-CANAO_INLINE float q8_inverse(float top) { return top > 0.0f ? 127.0f / top : 0.0f; }
+CANAO_INLINE float ${KIND}_inverse(float top) { return top > 0.0f ? $LEVELS.0f / top : 0.0f; }
 
 /* Zeros after the levels of a row, and its scale. */
-CANAO_INLINE void q8_end(q8 *row, int64_t width, int64_t scale, float top)
+CANAO_INLINE void ${KIND}_end($KIND *row, int64_t width, int64_t scale, float top)
 {
-    const float unit = top / 127.0f;
+    const float unit = top / $LEVELS.0f;
     for (int64_t i = width; i < scale; i++)
         row[i] = 0;
     __builtin_memcpy(row + scale, &unit, sizeof unit);
 ${start}}
-CANAO_INLINE float q8_scale(const q8 *row, int64_t scale)
+CANAO_INLINE float ${KIND}_scale(const $KIND *row, int64_t scale)
 {
     float unit;
     __builtin_memcpy(&unit, row + scale, sizeof unit);
@@ -61,7 +61,7 @@ START = """\
 """
 STARTED = """\
 /* What a product of a row starts with: its levels times what is added to all weights, less that. */
-CANAO_INLINE int32_t q8_start(const q8 *row, int64_t start)
+CANAO_INLINE int32_t ${KIND}_start(const $KIND *row, int64_t start)
 {
     int32_t sum;
     __builtin_memcpy(&sum, row + start, sizeof sum);
@@ -102,8 +102,8 @@ CANAO_INLINE float level_scale(const float *row, int64_t step, int64_t n, float 
     for (int64_t i = 0; i < n; i += VF)
         most = vf_max(most, vf_abs(row_piece(row + i * step, step, n - i)));
     const float top = vf_top(most);
-    *scale = top / 127.0f;
-    return top > 0.0f ? 127.0f / top : 0.0f;
+    *scale = top / $LEVELS.0f;
+    return top > 0.0f ? $LEVELS.0f / top : 0.0f;
 }
 """
 
@@ -111,7 +111,7 @@ CANAO_INLINE float level_scale(const float *row, int64_t step, int64_t n, float 
 def caches(dtypes: Sequence[DType], isa: Isa) -> str:
     """Functions that put rows into caches of these narrow types."""
     text = "".join(fill(KEEP, TYPE=d.name, C=d.c, keep=isa.keeps[d.name]) for d in dtypes)
-    return text + PIECE + (SCALED if I8 in dtypes else "")
+    return text + PIECE + (fill(SCALED, LEVELS=I8.levels) if I8 in dtypes else "")
 
 
 def tables(dtype: DType, isa: Isa) -> str:
@@ -123,10 +123,10 @@ def narrow_rows(dtype: DType, isa: Isa) -> str:
     """The type of an element of narrow rows, and functions that write and read rows of them."""
     tile = tile_of(dtype, isa.name)
     text, start = ROWS, ""
-    if dtype == Q8:
-        text += QUANTIZED + (STARTED if tile.offset else "")
+    if dtype in QUANTIZED:
+        text += LEVELS + (STARTED if tile.offset else "")
         start = fill(START, OFFSET=tile.offset) if tile.offset else ""
     else:
         text += ENDS
     return fill(text, TYPE=dtype.name, KIND=row_type(dtype), ELEMENT=tile.activations,
-                store=tile.store, start=start)  # fmt: skip
+                LEVELS=dtype.levels, store=tile.store, start=start)  # fmt: skip

@@ -155,8 +155,8 @@ class PackedGemmCode:
         assert self.layout is not None
         row = f"{self._rows_name()} + (row + i) * {self.layout.pitch}"
         with w.block("UNROLL for (int i = 0; i < m; i++)"):
-            start = f"start_{self.product}(q8_start({row}, {self.layout.start}))"
-            w.line(f"const {self.tile.vc} start = {start};")
+            sums = f"{row_type(self.form.rows)}_start({row}, {self.layout.start})"
+            w.line(f"const {self.tile.vc} start = start_{self.product}({sums});")
             with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
                 self._start_one(w)
 
@@ -208,7 +208,8 @@ class PackedGemmCode:
             self.code.open_row(w, (tile,))
             if self.layout and self.form.scales:
                 row = f"{self._rows_name()} + r * {self.layout.pitch}"
-                w.line(f"const vf unit = vf_set1(q8_scale({row}, {self.layout.scale}));")
+                scale = f"{row_type(self.form.rows)}_scale({row}, {self.layout.scale})"
+                w.line(f"const vf unit = vf_set1({scale});")
             with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
                 w.line("const int64_t j = col + v * VF, n = width - v * VF;")
                 self.code.source = self._result(w)

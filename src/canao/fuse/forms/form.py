@@ -48,7 +48,7 @@ class PackedGemm:
     """`a` [rows, k] times `weight` [n, k] transposed, plus `bias`, then `epilogue`.
 
     scales   of the columns, where `weight` is of int8, else ''
-    rows     the type of `a`: float32, or Q8 by int8, or bf16 or f16 by weights of the same
+    rows     the type of `a`: float32, or Q8 or Q7 by int8, or bf16 or f16 by weights of the same
     """
 
     a: Access

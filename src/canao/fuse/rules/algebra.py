@@ -64,7 +64,7 @@ def fold_constants(g: GraphView, n: Node) -> Change | None:
     if n.op == "expand" or not n.inputs or any(i not in g.constants for i in n.inputs):
         return None
     if g.types[n.output].dtype.numpy is None:
-        return None  # no constant holds rows of Q8
+        return None  # no constant holds rows of levels
     shape = fixed(g.shape(n.output))
     if shape is None or not _foldable(g, n, math.prod(shape)):
         return None

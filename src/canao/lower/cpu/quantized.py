@@ -1,12 +1,12 @@
-"""How rows of Q8, bf16 and f16 lie in memory: the elements of a row, and zeros up to a whole step
-of the product's inner loop. After a row of Q8 comes its scale, a float32 on a boundary of 4 bytes,
-and where weights have an offset what a product starts with, an int32."""
+"""How rows of Q8, Q7, bf16 and f16 lie in memory: the elements of a row, and zeros up to a whole
+step of the product's inner loop. After a row of Q8 or Q7 comes its scale, a float32 on a boundary
+of 4 bytes, and where weights have an offset what a product starts with, an int32."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from canao.graph.dtypes import F32, I8, I32, Q8, DType
+from canao.graph.dtypes import F32, I8, I32, Q8, QUANTIZED, DType
 from canao.graph.ir import Dim, Type, dim_at
 from canao.isa.registry import ISAS
 from canao.isa.table import SIZES, TileOps
@@ -17,7 +17,7 @@ from canao.lower.cpu.tiles import rounded
 class RowLayout:
     """A row, in elements as the instruction set has them in memory.
 
-    scale   where the elements end, and of Q8 the scale is     pitch   from row to row
+    scale   where the elements end, and of levels the scale is     pitch   from row to row
     start   where the first sums of a product are; 0 where these are zeros
     """
 
@@ -28,12 +28,12 @@ class RowLayout:
 
 def tile_name(rows: DType, weights: DType) -> str:
     """Which row of an instruction set's tiles multiplies rows and weights of these types."""
-    return weights.name if rows != F32 or weights == F32 else f"{rows}_{weights}"
+    return weights.name if rows in (weights, Q8) else f"{rows}_{weights}"
 
 
 def tile_of(rows: DType, isa: str) -> TileOps:
     """The tile that multiplies narrow rows, which have weights of one type."""
-    return ISAS[isa].tiles[tile_name(rows, I8 if rows == Q8 else rows)]
+    return ISAS[isa].tiles[tile_name(rows, I8 if rows in QUANTIZED else rows)]
 
 
 def row_layout(width: Dim, rows: DType, isa: str) -> RowLayout:
@@ -42,7 +42,7 @@ def row_layout(width: Dim, rows: DType, isa: str) -> RowLayout:
     tile = tile_of(rows, isa)
     size = SIZES[tile.activations]
     scale = rounded(rounded(width, tile.kr) * size, F32.bytes) // size
-    if rows != Q8:
+    if rows not in QUANTIZED:
         return RowLayout(scale, scale)
     start = scale + F32.bytes // size
     if not tile.offset:
