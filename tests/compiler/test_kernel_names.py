@@ -32,7 +32,8 @@ def graphs() -> dict[str, Graph]:
 
 
 @pytest.mark.parametrize(
-    ("fusion", "precision"), [(True, "float32"), (False, "float32"), (True, "int8")]
+    ("fusion", "precision"),
+    [(True, "float32"), (False, "float32"), (True, "int8"), (True, "int8-7bit")],
 )
 @pytest.mark.parametrize(
     "target", [X86.with_isa("avx512"), X86.with_isa("scalar"), get_target("aarch64-linux")],
