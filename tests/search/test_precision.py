@@ -162,7 +162,7 @@ def test_products_go_back_until_no_more_is_lost_than_allowed(tmp_path: Path) -> 
     assert finish is not None
     told: list[str] = []
     found = finish(model, tmp_path / "out", told.append)
-    assert 0 < len(found.artifact.manifest["kept_in_float32"]) < 12
+    assert 0 < len(found.artifact.manifest["kept"]["float32"]) < 12
     assert found.artifact.manifest["check"]["metric"] == "f1" == found.score.primary
     assert found.score == replace(predictions(found.artifact, truth).score, primary="f1")
     assert found.score.value == 1.0 and len(told) >= 3
