@@ -88,9 +88,9 @@ class Target:
         cpu = self.cpu if own else isa.cpu
         return replace(self, isa=isa.name, cpu=cpu, extensions=(), narrower=())
 
-    def for_products(self, name: str) -> Target:
-        """The same, with the extension that is best for products: a name of `Isa.tiles`."""
-        better = [extension for extension in self.extensions if name in ISAS[extension].gains]
+    def for_products(self, *names: str) -> Target:
+        """The same, with the extension that is best for products: names of `Isa.tiles`."""
+        better = [e for e in self.extensions if not ISAS[e].gains.isdisjoint(names)]
         return self.with_isa(better[-1]) if better else self
 
 

@@ -38,6 +38,7 @@ def test_the_instruction_set_follows_the_precision() -> None:
         "float32": "avx512", "bf16": "avx512bf16", "fp16": "avx512", "int8": "avx512vnni",
         "int8-7bit": "avx512vnni", "int8-weights": "avx512",
     }  # fmt: skip
+    assert target_for(VNNI, "int8", "bf16").isa == "avx512bf16"  # products of both
     named = VNNI.with_isa("avx2")  # what the user names is what all is compiled for
     assert target_for(named, "int8").isa == "avx2"
 

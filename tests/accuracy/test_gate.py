@@ -19,6 +19,7 @@ from canao.compiler.pipeline import compile_model
 from canao.errors import InputError
 from canao.target import get_target
 from canao.train.data import TextData
+from tests.accuracy.test_fastest import VNNI
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny, write_task
 
 
@@ -75,21 +76,60 @@ def test_a_library_that_loses_nothing(plain: Path, data: TextData, tmp_path: Pat
     assert len(found.hurting) == 12 and len(told) >= 3
 
 
-def test_what_hurts_goes_back_to_float32(data: TextData, tmp_path: Path) -> None:
-    """The product that reads the outlier is found, and kept; what is lost is then allowed."""
+def agreeing(model: Path, data: TextData, folder: Path) -> TextData:
+    """The same texts, whose labels are what the model says of them in float32."""
+    said = predictions(compile_model(model, folder / "reference"), data).values
+    return replace(data, dev=tuple(
+        replace(e, label=int(v)) for e, v in zip(data.dev, said, strict=True)
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("back", ["float32", "bf16"])
+def test_what_hurts_goes_back_to_more_bits(
+    back: str, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product that reads the outlier is found, and kept; what is lost is then allowed. It goes
+    back to bf16 where that is faster than float32, or may be emulated."""
     model = save_model(tmp_path / "model", ("neg", "pos"), outlier=3000.0)
     bare = compile_model(model, tmp_path / "bare", precision="int8")
-    reference = compile_model(model, tmp_path / "reference")
-    want, got = predictions(reference, data), predictions(bare, data)
-    assert got.agreement(want) < 0.98, "int8 does not hurt this model"
-    truth = replace(data, dev=tuple(
-        replace(e, label=int(v)) for e, v in zip(data.dev, want.values, strict=True)
-    ))  # fmt: skip
-    found = compile_checked(model, tmp_path / "out", truth, precision="int8", max_loss=0)
-    assert found.loss <= 0 and 0 < len(found.kept) < 12
+    truth = agreeing(model, data, tmp_path)
+    assert predictions(bare, truth).score.value < 0.98, "int8 does not hurt this model"
+    monkeypatch.setattr(gate, "factors", lambda *_: {})  # smoothing would be enough
+    told: list[str] = []
+    found = compile_checked(
+        model, tmp_path / "out", truth, precision="int8", max_loss=0, progress=told.append,
+        target=replace(get_target(), extensions=()), allow_emulation=back == "bf16",
+    )  # fmt: skip
+    assert found.loss <= 0 and 0 < len(found.kept) < 12 and found.back == back
     assert all(where.endswith("output.dense") for where in found.kept[:3])
-    assert sorted(found.artifact.manifest["kept_in_float32"]) == sorted(found.kept)
+    kept = found.artifact.manifest["kept"]
+    assert sorted(kept.pop(back)) == sorted(found.kept) and not any(kept.values())
+    assert any(f"{len(found.kept)} of 12 products and tables in {back}" in line for line in told)
 
+
+def test_products_go_back_to_bf16_before_float32() -> None:
+    """On targets that have instructions for it; what is no whole numbers only to float32."""
+    assert gate._backs(VNNI, "int8", False) == ("bf16", "float32")
+    assert gate._backs(VNNI, "int8-weights", False) == ("float32",)
+    assert gate._backs(VNNI, "bf16", False) == ("float32",)
+    assert gate._backs(get_target("x86_64-linux"), "int8", False) == ("float32",)
+    assert gate._backs(get_target("x86_64-linux"), "int8", True) == ("bf16", "float32")
+    assert [list(gate._counts(most)) for most in (0, 1, 2, 5)] == [[], [1], [1, 2], [1, 2, 4, 5]]
+
+
+def test_an_uneven_channel_is_smoothed(data: TextData, tmp_path: Path) -> None:
+    """Which is enough where that is what hurts: no product goes back."""
+    model = save_model(tmp_path / "model", ("neg", "pos"), outlier=3000.0)
+    told: list[str] = []
+    found = compile_checked(
+        model, tmp_path / "out", agreeing(model, data, tmp_path), precision="int8", max_loss=0,
+        progress=told.append,
+    )  # fmt: skip
+    assert found.loss <= 0 and found.kept == ()
+    manifest = found.artifact.manifest
+    outliers = {f"bert.encoder.layer.{layer}.output.dense" for layer in range(3)}
+    assert outliers <= set(manifest["smoothed"]) and not any(manifest["kept"].values())
+    assert any("values smoothed" in line for line in told)
 
 def test_nothing_is_written_where_too_much_is_lost(
     plain: Path, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -71,7 +71,7 @@ def compile_by_formula(model_dir: Path, out: Path, precision: str = "float32") -
         "inputs": [{"name": "input_ids", "dtype": "int32", "shape": ["s"], "limit": 99}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}],
         "max_length": 512, "resumes": False, "fusion": True, "precision": precision,
-        "kept_in_float32": [], "agreement": None,
+        "kept": {}, "smoothed": [], "agreement": None,
         "operators": 60 * arch.layers + 9, "parameters": 0, "rewrites": {},
         "flops": {"length": 128, "total": 1000 * len(kernels)},
         "kernels": [{"name": name, "ops": ["matmul", "add"], "flops": 1000, "plan": "p",

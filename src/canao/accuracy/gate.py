@@ -1,8 +1,12 @@
 """A library in another precision that loses no more than was allowed, on the user's labelled text.
 
-Where int8 loses more, products and tables go back to float32, those first that move the model's
-outputs most, until the loss is allowed: 1 of them, 2, 4, ... so that few libraries are built. One
-at least stays in int8: a library without any is one in float32.
+Where int8 loses more, channels of activations that are much larger than others are smoothed
+(precision/smoothing.py), as far as the user's texts show such. Where that is not enough, products
+and tables go back to more bits, those first that move the model's
+outputs most, until the loss is allowed: 1 of them, 2, 4, ... so that few libraries are built. They
+go back to bf16 where the target multiplies that faster than float32; only if that is not enough,
+and on other targets, to float32. One at least stays in int8: a library without any is one in
+float32.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.loading import load_graph
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model, target_for
+from canao.compiler.pipeline import compile_model, has_instructions, target_for
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
 from canao.errors import AccuracyError, InputError
 from canao.fuse.simplify import rewritten
@@ -32,7 +36,15 @@ from canao.inference.compiled_model import CompiledModel
 from canao.isa.registry import ISAS
 from canao.machine import local_machine
 from canao.precision.agreement import distances
-from canao.precision.quantize import FLOAT32, check_precision, quantizable, with_one
+from canao.precision.quantize import (
+    BFLOAT16,
+    FLOAT32,
+    check_precision,
+    precision_of,
+    quantizable,
+    with_one,
+)
+from canao.precision.smoothing import UNSMOOTHED, Factors, factors, smoothed
 from canao.target import Target, get_target
 from canao.train.data import TextData
 from canao.train.metrics import check_metric
@@ -54,7 +66,7 @@ class Sensitivity:
 class Checked:
     """A library and what it was compared with.
 
-    kept        places of what went back to float32
+    kept        places of what went back, and `back` the precision that it went back to
     hurting     all products and tables, those that move the outputs most first
     """
 
@@ -62,6 +74,7 @@ class Checked:
     float32: Predictions
     compiled: Predictions
     kept: tuple[str, ...]
+    back: str
     hurting: tuple[Sensitivity, ...]
 
     @property
@@ -80,7 +93,7 @@ def compile_checked(
     one where none is named.
 
     AccuracyError if it loses more than `max_loss` points though all but one of its products went
-    back to float32; nothing is written then.
+    back; nothing is written then.
     """
     check_precision(precision)
     if precision == FLOAT32:
@@ -90,7 +103,8 @@ def compile_checked(
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
     target = options.get("target") or get_target()
-    target_for(target, precision, options.get("allow_emulation", False))
+    emulation = options.get("allow_emulation", False)
+    target_for(target, precision, allow_emulation=emulation)
     require_runnable(target, "check without --target and --isa, then compile with them")
     check_destination(Path(out))
     data = data if isinstance(data, TextData | TaggedText) else labelled_text(data)
@@ -109,23 +123,20 @@ def compile_checked(
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):
             progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
-        hurting = sensitivities(
-            _float32(model, **options), _sample(reference, data), precision, progress
-        )
+        graph, texts = _float32(model, **options), _sample(reference, data)
         tried, best = list[str](), 100.0
-        for count in _counts(len(hurting) - 1):
-            kept = hurting[:count]
+        for a in _attempts(graph, texts, target, precision, emulation, progress):
             artifact = compile_model(
                 model, folder / "library", precision=precision,
-                kept=[s.name for s in kept], **options,
+                kept={s.name: a.back for s in a.kept}, smoothing=a.smoothing, **options,
             )  # fmt: skip
             got = _by(metric, predictions(artifact, data))
-            checked = Checked(artifact, want, got, tuple(s.where for s in kept), hurting)
-            told = f"{count} of {len(hurting)} products and tables in {FLOAT32}"
-            progress(f"{precision}, {told}: {shown(got)}, {checked.loss:.2f} points lost")
+            places = tuple(s.where for s in a.kept)
+            checked = Checked(artifact, want, got, places, a.back, a.hurting)
+            progress(f"{precision}, {a}: {shown(got)}, {checked.loss:.2f} points lost")
             if checked.loss <= max_loss:
                 return replace(checked, artifact=_written(checked, data, Path(out)))
-            tried.append(f"{checked.loss:.2f} with {told}")
+            tried.append(f"{checked.loss:.2f} with {a}")
             best = min(best, checked.loss)
     raise AccuracyError(
         f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g} points: give {best:.2f} "
@@ -171,13 +182,57 @@ def sensitivities(
     return tuple(sorted(found, key=lambda s: -s.moved))
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A library to be tried: what goes back to which precision, what is smoothed, and how far the
+    rest moves the output."""
+
+    kept: tuple[Sensitivity, ...]
+    back: str
+    smoothing: Factors
+    hurting: tuple[Sensitivity, ...]
+
+    def __str__(self) -> str:
+        smoothed = f", {len(self.smoothing)} values smoothed" if self.smoothing else ""
+        return (
+            f"{len(self.kept)} of {len(self.hurting)} products and tables in {self.back}{smoothed}"
+        )
+
+
+def _attempts(
+    graph: Graph, texts: Sequence[Sequence[np.ndarray]], target: Target, precision: str,
+    emulation: bool, progress: Callable[[str], None],
+) -> Iterator[_Attempt]:  # fmt: skip
+    """What to try of a float32 graph, the fastest first. It is smoothed only where products, one by
+    one, move its output less then."""
+    whole = precision_of(precision).whole
+    back = _backs(target, precision, emulation)
+    hurting, smoothing = sensitivities(graph, texts, precision, progress), UNSMOOTHED
+    yield _Attempt((), back[0], smoothing, hurting)
+    if uneven := factors(graph, texts) if whole else UNSMOOTHED:
+        calmer = sensitivities(smoothed(graph, uneven), texts, precision, progress)
+        if sum(s.moved**2 for s in calmer) < sum(s.moved**2 for s in hurting):
+            hurting, smoothing = calmer, uneven
+            yield _Attempt((), back[0], smoothing, hurting)
+    for name in back:
+        for count in _counts(len(hurting) - 1):
+            yield _Attempt(hurting[:count], name, smoothing, hurting)
+
+
+def _backs(target: Target, precision: str, emulation: bool) -> tuple[str, ...]:
+    """What products in a precision go back to, one after another."""
+    faster = has_instructions(target, BFLOAT16) or emulation
+    return (BFLOAT16, FLOAT32) if precision_of(precision).whole and faster else (FLOAT32,)
+
+
 def _counts(most: int) -> Iterator[int]:
-    """0, 1, 2, 4, ... and `most`, or 0 if that is less."""
-    count = 0
+    """1, 2, 4, ... and `most`, if that is not 0."""
+    count = 1
     while count < most:
         yield count
-        count = count * 2 or 1
-    yield max(most, 0)
+        count *= 2
+    if most > 0:
+        yield most
 
 
 def _float32(

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from canao.artifact.reading import fits, read_json, shown
 from canao.errors import InputError
 
-ARTIFACT_FORMAT = 4
+ARTIFACT_FORMAT = 5
 MANIFEST = "manifest.json"
 REMEDY = "compile the model again"
 # Entries that the library tells as well.
@@ -133,7 +133,8 @@ class Manifest(_Strict):
     resumes: bool
     fusion: bool
     precision: str
-    kept_in_float32: list[str]
+    smoothed: list[str]
+    kept: dict[str, list[str]]
     agreement: AgreementEntry | None
     operators: Count
     parameters: Count

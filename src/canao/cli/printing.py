@@ -116,8 +116,11 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
         if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
             how = f"compare {name} with float32 on your data, by --check"
             yield f"          that is far: {'try another --kv-cache' if cache else how}"
-    if near and manifest["kept_in_float32"]:
-        yield f"          in float32 stay {', '.join(manifest['kept_in_float32'])}"
+    if near and manifest["smoothed"]:
+        yield f"          smoothed is what is read at {', '.join(manifest['smoothed'])}"
+    for other, places in manifest["kept"].items() if near else ():
+        if places:
+            yield f"          in {other} stay {', '.join(places)}"
     if check:
         lost = 100 * (check["float32"] - check["compiled"])
         yield (f"check     {check['metric']} {100 * check['float32']:.2f} in float32, "

@@ -33,7 +33,7 @@ from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
 from canao.model.tokenizer import TokenizerFiles
 from canao.precision.agreement import agreement
-from canao.precision.quantize import FLOAT32
+from canao.precision.quantize import BACK, FLOAT32
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -119,7 +119,8 @@ def make_manifest(
         **interface(graph),
         "fusion": fusion,
         "precision": stages.precision,
-        "kept_in_float32": list(stages.kept),
+        "smoothed": list(stages.smoothed_at),
+        "kept": {p: list(stages.kept_in(p)) for p in BACK},
         "kv_cache": _kv_cache(stages),
         "agreement": compared(stages),
         "operators": stages.operators,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,8 @@ from canao.lower.scheduling import (
     target_in,
 )
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
-from canao.precision.quantize import PRECISIONS, in_precision
+from canao.precision.quantize import ALL_ALIKE, PRECISIONS, in_precision
+from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import Target, get_target
@@ -54,19 +55,21 @@ def measured_yellow_cells(target: Target) -> YellowCellPolicy:
 def compile_graph(
     graph: Graph, target: Target, *, fusion: bool = True,
     yellow_cells: YellowCellPolicy | None = None, planner: Planner = best_plans,
-    limits: Limits = LIMITS, precision: str = PRECISION, kept: Collection[str] = (),
-    allow_emulation: bool = False, kv_cache: str = PRECISION,
+    limits: Limits = LIMITS, precision: str = PRECISION, kept: Mapping[str, str] = ALL_ALIKE,
+    allow_emulation: bool = False, kv_cache: str = PRECISION, smoothing: Factors = UNSMOOTHED,
 ) -> Stages:  # fmt: skip
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
-    products, but for those whose results `kept` names, which stay in float32; `kv_cache` is that
-    of the keys and values of earlier tokens."""
+    products, but for those whose results `kept` names, which have the precision that it says;
+    `kv_cache` is that of the keys and values of earlier tokens. `smoothing` is by what channels of
+    values that products read are divided (precision/smoothing.py)."""
     check_kv_cache(kv_cache)
-    target = target_for(target, precision, allow_emulation)
+    target = target_for(target, precision, *kept.values(), allow_emulation=allow_emulation)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     legal = backend_of(target).legal
-    computed = with_kv_cache(in_precision(float32, precision, kept), kv_cache)
+    computed = in_precision(smoothed(float32, smoothing), precision, kept)
+    computed = with_kv_cache(computed, kv_cache)
     if fusion:
         program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
     else:
@@ -74,7 +77,7 @@ def compile_graph(
     levels = _levels(program, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
-    return Stages(cleaned, firings, float32, levels, precision, kv_cache)
+    return Stages(cleaned, firings, float32, levels, precision, kv_cache, tuple(smoothing))
 
 
 def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
@@ -104,19 +107,26 @@ def _require_memory(schedule: Schedule, limits: Limits) -> None:
         )
 
 
-def target_for(target: Target, precision: str, allow_emulation: bool = False) -> Target:
-    """The target with the instruction set that is best for a precision. InputError if it has no
-    instructions for it, unless that is allowed: results are the same, and no faster."""
-    best = target_in(target, precision)
-    lacking = _lacking(best, precision)
-    if lacking and not allow_emulation:
-        able = [n for n in PRECISIONS if not _lacking(target_in(target, n), n)]
-        raise InputError(
-            f"--precision {precision}: {lacking[0]} has no instructions for it; there are some for "
-            f"{', '.join(able)}: give one of these, or another --isa (--allow-emulation computes "
-            "the same without the speed)"
-        )
+def target_for(target: Target, *precisions: str, allow_emulation: bool = False) -> Target:
+    """The target with the instruction set that is best for products in these precisions. InputError
+    if it has no instructions for one, unless that is allowed: results are the same, and no
+    faster."""
+    best = target_in(target, *precisions)
+    for precision in precisions:
+        lacking = _lacking(best, precision)
+        if lacking and not allow_emulation:
+            able = [n for n in PRECISIONS if has_instructions(target, n)]
+            raise InputError(
+                f"--precision {precision}: {lacking[0]} has no instructions for it; there are some "
+                f"for {', '.join(able)}: give one of these, or another --isa (--allow-emulation "
+                "computes the same without the speed)"
+            )
     return best
+
+
+def has_instructions(target: Target, precision: str) -> bool:
+    """Whether the target has instructions for products in a precision."""
+    return not _lacking(target_in(target, precision), precision)
 
 
 def _lacking(target: Target, precision: str) -> list[str]:
@@ -139,9 +149,10 @@ def compile_model(
     ignored: Collection[str] = (),
     limits: Limits = LIMITS,
     precision: str = PRECISION,
-    kept: Collection[str] = (),
+    kept: Mapping[str, str] = ALL_ALIKE,
     allow_emulation: bool = False,
     kv_cache: str = PRECISION,
+    smoothing: Factors = UNSMOOTHED,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -157,9 +168,10 @@ def compile_model(
     `precision` is that of products, as precision/quantize.py has them: 'float32', 'bf16', 'fp16',
     'int8' with activations quantised as they come, 'int8-7bit' or 'int8-weights'. The library is
     for the instruction set of the target that is best for it. Products whose results `kept` names
-    stay in float32. What the target has no instructions for is refused, unless `allow_emulation`.
-    `kv_cache` is what a decoder keeps keys and values of earlier tokens in: 'float32',
-    'fp16' or 'int8'; a model that keeps none is refused with the latter two.
+    have the precision that it says: `{name: 'float32'}`. What the target has no instructions for is
+    refused, unless `allow_emulation`. `kv_cache` is what a decoder keeps keys and values of earlier tokens
+    in: 'float32', 'fp16' or 'int8'; a model that keeps none is refused with the latter two.
+    `smoothing` is what `canao.precision.smoothing.factors` found for the model.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -178,6 +190,7 @@ def compile_model(
     stages = compile_graph(
         graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner, limits=limits,
         precision=precision, kept=kept, allow_emulation=allow_emulation, kv_cache=kv_cache,
+        smoothing=smoothing,
     )  # fmt: skip
     target = stages.target
     # Before the library is built, as it may refuse.

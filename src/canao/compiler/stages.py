@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from canao.emit.c.unit import Source
 from canao.fuse.group import Program, Region
 from canao.fuse.rewrite import Firing
-from canao.graph.dtypes import F32, I8
-from canao.graph.ir import Graph
+from canao.graph.dtypes import F32, I8, DType
+from canao.graph.ir import Graph, Node
 from canao.graph.ops import OPS
 from canao.lower.scheduling import default_plans
-from canao.precision.quantize import FLOAT32, quantizable
+from canao.precision.quantize import FLOAT32, precision_of, quantizable
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Schedule
 from canao.target import Target
@@ -45,6 +45,7 @@ class Stages:
     captured   as imported, one node for each operator of the source model
     float32    after rewrites
     levels     the program for each instruction set of the library, the narrowest first
+    smoothed   values whose channels were divided before they were rounded
     """
 
     captured: Graph
@@ -53,6 +54,7 @@ class Stages:
     levels: tuple[Level, ...]
     precision: str = FLOAT32
     kv_cache: str = FLOAT32
+    smoothed: tuple[str, ...] = ()
 
     @property
     def widest(self) -> Level:
@@ -95,12 +97,23 @@ class Stages:
         return len(self.program.regions)
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The places of what stays in float32 though int8 is for it."""
-        if self.precision == FLOAT32:
+    def smoothed_at(self) -> tuple[str, ...]:
+        """The places of products that read smoothed values."""
+        return tuple(n.where for n in quantizable(self.float32)
+                     if n.op == "linear" and n.inputs[0] in self.smoothed)  # fmt: skip
+
+    def kept_in(self, precision: str) -> tuple[str, ...]:
+        """The places of products and tables in a precision that is not the library's."""
+        if precision == self.precision:
             return ()
-        still = {n.output for n in self.program.graph.nodes if n.op in ("linear", "gather")}
-        return tuple(n.where for n in quantizable(self.float32) if n.output in still)
+        graph, found = self.program.graph, quantizable(self.float32)
+        made, wanted = graph.producers(), precision_of(precision).weights
+        return tuple(n.where for n in found if weights_of(graph, made[n.output]) == wanted)
+
+
+def weights_of(graph: Graph, product: Node) -> DType:
+    """The type of the weights of a product, or of a table that rows are looked up in."""
+    return graph.types[next(i for i in product.inputs if i in graph.constants)].dtype
 
 
 def counts(names: Sequence[str]) -> dict[str, int]:

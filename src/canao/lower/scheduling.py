@@ -45,10 +45,10 @@ def backend_of(target: Target) -> Backend:
     return CPU
 
 
-def target_in(target: Target, precision: str) -> Target:
-    """A target as libraries in a precision are compiled for it: with the instruction set that is
-    best for their products."""
-    return target.for_products(product_in(precision))
+def target_in(target: Target, *precisions: str) -> Target:
+    """A target as libraries with products in these precisions are compiled for it: with the
+    instruction set that is best for them."""
+    return target.for_products(*(product_in(p) for p in precisions))
 
 
 def product_in(precision: str) -> str:

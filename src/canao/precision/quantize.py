@@ -16,8 +16,9 @@ row.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -38,19 +39,26 @@ class Precision:
     rows: DType
     weights: DType
 
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are multiplied."""
+        return self.rows in QUANTIZED
 
+
+FLOAT32, BFLOAT16, INT8, SEVEN_BITS = PRECISION, "bf16", "int8", "int8-7bit"
 _TABLE: Mapping[str, Precision] = {
     p.name: p
     for p in (
         Precision(PRECISION, F32, F32),
-        Precision("bf16", BF16, BF16),
+        Precision(BFLOAT16, BF16, BF16),
         Precision("fp16", F16, F16),
-        Precision("int8", Q8, I8),
-        Precision("int8-7bit", Q7, I8),
+        Precision(INT8, Q8, I8),
+        Precision(SEVEN_BITS, Q7, I8),
         Precision("int8-weights", F32, I8),
     )
 }
-FLOAT32, INT8, SEVEN_BITS = PRECISION, "int8", "int8-7bit"
+ALL_ALIKE: Mapping[str, str] = MappingProxyType({})  # no product in another precision than the rest
+BACK = (FLOAT32, BFLOAT16)  # what products go back to where a precision loses too much
 AUTO = "auto"  # not one of them: the fastest of several (accuracy/fastest.py)
 PRECISIONS = tuple(_TABLE)
 _LARGE = 1 << 16  # elements of a table that is worth it
@@ -78,16 +86,16 @@ def quantizable(graph: Graph) -> tuple[Node, ...]:
 
 def with_one(graph: Graph, name: str, precision: str = INT8) -> Graph:
     """The graph with one of its nodes in a precision, and nothing else."""
-    return _Rewriting(graph, _TABLE[precision]).of({name})
+    return _Rewriting(graph).of({name: _TABLE[precision]})
 
 
-def in_precision(graph: Graph, precision: str, kept: Collection[str] = ()) -> Graph:
-    """A float32 graph in a precision, but for what stays in float32: what `quantizable` leaves out,
-    and those nodes whose results are named by `kept`."""
-    wanted = precision_of(precision)
-    if wanted.name == FLOAT32:
-        return graph
-    return _Rewriting(graph, wanted).of({n.output for n in quantizable(graph)}.difference(kept))
+def in_precision(graph: Graph, precision: str, kept: Mapping[str, str] = ALL_ALIKE) -> Graph:
+    """A float32 graph in a precision, but for what `quantizable` leaves out, and for those nodes
+    whose results are named by `kept`: these are in the precision that it has for them."""
+    check_precision(precision)
+    wanted = {n.output: kept.get(n.output, precision) for n in quantizable(graph)}
+    chosen = {name: precision_of(own) for name, own in wanted.items()}
+    return _Rewriting(graph).of({n: own for n, own in chosen.items() if own.name != FLOAT32})
 
 
 def check_precision(name: str) -> None:
@@ -99,26 +107,28 @@ def check_precision(name: str) -> None:
 class _Rewriting:
     """A graph's nodes in a precision."""
 
-    def __init__(self, graph: Graph, precision: Precision) -> None:
-        self.graph, self.precision = graph, precision
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.constants, self.nodes = dict(graph.constants), list[Node]()
-        self.rows: dict[str, str] = {}  # value -> the same, as products read it
+        self.rows = set[str]()  # values as products read them
 
-    def of(self, chosen: Collection[str]) -> Graph:
+    def of(self, chosen: Mapping[str, Precision]) -> Graph:
+        if not chosen:
+            return self.graph
         for n in self.graph.nodes:
             if n.output not in chosen:
                 self.nodes.append(n)
             elif n.op == "gather":
-                self._look_up(n)
+                self._look_up(n, chosen[n.output])
             else:
-                self._multiply(n)
+                self._multiply(n, chosen[n.output])
         return retype(
             self.graph.replace(nodes=tuple(self.nodes), constants=self.constants)
         )
 
-    def _look_up(self, n: Node) -> None:
+    def _look_up(self, n: Node, precision: Precision) -> None:
         table, ids = n.inputs
-        weights, scales = self._weights(table)
+        weights, scales = self._weights(table, precision.weights)
         if not scales:
             self._add("gather", (weights, ids), n)
             return
@@ -126,34 +136,34 @@ class _Rewriting:
         self.constants.setdefault(column, self.constants[scales][:, None])
         self._add("quantized_gather", (weights, column, ids), n)
 
-    def _multiply(self, n: Node) -> None:
+    def _multiply(self, n: Node, precision: Precision) -> None:
         x, weight, *bias = n.inputs
-        weights, scales = self._weights(weight)
+        weights, scales = self._weights(weight, precision.weights)
+        rows = self._rows(x, n, precision.rows)
         if not scales:
-            self._add("linear", (self._rows(x, n), weights, *bias), n)
+            self._add("linear", (rows, weights, *bias), n)
             return
-        self._add("quantized_linear", (self._rows(x, n), weights, scales, *bias), n)
+        self._add("quantized_linear", (rows, weights, scales, *bias), n)
 
     def _add(self, op: str, inputs: tuple[str, ...], n: Node) -> None:
         self.nodes.append(node(op, inputs, n.output, where=n.where))
 
-    def _rows(self, x: str, n: Node) -> str:
+    def _rows(self, x: str, n: Node, dtype: DType) -> str:
         """A value as a product reads it."""
-        dtype = self.precision.rows
         if dtype not in NARROW:
             return x
-        if x not in self.rows:
-            self.rows[x] = name = f"{x}.{dtype}"
+        name = f"{x}.{dtype}"
+        if name not in self.rows:
+            self.rows.add(name)
             self.nodes.append(
                 node("quantize", (x,), name, where=n.where) if dtype == Q8
                 else node("quantize" if dtype in QUANTIZED else "narrow", (x,), name,
                           where=n.where, dtype=dtype)
             )  # fmt: skip
-        return self.rows[x]
+        return name
 
-    def _weights(self, name: str) -> tuple[str, str]:
-        """Weights in the precision's type, and their scales, if that has any."""
-        dtype = self.precision.weights
+    def _weights(self, name: str, dtype: DType) -> tuple[str, str]:
+        """Weights in a type, and their scales, if that has any."""
         made, scales = f"{name}.{dtype}", f"{name}.scales" if dtype == I8 else ""
         if made not in self.constants:
             array = self.graph.constants[name]

@@ -249,12 +249,15 @@ def _check(artifact: Artifact | None) -> str:
     if artifact is None or check is None:
         return ""
     lost = 100 * (check["float32"] - check["compiled"])
-    kept = ", ".join(artifact.manifest["kept_in_float32"]) or "no products or tables"
+    kept = "; ".join(
+        f"in {precision} stay {', '.join(places)}"
+        for precision, places in artifact.manifest["kept"].items() if places
+    ) or "no product or table stays in float32"
     text = (
         f"The student's figures are those of its library in {artifact.precision}, on "
         f"{check['examples']} examples. With the same weights in float32 {check['metric']} is "
         f"{_number(check['float32'])}: {lost:+.2f} points lost; predictions agree to "
-        f"{check['agreement']:.2%}. In float32 stay {kept}."
+        f"{check['agreement']:.2%}. Of products and tables: {kept}."
     )
     return f"<p>{escape(text)}</p>"
 

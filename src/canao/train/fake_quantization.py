@@ -27,7 +27,7 @@ from torch.nn import functional
 from canao.defaults import LIMITS
 from canao.errors import UnsupportedError
 from canao.fuse.simplify import rewritten
-from canao.graph.dtypes import I8, Q8, QUANTIZED
+from canao.graph.dtypes import I8, Q8
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Node
 from canao.precision.quantize import INT8, precision_of, quantizable
@@ -36,7 +36,7 @@ from canao.precision.quantize import INT8, precision_of, quantizable
 def quantizes(precision: str) -> bool:
     """Whether libraries in a precision round what a model can be trained to be rounded to: their
     products are of whole numbers. InputError if there is no such precision."""
-    return precision_of(precision).rows in QUANTIZED
+    return precision_of(precision).whole
 
 
 def token_levels(x: Tensor, most: int = Q8.levels) -> tuple[Tensor, Tensor]:
