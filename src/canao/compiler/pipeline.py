@@ -169,8 +169,8 @@ def compile_model(
     'int8' with activations quantised as they come, 'int8-7bit' or 'int8-weights'. The library is
     for the instruction set of the target that is best for it. Products whose results `kept` names
     have the precision that it says: `{name: 'float32'}`. What the target has no instructions for is
-    refused, unless `allow_emulation`. `kv_cache` is what a decoder keeps keys and values of earlier tokens
-    in: 'float32', 'fp16' or 'int8'; a model that keeps none is refused with the latter two.
+    refused, unless `allow_emulation`. `kv_cache` is what a decoder keeps keys and values of earlier
+    tokens in: 'float32', 'fp16' or 'int8'; a model that keeps none is refused with the latter two.
     `smoothing` is what `canao.precision.smoothing.factors` found for the model.
 
     More than `limits` allow is refused before it is allocated.
