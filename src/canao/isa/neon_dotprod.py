@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from canao.isa import neon
+from canao.isa.table import Block, Lanes
 
+HALVES = "return vreinterpretq_f16_u16(vld1q_u16(p));"
 ISA = replace(
     neon.ISA,
-    name="neon_dotprod", extends="neon", gains=frozenset({"i8"}),
+    name="neon_dotprod", extends="neon", gains=frozenset({"i8", "f16"}),
     features=("atomics", "asimdrdm", "asimddp", "fphp", "asimdhp"),
     cpu="generic+v8_2a+dotprod+fullfp16", gcc_march="armv8.2-a+dotprod+fp16",
     tiles={
@@ -20,6 +22,27 @@ ISA = replace(
             spread="int32_t four; __builtin_memcpy(&four, p, 4); "
                    "return vreinterpretq_s8_s32(vdupq_n_s32(four));",
             product="return vdotq_s32(c, w, a);",
+            shape=(5, 4),
+            lanes=Lanes(
+                steps=4, load="return vld1q_s8(p);",
+                product="return vdotq_s32(c, w, vreinterpretq_s8_s32(vdupq_n_s32("
+                        "vreinterpretq_s32_s8(a)[lane])));",
+            ),
+        ),
+        # Half precision has 11 bits: of 64 products, sums are off by a part of 2^-11 of these times
+        # 6 or so (docs/precision.md).
+        "f16": replace(
+            neon.ISA.tiles["f16"],
+            activations="uint16_t", vw="float16x8_t", va="float16x8_t", shape=(6, 3),
+            store=neon.ISA.keeps["f16"],
+            load_w=HALVES,
+            spread="return vreinterpretq_f16_u16(vdupq_n_u16(*p));",
+            product="return vfmaq_f16(c, a, w);",
+            lanes=Lanes(steps=8, load=HALVES, product="return vfmaq_n_f16(c, w, a[lane]);"),
+            block=Block(
+                depth=64, vb="float16x8_t", wide=2, zero="vdupq_n_f16(0)",
+                part="return vcvt_f32_f16(i ? vget_high_f16(c) : vget_low_f16(c));",
+            ),
         ),
     },
 )  # fmt: skip

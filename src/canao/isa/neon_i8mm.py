@@ -17,7 +17,7 @@ ISA = replace(
         **BASE.tiles,
         "i8": replace(
             BASE.tiles["i8"],
-            kr=8, pairs=True,
+            kr=8, pairs=True, lanes=None, shape=None,
             spread="return vcombine_s8(vld1_s8(p), vld1_s8(q));",
             product="return vmmlaq_s32(c, a, w);",
             low="return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), "
@@ -27,7 +27,8 @@ ISA = replace(
         ),
         "bf16": replace(
             BASE.tiles["bf16"],
-            activations="uint16_t", kr=4, vw="bfloat16x8_t", va="bfloat16x8_t", pairs=True,
+            activations="uint16_t", kr=4, vw="bfloat16x8_t", va="bfloat16x8_t",
+            pairs=True, lanes=None, shape=None,
             store="vst1_bf16((bfloat16_t *)p, vcvt_bf16_f32(v));",
             load_w="return vld1q_bf16((const bfloat16_t *)p);",
             spread="return vreinterpretq_bf16_u16(vcombine_u16(vld1_u16(p), vld1_u16(q)));",

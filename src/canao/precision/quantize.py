@@ -3,7 +3,7 @@
 int8: activations are quantised as they come, a scale for each token; weights once, a scale for each
 output channel; both are symmetric, from -127 to 127, and sums are exact in int32. Nothing is
 calibrated. int8-weights: activations stay in float32. bf16, fp16: activations and weights are
-rounded to these, and added up in float32.
+rounded to these, and added up in float32 (short blocks in fp16 where the instruction set does).
 
 What is around the products stays in float32: bias, norms, softmax, residuals. So do products that
 cost little and decide much: of few rows, whatever the length, as a pooler's and a classifier's of

@@ -13,22 +13,69 @@ TILE = """\
 /* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
    depth in a step. Where `ahead`, what lies at `next` is fetched meanwhile, `step` bytes for every
    element of the depth. */
-CANAO_INLINE void panel_fma_${weights}_${shape}(
+CANAO_INLINE void ${fma}_${weights}_${shape}(
     const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$MR][$NV])
+    const char *next, int64_t step, $VB acc[$MR][$NB])
 {
     for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
         if (ahead)
             UNROLL for (int v = 0; v < $LINES; v++)
                 __builtin_prefetch(next + p * step + v * 64);
-        $VW w[$NV];
-        UNROLL for (int v = 0; v < $NV; v++)
-            w[v] = load_w_${weights}(b + v * VF * $KR);
+        $VW w[$NB];
+        UNROLL for (int v = 0; v < $NB; v++)
+            w[v] = load_w_${weights}(b + v * $WIDTH * $KR);
         UNROLL for (int i = 0; i < m; i++) {
             const $VA x = spread_${weights}(a + i * lda + p);
-            UNROLL for (int v = 0; v < $NV; v++)
+            UNROLL for (int v = 0; v < $NB; v++)
                 acc[i][v] = product_${weights}(x, w[v], acc[i][v]);
         }
+    }
+}
+"""
+# What a row has for several steps in one vector, by whose lanes weights are multiplied.
+LANES = """\
+/* The same, $DEEP of the depth at once, and what is left over by steps. */
+CANAO_INLINE void ${fma}_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VB acc[$MR][$NB])
+{
+    int64_t p = 0;
+    for (; p + $DEEP <= k; p += $DEEP) {
+        if (ahead)
+            UNROLL for (int v = 0; v < $LINES; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        $VA x[$MR];
+        UNROLL for (int i = 0; i < m; i++)
+            x[i] = load_a_${weights}(a + i * lda + p);
+        UNROLL for (int lane = 0; lane < $STEPS; lane++, b += $NR * $KR) {
+            $VW w[$NB];
+            UNROLL for (int v = 0; v < $NB; v++)
+                w[v] = load_w_${weights}(b + v * $WIDTH * $KR);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NB; v++)
+                    acc[i][v] = by_lane_${weights}(x[i], w[v], acc[i][v], lane);
+        }
+    }
+    panel_rest_${weights}_${shape}(m, k - p, a + p, lda, b, 0, next, step, acc);
+}
+"""
+# What is added up in few bits for a short block of the depth.
+BLOCKED = """\
+/* The same, where $BLOCK of the depth are added up as $VB, and these sums to acc. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VC acc[$MR][$NV])
+{
+    for (int64_t p = 0; p < k; p += $BLOCK) {
+        $VB sums[$MR][$NB];
+        UNROLL for (int i = 0; i < m; i++)
+            UNROLL for (int v = 0; v < $NB; v++)
+                sums[i][v] = ${block_zero};
+        panel_block_${weights}_${shape}(m, min64($BLOCK, k - p), a + p, lda, b + p * $NR, ahead,
+                                        next + p * step, step, sums);
+        UNROLL for (int i = 0; i < m; i++)
+            UNROLL for (int v = 0; v < $NV; v++)
+                acc[i][v] = vf_add(acc[i][v], part_${weights}(sums[i][v / $WIDE], v % $WIDE));
     }
 }
 """
@@ -36,7 +83,14 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
 TILE_OPERATIONS = """\
 CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
 CANAO_INLINE $VA spread_${weights}(const $A *p) { ${spread} }
-CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
+CANAO_INLINE $VB product_${weights}($VA a, $VW w, $VB c) { ${product} }
+"""
+LANE_OPERATIONS = """\
+CANAO_INLINE $VA load_a_${weights}(const $A *p) { ${load_a} }
+CANAO_INLINE $VB by_lane_${weights}($VA a, $VW w, $VB c, const int lane) { ${by_lane} }
+"""
+BLOCK_OPERATIONS = """\
+CANAO_INLINE vf part_${weights}($VB c, const int i) { ${part} }
 """
 # Where sums are no floats.
 CONVERSIONS = """\
@@ -183,27 +237,46 @@ def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
 def type_words(name: str, isa: Isa) -> dict[str, object]:
     """The words of the inner loop that is one row of an instruction set's tiles."""
     ops = isa.tiles[name]
-    return {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
-            "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "to_float": ops.to_float,
-            "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
-            "spread": ops.spread, "product": ops.product, "zero": ops.zero,
-            "start": ops.start, "low": ops.low, "high": ops.high}  # fmt: skip
+    words = {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
+             "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "VB": ops.vc, "to_float": ops.to_float,
+             "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
+             "spread": ops.spread, "product": ops.product, "zero": ops.zero,
+             "start": ops.start, "low": ops.low, "high": ops.high,
+             "WIDTH": "VF" if ops.wide == 1 else f"{ops.wide} * VF"}  # fmt: skip
+    if ops.lanes:
+        words |= {"STEPS": ops.steps, "load_a": ops.lanes.load, "by_lane": ops.lanes.product}
+    if ops.block:
+        words |= {"VB": ops.block.vb, "WIDE": ops.wide, "BLOCK": ops.block.depth,
+                  "block_zero": ops.block.zero, "part": ops.block.part}  # fmt: skip
+    return words
 
 
 def tile_operations(name: str, isa: Isa) -> str:
     """The operations of an inner loop."""
     ops = isa.tiles[name]
     text = PAIR_OPERATIONS if ops.pairs else TILE_OPERATIONS
+    text += (LANE_OPERATIONS if ops.lanes else "") + (BLOCK_OPERATIONS if ops.block else "")
     text += ("" if ops.vc == "vf" else CONVERSIONS) + (START if ops.offset else "")
     return fill(text, **type_words(name, isa))
 
 
 def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
-    """The inner loop of a register tile."""
-    words, ops = type_words(name, isa), isa.tiles[name]
-    step = tile[1] * ops.kr * SIZES[ops.weights]
-    return fill(PAIRS if ops.pairs else TILE, **tile_words(tile, isa), **words,
-                ROWS=rounded(tile[0], 2), LINES=-(-step // CACHE_LINE))
+    """The inner loop of a register tile, after those that it is made of."""
+    ops = isa.tiles[name]
+    words = {**tile_words(tile, isa), **type_words(name, isa),
+             "ROWS": rounded(tile[0], 2), "NB": tile[1] // (ops.wide * isa.width)}  # fmt: skip
+    # What each is called by the one after it.
+    blocked = "panel_block" if ops.block else "panel_fma"
+    parts = [(PAIRS if ops.pairs else TILE, "panel_rest" if ops.lanes else blocked, ops.kr)]
+    if ops.lanes:
+        parts.append((LANES, blocked, ops.kr * ops.steps))
+    if ops.block:
+        parts.append((BLOCKED, "panel_fma", ops.block.depth))
+    size = tile[1] * SIZES[ops.weights]
+    return "".join(
+        fill(text, **words, fma=called, DEEP=deep, LINES=-(-size * deep // CACHE_LINE))
+        for text, called, deep in parts
+    )
 
 
 FUNCTIONS = {"pack": PACK, "small_product": SMALL_PRODUCT}
