@@ -2,7 +2,7 @@
 
     python benchmarks/arm_loops.py --mca llvm-mca-22   writes results/arm_loops.jsonl
     python benchmarks/arm_loops.py --table             writes the table into arm_loops.md
-    python benchmarks/arm_loops.py --tiles             which tiles of the tuner keep all in registers
+    python benchmarks/arm_loops.py --tiles             of all tiles, what is left without a register
 
 No ARM processor is needed, and nothing is timed: ziglang's clang compiles the loops, and llvm-mca
 (`apt-get install llvm-22`) runs them on its models of the cores.
@@ -48,6 +48,8 @@ NO_MATRICES = ("neoverse-n1", "cortex-x1")  # lack i8mm and bf16
 UNITS_FOR = {"smull": 2}
 ATTRIBUTES = "+v8.2a,+fullfp16,+dotprod,+i8mm,+bf16"
 DEPTH, TURNS = 768, 300
+# Columns of products whose default tiles are looked at: any, a hidden size's, a head's.
+COLUMNS = (0, 384, 64)
 
 FUNCTION = """
 void tile_${shape}(const $A *a, const $W *b, const char *next, int64_t step, $VC *sums)
@@ -66,8 +68,8 @@ void tile_${shape}(const $A *a, const $W *b, const char *next, int64_t step, $VC
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The instructions of a loop; of `whole` those of the loop around it, with as many turns of it
-    as there are in fact. multiplies: in one turn, or of `whole` in all."""
+    """The instructions of a loop, and how many of them multiply. In that of a loop around another
+    'INNER' stands for the other."""
 
     body: tuple[str, ...]
     multiplies: int
@@ -107,15 +109,17 @@ def instructions(lines: Sequence[str]) -> list[str]:
 
 
 def inner_loop(text: str, function: str, multiply: str) -> tuple[Loop, Loop | None]:
-    """The innermost loop of a function with most multiplications; and the one around it, if it has
-    one, as it runs where that takes `turns` turns."""
+    """The innermost loop of a function with most multiplications, and the loop around it, if there
+    is one, less others that are in it: those are of what is left over."""
     spans = loops_of(text, function)
 
     def count(lines: Sequence[str]) -> int:
         return sum(re.match(rf"\s+{multiply}\s", line) is not None for line in lines)
 
-    innermost = [(a, b, li) for a, b, li in spans
-                 if not any(a <= c and d < b or a < c and d <= b for c, d, _ in spans)]  # fmt: skip
+    innermost = [
+        (a, b, li) for a, b, li in spans
+        if not any((c, d) != (a, b) and a <= c and d <= b for c, d, _ in spans)
+    ]  # fmt: skip
     first, last, lines = max(innermost, key=lambda s: count(s[2][s[0] : s[1] + 1]))
     body = instructions(lines[first : last + 1])
     inner = Loop(tuple(body), count(body))
@@ -126,7 +130,7 @@ def inner_loop(text: str, function: str, multiply: str) -> tuple[Loop, Loop | No
     skipped = [i for c, d, _ in innermost if (c, d) != (first, last) for i in range(c, d + 1)]
     before = [lines[i] for i in range(a, first) if i not in skipped]
     after = [lines[i] for i in range(last + 1, b + 1) if i not in skipped]
-    return inner, Loop((*instructions(before), "INNER", *instructions(after)), inner.multiplies)
+    return inner, Loop((*instructions(before), "INNER", *instructions(after)), 0)
 
 
 def cycles(body: Sequence[str], core: str, mca: str) -> float:
@@ -145,47 +149,62 @@ def study(mca: str) -> Iterator[dict[str, Any]]:
     clang = re.search(r"clang version (\S+)", get_toolchain().version)
     assert version and clang
     for (name, product), multiply in LOOPS.items():
-        isa, target = ISAS[name], ARM.with_isa(name)
-        shape = default_tile(target, product=product)
-        text = assembly(source(isa, product, [shape]), target)
-        inner, around = inner_loop(text, f"tile_{shape[0]}x{shape[1]}", multiply)
-        ops = isa.tiles[product]
-        for core, units in CORES.items():
-            if core in NO_MATRICES and name == "neon_i8mm":
-                continue
-            taken = cycles(inner.body, core, mca)
-            limit = inner.multiplies * UNITS_FOR.get(multiply, 1) / units
-            record = {
-                "isa": name, "product": product, "tile": f"{shape[0]}x{shape[1]}", "core": core,
-                "multiply": multiply, "multiplies": inner.multiplies,
-                "instructions": len(inner.body), "stack": inner.stack,
-                "cycles": round(taken, 2), "limit": limit, "share": round(limit / taken, 4),
-                "llvm": version[1], "clang": clang[1],
-            }  # fmt: skip
-            if ops.block and around:
-                turns = ops.block.depth // (ops.kr * ops.steps)
-                place = around.body.index("INNER")
-                whole = (*around.body[:place], *inner.body * turns, *around.body[place + 1 :])
-                record["block_share"] = round(limit * turns / cycles(whole, core, mca), 4)
-            yield record
+        for tile, inner, around in compiled(name, product, defaults(name, product)):
+            for core, units in CORES.items():
+                if core in NO_MATRICES and name == "neon_i8mm":
+                    continue
+                taken = cycles(inner.body, core, mca)
+                limit = inner.multiplies * UNITS_FOR.get(multiply, 1) / units
+                record = {
+                    "isa": name, "product": product, "tile": tile, "core": core,
+                    "multiply": multiply, "multiplies": inner.multiplies,
+                    "instructions": len(inner.body), "stack": inner.stack,
+                    "cycles": round(taken, 2), "limit": limit, "share": round(limit / taken, 4),
+                    "llvm": version[1], "clang": clang[1],
+                }  # fmt: skip
+                ops = ISAS[name].tiles[product]
+                if ops.block and around:
+                    turns = ops.block.depth // (ops.kr * ops.steps)
+                    taken = cycles(unrolled(inner, around, turns), core, mca)
+                    record["block_share"] = round(limit * turns / taken, 4)
+                yield record
+
+
+def defaults(name: str, product: str) -> list[tuple[int, int]]:
+    """The default register tiles of a product."""
+    target = ARM.with_isa(name)
+    return list(dict.fromkeys(default_tile(target, n, product) for n in COLUMNS))
+
+
+def compiled(
+    name: str, product: str, shapes: Sequence[tuple[int, int]]
+) -> Iterator[tuple[str, Loop, Loop | None]]:
+    """Each register tile's name, its innermost loop, and the one around that."""
+    text = assembly(source(ISAS[name], product, shapes), ARM.with_isa(name))
+    for mr, nr in shapes:
+        yield f"{mr}x{nr}", *inner_loop(text, f"tile_{mr}x{nr}", LOOPS[name, product])
+
+
+def unrolled(inner: Loop, around: Loop, turns: int) -> tuple[str, ...]:
+    """What runs in a turn of the loop around another."""
+    place = around.body.index("INNER")
+    return (*around.body[:place], *inner.body * turns, *around.body[place + 1 :])
 
 
 def spilling(name: str, product: str) -> Iterator[tuple[str, int]]:
     """Each tile that the tuner tries, and how often its inner loop touches the stack."""
-    target, isa = ARM.with_isa(name), ISAS[name]
-    shapes = list(tiles(target, product))
-    text = assembly(source(isa, product, shapes), target)
-    for mr, nr in shapes:
-        yield f"{mr}x{nr}", inner_loop(text, f"tile_{mr}x{nr}", LOOPS[name, product])[0].stack
+    for tile, inner, _ in compiled(name, product, list(tiles(ARM.with_isa(name), product))):
+        yield tile, inner.stack
 
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """A row for each loop, a column for each core."""
     versions = ", ".join(sorted({f"clang {r['clang']}, llvm-mca {r['llvm']}" for r in records}))
     head = ("instruction set", "of", "tile", "multiply", "instructions", "multiplying", "stack")
-    rows = [(*head, *CORES), ("---", "---", "---", "---", "--:", "--:", "--:", *["--:"] * len(CORES))]
-    for key in dict.fromkeys((r["isa"], r["product"]) for r in records):
-        of = {r["core"]: r for r in records if (r["isa"], r["product"]) == key}
+    left, right = ["---"] * 4, ["--:"] * (3 + len(CORES))
+    rows = [(*head, *CORES), (*left, *right)]
+    for key in dict.fromkeys((r["isa"], r["product"], r["tile"]) for r in records):
+        of = {r["core"]: r for r in records if (r["isa"], r["product"], r["tile"]) == key}
         r = next(iter(of.values()))
         rows.append((f"`{r['isa']}`", r["product"], r["tile"], f"`{r['multiply']}`",
                      str(r["instructions"]), str(r["multiplies"]), str(r["stack"]),

@@ -46,7 +46,9 @@ def test_the_rows_of_tiles_agree_with_the_element_types(name):
         assert bool(tile.store) == (not kind.startswith("f32"))
         assert bool(tile.offset) == bool(tile.start)
         assert bool(tile.pairs) == bool(tile.low) == bool(tile.high)
-        assert not (tile.pairs and tile.lanes)
+        if tile.lanes:
+            assert bool(tile.lanes.product) != tile.pairs
+            assert bool(tile.lanes.first) == bool(tile.lanes.second) == tile.pairs
         # Blocks have whole turns of the loop by lanes, and sums that are added as floats.
         assert tile.deep % (tile.kr * tile.steps) == 0
         assert not tile.block or (tile.vc == "vf" and tile.wide > 1)

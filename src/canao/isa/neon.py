@@ -24,8 +24,8 @@ STORES = {
 BYTES = ("const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
          "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
          "__builtin_memcpy(p, &bytes, 4);")  # fmt: skip
-# Broadcasts would take a load each: with as many as there are multiply-adds for each four, cores
-# that take three instructions in a cycle can't multiply in two of them.
+# With a load for each broadcast, cores that begin three instructions in a cycle could not begin two
+# multiply-adds in each (benchmarks/arm_loops.md).
 LANES = Lanes(steps=4, load="return vld1q_f32(p);", product="return vfmaq_n_f32(c, w, a[lane]);")
 ISA = Isa(
     name="neon", vector="float32x4_t", width=4,
@@ -60,10 +60,10 @@ ISA = Isa(
                "v)); vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));",
         "i8": BYTES,
     },
-    tiles=float_tiles(LOADS, STORES, replace(FLOAT_TILE, lanes=LANES, shape=(5, 4))) | {
+    tiles=float_tiles(LOADS, STORES, replace(FLOAT_TILE, lanes=LANES, shape=(7, 3))) | {
         # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
         "i8": TileOps(
-            store=BYTES,
+            store=BYTES, rows=12,
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
             vc="int32x4_t",
             load_w="return vld1_s8(p);",

@@ -22,18 +22,20 @@ ISA = replace(
             spread="int32_t four; __builtin_memcpy(&four, p, 4); "
                    "return vreinterpretq_s8_s32(vdupq_n_s32(four));",
             product="return vdotq_s32(c, w, a);",
-            shape=(5, 4),
+            shape=(7, 3), rows=14,
             lanes=Lanes(
                 steps=4, load="return vld1q_s8(p);",
                 product="return vdotq_s32(c, w, vreinterpretq_s8_s32(vdupq_n_s32("
                         "vreinterpretq_s32_s8(a)[lane])));",
             ),
         ),
-        # Half precision has 11 bits: of 64 products, sums are off by a part of 2^-11 of these times
-        # 6 or so (docs/precision.md).
+        # Sums of 64 are off by no more than rows and weights that are rounded to bf16 would make
+        # them; of twice as many, loops were 6 % faster (docs/precision.md).
         "f16": replace(
             neon.ISA.tiles["f16"],
-            activations="uint16_t", vw="float16x8_t", va="float16x8_t", shape=(6, 3),
+            activations="uint16_t", vw="float16x8_t", va="float16x8_t",
+            # Lanes of halves are those of half of the registers.
+            shape=(7, 3), rows=10,
             store=neon.ISA.keeps["f16"],
             load_w=HALVES,
             spread="return vreinterpretq_f16_u16(vdupq_n_u16(*p));",
@@ -41,7 +43,7 @@ ISA = replace(
             lanes=Lanes(steps=8, load=HALVES, product="return vfmaq_n_f16(c, w, a[lane]);"),
             block=Block(
                 depth=64, vb="float16x8_t", wide=2, zero="vdupq_n_f16(0)",
-                part="return vcvt_f32_f16(i ? vget_high_f16(c) : vget_low_f16(c));",
+                part="return i ? vcvt_high_f32_f16(c) : vcvt_f32_f16(vget_low_f16(c));",
             ),
         ),
     },

@@ -55,11 +55,16 @@ class Lanes:
     steps    of the inner loop whose activations a vector holds
     load     body of `va tile_load_a(const ACTIVATIONS *p)`: steps * kr activations
     product  body of `vb tile_by_lane(va a, vw w, vb c, const int lane)`: c + the lane of a times w
+
+    Instructions for pairs have no such form. Theirs is what two rows have for two steps, which
+    `first` and `second`, bodies of `va tile_first(va a, va b)`, make of these.
     """
 
     steps: int
     load: str
-    product: str
+    product: str = ""
+    first: str = ""
+    second: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ class TileOps:
     block        where products are added up in a type of their own first: see there; `load_w` then
                  reads `wide` times as many columns, and vb takes the place of vc in products
     shape        default register tile, rows and vectors of sums in a row, where it is not the
-                 instruction set's
+                 instruction set's: then with other widths as many rows as fit
+    rows         of a register tile at most: with more, compilers find no registers for all of it
     zero         C of sums of nothing
     to_float     body of `vf tile_to_float(vc c)`: the sums as floats
     to_bits      body of `vf tile_to_bits(vc c)`: the same bits, to be stored; `of_bits` is back
@@ -135,6 +141,7 @@ class TileOps:
     lanes: Lanes | None = None
     block: Block | None = None
     shape: tuple[int, int] | None = None
+    rows: int = 14
 
     @property
     def together(self) -> int:
@@ -157,11 +164,11 @@ class TileOps:
         return max(self.kr * self.steps, self.block.depth if self.block else 0)
 
     def held(self, mr: int, vectors: int) -> int:
-        """Registers of an inner loop's tile: sums, weights, and what these are multiplied by."""
-        pairs = -(-mr // 2)
-        if self.pairs:
-            return 2 * pairs * vectors + 2 + pairs
-        return mr * vectors + vectors + (mr if self.lanes else 1)
+        """Registers of an inner loop's tile: sums, weights of a step, what these are multiplied
+        by, and where that is read for several steps at once, one that is being read."""
+        rows = mr + -mr % self.together
+        weights, read = (2, 2) if self.pairs else (vectors, 1)
+        return rows * vectors + weights + (rows + read if self.lanes else 1)
 
 
 # float32 in memory and in registers needs nothing that the vector table does not have.

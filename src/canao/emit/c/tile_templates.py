@@ -105,6 +105,9 @@ CANAO_INLINE $VC start_${weights}(int32_t n) { ${start} }
 PAIR_OPERATIONS = """\
 CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
 CANAO_INLINE $VA spread_${weights}(const $A *p, const $A *q) { ${spread} }
+CANAO_INLINE $VA load_a_${weights}(const $A *p) { ${load_a} }
+CANAO_INLINE $VA first_${weights}($VA a, $VA b) { ${first} }
+CANAO_INLINE $VA second_${weights}($VA a, $VA b) { ${second} }
 CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
 CANAO_INLINE $VC low_${weights}($VC a, $VC b) { ${low} }
 CANAO_INLINE $VC high_${weights}($VC a, $VC b) { ${high} }
@@ -119,23 +122,13 @@ CANAO_INLINE void pair_${weights}($VC *a, $VC *b)
 }
 """
 PAIRS = """\
-/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
-   depth in a step; two rows at a time, the last one with itself if it is alone. Where `ahead`, what
-   lies at `next` is fetched meanwhile, `step` bytes for every element of the depth. */
-CANAO_INLINE void panel_fma_${weights}_${shape}(
-    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$ROWS][$NV])
+/* acc[m][$NR] += a[m][k] b[k][$NR], where acc is by pairs of rows: a by rows lda apart, b a packed
+   panel of ${weights}, $KR of the depth in a step; two rows at a time, the last one with itself if
+   it is alone. */
+CANAO_INLINE void steps_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, $VC acc[$ROWS][$NV])
 {
-    UNROLL for (int i = 0; i < m; i += 2)
-        UNROLL for (int v = 0; v < $NV; v++) {
-            if (i + 1 == m)
-                acc[i + 1][v] = ${zero};
-            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
-        }
-    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
-        if (ahead)
-            UNROLL for (int v = 0; v < $LINES; v++)
-                __builtin_prefetch(next + p * step + v * 64);
+    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR)
         UNROLL for (int v = 0; v < $NV; v++) {
             const $VW w0 = load_w_${weights}(b + v * VF * $KR);
             const $VW w1 = load_w_${weights}(b + v * VF * $KR + VF / 2 * $KR);
@@ -146,7 +139,44 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
                 acc[i + 1][v] = product_${weights}(x, w1, acc[i + 1][v]);
             }
         }
+}
+/* The same of rows as such, $DEEP of the depth at once, and what is left over by steps. Where
+   `ahead`, what lies at `next` is fetched meanwhile, `step` bytes for every element of the
+   depth. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VC acc[$ROWS][$NV])
+{
+    UNROLL for (int i = 0; i < m; i += 2)
+        UNROLL for (int v = 0; v < $NV; v++) {
+            if (i + 1 == m)
+                acc[i + 1][v] = ${zero};
+            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
+        }
+    int64_t p = 0;
+    for (; p + $DEEP <= k; p += $DEEP) {
+        if (ahead)
+            UNROLL for (int v = 0; v < $LINES; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        $VA x[$ROWS];
+        UNROLL for (int i = 0; i < m; i += 2) {
+            const $A *const row = a + i * lda + p;
+            const $VA y = load_a_${weights}(row);
+            const $VA z = load_a_${weights}(i + 1 < m ? row + lda : row);
+            x[i] = first_${weights}(y, z);
+            x[i + 1] = second_${weights}(y, z);
+        }
+        UNROLL for (int t = 0; t < $STEPS; t++, b += $NR * $KR)
+            UNROLL for (int v = 0; v < $NV; v++) {
+                const $VW w0 = load_w_${weights}(b + v * VF * $KR);
+                const $VW w1 = load_w_${weights}(b + v * VF * $KR + VF / 2 * $KR);
+                UNROLL for (int i = 0; i < m; i += 2) {
+                    acc[i][v] = product_${weights}(x[i + t], w0, acc[i][v]);
+                    acc[i + 1][v] = product_${weights}(x[i + t], w1, acc[i + 1][v]);
+                }
+            }
     }
+    steps_${weights}_${shape}(m, k - p, a + p, lda, b, acc);
     UNROLL for (int i = 0; i < m; i += 2)
         UNROLL for (int v = 0; v < $NV; v++)
             pair_${weights}(&acc[i][v], &acc[i + 1][v]);
@@ -244,7 +274,8 @@ def type_words(name: str, isa: Isa) -> dict[str, object]:
              "start": ops.start, "low": ops.low, "high": ops.high,
              "WIDTH": "VF" if ops.wide == 1 else f"{ops.wide} * VF"}  # fmt: skip
     if ops.lanes:
-        words |= {"STEPS": ops.steps, "load_a": ops.lanes.load, "by_lane": ops.lanes.product}
+        words |= {"STEPS": ops.steps, "load_a": ops.lanes.load, "by_lane": ops.lanes.product,
+                  "first": ops.lanes.first, "second": ops.lanes.second}  # fmt: skip
     if ops.block:
         words |= {"VB": ops.block.vb, "WIDE": ops.wide, "BLOCK": ops.block.depth,
                   "block_zero": ops.block.zero, "part": ops.block.part}  # fmt: skip
@@ -255,7 +286,8 @@ def tile_operations(name: str, isa: Isa) -> str:
     """The operations of an inner loop."""
     ops = isa.tiles[name]
     text = PAIR_OPERATIONS if ops.pairs else TILE_OPERATIONS
-    text += (LANE_OPERATIONS if ops.lanes else "") + (BLOCK_OPERATIONS if ops.block else "")
+    text += LANE_OPERATIONS if ops.lanes and not ops.pairs else ""
+    text += BLOCK_OPERATIONS if ops.block else ""
     text += ("" if ops.vc == "vf" else CONVERSIONS) + (START if ops.offset else "")
     return fill(text, **type_words(name, isa))
 
@@ -267,9 +299,13 @@ def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
              "ROWS": rounded(tile[0], 2), "NB": tile[1] // (ops.wide * isa.width)}  # fmt: skip
     # What each is called by the one after it.
     blocked = "panel_block" if ops.block else "panel_fma"
-    parts = [(PAIRS if ops.pairs else TILE, "panel_rest" if ops.lanes else blocked, ops.kr)]
-    if ops.lanes:
-        parts.append((LANES, blocked, ops.kr * ops.steps))
+    turn = ops.kr * ops.steps
+    if ops.pairs:
+        parts = [(PAIRS, "", turn)]
+    elif ops.lanes:
+        parts = [(TILE, "panel_rest", ops.kr), (LANES, blocked, turn)]
+    else:
+        parts = [(TILE, blocked, ops.kr)]
     if ops.block:
         parts.append((BLOCKED, "panel_fma", ops.block.depth))
     size = tile[1] * SIZES[ops.weights]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from canao.graph.ir import Dim
 from canao.isa.registry import ISAS
-from canao.isa.table import FLOAT
+from canao.isa.table import FLOAT, Isa, TileOps
 from canao.target import Target
 
 
@@ -15,8 +15,8 @@ def tiles(target: Target, product: str = FLOAT) -> Iterator[tuple[int, int]]:
     the operands, widest last."""
     isa = ISAS[target.isa]
     ops = isa.tiles[product]
-    for mr in range(2, 15):
-        for vectors in range(1, 5):
+    for mr in range(2, ops.rows + 1):
+        for vectors in _vectors(ops):
             if ops.held(mr, vectors) <= isa.registers and mr * vectors >= 8:
                 yield mr, vectors * ops.wide * isa.width
 
@@ -25,14 +25,35 @@ def default_tile(target: Target, columns: int = 0, product: str = FLOAT) -> tupl
     """mr and nr for a result of so many columns: few columns of padding, then the widest."""
     isa = ISAS[target.isa]
     ops = isa.tiles[product]
-    mr, vectors = ops.shape or (isa.mr, isa.vectors)
     width = ops.wide * isa.width
     if not columns:
+        mr, vectors = ops.shape or (isa.mr, isa.vectors)
         return mr, vectors * width
-    fitting = [v for v in range(1, 5) if ops.held(mr, v) <= isa.registers]
-    # A row's broadcasts and the tile's start and end weigh less the more columns share them.
-    cost = {v: -(-columns // (v * width)) * (v + 0.1) for v in fitting}
-    return mr, min(reversed(fitting), key=cost.__getitem__) * width
+    rows = {v: most for v in _vectors(ops) if (most := _rows(isa, ops, v))}
+    # What is loaded, and the tile's start and end, weigh less the more columns share them.
+    cost = {v: -(-columns // (v * width)) * (v + _loading(ops, mr, v)) for v, mr in rows.items()}
+    best = min(reversed(rows), key=cost.__getitem__)
+    return rows[best], best * width
+
+
+def _vectors(ops: TileOps) -> range:
+    """How many vectors of sums a row of a tile may have."""
+    return range(1, max(4, ops.shape[1] if ops.shape else 0) + 1)
+
+
+def _rows(isa: Isa, ops: TileOps, vectors: int) -> int:
+    """Rows of the default tile with so many vectors in a row: the instruction set's, or where a
+    product has a tile of its own as many as fit; 0 if there is none."""
+    most = range(ops.rows, 1, -1) if ops.shape else (isa.mr,)
+    return next((mr for mr in most if ops.held(mr, vectors) <= isa.registers), 0)
+
+
+def _loading(ops: TileOps, mr: int, vectors: int) -> float:
+    """A tenth of the loads for a row in a step; or what brings two rows together, which takes the
+    units that multiply."""
+    if ops.pairs:
+        return 0.5
+    return 0.1 * (mr / ops.steps + vectors) / mr if ops.lanes else 0.1
 
 
 def rough_cost(
