@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import arm_loops  # noqa: E402
 import int8_table  # noqa: E402
 import real_data_table  # noqa: E402
 import speed_table  # noqa: E402
@@ -432,6 +433,8 @@ def test_published_pages_are_those_of_the_records() -> None:
     records = Records(results_module.PUBLISHED / "int8.jsonl").read()
     page = (ROOT / "benchmarks" / "int8.md").read_text(encoding="utf-8")
     assert all(f"begin -->\n{text}" in page for text in int8_table.sections(records).values())
+    records = Records(results_module.PUBLISHED / "arm_loops.jsonl").read()
+    assert arm_loops.page(records) in (ROOT / "benchmarks" / "arm_loops.md").read_text("utf-8")
     records = Records(results_module.PUBLISHED / "real_data.jsonl").read()
     order = list(dict.fromkeys(r["dataset"] for r in records))
     text = real_data_table.table(["MRPC", "STS-B", "Banking77"], records)

@@ -162,6 +162,18 @@ def build_program(
     return _build(units, "program", target, toolchain, ("-pthread", "-ldl", *extra))
 
 
+def assembly(text: str, target: Target, toolchain: Toolchain | None = None) -> str:
+    """What the compiler makes of a C file that includes nothing but the runtime's header, as the
+    kernels of a library are compiled. ToolchainError if it fails."""
+    toolchain = toolchain or get_toolchain()
+    with WorkingDirectory("canao-assembly") as work:
+        for name, content in {"main.c": text, **runtime_files("canao_runtime.h")}.items():
+            (work / name).write_text(content, encoding="utf-8")
+        _call(work, (*toolchain.command, *toolchain.machine_flags(target), *_FLAGS, "-fPIC",
+                     "-S", "main.c", "-o", "main.s"))  # fmt: skip
+        return (work / "main.s").read_text(encoding="utf-8")
+
+
 def _build(
     units: Mapping[str, Unit], product: str, target: Target, toolchain: Toolchain | None,
     flags: Sequence[str],

@@ -27,9 +27,13 @@ def test_an_isa_says_each_operation_once_and_names_a_vector_of_its_width(name):
 
 
 @pytest.mark.parametrize("name", ISAS)
-def test_the_default_tile_fits_the_registers(name):
+def test_the_default_tiles_fit_the_registers(name):
     isa = ISAS[name]
-    assert isa.mr * isa.vectors + isa.vectors + 1 <= isa.registers
+    for tile in isa.tiles.values():
+        mr, vectors = tile.shape or (isa.mr, isa.vectors)
+        # Sums, weights of a step, and broadcasts; or what stands for these two.
+        assert mr * vectors + vectors + 1 <= isa.registers or tile.pairs
+        assert tile.held(mr, vectors) <= isa.registers
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -42,6 +46,12 @@ def test_the_rows_of_tiles_agree_with_the_element_types(name):
         assert bool(tile.store) == (not kind.startswith("f32"))
         assert bool(tile.offset) == bool(tile.start)
         assert bool(tile.pairs) == bool(tile.low) == bool(tile.high)
+        if tile.lanes:
+            assert bool(tile.lanes.product) != tile.pairs
+            assert bool(tile.lanes.first) == bool(tile.lanes.second) == tile.pairs
+        # Blocks have whole turns of the loop by lanes, and sums that are added as floats.
+        assert tile.deep % (tile.kr * tile.steps) == 0
+        assert not tile.block or (tile.vc == "vf" and tile.wide > 1)
         whole = (tile.load_w, tile.spread, tile.product, tile.to_float, tile.to_bits, tile.of_bits)
         for body in whole:
             assert "return " in body and body.endswith(";")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from canao.fuse.forms.form import Alias
+from canao.fuse.forms.form import Alias, PackedGemm
 from canao.isa.registry import ISAS
+from canao.isa.table import FLOAT
 from canao.lower.cpu.backend import CPU
+from canao.lower.cpu.packed_gemm import product_name
 from canao.lower.scheduling import NO_PLAN, default_plan, space
 from canao.schedule.plan import axes, parse_plan, plan_text
 from tests.scheduled import NAMES, staged_all
@@ -45,13 +47,14 @@ def test_a_default_is_in_the_space_of_its_legal_form_and_of_its_type(name):
 def test_every_register_tile_fits_the_registers_in_whole_vectors(name):
     for stages, region in regions(name):
         isa = ISAS[stages.target.isa]
+        packed = isinstance(region.form, PackedGemm)
+        tile = isa.tiles[product_name(region.form) if packed else FLOAT]
         for plan in space(region, stages.target):
             sizes = axes(plan)
             if "mr" in sizes:
-                vectors, rest = divmod(sizes["nr"], isa.width)
+                vectors, rest = divmod(sizes["nr"], isa.width * tile.wide)
                 assert rest == 0 and vectors >= 1
-                # The accumulators, the weights of a step, and one broadcast.
-                assert sizes["mr"] * vectors + vectors + 1 <= isa.registers
+                assert tile.held(sizes["mr"], vectors) <= isa.registers
 
 
 def test_the_corpus_has_every_form_of_kernel():

@@ -11,6 +11,7 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans
 from canao.isa.registry import ISAS
+from canao.isa.table import FLOAT
 from canao.lower.cpu.attention import AttentionPlan
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
@@ -108,14 +109,15 @@ def test_the_space_is_legal_and_holds_what_the_default_is_made_of(isa: str) -> N
             assert plans[0] == default and len(set(plans)) == len(plans) < 2500
             for p in plans:
                 vectors = p.nr // width
-                assert vectors * width == p.nr and p.mr * vectors + vectors + 1 <= registers
+                assert vectors * width == p.nr
+                assert ISAS[isa].tiles[FLOAT].held(p.mr, vectors) <= registers
                 assert "keys" in axes(p) or (p.kc and p.mc % p.mr == 0)
             if "kc" in axes(default):
                 depths = {p.kc for p in plans if p.tile == default.tile}
                 assert default.kc in depths and (len(depths) > 1) == (s is DEEP)
         for columns in range(0, 400, 7):
             mr, nr = default_tile(target, columns)
-            assert (mr + 1) * nr // width + 1 <= registers
+            assert ISAS[isa].tiles[FLOAT].held(mr, nr // width) <= registers
         assert {mr for mr, _ in tiles(target)} >= {default_tile(target)[0]}
 
 

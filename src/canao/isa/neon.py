@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from canao.isa.table import Isa, TileOps, float_tiles, int8_tiles
+from dataclasses import replace
+
+from canao.isa.table import FLOAT_TILE, Isa, Lanes, TileOps, float_tiles, int8_tiles
 
 LOADS = {
     "i8": "int32_t four; __builtin_memcpy(&four, p, 4); const int16x8_t x = "
@@ -22,6 +24,9 @@ STORES = {
 BYTES = ("const int16x4_t x = vqmovn_s32(vcvtnq_s32_f32(v)); const uint32_t bytes = "
          "vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(x, x))), 0); "
          "__builtin_memcpy(p, &bytes, 4);")  # fmt: skip
+# With a load for each broadcast, cores that begin three instructions in a cycle could not begin two
+# multiply-adds in each (benchmarks/arm_loops.md).
+LANES = Lanes(steps=4, load="return vld1q_f32(p);", product="return vfmaq_n_f32(c, w, a[lane]);")
 ISA = Isa(
     name="neon", vector="float32x4_t", width=4,
     registers=32, mr=6, vectors=4,
@@ -55,10 +60,10 @@ ISA = Isa(
                "v)); vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));",
         "i8": BYTES,
     },
-    tiles=float_tiles(LOADS, STORES) | int8_tiles(
+    tiles=float_tiles(LOADS, STORES, replace(FLOAT_TILE, lanes=LANES, shape=(7, 3))) | int8_tiles(
         # A product is 128 * 128 at most, which 16 bits hold; pairs are added in 32.
         TileOps(
-            store=BYTES,
+            store=BYTES, rows=12,
             weights="int8_t", activations="int8_t", kr=2, vw="int8x8_t", va="int8x8_t",
             vc="int32x4_t",
             load_w="return vld1_s8(p);",

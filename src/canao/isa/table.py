@@ -48,6 +48,43 @@ FLOAT = "f32"
 
 
 @dataclass(frozen=True, slots=True)
+class Lanes:
+    """Instructions that multiply by one lane of a vector: what a row has for several steps is read
+    at once, and need not be spread.
+
+    steps    of the inner loop whose activations a vector holds
+    load     body of `va tile_load_a(const ACTIVATIONS *p)`: steps * kr activations
+    product  body of `vb tile_by_lane(va a, vw w, vb c, const int lane)`: c + the lane of a times w
+
+    Instructions for pairs have no such form. Theirs is what two rows have for two steps, which
+    `first` and `second`, bodies of `va tile_first(va a, va b)`, make of these.
+    """
+
+    steps: int
+    load: str
+    product: str = ""
+    first: str = ""
+    second: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Sums of a short block of the depth, in fewer bits, which are then added to float32 sums.
+
+    depth  elements of the depth in a block
+    vb     C type of a block's sums, `wide` times VF
+    zero   C of sums of nothing
+    part   body of `vf tile_part(vb c, const int i)`: VF of the sums from the (i VF)th on, as floats
+    """
+
+    depth: int
+    vb: str
+    wide: int
+    zero: str
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
 class TileOps:
     """The inner loop of a product of rows of one type by weights of one type, as C.
 
@@ -59,6 +96,13 @@ class TileOps:
     spread       body of `va tile_spread(const ACTIVATIONS *p)`: kr activations for every column
     product      body of `vc tile_product(va a, vw w, vc c)`: c + a w
     vw, va, vc   C types of what `load_w` and `spread` give, and of VF sums
+    lanes        where instructions multiply by a lane: see there; `spread` and `product` are then
+                 for steps that are left over
+    block        where products are added up in a type of their own first: see there; `load_w` then
+                 reads `wide` times as many columns, and vb takes the place of vc in products
+    shape        default register tile, rows and vectors of sums in a row, where it is not the
+                 instruction set's: then with other widths as many rows as fit
+    rows         of a register tile at most: with more, compilers find no registers for all of it
     zero         C of sums of nothing
     to_float     body of `vf tile_to_float(vc c)`: the sums as floats
     to_bits      body of `vf tile_to_bits(vc c)`: the same bits, to be stored; `of_bits` is back
@@ -94,6 +138,37 @@ class TileOps:
     pairs: bool = False
     low: str = ""
     high: str = ""
+    lanes: Lanes | None = None
+    block: Block | None = None
+    shape: tuple[int, int] | None = None
+    rows: int = 14
+
+    @property
+    def together(self) -> int:
+        """Rows that an instruction takes."""
+        return 2 if self.pairs else 1
+
+    @property
+    def wide(self) -> int:
+        """Columns of a vector of sums of the inner loop, in vectors of floats."""
+        return self.block.wide if self.block else 1
+
+    @property
+    def steps(self) -> int:
+        """Steps whose activations are read at once."""
+        return self.lanes.steps if self.lanes else 1
+
+    @property
+    def deep(self) -> int:
+        """Elements of the depth of which an inner loop has no rest."""
+        return max(self.kr * self.steps, self.block.depth if self.block else 0)
+
+    def held(self, mr: int, vectors: int) -> int:
+        """Registers of an inner loop's tile: sums, weights of a step, what these are multiplied
+        by, and where that is read for several steps at once, one that is being read."""
+        rows = mr + -mr % self.together
+        weights, read = (2, 2) if self.pairs else (vectors, 1)
+        return rows * vectors + weights + (rows + read if self.lanes else 1)
 
 
 # float32 in memory and in registers needs nothing that the vector table does not have.
@@ -107,18 +182,20 @@ FLOAT_TILE = TileOps(
 SIZES = {"int8_t": 1, "int16_t": 2, "uint16_t": 2, "float": 4}
 
 
-def float_tiles(loads: Mapping[str, str], stores: Mapping[str, str]) -> dict[str, TileOps]:
+def float_tiles(
+    loads: Mapping[str, str], stores: Mapping[str, str], tile: TileOps = FLOAT_TILE
+) -> dict[str, TileOps]:
     """Tiles that multiply float32, of weights of other types: each is loaded as float32.
 
     The rows of bf16 and f16 are rounded to these, and lie in memory as float32: that takes no
     instructions to read.
     """
     return {
-        FLOAT: FLOAT_TILE,
-        "f32_i8": replace(FLOAT_TILE, weights="int8_t", load_w=loads["i8"]),
-        "f32_f16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["f16"]),
-        "bf16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["bf16"], store=stores["bf16"]),
-        "f16": replace(FLOAT_TILE, weights="uint16_t", load_w=loads["f16"], store=stores["f16"]),
+        FLOAT: tile,
+        "f32_i8": replace(tile, weights="int8_t", load_w=loads["i8"]),
+        "f32_f16": replace(tile, weights="uint16_t", load_w=loads["f16"]),
+        "bf16": replace(tile, weights="uint16_t", load_w=loads["bf16"], store=stores["bf16"]),
+        "f16": replace(tile, weights="uint16_t", load_w=loads["f16"], store=stores["f16"]),
     }
 
 

@@ -4,7 +4,8 @@ int8: activations are quantised as they come, a scale for each token; weights on
 output channel; both are symmetric, from -127 to 127, and sums are exact in int32. Nothing is
 calibrated. int8-7bit: activations go from -63 to 63, so that pairs of products fit 16 bits, as
 processors without dot products of bytes add them up. int8-weights: activations stay in float32.
-bf16, fp16: activations and weights are rounded to these, and added up in float32.
+bf16, fp16: activations and weights are rounded to these, and added up in float32 (short blocks in
+fp16 where the instruction set does).
 
 What is around the products stays in float32: bias, norms, softmax, residuals. So do products that
 cost little and decide much: of few rows, whatever the length, as a pooler's and a classifier's of

@@ -30,14 +30,14 @@ static double seconds(void)
 int main(void)
 {
     double best = 0.0;
-    $VC x[CHAINS];
+    $VB x[CHAINS];
     $VA a;
     $VW w;
     __builtin_memset(&a, $BYTE, sizeof a);
     __builtin_memset(&w, $BYTE, sizeof w);
     for (int round = 0; round < ROUNDS; round++) {
         UNROLL for (int c = 0; c < CHAINS; c++)
-            x[c] = ${zero};
+            x[c] = $ZERO;
         const double begin = seconds();
         for (int step = 0; step < STEPS; step++) {
             ANY(w);
@@ -46,7 +46,7 @@ int main(void)
                 x[c] = product_${weights}(a, w, x[c]);
             }
         }
-        const double rate = 2.0 * CHAINS * STEPS * VF * $KR / (seconds() - begin);
+        const double rate = 2.0 * CHAINS * STEPS * $WIDTH * $KR / (seconds() - begin);
         best = rate > best ? rate : best;
     }
     float sum = 0.0f;
@@ -68,9 +68,11 @@ def peak_source(target: Target, product: str = FLOAT) -> str:
     isa = ISAS[target.isa]
     tile = isa.tiles[product]
     whole = tile.vc != "vf"
+    total = f"to_float_{product}(x[c])" if whole else "x[c]"
     words = type_words(product, isa) | {
         "REGISTER": _register(target, tile.va), "BYTE": _WHOLE if whole else _FLOATS,
-        "SUM": f"to_float_{product}(x[c])" if whole else "x[c]",
+        "SUM": f"part_{product}(x[c], 0)" if tile.block else total,
+        "ZERO": tile.block.zero if tile.block else tile.zero,
     }  # fmt: skip
     head = "#define _POSIX_C_SOURCE 199309L\n" + MACROS + vector_operations(isa)
     return "\n".join([head, isa.helpers, tile_operations(product, isa), fill(_MAIN, **words)])

@@ -13,22 +13,69 @@ TILE = """\
 /* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
    depth in a step. Where `ahead`, what lies at `next` is fetched meanwhile, `step` bytes for every
    element of the depth. */
-CANAO_INLINE void panel_fma_${weights}_${shape}(
+CANAO_INLINE void ${fma}_${weights}_${shape}(
     const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$MR][$NV])
+    const char *next, int64_t step, $VB acc[$MR][$NB])
 {
     for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
         if (ahead)
             UNROLL for (int v = 0; v < $LINES; v++)
                 __builtin_prefetch(next + p * step + v * 64);
-        $VW w[$NV];
-        UNROLL for (int v = 0; v < $NV; v++)
-            w[v] = load_w_${weights}(b + v * VF * $KR);
+        $VW w[$NB];
+        UNROLL for (int v = 0; v < $NB; v++)
+            w[v] = load_w_${weights}(b + v * $WIDTH * $KR);
         UNROLL for (int i = 0; i < m; i++) {
             const $VA x = spread_${weights}(a + i * lda + p);
-            UNROLL for (int v = 0; v < $NV; v++)
+            UNROLL for (int v = 0; v < $NB; v++)
                 acc[i][v] = product_${weights}(x, w[v], acc[i][v]);
         }
+    }
+}
+"""
+# What a row has for several steps in one vector, by whose lanes weights are multiplied.
+LANES = """\
+/* The same, $DEEP of the depth at once, and what is left over by steps. */
+CANAO_INLINE void ${fma}_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VB acc[$MR][$NB])
+{
+    int64_t p = 0;
+    for (; p + $DEEP <= k; p += $DEEP) {
+        if (ahead)
+            UNROLL for (int v = 0; v < $LINES; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        $VA x[$MR];
+        UNROLL for (int i = 0; i < m; i++)
+            x[i] = load_a_${weights}(a + i * lda + p);
+        UNROLL for (int lane = 0; lane < $STEPS; lane++, b += $NR * $KR) {
+            $VW w[$NB];
+            UNROLL for (int v = 0; v < $NB; v++)
+                w[v] = load_w_${weights}(b + v * $WIDTH * $KR);
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NB; v++)
+                    acc[i][v] = by_lane_${weights}(x[i], w[v], acc[i][v], lane);
+        }
+    }
+    panel_rest_${weights}_${shape}(m, k - p, a + p, lda, b, 0, next, step, acc);
+}
+"""
+# What is added up in few bits for a short block of the depth.
+BLOCKED = """\
+/* The same, where $BLOCK of the depth are added up as $VB, and these sums to acc. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VC acc[$MR][$NV])
+{
+    for (int64_t p = 0; p < k; p += $BLOCK) {
+        $VB sums[$MR][$NB];
+        UNROLL for (int i = 0; i < m; i++)
+            UNROLL for (int v = 0; v < $NB; v++)
+                sums[i][v] = ${block_zero};
+        panel_block_${weights}_${shape}(m, min64($BLOCK, k - p), a + p, lda, b + p * $NR, ahead,
+                                        next + p * step, step, sums);
+        UNROLL for (int i = 0; i < m; i++)
+            UNROLL for (int v = 0; v < $NV; v++)
+                acc[i][v] = vf_add(acc[i][v], part_${weights}(sums[i][v / $WIDE], v % $WIDE));
     }
 }
 """
@@ -36,7 +83,14 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
 TILE_OPERATIONS = """\
 CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
 CANAO_INLINE $VA spread_${weights}(const $A *p) { ${spread} }
-CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
+CANAO_INLINE $VB product_${weights}($VA a, $VW w, $VB c) { ${product} }
+"""
+LANE_OPERATIONS = """\
+CANAO_INLINE $VA load_a_${weights}(const $A *p) { ${load_a} }
+CANAO_INLINE $VB by_lane_${weights}($VA a, $VW w, $VB c, const int lane) { ${by_lane} }
+"""
+BLOCK_OPERATIONS = """\
+CANAO_INLINE vf part_${weights}($VB c, const int i) { ${part} }
 """
 # Where sums are no floats.
 CONVERSIONS = """\
@@ -51,6 +105,9 @@ CANAO_INLINE $VC start_${weights}(int32_t n) { ${start} }
 PAIR_OPERATIONS = """\
 CANAO_INLINE $VW load_w_${weights}(const $W *p) { ${load_w} }
 CANAO_INLINE $VA spread_${weights}(const $A *p, const $A *q) { ${spread} }
+CANAO_INLINE $VA load_a_${weights}(const $A *p) { ${load_a} }
+CANAO_INLINE $VA first_${weights}($VA a, $VA b) { ${first} }
+CANAO_INLINE $VA second_${weights}($VA a, $VA b) { ${second} }
 CANAO_INLINE $VC product_${weights}($VA a, $VW w, $VC c) { ${product} }
 CANAO_INLINE $VC low_${weights}($VC a, $VC b) { ${low} }
 CANAO_INLINE $VC high_${weights}($VC a, $VC b) { ${high} }
@@ -65,23 +122,13 @@ CANAO_INLINE void pair_${weights}($VC *a, $VC *b)
 }
 """
 PAIRS = """\
-/* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
-   depth in a step; two rows at a time, the last one with itself if it is alone. Where `ahead`, what
-   lies at `next` is fetched meanwhile, `step` bytes for every element of the depth. */
-CANAO_INLINE void panel_fma_${weights}_${shape}(
-    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$ROWS][$NV])
+/* acc[m][$NR] += a[m][k] b[k][$NR], where acc is by pairs of rows: a by rows lda apart, b a packed
+   panel of ${weights}, $KR of the depth in a step; two rows at a time, the last one with itself if
+   it is alone. */
+CANAO_INLINE void steps_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, $VC acc[$ROWS][$NV])
 {
-    UNROLL for (int i = 0; i < m; i += 2)
-        UNROLL for (int v = 0; v < $NV; v++) {
-            if (i + 1 == m)
-                acc[i + 1][v] = ${zero};
-            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
-        }
-    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR) {
-        if (ahead)
-            UNROLL for (int v = 0; v < $LINES; v++)
-                __builtin_prefetch(next + p * step + v * 64);
+    for (int64_t p = 0; p < k; p += $KR, b += $NR * $KR)
         UNROLL for (int v = 0; v < $NV; v++) {
             const $VW w0 = load_w_${weights}(b + v * VF * $KR);
             const $VW w1 = load_w_${weights}(b + v * VF * $KR + VF / 2 * $KR);
@@ -92,7 +139,44 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
                 acc[i + 1][v] = product_${weights}(x, w1, acc[i + 1][v]);
             }
         }
+}
+/* The same of rows as such, $DEEP of the depth at once, and what is left over by steps. Where
+   `ahead`, what lies at `next` is fetched meanwhile, `step` bytes for every element of the
+   depth. */
+CANAO_INLINE void panel_fma_${weights}_${shape}(
+    const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
+    const char *next, int64_t step, $VC acc[$ROWS][$NV])
+{
+    UNROLL for (int i = 0; i < m; i += 2)
+        UNROLL for (int v = 0; v < $NV; v++) {
+            if (i + 1 == m)
+                acc[i + 1][v] = ${zero};
+            pair_${weights}(&acc[i][v], &acc[i + 1][v]);
+        }
+    int64_t p = 0;
+    for (; p + $DEEP <= k; p += $DEEP) {
+        if (ahead)
+            UNROLL for (int v = 0; v < $LINES; v++)
+                __builtin_prefetch(next + p * step + v * 64);
+        $VA x[$ROWS];
+        UNROLL for (int i = 0; i < m; i += 2) {
+            const $A *const row = a + i * lda + p;
+            const $VA y = load_a_${weights}(row);
+            const $VA z = load_a_${weights}(i + 1 < m ? row + lda : row);
+            x[i] = first_${weights}(y, z);
+            x[i + 1] = second_${weights}(y, z);
+        }
+        UNROLL for (int t = 0; t < $STEPS; t++, b += $NR * $KR)
+            UNROLL for (int v = 0; v < $NV; v++) {
+                const $VW w0 = load_w_${weights}(b + v * VF * $KR);
+                const $VW w1 = load_w_${weights}(b + v * VF * $KR + VF / 2 * $KR);
+                UNROLL for (int i = 0; i < m; i += 2) {
+                    acc[i][v] = product_${weights}(x[i + t], w0, acc[i][v]);
+                    acc[i + 1][v] = product_${weights}(x[i + t], w1, acc[i + 1][v]);
+                }
+            }
     }
+    steps_${weights}_${shape}(m, k - p, a + p, lda, b, acc);
     UNROLL for (int i = 0; i < m; i += 2)
         UNROLL for (int v = 0; v < $NV; v++)
             pair_${weights}(&acc[i][v], &acc[i + 1][v]);
@@ -183,27 +267,52 @@ def tile_words(tile: tuple[int, int], isa: Isa) -> dict[str, object]:
 def type_words(name: str, isa: Isa) -> dict[str, object]:
     """The words of the inner loop that is one row of an instruction set's tiles."""
     ops = isa.tiles[name]
-    return {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
-            "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "to_float": ops.to_float,
-            "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
-            "spread": ops.spread, "product": ops.product, "zero": ops.zero,
-            "start": ops.start, "low": ops.low, "high": ops.high}  # fmt: skip
+    words = {"weights": name, "KR": ops.kr, "W": ops.weights, "A": ops.activations,
+             "VW": ops.vw, "VA": ops.va, "VC": ops.vc, "VB": ops.vc, "to_float": ops.to_float,
+             "to_bits": ops.to_bits, "of_bits": ops.of_bits, "load_w": ops.load_w,
+             "spread": ops.spread, "product": ops.product, "zero": ops.zero,
+             "start": ops.start, "low": ops.low, "high": ops.high,
+             "WIDTH": "VF" if ops.wide == 1 else f"{ops.wide} * VF"}  # fmt: skip
+    if ops.lanes:
+        words |= {"STEPS": ops.steps, "load_a": ops.lanes.load, "by_lane": ops.lanes.product,
+                  "first": ops.lanes.first, "second": ops.lanes.second}  # fmt: skip
+    if ops.block:
+        words |= {"VB": ops.block.vb, "WIDE": ops.wide, "BLOCK": ops.block.depth,
+                  "block_zero": ops.block.zero, "part": ops.block.part}  # fmt: skip
+    return words
 
 
 def tile_operations(name: str, isa: Isa) -> str:
     """The operations of an inner loop."""
     ops = isa.tiles[name]
     text = PAIR_OPERATIONS if ops.pairs else TILE_OPERATIONS
+    text += LANE_OPERATIONS if ops.lanes and not ops.pairs else ""
+    text += BLOCK_OPERATIONS if ops.block else ""
     text += ("" if ops.vc == "vf" else CONVERSIONS) + (START if ops.offset else "")
     return fill(text, **type_words(name, isa))
 
 
 def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
-    """The inner loop of a register tile."""
-    words, ops = type_words(name, isa), isa.tiles[name]
-    step = tile[1] * ops.kr * SIZES[ops.weights]
-    return fill(PAIRS if ops.pairs else TILE, **tile_words(tile, isa), **words,
-                ROWS=rounded(tile[0], 2), LINES=-(-step // CACHE_LINE))
+    """The inner loop of a register tile, after those that it is made of."""
+    ops = isa.tiles[name]
+    words = {**tile_words(tile, isa), **type_words(name, isa),
+             "ROWS": rounded(tile[0], 2), "NB": tile[1] // (ops.wide * isa.width)}  # fmt: skip
+    # What each is called by the one after it.
+    blocked = "panel_block" if ops.block else "panel_fma"
+    turn = ops.kr * ops.steps
+    if ops.pairs:
+        parts = [(PAIRS, "", turn)]
+    elif ops.lanes:
+        parts = [(TILE, "panel_rest", ops.kr), (LANES, blocked, turn)]
+    else:
+        parts = [(TILE, blocked, ops.kr)]
+    if ops.block:
+        parts.append((BLOCKED, "panel_fma", ops.block.depth))
+    size = tile[1] * SIZES[ops.weights]
+    return "".join(
+        fill(text, **words, fma=called, DEEP=deep, LINES=-(-size * deep // CACHE_LINE))
+        for text, called, deep in parts
+    )
 
 
 FUNCTIONS = {"pack": PACK, "small_product": SMALL_PRODUCT}

@@ -82,13 +82,13 @@ class PackedGemmLowering:
 
     def default(self, form: PackedGemm, target: Target) -> PackedGemmPlan:
         """The panel of weights in a fifth of L2, rows in half."""
-        mr, nr = default_tile(target, form.n)
+        mr, nr = default_tile(target, form.n, product_name(form))
         kc = _depth(form, _passes(form, nr, target), target)
         return _plan(form, target, (mr, nr), kc, _tiles_in_cache(form, kc, mr, target))
 
     def space(self, form: PackedGemm, target: Target) -> Iterator[PackedGemmPlan]:
         default = self.default(form, target)
-        for tile in dict.fromkeys([default.tile, *tiles(target)]):
+        for tile in dict.fromkeys([default.tile, *tiles(target, product_name(form))]):
             yield from _of_tile(form, target, tile)
 
     def kernel(self, context: Context, region: Region, plan: PackedGemmPlan) -> Kernel:
@@ -115,8 +115,7 @@ class PackedGemmLowering:
     def rough_cost(
         self, form: PackedGemm, plan: PackedGemmPlan, rows: int, keys: int, target: Target
     ) -> float:
-        together = 2 if _tile(form, target).pairs else 1
-        return rough_cost(plan.tile, (form.n,), rows, target, together)
+        return rough_cost(plan.tile, (form.n,), rows, target, product_name(form))
 
     def in_effect(self, plan: PackedGemmPlan, rows: int) -> PackedGemmPlan:
         """With as many rows in a block as there are in fact."""
@@ -162,8 +161,8 @@ def _bytes(form: PackedGemm, target: Target) -> tuple[int, int]:
 
 
 def _depth(form: PackedGemm, passes: int, target: Target) -> int:
-    """The part of the depth that each of so many passes takes: whole steps of the inner loop."""
-    return rounded(-(-form.k // passes), _tile(form, target).kr)
+    """The part of the depth that each of so many passes takes: whole turns of the inner loop."""
+    return rounded(-(-form.k // passes), _tile(form, target).deep)
 
 
 def _plan(
