@@ -73,11 +73,13 @@ class Loop:
 
     body: tuple[str, ...]
     multiplies: int
+    frame: bool
 
     @property
     def stack(self) -> int:
-        """Instructions that read or write the stack: what found no room in registers."""
-        return sum("[sp" in line or "[x29" in line for line in self.body)
+        """Instructions that read or write the stack: what found no room in registers. Where x29 is
+        no frame pointer, it is a register as others are."""
+        return sum("[sp" in line or (self.frame and "[x29" in line) for line in self.body)
 
 
 def source(isa: Isa, product: str, shapes: Sequence[tuple[int, int]]) -> str:
@@ -122,7 +124,8 @@ def inner_loop(text: str, function: str, multiply: str) -> tuple[Loop, Loop | No
     ]  # fmt: skip
     first, last, lines = max(innermost, key=lambda s: count(s[2][s[0] : s[1] + 1]))
     body = instructions(lines[first : last + 1])
-    inner = Loop(tuple(body), count(body))
+    frame = any(re.search(r"x29, sp\b", line) for line in lines)
+    inner = Loop(tuple(body), count(body), frame)
     around = [(a, b) for a, b, _ in spans if a < first and last < b]
     if not around:
         return inner, None
@@ -130,7 +133,7 @@ def inner_loop(text: str, function: str, multiply: str) -> tuple[Loop, Loop | No
     skipped = [i for c, d, _ in innermost if (c, d) != (first, last) for i in range(c, d + 1)]
     before = [lines[i] for i in range(a, first) if i not in skipped]
     after = [lines[i] for i in range(last + 1, b + 1) if i not in skipped]
-    return inner, Loop((*instructions(before), "INNER", *instructions(after)), 0)
+    return inner, Loop((*instructions(before), "INNER", *instructions(after)), 0, frame)
 
 
 def cycles(body: Sequence[str], core: str, mca: str) -> float:

@@ -22,20 +22,20 @@ ISA = replace(
             spread="int32_t four; __builtin_memcpy(&four, p, 4); "
                    "return vreinterpretq_s8_s32(vdupq_n_s32(four));",
             product="return vdotq_s32(c, w, a);",
-            shape=(7, 3), rows=14,
+            shape=(7, 3),
             lanes=Lanes(
                 steps=4, load="return vld1q_s8(p);",
                 product="return vdotq_s32(c, w, vreinterpretq_s8_s32(vdupq_n_s32("
                         "vreinterpretq_s32_s8(a)[lane])));",
             ),
         )),
-        # Sums of 64 are off by no more than rows and weights that are rounded to bf16 would make
-        # them; of twice as many, loops were 6 % faster (docs/precision.md).
+        # With blocks of 64, outputs are half as far off as in bf16 (docs/precision.md). With 128,
+        # products would take 6 % less time by llvm-mca, and be off by 1.4 times as much.
         "f16": replace(
             neon.ISA.tiles["f16"],
             activations="uint16_t", vw="float16x8_t", va="float16x8_t",
             # Lanes of halves are those of half of the registers.
-            shape=(7, 3), rows=10,
+            shape=(7, 3), rows=8,
             store=neon.ISA.keeps["f16"],
             load_w=HALVES,
             spread="return vreinterpretq_f16_u16(vdupq_n_u16(*p));",

@@ -61,12 +61,14 @@ CANAO_INLINE void ${fma}_${weights}_${shape}(
 """
 # What is added up in few bits for a short block of the depth.
 BLOCKED = """\
-/* The same, where $BLOCK of the depth are added up as $VB, and these sums to acc. */
+/* The same, where $BLOCK of the depth are added up as $VB, and these sums to acc. The compiler is
+   told that acc changes in memory, so that in the inner loop no register holds part of it. */
 CANAO_INLINE void panel_fma_${weights}_${shape}(
     const int m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
     const char *next, int64_t step, $VC acc[$MR][$NV])
 {
     for (int64_t p = 0; p < k; p += $BLOCK) {
+        __asm__("" : "+m"(*($VC(*)[$MR][$NV])acc));
         $VB sums[$MR][$NB];
         UNROLL for (int i = 0; i < m; i++)
             UNROLL for (int v = 0; v < $NB; v++)

@@ -32,6 +32,8 @@ def default_tile(target: Target, columns: int = 0, product: str = FLOAT) -> tupl
     rows = {v: most for v in _vectors(ops) if (most := _rows(isa, ops, v))}
     # What is loaded, and the tile's start and end, weigh less the more columns share them.
     cost = {v: -(-columns // (v * width)) * (v + _loading(ops, mr, v)) for v, mr in rows.items()}
+    if ops.shape and ops.shape[1] in cost:  # chosen by its loop, not by such an estimate
+        cost[ops.shape[1]] *= 0.99
     best = min(reversed(rows), key=cost.__getitem__)
     return rows[best], best * width
 
