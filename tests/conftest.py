@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from canao import build
+
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -63,6 +65,19 @@ def no_torch_threads() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_code(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Libraries are compiled without optimising, in two fifths of the time, but in modules that are
+    of the code as users get it, or of its speed: those have the mark `as_shipped`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("as_shipped") is None:
+            # Without the checks that clang adds where it does not optimise.
+            quick = ("-O0", "-fno-sanitize=undefined")
+            flags = tuple(f for f in build._FLAGS if f != "-O3")
+            patch.setattr(build, "_FLAGS", (*flags, *quick))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,6 +11,8 @@ import canao
 from canao import build
 from canao.build import Toolchain, code_stamp, kernel_code
 
+pytestmark = pytest.mark.as_shipped
+
 PACKAGE = Path(canao.__file__).parent
 DRIVER = Toolchain("cc", ("cc",), "1.0")
 

@@ -24,6 +24,8 @@ from canao.cli.app import main
 from canao.errors import InputError, ToolchainError
 from canao.target import get_target
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 WAIT_S = 60
 

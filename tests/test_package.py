@@ -22,6 +22,8 @@ import canao
 from tests.heads import save_model
 from tests.train.tiny_bert import save_tiny
 
+pytestmark = pytest.mark.as_shipped
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/canao"
 BUILD_SDIST = "import sys, setuptools.build_meta as b; b.build_sdist(sys.argv[1])"

@@ -27,6 +27,8 @@ from canao.target import Target, get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, reference
 
+pytestmark = pytest.mark.as_shipped
+
 X86 = get_target("x86_64-linux")
 # For emulators that have no libraries of that machine, programs have musl's in them.
 ARM = replace(get_target("aarch64-linux"), triple="aarch64-linux-musl")

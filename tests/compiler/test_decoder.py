@@ -34,6 +34,8 @@ from tests.compiler.test_right import HOST_ISAS
 from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 IDS = np.random.default_rng(7).integers(0, 99, 200).astype(np.int32)
 # Where texts are cut: within a panel of keys, at its end, token by token, over a block of keys.

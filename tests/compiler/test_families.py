@@ -23,6 +23,8 @@ from tests.compiler.families import FAMILIES, HEADS, make, reference, text
 from tests.conftest import LENGTHS
 from tests.oracle import SHALLOW, assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 # Code for tests need not be fast, but it should be compiled soon.
 QUICK = ("-O1",)
 QUICKEST = ("-O0",)

@@ -21,6 +21,8 @@ from tests.compiler import programs
 from tests.compiler.test_families import QUICK
 from tests.compiler.test_int8 import ARM
 
+pytestmark = pytest.mark.as_shipped
+
 TARGET = ARM.with_isa("neon_dotprod")
 # Depths that are less than a step, a block, and several of them with a rest; columns off the tile.
 SIZES = ((1, 3), (7, 17), (33, 24), (64, 49), (300, 25))

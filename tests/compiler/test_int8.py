@@ -35,6 +35,8 @@ from tests.compiler.test_programs import SANITIZERS, gcc
 from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 ARM = Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 # A float32 sum that is rounded in another order may move a level by one, which moves an output by

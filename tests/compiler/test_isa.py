@@ -22,6 +22,8 @@ from canao.isa.registry import ISAS
 from canao.isa.table import OPERATIONS
 from canao.target import Target, get_target
 
+pytestmark = pytest.mark.as_shipped
+
 HOST, ARM = get_target(), Target("aarch64-musl", "neon", "aarch64-linux-musl", "cortex_a76")
 COUNT = 256  # numbers for each operand; a multiple of every vector
 OPERANDS = 5

@@ -39,6 +39,8 @@ from tests.compiler.test_int8 import ARM, HOST, LEVEL, runnable
 from tests.compiler.test_programs import SANITIZERS, gcc
 from tests.oracle import SHALLOW, assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 # Heads, and widths of a key and of a value: off every vector and panel, and several panels.
 Sizes = Sequence[tuple[int, int, int]]
 SIZES: Sizes = ((1, 1, 1), (2, 5, 3), (3, 16, 16), (2, 37, 41), (1, 80, 100))

@@ -23,6 +23,8 @@ from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 from tests.compiler.models import classifier, reference
 
+pytestmark = pytest.mark.as_shipped
+
 X86, ARM = get_target("x86_64-linux"), get_target("aarch64-linux")
 BOTH = X86.with_isa("scalar,avx2")
 TEXTS = [(np.arange(1, n + 1) % 99, np.sort(np.arange(n) % 2)) for n in (1, 5, 17)]

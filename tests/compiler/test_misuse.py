@@ -12,6 +12,8 @@ from tests.compiler import programs
 from tests.compiler.models import decoder
 from tests.compiler.test_programs import HOST, SANITIZERS, gcc
 
+pytestmark = pytest.mark.as_shipped
+
 # What kernels compute is not the matter here, and scalar ones compile fast.
 TARGET = HOST.with_isa("scalar")
 

@@ -32,6 +32,8 @@ from tests.compiler.test_int8 import ARM, HOST, runnable
 from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 # Sums of rounded numbers, rounded in another order: of float32, a part of 2^-23 of the largest for
 # each; a later row may then round to the next bf16, a part of 2^-8, or the next fp16, 2^-11.
 TOLERANCE = {"bf16": 8e-3, "fp16": 1e-3, "int8-weights": 1e-4}

@@ -17,6 +17,8 @@ from tests.compiler.models import classifier, encoder, mobile, reference
 from tests.conftest import LENGTHS
 from tests.oracle import assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 # -O1: gcc's sanitizers take minutes over the unrolled tiles at -O3.
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")

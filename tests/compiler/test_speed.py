@@ -41,6 +41,8 @@ from canao.schedule.plan import axes
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 MOST = 128
 X86 = platform.machine() in ("x86_64", "AMD64")

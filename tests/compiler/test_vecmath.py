@@ -14,6 +14,8 @@ from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 ROWS, WIDTH = 400, 61  # a width off every vector
 X = np.linspace(-12, 12, ROWS * WIDTH).astype(np.float32).reshape(ROWS, WIDTH)

@@ -30,6 +30,8 @@ from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
+pytestmark = pytest.mark.as_shipped
+
 CONFIG = MeasureConfig(samples=1024)
 QUIET = Others({0: 0.01, 1: 0.08}, used=(0,), waited=0.002)
 BUSY = Others({0: 0.31, 1: 0.0}, used=(0,), waited=0.12)

@@ -12,6 +12,8 @@ from canao.errors import DeviceError, InputError
 from canao.target import get_target
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula
 
+pytestmark = pytest.mark.as_shipped
+
 CONFIG = MeasureConfig(samples=64)
 
 

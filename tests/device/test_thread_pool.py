@@ -14,6 +14,8 @@ from canao.compiler.pipeline import compile_model
 from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier
 
+pytestmark = pytest.mark.as_shipped
+
 TASKS = Path("/proc/self/task")
 
 

@@ -14,6 +14,8 @@ from canao.device.utilisation import library_peak
 from canao.model.arch import Arch
 from tests.search.landscape import compile_by_formula
 
+pytestmark = pytest.mark.as_shipped
+
 DEVICE = NullDevice(peak={"f32": 1e9, "i8": 4e9})
 
 

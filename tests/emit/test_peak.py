@@ -14,6 +14,8 @@ from canao.emit.c.peak import peak_source
 from canao.isa.registry import ISAS, isas_of
 from canao.target import get_target
 
+pytestmark = pytest.mark.as_shipped
+
 CHAINS = 12
 # (instruction set, product): the instruction that multiplies.
 MULTIPLY = {

@@ -23,6 +23,8 @@ from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 PROGRAM = compile_graph(
     load_model(classifier("deep_product", layers=1), 32)[1], HOST, planner=default_plans

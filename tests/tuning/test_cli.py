@@ -18,6 +18,8 @@ from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 from tests.test_cli import canao, refused
 
+pytestmark = pytest.mark.as_shipped
+
 __all__ = ["canao"]
 HOST = get_target()
 

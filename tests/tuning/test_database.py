@@ -27,6 +27,8 @@ from canao.target import get_target
 from canao.tuning.tuner import find_subjects
 from tests.compiler.models import classifier
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 PLANS = CPU.plan_types
 PLAN = PackedGemmPlan(8, 32, kc=128, mc=64)

@@ -32,6 +32,8 @@ from canao.tuning import measure, trial, tune_model, tuner
 from tests.compiler.models import classifier, decoder, reference
 from tests.oracle import assert_close
 
+pytestmark = pytest.mark.as_shipped
+
 HOST = get_target()
 DEEP = "gemm_1100x24"
 UNHURRIED = 3600.0  # seconds: on a busy machine too, the search ends by itself
