@@ -63,7 +63,9 @@ BACK = (FLOAT32, BFLOAT16)  # what products go back to where a precision loses t
 AUTO = "auto"  # not one of them: the fastest of several (accuracy/fastest.py)
 PRECISIONS = tuple(_TABLE)
 _LARGE = 1 << 16  # elements of a table that is worth it
-_DEEPEST = (2**31 - 1) // I8.levels**2  # products whose sums int32 holds, whatever the numbers
+# Products whose sums int32 holds, whatever the numbers, and what they start with where 128 is added
+# to weights.
+_DEEPEST = (2**31 - 1) // (128 * I8.levels)
 _VOCABULARY = 4096  # columns from which on what a model gives out is no small head
 
 
