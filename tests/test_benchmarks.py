@@ -44,6 +44,7 @@ from peers.source import Source  # noqa: E402
 from speed_options import parse  # noqa: E402
 
 from canao.errors import DeviceError, InputError  # noqa: E402
+from canao.target import get_target  # noqa: E402
 
 COMMITTED = Source("c0ffee", ())
 QUIET = {"before": 0.0, "during": 0.01, "after": 0.0, "limit": LIMIT}
@@ -203,17 +204,23 @@ def test_an_engine_that_cannot_run_here_is_no_fault() -> None:
     assert faults(row(unavailable={"torch-compile": NO_CXX, "openvino-bf16": NO_BF16})) == []
 
 
-def test_who_takes_part_in_a_precision() -> None:
+def test_who_takes_part_in_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert entrants("float32") == tuple(ENGINES)
     for precision in ("int8", "bf16"):
         names = entrants(precision)
-        low = [name for name in names if ALL[name].precision == precision]
+        low = [name for name in names if ALL[name].precision.startswith(precision)]
         assert names[0] == "canao" and len(low) >= 2
         assert {ALL[name].plain for name in low} | set(low) | {"canao"} == set(names)
         for name in low:
             assert ALL[ALL[name].plain].precision == "float32"
             assert names.index(ALL[name].plain) < names.index(name)
     assert "canao-int8" in entrants("int8") and "canao-int8" in OWN_LABELS
+    # In 7 bits only where that is another inner loop.
+    for isa, differs in (("avx2", True), ("avx512", False)):
+        target = get_target("x86_64-linux").with_isa(isa)
+        monkeypatch.setattr("peers.catalog.get_target", lambda target=target: target)
+        assert ("canao-int8-7bit" in entrants("int8")) is differs
+        assert "canao-int8-7bit" not in entrants("bf16")
     with pytest.raises(SystemExit):
         parse(["--work", "w", "--precision", "int8", "--families"], Path("r.jsonl"))
     plain, low = (parse(["--work", "w", "--precision", p], Path("r.jsonl"))

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from canao.accuracy.fastest import candidates
 from canao.machine import local_machine
-from canao.precision.quantize import FLOAT32, INT8, PRECISIONS
+from canao.precision.quantize import FLOAT32, INT8, PRECISIONS, SEVEN_BITS
+from canao.target import get_target
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -109,10 +111,14 @@ MEASURED = tuple(dict.fromkeys((FLOAT32, INT8, BF16, *PRECISIONS)))
 
 def entrants(precision: str) -> tuple[str, ...]:
     """Who takes part in a run of a precision: in float32 all engines, else those that have it, each
-    after itself in float32."""
+    after itself in float32. In int8 also CANAO in 7 bits, where these are multiplied in another
+    way than 8."""
     if precision == FLOAT32:
         return tuple(ENGINES)
-    of = [engine for engine in REDUCED.values() if engine.precision == precision]
+    wanted = {precision}
+    if precision == INT8 and SEVEN_BITS in candidates(get_target()):
+        wanted.add(SEVEN_BITS)
+    of = [engine for engine in REDUCED.values() if engine.precision in wanted]
     return _each_once(name for engine in of for name in (engine.plain, engine.name))
 
 
