@@ -13,6 +13,8 @@ from arm_loops import LOOPS, compiled, defaults  # noqa: E402
 
 from canao.isa.registry import ISAS  # noqa: E402
 
+pytestmark = pytest.mark.as_shipped
+
 
 def test_every_product_with_instructions_of_its_own_is_looked_at() -> None:
     seen = [ISAS[isa].tiles[product] for isa, product in LOOPS]
