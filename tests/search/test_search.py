@@ -37,6 +37,8 @@ from tests.search.landscape import (
     options,
 )
 
+# Runs go on in other processes, which compile as users do, and only with the same flags.
+pytestmark = pytest.mark.as_shipped
 ROOT = Path(__file__).parents[2]
 KILLED_AT = 4
 
