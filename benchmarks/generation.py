@@ -4,8 +4,9 @@
     python benchmarks/generation.py --table
 
 The model is GPT-2 small with random weights; ONNX Runtime is given past keys and values, PyTorch
-runs eagerly with its cache. `prompt` is the time of a text up to the logits of its last token;
-`token` that of one more token after the others. Logits of each engine are compared with PyTorch's.
+runs eagerly with its cache; CANAO also with weights in int8. `prompt` is the time of a text up to
+the logits of its last token; `token` that of one more token after the others. Logits of each engine
+are compared with PyTorch's.
 Medians are printed and written, with all samples, to results/generation.jsonl, what was badly
 measured is refused (README.md); --table writes the table of docs/generation.md from it. `make
 bench-setup` makes the engines' environments.
@@ -25,9 +26,10 @@ from typing import Any
 import numpy as np
 from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
-from peers.catalog import OWN
+from peers.catalog import LEAST_COSINE, OWN
 from peers.decoders import SHAPES, decoder, export
 from peers.host import Worker
+from peers.interleave import distances
 from peers.protocol import Job, write_texts
 from peers.ratios import median_ms, ratio
 from peers.records import Records
@@ -37,10 +39,13 @@ from canao.compiler.pipeline import compile_model
 from canao.device.bench import local_device
 from canao.errors import CanaoError
 from canao.machine import local_machine
+from canao.precision.quantize import FLOAT32
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "generation.md"
 RECORDS = Path(__file__).resolve().parent / "results" / "generation.jsonl"
-ENGINES = {"canao": OWN, "ort": "ort", "torch": OWN}
+INT8_WEIGHTS = "int8-weights"
+OWN_INT8 = f"canao-{INT8_WEIGHTS}"
+ENGINES = {"canao": OWN, OWN_INT8: OWN, "ort": "ort", "torch": OWN}
 PARTS = ("prompt", "token")
 CLOSE = 1e-3  # of the standard deviation of PyTorch's logits
 
@@ -61,14 +66,15 @@ def prepare(work: Path, name: str) -> dict[str, str]:
     """The model as each engine takes it; made once."""
     folder = work / f"generation-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    file, artifact = folder / "model.onnx", folder / "canao"
+    file, own = folder / "model.onnx", {"canao": FLOAT32, OWN_INT8: INT8_WEIGHTS}
     if not file.is_file():
         staged = folder / "making.onnx"
         export(decoder(name), staged)
         # Weights beside the file are found by the name that it was written under.
         staged.rename(file)
-    compile_model(decoder(name), artifact)
-    return {"canao": str(artifact), "ort": str(file), "torch": name}
+    for label, precision in own.items():
+        compile_model(decoder(name), folder / label, precision=precision)
+    return {label: str(folder / label) for label in own} | {"ort": str(file), "torch": name}
 
 
 def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[str, Any]]:
@@ -79,8 +85,9 @@ def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[st
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for label, engine, part in _contestants():
+            kind = "canao" if engine == OWN_INT8 else engine
             job = Job(models[engine], str(texts), case.threads, case.cores,
-                      options=(part, f"engine={engine}"))  # fmt: skip
+                      options=(part, f"engine={kind}"))  # fmt: skip
             log = work / f"worker-{engine}-{part}.log"
             workers[label] = stack.enter_context(
                 closing(Worker("decode", ENGINES[engine], job, log))
@@ -92,9 +99,8 @@ def measure(case: Case, models: dict[str, str], work: Path) -> dict[str, dict[st
             for label in order:
                 reply = workers[label].ask({"do": "run", "first": 0, "count": case.block})
                 samples[label].append([round(ns / 1000) for ns in reply["ns"]])
-    found = {label: _difference(logits, label) for label in samples}
     return {
-        label: {"difference": found[label], "right": found[label] <= CLOSE, "samples_us": rounds}
+        label: _compared(label, logits[label], logits["prompt/torch"]) | {"samples_us": rounds}
         for label, rounds in samples.items()
     }
 
@@ -111,26 +117,42 @@ def _logits(worker: Worker, work: Path) -> np.ndarray:
     return np.load(file)
 
 
-def _difference(logits: dict[str, np.ndarray], label: str) -> float:
-    """Largest difference to PyTorch's prompt, in standard deviations of it."""
-    reference = logits["prompt/torch"]
-    found = float(np.abs(logits[label] - reference).max() / reference.std())
-    return float(f"{found:.2g}") if np.isfinite(found) else 1e9
+def _compared(label: str, logits: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """How far logits are from those of PyTorch's prompt, and whether that is right. Weights in int8
+    are no roundings off: of these, the cosine says it, as in speed.py."""
+    difference, cosine = distances(logits, reference)
+    low = label.endswith(OWN_INT8)
+    return {
+        "precision": INT8_WEIGHTS if low else FLOAT32, "difference": float(f"{difference:.2g}"),
+        "cosine": float(f"{cosine:.6g}"),
+        "right": cosine >= LEAST_COSINE if low else difference <= CLOSE,
+    }  # fmt: skip
 
 
 def medians(records: Sequence[Record]) -> str:
-    """A row for each model, length and part: medians in milliseconds, and the ratios to CANAO's."""
-    rows = [["model", "", *ENGINES, *(f"CANAO against {e}" for e in ENGINES if e != "canao")]]
-    rows.append(["---", "---", *["--:"] * (2 * len(ENGINES) - 1)])
+    """A row for each model, length and part: medians in milliseconds, and how many times as fast
+    CANAO is as peers in float32, and with weights in int8 as in float32."""
+    pairs = (*((e, "canao") for e in ("ort", "torch")), ("canao", OWN_INT8))
+    rows = [["model", "", *ENGINES, *(f"{own} against {e}" for e, own in pairs)]]
+    rows.append(["---", "---", *["--:"] * (len(ENGINES) + len(pairs))])
     for r in records:
         for part in PARTS:
-            ms = {e: median_ms(r["engines"][f"{part}/{e}"]) for e in ENGINES}
             what = f"prompt of {r['length']}" if part == "prompt" else f"token after {r['length']}"
-            others = (e for e in ENGINES if e != "canao")
-            ratios = [f"{ratio(r, f'{part}/{e}', f'{part}/canao'):.2f}x" for e in others]
             rows.append([marked(r["model"], r), f"{what}, {threads_of(r)}",
-                         *(f"{x:.3g}" for x in ms.values()), *ratios])  # fmt: skip
+                         *(_cell(r, part, e) for e in ENGINES),
+                         *(_cell(r, part, *pair) for pair in pairs)])  # fmt: skip
     return table(rows) + footnotes(records)
+
+
+def _cell(record: Record, part: str, engine: str, faster: str = "") -> str:
+    """Milliseconds of an engine, or how many times as fast another one is; older records have
+    fewer."""
+    labels = [f"{part}/{e}" for e in (engine, faster) if e]
+    if not record["engines"].keys() >= set(labels):
+        return "-"
+    if faster:
+        return f"{ratio(record, *labels):.2f}x"
+    return f"{median_ms(record['engines'][labels[0]]):.3g}"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 import embedding_precision
 import tagging
+import torch
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from precision_tasks_table import FLOAT32, INT8, TRAINED, write_page
@@ -37,8 +38,10 @@ from canao.accuracy.measure import Labelled, Predictions, labelled_text, predict
 from canao.cli.demo_command import packaged_teacher
 from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError
+from canao.machine import local_machine
+from canao.train.compute import computes_in, training_device
 from canao.train.data import load_data
-from canao.train.options import TrainOptions
+from canao.train.options import DEVICES, DTYPES, TrainOptions
 from canao.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
@@ -90,6 +93,8 @@ class Study:
     data: Path
     work: Path
     variants: tuple[str, ...]
+    device: str = "auto"
+    dtype: str = "float32"
 
     def folder_of(self, task: Task, seed: int) -> Path:
         return self.work / f"{task.name}-{task.most or 'all'}-seed{seed}"
@@ -123,9 +128,17 @@ def run_task(study: Study, task: Task, seed: int) -> None:
                 "kind": "accuracy", "metric": task.metric, "metrics": dict(found.score.metrics),
                 "agreement": found.agreement(reference), "train_examples": count,
                 "examples": len(held.dev), "epochs": task.epochs, "lr": task.lr,
+                "trained_on": trained_on(study),
                 "versions": {n: version(n) for n in ("canao", "torch", "transformers")},
             },
         )  # fmt: skip
+
+
+def trained_on(study: Study) -> str:
+    """Where models were trained, and in which numbers."""
+    device = training_device(study.device)
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else local_machine().cpu
+    return f"{named}, {computes_in(device, study.dtype)}"
 
 
 def measured_on(study: Study, task: Task) -> Labelled:
@@ -144,7 +157,9 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
     if task.kind == tagging.TOKENS:
         epochs = TRAINED_EPOCHS if trains else task.epochs
         source = fine_tuned(study, task, seed, FLOAT32)[0] if trains else study.teacher
-        recipe = tagging.Recipe(epochs, task.lr, seed, LENGTH, rounded=bool(trains))
+        recipe = tagging.Recipe(
+            epochs, task.lr, seed, LENGTH, bool(trains), study.device, study.dtype
+        )
         folder = study.data / task.folder
         return tagging.train(source, folder, work / variant, recipe, task.most, _report)
     train_file = study.data / task.folder / "train.tsv"
@@ -154,7 +169,7 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
         seen = replace(seen, train=tuple(chosen))
     options = TrainOptions(
         max_length=LENGTH, seed=seed, teacher_epochs=task.epochs, teacher_lr=task.lr,
-        metric=task.metric, **trains,
+        metric=task.metric, device=study.device, dtype=study.dtype, **trains,
     )  # fmt: skip
     trainer = Trainer(study.teacher, seen, work, options, _report)
     # A student of the teacher's own shape starts from its weights.
@@ -219,6 +234,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help="examples to train on, 0: all; default: 10,000 of SST-2, else all")
     parser.add_argument("--trained", action="store_true",
                         help="also int8 after quantisation-aware training")
+    parser.add_argument("--train-device", default="auto", choices=DEVICES)
+    parser.add_argument("--train-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--embeddings", action="store_true", help="only sentence embeddings")
     add_options(parser, RECORDS)
     options = parser.parse_args(arguments)
@@ -250,7 +267,9 @@ def _run(options: argparse.Namespace, results: Results) -> None:
     variants = (FLOAT32, INT8, *([TRAINED] if options.trained else []))
     teacher = options.teacher or packaged_teacher()
     data, work = options.data.resolve(), options.work.resolve()
-    study = Study(results, teacher, data, work, variants)
+    study = Study(
+        results, teacher, data, work, variants, options.train_device, options.train_dtype
+    )
     if options.embeddings:
         run_embeddings(replace(study, variants=(FLOAT32, INT8)))
         return

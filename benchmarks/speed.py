@@ -1,7 +1,7 @@
 """CANAO and its peers on the same models in interleaved runs.
 
     python benchmarks/speed.py --work DIR [--models ...] [--lengths ...] [--threads ...]
-    python benchmarks/speed.py --work DIR --precision int8 [--models ...] [--lengths ...]
+    python benchmarks/speed.py --work DIR --precision int8 [--isa avx2] [--models ...]
     python benchmarks/speed.py --work DIR --mrpc DATA [--stream]
     python benchmarks/speed.py --work DIR --families
     python benchmarks/speed.py --work DIR --roofline [--precision int8]
@@ -62,12 +62,13 @@ class Study:
     block_s: float
     cores: tuple[int, ...]
     again: bool
+    isa: str = ""
 
     def identity(self, kind: str, model: str, length: int, threads: int) -> Record:
         """What tells one record from another."""
         stamp = local_device().environment()
         return {"kind": kind, "model": model, "length": length, "threads": threads,
-                "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
+                "cpu": stamp["cpu"], "isa": self.isa or stamp["isa"]}  # fmt: skip
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):
@@ -88,7 +89,7 @@ def run_latency(
              if study.wanted(study.identity(kind, model, n, t))]  # fmt: skip
     if not cases:
         return
-    store = Store.open(study.work, model)
+    store = Store.open(study.work, model, study.isa)
     missing = _compiled(study, store)
     for length, count in cases:
         identity = study.identity(kind, model, length, count)
@@ -234,12 +235,12 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         allowed = local_machine().cores
         cores = numbers(options.cores, "cores", 0) if options.cores else allowed
-        engines = names(options.engines, entrants(options.precision), "engine")
+        engines = names(options.engines, entrants(options.precision, options.isa), "engine")
         for name in engines:
             python_of(ALL[name].environment)
         results = Results.start(records, options.draft)
         study = Study(options.work.resolve(), results, engines, options.rounds, options.block,
-                      cores, options.again)  # fmt: skip
+                      cores, options.again, options.isa)  # fmt: skip
         for _ in _steps(options, study):
             pass
         results.close()

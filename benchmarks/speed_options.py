@@ -42,6 +42,9 @@ def parse(arguments: Sequence[str], records: Path) -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--precision", default=FLOAT32, choices=MEASURED,
                         help="engines in this precision, each beside itself in float32")
+    parser.add_argument("--isa", default="",
+                        help="CANAO alone, compiled for a narrower instruction set than this "
+                             "machine has, such as avx2 where there is VNNI")
     parser.add_argument("--lengths", help="tokens of the text")
     parser.add_argument("--threads", help="default: 1,2; in another precision than float32: 1")
     parser.add_argument("--engines", help="default: all of the precision")
@@ -65,6 +68,8 @@ def parse(arguments: Sequence[str], records: Path) -> argparse.Namespace:
         parser.error("no table is made of drafts")
     if options.precision != FLOAT32 and (options.mrpc or options.families):
         parser.error("--precision is for latencies and --roofline, not for --mrpc or --families")
+    if options.isa and (options.mrpc or options.families or options.roofline):
+        parser.error("--isa is for latencies")
     if options.rounds < 1 or options.block <= 0 or options.texts < 0:
         parser.error("--rounds is at least 1, --block over 0, --texts not negative")
     return options
@@ -75,5 +80,5 @@ def _filled(options: argparse.Namespace) -> argparse.Namespace:
     plain = options.precision == FLOAT32
     options.lengths = options.lengths or (LENGTHS if plain else REDUCED_LENGTHS)
     options.threads = options.threads or ("1,2" if plain else "1")
-    options.engines = options.engines or ",".join(entrants(options.precision))
+    options.engines = options.engines or ",".join(entrants(options.precision, options.isa))
     return options

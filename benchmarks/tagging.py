@@ -20,6 +20,7 @@ from canao.accuracy.tagged import Sentence, read_tagged
 from canao.artifact.files import write_whole
 from canao.model import hf
 from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.compute import device_of, training_device
 from canao.train.loop import Loop, TrainingSchedule
 from canao.train.options import TrainProgress
 
@@ -29,13 +30,16 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is fine-tuned. `rounded`: all epochs are quantisation-aware."""
+    """How a model is fine-tuned, as in TrainOptions. `rounded`: all epochs are
+    quantisation-aware."""
 
     epochs: int
     lr: float
     seed: int
     length: int
     rounded: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def train(
     sentences: Sequence[Sentence] = held.dev
     if most:
         sentences = random.Random(recipe.seed).sample(held.dev, min(most, len(held.dev)))
-    note = json.dumps(asdict(recipe) | {"sentences": len(sentences), "source": source.name})
+    note = json.dumps(_facts(recipe) | {"sentences": len(sentences), "source": source.name})
     done = out.with_name(f"{out.name}.json")
     if done.is_file() and done.read_text("utf-8") == note and out.is_dir():
         return out, len(sentences)
@@ -65,14 +69,16 @@ def train(
     tokenizer = hf.load_tokenizer(source)
     names = dict(enumerate(sorted(held.tags, key=lambda tag: (tag != "O", tag))))
     order = {tag: i for i, tag in names.items()}
+    device = training_device(recipe.device)
     model = AutoModelForTokenClassification.from_pretrained(
         source, id2label=names, label2id=order, dtype=torch.float32
-    )
+    ).to(device)
     data = tokens(tokenizer, sentences, order, recipe.length)
     dev = tokens(tokenizer, read_tagged(folder / "dev.conll").dev, order, recipe.length)
     loop = Loop(
         model, data.encoded,
         TrainingSchedule(epochs=recipe.epochs, batch=_BATCH, lr=recipe.lr, seed=recipe.seed,
+                         dtype=recipe.dtype,
                          **({"quantized": recipe.epochs} if recipe.rounded else {})),
         loss_of(model, data), evaluate=lambda: f1_of(model, dev, names), **_rounding(model, recipe),
     )  # fmt: skip
@@ -80,6 +86,11 @@ def train(
     hf.save_model(model, tokenizer, out)
     write_whole(done, note)
     return out, len(sentences)
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    """What the trained weights depend on: all but where and in which numbers they are computed."""
+    return {k: v for k, v in asdict(recipe).items() if k not in ("device", "dtype")}
 
 
 def _rounding(model: Any, recipe: Recipe) -> dict[str, Any]:
@@ -121,7 +132,7 @@ def loss_of(model: Any, data: Tokens) -> Callable[[Batch], torch.Tensor]:
             wanted[row, : len(data.labels[i])] = torch.from_numpy(data.labels[i])
         logits = model(**batch.inputs).logits
         return functional.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED
+            logits.flatten(0, 1), wanted.flatten().to(logits.device), ignore_index=_IGNORED
         )
 
     return loss
@@ -131,8 +142,8 @@ def f1_of(model: Any, data: Tokens, names: dict[int, str]) -> float:
     """F1 of entities; words beyond the cut are outside of all."""
     found: list[list[str]] = [[] for _ in data.tags]
     with torch.inference_mode():
-        for batch in evaluation_batches(data.encoded, _BATCH):
-            best = model(**batch.inputs).logits.argmax(-1).numpy()
+        for batch in evaluation_batches(data.encoded, _BATCH, device_of(model)):
+            best = model(**batch.inputs).logits.argmax(-1).cpu().numpy()
             for row, i in enumerate(batch.index):
                 given = data.labels[i]
                 kept = best[row, : len(given)][given != _IGNORED]

@@ -32,6 +32,7 @@ from peers.catalog import (  # noqa: E402
     NO_BF16,
     NO_CXX,
     OWN_LABELS,
+    Contestant,
     entrants,
 )
 from peers.interleave import distances  # noqa: E402
@@ -41,6 +42,7 @@ from peers.ratios import interval  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, file_of  # noqa: E402
 from peers.source import Source  # noqa: E402
+from peers.store import Store  # noqa: E402
 from speed_options import parse  # noqa: E402
 
 from canao.errors import DeviceError, InputError  # noqa: E402
@@ -227,6 +229,20 @@ def test_who_takes_part_in_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
                   for p in ("float32", "int8"))  # fmt: skip
     assert (plain.threads, low.threads, low.lengths) == ("1,2", "1", "8,32,128")
     assert low.engines == ",".join(entrants("int8"))
+
+
+def test_a_narrower_instruction_set_is_canaos_own() -> None:
+    """Where there is VNNI, what AVX2 does without it: peers take what they find."""
+    assert entrants("int8", "avx2") == ("canao", "canao-int8", "canao-int8-7bit")
+    assert entrants("float32", "avx2") == ("canao",)
+    with pytest.raises(SystemExit):
+        parse(["--work", "w", "--isa", "avx2", "--roofline"], Path("r.jsonl"))
+    with pytest.raises(InputError, match="'avx9' is not one of"):
+        entrants("int8", "avx9")
+    store = Store("m", Path("w"), "avx2")
+    engine = Contestant("canao-int8", ALL["canao-int8"], 8)
+    assert store.model_file(engine) == Path("w/canao-int8-avx2")
+    assert Store("m", Path("w")).model_file(engine) == Path("w/canao-int8")
 
 
 def test_how_far_outputs_are() -> None:

@@ -109,17 +109,18 @@ OWN_LABELS = frozenset(name for name, engine in ALL.items() if engine.module == 
 MEASURED = tuple(dict.fromkeys((FLOAT32, INT8, BF16, *PRECISIONS)))
 
 
-def entrants(precision: str) -> tuple[str, ...]:
+def entrants(precision: str, isa: str = "") -> tuple[str, ...]:
     """Who takes part in a run of a precision: in float32 all engines, else those that have it, each
     after itself in float32. In int8 also CANAO in 7 bits, where these are multiplied in another
-    way than 8."""
-    if precision == FLOAT32:
-        return tuple(ENGINES)
-    wanted = {precision}
-    if precision == INT8 and SEVEN_BITS in candidates(get_target()):
-        wanted.add(SEVEN_BITS)
-    of = [engine for engine in REDUCED.values() if engine.precision in wanted]
-    return _each_once(name for engine in of for name in (engine.plain, engine.name))
+    way than 8. With an instruction set, CANAO alone: the others take what they find."""
+    target = get_target().with_isa(isa) if isa else get_target()
+    of: Iterable[Engine] = ENGINES.values()
+    if precision != FLOAT32:
+        seven = precision == INT8 and SEVEN_BITS in candidates(target)
+        wanted = {precision, *([SEVEN_BITS] if seven else ())}
+        of = [engine for engine in REDUCED.values() if engine.precision in wanted]
+    found = _each_once(name for engine in of for name in (engine.plain, engine.name) if name)
+    return tuple(name for name in found if name in OWN_LABELS or not isa)
 
 
 def _each_once(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a measurement needs on disk, made in CANAO's environment.
 
     python -m peers.prepare weights MODEL FOLDER FILE      weights.safetensors, checked
-    python -m peers.prepare artifact MODEL FOLDER DIR PRECISION  CANAO's
+    python -m peers.prepare artifact MODEL FOLDER DIR PRECISION [ISA]  CANAO's
     python -m peers.prepare unfused MODEL FOLDER DIR       CANAO's, one kernel for every layer
     python -m peers.prepare kernels MODEL FOLDER FILE LENGTH PRECISION  its kernels' work
     python -m peers.prepare case MODEL FOLDER TEXTS FILE   reference outputs and FLOPs, .npz
@@ -44,11 +44,13 @@ def weights(name: str, out: str) -> None:
     save_file(body.state_dict(), out)
 
 
-def artifact(name: str, folder: str, out: str, precision: str) -> None:
+def artifact(name: str, folder: str, out: str, precision: str, isa: str = "") -> None:
     """Compile with CANAO, as one does who holds the module."""
     from canao.compiler.pipeline import compile_model
+    from canao.target import get_target
 
-    compile_model(load_body(name, folder, "sdpa"), out, precision=precision)
+    target = get_target().with_isa(isa) if isa else None
+    compile_model(load_body(name, folder, "sdpa"), out, precision=precision, target=target)
 
 
 def unfused(name: str, folder: str, out: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.catalog import ALL, HERE, OWN, UNFUSED, Contestant
+from peers.catalog import ALL, HERE, OWN, UNFUSED, Contestant, Engine
 from peers.host import run_tool
 from peers.models import random_ids
 from peers.protocol import write_texts
@@ -28,21 +28,23 @@ class Store:
     """The folder of one model under the work directory.
 
     Its name holds a hash of the sources and pins that its files depend on. CANAO's artifact
-    depends on all of CANAO, and is compiled anew by `compile`.
+    depends on all of CANAO, and is compiled anew by `compile`; for an instruction set `isa`, or
+    for the widest that this machine has.
     """
 
     model: str
     folder: Path
+    isa: str = ""
 
     @staticmethod
-    def open(work: Path, model: str) -> Store:
+    def open(work: Path, model: str, isa: str = "") -> Store:
         """The store of a model, with its weights."""
         digest = hashlib.sha256()
         names = ("models.py", "prepare.py")
         made = (*HERE.glob("convert_*.py"), *HERE.glob("quantize_*.py"), *HERE.glob("*.txt"))
         for path in (*(HERE / name for name in names), *sorted(made)):
             digest.update(path.read_bytes())
-        store = Store(model, work / f"{model}-{digest.hexdigest()[:8]}")
+        store = Store(model, work / f"{model}-{digest.hexdigest()[:8]}", isa)
         store.folder.mkdir(parents=True, exist_ok=True)
         store._make("weights.safetensors", OWN, "prepare", ("weights", model))
         return store
@@ -51,9 +53,15 @@ class Store:
         """What one of CANAO's engines takes, by the sources as they are now."""
         _say(f"{self.model}: compiling with CANAO ({takes})")
         engine = _ARTIFACTS[takes]
-        step, *precision = (takes,) if engine is UNFUSED else ("artifact", engine.precision)
-        where = (step, self.model, str(self.folder), str(self.folder / engine.name), *precision)
-        run_tool(OWN, "prepare", where, self.folder / f"{engine.name}.log")
+        out = self._own(engine)
+        how = () if engine is UNFUSED else (engine.precision, *([self.isa] if self.isa else ()))
+        step = takes if engine is UNFUSED else "artifact"
+        where = (step, self.model, str(self.folder), str(out), *how)
+        run_tool(OWN, "prepare", where, out.with_name(f"{out.name}.log"))
+
+    def _own(self, engine: Engine) -> Path:
+        """The directory of what one of CANAO's engines takes."""
+        return self.folder / "-".join((engine.name, *([self.isa] if self.isa else ())))
 
     def texts(self, name: str, texts: Sequence[np.ndarray]) -> Path:
         """A file with these texts' ids."""
@@ -81,7 +89,7 @@ class Store:
         """What the contestant's engine loads, converted if it is not there yet."""
         takes, length = contestant.engine.takes, contestant.length
         if takes in _ARTIFACTS:
-            return self.folder / _ARTIFACTS[takes].name
+            return self._own(_ARTIFACTS[takes])
         if takes == "weights":
             return self.folder
         kind, _, bits = takes.partition("-")

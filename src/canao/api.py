@@ -144,6 +144,7 @@ def search(
     teacher_lr: float = _TRAINING.teacher_lr,
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
+    train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -166,6 +167,9 @@ def search(
                  products go back to float32, and that library is measured
     quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
                  None: a third of them, one at least
+    train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
+                 one), and its products in what (float32, bf16; auto: bf16 where that is faster);
+                 the library runs on `device`
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
@@ -183,7 +187,8 @@ def search(
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
-            precision=precision, quantized_epochs=quantized_epochs,
+            precision=precision, quantized_epochs=quantized_epochs, device=train_device,
+            dtype=train_dtype,
         ),
         max_loss=max_loss,
         identity=_teacher_facts(place),

@@ -14,9 +14,10 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.train import loop as module
 from canao.train.batches import Encoded, collate, encode, evaluation_batches, training_order
+from canao.train.compute import threads
 from canao.train.data import Example, TextData
 from canao.train.finetune import finetune, predict
-from canao.train.loop import TrainingSchedule, read_tensors, threads, write_tensors
+from canao.train.loop import TrainingSchedule, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_divergence_is_told(tiny: Path, task: TextData, data: Encoded) -> None:
     model = fresh(tiny, task)
     with torch.no_grad():
         hf.parts_of(model).head.weight.fill_(float("nan"))
-    with pytest.raises(InputError, match=r"diverged at step 0 .* smaller learning rate"):
+    with pytest.raises(InputError, match=r"diverged at step 0, .* smaller rate"):
         finetune(model, data, TrainingSchedule(steps=2), silent)
 
 

@@ -168,6 +168,14 @@ def search(
         int | None, typer.Option(help="last epochs of the final training that round as the library "
                                  "will, in int8; default a third")
     ] = _TRAINING.quantized_epochs,
+    train_device: Annotated[
+        str, typer.Option(help="where training computes: cpu, cuda, mps; auto: a GPU if there is "
+                          "one")
+    ] = _TRAINING.device,
+    train_dtype: Annotated[
+        str, typer.Option(help="of products in training: float32, bf16; auto: bf16 where that is "
+                          "faster")
+    ] = _TRAINING.dtype,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     search_and_report(
@@ -179,7 +187,7 @@ def search(
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
         teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
-        quantized_epochs=quantized_epochs,
+        quantized_epochs=quantized_epochs, train_device=train_device, train_dtype=train_dtype,
     )  # fmt: skip
 
 

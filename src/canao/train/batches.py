@@ -15,6 +15,7 @@ from canao.train.data import Example
 
 _MULTIPLE = 8  # padded lengths are multiples of this, the vector width of matrix products
 _POOL = 32  # batches that are sorted by length together: little padding, still well shuffled
+_CPU = torch.device("cpu")
 _CHUNK = 4096  # examples given to the tokenizer at a time
 
 
@@ -50,6 +51,11 @@ class Batch:
     padding_mask: Tensor
     types: Tensor
     labels: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        parts = (self.ids, self.padding_mask, self.types, self.labels)
+        return Batch(self.index, *(part.to(device, non_blocking=True) for part in parts))
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -127,8 +133,10 @@ def training_order(data: Encoded, size: int, seed: int, epoch: int) -> list[list
     return batches
 
 
-def evaluation_batches(data: Encoded, size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    data: Encoded, size: int, device: torch.device = _CPU
+) -> Iterator[Batch]:
     """Every example once, the longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(data)), key=lambda i: -len(data.ids[i]))
     for start in range(0, len(order), size):
-        yield collate(data, order[start : start + size])
+        yield collate(data, order[start : start + size]).to(device)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from canao.model.hf import parts_of
 from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.compute import device_of
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.finetune import label_loss
 from canao.train.loop import Loop, Progress, TrainingSchedule
@@ -43,6 +44,7 @@ class TeacherTargets:
 
     They are computed once and then looked up. Hidden states of the last layer are kept in half
     precision if they need at most `limit` bytes; otherwise the teacher runs again for each batch.
+    They are in the memory of the CPU, and go to the teacher's device with their batch.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class TeacherTargets:
         *,
         limit: int = 1 << 30,
     ) -> None:
-        self.teacher = teacher.eval()
+        self.teacher, self.device = teacher.eval(), device_of(teacher)
         self.logits = torch.zeros(len(data), teacher.config.num_labels)
         self.starts = [0]
         for ids in data.ids:
@@ -62,31 +64,33 @@ class TeacherTargets:
         fits = self.starts[-1] * width * 2 <= limit
         self.states = torch.zeros(self.starts[-1], width, dtype=torch.half) if fits else None
         total = math.ceil(len(data) / _BATCH)
-        for done, batch in enumerate(evaluation_batches(data, _BATCH), start=1):
+        batches = evaluation_batches(data, _BATCH, self.device)
+        for done, batch in enumerate(batches, start=1):
             self._compute(batch)
             progress(done, total, "teacher targets")
 
     def _compute(self, batch: Batch) -> None:
         with torch.inference_mode():
             logits, states = outputs(self.teacher, batch)
-            self.logits[list(batch.index)] = logits
+            self.logits[list(batch.index)] = logits.cpu()
             if self.states is None:
                 return
+            states = states.to("cpu", torch.half)
             for row, i in enumerate(batch.index):
                 start, end = self.starts[i], self.starts[i + 1]
                 self.states[start:end] = states[row, : end - start]
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [examples, outputs] and the last hidden states [examples, tokens, hidden]."""
-        logits = self.logits[list(batch.index)]
+        logits = self.logits[list(batch.index)].to(self.device)
         if self.states is None:
             with torch.no_grad():
                 return logits, outputs(self.teacher, batch)[1]
-        padded = torch.zeros(*batch.ids.shape, self.states.shape[1])
+        padded = torch.zeros(*batch.ids.shape, self.states.shape[1], dtype=torch.half)
         for row, i in enumerate(batch.index):
             start, end = self.starts[i], self.starts[i + 1]
             padded[row, : end - start] = self.states[start:end]
-        return logits, padded
+        return logits, padded.to(self.device).float()
 
 
 def outputs(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -119,7 +123,7 @@ def distill(
     `kept` are the teacher's hidden dimensions that the student kept, [student hidden]; `rounding`
     says what is rounded in the schedule's last epochs.
     """
-    recipe = recipe or Recipe()
+    recipe, kept = recipe or Recipe(), kept.to(device_of(student))
 
     def loss(batch: Batch) -> Tensor:
         logits, states = outputs(student, batch)

@@ -31,6 +31,7 @@ from canao.graph.dtypes import I8, Q8
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Node
 from canao.precision.quantize import INT8, precision_of, quantizable
+from canao.train.compute import device_of, in_float64
 
 
 def quantizes(precision: str) -> bool:
@@ -63,7 +64,7 @@ def rounded(weight: Tensor, factor: float = 1.0) -> Tensor:
 
 def _times(weight: Tensor, factor: float) -> Tensor:
     """As fuse/rules/fold_weights.py multiplies weights: in float64, rounded once."""
-    return weight if factor == 1.0 else (weight.double() * factor).float()
+    return weight if factor == 1.0 else (in_float64(weight) * factor).to(weight)
 
 
 class _Product(torch.autograd.Function):
@@ -142,12 +143,13 @@ class FakeQuantization:
         module's that are not the module's times a number.
         """
         training = model.training
-        float32 = rewritten(trace(model, max_length), True, LIMITS)[1]
-        model.train(training)
+        device = device_of(model)
+        float32 = rewritten(trace(model.cpu(), max_length), True, LIMITS)[1]
         factors = {}
         for n in quantizable(float32):
             for path, rows in _sources(model, float32, n):
                 factors[path] = _factor(model.get_submodule(path), rows, path)
+        model.train(training).to(device)
         return cls(factors, precision_of(precision).rows.levels)
 
     @contextmanager

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.compute import device_of
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.loop import Loop, Progress, TrainingSchedule
 
@@ -59,8 +60,8 @@ def predict_logits(model: PreTrainedModel, data: Encoded) -> np.ndarray:
     model.eval()
     out = np.zeros((len(data), model.config.num_labels), dtype=np.float32)
     with torch.inference_mode():
-        for batch in evaluation_batches(data, _EVALUATION_BATCH):
-            out[list(batch.index)] = model(**batch.inputs).logits.float().numpy()
+        for batch in evaluation_batches(data, _EVALUATION_BATCH, device_of(model)):
+            out[list(batch.index)] = model(**batch.inputs).logits.float().cpu().numpy()
     return out
 
 

@@ -13,6 +13,7 @@ from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.model.hf import Parts, parts_of
 from canao.train.batches import Encoded, collate
+from canao.train.compute import device_of
 from canao.train.finetune import label_loss
 from canao.train.loop import read_tensors, write_tensors
 
@@ -75,12 +76,12 @@ def measure_importance(
     totals: dict[str, Tensor] = {}
     count = min(examples, len(data))
     for start in range(0, count, batch):
-        piece = collate(data, range(start, min(start + batch, count)))
+        piece = collate(data, range(start, min(start + batch, count))).to(device_of(model))
         label_loss(model(**piece.inputs).logits, piece.labels).backward()
         for name, value in _pruning_mask_gradients(parts, model.config.num_attention_heads).items():
             totals[name] = totals.get(name, 0) + value
         model.zero_grad(set_to_none=True)
-    return Importance(**totals)
+    return Importance(**{name: total.cpu() for name, total in totals.items()})
 
 
 def _pruning_mask_gradients(parts: Parts, heads: int) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.model.hf import Layer, Parts, arch_of, build_classifier, parts_of, student_config
 from canao.train.batches import Batch, Encoded, collate
+from canao.train.compute import device_of, in_float64
 from canao.train.importance import Importance
 
 # The ridge penalty, as a share of the inputs' mean variance, and the number of tokens that weights
@@ -62,8 +63,9 @@ def inherit(
     copied and nothing is fitted.
     """
     config = student_config(teacher.config, arch)
+    device = device_of(teacher)
     with torch.random.fork_rng():
-        student = build_classifier(config).eval()
+        student = build_classifier(config).eval().to(device)
     if arch == arch_of(teacher.config):
         student.load_state_dict(teacher.state_dict())
         return student
@@ -72,7 +74,7 @@ def inherit(
         _copy(old, new, kept, teacher.config.num_attention_heads, arch.heads)
         if data is not None:
             heads = arch_of(teacher.config).heads, arch.heads
-            _Fit(old, new, kept, _calibration(data), *heads).run()
+            _Fit(old, new, kept, _calibration(data).to(device), *heads).run()
     return student
 
 
@@ -272,7 +274,8 @@ class _Fit:
         return out.transpose(1, 2).flatten(2)[self.real]
 
     def _embed(self, parts: Parts) -> Tensor:
-        positions = torch.arange(self.real.shape[1]).expand(self.real.shape)
+        width, device = self.real.shape[1], self.real.device
+        positions = torch.arange(width, device=device).expand(self.real.shape)
         ids, types, positions = (
             x[self.real] for x in (self.batch.ids, self.batch.types, positions)
         )
@@ -297,13 +300,13 @@ def _fit(linears: Sequence[nn.Linear], inputs: Tensor, targets: Sequence[Tensor]
     """
     mean = inputs.mean(0)
     x = inputs - mean
-    gram = (x.T @ x).double()
+    gram = in_float64(x.T @ x)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + _TINY)
     weight = torch.cat([linear.weight for linear in linears])
     target = torch.cat(tuple(targets), dim=1)
     missing = target - target.mean(0) - x @ weight.T
-    change = torch.cholesky_solve((x.T @ missing).double(), torch.linalg.cholesky(gram)).float()
-    weight = weight + change.T
+    change = torch.cholesky_solve(in_float64(x.T @ missing), torch.linalg.cholesky(gram))
+    weight = weight + change.T.to(weight)
     bias = target.mean(0) - weight @ mean
     sizes = [linear.out_features for linear in linears]
     for linear, w, b in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):

@@ -1,4 +1,9 @@
-"""The training loop: AdamW with warm-up and decay; a killed run resumes from its checkpoint."""
+"""The training loop: AdamW with warm-up and decay; a killed run resumes from its checkpoint.
+
+It also gets over what ends other loops. Where memory runs out, batches are computed in smaller
+parts, whose gradients are added up. Where the loss is no number any more, training goes back to the
+last checkpoint, with half the learning rate.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,8 @@ import errno
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -22,13 +27,23 @@ from canao.artifact.files import staged_file
 from canao.artifact.reading import parse_json
 from canao.errors import InputError
 from canao.train.batches import Batch, Encoded, collate, training_order
+from canao.train.compute import (
+    autocast,
+    computes_in,
+    device_of,
+    out_of_memory,
+    random_state,
+    set_random_state,
+)
 from canao.train.fake_quantization import FakeQuantization
+from canao.train.options import FLOAT32
 from canao.train.storing import require_room, storing
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, note
 _CHECKPOINT_SECONDS = 120.0
 _CLIP = 1.0
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
+_HALVINGS = 2  # of the learning rate, before a loss that is no number ends training
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class TrainingSchedule:
     warmup        share of the steps over which the rate rises from 0; after that it falls to 0
     weight_decay  of weight matrices; biases and norms have none
     quantized     epochs at the end in which the model is rounded as its library will be
+    dtype         of products, as in TrainOptions; where the model is rounded, float32 in any case
     """
 
     epochs: int = 3
@@ -49,6 +65,7 @@ class TrainingSchedule:
     weight_decay: float = 0.01
     seed: int = 0
     quantized: int = 0
+    dtype: str = "auto"
 
     def total(self, examples: int) -> int:
         return self.steps or self.epochs * -(-examples // self.batch)
@@ -66,12 +83,13 @@ class TrainingSchedule:
 @dataclass
 class _State:
     """What a checkpoint holds besides tensors. `best` is of the model as it computes now: rounded,
-    once `quantized` is set."""
+    once `quantized` is set. The learning rate was halved `halved` times."""
 
     step: int = 0
     best: float | None = None
     history: list[float] = field(default_factory=list)
     quantized: bool = False
+    halved: int = 0
 
 
 class _EarlierRow(TypedDict):
@@ -84,6 +102,11 @@ class _StateRow(_EarlierRow, total=False):
     """The same in JSON form; checkpoints of earlier versions lack what may be missing."""
 
     quantized: bool
+    halved: Annotated[int, msgspec.Meta(ge=0, le=_HALVINGS)]
+
+
+class _Diverged(Exception):
+    """The loss of a step is no number."""
 
 
 class Loop:
@@ -111,16 +134,28 @@ class Loop:
     ) -> None:
         self.model, self.data, self.schedule, self.loss = model, data, schedule, loss
         self.evaluate, self.checkpoint, self.key = evaluate, checkpoint, key
-        self.rounding = rounding
+        self.rounding, self.device = rounding, device_of(model)
+        self.dtype = computes_in(self.device, schedule.dtype)
+        self.parts, self.notes = 1, ""  # of a batch; what progress says beside the loss
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=schedule.lr, fused=True)
+        self.optimizer = self._new_optimizer()
         self.best: dict[str, Tensor] = {}
         self.state = _State()
+        self._start: dict[str, Tensor] = {}
 
     def run(self, progress: Progress) -> list[float]:
-        """Train to the end, from the checkpoint if there is one; returns each epoch's score."""
-        with ExitStack() as active:
-            return self._run(progress, active)
+        """Train to the end, from the checkpoint if there is one; returns each epoch's score.
+
+        InputError where the loss is no number even at a quarter of the rate, or where the memory is
+        too small for one example.
+        """
+        self._start = {n: p.detach().cpu().clone() for n, p in self.parameters.items()}
+        while True:
+            with ExitStack() as active:
+                try:
+                    return self._run(progress, active)
+                except _Diverged:
+                    self._go_back()
 
     def _run(self, progress: Progress, active: ExitStack) -> list[float]:
         total = self.schedule.total(len(self.data))
@@ -145,7 +180,7 @@ class Loop:
             for index in order[first : first + total - self.state.step]:
                 value = self._step(index, total)
                 self.state.step += 1
-                progress(self.state.step, total, f"loss {value:.3f}")
+                progress(self.state.step, total, f"loss {value:.3f}{self.notes}")
                 if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()
@@ -162,6 +197,10 @@ class Loop:
         """From now on, until `active` ends, the model is rounded."""
         assert self.rounding is not None
         active.enter_context(self.rounding.active(self.model))
+        self.dtype = FLOAT32
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self._groups(), lr=self.schedule.lr, fused=True)
 
     def _groups(self) -> list[dict[str, object]]:
         decay = [p for p in self.parameters.values() if p.ndim > 1]
@@ -173,21 +212,74 @@ class Loop:
 
     def _step(self, index: Sequence[int], total: int) -> float:
         self.model.train()
-        rate = self.schedule.rate(self.state.step, total)
+        rate = self.schedule.rate(self.state.step, total) / 2**self.state.halved
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.loss(collate(self.data, index))
-        value = loss.item()
+        value = self._gradients(index)
         if not math.isfinite(value):
-            raise InputError(
-                f"training diverged at step {self.state.step} (loss {value}); "
-                "give a smaller learning rate"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
+            raise _Diverged
+        # Weights stay finite, and with them every checkpoint.
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)):
+            raise _Diverged
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return value
+
+    def _gradients(self, index: Sequence[int]) -> float:
+        """Set the gradients of the loss of a batch, and return the loss; in parts if the memory
+        holds no more."""
+        while True:
+            try:
+                return self._in_parts(index)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.parts >= len(index):
+                raise InputError(
+                    f"training: not enough memory on {self.device} for one example; give a "
+                    "smaller --length, another --train-device, or free memory"
+                )
+            self.parts *= 2
+            self.notes = f", memory holds 1/{self.parts} of a batch at a time"
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_parts(self, index: Sequence[int]) -> float:
+        size, total = -(-len(index) // self.parts), 0.0
+        for start in range(0, len(index), size):
+            part = index[start : start + size]
+            with autocast(self.device, self.dtype):
+                loss = self.loss(collate(self.data, part).to(self.device))
+            share = len(part) / len(index)
+            value = loss.item()
+            if not math.isfinite(value):
+                return value
+            total += share * value
+            (loss * share if share < 1 else loss).backward()
+        return total
+
+    def _go_back(self) -> None:
+        """To the last checkpoint, or else to the start, with half the rate; InputError where that
+        was done often enough."""
+        step, halved = self.state.step, self.state.halved + 1
+        if halved > _HALVINGS:
+            raise InputError(
+                f"training diverged at step {step}, where the loss is no number, even at a quarter "
+                "of the learning rate; give a smaller rate, and look after the texts"
+            )
+        self.optimizer, self.best = self._new_optimizer(), {}
+        self.state, self.dtype = _State(), computes_in(self.device, self.schedule.dtype)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.grad = None
+                parameter.copy_(self._start[name])
+        if self.checkpoint is not None:
+            self._resume()
+        # Written down at once: a run that is killed now does not begin at the whole rate again.
+        self.state.halved = halved
+        self._save()
+        self.notes = f", at 1/{2**halved} of the rate since the loss was no number at step {step}"
 
     def _compare(self, evaluate: Callable[[], float]) -> float:
         """Evaluate the model, and keep its weights if they are the best so far."""
@@ -216,9 +308,11 @@ class Loop:
         tensors = {f"model.{n}": p.detach() for n, p in self.parameters.items()}
         tensors |= {f"best.{n}": p for n, p in self.best.items()}
         for name, parameter in self.parameters.items():
-            for slot, value in self.optimizer.state[parameter].items():
+            # Before the first step, AdamW keeps nothing.
+            held = self.optimizer.state[parameter] or self._zeros(parameter)
+            for slot, value in held.items():
                 tensors[f"{slot}.{name}"] = value
-        tensors["rng"] = torch.get_rng_state()
+        tensors["rng"] = random_state(self.device)
         note = {"key": self.key, "state": json.dumps(vars(self.state), allow_nan=False)}
         write_tensors(self.checkpoint, tensors, note)
 
@@ -241,13 +335,20 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
-                self.optimizer.state[parameter] = {s: tensors[f"{s}.{name}"] for s in _SLOTS}
+                self.optimizer.state[parameter] = {
+                    s: tensors[f"{s}.{name}"].to(self.device) for s in _SLOTS
+                }
         self.best = {n: tensors[f"best.{n}"] for n in self.parameters if f"best.{n}" in tensors}
-        torch.set_rng_state(tensors["rng"])
+        set_random_state(self.device, tensors["rng"])
+
+    def _zeros(self, parameter: Tensor) -> dict[str, Tensor]:
+        """AdamW's state of a parameter before its first step."""
+        moments = {slot: torch.zeros_like(parameter) for slot in _SLOTS[1:]}
+        return {"step": torch.zeros((), device=self.device)} | moments
 
     def _fits(self, tensors: dict[str, Tensor]) -> bool:
         """Whether a checkpoint has every tensor of this run, of the right shape and type."""
-        wanted = {"rng": torch.get_rng_state()}
+        wanted = {"rng": random_state(self.device)}
         for name, parameter in self.parameters.items():
             wanted |= {f"{kind}.{name}": parameter for kind in ("model", "exp_avg", "exp_avg_sq")}
             wanted[f"step.{name}"] = torch.tensor(0.0)
@@ -269,7 +370,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, str]) 
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged_file(path) as temporary:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata=note)
+            held = {n: t.cpu().contiguous() for n, t in tensors.items()}
+            save_file(held, temporary, metadata=note)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -281,14 +383,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {n: file.get_tensor(n).clone() for n in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); remove it") from None
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with `count` threads inside the block (None: as torch is set)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,6 +10,9 @@ from canao.defaults import PRECISION
 from canao.errors import InputError
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
+DEVICES = ("auto", "cpu", "cuda", "mps")
+FLOAT32, BF16 = "float32", "bf16"
+DTYPES = ("auto", FLOAT32, BF16)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class TrainOptions:
     quick_steps    optimiser steps behind each candidate's proxy score
     final_epochs   passes over the training set for a finalist
     threads        of torch; None: as torch is set, which is one per core
+    device         cpu, cuda or mps; auto: a GPU if there is one
+    dtype          of products in training, float32 or bf16; auto: bf16 where the device has
+                   instructions for it. Weights, norms and losses are in float32
     precision      of the libraries that finalists become
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
@@ -36,6 +42,8 @@ class TrainOptions:
     seed: int = 0
     metric: str | None = None
     threads: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
     precision: str = PRECISION
     quantized_epochs: int | None = None
 
@@ -47,6 +55,11 @@ class TrainOptions:
         for name in ("teacher_lr", "student_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
+        for name, known in (("device", DEVICES), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"training: {name} is '{getattr(self, name)}'; give {', '.join(known)}"
+                )
         if self.threads is not None and self.threads < 1:
             raise InputError(f"training: threads is {self.threads}, least is 1")
         if self.precision != PRECISION:
@@ -70,7 +83,9 @@ class TrainOptions:
         return self.quantized_epochs
 
     def facts(self) -> dict[str, Any]:
-        """The options that the trained weights depend on: all but the threads."""
+        """The options that the trained weights depend on: all but where and in which numbers
+        they are computed, so that a run goes on on another machine."""
         facts = asdict(self)
-        del facts["threads"]
+        for name in ("threads", "device", "dtype"):
+            del facts[name]
         return facts

@@ -21,13 +21,14 @@ from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
+from canao.train.compute import threads, training_device
 from canao.train.data import Example, TextData
 from canao.train.distill import TeacherTargets, distill
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
-from canao.train.loop import Progress, TrainingSchedule, threads
+from canao.train.loop import Progress, TrainingSchedule
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.records import read_record, score_of, write_record
@@ -70,6 +71,7 @@ class Trainer:
     ) -> None:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
+        self.device = training_device(options.device)
         check_metric(options.metric, data)
         if options.quantized_epochs is not None and not quantizes(options.precision):
             raise InputError(
@@ -115,6 +117,7 @@ class Trainer:
         with threads(self.options.threads):
             torch.manual_seed(self.options.seed)
             model = hf.load_classifier(self.source, self.data.labels, self._inventory)
+            model.to(self.device)
             if not hf.is_fine_tuned(self.source, self.data.labels, self._inventory):
                 self._finetune(model)
             found = self._score(model)
@@ -208,6 +211,7 @@ class Trainer:
                 batch=options.batch,
                 lr=options.teacher_lr,
                 seed=options.seed,
+                dtype=options.dtype,
             ),
             self._stage("teacher"),
             evaluate=lambda: self._score(model).value,
@@ -224,6 +228,7 @@ class Trainer:
             lr=options.student_lr,
             seed=options.seed,
             quantized=self._rounded_epochs,
+            dtype=options.dtype,
         )
 
     @property
@@ -245,7 +250,8 @@ class Trainer:
 
     def _teacher_model(self) -> PreTrainedModel:
         if self._model is None:
-            self._model = hf.load_classifier(self.teacher().model_dir, self.data.labels)
+            model = hf.load_classifier(self.teacher().model_dir, self.data.labels)
+            self._model = model.to(self.device)
         return self._model
 
     def _targets_of(self, data: Encoded) -> TeacherTargets:
