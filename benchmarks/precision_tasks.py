@@ -48,7 +48,8 @@ HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "precision_tasks.jsonl"
 IDENTITY = ("dataset", "seed", "variant", "most")
 LENGTH = 128  # tokens of training
-TRAINED_EPOCHS = 2  # of quantisation-aware training, on top of the fine-tuned model
+TRAINED_EPOCHS = 2  # of quantisation-aware training, on top of the fine-tuned model,
+TRAINED_LR = 1e-5  # at a rate that leaves it near where it is
 SENTENCES = 1000
 
 
@@ -153,12 +154,14 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
     """The directory of a fine-tuned model, and how many examples it was trained on. What was
     trained before is taken from the work folder."""
     work = study.folder_of(task, seed)
-    trains = {"precision": INT8, "final_epochs": TRAINED_EPOCHS} if variant == TRAINED else {}
+    trains: dict[str, Any] = {}
+    if variant == TRAINED:
+        trains = {"precision": INT8, "final_epochs": TRAINED_EPOCHS, "student_lr": TRAINED_LR}
     if task.kind == tagging.TOKENS:
-        epochs = TRAINED_EPOCHS if trains else task.epochs
+        epochs, lr = (TRAINED_EPOCHS, TRAINED_LR) if trains else (task.epochs, task.lr)
         source = fine_tuned(study, task, seed, FLOAT32)[0] if trains else study.teacher
         recipe = tagging.Recipe(
-            epochs, task.lr, seed, LENGTH, bool(trains), study.device, study.dtype
+            epochs, lr, seed, LENGTH, bool(trains), study.device, study.dtype
         )
         folder = study.data / task.folder
         return tagging.train(source, folder, work / variant, recipe, task.most, _report)

@@ -77,7 +77,9 @@ def quick_code(request: pytest.FixtureRequest) -> Iterator[None]:
             quick = ("-O0", "-fno-sanitize=undefined")
             flags = tuple(f for f in build._FLAGS if f != "-O3")
             patch.setattr(build, "_FLAGS", (*flags, *quick))
+        build.code_stamp.cache_clear()  # which holds the flags
         yield
+    build.code_stamp.cache_clear()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -65,7 +65,8 @@ class Sensitivity:
 class Checked:
     """A library and what it was compared with.
 
-    kept        places of what went back, and `back` the precision that it went back to
+    kept        places of what went back, and `back` the precision that it went back to; '' where
+                nothing did
     hurting     all products and tables, those that move the outputs most first
     """
 
@@ -193,6 +194,8 @@ class _Attempt:
 
     def __str__(self) -> str:
         smoothed = f", {len(self.smoothing)} values smoothed" if self.smoothing else ""
+        if not self.kept:
+            return f"all {len(self.hurting)} products and tables{smoothed}"
         return (
             f"{len(self.kept)} of {len(self.hurting)} products and tables in {self.back}{smoothed}"
         )
@@ -207,12 +210,12 @@ def _attempts(
     whole = precision_of(precision).whole
     back = _backs(target, precision, emulation)
     hurting, smoothing = sensitivities(graph, texts, precision, progress), UNSMOOTHED
-    yield _Attempt((), back[0], smoothing, hurting)
+    yield _Attempt((), "", smoothing, hurting)
     if uneven := factors(graph, texts) if whole else UNSMOOTHED:
         calmer = sensitivities(smoothed(graph, uneven), texts, precision, progress)
         if sum(s.moved**2 for s in calmer) < sum(s.moved**2 for s in hurting):
             hurting, smoothing = calmer, uneven
-            yield _Attempt((), back[0], smoothing, hurting)
+            yield _Attempt((), "", smoothing, hurting)
     for name in back:
         for count in _counts(len(hurting) - 1):
             yield _Attempt(hurting[:count], name, smoothing, hurting)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -246,3 +246,13 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError):
         return True  # and reading it says what is wrong
     return True
+
+
+def otherwise(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """In words, what products and tables have another precision than the library's, and which read
+    smoothed values."""
+    for precision, places in manifest["kept"].items():
+        if places:
+            yield f"in {precision} stay {', '.join(places)}"
+    if manifest["smoothed"]:
+        yield f"smoothed is what is read at {', '.join(manifest['smoothed'])}"

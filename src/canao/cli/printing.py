@@ -15,6 +15,7 @@ from rich.table import Table
 
 from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
+from canao.artifact.manifest import otherwise
 from canao.cli.understood import left_out_lines, understood
 from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
@@ -116,11 +117,8 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
         if near["cosine"] < NEAR_COSINE or near["largest"] > NEAR_LARGEST:
             how = f"compare {name} with float32 on your data, by --check"
             yield f"          that is far: {'try another --kv-cache' if cache else how}"
-    if near and manifest["smoothed"]:
-        yield f"          smoothed is what is read at {', '.join(manifest['smoothed'])}"
-    for other, places in manifest["kept"].items() if near else ():
-        if places:
-            yield f"          in {other} stay {', '.join(places)}"
+    for line in otherwise(manifest) if near else ():
+        yield f"          {line}"
     if check:
         lost = 100 * (check["float32"] - check["compiled"])
         yield (f"check     {check['metric']} {100 * check['float32']:.2f} in float32, "

@@ -23,6 +23,7 @@ import msgspec
 from canao.artifact.certificate import Certificate, differences, load_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
+from canao.artifact.manifest import otherwise
 from canao.artifact.measured import Others
 from canao.defaults import PRECISION
 from canao.errors import InputError
@@ -249,15 +250,12 @@ def _check(artifact: Artifact | None) -> str:
     if artifact is None or check is None:
         return ""
     lost = 100 * (check["float32"] - check["compiled"])
-    kept = "; ".join(
-        f"in {precision} stay {', '.join(places)}"
-        for precision, places in artifact.manifest["kept"].items() if places
-    ) or "no product or table stays in float32"
+    apart = "; ".join(otherwise(artifact.manifest)) or "all in that precision"
     text = (
         f"The student's figures are those of its library in {artifact.precision}, on "
         f"{check['examples']} examples. With the same weights in float32 {check['metric']} is "
         f"{_number(check['float32'])}: {lost:+.2f} points lost; predictions agree to "
-        f"{check['agreement']:.2%}. Of products and tables: {kept}."
+        f"{check['agreement']:.2%}. Of products and tables: {apart}."
     )
     return f"<p>{escape(text)}</p>"
 

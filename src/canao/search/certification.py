@@ -21,9 +21,11 @@ from canao.device.base import Device, MeasureConfig
 from canao.device.certify import UnsavedError, judge, saved_elsewhere
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
-from canao.search.evaluation import TRIES, Evaluator, disturbed, workspace
+from canao.search.evaluation import TRIES, Evaluator, disturbed, judge_next, workspace
 from canao.search.journal import Journal
 from canao.search.options import Event, Progress
+from canao.search.refine import repaired
+from canao.search.space import Space
 from canao.search.trial import Trial, best_first, pareto
 from canao.train.metrics import Score
 
@@ -31,6 +33,7 @@ ARTIFACT_DIR = "artifact"
 RESULT_FILE = "result.json"
 PROFILE_FILE = "profile.json"
 _AGAIN = "search again to write it"
+_REPAIRS = 3  # architectures that are judged because others missed the budget, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +109,22 @@ def read_profile(run_dir: Path) -> Profile | None:
     return read_json(path, Profile, remedy=_AGAIN) if os.path.lexists(path) else None
 
 
-def certify_best(evaluator: Evaluator, journal: Journal, progress: Progress) -> SearchResult:
+def certify_best(
+    evaluator: Evaluator, journal: Journal, space: Space, progress: Progress
+) -> SearchResult:
     """Train candidates in full, best proxy score first, until the library of one keeps the budget.
 
     Each candidate is measured under the full protocol before it is trained. A finished library
     that misses the budget is measured once more, because another program may have been running.
+    Of what then misses it, the nearest architecture that fits becomes a candidate as well.
     Raises BudgetError if none keeps it, naming the nearest points of the Pareto front; DeviceError
     if others took so much of a core that nobody can tell.
     """
-    options, slack, finished = evaluator.options, 1.0, 0
+    options, slack, finished, repairs = evaluator.options, 1.0, 0, 0
     waiting = list(best_first(journal.trials))
     while waiting and finished < options.finalists:
         # After a miss, candidates that would miss with the same slowdown come after the others.
+        waiting = list(best_first(waiting))
         waiting.sort(key=lambda t: slack * (t.latency_ms or 0.0) > options.budget_ms)
         trial = waiting.pop(0)
         progress(Event("finish", f"checking {trial.arch} under the full protocol", trial))
@@ -135,7 +142,31 @@ def certify_best(evaluator: Evaluator, journal: Journal, progress: Progress) -> 
         slack = max(slack, latency / (trial.latency_ms or latency))
         if trial.predicted_ms:
             journal.add_miss(trial.predicted_ms, latency)
+        if repairs < _REPAIRS:
+            repairs += 1
+            waiting += _repaired(evaluator, journal, space, trial, latency, progress)
     raise BudgetError(_none_fits(options.budget_ms, journal.trials))
+
+
+def _repaired(
+    evaluator: Evaluator, journal: Journal, space: Space, missed: Trial, latency: float,
+    progress: Progress,
+) -> tuple[Trial, ...]:  # fmt: skip
+    """The nearest architecture to one whose library missed the budget with `latency` ms that keeps
+    it, with its proxy score; nothing if there is none so near, or if it keeps it by the table only.
+    """
+    budget_ms = evaluator.options.budget_ms
+    # What the table expects of it is too little by as much as it was of the one that missed.
+    expected = evaluator.expected(missed.arch, missed)
+    near = repaired(
+        space, missed, journal.trials, evaluator.expected, budget_ms * expected / latency
+    )
+    if near is None:
+        return ()
+    progress(Event("finish", f"trying {near}, the nearest to {missed.arch} that should fit"))
+    journal.suggest(near)
+    trial = judge_next(evaluator, journal)
+    return (trial,) if trial is not None and trial.trained else ()
 
 
 def _finish(

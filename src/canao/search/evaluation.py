@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from canao.artifact.measured import Others
 from canao.artifact.temporary import WorkingDirectory
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.device.utilisation import library_peak
-from canao.errors import DeviceError
+from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch
+from canao.search.journal import Journal
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
 from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
 from canao.search.trial import (
@@ -134,6 +135,17 @@ class Evaluator:
             raise DeviceError(f"latency table: {arch} is missing after it was recorded")
         return predicted
 
+    def expected(self, arch: Arch, near: Trial) -> float:
+        """Milliseconds by the table where it has the shape; else those of `near`, a candidate that
+        was measured, times what there is more to compute: enough to choose what is worth measuring.
+        """
+        predicted = self.table.predict(arch)
+        if predicted is not None:
+            return predicted
+        length = self.options.measure.length
+        own = near.predicted_ms or near.latency_ms or self.options.budget_ms
+        return own * arch.flops(length) / near.arch.flops(length)
+
     def judge(
         self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
     ) -> Trial:
@@ -188,6 +200,22 @@ class Evaluator:
             peak_bytes=measured.peak_bytes,
             reason=f"p{self.options.percentile:g} {latency:.4g} ms" if excess > 0 else "",
         )
+
+
+def judge_next(evaluator: Evaluator, journal: Journal) -> Trial | None:
+    """Judge the journal's next proposal, and tell it the verdict; None if there is nothing left to
+    propose."""
+    proposal = journal.ask()
+    if proposal is None:
+        return None
+    try:
+        trial = evaluator.judge(proposal.arch, journal.trials, journal.misses)
+    except BaseException:  # also on an interrupt, so that it is judged next time
+        with suppress(CanaoError):  # of a full disk; it is put back when the run is resumed
+            journal.give_up(proposal)
+        raise
+    journal.tell(proposal, trial)
+    return trial
 
 
 def disturbed(what: str, others: Others | None, times: int) -> DeviceError:

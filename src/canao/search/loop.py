@@ -7,17 +7,16 @@ It owns all effects. Whatever it needs to continue after a kill is in the journa
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from canao.defaults import silent
 from canao.device.base import Device
-from canao.errors import BudgetError, CanaoError, DeviceError
+from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
 from canao.search.certification import SearchResult, certify_best
-from canao.search.evaluation import TRIES, Evaluator
+from canao.search.evaluation import TRIES, Evaluator, judge_next
 from canao.search.journal import Journal, claim, locked, settle
 from canao.search.options import Compile, Event, Finish, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
+from canao.search.refine import polished, polishing
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 from canao.train.storing import storing
@@ -68,8 +67,8 @@ def run_search(
             text = f"resuming: {done} of {options.trials} trials done"
             progress(Event("resume", text, done=done, total=options.trials))
         _check_feasible(evaluator, journal, space, teacher, progress)
-        _search(evaluator, journal, progress)
-        return certify_best(evaluator, journal, progress)
+        _search(evaluator, journal, space, progress)
+        return certify_best(evaluator, journal, space, progress)
 
 
 def _take_over(journal: Journal, moved: str, progress: Progress) -> None:
@@ -108,21 +107,21 @@ def _check_feasible(
     journal.set_note("teacher_ms", teacher_ms)
 
 
-def _search(evaluator: Evaluator, journal: Journal, progress: Progress) -> None:
-    """Judge proposals until enough have a proxy score, time is up, or the space is exhausted."""
+def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Progress) -> None:
+    """Judge proposals until enough have a proxy score, time is up, or the space is exhausted. The
+    last ones are neighbours of the best candidate, as long as any of them uses the budget."""
     failures = 0
     while not _enough(evaluator.options, journal.trials):
-        proposal = journal.ask()
-        if proposal is None:
+        if polishing(journal.trials, evaluator.options.trials):
+            near = polished(
+                space, journal.trials, evaluator.expected, evaluator.options.budget_ms
+            )
+            if near is not None:
+                journal.suggest(near)
+        trial = judge_next(evaluator, journal)
+        if trial is None:
             progress(Event("search", "every architecture in the space has been judged"))
             return
-        try:
-            trial = evaluator.judge(proposal.arch, journal.trials, journal.misses)
-        except BaseException:  # also on an interrupt, so that it is judged next time
-            with suppress(CanaoError):  # of a full disk; it is put back when the run is resumed
-                journal.give_up(proposal)
-            raise
-        journal.tell(proposal, trial)
         progress(_event(evaluator.options, trial, journal.trials))
         failures = failures + 1 if trial.verdict == FAILED else 0
         if failures == _FAILURES:

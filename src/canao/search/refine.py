@@ -1,0 +1,82 @@
+"""How the budget is used: what misses it narrowly is repaired, and the best candidate is polished.
+
+A controller learns where good candidates are, not where the last microseconds of a budget are. Both
+steps here move by steps of the space, and ask the latency table before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from canao.model.arch import Arch
+from canao.search.space import Space
+from canao.search.trial import Trial, best_first
+
+_RINGS = 3  # steps from what missed the budget, at most
+_POLISHED = 0.25  # of the proxy scores of a search
+_FULL = 0.9  # of the budget: a move that leaves more of it free is no use of it
+
+Expect = Callable[[Arch, Trial], float]  # milliseconds of one, by the table or a measured one
+
+
+def repaired(
+    space: Space, missed: Trial, trials: Sequence[Trial], expected: Expect, most_ms: float
+) -> Arch | None:
+    """The nearest architecture to one that missed the budget which is expected to keep `most_ms`
+    and was not judged: one step smaller in some dimension, or two, three. Of equally near ones it
+    is the slowest, which gives up least. None if there is none so near.
+    """
+    known, ring, seen = {trial.arch for trial in trials}, [missed.arch], {missed.arch}
+    for _ in range(_RINGS):
+        near = dict.fromkeys(small for one in ring for small in _smaller(space, one))
+        ring = [arch for arch in near if arch not in seen]
+        seen.update(ring)
+        timed = [(expected(arch, missed), arch) for arch in ring if arch not in known]
+        kept = [pair for pair in timed if pair[0] <= most_ms]
+        if kept:
+            return max(kept)[1]
+    return None
+
+
+def polishing(trials: Sequence[Trial], asked: int) -> bool:
+    """Whether a search for so many proxy scores has come to its last part, in which candidates are
+    neighbours of the best one."""
+    done = sum(trial.trained for trial in trials)
+    return bool(best_first(trials)) and done >= asked - int(_POLISHED * asked)
+
+
+def polished(
+    space: Space, trials: Sequence[Trial], expected: Expect, budget_ms: float
+) -> Arch | None:
+    """The next candidate near the best one: a step away from it in one dimension, or larger in one
+    and smaller in another, so that what is saved in one place is spent in another. Of those that
+    were not judged and are expected to keep the budget, the one that uses most of it; None if no
+    one is left that uses as much as the best one, or nine tenths of it.
+    """
+    best = best_first(trials)[0]
+    known = {trial.arch for trial in trials}
+    near = [arch for arch in dict.fromkeys(_moves(space, best.arch)) if arch not in known]
+    timed = [(expected(arch, best), arch) for arch in near]
+    least = min(_FULL * budget_ms, expected(best.arch, best))
+    kept = [pair for pair in timed if least <= pair[0] <= budget_ms]
+    return max(kept)[1] if kept else None
+
+
+def _smaller(space: Space, arch: Arch) -> Iterator[Arch]:
+    """A step smaller in layers, width or FFN, with heads of the same size."""
+    for near in space.neighbours(arch):
+        no_larger = all(getattr(near, n) <= getattr(arch, n) for n in ("layers", "hidden", "ffn"))
+        if no_larger and near.head_size == arch.head_size:
+            yield near
+
+
+def _moves(space: Space, arch: Arch) -> Iterator[Arch]:
+    """All steps in one dimension, then pairs of a step up in one and a step down in another."""
+    for near in space.neighbours(arch):
+        yield near
+        for further in space.neighbours(near):
+            ups = [n for n in ("layers", "hidden", "ffn") if getattr(further, n) > getattr(arch, n)]
+            downs = [n for n in ("layers", "hidden", "ffn")
+                     if getattr(further, n) < getattr(arch, n)]  # fmt: skip
+            if len(ups) == len(downs) == 1 and further.head_size == arch.head_size:
+                yield further
