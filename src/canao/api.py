@@ -176,10 +176,12 @@ def search(
     """
     from canao.model.hub import resolve
     from canao.search import run_search
+    from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
 
-    run_dir, place = Path(run_dir), resolve(teacher, revision, ignored)
+    # Options first: what is wrong with one is said before anything is downloaded or read.
+    run_dir = Path(run_dir)
     options = SearchOptions(
         budget_ms=budget_ms, run_dir=run_dir, task=task, trials=trials, max_minutes=max_minutes,
         controller=controller, seed=seed, percentile=percentile, others_limit=others_limit,
@@ -191,15 +193,16 @@ def search(
             dtype=train_dtype,
         ),
         max_loss=max_loss,
-        identity=_teacher_facts(place),
     )  # fmt: skip
+    training_device(train_device)
     where = get_device(device) if isinstance(device, str) else device
+    place = resolve(teacher, revision, ignored)
     texts = load_data(
         data, task, seed, text_columns=text_columns, label_column=label_column,
         unlabelled=unlabelled, revision=data_revision,
     )  # fmt: skip
     options = replace(options, data_told=texts.told, identity={
-        **options.identity, "data": texts.source,
+        **_teacher_facts(place), "data": texts.source,
         "columns": ", ".join((*texts.columns, texts.label_column)),
     })  # fmt: skip
     say = train_progress or silent
