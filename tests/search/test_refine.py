@@ -93,6 +93,8 @@ def test_polishing_is_the_last_quarter() -> None:
     assert not polishing(trials[:5], 8) and polishing(trials[:6], 8)
     assert not polishing([missed(BEST)], 1)  # there is nothing to polish
     assert not polishing(trials[:2], 3)  # nor time for it
+    slow = [replace(trial, seconds=60.0) for trial in trials]
+    assert polishing(slow[:3], 99, minutes=4) and not polishing(slow[:3], 99, minutes=4.1)
 
 
 @pytest.mark.parametrize("controller", ["gp", "random"])

@@ -136,14 +136,16 @@ class Evaluator:
         return predicted
 
     def expected(self, arch: Arch, near: Trial) -> float:
-        """Milliseconds by the table where it has the shape; else those of `near`, a candidate that
-        was measured, times what there is more to compute: enough to choose what is worth measuring.
+        """Milliseconds by the table where it has the shape, as far off as it was of `near`, a
+        candidate that was measured; else those of `near`, times what there is more to compute. That
+        is enough to choose what is worth measuring.
         """
-        predicted = self.table.predict(arch)
+        predicted, measured = self.table.predict(arch), near.latency_ms
         if predicted is not None:
-            return predicted
+            off = measured / near.predicted_ms if measured and near.predicted_ms else 1.0
+            return predicted * off
         length = self.options.measure.length
-        own = near.predicted_ms or near.latency_ms or self.options.budget_ms
+        own = measured or near.predicted_ms or self.options.budget_ms
         return own * arch.flops(length) / near.arch.flops(length)
 
     def judge(

@@ -110,19 +110,17 @@ def _check_feasible(
 def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Progress) -> None:
     """Judge proposals until enough have a proxy score, time is up, or the space is exhausted. The
     last ones are neighbours of the best candidate, as long as any of them uses the budget."""
-    failures = 0
-    while not _enough(evaluator.options, journal.trials):
-        if polishing(journal.trials, evaluator.options.trials):
-            near = polished(
-                space, journal.trials, evaluator.expected, evaluator.options.budget_ms
-            )
+    failures, options = 0, evaluator.options
+    while not _enough(options, journal.trials):
+        if polishing(journal.trials, options.trials, options.max_minutes):
+            near = polished(space, journal.trials, evaluator.expected, options.budget_ms)
             if near is not None:
                 journal.suggest(near)
         trial = judge_next(evaluator, journal)
         if trial is None:
             progress(Event("search", "every architecture in the space has been judged"))
             return
-        progress(_event(evaluator.options, trial, journal.trials))
+        progress(_event(options, trial, journal.trials))
         failures = failures + 1 if trial.verdict == FAILED else 0
         if failures == _FAILURES:
             raise DeviceError(

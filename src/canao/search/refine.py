@@ -13,7 +13,7 @@ from canao.search.space import Space
 from canao.search.trial import Trial, best_first
 
 _RINGS = 3  # steps from what missed the budget, at most
-_POLISHED = 0.25  # of the proxy scores of a search
+_POLISHED = 0.25  # of the proxy scores of a search, or of its time
 _FULL = 0.9  # of the budget: a move that leaves more of it free is no use of it
 
 Expect = Callable[[Arch, Trial], float]  # milliseconds of one, by the table or a measured one
@@ -38,11 +38,13 @@ def repaired(
     return None
 
 
-def polishing(trials: Sequence[Trial], asked: int) -> bool:
-    """Whether a search for so many proxy scores has come to its last part, in which candidates are
-    neighbours of the best one."""
+def polishing(trials: Sequence[Trial], asked: int, minutes: float = 0.0) -> bool:
+    """Whether a search for so many proxy scores, in so many minutes (0: any), has come to its last
+    part, in which candidates are neighbours of the best one."""
     done = sum(trial.trained for trial in trials)
-    return bool(best_first(trials)) and done >= asked - int(_POLISHED * asked)
+    spent = sum(trial.seconds for trial in trials) / 60
+    late = 0 < (1 - _POLISHED) * minutes <= spent
+    return done > 0 and (late or done >= asked - int(_POLISHED * asked))
 
 
 def polished(
