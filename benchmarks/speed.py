@@ -68,7 +68,11 @@ class Study:
         """What tells one record from another."""
         stamp = local_device().environment()
         return {"kind": kind, "model": model, "length": length, "threads": threads,
-                "cpu": stamp["cpu"], "isa": self.isa or stamp["isa"]}  # fmt: skip
+                "cpu": stamp["cpu"], "isa": self._isa(stamp["isa"])}  # fmt: skip
+
+    def _isa(self, own: str) -> str:
+        """The instruction set of CANAO's libraries; which machine has more, where it has."""
+        return own if self.isa in ("", own) else f"{self.isa} on {own}"
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):
@@ -226,8 +230,8 @@ def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(arguments, RECORDS)
     try:
+        options = parse(arguments, RECORDS)
         plain = options.precision == FLOAT32
         records = Records(file_of(options, RECORDS if plain else REDUCED_RECORDS))
         if options.table:

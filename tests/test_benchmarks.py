@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import arm_loops  # noqa: E402
 import int8_table  # noqa: E402
 import real_data_table  # noqa: E402
+import speed  # noqa: E402
 import speed_table  # noqa: E402
 import table2_table  # noqa: E402
 from marks import BAD, UNKNOWN, footnotes, marked  # noqa: E402
@@ -45,6 +47,7 @@ from peers.source import Source  # noqa: E402
 from peers.store import Store  # noqa: E402
 from speed_options import parse  # noqa: E402
 
+from canao.device.bench import local_device  # noqa: E402
 from canao.errors import DeviceError, InputError  # noqa: E402
 from canao.target import get_target  # noqa: E402
 
@@ -239,6 +242,12 @@ def test_a_narrower_instruction_set_is_canaos_own() -> None:
         parse(["--work", "w", "--isa", "avx2", "--roofline"], Path("r.jsonl"))
     with pytest.raises(InputError, match="'avx9' is not one of"):
         entrants("int8", "avx9")
+    assert speed.main(["--work", "w", "--isa", "avx9"]) == 2
+    own = local_device().environment()["isa"]
+    results = Results(Records(Path("r")), False, Source(None, ()))
+    study = speed.Study(Path("w"), results, (), 1, 1, (0,), False)
+    for isa, told in (("", own), (own, own), ("scalar", f"scalar on {own}")):
+        assert replace(study, isa=isa).identity("int8", "m", 8, 1)["isa"] == told
     store = Store("m", Path("w"), "avx2")
     engine = Contestant("canao-int8", ALL["canao-int8"], 8)
     assert store.model_file(engine) == Path("w/canao-int8-avx2")
@@ -306,6 +315,17 @@ def test_ratios_in_int8_are_sure_whether_or_not_outputs_are_near() -> None:
     unsure["engines"]["canao"] = low(1000, spread=200) | {"precision": "float32"}
     (why,) = faults(unsure)
     assert "canao took 1.60 to 2.40 times as long as canao-int8" in why
+
+
+def test_both_of_canaos_ratios_of_generation_are_sure() -> None:
+    """Its table has CANAO in float32 beside peers in float32, and in int8 beside itself."""
+    turns = {"token/canao": low(1000, spread=200) | {"precision": "float32"},
+             "token/canao-int8-weights": low(400),
+             "token/ort": low(1100) | {"precision": "float32"}}  # fmt: skip
+    of = row(engines=turns) | {"kind": "generation", "length": 32}
+    told = " ".join(faults(of))
+    assert "token/ort took" in told and "as long as token/canao, which" in told
+    assert "token/canao took" in told and "as long as token/canao-int8-weights, which" in told
 
 
 def test_tables_of_int8_mark_bad_rows() -> None:

@@ -98,7 +98,13 @@ def uncertain(record: Record) -> Iterator[str]:
     """What the rounds do not tell surely: in each case, CANAO against each that comes near it."""
     for case in dict.fromkeys(_case(label) for label in record.get("engines") or {}):
         own = fastest(record, True, case)
-        for other in _others(record, own, case) if own else ():
+        plain = f"{case}{CANAO}"
+        pairs = [(other, own) for other in _others(record, own, case)] if own else []
+        if own not in (None, plain) and record.get("kind") == "generation":
+            # Its table also sets CANAO in float32 beside peers in float32.
+            pairs += [(other, plain) for other, _ in pairs
+                      if other != plain and not reduced(record["engines"][other])]  # fmt: skip
+        for other, own in pairs:
             values = by_round(record, other, own)
             low, high = interval(values)
             middle = statistics.median(values)

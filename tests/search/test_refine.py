@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,9 +111,27 @@ def test_a_search_ends_near_the_budget(tmp_path: Path, controller: str) -> None:
     assert sum(short) / 3 < 0.011 and sum(used) / 3 > 0.88
 
 
-def slower_when_finished(arch: Arch, by: float) -> Callable[[Arch], float]:
-    """A machine on which one architecture takes longer than its kernels."""
-    return lambda other: (by if other == arch else 1.0) * latency_ms(other)
+@pytest.mark.parametrize("at", [7, 8])
+def test_a_search_that_ends_while_polishing_goes_on(tmp_path: Path, at: int) -> None:
+    """Two of eight proxy scores are of that part. The candidate that was under way is judged next,
+    and no second one is taken for it."""
+
+    def stop(count: int) -> None:
+        if count == at:
+            raise KeyboardInterrupt
+
+    asked = options(tmp_path / "run", trials=8)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(
+            asked, FormulaTrainer(tmp_path / "w", on_proxy=stop), compile_by_formula, device()
+        )
+    resumed = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+    whole = run_search(
+        options(tmp_path / "whole", trials=8), FormulaTrainer(tmp_path / "w"), compile_by_formula,
+        device(),
+    )  # fmt: skip
+    archs = [[trial.arch for trial in found.trials] for found in (resumed, whole)]
+    assert archs[0] == archs[1]
 
 
 def test_a_miss_is_repaired_before_the_next_candidate(tmp_path: Path) -> None:

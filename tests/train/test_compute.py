@@ -106,10 +106,47 @@ def test_batches_that_do_not_fit_are_computed_in_parts(
         Loop(parts, data, SCHEDULE, with_little_memory(parts, 0)).run(silent)
 
 
+def test_a_gpu_that_cannot_compute_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is found, and that this PyTorch has no code for: `auto` takes the CPU."""
+
+    def ones(*shape: int, device: str) -> Tensor:
+        if device == "cpu":
+            return torch.zeros(shape)
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with more")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert training_device("auto").type == "cpu"
+    with pytest.raises(InputError, match=r"no device 'cuda' .* \(CUDA error: no kernel"):
+        training_device("cuda")
+
+
+def test_memory_that_runs_out_elsewhere_is_a_line(
+    tiny: Path, task: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of a step, where there is no batch to be made smaller."""
+    options = TrainOptions(max_length=32, teacher_epochs=1, quick_steps=1, device="cpu")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer = Trainer(tiny, task, tmp_path, options, silent)
+    arch = Arch(1, trainer.teacher_arch().hidden, 1, 8)
+    trainer.teacher()
+    for name, asked in (("predict", trainer.proxy_score), ("TeacherTargets", trainer.finish),
+                        ("inherit", trainer.skeleton)):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(f"canao.train.trainer.{name}", full)
+            with pytest.raises(InputError, match=r"training: not enough memory on cpu; give a"):
+                asked(arch)
+
+
 def test_memory_that_ran_out_is_known_by_its_error() -> None:
     with pytest.raises(RuntimeError, match="memory") as raised:
         torch.empty(1 << 50)
     assert out_of_memory(raised.value)
+    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
     assert not out_of_memory(RuntimeError("size mismatch"))
 
 

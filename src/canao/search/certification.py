@@ -33,7 +33,7 @@ ARTIFACT_DIR = "artifact"
 RESULT_FILE = "result.json"
 PROFILE_FILE = "profile.json"
 _AGAIN = "search again to write it"
-_REPAIRS = 3  # architectures that are judged because others missed the budget, at most
+_REPAIRS = 3  # architectures that are judged because others missed the budget, at most each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _repaired(
 ) -> tuple[Trial, ...]:  # fmt: skip
     """The nearest architecture to one whose library missed the budget with `latency` ms that keeps
     it, with its proxy score; nothing if there is none so near, or if it keeps it by the table only.
-    """
+    Whatever else was suggested and not judged yet comes with it."""
     budget_ms = evaluator.options.budget_ms
     # What the table expects of it is too little by as much as it was of the one that missed.
     expected = evaluator.expected(missed.arch, missed)
@@ -165,8 +165,13 @@ def _repaired(
         return ()
     progress(Event("finish", f"trying {near}, the nearest to {missed.arch} that should fit"))
     journal.suggest(near)
-    trial = judge_next(evaluator, journal)
-    return (trial,) if trial is not None and trial.trained else ()
+    found: list[Trial] = []
+    while not found or found[-1].arch != near:  # after what waited already
+        trial = judge_next(evaluator, journal)
+        if trial is None:
+            break
+        found.append(trial)
+    return tuple(trial for trial in found if trial.trained)
 
 
 def _finish(

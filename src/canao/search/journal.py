@@ -176,6 +176,12 @@ class Journal:
         if all(trial.system_attrs.get(_FIXED) != params for trial in waiting):
             self._study.enqueue_trial(params)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something that was suggested was not proposed yet."""
+        with _storage_errors(self.path):
+            return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     @_stored
     def ask(self) -> Proposal | None:
         """The next architecture that was not judged yet; None when the space is exhausted.
@@ -185,7 +191,7 @@ class Journal:
         to the best one is proposed instead, so that a search always makes progress.
         """
         judged = {trial.arch: trial for trial in self.trials}
-        while self._proposals_since_training() < _PATIENCE:
+        while self.waiting or self._proposals_since_training() < _PATIENCE:
             proposal = self._propose()
             if proposal.arch not in judged:
                 return proposal

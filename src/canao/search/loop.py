@@ -112,7 +112,8 @@ def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Prog
     last ones are neighbours of the best candidate, as long as any of them uses the budget."""
     failures, options = 0, evaluator.options
     while not _enough(options, journal.trials):
-        if polishing(journal.trials, options.trials, options.max_minutes):
+        # What waits was suggested before a kill, or on another machine: it comes first.
+        if not journal.waiting and polishing(journal.trials, options.trials, options.max_minutes):
             near = polished(space, journal.trials, evaluator.expected, options.budget_ms)
             if near is not None:
                 journal.suggest(near)

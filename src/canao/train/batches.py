@@ -55,7 +55,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         parts = (self.ids, self.padding_mask, self.types, self.labels)
-        return Batch(self.index, *(part.to(device, non_blocking=True) for part in parts))
+        return Batch(self.index, *(part.to(device) for part in parts))
 
     @property
     def inputs(self) -> dict[str, Tensor]:

@@ -18,19 +18,33 @@ _CPU_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def training_device(name: str) -> torch.device:
-    """The device called `name`: 'cpu', 'cuda', 'mps', or the first GPU that is there, else the CPU,
+    """The device called `name`: 'cpu', 'cuda', 'mps', or the first GPU that computes, else the CPU,
     for 'auto'. InputError if there is none, or this PyTorch cannot use it."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((gpu for gpu, found in there.items() if found), "cpu")
     if name not in DEVICES:
         raise InputError(f"training: device is '{name}'; give {', '.join(DEVICES)}")
-    if not there.get(name, True):
+    if name == "auto":
+        return torch.device(next((gpu for gpu in ("cuda", "mps") if not _hindrance(gpu)), "cpu"))
+    why = _hindrance(name)
+    if why:
         raise InputError(
-            f"training: no device '{name}' for PyTorch {torch.__version__} here; give "
+            f"training: no device '{name}' for PyTorch {torch.__version__} here ({why}); give "
             "--train-device cpu, or install a PyTorch for it"
         )
     return torch.device(name)
+
+
+def _hindrance(name: str) -> str:
+    """Why a device cannot be computed on; '' if it can. One may be there that this PyTorch has no
+    code for, or whose memory others have taken."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
+        return "it finds none"
+    try:
+        ones = torch.ones(8, 8, device=name)
+        float((ones @ ones).sum())
+    except RuntimeError as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    return ""
 
 
 def computes_in(device: torch.device, dtype: str) -> str:
@@ -80,9 +94,27 @@ def set_random_state(device: torch.device, state: Tensor) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of PyTorch says that memory ran out, on a GPU or on a CPU."""
+    said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in said or "out of memory" in said)
     )
+
+
+@contextmanager
+def computing(device: torch.device, count: int | None) -> Iterator[None]:
+    """Inside the block a trainer computes, on a CPU with `count` threads. InputError where memory
+    runs out and nothing could be made smaller."""
+    try:
+        with threads(count):
+            yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(
+            f"training: not enough memory on {device}; give a smaller --length, another "
+            "--train-device, or free memory"
+        ) from None
 
 
 @contextmanager

@@ -145,6 +145,7 @@ def distill(
 def _logit_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     if logits.shape[1] == 1:
         return functional.mse_loss(logits, target)
-    own = functional.log_softmax(logits / temperature, dim=-1)
+    # On a CPU, autocast leaves this one in bfloat16.
+    own = functional.log_softmax(logits.float() / temperature, dim=-1)
     wanted = functional.log_softmax(target / temperature, dim=-1)
     return functional.kl_div(own, wanted, log_target=True, reduction="batchmean") * temperature**2

@@ -45,7 +45,7 @@ def token_levels(x: Tensor, most: int = Q8.levels) -> tuple[Tensor, Tensor]:
     multiples of, [..., 1], all float32: the op `quantize`, bit for bit."""
     top = x.abs().amax(-1, keepdim=True)
     inverse = torch.where(top > 0, most / top, torch.zeros_like(top))
-    return torch.round(x * inverse), top / most
+    return torch.round(x * inverse), _divided(top, most)
 
 
 def channel_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,12 @@ def channel_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
     `precision.quantize.channels`, bit for bit."""
     top = weight.abs().amax(-1, keepdim=True)
     levels = torch.where(top > 0, torch.round(weight / top * I8.levels), torch.zeros_like(weight))
-    return levels, top[..., 0] / I8.levels
+    return levels, _divided(top[..., 0], I8.levels)
+
+
+def _divided(x: Tensor, by: int) -> Tensor:
+    """x / by. CUDA multiplies by the inverse of a plain number, which may be a rounding off."""
+    return x / torch.full_like(x, by)
 
 
 def rounded(weight: Tensor, factor: float = 1.0) -> Tensor:

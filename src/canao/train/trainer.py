@@ -21,7 +21,7 @@ from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
-from canao.train.compute import threads, training_device
+from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
 from canao.train.distill import TeacherTargets, distill
 from canao.train.fake_quantization import FakeQuantization, quantizes
@@ -114,7 +114,7 @@ class Trainer:
         stored = score_of(read_record(record, self._key, directory))
         if stored is not None:
             return Student(directory, stored)
-        with threads(self.options.threads):
+        with computing(self.device, self.options.threads):
             torch.manual_seed(self.options.seed)
             model = hf.load_classifier(self.source, self.data.labels, self._inventory)
             model.to(self.device)
@@ -130,7 +130,7 @@ class Trainer:
         """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
         if read_record(record, self._key, directory) is None:
-            with threads(self.options.threads):
+            with computing(self.device, self.options.threads):
                 student = inherit(self._teacher_model(), arch, self._kept(arch), None)
                 _save_model(student, self.tokenizer, directory)
             write_record(record, self._key, None, directory)
@@ -144,7 +144,7 @@ class Trainer:
         if stored is not None:
             return stored
         steps = self.options.quick_steps
-        with threads(self.options.threads):
+        with computing(self.device, self.options.threads):
             data = self._train_set()
             data = data.take(range(min(len(data), steps * self.options.batch)))
             student = self._student(arch)
@@ -177,7 +177,7 @@ class Trainer:
         if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
-        with threads(self.options.threads):
+        with computing(self.device, self.options.threads):
             data, student = self._train_set(), self._student(arch)
             if rounded:
                 longest = student.config.max_position_embeddings
