@@ -126,7 +126,7 @@ def test_a_search_in_int8(tmp_path: Path) -> None:
     assert predictions(result.artifact, texts).score == result.score
     assert manifest["check"]["compiled"] == result.score.value
     assert manifest["check"]["float32"] - result.score.value <= 0.1
-    assert any(line.startswith("int8, 0 of ") for line in told)
+    assert any(line.startswith("int8, all ") for line in told)
     assert len(set(told)) == len(told), "told twice"
     table = (tmp_path / "run" / "latency.json").read_text()
     assert "_i8" in table and " int8" in table
