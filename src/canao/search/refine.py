@@ -12,6 +12,7 @@ from canao.model.arch import Arch
 from canao.search.space import Space
 from canao.search.trial import Trial, best_first
 
+_SIZES = ("layers", "hidden", "ffn")
 _RINGS = 3  # steps from what missed the budget, at most
 _POLISHED = 0.25  # of the proxy scores of a search, or of its time
 _FULL = 0.9  # of the budget: a move that leaves more of it free is no use of it
@@ -67,7 +68,7 @@ def polished(
 def _smaller(space: Space, arch: Arch) -> Iterator[Arch]:
     """A step smaller in layers, width or FFN, with heads of the same size."""
     for near in space.neighbours(arch):
-        no_larger = all(getattr(near, n) <= getattr(arch, n) for n in ("layers", "hidden", "ffn"))
+        no_larger = all(getattr(near, n) <= getattr(arch, n) for n in _SIZES)
         if no_larger and near.head_size == arch.head_size:
             yield near
 
@@ -77,8 +78,7 @@ def _moves(space: Space, arch: Arch) -> Iterator[Arch]:
     for near in space.neighbours(arch):
         yield near
         for further in space.neighbours(near):
-            ups = [n for n in ("layers", "hidden", "ffn") if getattr(further, n) > getattr(arch, n)]
-            downs = [n for n in ("layers", "hidden", "ffn")
-                     if getattr(further, n) < getattr(arch, n)]  # fmt: skip
-            if len(ups) == len(downs) == 1 and further.head_size == arch.head_size:
+            ups = sum(getattr(further, n) > getattr(arch, n) for n in _SIZES)
+            downs = sum(getattr(further, n) < getattr(arch, n) for n in _SIZES)
+            if ups == downs == 1 and further.head_size == arch.head_size:
                 yield further
