@@ -21,7 +21,7 @@ DEVICE = NullDevice(peak={"f32": 1e9, "i8": 4e9})
 
 def library(folder: Path, precision: str) -> Artifact:
     """Of one layer: four products and three other kernels, of 1000 operations each."""
-    (folder / "arch.json").write_text(Arch(1, 64, 2, 128).to_json())
+    (folder / "arch.json").write_text(Arch.uniform(1, 64, 2, 128).to_json())
     return compile_by_formula(folder, folder / precision, precision)
 
 

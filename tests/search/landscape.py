@@ -21,7 +21,7 @@ from canao.target import get_target
 from canao.train.metrics import Score
 
 HOST = get_target()
-TEACHER = Arch(6, 384, 12, 1536)
+TEACHER = Arch.uniform(6, 384, 12, 1536)
 
 
 def accuracy(arch: Arch, teacher: Arch = TEACHER) -> float:

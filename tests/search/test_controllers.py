@@ -70,7 +70,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Arch]]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    return {name: [Arch(**row) for row in archs] for name, archs in rows.items()}
+    return {name: [Arch.uniform(**row) for row in archs] for name, archs in rows.items()}
 
 
 @pytest.mark.parametrize("controller", NAMES)

@@ -26,7 +26,7 @@ from tests.search.landscape import (
 
 pytestmark = pytest.mark.as_shipped
 SPACE = Space.of_teacher(TEACHER)
-BEST = Arch(3, 192, 6, 768)
+BEST = Arch.uniform(3, 192, 6, 768)
 BUDGET = 1.2 * latency_ms(BEST)
 
 

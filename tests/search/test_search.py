@@ -360,7 +360,7 @@ def test_a_busy_moment_costs_no_candidate(tmp_path: Path) -> None:
 def test_device_that_fails_throughout_is_given_up(tmp_path: Path) -> None:
     class Broken(NullDevice):
         def measure(self, artifact, config):  # type: ignore[no-untyped-def]
-            if arch_of(artifact) in (TEACHER, Arch(1, 32, 1, 128)):
+            if arch_of(artifact) in (TEACHER, Arch.uniform(1, 32, 1, 128)):
                 return super().measure(artifact, config)
             return Failure("load", "no such file")
 

@@ -7,13 +7,13 @@ from canao.model.arch import Arch
 from canao.search import Space
 
 TEACHERS = [
-    Arch(6, 384, 12, 1536),  # MiniLM
-    Arch(12, 768, 12, 3072),  # BERT base
-    Arch(4, 312, 12, 1200),  # TinyBERT: a head of 26
-    Arch(24, 512, 4, 512),  # MobileBERT-like
-    Arch(2, 128, 2, 512),  # BERT tiny
-    Arch(2, 32, 4, 37),  # the odd sizes of tiny test models
-    Arch(1, 37, 1, 1),
+    Arch.uniform(6, 384, 12, 1536),  # MiniLM
+    Arch.uniform(12, 768, 12, 3072),  # BERT base
+    Arch.uniform(4, 312, 12, 1200),  # TinyBERT: a head of 26
+    Arch.uniform(24, 512, 4, 512),  # MobileBERT-like
+    Arch.uniform(2, 128, 2, 512),  # BERT tiny
+    Arch.uniform(2, 32, 4, 37),  # the odd sizes of tiny test models
+    Arch.uniform(1, 37, 1, 1),
 ]
 
 
@@ -48,10 +48,10 @@ def test_bert_base_may_halve_its_heads_and_minilm_may_not() -> None:
 
 def test_neighbours_differ_by_one_step_in_one_parameter() -> None:
     space = Space.of_teacher(TEACHERS[0])
-    near = set(space.neighbours(Arch(3, 96, 3, 256)))
+    near = set(space.neighbours(Arch.uniform(3, 96, 3, 256)))
     assert near == {
-        Arch(2, 96, 3, 256), Arch(4, 96, 3, 256), Arch(3, 64, 2, 256), Arch(3, 128, 4, 256),
-        Arch(3, 96, 3, 128), Arch(3, 96, 3, 384),
+        Arch.uniform(2, 96, 3, 256), Arch.uniform(4, 96, 3, 256), Arch.uniform(3, 64, 2, 256), Arch.uniform(3, 128, 4, 256),
+        Arch.uniform(3, 96, 3, 128), Arch.uniform(3, 96, 3, 384),
     }  # fmt: skip
     assert len(set(space.neighbours(space.smallest))) == 3
 
@@ -59,7 +59,7 @@ def test_neighbours_differ_by_one_step_in_one_parameter() -> None:
 def test_foreign_architecture_is_refused() -> None:
     space = Space.of_teacher(TEACHERS[0])
     with pytest.raises(InputError, match=r"L7 H384 A12 F1536 is not in the search space"):
-        space.encode(Arch(7, 384, 12, 1536))
+        space.encode(Arch.uniform(7, 384, 12, 1536))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from canao.target import get_target
 from tests.search.landscape import kernel_times
 
-ARCH = Arch(4, 256, 8, 512)
+ARCH = Arch.uniform(4, 256, 8, 512)
 
 
 def recorded(path: Path) -> LatencyTable:
@@ -72,7 +72,7 @@ def test_machines_targets_code_and_precisions_have_tables_of_their_own(
 def test_a_kernel_shared_by_shapes_has_one_time(tmp_path: Path) -> None:
     """The median of all its measurements, for both shapes."""
     table = LatencyTable(tmp_path / "latency.json", "here")
-    small, large = Arch(1, 64, 2, 64), Arch(1, 64, 2, 128)
+    small, large = Arch.uniform(1, 64, 2, 64), Arch.uniform(1, 64, 2, 128)
     table.record(small, [("qkv", 1.0), ("f64", 1.0)], [("qkv", 1.0), ("f64", 1.0)] * 2)
     table.record(large, [("qkv", 9.0), ("f128", 2.0)], [("qkv", 1.0), ("f128", 2.0)] * 2)
     assert table.predict(small) == 2.0

@@ -132,7 +132,7 @@ def test_memory_that_runs_out_elsewhere_is_a_line(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer = Trainer(tiny, task, tmp_path, options, silent)
-    arch = Arch(1, trainer.teacher_arch().hidden, 1, 8)
+    arch = Arch.uniform(1, trainer.teacher_arch().hidden, 1, 8)
     trainer.teacher()
     for name, asked in (("predict", trainer.proxy_score), ("TeacherTargets", trainer.finish),
                         ("inherit", trainer.skeleton)):  # fmt: skip
@@ -260,7 +260,7 @@ def test_a_student_is_trained_on_a_gpu(
     trainer = Trainer(tiny, task, tmp_path, options, silent)
     teacher = trainer.teacher()
     whole = trainer.teacher_arch()
-    arch = Arch(1, whole.hidden // 2, 1, whole.ffn // 2)
+    arch = Arch.uniform(1, whole.hidden // 2, 1, whole.ffn // 2)
     assert trainer.proxy_score(arch).value > 0.5
     student = trainer.finish(arch)
     assert student.score.value > 0.8 and teacher.score.value > 0.8

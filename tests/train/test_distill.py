@@ -18,7 +18,7 @@ from canao.train.importance import measure_importance
 from canao.train.inherit import keep
 from canao.train.loop import TrainingSchedule
 
-SMALL = Arch(2, 24, 3, 32)
+SMALL = Arch.uniform(2, 24, 3, 32)
 
 
 @pytest.fixture(scope="module")

@@ -280,7 +280,7 @@ OPTIONS = TrainOptions(
     max_length=32, batch=16, teacher_epochs=4, teacher_lr=2e-3, quick_steps=2, final_epochs=3,
     student_lr=1e-3, threads=1, precision="int8",
 )  # fmt: skip
-SMALL = Arch(2, 24, 2, 32)
+SMALL = Arch.uniform(2, 24, 2, 32)
 
 
 def test_a_killed_run_gives_the_same_rounded_student(

@@ -46,11 +46,11 @@ def refused(
 
 def test_shape_and_students_configuration(tiny: Path) -> None:
     config = hf.load_config(tiny)
-    assert hf.arch_of(config) == Arch(3, 32, 4, 64)
-    student = hf.student_config(config, Arch(2, 24, 3, 40))
-    assert hf.arch_of(student) == Arch(2, 24, 3, 40)
+    assert hf.arch_of(config) == Arch.uniform(3, 32, 4, 64)
+    student = hf.student_config(config, Arch.uniform(2, 24, 3, 40))
+    assert hf.arch_of(student) == Arch.uniform(2, 24, 3, 40)
     assert student.vocab_size == config.vocab_size and student._name_or_path == ""
-    assert hf.arch_of(config) == Arch(3, 32, 4, 64)
+    assert hf.arch_of(config) == Arch.uniform(3, 32, 4, 64)
 
 
 def test_saved_model_is_what_transformers_reads(tiny: Path, tuned: Path) -> None:

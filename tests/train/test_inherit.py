@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.model import hf
-from canao.model.arch import Arch
+from canao.model.arch import Arch, Block
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
 from canao.train.finetune import label_loss
@@ -17,7 +17,7 @@ from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import inherit, keep
 from canao.train.loop import read_tensors, write_tensors
 
-FULL = Arch(3, 32, 4, 64)
+FULL = Arch.uniform(3, 32, 4, 64)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_importance_is_the_gradient_of_masks(teacher: PreTrainedModel, data: Enc
     inner = [torch.ones(64, requires_grad=True) for _ in layers]
     hooks = []
     for i, layer in enumerate(layers):
-        for linear, mask in ((layer.output, context[i]), (layer.down, inner[i])):
+        attention, ffn = hf.both(layer)
+        for linear, mask in ((attention.output, context[i]), (ffn.down, inner[i])):
             hooks.append(linear.register_forward_pre_hook(lambda m, x, k=mask: (x[0] * k,)))
     batch = collate(data, range(16))
     label_loss(teacher(**batch.inputs).logits, batch.labels).backward()
@@ -87,7 +88,7 @@ def test_the_teachers_own_shape_is_an_exact_copy(
 def test_lower_layers_alone_stay_what_they_were(
     teacher: PreTrainedModel, data: Encoded, importance: Importance
 ) -> None:
-    arch = Arch(2, 32, 4, 64)
+    arch = Arch.uniform(2, 32, 4, 64)
     student = inherit(teacher, arch, keep(FULL, arch, importance, layers=(0, 1)), data)
     wanted, kept = teacher.state_dict(), student.state_dict()
     names = [name for name in kept if "encoder" in name or "embeddings" in name]
@@ -96,8 +97,16 @@ def test_lower_layers_alone_stay_what_they_were(
         torch.testing.assert_close(kept[name], wanted[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("arch", [Arch(3, 24, 3, 64), Arch(3, 32, 4, 24), Arch(3, 32, 2, 64),
-                                  Arch(3, 24, 4, 40), Arch(3, 20, 2, 33)])  # fmt: skip
+def blocks(hidden: int, *halves: tuple[int, int]) -> Arch:
+    return Arch(hidden, 8, tuple(Block(heads, ffn) for heads, ffn in halves))
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [Arch.uniform(3, 24, 3, 64), Arch.uniform(3, 32, 4, 24), Arch.uniform(3, 32, 2, 64),
+     Arch.uniform(3, 24, 4, 40), Arch.uniform(3, 20, 2, 33), blocks(32, (2, 64), (0, 40), (3, 0)),
+     blocks(24, (4, 0), (1, 64)), blocks(32, (0, 64), (4, 64), (4, 9)), blocks(28, (1, 1))],
+)  # fmt: skip
 def test_fitting_comes_nearer_to_the_teacher_than_cutting(
     arch: Arch, teacher: PreTrainedModel, data: Encoded, importance: Importance
 ) -> None:
@@ -113,10 +122,10 @@ def test_scores_keep_their_scale(
     heads: int, teacher: PreTrainedModel, importance: Importance
 ) -> None:
     """A student's score is the mean of the teacher's scores that it was made of."""
-    arch = Arch(3, 32, heads, 64) if heads < 4 else Arch(3, 16, 4, 64)
+    arch = Arch.uniform(3, 32, heads, 64) if heads < 4 else Arch.uniform(3, 16, 4, 64)
     kept = keep(FULL, arch, importance)
-    student = hf.parts_of(inherit(teacher, arch, kept, None)).layers[0]
-    old = hf.parts_of(teacher).layers[0]
+    student = hf.parts_of(inherit(teacher, arch, kept, None)).layers[0].attention
+    old = hf.parts_of(teacher).layers[0].attention
     x = torch.randn(5, 32)
     x[:, [i for i in range(32) if i not in kept.hidden.tolist()]] = 0
     with torch.no_grad():
@@ -129,7 +138,7 @@ def test_scores_keep_their_scale(
 
 
 def test_what_matters_most_is_kept(importance: Importance) -> None:
-    kept = keep(FULL, Arch(2, 16, 2, 20), importance, layers=(0, 2))
+    kept = keep(FULL, Arch.uniform(2, 16, 2, 20), importance, layers=(0, 2))
     top = importance.ffn_units[2].topk(20).indices.sort().values
     assert torch.equal(kept.ffn_units[1], top) and kept.layers == (0, 2)
     heads = {int(i) // 8 for i in kept.values[0]}
@@ -141,23 +150,24 @@ def test_what_matters_most_is_kept(importance: Importance) -> None:
 def test_layers_are_spread_and_end_with_the_last(
     layers: int, chosen: tuple[int, ...], importance: Importance
 ) -> None:
-    assert keep(FULL, Arch(layers, 32, 4, 64), importance).layers == chosen
+    assert keep(FULL, Arch.uniform(layers, 32, 4, 64), importance).layers == chosen
 
 
 @pytest.mark.parametrize(
     ("arch", "name"),
-    [(Arch(4, 32, 4, 64), "layers"), (Arch(3, 36, 4, 64), "hidden"),
-     (Arch(3, 32, 8, 64), "heads"), (Arch(3, 32, 4, 65), "ffn")],
+    [(blocks(32, (5, 64)), "heads"), (Arch(32, 16, (Block(3, 64),)), "heads of 16"),
+     (Arch.uniform(4, 32, 4, 64), "layers"), (Arch.uniform(3, 36, 4, 64), "hidden"),
+     (Arch.uniform(3, 32, 8, 64), "heads"), (Arch.uniform(3, 32, 4, 65), "ffn")],
 )  # fmt: skip
 def test_a_student_cannot_have_more(arch: Arch, name: str, importance: Importance) -> None:
-    with pytest.raises(InputError, match=f"{name} .* cannot have more"):
+    with pytest.raises(InputError, match=f"{name}.*student.* cannot (have more|be wider)"):
         keep(FULL, arch, importance)
 
 
 def test_inheriting_leaves_torchs_generator_alone(
     teacher: PreTrainedModel, data: Encoded, importance: Importance
 ) -> None:
-    arch = Arch(2, 24, 3, 40)
+    arch = Arch.uniform(2, 24, 3, 40)
     torch.manual_seed(7)
     first = inherit(teacher, arch, keep(FULL, arch, importance), data)
     drawn = torch.rand(1)

@@ -19,7 +19,7 @@ from canao.train.data import TextData, load_data
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 
-SMALL = Arch(2, 24, 3, 32)
+SMALL = Arch.uniform(2, 24, 3, 32)
 OPTIONS = TrainOptions(
     max_length=32, batch=16, teacher_epochs=8, teacher_lr=2e-3, quick_steps=5,
     final_epochs=3, student_lr=1e-3, threads=1,
@@ -51,7 +51,7 @@ def trainer(tiny: Path, task: TextData, work: Path) -> Trainer:
 
 def test_teacher_learns_and_is_kept(trainer: Trainer) -> None:
     first = trainer.teacher()
-    assert first.score.value > 0.9 and trainer.teacher_arch() == Arch(3, 32, 4, 64)
+    assert first.score.value > 0.9 and trainer.teacher_arch() == Arch.uniform(3, 32, 4, 64)
     steps = trainer.progress.steps["teacher"]
     assert trainer.teacher() == first
     assert trainer.progress.steps["teacher"] == steps
@@ -150,7 +150,7 @@ def test_other_data_or_damaged_records_are_not_mixed_up(
 def test_a_student_larger_than_the_teacher(trainer: Trainer) -> None:
     for ask in (trainer.proxy_score, trainer.skeleton, trainer.finish):
         with pytest.raises(InputError, match="layers 4, the teacher has 3"):
-            ask(Arch(4, 24, 3, 32))
+            ask(Arch.uniform(4, 24, 3, 32))
 
 
 @pytest.mark.parametrize(

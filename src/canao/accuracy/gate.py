@@ -118,7 +118,7 @@ def compile_checked(
         progress(line)
     with WorkingDirectory("canao-check") as folder:
         exact = {name: value for name, value in options.items() if name != "kv_cache"}
-        reference = compile_model(model, folder / "reference", **exact)
+        reference = compile_model(model, folder / "reference", parts=False, **exact)
         want = _by(metric, predictions(reference, data))
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):

@@ -67,7 +67,7 @@ def load_model(
     module = source.module
     if source.sentence is not None:
         module = with_embedding(module, source.sentence, source.config.hidden_size)
-    graph = trace(module, max_length or limit, limits)
+    graph = trace(module, max_length or limit, limits).replace(parts=source.parts)
     if max_length is not None and graph.max_length < max_length:
         allowed = graph.max_length
         raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")

@@ -33,7 +33,7 @@ from canao.model.loaded_model import LoadedModel
 from canao.model.padding import ignores_left_padding
 from canao.model.tokenizer import TokenizerFiles
 from canao.precision.agreement import agreement
-from canao.precision.quantize import BACK, FLOAT32
+from canao.precision.quantize import FLOAT32
 from canao.schedule.weights import file_parts
 from canao.target import Target
 
@@ -76,7 +76,8 @@ def write_artifact(
 
 def compared(stages: Stages) -> dict[str, float] | None:
     """How far the outputs of random texts are from those in float32; None where they are these."""
-    if stages.precision == stages.kv_cache == FLOAT32:
+    exact = stages.precision == stages.kv_cache == FLOAT32
+    if exact and not any(map(stages.kept_in, stages.others)):
         return None
     return asdict(agreement(stages.float32, stages.program.graph))
 
@@ -120,7 +121,7 @@ def make_manifest(
         "fusion": fusion,
         "precision": stages.precision,
         "smoothed": list(stages.smoothed_at),
-        "kept": {p: list(stages.kept_in(p)) for p in BACK},
+        "kept": {p: list(stages.kept_in(p)) for p in stages.others},
         "kv_cache": _kv_cache(stages),
         "agreement": compared(stages),
         "operators": stages.operators,

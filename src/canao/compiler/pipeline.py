@@ -40,7 +40,7 @@ from canao.lower.scheduling import (
     target_in,
 )
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
-from canao.precision.quantize import ALL_ALIKE, PRECISIONS, in_precision
+from canao.precision.quantize import ALL_ALIKE, BACK, PRECISIONS, in_precision, of_parts
 from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
@@ -61,12 +61,18 @@ def compile_graph(
     """All steps from the captured graph to C. `yellow_cells` decides those of fusion, by default
     from what was measured on the target's machine or on others; `planner` how each region runs:
     `default_plans` takes no heed of measurements. `precision` is that of
-    products, but for those whose results `kept` names, which have the precision that it says;
+    products, but for those in parts for which the model names another, and for those whose results
+    `kept` names, which have the precision that it says;
     `kv_cache` is that of the keys and values of earlier tokens. `smoothing` is by what channels of
     values that products read are divided (precision/smoothing.py)."""
     check_kv_cache(kv_cache)
-    target = target_for(target, precision, *kept.values(), allow_emulation=allow_emulation)
+    kept = dict(kept)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
+    own = of_parts(float32)
+    target = target_for(
+        target, precision, *kept.values(), *own.values(), allow_emulation=allow_emulation
+    )
+    kept = own | kept
     legal = backend_of(target).legal
     computed = in_precision(smoothed(float32, smoothing), precision, kept)
     computed = with_kv_cache(computed, kv_cache)
@@ -77,7 +83,8 @@ def compile_graph(
     levels = _levels(program, target, planner)
     for level in levels:
         _require_memory(level.schedule, limits)
-    return Stages(cleaned, firings, float32, levels, precision, kv_cache, tuple(smoothing))
+    others = tuple(p for p in dict.fromkeys((*BACK, *own.values())) if p != precision)
+    return Stages(cleaned, firings, float32, levels, precision, kv_cache, tuple(smoothing), others)
 
 
 def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, ...]:
@@ -153,6 +160,7 @@ def compile_model(
     allow_emulation: bool = False,
     kv_cache: str = PRECISION,
     smoothing: Factors = UNSMOOTHED,
+    parts: bool = True,
 ) -> Artifact:
     """Compile a Hugging Face directory, .onnx file or torch module into the directory `out`.
 
@@ -171,7 +179,9 @@ def compile_model(
     have the precision that it says: `{name: 'float32'}`. What the target has no instructions for is
     refused, unless `allow_emulation`. `kv_cache` is what a decoder keeps keys and values of earlier
     tokens in: 'float32', 'fp16' or 'int8'; a model that keeps none is refused with the latter two.
-    `smoothing` is what `canao.precision.smoothing.factors` found for the model.
+    `smoothing` is what `canao.precision.smoothing.factors` found for the model. A model whose
+    layers have precisions of their own (model/blocks.py) is compiled in those, unless `parts` is
+    false.
 
     More than `limits` allow is refused before it is allocated.
     An artifact already at `out` is replaced, once the new one is whole; any other existing
@@ -186,6 +196,7 @@ def compile_model(
     tokenizer = load_tokenizer(found, inventory)
     source, graph = load_model(found, max_length, inventory, limits)
     check_vocabulary(tokenizer, source, graph)
+    graph = graph if parts else graph.replace(parts=())
     planner = partial(best_plans, toolchain=toolchain) if tuned else default_plans
     stages = compile_graph(
         graph, target, fusion=fusion, yellow_cells=yellow_cells, planner=planner, limits=limits,

@@ -12,7 +12,7 @@ from canao.graph.dtypes import F32, I8, DType
 from canao.graph.ir import Graph, Node
 from canao.graph.ops import OPS
 from canao.lower.scheduling import default_plans
-from canao.precision.quantize import FLOAT32, precision_of, quantizable
+from canao.precision.quantize import BACK, FLOAT32, precision_of, quantizable
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Schedule
 from canao.target import Target
@@ -46,6 +46,7 @@ class Stages:
     float32    after rewrites
     levels     the program for each instruction set of the library, the narrowest first
     smoothed   values whose channels were divided before they were rounded
+    others     precisions that some products may be in, besides that of the library
     """
 
     captured: Graph
@@ -55,6 +56,7 @@ class Stages:
     precision: str = FLOAT32
     kv_cache: str = FLOAT32
     smoothed: tuple[str, ...] = ()
+    others: tuple[str, ...] = BACK
 
     @property
     def widest(self) -> Level:

@@ -185,6 +185,8 @@ class Graph:
     outputs   (name shown to users, value) pairs
     types     the type of every value: inputs, constants, node outputs
     resumes   whether a text can be run piece by piece: see graph/resume.py
+    parts     (path of a module, precision) pairs: what the model itself says of products in a
+              part of it; where it says nothing, the caller decides
     """
 
     inputs: tuple[Input, ...]
@@ -194,6 +196,7 @@ class Graph:
     types: Mapping[str, Type]
     max_length: int
     resumes: bool = False
+    parts: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
@@ -222,7 +225,7 @@ class Graph:
     def digest(self) -> str:
         """Hash of the text form and of every weight."""
         h = hashlib.sha256()
-        for part in (self.inputs, self.nodes, self.outputs, self.max_length):
+        for part in (self.inputs, self.nodes, self.outputs, self.max_length, self.parts):
             h.update(repr(part).encode())
         for name in sorted(self.constants):
             h.update(name.encode() + np.ascontiguousarray(self.constants[name]).tobytes())

@@ -9,6 +9,7 @@ from typing import Any
 from canao.artifact.reading import SETTINGS_BYTES, first_repeated, fits, read_json, shown
 from canao.defaults import Limits
 from canao.errors import InputError, UnsupportedError
+from canao.model.arch import BLOCK_FAMILY
 from canao.model.encoder import encoder_class, refuse_decoder
 from canao.model.inventory.family import family_entry
 from canao.model.inventory.inventory import Inventory
@@ -41,6 +42,8 @@ def read_config(
     # Whatever hides another reason for refusing comes first.
     inventory.settings(path, CONFIG, _left_to_family, values=raw)
     inventory.require()
+    if family == BLOCK_FAMILY:
+        import canao.model.blocks  # noqa: F401 - Transformers knows the family from then on
     if family not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(
             f"{path}: model_type '{family}' is none that Transformers has; CANAO runs no code "
@@ -95,7 +98,7 @@ def _model_class(path: Path, config: Any, *, bare: bool) -> Any:
             "to be compiled"
         )
     refuse_decoder(path.parent, config, named[0])
-    kind = getattr(transformers, named[0], None) if named[0].isidentifier() else None
+    kind = _named_class(named[0], config)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise UnsupportedError(
             f"{path}: architecture '{named[0]}' is not one that Transformers has; CANAO runs no "
@@ -108,6 +111,18 @@ def _model_class(path: Path, config: Any, *, bare: bool) -> Any:
             f"to '{config.model_type}'; {_REMEDY}"
         )
     return kind
+
+
+def _named_class(name: str, config: Any) -> Any:
+    """The class of Transformers, or for its own family of CANAO, that has a name; None if there is
+    none."""
+    import transformers
+
+    if getattr(config, "model_type", None) == BLOCK_FAMILY:
+        from canao.model.blocks import CLASSES
+
+        return CLASSES.get(name)
+    return getattr(transformers, name, None) if name.isidentifier() else None
 
 
 def _check_labels(path: Path, raw: Mapping[str, Any], inventory: Inventory) -> None:

@@ -24,7 +24,9 @@ from canao.artifact.files import staged_directory
 from canao.artifact.reading import read_json
 from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
+from canao.model import blocks
 from canao.model.arch import Arch
+from canao.model.blocks import BlockBertConfig
 from canao.model.checkpoint import weight_files
 from canao.model.config import FILE, read_config
 from canao.model.inventory.inventory import Inventory
@@ -38,18 +40,40 @@ _HEAD = "classifier."
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The modules of one encoder layer, by their role."""
+class Attention:
+    """The modules of a layer's attention; `heads` is how many heads there are."""
 
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
     output: nn.Linear
-    attention_norm: nn.LayerNorm
+    norm: nn.LayerNorm
+    heads: int
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """The modules of a layer's feed-forward network."""
+
     up: nn.Linear
     activation: Callable[[Tensor], Tensor]
     down: nn.Linear
-    ffn_norm: nn.LayerNorm
+    norm: nn.LayerNorm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The two halves of an encoder layer, of which a student may lack one."""
+
+    attention: Attention | None
+    ffn: Ffn | None
+
+
+def both(layer: Layer) -> tuple[Attention, Ffn]:
+    """The halves of a layer that has both, as a teacher's have."""
+    if layer.attention is None or layer.ffn is None:
+        raise InputError("a layer of the teacher has no attention or no FFN; give a whole model")
+    return layer.attention, layer.ffn
 
 
 @dataclass(frozen=True)
@@ -97,8 +121,10 @@ def load_config(
 
 
 def arch_of(config: PreTrainedConfig) -> Arch:
-    """The architecture in a BERT configuration."""
-    return Arch(
+    """The architecture in a BERT configuration, or in one of blocks.py."""
+    if isinstance(config, BlockBertConfig):
+        return blocks.arch_of(config)
+    return Arch.uniform(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
@@ -107,7 +133,11 @@ def arch_of(config: PreTrainedConfig) -> Arch:
 
 
 def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
-    """A copy of `config` with the architecture `arch`."""
+    """A copy of `config` with the architecture `arch`: one of BERT where its layers are alike."""
+    if not arch.is_uniform:
+        student = blocks.config_of(config, arch)
+        student._name_or_path = ""
+        return student
     student = copy.deepcopy(config)
     student.num_hidden_layers = arch.layers
     student.hidden_size = arch.hidden
@@ -197,22 +227,7 @@ def is_fine_tuned(
 def parts_of(model: PreTrainedModel) -> Parts:
     """The modules of a BERT classifier, by their role."""
     bert = model.bert
-    layers = []
-    for layer in bert.encoder.layer:
-        attention = layer.attention
-        layers.append(
-            Layer(
-                query=attention.self.query,
-                key=attention.self.key,
-                value=attention.self.value,
-                output=attention.output.dense,
-                attention_norm=attention.output.LayerNorm,
-                up=layer.intermediate.dense,
-                activation=layer.intermediate.intermediate_act_fn,
-                down=layer.output.dense,
-                ffn_norm=layer.output.LayerNorm,
-            )
-        )
+    layers = [Layer(_attention(layer.attention), _ffn(layer)) for layer in bert.encoder.layer]
     embeddings = bert.embeddings
     return Parts(
         words=embeddings.word_embeddings,
@@ -223,6 +238,22 @@ def parts_of(model: PreTrainedModel) -> Parts:
         pooler=bert.pooler.dense,
         head=model.classifier,
     )
+
+
+def _attention(module: Any) -> Attention | None:
+    if module is None:
+        return None
+    own, output = module.self, module.output
+    return Attention(
+        own.query, own.key, own.value, output.dense, output.LayerNorm, own.num_attention_heads
+    )
+
+
+def _ffn(layer: Any) -> Ffn | None:
+    up, down = layer.intermediate, layer.output
+    if up is None:
+        return None
+    return Ffn(up.dense, up.intermediate_act_fn, down.dense, down.LayerNorm)
 
 
 def save_model(

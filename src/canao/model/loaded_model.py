@@ -13,6 +13,7 @@ from typing import Any
 from canao.artifact.reading import SETTINGS_BYTES, read_json
 from canao.defaults import LIMITS, Limits
 from canao.errors import InputError
+from canao.model.arch import BLOCK_FAMILY
 from canao.model.checkpoint import weight_files
 from canao.model.config import FILE, one_line, read_config
 from canao.model.cross_encoder import CrossEncoder, check_scorer, read_cross_encoder
@@ -51,6 +52,15 @@ class LoadedModel:
     def kind(self) -> str:
         """The name of the model's class."""
         return type(self.module).__name__
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """Paths of layers whose products have a precision of their own, and that."""
+        if getattr(self.config, "model_type", None) != BLOCK_FAMILY:
+            return ()
+        from canao.model.blocks import precisions
+
+        return precisions(self.module)
 
     @property
     def max_length(self) -> int:

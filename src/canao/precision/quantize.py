@@ -87,6 +87,23 @@ def quantizable(graph: Graph) -> tuple[Node, ...]:
     )  # fmt: skip
 
 
+def of_parts(graph: Graph) -> dict[str, str]:
+    """The precision of those nodes of a float32 graph for which its model names one itself
+    (`Graph.parts`), by their results. InputError for a name that is none."""
+    for path, precision in graph.parts:
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"the model asks for precision '{precision}' in {path}, which is not one of "
+                f"{', '.join(PRECISIONS)}; correct its config.json"
+            )
+    return {
+        n.output: precision
+        for n in quantizable(graph)
+        for path, precision in graph.parts
+        if n.where.startswith(f"{path}.")
+    }
+
+
 def with_one(graph: Graph, name: str, precision: str = INT8) -> Graph:
     """The graph with one of its nodes in a precision, and nothing else."""
     return _Rewriting(graph).of({name: _TABLE[precision]})

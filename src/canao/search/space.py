@@ -87,7 +87,7 @@ class Space:
     def smallest(self) -> Arch:
         """One layer of the smallest width, with as few heads as possible."""
         heads = self.hidden_step // self.head_sizes[-1]
-        return Arch(1, self.hidden_step, heads, self.ffn_step)
+        return Arch.uniform(1, self.hidden_step, heads, self.ffn_step)
 
     def contains(self, arch: Arch) -> bool:
         return (
@@ -127,7 +127,7 @@ class Space:
         """The architecture with these parameters."""
         hidden = int(params["hidden"])
         heads = hidden // int(params["head_size"])
-        return Arch(int(params["layers"]), hidden, heads, int(params["ffn"]))
+        return Arch.uniform(int(params["layers"]), hidden, heads, int(params["ffn"]))
 
     def encode(self, arch: Arch) -> dict[str, int]:
         """The parameters of an architecture; InputError if it is not in the space."""

@@ -30,7 +30,8 @@ from canao.fuse.simplify import rewritten
 from canao.graph.dtypes import I8, Q8
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Node
-from canao.precision.quantize import INT8, precision_of, quantizable
+from canao.model.blocks import precisions
+from canao.precision.quantize import INT8, of_parts, precision_of, quantizable
 from canao.train.compute import device_of, in_float64
 
 
@@ -133,16 +134,17 @@ class FakeQuantization:
 
     factors   paths of its modules, and for each the number by which the compiler multiplies its
               weights before it rounds them (a scale of attention's scores, say)
-    most      the largest whole number of activations
+    most      for each the largest whole number of its activations
     """
 
     factors: Mapping[str, float]
-    most: int = Q8.levels
+    most: Mapping[str, int]
 
     @classmethod
     def of(cls, model: nn.Module, max_length: int, precision: str = INT8) -> FakeQuantization:
-        """The products and tables that a precision is for which `quantizes`, in a model for texts
-        of `max_length` tokens.
+        """The products and tables that are rounded in a library of that precision, for texts of
+        `max_length` tokens: of a model whose layers have precisions of their own, those in layers
+        whose own one rounds, and in the others if the library's does.
 
         UnsupportedError if the model cannot be compiled, or if the compiler makes weights of a
         module's that are not the module's times a number.
@@ -150,12 +152,17 @@ class FakeQuantization:
         training = model.training
         device = device_of(model)
         float32 = rewritten(trace(model.cpu(), max_length), True, LIMITS)[1]
-        factors = {}
+        own = of_parts(float32.replace(parts=precisions(model)))
+        factors, most = {}, {}
         for n in quantizable(float32):
+            used = precision_of(own.get(n.output, precision))
+            if not used.whole:
+                continue
             for path, rows in _sources(model, float32, n):
                 factors[path] = _factor(model.get_submodule(path), rows, path)
+                most[path] = used.rows.levels
         model.train(training).to(device)
-        return cls(factors, precision_of(precision).rows.levels)
+        return cls(factors, most)
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[None]:
@@ -164,7 +171,7 @@ class FakeQuantization:
             for path, factor in self.factors.items():
                 module = model.get_submodule(path)
                 forward = (
-                    partial(_linear, module, factor, self.most)
+                    partial(_linear, module, factor, self.most[path])
                     if isinstance(module, nn.Linear)
                     else partial(_look_up, module.forward, factor)
                 )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.model.hf import Parts, parts_of
+from canao.model.hf import Parts, both, parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.compute import device_of
 from canao.train.finetune import label_loss
@@ -78,23 +78,24 @@ def measure_importance(
     for start in range(0, count, batch):
         piece = collate(data, range(start, min(start + batch, count))).to(device_of(model))
         label_loss(model(**piece.inputs).logits, piece.labels).backward()
-        for name, value in _pruning_mask_gradients(parts, model.config.num_attention_heads).items():
+        for name, value in _pruning_mask_gradients(parts).items():
             totals[name] = totals.get(name, 0) + value
         model.zero_grad(set_to_none=True)
     return Importance(**{name: total.cpu() for name, total in totals.items()})
 
 
-def _pruning_mask_gradients(parts: Parts, heads: int) -> dict[str, Tensor]:
+def _pruning_mask_gradients(parts: Parts) -> dict[str, Tensor]:
     """|dL/dmask| of every structure, from the gradients that the parameters hold now."""
     norms = [parts.embedding_norm]
     found: dict[str, list[Tensor]] = {"heads": [], "scores": [], "values": [], "ffn_units": []}
     for layer in parts.layers:
-        norms += [layer.attention_norm, layer.ffn_norm]
-        value = _reads(layer.output)
-        found["heads"].append(value.view(heads, -1).sum(1).abs())
+        attention, ffn = both(layer)
+        norms += [attention.norm, ffn.norm]
+        value = _reads(attention.output)
+        found["heads"].append(value.view(attention.heads, -1).sum(1).abs())
         found["values"].append(value.abs())
-        found["scores"].append(_writes(layer.query).abs() + _writes(layer.key).abs())
-        found["ffn_units"].append(_reads(layer.down).abs() + _writes(layer.up).abs())
+        found["scores"].append(_writes(attention.query).abs() + _writes(attention.key).abs())
+        found["ffn_units"].append(_reads(ffn.down).abs() + _writes(ffn.up).abs())
     scores = {name: torch.stack(rows) for name, rows in found.items()}
     scores["hidden"] = sum(_writes(norm).abs() for norm in norms)
     scores["pooled"] = _reads(parts.head).abs()

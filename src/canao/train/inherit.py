@@ -12,7 +12,16 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.model.hf import Layer, Parts, arch_of, build_classifier, parts_of, student_config
+from canao.model.hf import (
+    Attention,
+    Layer,
+    Parts,
+    arch_of,
+    both,
+    build_classifier,
+    parts_of,
+    student_config,
+)
 from canao.train.batches import Batch, Encoded, collate
 from canao.train.compute import device_of, in_float64
 from canao.train.importance import Importance
@@ -32,9 +41,9 @@ class Kept:
     layers      [student layers]   which of the teacher's layers
     hidden      [student hidden]   dimensions of the residual stream
     pooled      [student hidden]   dimensions that the classification head reads
-    scores      [student hidden] for each layer: dimensions of queries and keys, head after head
-    values      [student hidden] for each layer: dimensions of values, head after head
-    ffn_units   [student ffn] for each layer
+    scores      [width of its heads] for each layer: dimensions of queries and keys, head after head
+    values      [width of its heads] for each layer: dimensions of values, head after head
+    ffn_units   [its FFN units] for each layer
     """
 
     layers: tuple[int, ...]
@@ -71,10 +80,9 @@ def inherit(
         return student
     old, new = parts_of(teacher), parts_of(student)
     with torch.no_grad():
-        _copy(old, new, kept, teacher.config.num_attention_heads, arch.heads)
+        _copy(old, new, kept)
         if data is not None:
-            heads = arch_of(teacher.config).heads, arch.heads
-            _Fit(old, new, kept, _calibration(data).to(device), *heads).run()
+            _Fit(old, new, kept, _calibration(data).to(device)).run()
     return student
 
 
@@ -100,17 +108,26 @@ def keep(
                 f"architecture {student}: {name} {getattr(student, name)}, the teacher has "
                 f"{getattr(teacher, name)}; a student cannot have more"
             )
+    if student.heads * student.head_size > teacher.hidden:
+        raise InputError(
+            f"architecture {student}: {student.heads} heads of {student.head_size}, the teacher's "
+            f"are {teacher.hidden} wide in all; a student's cannot be wider"
+        )
     spacing = teacher.layers / student.layers
     even = [round((i + 1) * spacing) - 1 for i in range(student.layers)]
     chosen = tuple(even if layers is None else layers)
-    pairs = [_head_dims(teacher, student, importance, i) for i in chosen]
+    pairs = [_head_dims(teacher, student.head_size, block.heads, importance, i)
+             for i, block in zip(chosen, student.blocks, strict=True)]  # fmt: skip
     return Kept(
         layers=chosen,
         hidden=_best(importance.hidden, student.hidden),
         pooled=_best(importance.pooled, student.hidden),
         scores=tuple(pair[0] for pair in pairs),
         values=tuple(pair[1] for pair in pairs),
-        ffn_units=tuple(_best(importance.ffn_units[i], student.ffn) for i in chosen),
+        ffn_units=tuple(
+            _best(importance.ffn_units[i], block.ffn)
+            for i, block in zip(chosen, student.blocks, strict=True)
+        ),
     )
 
 
@@ -120,20 +137,24 @@ def _best(scores: Tensor, count: int) -> Tensor:
 
 
 def _head_dims(
-    teacher: Arch, student: Arch, importance: Importance, layer: int
+    teacher: Arch, head_size: int, wanted: int, importance: Importance, layer: int
 ) -> tuple[Tensor, Tensor]:
-    size = min(teacher.head_size, student.head_size)
-    count = -(-student.hidden // size)
+    """Which dimensions of a teacher's layer so many heads of that size keep."""
+    if not wanted:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return nothing, nothing
+    size, width = min(teacher.head_size, head_size), wanted * head_size
+    count = -(-width // size)
     picked = []
     heads = _best(importance.heads[layer], count)
     for scores in (importance.scores[layer], importance.values[layer]):
         rows = scores.view(teacher.heads, teacher.head_size)
         dims = [int(h) * teacher.head_size + _best(rows[h], size) for h in heads]
-        picked.append(torch.cat(dims)[: student.hidden])
+        picked.append(torch.cat(dims)[:width])
     return picked[0], picked[1]
 
 
-def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) -> None:
+def _copy(old: Parts, new: Parts, kept: Kept) -> None:
     """Copy the kept rows and columns of every weight."""
     hidden = kept.hidden
     for source, target in (
@@ -141,32 +162,34 @@ def _copy(old: Parts, new: Parts, kept: Kept, old_heads: int, new_heads: int) ->
     ):  # fmt: skip
         target.weight.copy_(source.weight[:, hidden])
     _copy_norm(old.embedding_norm, new.embedding_norm, hidden)
-    ratio = _score_scale(old, new, old_heads, new_heads)
     for i, index in enumerate(kept.layers):
-        source, target = old.layers[index], new.layers[i]
-        scores, values, ffn_units = kept.scores[i], kept.values[i], kept.ffn_units[i]
-        _copy_linear(source.query, target.query, scores, hidden, ratio)
-        _copy_linear(source.key, target.key, scores, hidden, ratio)
-        _copy_linear(source.value, target.value, values, hidden)
-        _copy_linear(source.output, target.output, hidden, values)
-        _copy_norm(source.attention_norm, target.attention_norm, hidden)
-        _copy_linear(source.up, target.up, ffn_units, hidden)
-        _copy_linear(source.down, target.down, hidden, ffn_units)
-        _copy_norm(source.ffn_norm, target.ffn_norm, hidden)
+        attention, ffn = both(old.layers[index])
+        if (mine := new.layers[i].attention) is not None:
+            scores, values = kept.scores[i], kept.values[i]
+            ratio = _score_scale(attention, mine)
+            _copy_linear(attention.query, mine.query, scores, hidden, ratio)
+            _copy_linear(attention.key, mine.key, scores, hidden, ratio)
+            _copy_linear(attention.value, mine.value, values, hidden)
+            _copy_linear(attention.output, mine.output, hidden, values)
+            _copy_norm(attention.norm, mine.norm, hidden)
+        if (own := new.layers[i].ffn) is not None:
+            _copy_linear(ffn.up, own.up, kept.ffn_units[i], hidden)
+            _copy_linear(ffn.down, own.down, hidden, kept.ffn_units[i])
+            _copy_norm(ffn.norm, own.norm, hidden)
     _copy_linear(old.pooler, new.pooler, kept.pooled, hidden)
     new.head.weight.copy_(old.head.weight[:, kept.pooled])
     new.head.bias.copy_(old.head.bias)
 
 
-def _score_scale(old: Parts, new: Parts, old_heads: int, new_heads: int) -> float:
+def _score_scale(old: Attention, new: Attention) -> float:
     """The factor for queries and keys that makes up for another head size d in 1/sqrt(d).
 
     If a head lost dimensions, each remaining term of an attention score has the weight it had in
     the teacher. If heads were joined, the score is the mean of theirs, so that attention is as
     sharp as in the teacher.
     """
-    before = old.layers[0].query.out_features / old_heads
-    after = new.layers[0].query.out_features / new_heads
+    before = old.query.out_features / old.heads
+    after = new.query.out_features / new.heads
     ratio = after / before
     return ratio**0.25 if ratio <= 1 else ratio**-0.25
 
@@ -199,11 +222,8 @@ class _Fit:
     Hidden states are [real tokens, width]: padding is left out.
     """
 
-    def __init__(
-        self, old: Parts, new: Parts, kept: Kept, batch: Batch, old_heads: int, new_heads: int
-    ) -> None:
-        self.old, self.new, self.kept = old, new, kept
-        self.batch, self.old_heads, self.new_heads = batch, old_heads, new_heads
+    def __init__(self, old: Parts, new: Parts, kept: Kept, batch: Batch) -> None:
+        self.old, self.new, self.kept, self.batch = old, new, kept, batch
         self.real = batch.padding_mask.bool()
 
     def run(self) -> None:
@@ -224,36 +244,54 @@ class _Fit:
         self._top(teacher[first], student[first])
 
     def _layer(self, i: int, old: Layer, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
-        new, kept, hidden = self.new.layers[i], self.kept, self.kept.hidden
-        ratio = _score_scale(self.old, self.new, self.old_heads, self.new_heads)
-        query, key, value = old.query(teacher), old.key(teacher), old.value(teacher)
+        """What follows a layer in the teacher, and what does in the student once it is fitted.
+
+        The last half that a student's layer has aims at what the teacher's whole layer gives.
+        """
+        new, hidden = self.new.layers[i], self.kept.hidden
+        attention, ffn = both(old)
+        context = self._context(attention, teacher)
+        total = teacher + attention.output(context)
+        middle = attention.norm(total)
+        after = middle + ffn.down(ffn.activation(ffn.up(middle)))
+        end = ffn.norm(after)
+        if new.attention is not None:
+            aims = (total, middle) if new.ffn is not None else (after, end)
+            student = self._attention(i, attention, new.attention, teacher, student, *aims)
+        if new.ffn is not None:
+            _fit((new.ffn.up,), student, (ffn.up(middle)[:, self.kept.ffn_units[i]],))
+            own = new.ffn.activation(new.ffn.up(student))
+            _fit((new.ffn.down,), own, (after[:, hidden] - student,))
+            student = _fit_norm(new.ffn.norm, student + new.ffn.down(own), end[:, hidden])
+        return end, student
+
+    def _attention(
+        self, i: int, old: Attention, new: Attention, teacher: Tensor, student: Tensor,
+        total: Tensor, end: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """What follows the student's attention, fitted so that its sum with the residual is near
+        `total` and its norm near `end`."""
+        kept, hidden, ratio = self.kept, self.kept.hidden, _score_scale(old, new)
         wanted = (
-            query[:, kept.scores[i]] * ratio,
-            key[:, kept.scores[i]] * ratio,
-            value[:, kept.values[i]],
+            old.query(teacher)[:, kept.scores[i]] * ratio,
+            old.key(teacher)[:, kept.scores[i]] * ratio,
+            old.value(teacher)[:, kept.values[i]],
         )
         _fit((new.query, new.key, new.value), student, wanted)
-        context = self._attend(query, key, value, self.old_heads)
-        own = self._attend(new.query(student), new.key(student), new.value(student), self.new_heads)
-        total = teacher + old.output(context)
+        own = self._context(new, student)
         _fit((new.output,), own, (total[:, hidden] - student,))
-        teacher = old.attention_norm(total)
-        student = _fit_norm(new.attention_norm, student + new.output(own), teacher[:, hidden])
-        inner = old.up(teacher)
-        _fit((new.up,), student, (inner[:, kept.ffn_units[i]],))
-        total = teacher + old.down(old.activation(inner))
-        own = new.activation(new.up(student))
-        _fit((new.down,), own, (total[:, hidden] - student,))
-        teacher = old.ffn_norm(total)
-        student = _fit_norm(new.ffn_norm, student + new.down(own), teacher[:, hidden])
-        return teacher, student
+        return _fit_norm(new.norm, student + new.output(own), end[:, hidden])
 
     def _teacher_layer(self, layer: Layer, state: Tensor) -> Tensor:
-        context = self._attend(
-            layer.query(state), layer.key(state), layer.value(state), self.old_heads
+        attention, ffn = both(layer)
+        state = attention.norm(state + attention.output(self._context(attention, state)))
+        return ffn.norm(state + ffn.down(ffn.activation(ffn.up(state))))
+
+    def _context(self, attention: Attention, state: Tensor) -> Tensor:
+        """What the heads of an attention give, [real tokens, their width]."""
+        return self._attend(
+            attention.query(state), attention.key(state), attention.value(state), attention.heads
         )
-        state = layer.attention_norm(state + layer.output(context))
-        return layer.ffn_norm(state + layer.down(layer.activation(layer.up(state))))
 
     def _top(self, teacher: Tensor, student: Tensor) -> None:
         """Fit pooler and head, on the first token of each sequence [examples, width]."""

@@ -34,6 +34,7 @@ from canao.train.options import TrainOptions, TrainProgress
 from canao.train.records import read_record, score_of, write_record
 from canao.train.storing import storing
 
+_LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
 
 
@@ -281,7 +282,9 @@ class Trainer:
         return lambda done, total, note: self.progress(name, done, total, note)
 
     def _place(self, kind: str, arch: Arch) -> tuple[Path, Path]:
-        name = str(arch).replace(" ", "-")
+        name = str(arch).replace(" ", "-").replace(":", ".")
+        if len(name) > _LONGEST:
+            name = f"{name[:_LONGEST]}-{_digest(arch.to_json())[:8]}"
         return self.work / kind / name, self.work / kind / f"{name}.json"
 
     def _checkpoint(self, name: str) -> Path:

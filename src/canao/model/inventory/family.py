@@ -23,6 +23,7 @@ _READ_ITSELF = re.compile(
 )
 # Modules of Transformers that all families share.
 _MODELS = "transformers.models."
+_BLOCKS = "canao.model.blocks"  # the one family that is not of Transformers
 _SHARED = ("modeling_rope_utils", "masking_utils", "modeling_layers")
 
 
@@ -63,7 +64,8 @@ def _names_read(config_class: type, model_class: type) -> frozenset[str]:
 
 def _sources(kind: type) -> list[str]:
     """The source of a class's module, and of the modules of Transformers that it inherits from."""
-    modules = {c.__module__ for c in kind.__mro__ if c.__module__.startswith(_MODELS)}
+    modules = {c.__module__ for c in kind.__mro__
+               if c.__module__.startswith(_MODELS) or c.__module__ == _BLOCKS}  # fmt: skip
     return [_source(sys.modules[name]) for name in sorted(modules)]
 
 
