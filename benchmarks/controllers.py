@@ -22,11 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from canao.search import run_search  # noqa: E402
 from canao.search.controller import LATENCY, NAMES, objectives  # noqa: E402
 from canao.search.samplers import make_controller  # noqa: E402
 from canao.search.space import Space  # noqa: E402
-from tests.search.landscape import (  # noqa: E402
+from tests.search.landscape import (  # noqa: E402, run_search
     TEACHER,
     FormulaTrainer,
     accuracy,

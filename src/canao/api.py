@@ -176,6 +176,7 @@ def search(
     """
     from canao.model.hub import resolve
     from canao.search import run_search
+    from canao.search.kernels import imported
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
@@ -208,7 +209,8 @@ def search(
     say = train_progress or silent
     trainer = Trainer(place.path, texts, run_dir / "train", options.training, say, ignored)
     return run_search(
-        options, trainer, _compiler(where, precision), where, progress or silent,
+        options, trainer, _compiler(where, precision), where,
+        imported(trainer.blank, where.target, precision), progress or silent,
         _finisher(where, texts, options),
     )  # fmt: skip
 

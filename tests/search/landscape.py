@@ -16,7 +16,7 @@ from canao.artifact.files import file_digest, fingerprint
 from canao.artifact.manifest import sealed
 from canao.device.null import NullDevice
 from canao.model.arch import Arch
-from canao.search import SearchOptions
+from canao.search import SearchOptions, SearchResult, loop
 from canao.target import get_target
 from canao.train.metrics import Score
 
@@ -25,24 +25,40 @@ TEACHER = Arch.uniform(6, 384, 12, 1536)
 
 
 def accuracy(arch: Arch, teacher: Arch = TEACHER) -> float:
-    layers, hidden, ffn = (
-        getattr(arch, name) / getattr(teacher, name) for name in ("layers", "hidden", "ffn")
-    )
+    halves = sum((block.heads > 0) + (block.ffn > 0) for block in arch.blocks) / 2
+    layers, hidden = halves / teacher.layers, arch.hidden / teacher.hidden
+    ffn = sum(block.ffn for block in arch.blocks) / arch.layers / teacher.ffn
+    heads = sum(b.heads * arch.head_size for b in arch.blocks) / arch.layers / arch.hidden
     loss = 0.15 * (1 - layers) ** 2 + 0.25 * (1 - hidden) ** 2 + 0.06 * (1 - ffn) ** 2
-    return 0.92 - loss - 0.1 * (1 - layers) * (1 - hidden)
+    return 0.92 - loss - 0.1 * (1 - layers) * (1 - hidden) - 0.1 * (1 - heads) ** 2
 
 
 def kernel_times(arch: Arch) -> list[tuple[str, float]]:
     """Kernels and times of `arch` as a profile gives them, 0.05 ms beside the layers."""
-    h, f = arch.hidden, arch.ffn
-    layer = [
-        (f"gemm_{h}x{3 * h}_bias", 128 * 6e-8 * h * h),
-        (f"attention_{h}", 128 * 128 * 4e-8 * h + 2e-3 * arch.heads),
-        (f"gemm_{h}x{h}_bias_residual_norm", 128 * 2e-8 * h * h),
-        (f"gemm_{h}x{f}_bias_gelu", 128 * 2e-8 * h * f),
-        (f"gemm_{f}x{h}_bias_residual_norm", 128 * 2e-8 * h * f),
-    ]
-    return [("embedding", 0.03), *layer * arch.layers, ("classifier", 0.02)]
+    return [(name, ms) for name, _, ms in _kernels(arch)]
+
+
+def kernels_by_formula(arch: Arch) -> list[tuple[str, int]]:
+    """The same kernels, and to which half of a layer each belongs."""
+    return [(name, half) for name, half, _ in _kernels(arch)]
+
+
+def _kernels(arch: Arch) -> list[tuple[str, int, float]]:
+    h, found = arch.hidden, [("embedding", -1, 0.03)]
+    for i, block in enumerate(arch.blocks):
+        w, f = block.heads * arch.head_size, block.ffn
+        if w:
+            found += [
+                (f"gemm_{h}x{3 * w}_bias", 2 * i, 128 * 6e-8 * h * w),
+                (f"attention_{w}_{block.heads}", 2 * i, 128 * 128 * 4e-8 * w + 2e-3 * block.heads),
+                (f"gemm_{w}x{h}_bias_residual_norm", 2 * i, 128 * 2e-8 * h * w),
+            ]
+        if f:
+            found += [
+                (f"gemm_{h}x{f}_bias_gelu", 2 * i + 1, 128 * 2e-8 * h * f),
+                (f"gemm_{f}x{h}_bias_residual_norm", 2 * i + 1, 128 * 2e-8 * h * f),
+            ]
+    return [*found, ("classifier", -1, 0.02)]
 
 
 def latency_ms(arch: Arch) -> float:
@@ -110,6 +126,9 @@ class FormulaTrainer:
         (folder / "arch.json").write_text(arch.to_json())
         return folder
 
+    def worth(self, arch: Arch) -> float:
+        return 0.0  # nothing is known before it is trained
+
     def proxy_score(self, arch: Arch) -> Score:
         self.asked.append(("proxy", arch))
         self.on_proxy(self.count("proxy"))
@@ -136,6 +155,13 @@ def device(latency: Callable[[Arch], float] = latency_ms, **options: Any) -> Nul
         kernels=lambda artifact: kernel_times(arch_of(artifact)),
         **options,
     )
+
+
+def run_search(
+    options: SearchOptions, trainer: Any, compile: Any, where: Any, *rest: Any, **named: Any
+) -> SearchResult:
+    """`canao.search.run_search` with the kernels of the formulas."""
+    return loop.run_search(options, trainer, compile, where, kernels_by_formula, *rest, **named)
 
 
 def options(run_dir: Path, **changes: object) -> SearchOptions:

@@ -22,7 +22,7 @@ from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from canao.report.page import write_report
-from canao.search import Event, SearchResult, run_search
+from canao.search import Event, SearchResult
 from canao.search.space import Space
 from tests.search.landscape import (
     TEACHER,
@@ -31,6 +31,7 @@ from tests.search.landscape import (
     device,
     latency_ms,
     options,
+    run_search,
 )
 
 QUIET = Others({0: 0.0}, used=(0,), waited=0.0)

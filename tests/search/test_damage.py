@@ -22,7 +22,6 @@ from canao.artifact.directory import Artifact
 from canao.errors import CanaoError, InputError
 from canao.model import hf
 from canao.report.page import write_report
-from canao.search import run_search
 from canao.search.certification import SearchResult
 from canao.search.journal import read_trials
 from canao.search.options import SearchOptions
@@ -37,6 +36,7 @@ from tests.search.landscape import (
     device,
     latency_ms,
     options,
+    run_search,
 )
 from tests.train.tiny_bert import save_tiny, write_task
 

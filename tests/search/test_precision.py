@@ -20,14 +20,14 @@ from canao.compiler.pipeline import compile_model
 from canao.device.null import NullDevice
 from canao.errors import InputError
 from canao.report.page import write_report
-from canao.search import Event, SearchOptions, run_search
+from canao.search import Event, SearchOptions
 from canao.search.options import Finished
 from canao.search.table import table_key
 from canao.target import get_target
 from canao.train.metrics import Score
 from canao.train.options import TrainOptions
 from tests.accuracy.test_gate import save_model
-from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options
+from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options, run_search
 from tests.train.tiny_bert import save_tiny, write_task
 
 INT8 = TrainOptions(precision="int8")

@@ -21,7 +21,7 @@ from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch
-from canao.search import Event, Trial, place, run_search
+from canao.search import Event, Trial, place
 from canao.search.controller import NAMES
 from canao.search.journal import locked, read_trials
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED
@@ -35,6 +35,7 @@ from tests.search.landscape import (
     kernel_times,
     latency_ms,
     options,
+    run_search,
 )
 
 # Runs go on in other processes, which compile as users do, and only with the same flags.

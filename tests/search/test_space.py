@@ -50,7 +50,8 @@ def test_neighbours_differ_by_one_step_in_one_parameter() -> None:
     space = Space.of_teacher(TEACHERS[0])
     near = set(space.neighbours(Arch.uniform(3, 96, 3, 256)))
     assert near == {
-        Arch.uniform(2, 96, 3, 256), Arch.uniform(4, 96, 3, 256), Arch.uniform(3, 64, 2, 256), Arch.uniform(3, 128, 4, 256),
+        Arch.uniform(2, 96, 3, 256), Arch.uniform(4, 96, 3, 256), Arch.uniform(3, 64, 2, 256),
+        Arch.uniform(3, 128, 4, 256),
         Arch.uniform(3, 96, 3, 128), Arch.uniform(3, 96, 3, 384),
     }  # fmt: skip
     assert len(set(space.neighbours(space.smallest))) == 3

@@ -100,9 +100,11 @@ def _model_class(path: Path, config: Any, *, bare: bool) -> Any:
     refuse_decoder(path.parent, config, named[0])
     kind = _named_class(named[0], config)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        ours = getattr(config, "model_type", None) == BLOCK_FAMILY
+        known = f"a class of the family {BLOCK_FAMILY}" if ours else "one that Transformers has"
         raise UnsupportedError(
-            f"{path}: architecture '{named[0]}' is not one that Transformers has; CANAO runs no "
-            "code of a model directory"
+            f"{path}: architecture '{named[0]}' is not {known}; CANAO runs no code of a model "
+            "directory"
         )
     family = getattr(kind, "config_class", None)
     if family is not None and not isinstance(config, family):

@@ -7,6 +7,7 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from canao.model.tokenizer import open_tokenizer
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
            SafetensorError, StrictDataclassError)  # fmt: skip
 _HEAD = "classifier."
+_HALF = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(attention|intermediate|output)(?:\.|$)")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ class Layer:
 
     attention: Attention | None
     ffn: Ffn | None
+
+    @property
+    def end(self) -> nn.LayerNorm:
+        """The norm whose output is the layer's."""
+        last = self.ffn or self.attention
+        assert last is not None
+        return last.norm
 
 
 def both(layer: Layer) -> tuple[Attention, Ffn]:
@@ -238,6 +247,13 @@ def parts_of(model: PreTrainedModel) -> Parts:
         pooler=bert.pooler.dense,
         head=model.classifier,
     )
+
+
+def half_of(path: str) -> int:
+    """In which half of a layer the module at a path is: 2 * layer for its attention, and one more
+    for its FFN; -1 for what is in no layer."""
+    found = _HALF.search(path)
+    return -1 if found is None else 2 * int(found[1]) + (found[2] != "attention")
 
 
 def _attention(module: Any) -> Attention | None:

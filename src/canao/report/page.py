@@ -27,6 +27,7 @@ from canao.artifact.manifest import otherwise
 from canao.artifact.measured import Others
 from canao.defaults import PRECISION
 from canao.errors import InputError
+from canao.model.arch import Arch
 from canao.report.plots import pareto_svg
 from canao.search.certification import (
     ARTIFACT_DIR,
@@ -170,7 +171,8 @@ def trials_csv(trials: Sequence[Trial]) -> str:
     writer.writeheader()
     for number, trial in enumerate(trials):
         row = trial.to_dict()
-        row |= row["arch"] | {"number": number, "arch": str(trial.arch)}
+        sizes = {name: getattr(trial.arch, name) for name in ("layers", "hidden", "heads", "ffn")}
+        row |= sizes | {"number": number, "arch": str(trial.arch)}
         writer.writerow({name: "" if row[name] is None else row[name] for name in _COLUMNS})
     return stream.getvalue()
 
@@ -207,7 +209,7 @@ def _head(run: Run) -> str:
     if speedup:
         cards.append(("speed-up over the teacher", f"{speedup:.2f}×"))
     if run.result:
-        cards.append(("student", str(run.result.arch)))
+        cards.append(("student", str(Arch.of(run.result.arch, RESULT_FILE))))
     cards.append(("candidates", f"{counted['trained']} trained, {counted['rejected']} rejected"))
     boxes = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cards

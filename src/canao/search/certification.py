@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +68,12 @@ class TeacherRow(ScoreRow):
     latency_ms: float | None
 
 
-class ArchRow(msgspec.Struct):
-    layers: int
-    hidden: int
-    heads: int
-    ffn: int
-
-    def __str__(self) -> str:
-        return f"L{self.layers} H{self.hidden} A{self.heads} F{self.ffn}"
-
-
 class Result(msgspec.Struct):
     """RUN/result.json: what `canao report` needs besides the journal and the artifact. `digest` is
     of the certificate's files, so that a result is never shown beside another library."""
 
     digest: str
-    arch: ArchRow
+    arch: dict[str, Any]
     model_dir: str
     student: ScoreRow
     teacher: TeacherRow
@@ -100,7 +90,11 @@ class Profile(msgspec.Struct):
 def read_result(run_dir: Path) -> Result | None:
     """RUN/result.json; None until the run is finished, InputError if it is damaged."""
     path = run_dir / RESULT_FILE
-    return read_json(path, Result, remedy=_AGAIN) if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    found = read_json(path, Result, remedy=_AGAIN)
+    Arch.of(found.arch, f"{path}: 'arch'")  # which says what is wrong with it
+    return found
 
 
 def read_profile(run_dir: Path) -> Profile | None:
@@ -156,6 +150,7 @@ def _repaired(
     it, with its proxy score; nothing if there is none so near, or if it keeps it by the table only.
     Whatever else was suggested and not judged yet comes with it."""
     budget_ms = evaluator.options.budget_ms
+    evaluator.survey(space, missed.arch)
     # What the table expects of it is too little by as much as it was of the one that missed.
     expected = evaluator.expected(missed.arch, missed)
     near = repaired(
@@ -258,7 +253,7 @@ def _written(run_dir: Path, certificate: Certificate | None = None) -> Iterator[
 def _write_result(result: SearchResult) -> None:
     row: dict[str, Any] = {
         "digest": result.certificate.digest,
-        "arch": asdict(result.arch),
+        "arch": result.arch.facts(),
         "model_dir": str(result.model_dir),
         "student": _score_row(result.score),
         "teacher": _score_row(result.teacher) | {"latency_ms": result.teacher_ms},

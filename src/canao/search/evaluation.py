@@ -21,7 +21,9 @@ from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch
 from canao.search.journal import Journal
+from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
+from canao.search.space import Space
 from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
 from canao.search.trial import (
     DOMINATED,
@@ -38,12 +40,14 @@ TRIES = 3  # measurements of a candidate that the table predicts to keep the bud
 @dataclass(frozen=True)
 class Evaluator:
     """Judges candidates by one budget, with a trainer, a compiler and a device. `finish` makes the
-    library of a finished student, if that is more than compiling it."""
+    library of a finished student, if that is more than compiling it; `kernels` says which a library
+    will have."""
 
     options: SearchOptions
     trainer: Trainer
     compile: Compile
     device: Device
+    kernels: Kernels
     finish: Finish | None = None
 
     @cached_property
@@ -51,7 +55,17 @@ class Evaluator:
         """The kernel times that this run has measured, kept in the run directory."""
         options = self.options
         key = table_key(self.device, options.measure, options.precision)
-        return LatencyTable(options.run_dir / "latency.json", key)
+        return LatencyTable(options.run_dir / "latency.json", key, self.kernels)
+
+    def survey(self, space: Space, arch: Arch) -> None:
+        """Time the kernels of every block as wide as `arch`, so that its neighbours are predicted
+        and not guessed."""
+        choices, most = space.blocks_at(arch), self.trainer.teacher_arch().layers
+        for one in survey(arch, choices["heads"], choices["ffn"], most):
+            if one not in self.table:
+                with self.skeleton(one) as artifact:
+                    profile = self.device.profile(artifact, self.options.search_measure)
+                    self.table.record(one, profile)
 
     @contextmanager
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:
@@ -65,28 +79,28 @@ class Evaluator:
             return Finished(self.compile(model_dir, out))
         return self.finish(model_dir, out, say)
 
-    def measure(
-        self, arch: Arch, config: MeasureConfig, tries: int = 1, pauses: Sequence[float] = ()
-    ) -> tuple[Artifact, Measurement]:
-        """The library of `arch`, whose files are gone by then, and its measurement.
+    def _timed(
+        self, artifact: Artifact, config: MeasureConfig, tries: int = 1,
+        pauses: Sequence[float] = (),
+    ) -> Measurement:  # fmt: skip
+        """The measurement of a library.
 
-        A library over the budget is measured up to `tries` times, and the fastest measurement
+        One over the budget is measured up to `tries` times, and the fastest measurement
         counts, because another program may have been running. The search may do so, because it
         only looks for candidates; a certificate rests on a single measurement. While others take
         too much of a core, it is measured once more after each of `pauses`, in seconds.
         """
-        with self.skeleton(arch) as artifact:
-            best = self.device.measure(artifact, config)
-            for pause in (*[0.0] * (tries - 1), *pauses):
-                if isinstance(best, Failure) or self._excess(best) <= 0:
-                    break
-                if pause and not self._disturbed(best):
-                    break
-                time.sleep(pause)
-                again = self.device.measure(artifact, config)
-                if isinstance(again, Timing) and self._tells_more(again, best):
-                    best = again
-            return artifact, best
+        best = self.device.measure(artifact, config)
+        for pause in (*[0.0] * (tries - 1), *pauses):
+            if isinstance(best, Failure) or self._excess(best) <= 0:
+                break
+            if pause and not self._disturbed(best):
+                break
+            time.sleep(pause)
+            again = self.device.measure(artifact, config)
+            if isinstance(again, Timing) and self._tells_more(again, best):
+                best = again
+        return best
 
     def latency(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
@@ -96,7 +110,8 @@ class Evaluator:
         final   the verdict on it ends a search: where it is over the budget while others take too
                 much of a core, it is measured again a few times, and then nothing is judged
         """
-        _, measured = self.measure(arch, config, tries, self.options.pauses_s if final else ())
+        with self.skeleton(arch) as artifact:
+            measured = self._timed(artifact, config, tries, self.options.pauses_s if final else ())
         if isinstance(measured, Failure):
             raise DeviceError(
                 f"{self.device.name}: {arch} could not be measured "
@@ -118,29 +133,12 @@ class Evaluator:
     def _excess(self, timing: Timing) -> float:
         return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
 
-    def predict(self, arch: Arch) -> float:
-        """The latency in milliseconds that the table predicts.
-
-        A layer shape that the table lacks is first compiled with one and with two layers, profiled
-        and recorded.
-        """
-        if arch not in self.table:
-            profiles = []
-            for layers in (1, 2):
-                with self.skeleton(replace(arch, layers=layers)) as artifact:
-                    profiles.append(self.device.profile(artifact, self.options.search_measure))
-            self.table.record(arch, *profiles)
-        predicted = self.table.predict(arch)
-        if predicted is None:
-            raise DeviceError(f"latency table: {arch} is missing after it was recorded")
-        return predicted
-
     def expected(self, arch: Arch, near: Trial) -> float:
-        """Milliseconds by the table where it has the shape, as far off as it was of `near`, a
+        """Milliseconds by the table where it has the kernels, as far off as it was of `near`, a
         candidate that was measured; else those of `near`, times what there is more to compute. That
         is enough to choose what is worth measuring.
         """
-        predicted, measured = self.table.predict(arch), near.latency_ms
+        predicted, measured = self.table.recalled(arch), near.latency_ms
         if predicted is not None:
             off = measured / near.predicted_ms if measured and near.predicted_ms else 1.0
             return predicted * off
@@ -156,7 +154,9 @@ class Evaluator:
         misses   (predicted, measured) ms of finished libraries that broke the budget
         """
         start = time.monotonic()
-        trial = self._reject(arch, trials, misses) or self._measured(arch)
+        trial = self._reject(arch, trials, misses)
+        if trial is None:
+            trial = self._measured(arch, lower_bound_factor(trials, misses))
         if trial.verdict == TRAINED:
             score = self.trainer.proxy_score(arch)
             trial = replace(trial, accuracy=score.value, metrics=dict(score.metrics))
@@ -165,23 +165,35 @@ class Evaluator:
     def _reject(
         self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
     ) -> Trial | None:
+        """The trial of an architecture for which nothing has to be compiled to reject it."""
         miss = dominated(arch, trials, self.options.budget_ms)
         if miss is not None:
             reason = f"no smaller than {miss.arch}, measured at {miss.latency_ms:.4g} ms"
             return Trial(arch, DOMINATED, miss.excess, reason=reason)
-        predicted, factor = self.predict(arch), lower_bound_factor(trials, misses)
-        excess = factor * predicted / self.options.budget_ms - 1.0
-        if excess <= 0:
+        return self._predicted_over(arch, lower_bound_factor(trials, misses))
+
+    def _predicted_over(self, arch: Arch, factor: float) -> Trial | None:
+        predicted = self.table.predict(arch)
+        if predicted is None or factor * predicted <= self.options.budget_ms:
             return None
         reason = f"at least {factor * predicted:.4g} ms by the table"
+        excess = factor * predicted / self.options.budget_ms - 1.0
         return Trial(arch, PREDICTED_OVER, excess, predicted_ms=predicted, reason=reason)
 
-    def _measured(self, arch: Arch) -> Trial:
+    def _measured(self, arch: Arch, factor: float) -> Trial:
+        """The trial of an architecture whose library is compiled. Kernels that have no time get one
+        first, which may tell that it is too slow."""
         config = self.options.search_measure
-        predicted = self.table.predict(arch)
-        # If the table predicts that the budget is kept, a measurement over it is repeated.
-        promising = predicted is not None and predicted <= self.options.budget_ms
-        artifact, measured = self.measure(arch, config, TRIES if promising else 1)
+        with self.skeleton(arch) as artifact:
+            if arch not in self.table:
+                self.table.record(arch, self.device.profile(artifact, config))
+                over = self._predicted_over(arch, factor)
+                if over is not None:
+                    return over
+            predicted = self.table.predict(arch)
+            # If the table predicts that the budget is kept, a measurement over it is repeated.
+            promising = predicted is not None and predicted <= self.options.budget_ms
+            measured = self._timed(artifact, config, TRIES if promising else 1)
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)

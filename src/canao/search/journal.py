@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from canao.artifact.files import write_whole
-from canao.artifact.reading import fits, read_json
+from canao.artifact.reading import fits, parse_json, read_json
 from canao.defaults import PRECISION
 from canao.errors import CanaoError, InputError
 from canao.model.arch import Arch
@@ -51,6 +51,7 @@ _ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
 _BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None)}
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
+_ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
 _FIXED = "fixed_params"  # Optuna's name for the parameters of a trial that was suggested
 _MISSES = "misses"
@@ -169,12 +170,19 @@ class Journal:
 
     @_stored
     def suggest(self, arch: Arch) -> None:
-        """Make `arch` the next proposal, after others that were suggested before and still wait."""
-        params = self._space.encode(arch)
+        """Make `arch` the next proposal, after others that were suggested before and still wait.
+
+        The controller is told of one whose blocks differ as of the nearest that it could propose.
+        """
+        if not self._space.admits(arch):
+            raise InputError(f"architecture {arch} is not in the search space ({self._space})")
+        params = self._space.encode(self._space.nearest(arch))
+        own = {} if arch.is_uniform else {_ARCH: arch.to_json()}
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         # A run that was killed between suggesting and judging finds its suggestion here.
-        if all(trial.system_attrs.get(_FIXED) != params for trial in waiting):
-            self._study.enqueue_trial(params)
+        if all(trial.system_attrs.get(_FIXED) != params or _own(trial.user_attrs) != own
+               for trial in waiting):  # fmt: skip
+            self._study.enqueue_trial(params, user_attrs=own)
 
     @property
     def waiting(self) -> bool:
@@ -239,7 +247,14 @@ class Journal:
 
     def _propose(self) -> Proposal:
         handle = self._study.ask(self._space.distributions())
-        return Proposal(self._space.decode(handle.params), handle)
+        held = handle.user_attrs.get(_ARCH)
+        if held is None:
+            return Proposal(self._space.decode(handle.params), handle)
+        place = f"{self.path}: trial {handle.number}"
+        arch = Arch.of(parse_json(str(held), place, remedy=_OTHER_RUN), place)
+        if not self._space.admits(arch):
+            raise InputError(f"{place}: {arch} is not in the search space; {_OTHER_RUN}")
+        return Proposal(arch, handle)
 
     @_stored
     def _done(self) -> list[optuna.trial.FrozenTrial]:
@@ -260,7 +275,7 @@ class Journal:
         """Searched breadth-first from the best trained architecture, or from the smallest one."""
         trials = tuple(judged.values())
         best = best_first(trials)
-        start = best[0].arch if best else self._space.smallest
+        start = self._space.nearest(best[0].arch) if best else self._space.smallest
         queue, seen = deque([start]), {start}
         while queue:
             arch = queue.popleft()
@@ -272,6 +287,10 @@ class Journal:
                     seen.add(near)
                     queue.append(near)
         return None
+
+
+def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if name == _ARCH}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from canao.model.arch import Arch
 from canao.search.certification import SearchResult, certify_best
 from canao.search.evaluation import TRIES, Evaluator, judge_next
 from canao.search.journal import Journal, claim, locked, settle
+from canao.search.kernels import Kernels
 from canao.search.options import Compile, Event, Finish, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.refine import polished, polishing
@@ -30,12 +31,14 @@ def run_search(
     trainer: Trainer,
     compile: Compile,
     device: Device,
+    kernels: Kernels,
     progress: Progress = silent,
     finish: Finish | None = None,
 ) -> SearchResult:
     """Search, train and certify a student that keeps the budget on the device.
 
-    `compile` makes libraries in the precision of the options; `finish` makes that of a finished
+    `compile` makes libraries in the precision of the options, and `kernels` says which kernels they
+    will have; `finish` makes that of a finished
     student, if it is also to be checked: what it returns is measured against the budget.
 
     Run again with the same `run_dir`, it goes on where it was; on another machine, or with other
@@ -45,7 +48,7 @@ def run_search(
     """
     for line in options.data_told:
         progress(Event("data", line))
-    evaluator = Evaluator(options, trainer, compile, device, finish)
+    evaluator = Evaluator(options, trainer, compile, device, kernels, finish)
     teacher = trainer.teacher_arch()
     space = Space.of_teacher(teacher) if options.space is None else options.space
     with locked(options.run_dir), storing(options.run_dir):
@@ -114,7 +117,11 @@ def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Prog
     while not _enough(options, journal.trials):
         # What waits was suggested before a kill, or on another machine: it comes first.
         if not journal.waiting and polishing(journal.trials, options.trials, options.max_minutes):
-            near = polished(space, journal.trials, evaluator.expected, options.budget_ms)
+            evaluator.survey(space, best_first(journal.trials)[0].arch)
+            near = polished(
+                space, journal.trials, evaluator.expected, options.budget_ms,
+                evaluator.trainer.worth,
+            )  # fmt: skip
             if near is not None:
                 journal.suggest(near)
         trial = judge_next(evaluator, journal)

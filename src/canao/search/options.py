@@ -70,6 +70,10 @@ class Trainer(Protocol):
         """A Hugging Face directory with that architecture; its weights need not be trained."""
         ...
 
+    def worth(self, arch: Arch) -> float:
+        """How much of the teacher's importance the architecture keeps; costs no training."""
+        ...
+
     def proxy_score(self, arch: Arch) -> Score:
         """A cheap estimate of its final score: what it scores after little or no training."""
         ...

@@ -15,6 +15,7 @@ from canao.search.trial import Trial, best_first
 _SIZES = ("layers", "hidden", "ffn")
 _RINGS = 3  # steps from what missed the budget, at most
 _POLISHED = 0.25  # of the proxy scores of a search, or of its time
+_ALIKE = 0.03  # of the budget: what the table cannot tell apart
 _FULL = 0.9  # of the budget: a move that leaves more of it free is no use of it
 
 Expect = Callable[[Arch, Trial], float]  # milliseconds of one, by the table or a measured one
@@ -49,12 +50,15 @@ def polishing(trials: Sequence[Trial], asked: int, minutes: float = 0.0) -> bool
 
 
 def polished(
-    space: Space, trials: Sequence[Trial], expected: Expect, budget_ms: float
-) -> Arch | None:
+    space: Space, trials: Sequence[Trial], expected: Expect, budget_ms: float,
+    worth: Callable[[Arch], float],
+) -> Arch | None:  # fmt: skip
     """The next candidate near the best one: a step away from it in one dimension, or larger in one
-    and smaller in another, so that what is saved in one place is spent in another. Of those that
-    were not judged and are expected to keep the budget, the one that uses most of it; None if no
-    one is left that uses as much as the best one, or nine tenths of it.
+    and smaller in another, so that what is saved in one place is spent in another. The same is done
+    with single blocks. Of those that were not judged and are expected to keep the budget, the one
+    that uses most of it; of those that use as much but for 3 %, the one of most `worth`, which says
+    how much of the teacher's importance is kept. None if no one is left that uses as much as the
+    best one, or nine tenths of the budget.
     """
     best = best_first(trials)[0]
     known = {trial.arch for trial in trials}
@@ -62,20 +66,26 @@ def polished(
     timed = [(expected(arch, best), arch) for arch in near]
     least = min(_FULL * budget_ms, expected(best.arch, best))
     kept = [pair for pair in timed if least <= pair[0] <= budget_ms]
-    return max(kept)[1] if kept else None
+    if not kept:
+        return None
+    full = max(kept)[0] - _ALIKE * budget_ms
+    return max((worth(arch), ms, arch) for ms, arch in kept if ms >= full)[2]
 
 
 def _smaller(space: Space, arch: Arch) -> Iterator[Arch]:
-    """A step smaller in layers, width or FFN, with heads of the same size."""
-    for near in space.neighbours(arch):
+    """A step smaller in layers, width or FFN, with heads of the same size, or in a single block."""
+    for near in space.neighbours(arch) if space.contains(arch) else ():
         no_larger = all(getattr(near, n) <= getattr(arch, n) for n in _SIZES)
         if no_larger and near.head_size == arch.head_size:
             yield near
+    yield from (near for near in space.block_moves(arch) if near.no_larger_than(arch))
 
 
 def _moves(space: Space, arch: Arch) -> Iterator[Arch]:
-    """All steps in one dimension, then pairs of a step up in one and a step down in another."""
-    for near in space.neighbours(arch):
+    """All steps in one dimension, then pairs of a step up in one and a step down in another, and
+    the same with single blocks."""
+    yield from space.block_moves(arch)
+    for near in space.neighbours(arch) if space.contains(arch) else ():
         yield near
         for further in space.neighbours(near):
             ups = sum(getattr(further, n) > getattr(arch, n) for n in _SIZES)

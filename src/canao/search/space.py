@@ -8,17 +8,18 @@ always a multiple of every head size in the space, and `heads` follows from the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from canao.errors import InputError
-from canao.model.arch import Arch
+from canao.model.arch import Arch, Block
 
 _LEAST_POINTS = 8  # FFN widths on the grid, at least, if the teacher's width can be divided so
 _COMMON_HEAD_SIZES = (32, 64)
+_HALVES = ("heads", "ffn")  # what of a block is large or small
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Space:
     hidden       largest width; widths are the multiples of `hidden_step` up to it
     head_sizes   widths of one head, each a divisor of `hidden_step`; ascending
     ffn          largest feed-forward width; widths are the multiples of `ffn_step` up to it
+    precisions   that blocks may have; "" is that of the library
     """
 
     layers: int
@@ -37,6 +39,7 @@ class Space:
     head_sizes: tuple[int, ...]
     ffn: int
     ffn_step: int
+    precisions: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
         for name in ("hidden", "ffn"):
@@ -90,14 +93,74 @@ class Space:
         return Arch.uniform(1, self.hidden_step, heads, self.ffn_step)
 
     def contains(self, arch: Arch) -> bool:
+        """Whether it is one of those that controllers propose, whose blocks are alike."""
         return (
-            arch.layers <= self.layers
+            arch.is_uniform
+            and arch.layers <= self.layers
             and arch.hidden <= self.hidden
             and arch.hidden % self.hidden_step == 0
             and arch.head_size in self.head_sizes
             and arch.ffn <= self.ffn
             and arch.ffn % self.ffn_step == 0
         )
+
+    def admits(self, arch: Arch) -> bool:
+        """Whether it may be judged: one of the space, or one whose blocks differ and are no larger
+        than those of the space."""
+        widest, heads = self._widest(arch), arch.hidden // arch.head_size
+        ffn = self.choices()["ffn"]
+        return self.contains(widest) and all(
+            block.heads <= heads and block.ffn in (0, *ffn) and block.precision in self.precisions
+            for block in arch.blocks
+        )
+
+    def _widest(self, arch: Arch) -> Arch:
+        """The architecture of as many layers as `arch`, each as large as it can be."""
+        heads = max(1, arch.hidden // arch.head_size)
+        return Arch(arch.hidden, arch.head_size, (Block(heads, self.ffn),) * arch.layers)
+
+    def nearest(self, arch: Arch) -> Arch:
+        """What controllers are told instead of an architecture whose blocks differ: the one of the
+        space with as many layers and about as many FFN units."""
+        if self.contains(arch):
+            return arch
+        units = sum(block.ffn for block in arch.blocks) / arch.layers
+        ffn = min(self.choices()["ffn"], key=lambda width: (abs(width - units), width))
+        return Arch.uniform(arch.layers, arch.hidden, arch.hidden // arch.head_size, ffn)
+
+    def blocks_at(self, arch: Arch) -> dict[str, tuple[int, ...]]:
+        """The numbers of heads and of FFN units, ascending, that blocks as wide as `arch` may have;
+        besides, they may have none of either."""
+        most = arch.hidden // arch.head_size
+        return {"heads": tuple(range(1, most + 1)), "ffn": self.choices()["ffn"]}
+
+    def block_moves(self, arch: Arch) -> Iterator[Arch]:
+        """Architectures in which one block is a step smaller or larger, or without its attention or
+        its FFN, or of another precision; and those in which a block gives such a step to another.
+        """
+        for i, block in enumerate(arch.blocks):
+            changed = [self._step(arch, i, name, sign) for name in _HALVES for sign in (-1, 1)]
+            if block.heads and block.ffn:
+                changed += [replace(block, heads=0), replace(block, ffn=0)]
+            changed += [replace(block, precision=p) for p in self.precisions
+                        if p != block.precision]  # fmt: skip
+            yield from (_with(arch, {i: one}) for one in changed if one is not None)
+        for i, j in permutations(range(arch.layers), 2):
+            for name in _HALVES:
+                less, more = self._step(arch, i, name, -1), self._step(arch, j, name, 1)
+                if less is not None and more is not None:
+                    yield _with(arch, {i: less, j: more})
+
+    def _step(self, arch: Arch, i: int, name: str, sign: int) -> Block | None:
+        """Block i with a step more or less of one of its sizes; None where there is no such."""
+        block, values = arch.blocks[i], (0, *self.blocks_at(arch)[name])
+        place = values.index(getattr(block, name)) + sign
+        if not 0 <= place < len(values):
+            return None
+        heads, ffn = (
+            (values[place], block.ffn) if name == "heads" else (block.heads, values[place])
+        )
+        return replace(block, heads=heads, ffn=ffn) if heads or ffn else None
 
     def __iter__(self) -> Iterator[Arch]:
         """Every architecture once, the smallest sizes first."""
@@ -148,6 +211,11 @@ class Space:
                 place = values.index(params[name]) + step
                 if 0 <= place < len(values):
                     yield self.decode(params | {name: values[place]})
+
+
+def _with(arch: Arch, changed: Mapping[int, Block]) -> Arch:
+    blocks = tuple(changed.get(i, block) for i, block in enumerate(arch.blocks))
+    return replace(arch, blocks=blocks)
 
 
 def _hidden_step(teacher: Arch) -> int:

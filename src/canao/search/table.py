@@ -1,13 +1,10 @@
-"""The latency table: times of fused kernels, added up to predict a model of any depth.
+"""The latency table: times of kernels, added up to predict an architecture.
 
-For each layer shape, a model with one layer and a model with two are compiled and profiled. The
-kernels that the second runs beyond the first are one more layer, so
-
-    latency(L layers) = time of the one-layer model + (L - 1) * time of the added kernels
-
-Times are kept by kernel name. The name encodes the kernel's shape, so layers with the same kernel
-share its time. The sum leaves out the time between kernels; `lower_bound_factor` learns how far it
-is off from the libraries that were measured end to end.
+A library that has been compiled is profiled once, and the times of its kernels are kept by their
+names, which say what they compute and how. Libraries with the same kernel share its time, so the
+prediction for any sequence of blocks is a sum over its kernels (`kernels.py` says which these are).
+The sum leaves out the time between kernels; `lower_bound_factor` learns how far it is off from the
+libraries that were measured end to end.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -28,10 +25,12 @@ from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
 from canao.lower.scheduling import target_in
 from canao.model.arch import Arch
+from canao.search.kernels import KernelNames, Kernels, Known
 from canao.search.place import place_of
 from canao.search.trial import Trial
 
-FORMAT = 1
+FORMAT = 2
+_BY_LAYER = 1  # the format of versions that kept kernels by layer
 _KEPT = 15  # times kept for one kernel
 _PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
 _MARGIN = 0.95
@@ -42,16 +41,11 @@ _REMEASURE = "delete it to measure again"
 _Times = list[Annotated[float, msgspec.Meta(ge=0)]]  # milliseconds
 
 
-class _Shape(msgspec.Struct):
-    """The kernels of a model with one layer, and those that one more layer adds."""
-
-    first: list[str]
-    layer: list[str]
-
-
 class _Table(msgspec.Struct):
-    kernels: dict[str, _Times]
-    shapes: dict[str, _Shape]
+    """Times of each kernel in milliseconds, and which kernels architectures run."""
+
+    kernels: dict[str, _Times] = {}
+    known: Known = msgspec.field(default_factory=Known)
 
 
 class _File(msgspec.Struct):
@@ -59,58 +53,62 @@ class _File(msgspec.Struct):
     tables: dict[str, _Table]
 
 
-
 class LatencyTable:
     """Kernel times of one machine, target, code, thread count, length and precision; kept in a JSON
-    file.
+    file, which may hold the tables of several such keys. `kernels` says which kernels the library
+    of an architecture runs."""
 
-    The file may hold the tables of several such keys. It is written after each new layer shape.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path, key: str, kernels: Kernels) -> None:
         self._path = path
-        self._key = key
-        self._tables: dict[str, Any] = _read(path)
-        mine = self._tables.setdefault(key, {"kernels": {}, "shapes": {}})
-        self._kernels: dict[str, list[float]] = mine["kernels"]
-        self._shapes: dict[str, dict[str, list[str]]] = mine["shapes"]
+        self._tables = _read(path)
+        mine = self._tables.setdefault(key, _Table())
+        self._times = mine.kernels
+        self.names = KernelNames(kernels, mine.known)
 
     def __contains__(self, arch: Arch) -> bool:
-        """Whether the layer shape of `arch` is recorded; the number of layers does not matter."""
-        return _shape(arch) in self._shapes
+        """Whether all kernels of `arch` are known and have times."""
+        names = self.names.recalled(arch)
+        return names is not None and not self._lacking(names)
 
-    def record(self, arch: Arch, one: Profile, two: Profile) -> None:
-        """Record the layer shape of `arch`, from the profiles of models with one and two layers.
+    def record(self, arch: Arch, profile: Profile) -> None:
+        """Record the times of the kernels that the library of `arch` runs.
 
-        one, two   (kernel name, median ms) in execution order, as `Device.profile` gives
+        profile   (kernel name, median ms) in execution order, as `Device.profile` gives
         """
-        first, both = (Counter(name for name, _ in profile) for profile in (one, two))
-        added = both - first
-        if not added:
-            raise DeviceError(
-                f"latency table: two layers of {_shape(arch)} run the same kernels as one; "
-                "the device's profile cannot be used"
-            )
-        for name, ms in (*one, *two):
-            times = self._kernels.setdefault(name, [])
+        if not profile:
+            raise DeviceError(f"latency table: the profile of {arch} is empty; it cannot be used")
+        for name, ms in profile:
+            times = self._times.setdefault(name, [])
             if len(times) < _KEPT:
                 times.append(float(ms))
-        self._shapes[_shape(arch)] = {
-            "first": sorted(first.elements()),
-            "layer": sorted(added.elements()),
-        }
-        write_whole(self._path, _text(self._tables))
+        self.names.learn(arch, [name for name, _ in profile])
+        self._write()
 
     def predict(self, arch: Arch) -> float | None:
-        """Sum of the kernel medians in milliseconds; None while the shape is not recorded."""
-        names = self._shapes.get(_shape(arch))
-        if names is None:
-            return None
-        first, layer = self._sum(names["first"]), self._sum(names["layer"])
-        return first + (arch.layers - 1) * layer
+        """Sum of the medians of its kernels in milliseconds; None while one of them has no time.
+        A model is imported if it has a half of which no kernels are known."""
+        known = self.names.recalled(arch)
+        names = known or self.names.of(arch)
+        if known is None:
+            self._write()
+        return self._sum(names)
 
-    def _sum(self, names: Iterable[str]) -> float:
-        return sum(median(self._kernels[name]) for name in names)
+    def recalled(self, arch: Arch) -> float | None:
+        """The same, but None as well where a model would have to be imported."""
+        names = self.names.recalled(arch)
+        return None if names is None else self._sum(names)
+
+    def _sum(self, names: Counter[str]) -> float | None:
+        if self._lacking(names):
+            return None
+        return sum(count * median(self._times[name]) for name, count in names.items())
+
+    def _lacking(self, names: Counter[str]) -> list[str]:
+        return [name for name in names if name not in self._times]
+
+    def _write(self) -> None:
+        held = msgspec.to_builtins(_File(FORMAT, self._tables))
+        write_whole(self._path, json.dumps(held, indent=1, sort_keys=True) + "\n")
 
 
 def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
@@ -143,44 +141,36 @@ def lower_bound_factor(
 
 
 def dominated(arch: Arch, trials: Iterable[Trial], budget_ms: float) -> Trial | None:
-    """A trial that is no larger than `arch` in any dimension and was clearly over the budget.
+    """A trial that is no larger than `arch` in any block and was clearly over the budget.
 
     'Clearly' means by 10 %: an awkward width can be a little slower than the next larger one.
     """
     for trial in trials:
-        small, ms = trial.arch, trial.latency_ms
-        no_larger = (
-            small.layers <= arch.layers
-            and small.hidden <= arch.hidden
-            and small.heads <= arch.heads
-            and small.ffn <= arch.ffn
-        )
-        if no_larger and ms is not None and ms > 1.1 * budget_ms:
+        ms = trial.latency_ms
+        if ms is not None and ms > 1.1 * budget_ms and trial.arch.no_larger_than(arch):
             return trial
     return None
 
 
-def _shape(arch: Arch) -> str:
-    return f"H{arch.hidden} A{arch.heads} F{arch.ffn}"
-
-
-def _text(tables: dict[str, Any]) -> str:
-    return json.dumps({"format": FORMAT, "tables": tables}, indent=1, sort_keys=True) + "\n"
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, _Table]:
     if not os.path.lexists(path):
         return {}
     held = read_json(path, remedy=_REMEASURE)
+    if held.get("format") == _BY_LAYER:
+        # What earlier versions held of whole layers is left out; their kernels are the same.
+        tables = held.get("tables")
+        for table in tables.values() if isinstance(tables, dict) else ():
+            if isinstance(table, dict):
+                table.pop("shapes", None)
+        held["format"] = FORMAT
     if held.get("format") != FORMAT:
         raise InputError(f"{path}: not a latency table of this version; {_REMEASURE}")
     wrong = fits(held, _File)
     if wrong is not None:
         raise InputError(f"{path}: {wrong}; {_REMEASURE}")
-    for table in held["tables"].values():
-        timed = {name for name, times in table["kernels"].items() if times}
-        for shape in table["shapes"].values():
-            lacking = {*shape["first"], *shape["layer"]} - timed
-            if lacking:
-                raise InputError(f"{path}: has no time of {min(lacking)[:80]!r}; {_REMEASURE}")
-    return held["tables"]
+    tables = msgspec.convert(held, _File).tables
+    for table in tables.values():
+        # A kernel without a time is one that was not measured.
+        for name in [name for name, times in table.kernels.items() if not times]:
+            del table.kernels[name]
+    return tables

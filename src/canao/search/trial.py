@@ -26,7 +26,7 @@ _RESTORE = "restore the study, or choose another run directory"
 class _Row(msgspec.Struct):
     """The types of a Trial in JSON form."""
 
-    arch: dict[str, int]
+    arch: dict[str, Any]
     verdict: Literal["trained", "dominated", "predicted over", "measured over", "failed"]
     excess: float
     accuracy: float | None = None
@@ -80,7 +80,7 @@ class Trial:
         return self.verdict == TRAINED
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"arch": self.arch.facts()}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)

@@ -96,7 +96,7 @@ class TeacherTargets:
 def outputs(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits [examples, outputs] and the last hidden states [examples, tokens, hidden]."""
     seen: list[Tensor] = []
-    last = parts_of(model).layers[-1].ffn_norm
+    last = parts_of(model).layers[-1].end
     hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         return model(**batch.inputs).logits, seen[0]

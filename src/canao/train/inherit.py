@@ -131,6 +131,18 @@ def keep(
     )
 
 
+def share_kept(importance: Importance, kept: Kept) -> float:
+    """How much of the teacher's importance is kept: of its heads and FFN units, as a share of that
+    in all layers, times the share of its hidden dimensions."""
+    total = float(importance.values.sum() + importance.ffn_units.sum())
+    found = sum(
+        float(importance.values[i][values].sum() + importance.ffn_units[i][units].sum())
+        for i, values, units in zip(kept.layers, kept.values, kept.ffn_units, strict=True)
+    )
+    hidden = float(importance.hidden[kept.hidden].sum() / importance.hidden.sum())
+    return found / total * hidden
+
+
 def _best(scores: Tensor, count: int) -> Tensor:
     """The indices of the `count` highest scores, in ascending order."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values

@@ -27,7 +27,7 @@ from canao.train.distill import TeacherTargets, distill
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, inherit, keep
+from canao.train.inherit import Kept, inherit, keep, share_kept
 from canao.train.loop import Progress, TrainingSchedule
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
@@ -81,6 +81,7 @@ class Trainer:
             )
         self._inventory = Inventory(self.source, ignored)
         config = hf.load_config(self.source, self._inventory)
+        self._config = config
         self._arch, self._types = hf.arch_of(config), config.type_vocab_size
         if options.max_length > config.max_position_embeddings:
             raise InputError(
@@ -137,6 +138,18 @@ class Trainer:
             write_record(record, self._key, None, directory)
         return directory
 
+    def blank(self, arch: Arch) -> PreTrainedModel:
+        """A model of that architecture with random weights: enough to tell its kernels."""
+        with torch.random.fork_rng(devices=[]):
+            return hf.build_classifier(hf.student_config(self._config, arch)).eval()
+
+    def worth(self, arch: Arch) -> float:
+        """The share of the teacher's importance that the architecture keeps (importance.py): of its
+        heads' and FFN units', times that of its hidden dimensions."""
+        kept = self._kept(arch)
+        assert self._importance is not None
+        return share_kept(self._importance, kept)
+
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
@@ -169,7 +182,7 @@ class Trainer:
         score is with that; what is written are its weights in float32.
         """
         directory, record = self._place("students", arch)
-        rounded, rounding = self._rounded_epochs, None
+        rounded, rounding = self._rounded_epochs(arch), None
         key = _digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
@@ -188,7 +201,7 @@ class Trainer:
                 self._targets_of(data),
                 self._kept(arch).hidden,
                 data,
-                self._schedule(epochs=self.options.final_epochs),
+                self._schedule(epochs=self.options.final_epochs, quantized=rounded),
                 self._stage(f"distil {arch}"),
                 evaluate=lambda: self._score(student).value,
                 rounding=rounding,
@@ -220,7 +233,7 @@ class Trainer:
             key=self._key,
         )
 
-    def _schedule(self, epochs: int, steps: int = 0) -> TrainingSchedule:
+    def _schedule(self, epochs: int, steps: int = 0, quantized: int = 0) -> TrainingSchedule:
         options = self.options
         return TrainingSchedule(
             epochs=epochs,
@@ -228,14 +241,14 @@ class Trainer:
             batch=options.batch,
             lr=options.student_lr,
             seed=options.seed,
-            quantized=self._rounded_epochs,
+            quantized=quantized,
             dtype=options.dtype,
         )
 
-    @property
-    def _rounded_epochs(self) -> int:
+    def _rounded_epochs(self, arch: Arch) -> int:
         """How many of a finalist's epochs, the last ones, are rounded."""
-        return self.options.rounded_epochs if quantizes(self.options.precision) else 0
+        precisions = {block.precision or self.options.precision for block in arch.blocks}
+        return self.options.rounded_epochs if any(map(quantizes, precisions)) else 0
 
     def _student(self, arch: Arch) -> PreTrainedModel:
         return inherit(self._teacher_model(), arch, self._kept(arch), self._train_set())

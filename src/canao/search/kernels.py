@@ -1,0 +1,132 @@
+"""Which kernels an architecture's library runs, known without compiling it.
+
+A kernel's name says what it computes and how, so that equal names are equal code. The kernels of a
+library are those outside of the layers, and those of each half of a layer: its attention, its FFN.
+A half has the same kernels wherever it stands. So one model in which a half occurs, imported and
+cut into kernels but not compiled, tells those of every sequence of blocks with that half.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from canao.model.arch import Arch, Block
+from canao.target import Target
+
+# The kernels of an architecture's library in the order in which they run: the name of each, and to
+# which half of a layer it belongs, as 2 * layer for its attention and 2 * layer + 1 for its FFN, or
+# -1 for what is in no layer.
+Kernels = Callable[[Arch], Sequence[tuple[str, int]]]
+
+
+class Known(msgspec.Struct):
+    """What is known: kernels outside of the layers by width, and those of each half. A library that
+    turned out to run others than its halves say is in `whole`."""
+
+    outside: dict[str, list[str]] = {}
+    halves: dict[str, list[str]] = {}
+    whole: dict[str, list[str]] = {}
+
+
+class KernelNames:
+    """Tells the kernels of architectures, and remembers in `known` what it was told of halves."""
+
+    def __init__(self, kernels: Kernels, known: Known) -> None:
+        self._kernels, self.known = kernels, known
+
+    def of(self, arch: Arch) -> Counter[str]:
+        """How often the library of `arch` runs each kernel."""
+        found = self.recalled(arch)
+        if found is None:
+            self._ask(arch)
+            found = self.recalled(arch)
+        assert found is not None
+        return found
+
+    def recalled(self, arch: Arch) -> Counter[str] | None:
+        """The same from what is known already; None where a half is not."""
+        if str(arch) in self.known.whole:
+            return Counter(self.known.whole[str(arch)])
+        names = self.known.outside.get(_outside(arch))
+        if names is None:
+            return None
+        total = Counter(names)
+        for half in _halves(arch):
+            names = self.known.halves.get(_key(arch, half))
+            if names is None:
+                return None
+            total.update(names)
+        return total
+
+    def learn(self, arch: Arch, names: Sequence[str]) -> None:
+        """Note the kernels that a library of `arch` runs, if they are others than was thought."""
+        if self.recalled(arch) != Counter(names):
+            self.known.whole[str(arch)] = sorted(names)
+
+    def _ask(self, arch: Arch) -> None:
+        """Import a model with each of the halves once."""
+        asked = replace(arch, blocks=tuple(dict.fromkeys(arch.blocks)))
+        found: dict[int, list[str]] = {}
+        for name, place in self._kernels(asked):
+            found.setdefault(place, []).append(name)
+        self.known.outside[_outside(arch)] = found.get(-1, [])
+        for i, block in enumerate(asked.blocks):
+            for at, half in _halves_of(block):
+                self.known.halves[_key(arch, half)] = found.get(2 * i + at, [])
+
+
+def imported(blank: Callable[[Arch], Any], target: Target, precision: str) -> Kernels:
+    """Kernels as told by importing the model that `blank` makes of an architecture, and by
+    scheduling it for the target as `compile_model` would."""
+    from canao.compiler.loading import load_model
+    from canao.compiler.pipeline import compile_graph
+    from canao.model.hf import half_of
+
+    def kernels(arch: Arch) -> list[tuple[str, int]]:
+        stages = compile_graph(load_model(blank(arch))[1], target, precision=precision)
+        names, regions = stages.schedule.kernel_names(), stages.program.regions
+        return [
+            (name, max((half_of(n.where) for n in region.nodes), default=-1))
+            for name, region in zip(names, regions, strict=True)
+            if name
+        ]
+
+    return kernels
+
+
+def survey(arch: Arch, heads: Sequence[int], ffn: Sequence[int], layers: int) -> Iterator[Arch]:
+    """Architectures as wide as `arch`, of `layers` layers at most, in which each number of heads
+    and of FFN units occurs: their kernels are those of every sequence of such blocks."""
+    count = max(len(heads), len(ffn))
+    precisions = dict.fromkeys(block.precision for block in arch.blocks)
+    blocks = [Block(heads[i % len(heads)], ffn[i % len(ffn)], precision)
+              for precision in precisions for i in range(count)]  # fmt: skip
+    for start in range(0, len(blocks), layers):
+        yield replace(arch, blocks=tuple(blocks[start : start + layers]))
+
+
+def _halves(arch: Arch) -> Iterator[Block]:
+    for block in arch.blocks:
+        for _, half in _halves_of(block):
+            yield half
+
+
+def _halves_of(block: Block) -> Iterator[tuple[int, Block]]:
+    if block.heads:
+        yield 0, replace(block, ffn=0)
+    if block.ffn:
+        yield 1, replace(block, heads=0)
+
+
+def _outside(arch: Arch) -> str:
+    return f"H{arch.hidden}"
+
+
+def _key(arch: Arch, half: Block) -> str:
+    size = f" D{arch.head_size}" if half.heads else ""
+    return f"H{arch.hidden}{size} {half}"

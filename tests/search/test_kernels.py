@@ -1,0 +1,75 @@
+"""The kernels of an architecture, told from its halves, are those that its library runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from transformers import BertConfig
+
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph
+from canao.model import hf
+from canao.model.arch import Arch, Block
+from canao.search.kernels import KernelNames, Known, imported, survey
+from canao.target import get_target
+
+TINY = BertConfig(vocab_size=300, max_position_embeddings=64)
+
+
+def blank(arch: Arch) -> object:
+    return hf.build_classifier(hf.student_config(TINY, arch)).eval()
+
+
+def run_by(arch: Arch, precision: str) -> Counter[str]:
+    """What the library of a model of that architecture runs."""
+    stages = compile_graph(load_model(blank(arch))[1], get_target(), precision=precision)
+    return Counter(name for name in stages.schedule.kernel_names() if name)
+
+
+def test_halves_tell_every_sequence() -> None:
+    """Two models are imported; random sequences of their halves, of other numbers of layers and
+    with precisions of their own, follow."""
+    heads, ffn, precision = (1, 2, 5), (8, 33, 130), "float32"
+    asked: list[Arch] = []
+    told = imported(blank, get_target(), precision)
+
+    def counted(arch: Arch) -> object:
+        asked.append(arch)
+        return told(arch)
+
+    names = KernelNames(counted, Known())  # type: ignore[arg-type]
+    mixed = Arch(40, 8, (Block(1, 8), Block(1, 8, "int8")))
+    for one in survey(mixed, heads, ffn, 3):
+        names.of(one)
+    assert len(asked) == 2
+    rng = np.random.default_rng(3)
+    for _ in range(2):
+        blocks = []
+        while len(blocks) < 4:
+            pair = int(rng.choice((0, *heads))), int(rng.choice((0, *ffn)))
+            if any(pair):
+                blocks.append(Block(*pair, str(rng.choice(["", "int8"]))))
+        arch = Arch(40, 8, tuple(blocks))
+        assert names.recalled(arch) == run_by(arch, precision), arch
+    assert names.of(Arch.uniform(2, 40, 5, 33)) == run_by(Arch.uniform(2, 40, 5, 33), precision)
+    assert len(asked) == 2
+
+
+def test_importing_leaves_torchs_generator_alone(tmp_path: Path) -> None:
+    import torch
+
+    from canao.train.data import load_data
+    from canao.train.options import TrainOptions
+    from canao.train.trainer import Trainer
+    from tests.train.tiny_bert import save_tiny, write_task
+
+    data = load_data(write_task(tmp_path / "task"), None, 0)
+    teacher = save_tiny(tmp_path / "teacher")
+    trainer = Trainer(teacher, data, tmp_path / "w", TrainOptions(max_length=16), lambda *a: None)
+    torch.manual_seed(3)
+    trainer.blank(Arch(16, 8, (Block(1, 8), Block(0, 8))))
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(3), drawn)
