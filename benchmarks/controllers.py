@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from canao.search.controller import LATENCY, NAMES, objectives  # noqa: E402
 from canao.search.samplers import make_controller  # noqa: E402
 from canao.search.space import Space  # noqa: E402
-from tests.search.landscape import (  # noqa: E402, run_search
+from tests.search.landscape import (  # noqa: E402
     TEACHER,
     FormulaTrainer,
     accuracy,
@@ -33,6 +33,7 @@ from tests.search.landscape import (  # noqa: E402, run_search
     device,
     latency_ms,
     options,
+    run_search,
 )
 
 SPACE = Space.of_teacher(TEACHER)

@@ -145,6 +145,8 @@ def search(
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
+    size_mb: float | None = DEFAULTS.size_mb, memory_mb: float | None = DEFAULTS.memory_mb,
+    min_accuracy: float | None = DEFAULTS.min_accuracy,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -170,6 +172,9 @@ def search(
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
                  one), and its products in what (float32, bf16; auto: bf16 where that is faster);
                  the library runs on `device`
+    size_mb, memory_mb   limits for all files of the artifact, and for the memory of a process that
+                 runs the library, in millions of bytes
+    min_accuracy the least score of the finished student, by the metric that ranks candidates
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
@@ -193,7 +198,7 @@ def search(
             precision=precision, quantized_epochs=quantized_epochs, device=train_device,
             dtype=train_dtype,
         ),
-        max_loss=max_loss,
+        max_loss=max_loss, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
     training_device(train_device)
     where = get_device(device) if isinstance(device, str) else device

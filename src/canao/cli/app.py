@@ -176,6 +176,16 @@ def search(
         str, typer.Option(help="of products in training: float32, bf16; auto: bf16 where that is "
                           "faster")
     ] = _TRAINING.dtype,
+    size_mb: Annotated[
+        float | None, typer.Option(help="limit for all files of the artifact, in megabytes")
+    ] = DEFAULTS.size_mb,
+    memory_mb: Annotated[
+        float | None, typer.Option(help="limit for the memory of a process that runs the library, "
+                                   "in megabytes")
+    ] = DEFAULTS.memory_mb,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="least score of the student, by --metric: 0.9 is 90 %")
+    ] = DEFAULTS.min_accuracy,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     search_and_report(
@@ -188,6 +198,7 @@ def search(
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
         teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
         quantized_epochs=quantized_epochs, train_device=train_device, train_dtype=train_dtype,
+        size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
 
 

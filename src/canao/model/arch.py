@@ -42,7 +42,8 @@ class Block:
         if not self.heads and not self.ffn:
             raise InputError("architecture: a block has neither heads nor ffn; leave it out")
         if not _PRECISION.fullmatch(self.precision):
-            raise InputError(f"architecture: a block's precision is {self.precision!r:.40}; {_BLOCK}")
+            said = f"a block's precision is {self.precision!r:.40}"
+            raise InputError(f"architecture: {said}; {_BLOCK}")
 
     def __str__(self) -> str:
         own = f":{self.precision}" if self.precision else ""

@@ -43,7 +43,7 @@ REPORT_FILE = "report.html"
 _COLUMNS = (
     "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",
     "median_ms", "predicted_ms", "operators", "kernels", "flops", "utilisation",
-    "peak_bytes", "seconds", "reason",
+    "peak_bytes", "size_bytes", "seconds", "reason",
 )  # fmt: skip
 
 

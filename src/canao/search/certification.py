@@ -21,6 +21,7 @@ from canao.device.base import Device, MeasureConfig
 from canao.device.certify import UnsavedError, judge, saved_elsewhere
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
+from canao.search.budgets import Budgets, size_of
 from canao.search.evaluation import TRIES, Evaluator, disturbed, judge_next, workspace
 from canao.search.journal import Journal
 from canao.search.options import Event, Progress
@@ -115,6 +116,7 @@ def certify_best(
     if others took so much of a core that nobody can tell.
     """
     options, slack, finished, repairs = evaluator.options, 1.0, 0, 0
+    told: list[str] = []
     waiting = list(best_first(journal.trials))
     while waiting and finished < options.finalists:
         # After a miss, candidates that would miss with the same slowdown come after the others.
@@ -125,13 +127,17 @@ def certify_best(
         latency = evaluator.latency(trial.arch, options.measure, TRIES, final=True)
         if latency <= options.budget_ms:
             finished += 1
-            result = _finish(evaluator, journal, trial, progress)
+            result, missed = _finish(evaluator, journal, trial, progress)
             latency = result.certificate.measured_ms
-            if result.certificate.holds:
+            if not missed:
                 with _written(options.run_dir, result.certificate):
                     _write_result(result)
                     _write_profile(evaluator.device, result, options.search_measure)
                 return result
+            if result.certificate.holds:  # another budget than that of latency
+                told.append(f"{trial.arch} has {missed}")
+                progress(Event("certify", f"{trial.arch} misses a budget with {missed}", trial))
+                continue
         progress(Event("certify", f"{trial.arch} misses the budget with {latency:.4g} ms", trial))
         slack = max(slack, latency / (trial.latency_ms or latency))
         if trial.predicted_ms:
@@ -139,7 +145,7 @@ def certify_best(
         if repairs < _REPAIRS:
             repairs += 1
             waiting += _repaired(evaluator, journal, space, trial, latency, progress)
-    raise BudgetError(_none_fits(options.budget_ms, journal.trials))
+    raise BudgetError(_none_fits(options.budgets, journal.trials, told))
 
 
 def _repaired(
@@ -171,8 +177,9 @@ def _repaired(
 
 def _finish(
     evaluator: Evaluator, journal: Journal, trial: Trial, progress: Progress
-) -> SearchResult:
-    """Train a candidate in full, compile it and measure its library; publish it if it holds."""
+) -> tuple[SearchResult, str]:
+    """Train a candidate in full, compile it and measure its library; publish it if it keeps all
+    budgets. Which it misses is said in words, '' if none."""
     options = evaluator.options
     progress(Event("finish", f"training {trial.arch} in full", trial))
     student = evaluator.trainer.finish(trial.arch)
@@ -187,22 +194,27 @@ def _finish(
         certificate = _judged(evaluator, artifact, trial, progress)
         if not certificate.holds:  # it was trained in full, which is worth a second measurement
             certificate = _judged(evaluator, artifact, trial, progress)
-        if certificate.holds:
+        score = finished.score or student.score
+        missed = options.budgets.missed(
+            certificate.measured_ms, size_of(artifact), certificate.peak_bytes, score.value
+        )
+        if not missed:
             with _written(options.run_dir, certificate):
                 write_certificate(artifact.path / CERTIFICATE_FILE, certificate)
                 replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
             artifact = Artifact.load(options.run_dir / ARTIFACT_DIR)
-    return SearchResult(
+    result = SearchResult(
         run_dir=options.run_dir,
         arch=trial.arch,
         artifact=artifact,
         certificate=certificate,
         model_dir=student.model_dir,
-        score=finished.score or student.score,
+        score=score,
         teacher=evaluator.trainer.teacher().score,
         teacher_ms=journal.note("teacher_ms"),
         trials=journal.trials,
     )
+    return result, missed
 
 
 def _judged(
@@ -276,11 +288,12 @@ def _write_profile(device: Device, result: SearchResult, config: MeasureConfig) 
     write_whole(path, json.dumps(row, indent=1) + "\n")
 
 
-def _none_fits(budget_ms: float, trials: Sequence[Trial]) -> str:
+def _none_fits(budgets: Budgets, trials: Sequence[Trial], told: Sequence[str]) -> str:
     front = pareto(trials)[:3]
     if not front:
-        return (f"no candidate kept {budget_ms:g} ms and was trained; give more --trials, "
-                "or a larger budget")  # fmt: skip
+        return (f"no candidate kept {budgets} and was trained; give more --trials, or a larger "
+                "budget")  # fmt: skip
     points = ", ".join(f"{t.arch} {t.latency_ms:.4g} ms at {t.accuracy:.4f}" for t in front)
-    return (f"no finished library kept {budget_ms:g} ms; nearest points measured in the search: "
+    finished = f": {'; '.join(told)}" if told else ""
+    return (f"no finished library kept {budgets}{finished}; nearest points measured in the search: "
             f"{points}; give a larger budget, or resume with more --trials")  # fmt: skip

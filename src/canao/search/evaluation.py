@@ -20,6 +20,7 @@ from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timin
 from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch
+from canao.search.budgets import size_of
 from canao.search.journal import Journal
 from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
@@ -105,13 +106,21 @@ class Evaluator:
     def latency(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
     ) -> float:
-        """Milliseconds at the budget's percentile; DeviceError if it cannot be measured.
+        """Milliseconds at the budget's percentile, as `needs`."""
+        return self.needs(arch, config, tries, final=final)[0]
+
+    def needs(
+        self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
+    ) -> tuple[float, int, int]:
+        """Milliseconds at the budget's percentile, bytes of the artifact and of memory; DeviceError
+        if it cannot be measured.
 
         final   the verdict on it ends a search: where it is over the budget while others take too
                 much of a core, it is measured again a few times, and then nothing is judged
         """
         with self.skeleton(arch) as artifact:
             measured = self._timed(artifact, config, tries, self.options.pauses_s if final else ())
+            size = size_of(artifact)
         if isinstance(measured, Failure):
             raise DeviceError(
                 f"{self.device.name}: {arch} could not be measured "
@@ -119,7 +128,7 @@ class Evaluator:
             )
         if final and self._excess(measured) > 0 and self._disturbed(measured):
             raise disturbed(str(arch), measured.others, len(self.options.pauses_s) + 1)
-        return measured.percentile(self.options.percentile)
+        return measured.percentile(self.options.percentile), size, measured.peak_bytes
 
     def _disturbed(self, timing: Timing) -> bool:
         return timing.others is not None and timing.others.exceeds(self.options.others_limit)
@@ -166,9 +175,9 @@ class Evaluator:
         self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
     ) -> Trial | None:
         """The trial of an architecture for which nothing has to be compiled to reject it."""
-        miss = dominated(arch, trials, self.options.budget_ms)
+        miss = dominated(arch, trials)
         if miss is not None:
-            reason = f"no smaller than {miss.arch}, measured at {miss.latency_ms:.4g} ms"
+            reason = f"no smaller than {miss.arch}, which took {miss.reason}"
             return Trial(arch, DOMINATED, miss.excess, reason=reason)
         return self._predicted_over(arch, lower_bound_factor(trials, misses))
 
@@ -194,11 +203,14 @@ class Evaluator:
             # If the table predicts that the budget is kept, a measurement over it is repeated.
             promising = predicted is not None and predicted <= self.options.budget_ms
             measured = self._timed(artifact, config, TRIES if promising else 1)
+            size = size_of(artifact)
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
         latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
-        excess, flops = self._excess(measured), arch.flops(config.length)
+        used, flops = (latency, size, measured.peak_bytes), arch.flops(config.length)
+        budgets = self.options.budgets
+        excess = budgets.excess(*used)
         peak = library_peak(artifact, self.device, config.threads)
         return Trial(
             arch,
@@ -212,7 +224,8 @@ class Evaluator:
             flops=flops,
             utilisation=flops / (median / 1000 * peak),
             peak_bytes=measured.peak_bytes,
-            reason=f"p{self.options.percentile:g} {latency:.4g} ms" if excess > 0 else "",
+            size_bytes=size,
+            reason=budgets.missed(*used),
         )
 
 

@@ -49,7 +49,8 @@ _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
-_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None)}
+_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None), "size_mb": None,
+           "memory_mb": None}  # fmt: skip
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
@@ -279,7 +280,7 @@ class Journal:
         queue, seen = deque([start]), {start}
         while queue:
             arch = queue.popleft()
-            if arch not in judged and not dominated(arch, trials, self._budget_ms):
+            if arch not in judged and not dominated(arch, trials):
                 return arch
             # Larger neighbours first: they are likely to be more accurate.
             for near in reversed(tuple(self._space.neighbours(arch))):

@@ -96,16 +96,19 @@ def _check_feasible(
     if journal.note("teacher_ms") is not None:
         return
     progress(Event("check", f"measuring the smallest student, {space.smallest}"))
-    least = evaluator.latency(space.smallest, options.search_measure, TRIES, final=True)
-    if least > options.budget_ms:
+    least = evaluator.needs(space.smallest, options.search_measure, TRIES, final=True)
+    missed = options.budgets.missed(*least)
+    if missed:
+        enough = options.budgets.least(*least)
+        remedies = [f"--{name} {value:.4g}" for name, value in enough.items()]
         raise BudgetError(
-            f"no student keeps {options.budget_ms:g} ms on {evaluator.device.name}: the smallest "
-            f"in the space, {space.smallest}, takes {least:.4g} ms (p{options.percentile:g}); "
-            "give a larger budget or a shorter length"
+            f"no student keeps {options.budgets} on {evaluator.device.name}: the smallest "
+            f"in the space, {space.smallest}, takes {missed} (p{options.percentile:g}); "
+            f"give {' and '.join(remedies)} or more, a shorter --length or another --precision"
         )
     progress(Event("check", f"measuring the teacher's shape, {teacher}"))
-    teacher_ms = evaluator.latency(teacher, options.search_measure)
-    if teacher_ms <= options.budget_ms and space.contains(teacher):
+    teacher_ms, *rest = evaluator.needs(teacher, options.search_measure)
+    if not options.budgets.missed(teacher_ms, *rest) and space.contains(teacher):
         journal.suggest(teacher)  # the teacher keeps the budget as it is
     journal.set_note("teacher_ms", teacher_ms)
 

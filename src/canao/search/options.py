@@ -20,6 +20,7 @@ from canao.device.certify import (
 )
 from canao.errors import InputError
 from canao.model.arch import Arch
+from canao.search.budgets import Budgets
 from canao.search.controller import NAMES
 from canao.search.trial import Trial
 from canao.train.data import TASKS
@@ -88,6 +89,7 @@ class SearchOptions:
     """The options of one search.
 
     budget_ms        latency that the student's library must keep
+    size_mb, memory_mb, min_accuracy   further budgets (budgets.py); None: there is none
     run_dir          where everything is written; the same directory resumes the run
     task             one of `canao.train.data.TASKS`; None: what the labels are, classes or values
     trials           candidates that get a proxy score; rejected ones come on top
@@ -126,9 +128,13 @@ class SearchOptions:
     space: Space | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     data_told: tuple[str, ...] = ()
+    size_mb: float | None = None
+    memory_mb: float | None = None
+    min_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         check_budget(self.budget_ms, self.percentile)
+        _ = self.budgets  # which checks the others
         check_samples(self.measure.samples)
         check_others_limit(self.others_limit)
         for name in ("trials", "search_samples", "finalists"):
@@ -151,6 +157,10 @@ class SearchOptions:
             )
 
     @property
+    def budgets(self) -> Budgets:
+        return Budgets(self.budget_ms, self.size_mb, self.memory_mb, self.min_accuracy)
+
+    @property
     def precision(self) -> str:
         """Of the products of all libraries."""
         return self.training.precision
@@ -170,6 +180,8 @@ class SearchOptions:
         return {
             "precision": self.precision,
             "budget_ms": self.budget_ms,
+            "size_mb": self.size_mb,
+            "memory_mb": self.memory_mb,
             "percentile": self.percentile,
             "controller": self.controller,
             "seed": self.seed,

@@ -34,6 +34,7 @@ _BY_LAYER = 1  # the format of versions that kept kernels by layer
 _KEPT = 15  # times kept for one kernel
 _PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
 _MARGIN = 0.95
+_CLEARLY = 0.1  # of a budget: by less, an awkward width may be slower than the next larger one
 _WINDOW = 8  # measured libraries that the factor is learnt from
 
 Profile = Sequence[tuple[str, float]]
@@ -140,14 +141,11 @@ def lower_bound_factor(
     return _MARGIN * min(ratios[-_WINDOW:])
 
 
-def dominated(arch: Arch, trials: Iterable[Trial], budget_ms: float) -> Trial | None:
-    """A trial that is no larger than `arch` in any block and was clearly over the budget.
-
-    'Clearly' means by 10 %: an awkward width can be a little slower than the next larger one.
-    """
+def dominated(arch: Arch, trials: Iterable[Trial]) -> Trial | None:
+    """A trial that is no larger than `arch` in any block and was clearly over a budget."""
     for trial in trials:
-        ms = trial.latency_ms
-        if ms is not None and ms > 1.1 * budget_ms and trial.arch.no_larger_than(arch):
+        measured = trial.latency_ms is not None
+        if measured and trial.excess > _CLEARLY and trial.arch.no_larger_than(arch):
             return trial
     return None
 

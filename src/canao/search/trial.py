@@ -16,7 +16,7 @@ from canao.model.arch import Arch
 TRAINED = "trained"  # within the budget, and has a proxy score
 DOMINATED = "dominated"  # no smaller in any dimension than one measured over the budget
 PREDICTED_OVER = "predicted over"  # the table's lower bound is over the budget
-MEASURED_OVER = "measured over"  # its library took longer than the budget
+MEASURED_OVER = "measured over"  # its library took longer, or more room, than a budget
 FAILED = "failed"  # its library could not be measured
 # Fields that journals of earlier versions have under another name.
 _RENAMED = {"layers_before": "operators", "layers_after": "kernels"}
@@ -39,6 +39,7 @@ class _Row(msgspec.Struct):
     flops: int | None = None
     utilisation: float | None = None
     peak_bytes: int | None = None
+    size_bytes: int | None = None
     reason: str = ""
     seconds: float = 0.0
 
@@ -47,7 +48,8 @@ class _Row(msgspec.Struct):
 class Trial:
     """One judged architecture. Times in milliseconds except `seconds`; accuracy in 0..1.
 
-    excess          latency / budget - 1: positive if the budget is missed
+    excess          latency / budget - 1: positive if the budget is missed; of several budgets the
+                    one that is missed most
     verdict         one of TRAINED, DOMINATED, PREDICTED_OVER, MEASURED_OVER, FAILED
     accuracy        the proxy score, in the task's primary metric; None unless trained
     latency_ms      measured at the budget's percentile; None unless measured
@@ -56,6 +58,8 @@ class Trial:
     operators       number of operators before fusion
     kernels         number of kernels after fusion
     utilisation     time at the measured peaks, of each kernel's type of products its own / median
+    peak_bytes      the most memory of a process that runs the library
+    size_bytes      of all files of the artifact
     seconds         time that the trial took
     """
 
@@ -72,6 +76,7 @@ class Trial:
     flops: int | None = None
     utilisation: float | None = None
     peak_bytes: int | None = None
+    size_bytes: int | None = None
     reason: str = ""
     seconds: float = 0.0
 

@@ -1,0 +1,148 @@
+"""Budgets besides that of latency: of size and memory, and a least score."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canao.artifact.directory import Artifact
+from canao.device.base import Timing
+from canao.device.null import NullDevice
+from canao.errors import BudgetError, InputError
+from canao.model.arch import Arch
+from canao.search import Event
+from canao.search.budgets import Budgets, size_of
+from tests.search.landscape import (
+    FormulaTrainer,
+    accuracy,
+    arch_of,
+    compile_by_formula,
+    device,
+    kernel_times,
+    latency_ms,
+    options,
+    run_search,
+)
+
+
+def weight_of(arch: Arch) -> int:
+    """Bytes of a library: 20,000 for each FFN unit."""
+    return 20_000 * sum(block.ffn for block in arch.blocks)
+
+
+def compile_with_weights(model_dir: Path, out: Path) -> Artifact:
+    """The artifact of the formula, with a sparse file as large as its architecture's weights."""
+    artifact = compile_by_formula(model_dir, out)
+    with open(out / "extra.bin", "wb") as file:
+        file.truncate(weight_of(arch_of(artifact)))
+    return artifact
+
+
+class Hungry(NullDevice):
+    """Its libraries take a megabyte of memory for each kernel that runs."""
+
+    def measure(self, artifact: Artifact, config: Any) -> Any:
+        found = super().measure(artifact, config)
+        assert isinstance(found, Timing)
+        return replace(found, peak_bytes=1_000_000 * len(kernel_times(arch_of(artifact))))
+
+
+HUNGRY = Hungry(
+    lambda artifact: latency_ms(arch_of(artifact)),
+    kernels=lambda artifact: kernel_times(arch_of(artifact)),
+)
+
+
+def test_all_budgets_are_kept(tmp_path: Path) -> None:
+    """Without them, the student is larger and takes more memory."""
+    asked = options(tmp_path / "free", trials=8)
+    trainer = FormulaTrainer(tmp_path / "w")
+    free = run_search(asked, trainer, compile_with_weights, HUNGRY)
+    size, kernels = weight_of(free.arch) / 1e6, len(kernel_times(free.arch))
+    bound = options(
+        tmp_path / "bound", trials=8, size_mb=0.7 * size, memory_mb=kernels - 1.0,
+        min_accuracy=0.5,
+    )  # fmt: skip
+    found = run_search(bound, trainer, compile_with_weights, HUNGRY)
+    assert size_of(found.artifact) <= 0.7e6 * size < size_of(free.artifact)
+    assert found.certificate.peak_bytes <= 1e6 * (kernels - 1)
+    assert found.certificate.measured_ms <= asked.budget_ms and found.score.value >= 0.5
+    trained = [trial for trial in found.trials if trial.trained]
+    assert all(trial.size_bytes <= 0.7e6 * size for trial in trained if trial.size_bytes)
+    over = [trial.reason for trial in found.trials if trial.verdict == "measured over"]
+    assert any(f"of {0.7 * size:g} MB" in reason for reason in over)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"size_mb": 1.0}, r"takes 2\.5\d* of 1 MB .*give --size-mb 2\.6\d* or more"),
+        ({"memory_mb": 2.5}, r"takes 7 of 2\.5 MB of memory .*give --memory-mb 7\.35 or more"),
+        ({"budget_ms": 0.01, "size_mb": 1.0}, r"--budget-ms 0\.\d+ and --size-mb 2"),
+    ],
+)
+def test_what_no_student_keeps_is_said_at_once(
+    limits: dict[str, float], words: str, tmp_path: Path
+) -> None:
+    trainer = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError, match=words) as raised:
+        run_search(options(tmp_path / "run", **limits), trainer, compile_with_weights, HUNGRY)
+    assert "\n" not in str(raised.value) and trainer.count("proxy") == 0
+
+
+def test_a_score_that_no_student_has(tmp_path: Path) -> None:
+    """Three are trained in full; the line says what each came to. With a floor between them, one
+    that keeps it is found, and with another floor the same run goes on."""
+    asked, events = options(tmp_path / "run", trials=6, min_accuracy=0.95), list[Event]()
+    trainer = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError) as raised:
+        run_search(asked, trainer, compile_by_formula, device(), events.append)
+    said = str(raised.value)
+    assert said.count("least is 0.95") == trainer.count("finish") == asked.finalists
+    assert "nearest points measured in the search" in said and "\n" not in said
+    assert not (tmp_path / "run" / "artifact").exists()
+    assert sum("misses a budget with a score" in event.text for event in events) == asked.finalists
+    again = replace(asked, min_accuracy=0.6)
+    assert run_search(again, trainer, compile_by_formula, device()).score.value >= 0.6
+
+
+def test_the_first_that_keeps_the_score_is_taken(tmp_path: Path) -> None:
+    """The best by proxy score scores less in the end than the second."""
+    asked = options(tmp_path / "run", trials=6)
+    first = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
+
+    class Worse(FormulaTrainer):
+        def finish(self, arch: Arch) -> Any:
+            found = super().finish(arch)
+            if arch != first.arch:
+                return found
+            return replace(found, score=replace(found.score, metrics={"accuracy": 0.1, "f1": 0.1}))
+
+    bound = options(tmp_path / "bound", trials=6, min_accuracy=accuracy(first.arch) - 0.2)
+    second = run_search(bound, Worse(tmp_path / "w2"), compile_by_formula, device())
+    assert second.arch != first.arch and second.score.value > 0.1
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"size_mb": 0.0}, "size_mb is 0; give megabytes above 0"),
+        ({"memory_mb": float("nan")}, "memory_mb is nan"),
+        ({"min_accuracy": 90.0}, r"min_accuracy is 90; give a value of the metric, such as 0\.9"),
+    ],
+)
+def test_limits_that_cannot_be(limits: dict[str, float], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        options(tmp_path, **limits)
+
+
+def test_the_budget_that_is_missed_most_counts() -> None:
+    budgets = Budgets(2.0, size_mb=10.0, memory_mb=50.0)
+    assert budgets.excess(1.0, 5_000_000, 20_000_000) == pytest.approx(-0.5)
+    assert budgets.excess(3.0, 20_000_000, 20_000_000) == pytest.approx(1.0)
+    assert budgets.missed(3.0, 20_000_000, 20_000_000) == "3 of 2 ms, 20 of 10 MB"
+    assert budgets.missed(1.0, 1, 60_000_000) == "60 of 50 MB of memory"
+    assert str(budgets) == "2 ms, 10 MB, 50 MB of memory"
