@@ -35,7 +35,7 @@ _KEPT = 15  # times kept for one kernel
 _PRIOR_RATIO = 0.95  # measured over predicted, before anything was measured
 _MARGIN = 0.95
 _CLEARLY = 0.1  # of a budget: by less, an awkward width may be slower than the next larger one
-_WINDOW = 8  # measured libraries that the factor is learnt from
+LEARNT_FROM = 8  # measured libraries that tell how far predictions are off
 
 Profile = Sequence[tuple[str, float]]
 _REMEASURE = "delete it to measure again"
@@ -134,11 +134,11 @@ def lower_bound_factor(
     count as the latest ones, so that a miss tightens the bound.
     """
     pairs = [(trial.predicted_ms, trial.latency_ms) for trial in trials]
-    ratios = [_PRIOR_RATIO] * _WINDOW
+    ratios = [_PRIOR_RATIO] * LEARNT_FROM
     ratios += [
         measured / predicted for predicted, measured in (*pairs, *misses) if predicted and measured
     ]
-    return _MARGIN * min(ratios[-_WINDOW:])
+    return _MARGIN * min(ratios[-LEARNT_FROM:])
 
 
 def dominated(arch: Arch, trials: Iterable[Trial]) -> Trial | None:
