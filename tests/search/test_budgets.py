@@ -98,7 +98,7 @@ def test_a_score_that_no_student_has(tmp_path: Path) -> None:
     that keeps it is found, and with another floor the same run goes on."""
     asked, events = options(tmp_path / "run", trials=6, min_accuracy=0.95), list[Event]()
     trainer = FormulaTrainer(tmp_path / "w")
-    with pytest.raises(BudgetError) as raised:
+    with pytest.raises(BudgetError, match="no finished library kept") as raised:
         run_search(asked, trainer, compile_by_formula, device(), events.append)
     said = str(raised.value)
     assert said.count("least is 0.95") == trainer.count("finish") == asked.finalists

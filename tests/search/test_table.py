@@ -13,7 +13,13 @@ from canao.errors import DeviceError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch, Block
 from canao.search.kernels import Kernels, survey
-from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
+from canao.search.table import (
+    LatencyTable,
+    dominated,
+    lower_bound_factor,
+    prediction_errors,
+    table_key,
+)
 from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from canao.target import get_target
 from tests.search.landscape import kernel_times, kernels_by_formula
@@ -184,6 +190,13 @@ def test_bound_starts_cautious_and_is_learnt() -> None:
     # A busy moment makes libraries slow; it must not make the bound too high for the fast one.
     trials = [measured(10, 30)] * 7 + [measured(10, 8)]
     assert lower_bound_factor(trials) == pytest.approx(0.95 * 0.8)
+
+
+def test_errors_are_those_left_after_what_was_learnt() -> None:
+    assert prediction_errors([]) == prediction_errors([Trial(ARCH, TRAINED, -0.1)]) == ()
+    trials = [replace(measured(10, 11), median_ms=ms) for ms in (11.0, 11.0, 22.0, 11.0)]
+    found = prediction_errors(trials)
+    assert found == pytest.approx((1 / 11, 0.0, 0.5, 0.0))
 
 
 def test_a_miss_never_loosens_the_bound() -> None:

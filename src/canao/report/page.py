@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from canao.defaults import PRECISION
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.report.plots import pareto_svg
+from canao.search.budgets import size_of
 from canao.search.certification import (
     ARTIFACT_DIR,
     RESULT_FILE,
@@ -37,6 +39,7 @@ from canao.search.certification import (
     read_result,
 )
 from canao.search.journal import read_run_file, read_trials
+from canao.search.table import prediction_errors
 from canao.search.trial import Trial, best_first, pareto
 
 REPORT_FILE = "report.html"
@@ -139,6 +142,8 @@ def summary(run: Run) -> dict[str, Any]:
         "state": run.state,
         "refused": run.refused,
         "budget_ms": run.facts["budget_ms"],
+        "size_mb": run.facts.get("size_mb"),
+        "memory_mb": run.facts.get("memory_mb"),
         "percentile": run.facts["percentile"],
         "device": run.facts["device"],
         "controller": run.facts["controller"],
@@ -149,6 +154,7 @@ def summary(run: Run) -> dict[str, Any]:
         "teacher": result.get("teacher"),
         "certified_ms": measured,
         "speedup": teacher_ms / measured if teacher_ms and measured else None,
+        "prediction_errors": list(prediction_errors(run.trials)),
         "trials": dict(Counter(trial.verdict for trial in run.trials)),
         "pareto": [
             {"arch": str(t.arch), "latency_ms": t.latency_ms, "accuracy": t.accuracy}
@@ -203,6 +209,11 @@ def _head(run: Run) -> str:
     facts, budget = run.facts, f"{run.facts['budget_ms']:g} ms"
     counted = Counter("trained" if trial.trained else "rejected" for trial in run.trials)
     cards = [("budget", f"{budget}, p{facts['percentile']:g}"), ("precision", _precision(run))]
+    for name in ("size_mb", "memory_mb"):
+        if facts.get(name) is not None:
+            cards.append((f"limit of {name.removesuffix('_mb')}", f"{facts[name]:g} MB"))
+    if run.artifact is not None:
+        cards.append(("size", f"{size_of(run.artifact) / 1e6:.4g} MB"))
     if run.certificate and run.certificate.holds:
         cards.append(("certified", f"{run.certificate.measured_ms:.4g} ms"))
     speedup = summary(run)["speedup"]
@@ -348,7 +359,19 @@ def _candidates(trials: Sequence[Trial]) -> str:
         rows.append((str(number), str(t.arch), t.verdict, _number(t.accuracy),
                      _number(t.latency_ms), _number(t.predicted_ms), fused, used,
                      f"{t.seconds:.1f}", t.reason))  # fmt: skip
-    return _table(heads, rows)
+    return _table(heads, rows) + _lines([said for said in [_foretold(trials)] if said])
+
+
+def _foretold(trials: Sequence[Trial]) -> str:
+    """How far the latency table was off; '' where nothing was measured."""
+    wrong = prediction_errors(trials)
+    if not wrong:
+        return ""
+    libraries = f"{len(wrong)} {'library' if len(wrong) == 1 else 'libraries'}"
+    return (
+        f"Latency table: off by {median(wrong):.1%} in the median and {max(wrong):.1%} at most, "
+        f"over {libraries}; corrected by what those before took."
+    )
 
 
 def _lines(lines: Sequence[str]) -> str:

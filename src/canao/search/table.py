@@ -121,6 +121,19 @@ def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
             f"{precision} {isa}")  # fmt: skip
 
 
+def prediction_errors(trials: Iterable[Trial]) -> tuple[float, ...]:
+    """By how much of the measured median the prediction of each measured trial was off, in the
+    order of the trials: after it was multiplied by the median ratio of the libraries before it."""
+    ratios: list[float] = []
+    found = []
+    for trial in trials:
+        if trial.predicted_ms and trial.median_ms:
+            off = median(ratios[-LEARNT_FROM:]) if ratios else 1.0
+            found.append(abs(off * trial.predicted_ms / trial.median_ms - 1.0))
+            ratios.append(trial.median_ms / trial.predicted_ms)
+    return tuple(found)
+
+
 def lower_bound_factor(
     trials: Iterable[Trial], misses: Iterable[tuple[float, float]] = ()
 ) -> float:
