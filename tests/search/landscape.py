@@ -106,6 +106,16 @@ class FormulaStudent:
     score: Score
 
 
+class FormulaErrors:
+    """What a layer of the teacher loses: the lower ones more."""
+
+    def of_heads(self, layer: int, heads: int) -> float:
+        return float((1 - heads / TEACHER.heads) ** (2 + layer / 3))
+
+    def of_ffn(self, layer: int, units: int) -> float:
+        return float((1 - units / TEACHER.ffn) ** (2 + layer / 3))
+
+
 @dataclass
 class FormulaTrainer:
     """Counts what it is asked for; `on_proxy` may interrupt a proxy score."""
@@ -125,6 +135,12 @@ class FormulaTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "arch.json").write_text(arch.to_json())
         return folder
+
+    def errors(self) -> FormulaErrors:
+        return FormulaErrors()
+
+    def kept_layers(self, count: int) -> range:
+        return range(TEACHER.layers - count, TEACHER.layers)
 
     def worth(self, arch: Arch) -> float:
         return 0.0  # nothing is known before it is trained

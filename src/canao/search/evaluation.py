@@ -19,13 +19,14 @@ from canao.artifact.temporary import WorkingDirectory
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
-from canao.model.arch import Arch
+from canao.model.arch import Arch, Block
+from canao.search.allocate import allocated
 from canao.search.budgets import size_of
 from canao.search.journal import Journal
 from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
 from canao.search.space import Space
-from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key
+from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key, usual_ratio
 from canao.search.trial import (
     DOMINATED,
     FAILED,
@@ -67,6 +68,26 @@ class Evaluator:
                 with self.skeleton(one) as artifact:
                     profile = self.device.profile(artifact, self.options.search_measure)
                     self.table.record(one, profile)
+
+    def allocate(self, space: Space, hidden: int, trials: Sequence[Trial]) -> Arch | None:
+        """The student of that width that loses least of the teacher, of those that the table
+        expects to keep the budget; None if it expects it of none."""
+        teacher = self.trainer.teacher_arch()
+        if hidden % teacher.head_size or teacher.head_size not in space.head_sizes:
+            return None
+        base = Arch.uniform(1, hidden, hidden // teacher.head_size, space.ffn_step)
+        self.survey(space, base)
+        outside, choices = self.table.outside(base), space.blocks_at(base)
+
+        def time(block: Block) -> float:
+            found = self.table.recalled(replace(base, blocks=(block,)))
+            assert found is not None  # after the survey
+            return found - outside
+
+        return allocated(
+            base, (choices["heads"], choices["ffn"]), self.trainer.errors(), teacher.layers,
+            self.trainer.kept_layers, time, self.options.budget_ms / usual_ratio(trials) - outside,
+        )  # fmt: skip
 
     @contextmanager
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:

@@ -63,6 +63,11 @@ class KernelNames:
             total.update(names)
         return total
 
+    def outside(self, arch: Arch) -> Counter[str] | None:
+        """The kernels outside of the layers, if they are known."""
+        names = self.known.outside.get(_outside(arch))
+        return None if names is None else Counter(names)
+
     def learn(self, arch: Arch, names: Sequence[str]) -> None:
         """Note the kernels that a library of `arch` runs, if they are others than was thought."""
         if self.recalled(arch) != Counter(names):

@@ -11,7 +11,9 @@ from canao.defaults import silent
 from canao.device.base import Device
 from canao.errors import BudgetError, DeviceError
 from canao.model.arch import Arch
+from canao.search.allocate import widths
 from canao.search.certification import SearchResult, certify_best
+from canao.search.controller import BLOCKWISE
 from canao.search.evaluation import TRIES, Evaluator, judge_next
 from canao.search.journal import Journal, claim, locked, settle
 from canao.search.kernels import Kernels
@@ -23,6 +25,7 @@ from canao.search.trial import FAILED, Trial, best_first
 from canao.train.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
+_BLOCKS = "blocks"  # note of the journal: widths for which blocks were chosen
 _PROPOSALS = 10  # architectures judged, at most, for each proxy score that is asked for
 
 
@@ -119,6 +122,8 @@ def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Prog
     failures, options = 0, evaluator.options
     while not _enough(options, journal.trials):
         # What waits was suggested before a kill, or on another machine: it comes first.
+        if not journal.waiting and options.controller == BLOCKWISE:
+            _suggest_blocks(evaluator, journal, space, progress)
         if not journal.waiting and polishing(journal.trials, options.trials, options.max_minutes):
             evaluator.survey(space, best_first(journal.trials)[0].arch)
             near = polished(
@@ -138,6 +143,26 @@ def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Prog
                 f"{evaluator.device.name}: {failures} libraries in a row could not be measured, "
                 f"the last one with {trial.reason}; see `canao bench` on one of them"
             )
+
+
+def _suggest_blocks(
+    evaluator: Evaluator, journal: Journal, space: Space, progress: Progress
+) -> None:
+    """Suggest the student whose blocks lose least, of the widest width for which that was not done
+    yet; nothing once it was done for all."""
+    done = set(journal.note(_BLOCKS) or ())
+    for hidden in widths(space):
+        if hidden in done:
+            continue
+        progress(Event("search", f"choosing the blocks of a student of width {hidden}"))
+        arch = evaluator.allocate(space, hidden, journal.trials)
+        if arch is not None and all(trial.arch != arch for trial in journal.trials):
+            journal.suggest(arch)
+        # Only now: if the run is killed before, the next one chooses the same.
+        done.add(hidden)
+        journal.set_note(_BLOCKS, sorted(done))
+        if journal.waiting:
+            return
 
 
 def _enough(options: SearchOptions, trials: tuple[Trial, ...]) -> bool:

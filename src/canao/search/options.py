@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +27,7 @@ from canao.train.data import TASKS
 from canao.train.options import TrainOptions
 
 if TYPE_CHECKING:  # these load Optuna and scikit-learn, and the command line must not
+    from canao.search.allocate import Errors
     from canao.search.space import Space
     from canao.train.metrics import Score
 
@@ -69,6 +70,14 @@ class Trainer(Protocol):
 
     def skeleton(self, arch: Arch) -> Path:
         """A Hugging Face directory with that architecture; its weights need not be trained."""
+        ...
+
+    def errors(self) -> Errors:
+        """What each of its layers loses with fewer heads or FFN units; costs no training."""
+        ...
+
+    def kept_layers(self, count: int) -> Sequence[int]:
+        """Which of the teacher's layers a student of so many layers keeps."""
         ...
 
     def worth(self, arch: Arch) -> float:

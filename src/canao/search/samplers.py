@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from canao.errors import InputError
-from canao.search.controller import NAMES
+from canao.search.controller import BLOCKWISE, NAMES
 from canao.search.space import Space
 
 _STARTUP = 8  # random proposals before a model is fitted: a search has tens of trials
@@ -97,6 +97,7 @@ def _random(seed: int) -> BaseSampler:
 _FACTORIES: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
     "gp": _gp,
+    BLOCKWISE: _gp,
     "nsga2": _nsga2,
     "random": _random,
 }

@@ -99,6 +99,15 @@ class LatencyTable:
         names = self.names.recalled(arch)
         return None if names is None else self._sum(names)
 
+    def outside(self, arch: Arch) -> float:
+        """The milliseconds of the kernels outside of the layers in libraries as wide as `arch`,
+        which have to be timed already."""
+        names = self.names.outside(arch)
+        found = None if names is None else self._sum(names)
+        if found is None:
+            raise DeviceError(f"latency table: no times of what is beside the layers of {arch}")
+        return found
+
     def _sum(self, names: Counter[str]) -> float | None:
         if self._lacking(names):
             return None
@@ -132,6 +141,13 @@ def prediction_errors(trials: Iterable[Trial]) -> tuple[float, ...]:
             found.append(abs(off * trial.predicted_ms / trial.median_ms - 1.0))
             ratios.append(trial.median_ms / trial.predicted_ms)
     return tuple(found)
+
+
+def usual_ratio(trials: Iterable[Trial]) -> float:
+    """What a prediction is usually multiplied by to come to the measured latency: the median of the
+    last libraries; 1 before there are any."""
+    ratios = [t.latency_ms / t.predicted_ms for t in trials if t.latency_ms and t.predicted_ms]
+    return median(ratios[-LEARNT_FROM:]) if ratios else 1.0
 
 
 def lower_bound_factor(

@@ -113,9 +113,7 @@ def keep(
             f"architecture {student}: {student.heads} heads of {student.head_size}, the teacher's "
             f"are {teacher.hidden} wide in all; a student's cannot be wider"
         )
-    spacing = teacher.layers / student.layers
-    even = [round((i + 1) * spacing) - 1 for i in range(student.layers)]
-    chosen = tuple(even if layers is None else layers)
+    chosen = tuple(even_layers(teacher.layers, student.layers) if layers is None else layers)
     pairs = [_head_dims(teacher, student.head_size, block.heads, importance, i)
              for i, block in zip(chosen, student.blocks, strict=True)]  # fmt: skip
     return Kept(
@@ -129,6 +127,12 @@ def keep(
             for i, block in zip(chosen, student.blocks, strict=True)
         ),
     )
+
+
+def even_layers(layers: int, count: int) -> tuple[int, ...]:
+    """Which of so many layers a student with `count` keeps: evenly spaced, the last among them."""
+    spacing = layers / count
+    return tuple(round((i + 1) * spacing) - 1 for i in range(count))
 
 
 def share_kept(importance: Importance, kept: Kept) -> float:

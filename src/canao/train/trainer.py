@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,11 @@ from canao.train.distill import TeacherTargets, distill
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, inherit, keep, share_kept
+from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept
 from canao.train.loop import Progress, TrainingSchedule
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
+from canao.train.pruning import PruningErrors, measure_errors
 from canao.train.records import read_record, score_of, write_record
 from canao.train.storing import storing
 
@@ -149,6 +150,20 @@ class Trainer:
         kept = self._kept(arch)
         assert self._importance is not None
         return share_kept(self._importance, kept)
+
+    def errors(self) -> PruningErrors:
+        """What each layer of the teacher loses with fewer heads or FFN units; kept in a file."""
+        path = self.work / "errors.safetensors"
+        found = PruningErrors.load(path, self._key, self._arch)
+        if found is None:
+            with computing(self.device, self.options.threads):
+                found = measure_errors(self._teacher_model(), self._train_set())
+            found.save(path, self._key)
+        return found
+
+    def kept_layers(self, count: int) -> Sequence[int]:
+        """Which of the teacher's layers a student of so many layers keeps."""
+        return even_layers(self._arch.layers, count)
 
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""

@@ -1,0 +1,71 @@
+"""The dynamic program, against all choices tried one by one."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from canao.model.arch import Arch, Block
+from canao.search.allocate import Choice, allocated, least_error
+
+BASE = Arch.uniform(1, 64, 2, 64)
+HEADS, FFN = (1, 2), (16, 32, 64)
+
+
+class Falling:
+    """Errors that fall with what is left, at a rate of each layer's own."""
+
+    def __init__(self, seed: int) -> None:
+        self.rates = np.random.default_rng(seed).uniform(0.5, 4.0, (6, 2))
+
+    def of_heads(self, layer: int, heads: int) -> float:
+        return float((1 - heads / 2) ** self.rates[layer, 0])
+
+    def of_ffn(self, layer: int, units: int) -> float:
+        return float((1 - units / 64) ** self.rates[layer, 1])
+
+
+def time(block: Block) -> float:
+    return 0.11 * block.heads + 0.007 * block.ffn + 0.05 * (block.heads > 0)
+
+
+def last(count: int) -> range:
+    """The layers that a student of so many keeps, of three."""
+    return range(3 - count, 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("budget", [0.13, 0.5, 0.9, 1.6, 3.0])
+def test_nothing_loses_less(seed: int, budget: float) -> None:
+    errors = Falling(seed)
+    found = allocated(BASE, (HEADS, FFN), errors, 3, last, time, budget)
+
+    def lost(arch: Arch) -> float:
+        kept = last(arch.layers)
+        return 2.0 * (3 - arch.layers) + sum(
+            errors.of_heads(layer, b.heads) + errors.of_ffn(layer, b.ffn)
+            for layer, b in zip(kept, arch.blocks, strict=True)
+        )
+
+    blocks = [Block(h, f) for h in (0, *HEADS) for f in (0, *FFN) if h or f]
+    all_of_them = [Arch(64, 32, some) for n in (1, 2, 3) for some in product(blocks, repeat=n)]
+    fitting = [arch for arch in all_of_them if sum(map(time, arch.blocks)) <= budget]
+    assert found is not None and sum(map(time, found.blocks)) <= budget
+    # Times are rounded up to 1/4096 of the budget, so that it may be left unused by so much.
+    tight = [arch for arch in fitting if sum(map(time, arch.blocks)) <= 0.999 * budget]
+    assert min(map(lost, fitting)) - 1e-9 <= lost(found) <= min(map(lost, tight)) + 1e-9
+
+
+def test_where_nothing_fits() -> None:
+    assert allocated(BASE, (HEADS, FFN), Falling(0), 3, last, time, 0.01) is None
+    assert allocated(BASE, (HEADS, FFN), Falling(0), 3, last, time, 0.0) is None
+    assert least_error([[Choice(Block(1, 1), 2.0, 0.1)]], 1.0) is None
+
+
+def test_the_whole_budget_may_be_used() -> None:
+    """Times that are exactly the budget fit."""
+    one = [Choice(Block(1, 1), 0.25, 0.0)]
+    found = least_error([one] * 4, 1.0)
+    assert found is not None and len(found[1]) == 4
