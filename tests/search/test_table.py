@@ -208,11 +208,11 @@ def test_a_miss_never_loosens_the_bound() -> None:
 def test_what_is_larger_than_a_clear_miss_is_dominated() -> None:
     miss = Trial(ARCH, MEASURED_OVER, 0.3, latency_ms=13.0)
     near = Trial(ARCH, MEASURED_OVER, 0.05, latency_ms=10.5)
-    assert dominated(like(4, 640), [miss], 10.0) is miss
-    assert dominated(like(3), [miss], 10.0) is None
-    assert dominated(like(3, 4096), [miss], 10.0) is None
-    assert dominated(like(4, 640), [near], 10.0) is None
+    assert dominated(like(4, 640), [miss]) is miss
+    assert dominated(like(3), [miss]) is None
+    assert dominated(like(3, 4096), [miss]) is None
+    assert dominated(like(4, 640), [near]) is None
     # Blocks are compared one by one: a wider one makes up for none that is narrower.
     part = Trial(mixed((8, 512), (3, 0)), MEASURED_OVER, 0.3, latency_ms=13.0)
-    assert dominated(mixed((8, 512), (0, 64), (3, 64)), [part], 10.0) is part
-    assert dominated(mixed((8, 512), (2, 512), (2, 512)), [part], 10.0) is None
+    assert dominated(mixed((8, 512), (0, 64), (3, 64)), [part]) is part
+    assert dominated(mixed((8, 512), (2, 512), (2, 512)), [part]) is None

@@ -64,7 +64,7 @@ class Evaluator:
         and not guessed."""
         choices, most = space.blocks_at(arch), self.trainer.teacher_arch().layers
         for one in survey(arch, choices["heads"], choices["ffn"], most):
-            if one not in self.table:
+            if self.table.predict(one) is None:
                 with self.skeleton(one) as artifact:
                     profile = self.device.profile(artifact, self.options.search_measure)
                     self.table.record(one, profile)

@@ -70,7 +70,7 @@ class KernelNames:
 
     def learn(self, arch: Arch, names: Sequence[str]) -> None:
         """Note the kernels that a library of `arch` runs, if they are others than was thought."""
-        if self.recalled(arch) != Counter(names):
+        if self.of(arch) != Counter(names):
             self.known.whole[str(arch)] = sorted(names)
 
     def _ask(self, arch: Arch) -> None:

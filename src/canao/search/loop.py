@@ -26,6 +26,7 @@ from canao.train.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
 _BLOCKS = "blocks"  # note of the journal: widths for which blocks were chosen
+_TRIES_OF_BLOCKS = 2
 _PROPOSALS = 10  # architectures judged, at most, for each proxy score that is asked for
 
 
@@ -149,18 +150,20 @@ def _suggest_blocks(
     evaluator: Evaluator, journal: Journal, space: Space, progress: Progress
 ) -> None:
     """Suggest the student whose blocks lose least, of the widest width for which that was not done
-    yet; nothing once it was done for all."""
-    done = set(journal.note(_BLOCKS) or ())
+    yet; nothing once it was done for all. Where its library missed the budget, it told how far
+    the table is off, and blocks are chosen once more."""
+    done = list(journal.note(_BLOCKS) or ())
+    kept = {trial.arch.hidden for trial in journal.trials if trial.trained}
     for hidden in widths(space):
-        if hidden in done:
+        if done.count(hidden) >= _TRIES_OF_BLOCKS or (hidden in done and hidden in kept):
             continue
         progress(Event("search", f"choosing the blocks of a student of width {hidden}"))
         arch = evaluator.allocate(space, hidden, journal.trials)
         if arch is not None and all(trial.arch != arch for trial in journal.trials):
             journal.suggest(arch)
         # Only now: if the run is killed before, the next one chooses the same.
-        done.add(hidden)
-        journal.set_note(_BLOCKS, sorted(done))
+        done.append(hidden)
+        journal.set_note(_BLOCKS, done)
         if journal.waiting:
             return
 
