@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from canao.api import compile, load, search, tune
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
-    from canao.model.arch import Arch
+    from canao.model.arch import Arch, Block
 
 __all__ = [
     "Arch",
     "Artifact",
+    "Block",
     "BudgetError",
     "CanaoError",
     "CompiledModel",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 _HOMES = {
     "Arch": "canao.model.arch",
+    "Block": "canao.model.arch",
     "Artifact": "canao.artifact.directory",
     "CompiledModel": "canao.inference.compiled_model",
     "compile": "canao.api",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from canao.errors import InputError
 from canao.machine import local_machine
 from canao.train.options import BF16, DEVICES, FLOAT32
+from canao.train.threads import threads
 
 # A CPU whose products in bfloat16 are faster than in float32 has one of these.
 _CPU_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
@@ -115,14 +116,3 @@ def computing(device: torch.device, count: int | None) -> Iterator[None]:
             f"training: not enough memory on {device}; give a smaller --length, another "
             "--train-device, or free memory"
         ) from None
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with `count` threads inside the block (None: as torch is set)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -38,6 +38,7 @@ from canao.train.compute import (
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.options import FLOAT32
 from canao.train.storing import require_room, storing
+from canao.train.threads import adapt
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, note
 _CHECKPOINT_SECONDS = 120.0
@@ -211,6 +212,7 @@ class Loop:
         ]
 
     def _step(self, index: Sequence[int], total: int) -> float:
+        adapt()
         self.model.train()
         rate = self.schedule.rate(self.state.step, total) / 2**self.state.halved
         for group in self.optimizer.param_groups:

@@ -1,0 +1,114 @@
+"""How many threads PyTorch computes with on a CPU, as many as others leave cores for.
+
+All threads of PyTorch wait for the slowest at the end of each operation. So one thread that shares
+its core with another program makes all of them as slow: with two threads on two cores, one of which
+is taken, training runs at a tenth of what a single thread would do. Therefore the number of threads
+follows the cores that are free, looked at every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_EVERY_S = 3.0  # between two looks
+_SPARE = 0.35  # of a core: what others may take of one on which a thread still runs
+_STAT = Path("/proc/stat")
+_IDLE = (3, 4)  # columns of a core: idle, and waiting for a disk
+_GUESTS = 8  # columns from here on are counted in earlier ones as well
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Seconds so far: of the clock, that cores were busy in all, and of this process."""
+
+    at: float
+    busy: float
+    own: float
+
+
+def read(cores: Collection[int]) -> Reading | None:
+    """A reading of these cores; None where the system does not tell."""
+    try:
+        lines = _STAT.read_text(encoding="ascii").splitlines()
+        tick = 1.0 / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+    busy, seen = 0.0, 0
+    for line in lines:
+        name, *words = line.split()
+        if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in cores:
+            ticks = [int(word) for word in words[:_GUESTS]]
+            busy += tick * (sum(ticks) - sum(ticks[i] for i in _IDLE if i < len(ticks)))
+            seen += 1
+    return Reading(time.monotonic(), busy, time.process_time()) if seen == len(cores) else None
+
+
+class FreeCores:
+    """Looks how many of the cores that this process may use others leave free."""
+
+    def __init__(
+        self, cores: Collection[int], reading: Callable[[Collection[int]], Reading | None] = read
+    ) -> None:
+        self._cores, self._reading = cores, reading
+        self._last = reading(cores)
+        self.threads = max(1, len(cores))
+        self._more = False  # whether the last look would have allowed more threads
+
+    def look(self) -> int:
+        """How many threads to compute with, from now on. Fewer at once; more only if two looks in a
+        row say so, since others may pause."""
+        if self._last is None or time.monotonic() - self._last.at < _EVERY_S:
+            return self.threads
+        now, before = self._reading(self._cores), self._last
+        if now is None:
+            return self.threads
+        self._last = now
+        wall = max(now.at - before.at, 1e-3)
+        others = max(0.0, (now.busy - before.busy) - (now.own - before.own)) / wall
+        free = max(1, int(len(self._cores) - others + _SPARE))
+        if free < self.threads or (free > self.threads and self._more):
+            self.threads, self._more = free, False
+        else:
+            self._more = free > self.threads
+        return self.threads
+
+
+_watching: FreeCores | None = None
+
+
+def adapt() -> None:
+    """Inside of `threads(None)`: take as many threads as there are free cores; else nothing."""
+    if _watching is not None:
+        wanted = _watching.look()
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch compute with `count` threads inside the block. None: with as many as it is set to,
+    and fewer while others use the cores, wherever `adapt` is called."""
+    global _watching
+    before, watched = torch.get_num_threads(), _watching
+    torch.set_num_threads(count or before)
+    _watching = FreeCores(_allowed()) if count is None and before > 1 else None
+    if _watching is not None:
+        _watching.threads = before
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _watching = watched
+
+
+def _allowed() -> frozenset[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
