@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,7 @@ def proposals(controller: str, run_dir: Path, seed: int, *, reopen: bool) -> lis
 def print_all(folder: str) -> None:
     """In a process of its own: what every controller proposes, as JSON."""
     found = {name: proposals(name, Path(folder) / name, 3, reopen=False) for name in NAMES}
-    print(json.dumps({name: [asdict(arch) for arch in archs] for name, archs in found.items()}))
+    print(json.dumps({name: [arch.facts() for arch in archs] for name, archs in found.items()}))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Arch]]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    return {name: [Arch.uniform(**row) for row in archs] for name, archs in rows.items()}
+    return {name: [Arch.of(row, name) for row in archs] for name, archs in rows.items()}
 
 
 @pytest.mark.parametrize("controller", NAMES)

@@ -34,6 +34,7 @@ from tests.search.landscape import (
     FormulaTrainer,
     compile_by_formula,
     device,
+    kernels_by_formula,
     latency_ms,
     options,
     run_search,
@@ -211,7 +212,7 @@ def test_every_damage_of_the_latency_table(finished: Path, tmp_path: Path) -> No
     for damage in DAMAGES:
         shutil.copy(finished / "latency.json", path)
         damage(path)
-        said = ends_well(lambda: LatencyTable(path, "here"))
+        said = ends_well(lambda: LatencyTable(path, "here", kernels_by_formula))
         assert (said == "") == (damage is removed), damage
         assert said == "" or said.endswith("delete it to measure again")
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

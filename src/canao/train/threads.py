@@ -93,8 +93,8 @@ def adapt() -> None:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch compute with `count` threads inside the block. None: with as many as it is set to,
-    and fewer while others use the cores, wherever `adapt` is called."""
+    """Let PyTorch compute with `count` threads inside the block. None: with as many as it is set to
+    and, wherever `adapt` is called, with fewer while others use the cores."""
     global _watching
     before, watched = torch.get_num_threads(), _watching
     torch.set_num_threads(count or before)
