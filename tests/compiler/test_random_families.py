@@ -12,10 +12,9 @@ from transformers.activations import ACT2CLS
 
 from tests.compiler.families import FAMILIES, HEADS, make
 from tests.compiler.test_families import (
-    QUICKEST,
     assert_compiled,
     assert_graph,
-    quickest,
+    other_toolchain,
     stages,
 )
 
@@ -126,5 +125,4 @@ def test_libraries(drawn: Drawn) -> None:
     family, head, changes = drawn
     model = make(family, head, **changes)
     with tempfile.TemporaryDirectory() as folder:
-        assert_compiled(model, Path(folder), (1, 8, 17), toolchain=quickest(),
-                        build_flags=QUICKEST)  # fmt: skip
+        assert_compiled(model, Path(folder), (1, 8, 17), toolchain=other_toolchain())
