@@ -32,7 +32,7 @@ def test_a_model_is_captured_once_for_all_that_is_the_same() -> None:
     assert graph.digest() == want and captured(again, 64) is graph and len(asked) == 1
     with torch.no_grad():
         first.bert.embeddings.word_embeddings.weight[3, 5] += 1
-    assert captured(again, 64).digest() == want, "another's weights, not those of the model it was made of"
+    assert captured(again, 64).digest() == want, "it has the weights of the other, as they are now"
     assert captured(first, 64).digest() != want and len(asked) == 2
     assert captured(again, 32).max_length == 32 and len(asked) == 3
     again.set_attn_implementation("eager")
