@@ -18,7 +18,7 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test replay lint bench bench-int8 table2 footprint bench-setup setup setup-dev clean
+.PHONY: help run test test-thorough replay lint bench bench-int8 table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,8 +26,14 @@ help: ## list the targets
 run: setup ## search, distil, compile and certify on the embedded spoken commands; then label three
 	$(BIN)/canao demo --out $(RUN)
 
+# Neighbours in a file share models, builds and fixtures: a process keeps them together.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: setup-dev ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(PYTEST)
+
+test-thorough: setup-dev ## run the tests with all combinations of what they vary
+	$(PYTEST) -m ''
 
 replay: setup-dev ## which generated C a change changed: hashes against tests/replay.json
 	$(BIN)/python -m tests.replay $(if $(UPDATE),--update)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from canao import build
+from canao.compiler import loading
+from tests.captured import remembering
 
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +24,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The lengths at which every compiled model is compared: tiles and their neighbours.
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)
 TESTS = Path(__file__).parent
+
+
+def thoroughly(here: Iterable[Any], every: Iterable[Any]) -> list[Any]:
+    """The cases of a test: those of `every` that are not `here` are for `make test-thorough`."""
+    chosen = list(here)
+    assert set(chosen) < set(every)
+    return [case if case in chosen else pytest.param(*_several(case), marks=pytest.mark.thorough)
+            for case in every]  # fmt: skip
+
+
+def _several(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
+
+
 # Lines of a difference that are shown of a golden text.
 _SHOWN = 40
 
@@ -67,19 +85,45 @@ def no_torch_threads() -> None:
     torch.set_num_threads(1)
 
 
+# Clang's own checks, which it adds where it does not optimise, would take time.
+_SHIPPED = build._FLAGS
+_QUICK = (*(f for f in _SHIPPED if f != "-O3"), "-O0", "-fno-sanitize=undefined")
+
+
+@contextlib.contextmanager
+def _compiled_with(flags: tuple[str, ...]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_FLAGS", flags)
+        build.code_stamp.cache_clear()  # which holds the flags
+        yield
+    build.code_stamp.cache_clear()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_code(request: pytest.FixtureRequest) -> Iterator[None]:
     """Libraries are compiled without optimising, in two fifths of the time, but in modules that are
     of the code as users get it, or of its speed: those have the mark `as_shipped`."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.node.get_closest_marker("as_shipped") is None:
-            # Without the checks that clang adds where it does not optimise.
-            quick = ("-O0", "-fno-sanitize=undefined")
-            flags = tuple(f for f in build._FLAGS if f != "-O3")
-            patch.setattr(build, "_FLAGS", (*flags, *quick))
-        build.code_stamp.cache_clear()  # which holds the flags
+    shipped = request.node.get_closest_marker("as_shipped")
+    with _compiled_with(_SHIPPED if shipped else _QUICK):
         yield
-    build.code_stamp.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def shipped_code(request: pytest.FixtureRequest, quick_code: None) -> Iterator[None]:
+    """So may single tests of a module, or single cases of a test."""
+    if request.node.get_closest_marker("as_shipped") is None:
+        yield
+        return
+    with _compiled_with(_SHIPPED):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def captured_once() -> Iterator[None]:
+    """A model that is compiled by several tests is captured for the first of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "trace", remembering(loading.trace))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

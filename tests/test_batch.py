@@ -18,7 +18,7 @@ from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, encoder
-from tests.compiler.test_programs import SANITIZERS, gcc
+from tests.compiler.test_programs import RACES, SANITIZERS, gcc
 from tests.conftest import LENGTHS
 
 MOST = 128
@@ -252,9 +252,7 @@ def test_the_caller_gets_its_cores_back(artifact: Artifact, texts) -> None:
         assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize(
-    "flags", (SANITIZERS, ("-fsanitize=thread", "-g", "-O1")), ids=("address", "thread")
-)
+@pytest.mark.parametrize("flags", (SANITIZERS, RACES), ids=("address", "thread"))
 def test_under_sanitizers(flags: tuple[str, ...], tmp_path: Path, texts) -> None:
     toolchain = get_toolchain(gcc())
     stages = programs.staged(encoder("prime", layers=1, max_length=MOST), HOST, True)
@@ -271,7 +269,7 @@ def test_under_sanitizers(flags: tuple[str, ...], tmp_path: Path, texts) -> None
 def test_no_memory(tmp_path: Path, texts) -> None:
     """Allocations of a batch that fail: CANAO_MEMORY, nothing written, and the model goes on."""
     stages = programs.staged(classifier("small", layers=1, max_length=MOST), HOST, True)
-    flags = ("-O1", "-DNO_MEMORY", "-Wl,--wrap=posix_memalign", "-Wl,--wrap=malloc")
+    flags = ("-DNO_MEMORY", "-Wl,--wrap=posix_memalign", "-Wl,--wrap=malloc")
     toolchain = get_toolchain(gcc())
     command = programs.build(stages, HOST, tmp_path, toolchain, flags, "batch_harness.c")
     assert len(programs.run([*command, "3"], texts(LENGTHS))) == len(LENGTHS)

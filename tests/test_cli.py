@@ -79,7 +79,9 @@ def _write_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def artifact(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_model(model_dir, tmp_path_factory.mktemp("artifact") / "out").path
+    """Optimised: it is measured often."""
+    out = tmp_path_factory.mktemp("artifact") / "out"
+    return compile_model(model_dir, out, build_flags=("-O3",)).path
 
 
 def test_compile_and_run(canao, model_dir: Path, tmp_path: Path) -> None:

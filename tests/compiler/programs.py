@@ -53,8 +53,11 @@ def build_schedule(
     flags: Sequence[str] = (),
     main: str = HARNESS,
 ) -> list[str]:
-    """As `build`, for a schedule by plans of its own."""
-    executable = build_program(sources(emit(schedule, target), main), target, toolchain, flags)
+    """As `build`, for a schedule by plans of its own. All but its kernels is for the least
+    processor, as in a library: zig makes a libc for each processor that it links a program for,
+    which takes it a minute."""
+    units = sources(emit(schedule, target), main)
+    executable = build_program(units, target.least, toolchain, flags)
     weights = folder / "weights.bin"
     with open(weights, "wb") as stream:
         for part in file_parts(schedule.program.graph, schedule.weights):

@@ -32,7 +32,7 @@ from tests.compiler.families import FAMILIES, make, reference, text
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
 from tests.compiler.test_programs import SANITIZERS, gcc
-from tests.conftest import LENGTHS
+from tests.conftest import LENGTHS, thoroughly
 from tests.oracle import assert_close
 
 pytestmark = pytest.mark.as_shipped
@@ -173,7 +173,11 @@ def test_accumulators_are_exact_where_instructions_are_emulated(isa: str, tmp_pa
                  deepest=64, rows=3)  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Shared layers, products of relative positions, gates and rotations, convolutions.
+DIFFERENT = ("Bert", "Albert", "DebertaV2", "ModernBert", "ConvBert")
+
+
+@pytest.mark.parametrize("family", thoroughly(DIFFERENT, FAMILIES))
 def test_families(family: str, tmp_path: Path) -> None:
     """The library gives what the interpreter gives of the same graph, near what float32 gives."""
     model = make(family)

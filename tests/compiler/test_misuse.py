@@ -10,9 +10,7 @@ import pytest
 from canao.build import get_toolchain
 from tests.compiler import programs
 from tests.compiler.models import decoder
-from tests.compiler.test_programs import HOST, SANITIZERS, gcc
-
-pytestmark = pytest.mark.as_shipped
+from tests.compiler.test_programs import HOST, RACES, SANITIZERS, gcc
 
 # What kernels compute is not the matter here, and scalar ones compile fast.
 TARGET = HOST.with_isa("scalar")
@@ -55,5 +53,5 @@ def test_forked_processes_go_on(command: list[str], threads: str) -> None:
 
 
 def test_closed_during_a_call_without_races(tmp_path: Path) -> None:
-    command = built(tmp_path, ("-fsanitize=thread", "-g", "-O1"))
+    command = built(tmp_path, RACES)
     run(command, "2", "handles")

@@ -6,16 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers.activations import ACT2CLS
 
 from tests.compiler.families import FAMILIES, HEADS, make
 from tests.compiler.test_families import (
-    QUICKEST,
     assert_compiled,
     assert_graph,
-    quickest,
+    other_toolchain,
     stages,
 )
 
@@ -110,21 +110,42 @@ def _settings(examples: int) -> settings:
                     derandomize=True, suppress_health_check=list(HealthCheck))  # fmt: skip
 
 
-@_settings(20)
+@_settings(8)
 @given(configurations())
 def test_graphs(drawn: Drawn) -> None:
     """The rewritten graph, computed in NumPy."""
+    _assert_graph(drawn)
+
+
+@pytest.mark.thorough
+@_settings(40)
+@given(configurations())
+def test_more_graphs(drawn: Drawn) -> None:
+    _assert_graph(drawn)
+
+
+def _assert_graph(drawn: Drawn) -> None:
     family, head, changes = drawn
     model = make(family, head, **changes)
     staged = stages(model)
     assert_graph(model, staged, (1, 8, staged.program.graph.max_length))
 
 
-@_settings(5)
+@_settings(4)
 @given(configurations())
 def test_libraries(drawn: Drawn) -> None:
+    _assert_library(drawn)
+
+
+@pytest.mark.thorough
+@_settings(20)
+@given(configurations())
+def test_more_libraries(drawn: Drawn) -> None:
+    _assert_library(drawn)
+
+
+def _assert_library(drawn: Drawn) -> None:
     family, head, changes = drawn
     model = make(family, head, **changes)
     with tempfile.TemporaryDirectory() as folder:
-        assert_compiled(model, Path(folder), (1, 8, 17), toolchain=quickest(),
-                        build_flags=QUICKEST)  # fmt: skip
+        assert_compiled(model, Path(folder), (1, 8, 17), toolchain=other_toolchain())

@@ -16,19 +16,22 @@ from canao.target import get_target
 from tests.compiler.models import classifier, decoder
 
 _TRAP = "\n__attribute__((constructor)) static void crash(void) { __builtin_trap(); }\n"
+_MEASURED = ("-O3",)  # thousands of times
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Takes up to 512 tokens."""
-    return compile_model(classifier("small"), tmp_path_factory.mktemp("encoder") / "out")
+    out = tmp_path_factory.mktemp("encoder") / "out"
+    return compile_model(classifier("small"), out, build_flags=_MEASURED)
 
 
 @pytest.fixture(scope="session")
 def continuing(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A decoder of up to 64 tokens."""
     model = decoder(layers=1, max_length=64)
-    return compile_model(model, tmp_path_factory.mktemp("decoder") / "out")
+    out = tmp_path_factory.mktemp("decoder") / "out"
+    return compile_model(model, out, build_flags=_MEASURED)
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,6 @@ from canao.tuning import measure, trial, tune_model, tuner
 from tests.compiler.models import classifier, decoder, reference
 from tests.oracle import assert_close
 
-pytestmark = pytest.mark.as_shipped
-
 HOST = get_target()
 DEEP = "gemm_1100x24"
 UNHURRIED = 3600.0  # seconds: on a busy machine too, the search ends by itself
@@ -197,6 +195,7 @@ def test_nothing_is_measured_twice(model) -> None:
     assert tuned(33, 275) == (0, plan), "what was tuned last counts, measured or not"
 
 
+@pytest.mark.as_shipped
 def test_a_real_tune_of_a_small_model(tmp_path: Path, sentences) -> None:
     """Timed on this machine: whatever wins, the library is right, and says what was tuned."""
     model = classifier("small", max_length=64)
