@@ -7,8 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
+import canao
+from canao.artifact.directory import Artifact
+from canao.device.null import NullDevice
+from canao.inference.compiled_model import CompiledModel
 from canao.model.arch import Arch, Block
+from canao.report.page import write_report
 from canao.search.allocate import Choice, allocated, least_error, widths
 from canao.search.space import Space
 from canao.search.trial import MEASURED_OVER
@@ -20,6 +27,7 @@ from tests.search.landscape import (
     options,
     run_search,
 )
+from tests.train.tiny_bert import save_tiny, write_task
 
 BASE = Arch.uniform(1, 64, 2, 64)
 HEADS, FFN = (1, 2), (16, 32, 64)
@@ -114,3 +122,30 @@ def test_a_search_proposes_the_blocks_first(tmp_path: Path) -> None:
 def test_widths_are_shares_of_the_teachers() -> None:
     assert widths(Space.of_teacher(TEACHER)) == (384, 288, 192, 96)
     assert widths(Space.of_teacher(Arch.uniform(2, 32, 4, 37))) == (32, 24, 16, 8)
+
+
+def test_a_student_with_blocks_of_its_own_is_trained_and_certified(tmp_path: Path) -> None:
+    """From a real teacher to a library that runs, on a device whose times are those of the kernels'
+    products."""
+
+    def kernels(artifact: Artifact) -> list[tuple[str, float]]:
+        return [(k["name"], 0.01 + 1e-7 * k["flops"]) for k in artifact.manifest["kernels"]]
+
+    device = NullDevice(lambda artifact: sum(ms for _, ms in kernels(artifact)), kernels=kernels)
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    data = write_task(tmp_path / "task", train=160)
+    found = canao.search(
+        teacher=teacher, data=data, budget_ms=0.21, run_dir=tmp_path / "run", device=device,
+        controller="ziplm", trials=1, quick_steps=2, epochs=2, teacher_epochs=4, teacher_lr=2e-3,
+        length=16,
+    )  # fmt: skip
+    assert not found.arch.is_uniform and found.certificate.holds
+    assert found.artifact.manifest["model"] == "canao-bert"
+    model = AutoModelForSequenceClassification.from_pretrained(found.model_dir).eval()
+    ids = np.array([2, 5, 17, 9, 3], dtype=np.int32)
+    with CompiledModel(found.artifact) as compiled, torch.no_grad():
+        want = model(torch.from_numpy(ids)[None].long()).logits[0].numpy()
+        got = np.ravel(compiled(ids, np.zeros_like(ids)))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    page = write_report(tmp_path / "run").read_text()
+    assert str(found.arch) in page and "Latency table: off by" in page
