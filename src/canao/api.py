@@ -144,6 +144,8 @@ def search(
     teacher_lr: float = _TRAINING.teacher_lr,
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
+    losses: str = _TRAINING.losses, relation_heads: int = _TRAINING.relation_heads,
+    relation_layer: int | None = _TRAINING.relation_layer,
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
@@ -167,6 +169,9 @@ def search(
                  products go back to float32, and that library is measured
     quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
                  None: a third of them, one at least
+    losses       of the distillation, by name and with weights, as 'logits=1,relations=0.5'
+    relation_heads, relation_layer   of the loss 'relations': into how many parts vectors are cut,
+                 and which of the teacher's layers is compared with, from 1; None: the last
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
                  one), and its products in what (float32, bf16; auto: bf16 where that is faster);
                  the library runs on `device`
@@ -189,7 +194,8 @@ def search(
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
-            precision=precision, quantized_epochs=quantized_epochs, device=train_device,
+            precision=precision, quantized_epochs=quantized_epochs, losses=losses,
+            relation_heads=relation_heads, relation_layer=relation_layer, device=train_device,
             dtype=train_dtype,
         ),
         max_loss=max_loss,

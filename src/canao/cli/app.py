@@ -168,6 +168,17 @@ def search(
         int | None, typer.Option(help="last epochs of the final training that round as the library "
                                  "will, in int8; default a third")
     ] = _TRAINING.quantized_epochs,
+    losses: Annotated[
+        str, typer.Option(help="of the distillation, with weights, as logits=1,relations=0.5 "
+                          "(docs/training.md has them all)")
+    ] = _TRAINING.losses,
+    relation_heads: Annotated[
+        int, typer.Option(help="parts that the loss 'relations' cuts vectors into")
+    ] = _TRAINING.relation_heads,
+    relation_layer: Annotated[
+        int | None, typer.Option(help="the teacher's, from 1, that 'relations' compares with; "
+                                 "default its last")
+    ] = _TRAINING.relation_layer,
     train_device: Annotated[
         str, typer.Option(help="where training computes: cpu, cuda, mps; auto: a GPU if there is "
                           "one")
@@ -187,7 +198,8 @@ def search(
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
         teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
-        quantized_epochs=quantized_epochs, train_device=train_device, train_dtype=train_dtype,
+        quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
+        relation_layer=relation_layer, train_device=train_device, train_dtype=train_dtype,
     )  # fmt: skip
 
 

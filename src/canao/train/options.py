@@ -13,6 +13,8 @@ TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32, BF16 = "float32", "bf16"
 DTYPES = ("auto", FLOAT32, BF16)
+LOSSES = "logits=1,labels=0.5,hidden=1"
+RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class TrainOptions:
     precision      of the libraries that finalists become
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
+    losses         of the distillation, by name and with weights, as 'logits=1,relations=0.5'
+                   (see losses.py, which has them all); here they are written in one way only
+    relation_heads   parts that `relations` cuts vectors into; no more than they have dimensions
+    relation_layer   the teacher's, counted from 1, that `relations` compares with; None: its last
     """
 
     max_length: int = 128
@@ -46,6 +52,9 @@ class TrainOptions:
     dtype: str = "auto"
     precision: str = PRECISION
     quantized_epochs: int | None = None
+    losses: str = LOSSES
+    relation_heads: int = RELATION_HEADS
+    relation_layer: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
@@ -74,6 +83,31 @@ class TrainOptions:
                 f"training: quantized_epochs is {self.quantized_epochs}; give 0 to "
                 f"{self.final_epochs}, the epochs of the final training"
             )
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        if self.losses != LOSSES:
+            # It loads torch, which the command line must not.
+            from canao.train.losses import canonical
+
+            object.__setattr__(self, "losses", canonical(self.losses))
+        if self.relation_heads < 1 or (self.relation_layer is not None and self.relation_layer < 1):
+            raise InputError(
+                f"training: relation_heads is {self.relation_heads}, relation_layer "
+                f"{self.relation_layer}; give numbers from 1"
+            )
+        given = (self.relation_heads, self.relation_layer) != (RELATION_HEADS, None)
+        if given and "relations" not in self.weights:
+            raise InputError(
+                "training: relation_heads and relation_layer are of the loss 'relations', which is "
+                f"not among {self.losses}; add it, or leave them out"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses by name, all above 0."""
+        pairs = (item.split("=") for item in self.losses.split(","))
+        return {name: float(weight) for name, weight in pairs}
 
     @property
     def rounded_epochs(self) -> int:
@@ -82,6 +116,14 @@ class TrainOptions:
             return max(1, round(self.final_epochs / 3))
         return self.quantized_epochs
 
+    def of_students(self) -> dict[str, Any]:
+        """What a student's training depends on and did not have from the beginning: only what
+        differs from the defaults, so that earlier results stay valid."""
+        return {
+            name: getattr(self, name) for name, default in LATER.items()
+            if getattr(self, name) != default
+        }  # fmt: skip
+
     def facts(self) -> dict[str, Any]:
         """The options that the trained weights depend on: all but where and in which numbers
         they are computed, so that a run goes on on another machine."""
@@ -89,3 +131,9 @@ class TrainOptions:
         for name in ("threads", "device", "dtype"):
             del facts[name]
         return facts
+
+
+# Options that earlier versions lacked, and what those did.
+LATER: dict[str, Any] = {
+    "losses": LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
+}  # fmt: skip

@@ -23,16 +23,18 @@ from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
-from canao.train.distill import TeacherTargets, distill
+from canao.train.distill import distill, teacher_signals
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, TrainingSchedule
+from canao.train.losses import Pairing
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.records import read_record, score_of, write_record
 from canao.train.storing import storing
+from canao.train.targets import TeacherTargets
 
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
 
@@ -85,6 +87,11 @@ class Trainer:
             raise InputError(
                 f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
+            )
+        if (options.relation_layer or 1) > self._arch.layers:
+            raise InputError(
+                f"{self.source}: has {self._arch.layers} layers, relation_layer is "
+                f"{options.relation_layer}; give one of them"
             )
         self.tokenizer = hf.load_tokenizer(self.source, self._inventory)
         if len(self.tokenizer) > config.vocab_size:
@@ -139,7 +146,9 @@ class Trainer:
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
-        key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
+        key = _digest(
+            self._key, self.options.quick_steps, self.options.student_lr, *self._later
+        )  # fmt: skip
         stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
@@ -148,14 +157,8 @@ class Trainer:
             data = self._train_set()
             data = data.take(range(min(len(data), steps * self.options.batch)))
             student = self._student(arch)
-            distill(
-                student,
-                self._targets_of(data),
-                self._kept(arch).hidden,
-                data,
-                self._schedule(steps=steps, epochs=1),
-                self._stage(f"proxy score {arch}"),
-                evaluate=lambda: self._score(student).value,
+            self._distill(
+                arch, student, data, self._schedule(steps=steps, epochs=1), f"proxy score {arch}"
             )
             found = self._score(student)
         write_record(record, key, found)
@@ -172,6 +175,7 @@ class Trainer:
         key = _digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
+            *self._later,
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
@@ -182,17 +186,9 @@ class Trainer:
             if rounded:
                 longest = student.config.max_position_embeddings
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
-            distill(
-                student,
-                self._targets_of(data),
-                self._kept(arch).hidden,
-                data,
-                self._schedule(epochs=self.options.final_epochs),
-                self._stage(f"distil {arch}"),
-                evaluate=lambda: self._score(student).value,
-                rounding=rounding,
-                checkpoint=checkpoint,
-                key=key,
+            schedule = self._schedule(epochs=self.options.final_epochs)
+            self._distill(
+                arch, student, data, schedule, f"distil {arch}", rounding, checkpoint, key
             )
             with rounding.active(student) if rounding else nullcontext():
                 found = self._score(student)
@@ -200,6 +196,30 @@ class Trainer:
         write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
         return Student(directory, found)
+
+    def _distill(
+        self, arch: Arch, student: PreTrainedModel, data: Encoded, schedule: TrainingSchedule,
+        stage: str, rounding: FakeQuantization | None = None, checkpoint: Path | None = None,
+        key: str = "",
+    ) -> None:  # fmt: skip
+        options, kept = self.options, self._kept(arch)
+        pairing = Pairing.of(
+            student, self._teacher_model(), kept.layers, kept.hidden, options.relation_heads,
+            options.relation_layer,
+        )  # fmt: skip
+        targets = self._targets_of(data)
+        targets.prepare(teacher_signals(options.weights, pairing), self._stage("teacher targets"))
+        distill(
+            student, targets, pairing, data, schedule, self._stage(stage), options.weights,
+            evaluate=lambda: self._score(student).value, rounding=rounding, checkpoint=checkpoint,
+            key=key,
+        )  # fmt: skip
+
+    @property
+    def _later(self) -> list[Any]:
+        """What a student's key has beside what it always had."""
+        later = self.options.of_students()
+        return [later] if later else []
 
     def _finetune(self, model: PreTrainedModel) -> None:
         options = self.options
@@ -257,8 +277,7 @@ class Trainer:
     def _targets_of(self, data: Encoded) -> TeacherTargets:
         """The teacher's targets for `data`, kept because all candidates share them."""
         if len(data) not in self._targets:
-            stage = self._stage("teacher targets")
-            self._targets = {len(data): TeacherTargets(self._teacher_model(), data, stage)}
+            self._targets = {len(data): TeacherTargets(self._teacher_model(), data)}
         return self._targets[len(data)]
 
     def _train_set(self) -> Encoded:

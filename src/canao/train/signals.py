@@ -1,0 +1,88 @@
+"""What distillation compares beside logits: vectors of tokens inside a teacher and a student."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from canao.model.hf import Layer, arch_of, parts_of
+from canao.train.batches import Batch
+
+STATES, QUERY, KEY, VALUE = "states", "query", "key", "value"
+
+
+@dataclass(frozen=True, order=True)
+class Signal:
+    """Vectors of a batch's tokens, [examples, tokens, width].
+
+    layer   counted from 0
+    part    STATES: the layer's output; QUERY, KEY, VALUE: of its attention, head after head
+    """
+
+    layer: int
+    part: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model made of a batch: logits [examples, outputs], and the signals asked for."""
+
+    logits: Tensor
+    signals: dict[Signal, Tensor]
+
+    def float(self) -> Seen:
+        """The same in float32: a model that computes in bfloat16 gives some in it."""
+        return Seen(self.logits.float(), {s: t.float() for s, t in self.signals.items()})
+
+
+def observe(
+    model: PreTrainedModel, batch: Batch, wanted: Collection[Signal] = (), frozen: int = 0
+) -> Seen:
+    """Run a batch, and note the signals that are wanted.
+
+    No gradient reaches the `frozen` lowest layers, nor the embeddings if there are any such layers.
+    """
+    layers = parts_of(model).layers
+    seen: dict[Signal, Tensor] = {}
+    with ExitStack() as hooks:
+        for signal in wanted:
+            module = _module(layers[signal.layer], signal.part)
+            hooks.enter_context(module.register_forward_hook(partial(_note, seen, signal)))
+        if frozen:
+            last = _module(layers[frozen - 1], STATES)
+            hooks.enter_context(last.register_forward_hook(_detached))
+        return Seen(model(**batch.inputs).logits, seen)
+
+
+def width_of(model: PreTrainedModel, signal: Signal) -> int:
+    """The width of a signal's vectors."""
+    module = _module(parts_of(model).layers[signal.layer], signal.part)
+    return int(module.weight.shape[0])
+
+
+def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """The number of attention heads of each layer."""
+    arch = arch_of(model.config)
+    return (arch.heads,) * arch.layers
+
+
+def _module(layer: Layer, part: str) -> nn.Linear | nn.LayerNorm:
+    """The module whose output a part is."""
+    modules = {STATES: layer.ffn_norm, QUERY: layer.query, KEY: layer.key, VALUE: layer.value}
+    return modules[part]
+
+
+def _note(
+    seen: dict[Signal, Tensor], signal: Signal, module: nn.Module, inputs: Any, output: Tensor
+) -> None:
+    seen[signal] = output
+
+
+def _detached(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.detach()
