@@ -146,6 +146,8 @@ def search(
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
     losses: str = _TRAINING.losses, relation_heads: int = _TRAINING.relation_heads,
     relation_layer: int | None = _TRAINING.relation_layer,
+    augment: int = _TRAINING.augment, augment_model: str | Path | None = _TRAINING.augment_model,
+    unlabelled_text: str | Path | None = None,
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
@@ -172,6 +174,11 @@ def search(
     losses       of the distillation, by name and with weights, as 'logits=1,relations=0.5'
     relation_heads, relation_layer   of the loss 'relations': into how many parts vectors are cut,
                  and which of the teacher's layers is compared with, from 1; None: the last
+    augment      altered copies of each training example that finalists learn from the teacher
+    augment_model   directory of a masked language model that says which words may stand in them;
+                 None: words that are near in the teacher's embeddings
+    unlabelled_text   more texts for that: a .txt file with one a line, or a table with the columns
+                 that the texts of `data` are in
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
                  one), and its products in what (float32, bf16; auto: bf16 where that is faster);
                  the library runs on `device`
@@ -184,6 +191,7 @@ def search(
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
+    from canao.train.unlabelled import Unlabelled, read_unlabelled
 
     # Options first: what is wrong with one is said before anything is downloaded or read.
     run_dir = Path(run_dir)
@@ -195,8 +203,9 @@ def search(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
             precision=precision, quantized_epochs=quantized_epochs, losses=losses,
-            relation_heads=relation_heads, relation_layer=relation_layer, device=train_device,
-            dtype=train_dtype,
+            relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
+            augment_model=None if augment_model is None else str(augment_model),
+            device=train_device, dtype=train_dtype,
         ),
         max_loss=max_loss,
     )  # fmt: skip
@@ -207,12 +216,17 @@ def search(
         data, task, seed, text_columns=text_columns, label_column=label_column,
         unlabelled=unlabelled, revision=data_revision,
     )  # fmt: skip
-    options = replace(options, data_told=texts.told, identity={
+    more = read_unlabelled(unlabelled_text, texts) if unlabelled_text else Unlabelled()
+    told = (*texts.told, *more.told)
+    options = replace(options, data_told=told, identity={
         **_teacher_facts(place), "data": texts.source,
         "columns": ", ".join((*texts.columns, texts.label_column)),
+        **({"unlabelled_text": str(Path(unlabelled_text).resolve())} if unlabelled_text else {}),
     })  # fmt: skip
     say = train_progress or silent
-    trainer = Trainer(place.path, texts, run_dir / "train", options.training, say, ignored)
+    trainer = Trainer(
+        place.path, texts, run_dir / "train", options.training, say, ignored, more.examples
+    )  # fmt: skip
     return run_search(
         options, trainer, _compiler(where, precision), where, progress or silent,
         _finisher(where, texts, options),

@@ -18,9 +18,9 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.train.batches import Batch, Encoded, collate
+from canao.train.data import NO_CLASS
 from canao.train.losses import (
     LOSSES,
-    NO_CLASS,
     Pairing,
     canonical,
     parse_losses,
@@ -314,14 +314,14 @@ def test_losses_by_name(text: str, weights: dict[str, float]) -> None:
     options = TrainOptions(losses=text)
     assert options.weights == weights == parse_losses(canonical(text))
     assert list(options.weights) == [name for name in LOSSES if name in weights]
-    assert options.of_students().get("losses", DEFAULT) == canonical(text)
+    assert options.of_losses().get("losses", DEFAULT) == canonical(text)
 
 
 def test_the_default_is_one_of_the_table() -> None:
     names = ("logits", "labels", "hidden")
     assert canonical(DEFAULT) == DEFAULT == canonical(",".join(names))
     assert TrainOptions(losses=",".join(names)) == TrainOptions()
-    assert not TrainOptions().of_students()
+    assert not TrainOptions().of_losses()
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,18 @@ def search(
         int | None, typer.Option(help="the teacher's, from 1, that 'relations' compares with; "
                                  "default its last")
     ] = _TRAINING.relation_layer,
+    augment: Annotated[
+        int, typer.Option(help="altered copies of each training example, labelled by the teacher, "
+                          "for the final training")
+    ] = _TRAINING.augment,
+    augment_model: Annotated[
+        str | None, typer.Option(help="directory of a masked language model that says which words "
+                                 "may stand in them; default words near in the teacher's table")
+    ] = _TRAINING.augment_model,
+    unlabelled_text: Annotated[
+        Path | None, typer.Option(help="texts for the teacher to label in the final training: .txt "
+                                  "with one a line, or a table with the columns of --data")
+    ] = None,
     train_device: Annotated[
         str, typer.Option(help="where training computes: cpu, cuda, mps; auto: a GPU if there is "
                           "one")
@@ -199,7 +211,8 @@ def search(
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
         teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
         quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
-        relation_layer=relation_layer, train_device=train_device, train_dtype=train_dtype,
+        relation_layer=relation_layer, augment=augment, augment_model=augment_model,
+        unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
     )  # fmt: skip
 
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.train.batches import Batch
+from canao.train.data import NO_CLASS
 from canao.train.finetune import label_loss
 from canao.train.signals import KEY, QUERY, STATES, VALUE, Seen, Signal, heads_of
 
-NO_CLASS = -100  # the label of an example without one; where labels are values, it is not a number
 TEMPERATURE = 2.0
 _HIDDEN_KEYS = -1e9  # an attention score that leaves nothing of a key
 

@@ -14,6 +14,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32, BF16 = "float32", "bf16"
 DTYPES = ("auto", FLOAT32, BF16)
 LOSSES = "logits=1,labels=0.5,hidden=1"
+_MOST_COPIES = 100
 RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
 
 
@@ -36,6 +37,9 @@ class TrainOptions:
                    (see losses.py, which has them all); here they are written in one way only
     relation_heads   parts that `relations` cuts vectors into; no more than they have dimensions
     relation_layer   the teacher's, counted from 1, that `relations` compares with; None: its last
+    augment        altered copies of each training example, which finalists learn from the teacher
+    augment_model  directory of a masked language model that says which words may stand in them;
+                   None: words near in the teacher's embeddings
     """
 
     max_length: int = 128
@@ -55,6 +59,8 @@ class TrainOptions:
     losses: str = LOSSES
     relation_heads: int = RELATION_HEADS
     relation_layer: int | None = None
+    augment: int = 0
+    augment_model: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
@@ -84,6 +90,16 @@ class TrainOptions:
                 f"{self.final_epochs}, the epochs of the final training"
             )
         self._check_losses()
+        if not 0 <= self.augment <= _MOST_COPIES:
+            raise InputError(
+                f"training: augment is {self.augment}; give 0 to {_MOST_COPIES} copies of each "
+                "example"
+            )
+        if self.augment_model is not None and not self.augment:
+            raise InputError(
+                f"training: augment_model is {self.augment_model}, and augment is 0; say how many "
+                "copies of each example it is to make, or leave it out"
+            )
 
     def _check_losses(self) -> None:
         if self.losses != LOSSES:
@@ -116,13 +132,11 @@ class TrainOptions:
             return max(1, round(self.final_epochs / 3))
         return self.quantized_epochs
 
-    def of_students(self) -> dict[str, Any]:
-        """What a student's training depends on and did not have from the beginning: only what
-        differs from the defaults, so that earlier results stay valid."""
-        return {
-            name: getattr(self, name) for name, default in LATER.items()
-            if getattr(self, name) != default
-        }  # fmt: skip
+    def of_losses(self) -> dict[str, Any]:
+        """What the losses are, where they are not the default, of which results do not say it."""
+        names = ("losses", "relation_heads", "relation_layer")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != LATER[name]}
 
     def facts(self) -> dict[str, Any]:
         """The options that the trained weights depend on: all but where and in which numbers
@@ -136,4 +150,5 @@ class TrainOptions:
 # Options that earlier versions lacked, and what those did.
 LATER: dict[str, Any] = {
     "losses": LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
+    "augment": 0, "augment_model": None,
 }  # fmt: skip

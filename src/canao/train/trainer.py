@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from canao.train.batches import Encoded, encode
 from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
 from canao.train.distill import distill, teacher_signals
+from canao.train.extra import ExtraExamples
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
@@ -54,12 +55,14 @@ class Trainer:
         work/skeletons/ARCH/        students with copied weights, not trained
         work/proxy/ARCH.json        proxy scores: after a short distillation
         work/students/ARCH/         distilled to the end           ARCH.json      its score
+        work/augmented.json         altered copies of the training texts, where some are asked for
         work/checkpoints/           what a killed run resumes from
 
     Each result is stored under a key of everything it depends on (teacher, data, options), so a
     changed option recomputes only the results that it affects. `progress` is called often, with
     the stage, the steps done, all steps and a note. `ignored` names files and entries of the
-    teacher's directory that would be refused, as for `compile_model`.
+    teacher's directory that would be refused, as for `compile_model`. Finalists also learn what the
+    teacher says of the examples `unlabelled`, and of altered copies if the options ask for some.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Trainer:
         options: TrainOptions,
         progress: TrainProgress,
         ignored: Collection[str] = (),
+        unlabelled: Sequence[Example] = (),
     ) -> None:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
@@ -99,6 +103,9 @@ class Trainer:
                 f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
                 f"{config.vocab_size}; they do not belong together"
             )
+        self._extra = ExtraExamples(
+            options, data, unlabelled, self.tokenizer, self.source, self.device
+        )  # fmt: skip
         self._key = _digest(
             [file_digest(f) for f in weight_files(self.source)],
             data.content(),
@@ -106,6 +113,7 @@ class Trainer:
             [options.teacher_epochs, options.teacher_lr, options.metric],
         )
         self._train: Encoded | None = None
+        self._final: Encoded | None = None
         self._dev: Encoded | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
@@ -147,7 +155,7 @@ class Trainer:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
         key = _digest(
-            self._key, self.options.quick_steps, self.options.student_lr, *self._later
+            self._key, self.options.quick_steps, self.options.student_lr, *self._losses
         )  # fmt: skip
         stored = score_of(read_record(record, key))
         if stored is not None:
@@ -175,14 +183,14 @@ class Trainer:
         key = _digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
-            *self._later,
+            *self._losses, *self._extra.key(),
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
         with computing(self.device, self.options.threads):
-            data, student = self._train_set(), self._student(arch)
+            data, student = self._final_set(), self._student(arch)
             if rounded:
                 longest = student.config.max_position_embeddings
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
@@ -216,10 +224,10 @@ class Trainer:
         )  # fmt: skip
 
     @property
-    def _later(self) -> list[Any]:
-        """What a student's key has beside what it always had."""
-        later = self.options.of_students()
-        return [later] if later else []
+    def _losses(self) -> list[Any]:
+        """What the losses add to a student's key; nothing where they are the default."""
+        losses = self.options.of_losses()
+        return [losses] if losses else []
 
     def _finetune(self, model: PreTrainedModel) -> None:
         options = self.options
@@ -287,6 +295,18 @@ class Trainer:
             random.Random(self.options.seed).shuffle(order)
             self._train = self._encode(self.data.train).take(order)
         return self._train
+
+    def _final_set(self) -> Encoded:
+        """What finalists are trained on: the training examples, then those without a label."""
+        if self._final is None:
+            self._final = self._train_set()
+            if self._extra:
+                more = self._extra.examples(
+                    lambda: hf.parts_of(self._teacher_model()).words.weight,
+                    self.work / "augmented.json", self._key, self._stage("altered copies"),
+                )  # fmt: skip
+                self._final = self._final.joined(self._encode(more))
+        return self._final
 
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
         return encode(self.tokenizer, examples, self.options.max_length, self._types)
