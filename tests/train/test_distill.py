@@ -16,6 +16,7 @@ from canao.train import loop
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
 from canao.train.distill import Objective, distill, teacher_signals
+from canao.train.fake_quantization import FakeQuantization
 from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
 from canao.train.inherit import Kept, keep
@@ -116,6 +117,27 @@ def test_distilling_lowers_each_loss(
     targets = targets_of(teacher, data, losses, pairing)
     distill(student, targets, pairing, data, replace(SCHEDULE, epochs=3), silent, losses)
     assert distance() < left * before
+
+
+def test_losses_are_nearly_the_same_in_bfloat16_and_int8(
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, pairing: Pairing
+) -> None:
+    """Rounded products move a loss a little, and they do move it: losses see what is rounded."""
+    batch, rounding = collate(data, [7, 1, 9]), FakeQuantization.of(student.eval(), 32)
+    for name, loss in LOSSES.items():
+        losses = {name: 1.0} | ({"labels": 1.0} if loss.staged else {})
+        targets = targets_of(teacher, data, losses, pairing)
+        # Step 9 is the last before other losses, where there is such.
+        objective = Objective(student, targets, pairing, losses, steps=30)
+        with torch.no_grad():
+            plain = objective(batch, 9)
+            with torch.autocast("cpu", torch.bfloat16):
+                narrow = objective(batch, 9)
+            with rounding.active(student):
+                levels = objective(batch, 9)
+        assert plain.dtype == narrow.dtype == torch.float32
+        for other in (narrow, levels):
+            assert 0 < abs(float(other - plain)) < 0.05 * float(plain), name
 
 
 def test_stages_go_from_the_lowest_layer_up_with_those_below_frozen(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -143,6 +145,20 @@ def test_each_is_in_the_key_of_finalists_and_of_nothing_else(
         trained = watch.steps[f"proxy score {SMALL}"] > 0
         assert trained == (options.losses != ASKED.losses)
         assert not watch.steps["teacher"]
+
+
+def test_results_of_earlier_versions_stay_valid(
+    few: TextData, tiny: Path, tmp_path: Path
+) -> None:
+    """Without any of these options, keys are made of what they were made of before."""
+    trainer = Trainer(tiny, few, tmp_path, replace(ASKED, augment=0, final_epochs=1), Watch())
+    trainer.finish(SMALL)
+    trainer.proxy_score(SMALL)
+    for folder, parts in (("students", [1, 1e-3]), ("proxy", [5, 1e-3])):
+        text = json.dumps([trainer._key, *parts], sort_keys=True)
+        record = tmp_path / folder / f"{str(SMALL).replace(' ', '-')}.json"
+        held = json.loads(record.read_text(encoding="utf-8"))
+        assert held["key"] == hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(

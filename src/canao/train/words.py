@@ -14,7 +14,9 @@ from canao.errors import InputError
 
 CANDIDATES = 15  # for each word, as TinyBERT has it
 _CHUNK = 4096  # texts given to the tokenizer at a time
-_BESIDE = frozenset(".,;:!?()[]{}\"'“”‘’«»…")  # what may stand beside a word and is no part of it
+# What may stand beside a word and is no part of it. An apostrophe is: what it stands beside may be
+# the rest of a word, as in "don't" and "Dominick 's".
+_BESIDE = frozenset('.,;:!?()[]{}"“”«»…')
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,6 @@ def _case(word: str) -> str:
 
 def _ends(text: str, at: int, step: int) -> bool:
     """Whether a word ends where `at` is the next place in the direction of `step`: at a space, the
-    text's end, or punctuation after which no word goes on, as in "don't"."""
+    text's end, or punctuation after which no word goes on, as one does in "e.g."."""
     near, far = (text[i] if 0 <= i < len(text) else " " for i in (at, at + step))
     return near.isspace() or (near in _BESIDE and not far.isalnum())
