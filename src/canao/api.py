@@ -216,12 +216,12 @@ def search(
         data, task, seed, text_columns=text_columns, label_column=label_column,
         unlabelled=unlabelled, revision=data_revision,
     )  # fmt: skip
-    more = read_unlabelled(unlabelled_text, texts) if unlabelled_text else Unlabelled()
+    more = Unlabelled() if unlabelled_text is None else read_unlabelled(unlabelled_text, texts)
     told = (*texts.told, *more.told)
     options = replace(options, data_told=told, identity={
         **_teacher_facts(place), "data": texts.source,
         "columns": ", ".join((*texts.columns, texts.label_column)),
-        **({"unlabelled_text": str(Path(unlabelled_text).resolve())} if unlabelled_text else {}),
+        **_text_facts(unlabelled_text),
     })  # fmt: skip
     say = train_progress or silent
     trainer = Trainer(
@@ -238,6 +238,11 @@ def _teacher_facts(place: ModelPlace) -> dict[str, str]:
     if place.hub is None or place.commit is None:
         return {"teacher": str(place.path.resolve())}
     return {"teacher": place.hub, "teacher_commit": place.commit}
+
+
+def _text_facts(path: str | Path | None) -> dict[str, str]:
+    """The same of texts without labels, if there are some."""
+    return {} if path is None else {"unlabelled_text": str(Path(path).resolve())}
 
 
 def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:
