@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_bert import BAD, GOOD, PLAIN
+from tiny_bert import BAD, GOOD, PLAIN, save_masked
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -187,16 +187,7 @@ def test_texts_without_words_are_told(source: Neighbours) -> None:
 
 @pytest.fixture(scope="module")
 def masked(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random masked language model with the tokenizer of `tiny`."""
-    folder = tmp_path_factory.mktemp("masked")
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=16, initializer_range=0.5,
-    )  # fmt: skip
-    BertForMaskedLM(config).save_pretrained(folder)
-    hf.load_tokenizer(tiny).save_pretrained(folder)
-    return folder
+    return save_masked(tmp_path_factory.mktemp("masked"), tiny)
 
 
 def test_a_masked_model_is_asked_without_the_word(masked: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from test_trainer import OPTIONS, SMALL, Watch
-from tiny_bert import GOOD, PLAIN
+from tiny_bert import GOOD, PLAIN, save_masked
 
 from canao import api
+from canao.cli import entry as cli
 from canao.errors import InputError
 from canao.model import hf
 from canao.train import loop
@@ -145,6 +146,45 @@ def test_each_is_in_the_key_of_finalists_and_of_nothing_else(
         trained = watch.steps[f"proxy score {SMALL}"] > 0
         assert trained == (options.losses != ASKED.losses)
         assert not watch.steps["teacher"]
+
+
+def test_copies_are_those_of_the_masked_model_that_is_given(
+    few: TextData, tiny: Path, work: Path, tmp_path: Path
+) -> None:
+    found = []
+    for seed, steps in ((5, True), (5, False), (6, True)):
+        options = replace(ASKED, augment_model=str(save_masked(tmp_path / "masked", tiny, seed)))
+        watch = Watch()
+        made = Trainer(tiny, few, work, options, watch)
+        found.append([x.tolist() for x in made._final_set().ids])
+        assert bool(watch.steps["altered copies"]) == steps
+    assert found[0] == found[1] != found[2]
+    by_neighbours = Trainer(tiny, few, work, ASKED, Watch())._final_set().ids
+    assert [x.tolist() for x in by_neighbours] not in found
+
+
+def test_the_command_line_takes_them(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "d.tsv"
+    data.write_text("sentence\tlabel\n" + "good film\t1\nbad film\t0\n" * 12, encoding="utf-8")
+
+    def said(*options: str) -> str:
+        command = ["canao", "search", "--teacher", str(tiny), "--data", str(data), "--length", "32",
+                   "--budget-ms", "5", "--device", "null", "-o", str(tmp_path / "run")]  # fmt: skip
+        monkeypatch.setattr("sys.argv", [*command, *options])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == 2 and not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    assert "loss 'x' is not one of logits, labels" in said("--losses", "logits,x")
+    relations = ("--losses", "relations=0.5")
+    assert "has 3 layers, relation_layer is 4" in said(*relations, "--relation-layer", "4")
+    assert "relation_heads is 0" in said(*relations, "--relation-heads", "0")
+    assert "augment is 101" in said("--augment", "101")
+    assert "none: no such directory" in said("--augment", "1", "--augment-model", "none")
+    assert "none.txt: cannot be read" in said("--unlabelled-text", "none.txt")
 
 
 def test_results_of_earlier_versions_stay_valid(
