@@ -204,7 +204,7 @@ def search(
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
             precision=precision, quantized_epochs=quantized_epochs, losses=losses,
             relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
-            augment_model=None if augment_model is None else str(augment_model),
+            augment_model=None if augment_model is None else str(Path(augment_model).resolve()),
             device=train_device, dtype=train_dtype,
         ),
         max_loss=max_loss,

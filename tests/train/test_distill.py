@@ -21,9 +21,9 @@ from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
 from canao.train.inherit import Kept, keep
 from canao.train.loop import TrainingSchedule
-from canao.train.losses import LOSSES, Pairing
+from canao.train.losses import LOSSES
 from canao.train.options import TrainOptions
-from canao.train.signals import Signal, observe
+from canao.train.signals import Pairing, Signal, observe
 from canao.train.targets import TeacherTargets
 
 SMALL = Arch(2, 24, 3, 32)

@@ -21,14 +21,12 @@ from canao.train.batches import Batch, Encoded, collate
 from canao.train.data import NO_CLASS
 from canao.train.losses import (
     LOSSES,
-    Pairing,
     canonical,
     parse_losses,
     relation_scores,
 )
-from canao.train.options import LOSSES as DEFAULT
-from canao.train.options import TrainOptions
-from canao.train.signals import KEY, QUERY, STATES, VALUE, Seen, Signal, observe
+from canao.train.options import DEFAULT_LOSSES, TrainOptions
+from canao.train.signals import KEY, QUERY, STATES, VALUE, Pairing, Seen, Signal, observe
 from canao.train.targets import TeacherTargets
 
 LENGTHS = (1, 7, 31)
@@ -314,12 +312,12 @@ def test_losses_by_name(text: str, weights: dict[str, float]) -> None:
     options = TrainOptions(losses=text)
     assert options.weights == weights == parse_losses(canonical(text))
     assert list(options.weights) == [name for name in LOSSES if name in weights]
-    assert options.of_losses().get("losses", DEFAULT) == canonical(text)
+    assert options.of_losses().get("losses", DEFAULT_LOSSES) == canonical(text)
 
 
 def test_the_default_is_one_of_the_table() -> None:
     names = ("logits", "labels", "hidden")
-    assert canonical(DEFAULT) == DEFAULT == canonical(",".join(names))
+    assert canonical(DEFAULT_LOSSES) == DEFAULT_LOSSES == canonical(",".join(names))
     assert TrainOptions(losses=",".join(names)) == TrainOptions()
     assert not TrainOptions().of_losses()
 

@@ -27,7 +27,8 @@ from canao.train.words import Spot, WholeWords
 
 _SHARE = 0.4  # of a text's whole words that are replaced in a copy, on average: TinyBERT's
 _ROWS = 512  # words whose neighbours are looked for at a time
-_LOGITS = 1 << 26  # that a masked language model makes at a time
+_LOGITS = 1 << 27  # that a masked language model makes at a time, at most
+_AROUND = 8
 _LONGEST = 512
 
 
@@ -101,19 +102,27 @@ class MaskedModel:
         self, keys: Sequence[tuple[str, Spot]], progress: Progress
     ) -> list[tuple[str, ...]]:
         found: list[tuple[str, ...]] = [()] * len(keys)
-        order = sorted(range(len(keys)), key=lambda i: (len(keys[i][0]), keys[i][0], i))
-        size = max(1, _LOGITS // (self.length * self.model.config.vocab_size))
+        # The longest first, so that a lack of memory shows at once.
+        order = sorted(range(len(keys)), key=lambda i: (-len(keys[i][0]), keys[i][0], i))
         self.model.to(self.device)
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
+        done = 0
+        while done < len(order):
+            part = order[done : done + self._batch(keys[order[done]][0])]
             for i, words in zip(part, self._expected([keys[i] for i in part]), strict=True):
                 found[i] = words
-            progress(start + len(part), len(order), "masked words")
+            done += len(part)
+            progress(done, len(order), "masked words")
         self.model.to("cpu")
         return found
 
+    def _batch(self, longest: str) -> int:
+        """How many texts go at a time, if none is longer: no tokenizer makes more tokens of a text
+        than it has bytes, beside those that it puts around it."""
+        tokens = min(self.length, len(longest.encode()) + _AROUND)
+        return max(1, _LOGITS // (tokens * self.model.config.vocab_size))
+
     def _expected(self, keys: Sequence[tuple[str, Spot]]) -> Iterator[tuple[str, ...]]:
-        """None where a text is cut off before the word."""
+        """For each text and word; () where the text is cut off before the word."""
         tokenizer = self.words.tokenizer
         masked = [
             text[: spot.start] + tokenizer.mask_token + text[spot.end :] for text, spot in keys

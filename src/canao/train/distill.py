@@ -14,8 +14,8 @@ from canao.train.batches import Batch, Encoded
 from canao.train.compute import device_of
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.loop import Loop, Progress, TrainingSchedule
-from canao.train.losses import LOSSES, Pairing
-from canao.train.signals import Signal, observe
+from canao.train.losses import LOSSES
+from canao.train.signals import Pairing, Signal, observe
 from canao.train.targets import TeacherTargets
 
 # Of the steps, for losses that go layer after layer: MobileBERT spends 240,000 of 740,000 steps so.

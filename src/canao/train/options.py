@@ -13,7 +13,7 @@ TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32, BF16 = "float32", "bf16"
 DTYPES = ("auto", FLOAT32, BF16)
-LOSSES = "logits=1,labels=0.5,hidden=1"
+DEFAULT_LOSSES = "logits=1,labels=0.5,hidden=1"
 _MOST_COPIES = 100
 RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
 
@@ -56,7 +56,7 @@ class TrainOptions:
     dtype: str = "auto"
     precision: str = PRECISION
     quantized_epochs: int | None = None
-    losses: str = LOSSES
+    losses: str = DEFAULT_LOSSES
     relation_heads: int = RELATION_HEADS
     relation_layer: int | None = None
     augment: int = 0
@@ -102,7 +102,7 @@ class TrainOptions:
             )
 
     def _check_losses(self) -> None:
-        if self.losses != LOSSES:
+        if self.losses != DEFAULT_LOSSES:
             # It loads torch, which the command line must not.
             from canao.train.losses import canonical
 
@@ -149,6 +149,6 @@ class TrainOptions:
 
 # Options that earlier versions lacked, and what those did.
 LATER: dict[str, Any] = {
-    "losses": LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
+    "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
     "augment": 0, "augment_model": None,
 }  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,43 @@ class Seen:
     def float(self) -> Seen:
         """The same in float32: a model that computes in bfloat16 gives some in it."""
         return Seen(self.logits.float(), {s: t.float() for s, t in self.signals.items()})
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which parts of a student are compared with which of its teacher's.
+
+    layers          pairs of a layer of the student and one of the teacher, counted from 0
+    hidden          [student hidden]: the teacher's dimensions that the student kept
+    heads           of each layer of the student
+    teacher_heads   of each layer of the teacher
+    relations       the student's and the teacher's layer whose relations are compared
+    relation_heads  at most; never more than a vector has dimensions
+    """
+
+    layers: tuple[tuple[int, int], ...]
+    hidden: Tensor
+    heads: tuple[int, ...]
+    teacher_heads: tuple[int, ...]
+    relations: tuple[int, int]
+    relation_heads: int
+
+    @classmethod
+    def of(
+        cls, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int],
+        hidden: Tensor, relation_heads: int, relation_layer: int | None = None,
+    ) -> Pairing:  # fmt: skip
+        """`layers` and `hidden` are what the student kept (`inherit.Kept`); `relation_layer` is the
+        teacher's, counted from 1; None: its last."""
+        heads, others = heads_of(student), heads_of(teacher)
+        return cls(
+            tuple(enumerate(layers)), hidden, heads, others,
+            (len(heads) - 1, (relation_layer or len(others)) - 1), relation_heads,
+        )  # fmt: skip
+
+    def only(self, place: int) -> Pairing:
+        """The same with one pair of layers."""
+        return replace(self, layers=(self.layers[place],))
 
 
 def observe(

@@ -30,10 +30,10 @@ from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, inherit, keep
 from canao.train.loop import Progress, TrainingSchedule
-from canao.train.losses import Pairing
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.records import read_record, score_of, write_record
+from canao.train.signals import Pairing
 from canao.train.storing import storing
 from canao.train.targets import TeacherTargets
 
