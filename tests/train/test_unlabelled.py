@@ -88,12 +88,12 @@ def test_odd_files(
 
 
 TEXTS = tuple(Example(f"the {word} plot", None, NO_CLASS) for word in (*GOOD, *PLAIN))
-ASKED = replace(OPTIONS, augment=2, teacher_epochs=3, final_epochs=2)
+ASKED = replace(OPTIONS, augment=2, teacher_epochs=1, final_epochs=2)
 
 
 @pytest.fixture(scope="module")
 def few(task: TextData) -> TextData:
-    return replace(task, train=task.train[:96], dev=task.dev[:30])
+    return replace(task, train=task.train[:48], dev=task.dev[:20])
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ def trainer(tiny: Path, few: TextData, work: Path) -> Trainer:
 
 def test_finalists_see_copies_and_texts_without_labels(trainer: Trainer, few: TextData) -> None:
     data = trainer._final_set()
-    copies = len(data) - 96 - len(TEXTS)
-    assert 150 < copies <= 192 and trainer.progress.steps["altered copies"]
-    assert [x.tolist() for x in data.ids[:96]] == [x.tolist() for x in trainer._train_set().ids]
-    assert np.array_equal(data.labels[:96], trainer._train_set().labels)
-    assert set(data.labels[96:]) == {NO_CLASS}
+    copies = len(data) - 48 - len(TEXTS)
+    assert 75 < copies <= 96 and trainer.progress.steps["altered copies"]
+    assert [x.tolist() for x in data.ids[:48]] == [x.tolist() for x in trainer._train_set().ids]
+    assert np.array_equal(data.labels[:48], trainer._train_set().labels)
+    assert set(data.labels[48:]) == {NO_CLASS}
     tokens = trainer.tokenizer
-    texts = [tokens.decode(x, skip_special_tokens=True) for x in data.ids[96:]]
+    texts = [tokens.decode(x, skip_special_tokens=True) for x in data.ids[48:]]
     assert texts[copies:] == [e.text for e in TEXTS]
     assert not set(texts[:copies]) & {e.text for e in few.train}
     # What was made is kept, and made anew if it is damaged.
@@ -135,8 +135,8 @@ def test_each_is_in_the_key_of_finalists_and_of_nothing_else(
     stage = f"distil {SMALL}"
     assert trainer.progress.steps[stage] == 2 * -(-len(trainer._final_set()) // 16)
     for options, texts in (
-        (replace(ASKED, augment=0), ()), (ASKED, ()), (ASKED, TEXTS[1:]),
-        (replace(ASKED, augment=1), TEXTS), (replace(ASKED, losses="logits"), TEXTS),
+        (replace(ASKED, augment=0), TEXTS), (ASKED, TEXTS[1:]),
+        (replace(ASKED, losses="logits"), TEXTS),
     ):  # fmt: skip
         watch = Watch(stage, 1)
         other = Trainer(tiny, few, work, options, watch, unlabelled=texts)
@@ -208,10 +208,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
     stage = f"distil {SMALL}"
     with pytest.raises(KeyboardInterrupt):
-        Trainer(tiny, few, tmp_path, ASKED, Watch(stage, 21), unlabelled=TEXTS).finish(SMALL)
+        Trainer(tiny, few, tmp_path, ASKED, Watch(stage, 13), unlabelled=TEXTS).finish(SMALL)
     watch = Watch()
     again = Trainer(tiny, few, tmp_path, ASKED, watch, unlabelled=TEXTS).finish(SMALL)
-    assert watch.steps[stage] < 2 * len(trainer._final_set()) // 16 - 18
+    assert watch.steps[stage] == 2 * -(-len(trainer._final_set()) // 16) - 12
     one, two = (hf.load_classifier(s.model_dir, few.labels) for s in (whole, again))
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, two.state_dict()[name]), name
