@@ -144,6 +144,10 @@ def search(
     teacher_lr: float = _TRAINING.teacher_lr,
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
+    losses: str = _TRAINING.losses, relation_heads: int = _TRAINING.relation_heads,
+    relation_layer: int | None = _TRAINING.relation_layer,
+    augment: int = _TRAINING.augment, augment_model: str | Path | None = _TRAINING.augment_model,
+    unlabelled_text: str | Path | None = None,
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     size_mb: float | None = DEFAULTS.size_mb, memory_mb: float | None = DEFAULTS.memory_mb,
     min_accuracy: float | None = DEFAULTS.min_accuracy,
@@ -169,6 +173,14 @@ def search(
                  products go back to float32, and that library is measured
     quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
                  None: a third of them, one at least
+    losses       of the distillation, by name and with weights, as 'logits=1,relations=0.5'
+    relation_heads, relation_layer   of the loss 'relations': into how many parts vectors are cut,
+                 and which of the teacher's layers is compared with, from 1; None: the last
+    augment      altered copies of each training example that finalists learn from the teacher
+    augment_model   directory of a masked language model that says which words may stand in them;
+                 None: words that are near in the teacher's embeddings
+    unlabelled_text   more texts for that: a .txt file with one a line, or a table with the columns
+                 that the texts of `data` are in
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
                  one), and its products in what (float32, bf16; auto: bf16 where that is faster);
                  the library runs on `device`
@@ -185,6 +197,7 @@ def search(
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
+    from canao.train.unlabelled import Unlabelled, read_unlabelled
 
     # Options first: what is wrong with one is said before anything is downloaded or read.
     run_dir = Path(run_dir)
@@ -195,8 +208,10 @@ def search(
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
             final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
-            precision=precision, quantized_epochs=quantized_epochs, device=train_device,
-            dtype=train_dtype,
+            precision=precision, quantized_epochs=quantized_epochs, losses=losses,
+            relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
+            augment_model=None if augment_model is None else str(Path(augment_model).resolve()),
+            device=train_device, dtype=train_dtype,
         ),
         max_loss=max_loss, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
@@ -207,12 +222,17 @@ def search(
         data, task, seed, text_columns=text_columns, label_column=label_column,
         unlabelled=unlabelled, revision=data_revision,
     )  # fmt: skip
-    options = replace(options, data_told=texts.told, identity={
+    more = Unlabelled() if unlabelled_text is None else read_unlabelled(unlabelled_text, texts)
+    told = (*texts.told, *more.told)
+    options = replace(options, data_told=told, identity={
         **_teacher_facts(place), "data": texts.source,
         "columns": ", ".join((*texts.columns, texts.label_column)),
+        **_text_facts(unlabelled_text),
     })  # fmt: skip
     say = train_progress or silent
-    trainer = Trainer(place.path, texts, run_dir / "train", options.training, say, ignored)
+    trainer = Trainer(
+        place.path, texts, run_dir / "train", options.training, say, ignored, more.examples
+    )  # fmt: skip
     return run_search(
         options, trainer, _compiler(where, precision), where,
         imported(trainer.blank, where.target, precision), progress or silent,
@@ -225,6 +245,11 @@ def _teacher_facts(place: ModelPlace) -> dict[str, str]:
     if place.hub is None or place.commit is None:
         return {"teacher": str(place.path.resolve())}
     return {"teacher": place.hub, "teacher_commit": place.commit}
+
+
+def _text_facts(path: str | Path | None) -> dict[str, str]:
+    """The same of texts without labels, if there are some."""
+    return {} if path is None else {"unlabelled_text": str(Path(path).resolve())}
 
 
 def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:

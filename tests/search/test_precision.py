@@ -25,7 +25,7 @@ from canao.search.options import Finished
 from canao.search.table import table_key
 from canao.target import get_target
 from canao.train.metrics import Score
-from canao.train.options import TrainOptions
+from canao.train.options import LATER, TrainOptions
 from tests.accuracy.test_gate import save_model
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options, run_search
 from tests.train.tiny_bert import save_tiny, write_task
@@ -83,11 +83,14 @@ def test_a_run_of_another_precision_is_refused(tmp_path: Path) -> None:
         again(INT8)
     # Runs of earlier versions do not say it: they were in float32.
     row = json.loads((tmp_path / "run.json").read_text())
-    del row["facts"]["precision"], row["facts"]["training.quantized_epochs"]
+    for name in ("precision", "training.quantized_epochs", *(f"training.{n}" for n in LATER)):
+        del row["facts"][name]
     (tmp_path / "run.json").write_text(json.dumps(row))
     assert "<dt>precision</dt><dd>float32</dd>" in write_report(tmp_path).read_text()
     with pytest.raises(InputError, match="precision was 'float32', now 'int8'"):
         again(INT8)
+    with pytest.raises(InputError, match=r"training\.losses was 'logits=1,.*', now 'labels=1'"):
+        again(TrainOptions(losses="labels=1"))
     run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,19 @@ from transformers import PreTrainedModel
 from canao.defaults import silent
 from canao.model import hf
 from canao.model.arch import Arch
+from canao.train import loop
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.distill import Recipe, TeacherTargets, distill, outputs
+from canao.train.distill import Objective, distill, teacher_signals
+from canao.train.fake_quantization import FakeQuantization
 from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
-from canao.train.inherit import keep
+from canao.train.inherit import Kept, keep
 from canao.train.loop import TrainingSchedule
+from canao.train.losses import LOSSES
+from canao.train.options import TrainOptions
+from canao.train.signals import Pairing, Signal, observe
+from canao.train.targets import TeacherTargets
 
 SMALL = Arch.uniform(2, 24, 3, 32)
 
@@ -34,19 +42,6 @@ def teacher(tiny: Path, task: TextData, data: Encoded) -> PreTrainedModel:
     return model
 
 
-def test_teacher_targets_are_the_same_kept_or_computed_again(
-    teacher: PreTrainedModel, data: Encoded
-) -> None:
-    kept = TeacherTargets(teacher, data, silent)
-    again = TeacherTargets(teacher, data, silent, limit=0)
-    assert kept.states is not None and again.states is None
-    batch = collate(data, [5, 3, 60])
-    real = batch.padding_mask.bool()
-    assert torch.equal(kept.of(batch)[0], again.of(batch)[0])
-    states = [targets.of(batch)[1][real] for targets in (kept, again)]
-    torch.testing.assert_close(*states, rtol=1e-2, atol=1e-2)
-
-
 @pytest.fixture
 def student(teacher: PreTrainedModel) -> PreTrainedModel:
     """Of random weights: one that inherits is next to the teacher already."""
@@ -55,20 +50,34 @@ def student(teacher: PreTrainedModel) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def hidden(teacher: PreTrainedModel, data: Encoded) -> Tensor:
-    return keep(hf.arch_of(teacher.config), SMALL, measure_importance(teacher, data)).hidden
+def kept(teacher: PreTrainedModel, data: Encoded) -> Kept:
+    return keep(hf.arch_of(teacher.config), SMALL, measure_importance(teacher, data))
+
+
+@pytest.fixture
+def pairing(student: PreTrainedModel, teacher: PreTrainedModel, kept: Kept) -> Pairing:
+    return Pairing.of(student, teacher, kept.layers, kept.hidden, relation_heads=8)
 
 
 SCHEDULE = TrainingSchedule(epochs=6, batch=16, lr=2e-3)
+DEFAULT = TrainOptions().weights
 
 
-@pytest.mark.parametrize("recipe", [Recipe(labels=0, hidden=0), Recipe()])
+def targets_of(
+    teacher: PreTrainedModel, data: Encoded, losses: dict[str, float], pairing: Pairing
+) -> TeacherTargets:
+    targets = TeacherTargets(teacher, data)
+    targets.prepare(teacher_signals(losses, pairing), silent)
+    return targets
+
+
+@pytest.mark.parametrize("losses", [{"logits": 1.0}, DEFAULT])
 def test_distilling_brings_the_classes_to_the_teachers(
-    recipe: Recipe,
+    losses: dict[str, float],
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     data: Encoded,
-    hidden: Tensor,
+    pairing: Pairing,
 ) -> None:
     wanted = torch.from_numpy(predict_logits(teacher, data)).softmax(1)
 
@@ -77,25 +86,140 @@ def test_distilling_brings_the_classes_to_the_teachers(
         return float((own - wanted).abs().mean())
 
     before = distance()
-    targets = TeacherTargets(teacher, data, silent)
-    distill(student, targets, hidden, data, SCHEDULE, silent, recipe=recipe)
+    targets = targets_of(teacher, data, losses, pairing)
+    distill(student, targets, pairing, data, SCHEDULE, silent, losses)
     assert distance() < 0.5 * before
-    assert not any(module._forward_hooks for module in student.modules())
+    assert not any(module._forward_hooks for module in (*student.modules(), *teacher.modules()))
 
 
-def test_distilling_brings_the_states_to_the_teachers(
-    student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, hidden: Tensor
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("hidden", 0.9), ("attention", 0.6), ("relations", 0.93), ("progressive", 0.96)],
+)
+def test_distilling_lowers_each_loss(
+    name: str,
+    left: float,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    data: Encoded,
+    pairing: Pairing,
 ) -> None:
-    batch = collate(data, range(64))
-    real = batch.padding_mask.bool()
+    """On examples of the data, measured with dropout off."""
+    losses = {name: 1.0} | ({"logits": 1e-3} if LOSSES[name].staged else {})
+    batch, (mine, theirs) = collate(data, range(64)), LOSSES[name].needs(pairing)
 
     def distance() -> float:
         with torch.no_grad():
-            own, wanted = outputs(student, batch)[1], outputs(teacher, batch)[1]
-        return float((own[real] - wanted[..., hidden][real]).square().mean())
+            own, wanted = observe(student.eval(), batch, mine), observe(teacher, batch, theirs)
+            return float(LOSSES[name].value(own, wanted, batch, pairing))
 
     before = distance()
-    recipe = Recipe(logits=0, labels=0)
-    targets = TeacherTargets(teacher, data, silent)
-    distill(student, targets, hidden, data, SCHEDULE, silent, recipe=recipe)
-    assert distance() < 0.5 * before
+    data = data.take(range(160))
+    targets = targets_of(teacher, data, losses, pairing)
+    distill(student, targets, pairing, data, replace(SCHEDULE, epochs=3), silent, losses)
+    assert distance() < left * before
+
+
+def test_losses_are_nearly_the_same_in_bfloat16_and_int8(
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, pairing: Pairing
+) -> None:
+    """Rounded products move a loss a little, and they do move it: losses see what is rounded."""
+    batch, rounding = collate(data, [7, 1, 9]), FakeQuantization.of(student.eval(), 32)
+    for name, loss in LOSSES.items():
+        losses = {name: 1.0} | ({"labels": 1.0} if loss.staged else {})
+        targets = targets_of(teacher, data, losses, pairing)
+        # Step 9 is the last before other losses, where there is such.
+        objective = Objective(student, targets, pairing, losses, steps=30)
+        with torch.no_grad():
+            plain = objective(batch, 9)
+            with torch.autocast("cpu", torch.bfloat16):
+                narrow = objective(batch, 9)
+            with rounding.active(student):
+                levels = objective(batch, 9)
+        assert plain.dtype == narrow.dtype == torch.float32
+        for other in (narrow, levels):
+            assert 0 < abs(float(other - plain)) < 0.05 * float(plain), name
+
+
+def test_stages_go_from_the_lowest_layer_up_with_those_below_frozen(
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, pairing: Pairing
+) -> None:
+    losses = {"progressive": 1.0, "logits": 1.0}
+    targets = targets_of(teacher, data, losses, pairing)
+    objective = Objective(student, targets, pairing, losses, steps=31)
+    stages = [objective.stage(step) for step in range(31)]
+    assert stages == [0] * 5 + [1] * 5 + [None] * 21
+    batch, layers = collate(data, range(8)), hf.parts_of(student).layers
+    moved = []
+    for step in (0, 5, 10):
+        objective(batch, step).backward()
+        moved.append([
+            hf.parts_of(student).words.weight.grad is not None,
+            *(layer.ffn.down.weight.grad is not None for layer in layers),
+            hf.parts_of(student).head.weight.grad is not None,
+        ])  # fmt: skip
+        student.zero_grad(set_to_none=True)
+    assert moved == [[True, True, False, False], [False, False, True, False], [True] * 4]
+    # Without a loss that goes by layers, all others are trained on from the first step.
+    plain = Objective(student, targets, pairing, {"logits": 1.0}, steps=31)
+    assert plain.stage(0) is None
+
+
+def test_a_stage_trains_nothing_but_its_layer(
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Encoded, pairing: Pairing
+) -> None:
+    """By its own loss, not by that of all layers."""
+    losses = {"progressive": 2.0, "logits": 1.0}
+    objective = Objective(
+        student, targets_of(teacher, data, losses, pairing), pairing, losses, steps=30
+    )
+    batch = collate(data, range(8))
+    with torch.no_grad():
+        found = [float(objective(batch, step)) for step in (0, 5)]
+        every = [Signal(i, part) for i in range(3) for part in ("states", "query", "key")]
+        own = observe(student, batch, [s for s in every if s.layer < 2])
+        wanted = observe(teacher, batch, every)
+        single = [
+            float(LOSSES["progressive"].value(own, wanted, batch, pairing.only(i))) for i in (0, 1)
+        ]
+        whole = float(LOSSES["progressive"].value(own, wanted, batch, pairing))
+    assert found == pytest.approx([2 * x for x in single], rel=1e-2)
+    assert whole == pytest.approx(sum(single) / 2, rel=1e-5) and single[0] != single[1]
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_killed_distillation_ends_as_if_it_had_not_been(
+    step: int,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    data: Encoded,
+    pairing: Pairing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within a stage whose layers below are frozen, and after the stages: the same to the bit."""
+    losses = {"progressive": 1.0, "relations": 0.5, "attention": 0.5, "labels": 1.0}
+    schedule, path = TrainingSchedule(epochs=5, batch=32, lr=1e-3), tmp_path / "run.safetensors"
+    data = data.take(range(64))
+    targets = targets_of(teacher, data, losses, pairing)
+    start = {name: x.clone() for name, x in student.state_dict().items()}
+
+    def train(progress: Callable[[int, int, str], None], checkpoint: Path | None) -> Tensor:
+        torch.manual_seed(2)
+        student.load_state_dict(start)
+        distill(student, targets, pairing, data, schedule, progress, losses, checkpoint=checkpoint,
+                key="k")  # fmt: skip
+        return torch.cat([p.detach().flatten() for p in student.parameters()])
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    whole = train(silent, None)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(stop, path)
+    steps: list[int] = []
+    again = train(lambda done, total, note: steps.append(done), path)
+    assert steps[0] == step and steps[-1] == 10
+    assert torch.equal(again, whole)

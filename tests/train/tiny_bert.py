@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 GOOD = ("good", "fine", "great", "superb", "happy")
 BAD = ("bad", "poor", "awful", "dire", "sad")
@@ -37,6 +43,18 @@ def save_tiny(folder: Path, **changes: object) -> Path:
     # As an encoder's checkpoint comes: without a head for any task.
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_masked(folder: Path, tiny: Path, seed: int = 5) -> Path:
+    """A random masked language model with the tokenizer of `tiny`."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16, initializer_range=0.5,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny, local_files_only=True).save_pretrained(folder)
     return folder
 
 

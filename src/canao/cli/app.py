@@ -168,6 +168,29 @@ def search(
         int | None, typer.Option(help="last epochs of the final training that round as the library "
                                  "will, in int8; default a third")
     ] = _TRAINING.quantized_epochs,
+    losses: Annotated[
+        str, typer.Option(help="of the distillation, with weights, as logits=1,relations=0.5 "
+                          "(docs/training.md has them all)")
+    ] = _TRAINING.losses,
+    relation_heads: Annotated[
+        int, typer.Option(help="parts that the loss 'relations' cuts vectors into")
+    ] = _TRAINING.relation_heads,
+    relation_layer: Annotated[
+        int | None, typer.Option(help="the teacher's, from 1, that 'relations' compares with; "
+                                 "default its last")
+    ] = _TRAINING.relation_layer,
+    augment: Annotated[
+        int, typer.Option(help="altered copies of each training example, labelled by the teacher, "
+                          "for the final training")
+    ] = _TRAINING.augment,
+    augment_model: Annotated[
+        str | None, typer.Option(help="directory of a masked language model that says which words "
+                                 "may stand in them; default words near in the teacher's table")
+    ] = _TRAINING.augment_model,
+    unlabelled_text: Annotated[
+        Path | None, typer.Option(help="texts for the teacher to label in the final training: .txt "
+                                  "with one a line, or a table with the columns of --data")
+    ] = None,
     train_device: Annotated[
         str, typer.Option(help="where training computes: cpu, cuda, mps; auto: a GPU if there is "
                           "one")
@@ -197,7 +220,9 @@ def search(
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
         teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
-        quantized_epochs=quantized_epochs, train_device=train_device, train_dtype=train_dtype,
+        quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
+        relation_layer=relation_layer, augment=augment, augment_model=augment_model,
+        unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
         size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
 

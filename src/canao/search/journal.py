@@ -40,6 +40,7 @@ from canao.search.samplers import make_controller
 from canao.search.space import Space
 from canao.search.table import dominated
 from canao.search.trial import Trial, best_first
+from canao.train.options import LATER
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -49,8 +50,9 @@ _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
-_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None), "size_mb": None,
-           "memory_mb": None}  # fmt: skip
+_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None),
+           **{f"training.{name}": str(value) for name, value in LATER.items()},
+           "size_mb": None, "memory_mb": None}  # fmt: skip
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before

@@ -41,6 +41,12 @@ class Encoded:
         )
 
 
+    def joined(self, more: Encoded) -> Encoded:
+        """These examples, then those of `more`, which the same tokenizer made."""
+        labels = np.concatenate([self.labels, more.labels])
+        return Encoded(self.ids + more.ids, self.types + more.types, labels, self.pad)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Padded examples. `ids`, `padding_mask` (1 for a token, 0 for padding) and `types` have shape

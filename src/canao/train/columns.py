@@ -187,6 +187,27 @@ def understand(
     return Columns(found, label, pair, tuple(unused.items()))
 
 
+def texts_alone(table: RawTable, texts: Sequence[str], label: str) -> str:
+    """Which columns of a table without labels are not used, and why; '' if all are.
+
+    `texts` and `label` are the columns of the labelled data; InputError if a text is missing.
+    """
+    for name in texts:
+        if name not in table.columns:
+            raise InputError(
+                f"{table.place}: no column '{shown(name)}' among {listed(table.columns)}; texts "
+                "must be in the columns that they are in with labels"
+            )
+    rest = [name for name in dict.fromkeys(table.columns) if name not in texts]
+    why = {
+        name: "no label of this file is used" if name == label else
+        _without_effect(table, name, label) or "it is no text of the labelled data"
+        for name in rest
+    }  # fmt: skip
+    left = Columns(tuple(texts), label, "", tuple(why.items())).left
+    return f"{table.place}: {left}" if left else ""
+
+
 def _check_named(table: RawTable, texts: Sequence[str], label: str | None) -> None:
     if len(texts) > 2 or len(set(texts)) < len(texts):
         raise InputError(f"--text-columns {','.join(texts)}: give one column, or two that differ")

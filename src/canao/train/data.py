@@ -7,6 +7,7 @@ everything was taken for.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import defaultdict
@@ -22,6 +23,7 @@ from canao.train.tables import EXTENSIONS, MISSING, RawTable, kind_of, listed, r
 
 _DEV_NAMES = ("dev", "validation", "test")
 _DEV_SHARE = 0.1
+NO_CLASS = -100  # the label of an example without one; where labels are values, it is not a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class TextData:
     @property
     def regression(self) -> bool:
         return not self.labels
+
+    @property
+    def no_label(self) -> int | float:
+        """The label of an example that has none: the teacher alone says what it is."""
+        return math.nan if self.regression else NO_CLASS
 
     def content(self) -> dict[str, Any]:
         """What training depends on, in JSON form."""
@@ -97,12 +104,12 @@ def load_data(
     name, source, train, dev, notes = _tables(path, revision)
     columns = understand(train, text_columns, label_column)
     notes += _dev_notes(train, dev, columns, text_columns)
-    texts = _strings(train, columns)
+    texts = strings(train, columns.texts)
     labels = read_labels(train, columns.label, task, unlabelled)
     examples = _examples(texts, labels)
     notes += (labels.note,)
     if dev:
-        texts = _strings(dev, columns)
+        texts = strings(dev, columns.texts)
         found = read_dev_labels(dev, columns.label, labels.names, unlabelled, train.place)
         held, notes = _examples(texts, found), (*notes, found.note)
         parts = f"{many(len(examples))} to train on, {len(held)} of {dev.place} to compare with"
@@ -205,11 +212,11 @@ def _dev_notes(
     return () if same else (f"{dev.place}: {found.left}",)
 
 
-def _strings(table: RawTable, columns: Columns) -> list[list[str]]:
-    """The texts of each column that is used, [columns][rows]."""
+def strings(table: RawTable, columns: Sequence[str]) -> list[list[str]]:
+    """The texts of each column, [columns][rows]; InputError where one is missing or no text."""
     return [
         [_string(table, row, name, value) for row, value in enumerate(table.column(name))]
-        for name in columns.texts
+        for name in columns
     ]
 
 

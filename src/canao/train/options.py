@@ -13,6 +13,9 @@ TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32, BF16 = "float32", "bf16"
 DTYPES = ("auto", FLOAT32, BF16)
+DEFAULT_LOSSES = "logits=1,labels=0.5,hidden=1"
+_MOST_COPIES = 100
+RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class TrainOptions:
     precision      of the libraries that finalists become
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
+    losses         of the distillation, by name and with weights, as 'logits=1,relations=0.5'
+                   (see losses.py, which has them all); here they are written in one way only
+    relation_heads   parts that `relations` cuts vectors into; no more than they have dimensions
+    relation_layer   the teacher's, counted from 1, that `relations` compares with; None: its last
+    augment        altered copies of each training example, which finalists learn from the teacher
+    augment_model  directory of a masked language model that says which words may stand in them;
+                   None: words near in the teacher's embeddings
     """
 
     max_length: int = 128
@@ -46,6 +56,11 @@ class TrainOptions:
     dtype: str = "auto"
     precision: str = PRECISION
     quantized_epochs: int | None = None
+    losses: str = DEFAULT_LOSSES
+    relation_heads: int = RELATION_HEADS
+    relation_layer: int | None = None
+    augment: int = 0
+    augment_model: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
@@ -74,6 +89,41 @@ class TrainOptions:
                 f"training: quantized_epochs is {self.quantized_epochs}; give 0 to "
                 f"{self.final_epochs}, the epochs of the final training"
             )
+        self._check_losses()
+        if not 0 <= self.augment <= _MOST_COPIES:
+            raise InputError(
+                f"training: augment is {self.augment}; give 0 to {_MOST_COPIES} copies of each "
+                "example"
+            )
+        if self.augment_model is not None and not self.augment:
+            raise InputError(
+                f"training: augment_model is {self.augment_model}, and augment is 0; say how many "
+                "copies of each example it is to make, or leave it out"
+            )
+
+    def _check_losses(self) -> None:
+        if self.losses != DEFAULT_LOSSES:
+            # It loads torch, which the command line must not.
+            from canao.train.losses import canonical
+
+            object.__setattr__(self, "losses", canonical(self.losses))
+        if self.relation_heads < 1 or (self.relation_layer is not None and self.relation_layer < 1):
+            raise InputError(
+                f"training: relation_heads is {self.relation_heads}, relation_layer "
+                f"{self.relation_layer}; give numbers from 1"
+            )
+        given = (self.relation_heads, self.relation_layer) != (RELATION_HEADS, None)
+        if given and "relations" not in self.weights:
+            raise InputError(
+                "training: relation_heads and relation_layer are of the loss 'relations', which is "
+                f"not among {self.losses}; add it, or leave them out"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses by name, all above 0."""
+        pairs = (item.split("=") for item in self.losses.split(","))
+        return {name: float(weight) for name, weight in pairs}
 
     @property
     def rounded_epochs(self) -> int:
@@ -82,6 +132,12 @@ class TrainOptions:
             return max(1, round(self.final_epochs / 3))
         return self.quantized_epochs
 
+    def of_losses(self) -> dict[str, Any]:
+        """What the losses are, where they are not the default, of which results do not say it."""
+        names = ("losses", "relation_heads", "relation_layer")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != LATER[name]}
+
     def facts(self) -> dict[str, Any]:
         """The options that the trained weights depend on: all but where and in which numbers
         they are computed, so that a run goes on on another machine."""
@@ -89,3 +145,10 @@ class TrainOptions:
         for name in ("threads", "device", "dtype"):
             del facts[name]
         return facts
+
+
+# Options that earlier versions lacked, and what those did.
+LATER: dict[str, Any] = {
+    "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
+    "augment": 0, "augment_model": None,
+}  # fmt: skip

@@ -101,6 +101,16 @@ def read_table(path: Path) -> RawTable:
     return _from_fields(path, _tsv(text), "\t")
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, plain or compressed with gzip; empty ones are nothing. InputError
+    as for `read_table`."""
+    data = read_bytes(path, limit=MAX_BYTES, remedy="check the file")
+    if path.name.lower().endswith(_GZIP):
+        data = _decompressed(path, data)
+    lines = (line.rstrip("\r") for line in _text(path, data).split("\n"))
+    return [line for line in lines if line.strip()]
+
+
 def shown(text: str, most: int = 40) -> str:
     """Text of a file as it may stand in a message: on one line, and not much of it."""
     line = "".join(c if c.isprintable() else " " for c in text[: most + 1])

@@ -23,7 +23,8 @@ from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
-from canao.train.distill import TeacherTargets, distill
+from canao.train.distill import distill, teacher_signals
+from canao.train.extra import ExtraExamples
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
@@ -33,7 +34,9 @@ from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.pruning import PruningErrors, measure_errors
 from canao.train.records import read_record, score_of, write_record
+from canao.train.signals import Pairing
 from canao.train.storing import storing
+from canao.train.targets import TeacherTargets
 
 _LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -54,12 +57,14 @@ class Trainer:
         work/skeletons/ARCH/        students with copied weights, not trained
         work/proxy/ARCH.json        proxy scores: after a short distillation
         work/students/ARCH/         distilled to the end           ARCH.json      its score
+        work/augmented.json         altered copies of the training texts, where some are asked for
         work/checkpoints/           what a killed run resumes from
 
     Each result is stored under a key of everything it depends on (teacher, data, options), so a
     changed option recomputes only the results that it affects. `progress` is called often, with
     the stage, the steps done, all steps and a note. `ignored` names files and entries of the
-    teacher's directory that would be refused, as for `compile_model`.
+    teacher's directory that would be refused, as for `compile_model`. Finalists also learn what the
+    teacher says of the examples `unlabelled`, and of altered copies if the options ask for some.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Trainer:
         options: TrainOptions,
         progress: TrainProgress,
         ignored: Collection[str] = (),
+        unlabelled: Sequence[Example] = (),
     ) -> None:
         self.source, self.data, self.work = Path(teacher_dir), data, Path(work)
         self.options, self.progress = options, progress
@@ -89,12 +95,20 @@ class Trainer:
                 f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
+        if (options.relation_layer or 1) > self._arch.layers:
+            raise InputError(
+                f"{self.source}: has {self._arch.layers} layers, relation_layer is "
+                f"{options.relation_layer}; give one of them"
+            )
         self.tokenizer = hf.load_tokenizer(self.source, self._inventory)
         if len(self.tokenizer) > config.vocab_size:
             raise InputError(
                 f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
                 f"{config.vocab_size}; they do not belong together"
             )
+        self._extra = ExtraExamples(
+            options, data, unlabelled, self.tokenizer, self.source, self.device
+        )  # fmt: skip
         self._key = _digest(
             [file_digest(f) for f in weight_files(self.source)],
             data.content(),
@@ -102,6 +116,7 @@ class Trainer:
             [options.teacher_epochs, options.teacher_lr, options.metric],
         )
         self._train: Encoded | None = None
+        self._final: Encoded | None = None
         self._dev: Encoded | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
@@ -168,7 +183,9 @@ class Trainer:
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
-        key = _digest(self._key, self.options.quick_steps, self.options.student_lr)
+        key = _digest(
+            self._key, self.options.quick_steps, self.options.student_lr, *self._losses
+        )  # fmt: skip
         stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
@@ -177,14 +194,8 @@ class Trainer:
             data = self._train_set()
             data = data.take(range(min(len(data), steps * self.options.batch)))
             student = self._student(arch)
-            distill(
-                student,
-                self._targets_of(data),
-                self._kept(arch).hidden,
-                data,
-                self._schedule(steps=steps, epochs=1),
-                self._stage(f"proxy score {arch}"),
-                evaluate=lambda: self._score(student).value,
+            self._distill(
+                arch, student, data, self._schedule(steps=steps, epochs=1), f"proxy score {arch}"
             )
             found = self._score(student)
         write_record(record, key, found)
@@ -201,27 +212,20 @@ class Trainer:
         key = _digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
+            *self._losses, *self._extra.key(),
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
         with computing(self.device, self.options.threads):
-            data, student = self._train_set(), self._student(arch)
+            data, student = self._final_set(), self._student(arch)
             if rounded:
                 longest = student.config.max_position_embeddings
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
-            distill(
-                student,
-                self._targets_of(data),
-                self._kept(arch).hidden,
-                data,
-                self._schedule(epochs=self.options.final_epochs, quantized=rounded),
-                self._stage(f"distil {arch}"),
-                evaluate=lambda: self._score(student).value,
-                rounding=rounding,
-                checkpoint=checkpoint,
-                key=key,
+            schedule = self._schedule(epochs=self.options.final_epochs, quantized=rounded)
+            self._distill(
+                arch, student, data, schedule, f"distil {arch}", rounding, checkpoint, key
             )
             with rounding.active(student) if rounding else nullcontext():
                 found = self._score(student)
@@ -229,6 +233,30 @@ class Trainer:
         write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
         return Student(directory, found)
+
+    def _distill(
+        self, arch: Arch, student: PreTrainedModel, data: Encoded, schedule: TrainingSchedule,
+        stage: str, rounding: FakeQuantization | None = None, checkpoint: Path | None = None,
+        key: str = "",
+    ) -> None:  # fmt: skip
+        options, kept = self.options, self._kept(arch)
+        pairing = Pairing.of(
+            student, self._teacher_model(), kept.layers, kept.hidden, options.relation_heads,
+            options.relation_layer,
+        )  # fmt: skip
+        targets = self._targets_of(data)
+        targets.prepare(teacher_signals(options.weights, pairing), self._stage("teacher targets"))
+        distill(
+            student, targets, pairing, data, schedule, self._stage(stage), options.weights,
+            evaluate=lambda: self._score(student).value, rounding=rounding, checkpoint=checkpoint,
+            key=key,
+        )  # fmt: skip
+
+    @property
+    def _losses(self) -> list[Any]:
+        """What the losses add to a student's key; nothing where they are the default."""
+        losses = self.options.of_losses()
+        return [losses] if losses else []
 
     def _finetune(self, model: PreTrainedModel) -> None:
         options = self.options
@@ -286,8 +314,7 @@ class Trainer:
     def _targets_of(self, data: Encoded) -> TeacherTargets:
         """The teacher's targets for `data`, kept because all candidates share them."""
         if len(data) not in self._targets:
-            stage = self._stage("teacher targets")
-            self._targets = {len(data): TeacherTargets(self._teacher_model(), data, stage)}
+            self._targets = {len(data): TeacherTargets(self._teacher_model(), data)}
         return self._targets[len(data)]
 
     def _train_set(self) -> Encoded:
@@ -297,6 +324,18 @@ class Trainer:
             random.Random(self.options.seed).shuffle(order)
             self._train = self._encode(self.data.train).take(order)
         return self._train
+
+    def _final_set(self) -> Encoded:
+        """What finalists are trained on: the training examples, then those without a label."""
+        if self._final is None:
+            self._final = self._train_set()
+            if self._extra:
+                more = self._extra.examples(
+                    lambda: hf.parts_of(self._teacher_model()).words.weight,
+                    self.work / "augmented.json", self._key, self._stage("altered copies"),
+                )  # fmt: skip
+                self._final = self._final.joined(self._encode(more))
+        return self._final
 
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
         return encode(self.tokenizer, examples, self.options.max_length, self._types)

@@ -1,0 +1,282 @@
+"""The losses of distillation by name, and what each needs of teacher and student.
+
+All see vectors of tokens by way of `signals.py`, of any family, and compare models of any two
+widths and numbers of heads. None has weights of its own that would have to be learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from canao.errors import InputError
+from canao.train.batches import Batch
+from canao.train.data import NO_CLASS
+from canao.train.finetune import label_loss
+from canao.train.signals import KEY, QUERY, STATES, VALUE, Pairing, Seen, Signal
+
+TEMPERATURE = 2.0
+_HIDDEN_KEYS = -1e9  # an attention score that leaves nothing of a key
+
+
+# Signals of the student and of the teacher.
+Needs = tuple[tuple[Signal, ...], tuple[Signal, ...]]
+Value = Callable[[Seen, Seen, Batch, Pairing], Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss.
+
+    weight    where none is given
+    meaning   in a line, for people
+    source    where it is from
+    needs     the signals that it compares, of the student and of the teacher; logits need not be
+              named
+    value     of what the student and the teacher made of a batch: the mean over its examples
+    of_teacher   whether the teacher says what is right; else labels do
+    staged    whether it is trained on by itself before the others, a pair of layers after the other
+    """
+
+    weight: float
+    meaning: str
+    source: str
+    needs: Callable[[Pairing], Needs]
+    value: Value
+    of_teacher: bool = True
+    staged: bool = False
+
+
+def _logits(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    logits, target = own.logits, wanted.logits
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits, target)
+    mine = functional.log_softmax(logits / TEMPERATURE, dim=-1)
+    theirs = functional.log_softmax(target / TEMPERATURE, dim=-1)
+    return functional.kl_div(mine, theirs, log_target=True, reduction="batchmean") * TEMPERATURE**2
+
+
+def _labels(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    labels = batch.labels
+    known = ~labels.isnan() if labels.is_floating_point() else labels != NO_CLASS
+    if bool(known.all()):
+        return label_loss(own.logits, labels)
+    if not bool(known.any()):
+        return own.logits.sum() * 0.0
+    # An example with a label counts as much as in a batch where all have one.
+    return label_loss(own.logits[known], labels[known]) * known.float().mean()
+
+
+def _hidden(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    real = batch.padding_mask.bool()
+    (mine,), (theirs,) = _last_states(pairing)
+    target = wanted.signals[theirs][..., pairing.hidden]
+    return functional.mse_loss(own.signals[mine][real], target[real])
+
+
+def _attention(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    real = batch.padding_mask.bool()
+    total = own.logits.sum() * 0.0  # for a student without attention
+    for mine, theirs in pairing.attending:
+        scores = _scores(own, mine, pairing.heads[mine])
+        target = _scores(wanted, theirs, pairing.teacher_heads[theirs])
+        if scores.shape[1] != target.shape[1]:
+            scores, target = (x.mean(1, keepdim=True) for x in (scores, target))
+        keys = real[:, None, None, :]
+        rows = ((scores - target).square() * keys).sum(-1) / keys.sum(-1)
+        total = total + _over_tokens(rows, real)
+    return total / max(1, len(pairing.attending))
+
+
+def _relations(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    real = batch.padding_mask.bool()
+    total = own.logits.sum() * 0.0  # for a student without attention
+    for mine, theirs in zip(*_relation_signals(pairing), strict=True):
+        a, b = own.signals[mine], wanted.signals[theirs]
+        count = min(pairing.relation_heads, a.shape[-1], b.shape[-1])
+        a, b = (_log_softmax(relation_scores(x, count), real) for x in (a, b))
+        total = total + _divergence(a, b, real)
+    return total
+
+
+def _progressive(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
+    real = batch.padding_mask.bool()
+    total = torch.zeros((), device=real.device)
+    for mine, theirs in pairing.layers:
+        target = wanted.signals[Signal(theirs, STATES)][..., pairing.hidden]
+        distance = (own.signals[Signal(mine, STATES)] - target).square().mean(-1)
+        total = total + _over_tokens(distance[:, None], real)
+        if not pairing.heads[mine]:
+            continue
+        a = _log_softmax(_scores(own, mine, pairing.heads[mine]), real)
+        b = _log_softmax(_scores(wanted, theirs, pairing.teacher_heads[theirs]), real)
+        if a.shape[1] != b.shape[1]:
+            a, b = (x.logsumexp(1, keepdim=True) - math.log(x.shape[1]) for x in (a, b))
+        total = total + _divergence(a, b, real)
+    return total / len(pairing.layers)
+
+
+def relation_scores(x: Tensor, heads: int) -> Tensor:
+    """Scaled products of all tokens' vectors, [examples, heads, tokens, tokens].
+
+    x  [examples, tokens, width], cut into `heads` parts, of which the first are one longer where
+    the width is no multiple of their number.
+    """
+    least, longer = divmod(x.shape[-1], heads)
+    if longer:
+        sizes = [least + (i < longer) for i in range(heads)]
+        parts = [functional.pad(p, (0, least + 1 - p.shape[-1])) for p in x.split(sizes, -1)]
+        split = torch.stack(parts, 1)
+        scale = x.new_tensor([size**-0.5 for size in sizes])[:, None, None]
+    else:
+        split, scale = x.unflatten(-1, (heads, -1)).transpose(1, 2), least**-0.5
+    return split @ split.transpose(2, 3) * scale
+
+
+def _scores(seen: Seen, layer: int, heads: int) -> Tensor:
+    """Attention before the softmax, [examples, heads, tokens, tokens]."""
+    query, key = (
+        seen.signals[Signal(layer, part)].unflatten(-1, (heads, -1)).transpose(1, 2)
+        for part in (QUERY, KEY)
+    )
+    return query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+
+
+def _log_softmax(scores: Tensor, real: Tensor) -> Tensor:
+    """Over the tokens that are no padding."""
+    hidden = ~real[:, None, None, :]
+    return functional.log_softmax(scores.masked_fill(hidden, _HIDDEN_KEYS), dim=-1)
+
+
+def _divergence(own: Tensor, wanted: Tensor, real: Tensor) -> Tensor:
+    """KL(wanted || own) of logarithms [examples, heads, tokens, tokens], by `_over_tokens`."""
+    return _over_tokens((wanted.exp() * (wanted - own)).sum(-1), real)
+
+
+def _over_tokens(rows: Tensor, real: Tensor) -> Tensor:
+    """The mean over heads and the tokens of each example, then over examples.
+
+    rows  [examples, heads, tokens]
+    """
+    counted = rows.mean(1) * real
+    return (counted.sum(1) / real.sum(1)).mean()
+
+
+def _none(pairing: Pairing) -> Needs:
+    return (), ()
+
+
+def _last_states(pairing: Pairing) -> Needs:
+    last = len(pairing.heads) - 1, len(pairing.teacher_heads) - 1
+    return (Signal(last[0], STATES),), (Signal(last[1], STATES),)
+
+
+def _attention_signals(pairing: Pairing) -> Needs:
+    return _of(pairing.attending, (QUERY, KEY))
+
+
+def _layer_signals(pairing: Pairing) -> Needs:
+    states, attention = _of(pairing.layers, (STATES,)), _attention_signals(pairing)
+    return states[0] + attention[0], states[1] + attention[1]
+
+
+def _of(layers: Sequence[tuple[int, int]], parts: Sequence[str]) -> Needs:
+    return (
+        tuple(Signal(mine, part) for mine, _ in layers for part in parts),
+        tuple(Signal(theirs, part) for _, theirs in layers for part in parts),
+    )
+
+
+def _relation_signals(pairing: Pairing) -> Needs:
+    return _of([] if pairing.relations is None else [pairing.relations], (QUERY, KEY, VALUE))
+
+
+# docs/training.md has these lines, too.
+LOSSES = {
+    "logits": Loss(
+        1.0, "KL divergence from the teacher's class probabilities at temperature 2, times the "
+        "squared temperature; squared error for regression",
+        "Hinton et al. 2015, section 2", _none, _logits,
+    ),
+    "labels": Loss(
+        0.5, "cross-entropy with the labels of the data; squared error for regression",
+        "Hinton et al. 2015, section 2", _none, _labels, of_teacher=False,
+    ),
+    "hidden": Loss(
+        1.0, "squared error of the last layer's output, in the dimensions that the student kept of "
+        "the teacher, so that no projection between widths is needed",
+        "TinyBERT (Jiao et al. 2020), equation 8, without its projection", _last_states, _hidden,
+    ),
+    "attention": Loss(
+        1.0, "squared error of attention scores before the softmax, mean over layers; head by "
+        "head, or of the mean over heads where their numbers differ",
+        "TinyBERT (Jiao et al. 2020), equation 7; mean over heads: Zagoruyko & Komodakis 2017, "
+        "section 3.1", _attention_signals, _attention,
+    ),
+    "relations": Loss(
+        1.0, "KL divergence of the relations between tokens: softmax of the scaled products of "
+        "queries with queries, keys with keys and values with values, of the student's last layer "
+        "from a layer of the teacher's",
+        "MiniLMv2 (Wang et al. 2021), section 3.1", _relation_signals, _relations,
+    ),
+    "progressive": Loss(
+        1.0, "before all others, in a third of the steps, layer after layer from the lowest up, "
+        "with those below frozen: squared error of the layer's output plus KL divergence of its "
+        "attention",
+        "MobileBERT (Sun et al. 2020), sections 3.4 and 3.6", _layer_signals, _progressive,
+        staged=True,
+    ),
+}  # fmt: skip
+
+
+def parse_losses(text: str) -> dict[str, float]:
+    """Weights above 0 by name, in the table's order, of a text such as 'logits,relations=0.5'.
+
+    InputError for a name that is unknown or stands twice, a weight that is no finite number from 0,
+    and losses that leave nothing to train on.
+    """
+    found: dict[str, float] = {}
+    for item in text.split(","):
+        name, given, weight = (part.strip() for part in item.partition("="))
+        if name not in LOSSES:
+            raise InputError(
+                f"training: loss '{name[:40]}' is not one of {', '.join(LOSSES)}; give names with "
+                "commas between them"
+            )
+        if name in found:
+            raise InputError(f"training: loss '{name}' stands twice; give it once")
+        found[name] = _weight(name, weight) if given else LOSSES[name].weight
+    kept = {name: found[name] for name in LOSSES if found.get(name, 0.0) > 0}
+    if not kept:
+        raise InputError("training: every loss has weight 0; give one a weight above 0")
+    if all(LOSSES[name].staged for name in kept):
+        first = next(iter(kept))
+        raise InputError(
+            f"training: '{first}' comes before other losses; add one, as {first},logits"
+        )
+    return kept
+
+
+def canonical(text: str) -> str:
+    """The same losses and weights, always written alike; InputError as `parse_losses`."""
+    return ",".join(
+        f"{name}={repr(weight).removesuffix('.0')}" for name, weight in parse_losses(text).items()
+    )
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise InputError(
+            f"training: the weight of loss '{name}' is '{text[:40]}'; give a number from 0, as "
+            f"{name}={LOSSES[name].weight:g}"
+        )
+    return weight

@@ -1,0 +1,63 @@
+"""Text without labels, which students learn to see as their teacher does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from canao.errors import InputError
+from canao.train.columns import texts_alone
+from canao.train.data import Example, TextData, strings
+from canao.train.labels import many
+from canao.train.tables import EXTENSIONS, kind_of, read_lines, read_table
+
+PLAIN = ".txt"
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Examples without a label, and lines that say what was read and how it was understood."""
+
+    examples: tuple[Example, ...] = ()
+    told: tuple[str, ...] = ()
+
+
+def read_unlabelled(path: str | Path, data: TextData) -> Unlabelled:
+    """The texts in a file, for the task of `data`.
+
+    A .txt file has one text a line. A table (.tsv, .csv, .jsonl) has the columns that the texts of
+    `data` come from; its other columns, a label among them, are not used, which is told. Both may
+    be compressed with gzip (.gz). InputError names the file, the line and what to do.
+    """
+    path, columns = Path(path), data.columns
+    if kind_of(path):
+        table = read_table(path)
+        left = texts_alone(table, columns, data.label_column)
+        texts = strings(table, columns)
+        notes = (*table.notes, left)
+    elif path.name.lower().removesuffix(".gz").endswith(PLAIN):
+        if len(columns) > 1:
+            raise InputError(
+                f"{path}: has one text a line, and the task's examples are pairs of texts; give a "
+                f"table ({', '.join(EXTENSIONS)}) with {' and '.join(columns)}"
+            )
+        texts, notes = [list(read_lines(path))], ()
+    else:
+        raise InputError(
+            f"{path}: extension '{path.suffix}' is not {PLAIN}, {', '.join(EXTENSIONS)}; give one "
+            "text a line as .txt, or a table"
+        )
+    kept = [row for row in zip(*texts, strict=True) if all(text.strip() for text in row)]
+    empty = len(texts[0]) - len(kept)
+    if not kept:
+        raise InputError(f"{path}: has no text; give some, or leave out --unlabelled-text")
+    told = (
+        f"{path}: {many(len(kept))} without a label, for the students' final training"
+        + (f"; {many(empty)} with an empty text left out" if empty else ""),
+        *notes,
+    )
+    pairs = ((row[0], row[1] if len(row) > 1 else None) for row in kept)
+    return Unlabelled(
+        tuple(Example(text, pair, data.no_label) for text, pair in pairs),
+        tuple(line for line in told if line),
+    )
