@@ -2,6 +2,7 @@
 
     python benchmarks/teacher.py --data DIR --work DIR [--tasks ...] [--seeds 0,1,2]
     python benchmarks/teacher.py --data DIR --work DIR --variants bert
+    python benchmarks/teacher.py --data DIR --work DIR --most 300
     python benchmarks/teacher.py --table
 
 DIR of --data holds glue/{CoLA,MRPC,STS-B,RTE}/ and banking77/. For each task and seed the teacher
@@ -10,20 +11,22 @@ CANAO's recipe chooses nothing on it, but on a part of the training file that it
 own (3 epochs, a rate of 5e-5, batches of 32) keeps the epoch that is best on the very file that it
 is scored on, as CANAO does where epochs or rate are given; so it looks a little better than it is.
 
-One record a task, seed and variant goes to results/teacher.jsonl; what is there already is not run
-again, and a run that was killed goes on where it was, from the folder of --work. No time is
-measured. --table writes the table of teacher.md.
+One record a task, seed, variant and number of examples goes to results/teacher.jsonl; what is there
+already is not run again, and a run that was killed goes on where it was, from the folder of --work.
+No time is measured. --table writes the table of teacher.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from marks import footnotes, marked
@@ -40,9 +43,10 @@ from canao.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 RECORDS, PAGE = HERE / "results" / "teacher.jsonl", HERE / "teacher.md"
-IDENTITY = ("dataset", "seed", "variant")
+IDENTITY = ("dataset", "seed", "variant", "most")
+LENGTH = 128  # tokens of training
 RECIPE, BERT = "recipe", "bert"
-VARIANTS = {RECIPE: {}, BERT: {"teacher_epochs": 3, "teacher_lr": 5e-5}}
+VARIANTS: dict[str, dict[str, Any]] = {RECIPE: {}, BERT: {"teacher_epochs": 3, "teacher_lr": 5e-5}}
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,13 @@ def run_case(results: Results, options: argparse.Namespace, task: Task, identity
         _say(f"{title}: recorded already")
         return
     data = load_data(options.data / task.folder, task=task.kind, seed=identity["seed"])
+    if identity["most"]:
+        chosen = random.Random(identity["seed"]).sample(
+            data.train, min(identity["most"], len(data.train))
+        )
+        data = replace(data, train=tuple(chosen))
     training = TrainOptions(
-        seed=identity["seed"], metric=task.metric, threads=options.threads,
+        max_length=LENGTH, seed=identity["seed"], metric=task.metric, threads=options.threads,
         dtype=options.train_dtype, **VARIANTS[identity["variant"]],
     )  # fmt: skip
     work = options.work / "-".join(str(value) for value in identity.values())
@@ -95,11 +104,11 @@ def rows_of(records: Sequence[Record]) -> str:
     head = ("task", "recipe", "trained on", "measured on", "seeds", "metric", "dev", "F1",
             "rate", "best epoch, of")  # fmt: skip
     rows: list[Sequence[str]] = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
-    for name in TASKS:
-        for variant in VARIANTS:
-            of = [r for r in records if (r["dataset"], r["variant"]) == (name, variant)]
-            if of:
-                rows.append(_row(variant, of))
+    cases = {(r["dataset"], r["most"], r["variant"]) for r in records}
+    known = [*TASKS, *VARIANTS]
+    for case in sorted(cases, key=lambda c: (known.index(c[0]), c[1], known.index(c[2]))):
+        of = [r for r in records if (r["dataset"], r["most"], r["variant"]) == case]
+        rows.append(_row(case[-1], of))
     return table(rows) + footnotes(records) if len(rows) > 2 else "No records yet.\n"
 
 
@@ -112,7 +121,7 @@ def _row(variant: str, of: Sequence[Record]) -> list[str]:
         f"{first['examples']:,}", str(len(of)), first["metric"],
         spread([100 * r["metrics"][r["metric"]] for r in of]), spread(f1),
         ", ".join(dict.fromkeys(f"{r['rate']:g}" for r in recipes)),
-        ", ".join(f"{r['best_epoch']}, {r['epochs']}" for r in recipes),
+        "; ".join(f"{r['best_epoch']}, {r['epochs']}" for r in recipes),
     ]  # fmt: skip
 
 
@@ -134,6 +143,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default=RECIPE, help=f"of {', '.join(VARIANTS)}, by commas")
+    parser.add_argument("--most", type=int, default=0, metavar="N",
+                        help="examples to train on, drawn by the seed; 0, the default: all")
     parser.add_argument("--threads", type=int, help="of training; default: as torch is set")
     parser.add_argument("--train-dtype", default="float32", choices=("auto", "float32", "bf16"))
     add_options(parser, RECORDS)
@@ -142,6 +153,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give --data and --work, or --table")
     if options.table and options.draft:
         parser.error("no table is made of drafts")
+    if options.most < 0:
+        parser.error("--most is not negative")
     return options
 
 
@@ -156,7 +169,7 @@ def _cases(options: argparse.Namespace) -> list[Record]:
             if name not in known:
                 raise InputError(f"{kind} '{name}' is not one of {', '.join(known)}")
     return [
-        {"dataset": name, "seed": int(seed), "variant": variant}
+        {"dataset": name, "seed": int(seed), "variant": variant, "most": options.most}
         for seed in seeds for name in asked["task"] for variant in asked["variant"]
     ]  # fmt: skip
 

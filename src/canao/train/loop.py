@@ -84,7 +84,7 @@ class TrainingSchedule:
 
 
 @dataclass
-class _State:
+class State:
     """What a checkpoint holds besides tensors. `best` is of the model as it computes now: rounded,
     once `quantized` is set. The learning rate was halved `halved` times."""
 
@@ -143,13 +143,13 @@ class Loop:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = self._new_optimizer()
         self.best: dict[str, Tensor] = {}
-        self.state = _State()
+        self.state = State()
         self._start: dict[str, Tensor] = {}
 
     def run(self, progress: Progress, epochs: int = 0) -> list[float]:
         """Train to the end, from the checkpoint if there is one; returns each epoch's score.
 
-        epochs   of the schedule after which to stop for now, as if killed; 0: none
+        epochs   of the schedule after which to stop for now, with the weights of then; 0: none
 
         InputError where the loss is no number even at a quarter of the rate, or where the memory is
         too small for one example.
@@ -187,16 +187,19 @@ class Loop:
                 value = self._step(index, total)
                 self.state.step += 1
                 progress(self.state.step, end, f"loss {value:.3f}{self.notes}")
-                if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                # After the last step of an epoch its score belongs to the checkpoint.
+                within = self.state.step % per_epoch and self.state.step < end
+                if within and time.monotonic() - saved > _CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()
             if self.evaluate is not None:
                 self.state.history.append(self._compare(self.evaluate))
             self._save()
             saved = time.monotonic()
+        settled = self._settled()
         if self.state.step < end:
             progress(end, end, f"no better in {self.schedule.patience} epochs")
-        if self.best:
+        if self.best and (settled or end == total):
             self.model.load_state_dict(self.best, strict=False)
         self.model.eval()
         return self.state.history
@@ -284,7 +287,7 @@ class Loop:
                 "of the learning rate; give a smaller rate, and look after the texts"
             )
         self.optimizer, self.best = self._new_optimizer(), {}
-        self.state, self.dtype = _State(), computes_in(self.device, self.schedule.dtype)
+        self.state, self.dtype = State(), computes_in(self.device, self.schedule.dtype)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.grad = None
@@ -339,7 +342,7 @@ class Loop:
             tensors, note = read_tensors(self.checkpoint)
             if note.get("key") != self.key:
                 return
-            state = _State(**parse_json(note.get("state", ""), str(self.checkpoint), _StateRow))
+            state = State(**parse_json(note.get("state", ""), str(self.checkpoint), _StateRow))
         except InputError:
             return
         if state.step > self.schedule.total(len(self.data)) or not self._fits(tensors):

@@ -71,7 +71,7 @@ def recipe_for(
     """
     held = min(max(_HELD[0], min(_HELD[1], examples // 10)), examples // _HELD_MOST, holdable)
     held = held if held >= _HELD_LEAST else 0
-    rates = _rates(width, classes)
+    rates = _rates(width)
     batch, trained = _BATCHES[examples >= _LARGE], examples - held
     cost = tokens * trained / examples + _STEP * -(-trained // batch)  # of an epoch
     affordable = _TOKENS / cost  # epochs
@@ -92,9 +92,8 @@ def recipe_for(
     )
 
 
-def _rates(width: int, classes: int) -> tuple[float, float]:
+def _rates(width: int) -> tuple[float, float]:
     """Narrow models bear higher rates, in proportion: BERT's own lie at 2e-5 to 5e-5, those of its
-    miniatures at up to 3e-4 (Turc et al. 2019). Many classes need more steps, or longer ones."""
-    rate = _RATE * _WIDTH / width * (2 if classes > _MANY else 1)
-    first = min(float(f"{rate:.2g}"), _RATE_LIMIT)
+    miniatures at up to 3e-4 (Turc et al. 2019)."""
+    first = min(float(f"{_RATE * _WIDTH / width:.2g}"), _RATE_LIMIT)
     return first, 2 * first

@@ -31,7 +31,14 @@ from canao.train.batches import Batch, Encoded
 from canao.train.data import TextData, hold_out
 from canao.train.finetune import label_loss, predict_logits, predicted
 from canao.train.head import fit_head
-from canao.train.loop import Loop, Progress, TrainingSchedule, read_tensors, write_tensors
+from canao.train.loop import (
+    Loop,
+    Progress,
+    State,
+    TrainingSchedule,
+    read_tensors,
+    write_tensors,
+)
 from canao.train.metrics import Score, score
 from canao.train.storing import storing
 from canao.train.teacher_recipe import TeacherRecipe, recipe_for
@@ -45,12 +52,13 @@ _UNTRAINED = -1e9  # the score of a new head: below any other
 class Taught:
     """How a teacher was fine-tuned.
 
-    rate, best_epoch   learning rate and epoch whose weights were kept; epochs count from 1
+    rate, best_epoch   learning rate and epoch whose weights were kept; epochs count from 1, and 0
+                       is the start with its head trained alone
     epochs             that were run at that rate
     held               score on the held-out examples; None where none were held out. Where the
                        teacher was trained anew on all of them, that of the run before
-    raced              of each rate, held-out `score` and `loss` at the best of the race's epochs;
-                       empty without a race
+    raced              of each rate, held-out `score` and `loss` after the race's epochs, or of its
+                       best epoch if these were all epochs; empty without a race
     """
 
     recipe: TeacherRecipe
@@ -127,13 +135,15 @@ class Teaching:
         start = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         raced = self._race(start)
         rate = self._fastest(raced) if raced else recipe.rates[0]
-        history = self._train(rate, start, self.stage(f"teacher, rate {rate:g}"))
-        best, found = len(history) or recipe.epochs, None
+        state = self._train(rate, start, self.stage(f"teacher, rate {rate:g}"))
+        epochs, found = len(state.history) or recipe.epochs, None
+        best = epochs
         if self.held is not None:
-            best, found = 1 + history.index(max(history)), self._on_held_out()[0]
-        if recipe.whole:
+            best = state.history.index(state.best) + 1 if state.best in state.history else 0
+            found = self._on_held_out()[0]
+        if recipe.whole and best:
             self._train_on_all(rate, best, start)
-        taught = Taught(recipe, rate, len(history) or recipe.epochs, best, found, raced)
+        taught = Taught(recipe, rate, epochs, best, found, raced)
         self.stage("teacher")(1, 1, taught.told)
         return taught
 
@@ -188,13 +198,13 @@ class Teaching:
 
     def _train(
         self, rate: float, start: Mapping[str, Tensor], progress: Progress, epochs: int = 0
-    ) -> list[float]:
-        """Train from `start`, or from the checkpoint of that rate, and keep the best epoch; returns
-        each epoch's held-out score. epochs   as in Loop.run"""
+    ) -> State:
+        """Train from `start`, or from the checkpoint of that rate. At the end the model is that of
+        the best epoch, or `start` itself if its head was trained. epochs   as in Loop.run"""
         schedule = self._schedule(rate, self.recipe.patience)
 
         def evaluate() -> float:
-            if loop.state.step == 0:
+            if loop.state.step == 0 and not self.recipe.head:
                 return _UNTRAINED
             found, loss = self._on_held_out()
             return found.value - _TIE * loss
@@ -205,7 +215,8 @@ class Teaching:
             evaluate=None if self.held is None else evaluate,
             checkpoint=self._checkpoint(_name(rate)), key=self.key,
         )  # fmt: skip
-        return loop.run(progress, epochs)
+        loop.run(progress, epochs)
+        return loop.state
 
     def _train_on_all(self, rate: float, epochs: int, start: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(start, strict=False)
