@@ -88,7 +88,9 @@ def test_the_recipe_is_that_of_the_task() -> None:
     large = recipe_for(67_349, 900_000, 2, 67_347, 384)
     assert (large.held, large.rates, large.trial, large.epochs) == (2000, (5e-5,), 0, 3)
     banking = recipe_for(10_003, 150_000, 77, 9926, 384)
-    assert banking.head > 0 and banking.rates == (5e-5, 1e-4)
+    assert banking.head == 20 and banking.rates == (5e-5, 1e-4)
+    few = recipe_for(300, 4500, 77, 223, 384)
+    assert few.held == 75 and few.head == 143  # 1000 steps of 32 states, at least
     assert recipe_for(3668, 195_000, 2, 3666, 768).rates == (2.5e-5, 5e-5)
     alone = recipe_for(150, 3000, 150, 0, 384)  # every class has one example
     assert alone.held == 0 and alone.rates == alone.rates[:1] and alone.epochs == 20

@@ -18,9 +18,9 @@ from canao.train.batches import Encoded, evaluation_batches
 from canao.train.compute import device_of
 from canao.train.finetune import label_loss
 from canao.train.loop import Progress
+from canao.train.teacher_recipe import HEAD_BATCH
 
 _BATCH = 64  # of texts that pass the body
-_ROWS = 32  # of states that the head is trained on at a time
 _RATE = 1e-3
 _DECAY = 0.01
 _DROPOUT = 0.1
@@ -40,9 +40,9 @@ def fit_head(
     trained = [*parts.pooler.parameters(), *parts.head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=_DECAY)
     draws, step = torch.Generator().manual_seed(seed), 0
-    total = epochs * -(-len(data) // _ROWS)
+    total = epochs * -(-len(data) // HEAD_BATCH)
     for _ in range(epochs):
-        for rows in torch.randperm(len(data), generator=draws).split(_ROWS):
+        for rows in torch.randperm(len(data), generator=draws).split(HEAD_BATCH):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
             pooled = functional.dropout(parts.pooler(states[rows]).tanh(), _DROPOUT)
             loss = label_loss(parts.head(pooled), labels[rows])

@@ -19,7 +19,8 @@ _EPOCHS = (3, 20)  # fewest and most
 _RACED = 5  # epochs below which nothing is left for a race
 _FULL = 12  # epochs for which every rate may be trained to its end, and the best one once more
 _PATIENCE = 3
-_HEAD = 20  # epochs of a head alone
+_HEAD = (20, 1000)  # epochs and steps that a head alone has at least, on
+HEAD_BATCH = 32  # states at a time
 _WIDTH, _RATE = 768, 2.5e-5  # BERT's base size, and the smaller of the two rates of its race
 _RATE_LIMIT = 1e-3
 _BATCHES, _LARGE = (16, 32), 5000  # from so many examples on, the larger batch
@@ -87,7 +88,7 @@ def recipe_for(
         trial=(epochs if small else 1) if raced else 0,
         epochs=epochs,
         patience=_PATIENCE if held else 0,
-        head=_HEAD if classes > _MANY else 0,
+        head=max(_HEAD[0], -(-_HEAD[1] * HEAD_BATCH // trained)) if classes > _MANY else 0,
         whole=small,
     )
 

@@ -44,7 +44,7 @@ from canao.train.storing import storing
 from canao.train.teacher_recipe import TeacherRecipe, recipe_for
 
 _TIE = 1e-6  # of the loss, by which equal scores differ; scores of other predictions differ by more
-_LOSS_LIMIT = 1e3
+_LOSS_LIMIT = 100.0  # above it, a loss tells no more
 _UNTRAINED = -1e9  # the score of a new head: below any other
 
 
