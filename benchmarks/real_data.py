@@ -63,14 +63,14 @@ class Task:
     name: str
     folder: str
     kind: str = "text-classification"
-    epochs: int = TrainOptions.teacher_epochs
-    lr: float = TrainOptions.teacher_lr
+    epochs: int = 3  # of BERT's own recipe, as is the rate
+    lr: float = 5e-5
 
 
 TASKS = (
     Task("MRPC", "glue/MRPC"),
     Task("STS-B", "glue/STS-B", "text-regression"),
-    # 77 classes: the default recipe leaves the teacher at 64 %.
+    # 77 classes: BERT's own recipe leaves the teacher at 64 %.
     Task("Banking77", "banking77", epochs=6, lr=1e-4),
 )
 

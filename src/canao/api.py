@@ -140,8 +140,8 @@ def search(
     others_limit: float = DEFAULTS.others_limit,
     samples: int = _PROTOCOL.samples, max_minutes: float = DEFAULTS.max_minutes,
     metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
-    epochs: int = _TRAINING.final_epochs, teacher_epochs: int = _TRAINING.teacher_epochs,
-    teacher_lr: float = _TRAINING.teacher_lr,
+    epochs: int = _TRAINING.final_epochs, teacher_epochs: int | None = _TRAINING.teacher_epochs,
+    teacher_lr: float | None = _TRAINING.teacher_lr,
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
     quantized_epochs: int | None = _TRAINING.quantized_epochs,
     losses: str = _TRAINING.losses, relation_heads: int = _TRAINING.relation_heads,
@@ -165,6 +165,8 @@ def search(
     text_columns, label_column   the columns of the data, if their names do not say what they are
     unlabelled   what the label column has where there is no label: such examples are left out
     budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
+    teacher_epochs, teacher_lr   of the teacher's fine-tuning. None: rate, epochs and all else are
+                 chosen on a held-out part of the training set (docs/training.md)
     length       tokens of the measured sequence; training sequences are truncated to it, too
     others_limit share of a core that other programs may take while a library is judged
     precision    of the products of all libraries. In another one than float32 the best student's is

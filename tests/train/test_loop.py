@@ -13,11 +13,18 @@ from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
 from canao.train import loop as module
-from canao.train.batches import Encoded, collate, encode, evaluation_batches, training_order
+from canao.train.batches import (
+    Batch,
+    Encoded,
+    collate,
+    encode,
+    evaluation_batches,
+    training_order,
+)
 from canao.train.compute import threads
 from canao.train.data import Example, TextData
-from canao.train.finetune import finetune, predict
-from canao.train.loop import TrainingSchedule, read_tensors, write_tensors
+from canao.train.finetune import finetune, label_loss, predict
+from canao.train.loop import Loop, TrainingSchedule, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +130,49 @@ def test_the_best_epoch_is_kept(tiny: Path, task: TextData, data: Encoded) -> No
     finetune(model, data, TrainingSchedule(epochs=4, batch=25, lr=1e-3), silent, evaluate=evaluate)
     assert torch.equal(weights(model), after[2])
     assert not torch.equal(after[2], after[3])
+
+
+@pytest.mark.parametrize(
+    ("patience", "run"), [(0, 6), (1, 3), (2, 4), (4, 6)]
+)
+def test_training_ends_when_nothing_gets_better(
+    patience: int, run: int, tiny: Path, task: TextData, data: Encoded
+) -> None:
+    """Of epochs: the score at the start, 0.7, is of none."""
+    schedule = TrainingSchedule(epochs=6, batch=50, lr=1e-3, patience=patience)
+    scores, steps = [0.4, 0.5, 0.5, 0.3, 0.45, 0.6], list[int]()
+    found = finetune(
+        fresh(tiny, task), data, schedule, collect(steps), evaluate=values([0.7, *scores])
+    )
+    assert found == scores[:run] and steps[-1] == 12
+    assert len(steps) == 2 * run + (run < 6)
+
+
+def test_a_run_can_stop_for_now(
+    tiny: Path, task: TextData, data: Encoded, tmp_path: Path
+) -> None:
+    """And goes on to the same weights; until then, the model is that of its last epoch."""
+    schedule = TrainingSchedule(epochs=3, batch=25, lr=1e-3)
+    scores, path = [0.0, 0.5, 0.2, 0.1], tmp_path / "run.safetensors"
+    whole, parts = fresh(tiny, task), fresh(tiny, task)
+    run_loop(whole, data, schedule, scores, None, 0)
+    assert run_loop(parts, data, schedule, scores[:3], path, 2) == [0.5, 0.2]
+    assert not torch.equal(weights(parts), weights(whole))
+    assert run_loop(parts, data, schedule, scores[3:], path, 0) == [0.5, 0.2, 0.1]
+    assert torch.equal(weights(parts), weights(whole))
+
+
+def run_loop(
+    model: PreTrainedModel, data: Encoded, schedule: TrainingSchedule, scores: list[float],
+    path: Path | None, epochs: int,
+) -> list[float]:  # fmt: skip
+    def loss(batch: Batch) -> Tensor:
+        return label_loss(model(**batch.inputs).logits, batch.labels)
+
+    loop = Loop(
+        model, data, schedule, loss, evaluate=values(scores), checkpoint=path, key="k"
+    )  # fmt: skip
+    return loop.run(silent, epochs)
 
 
 def test_training_never_ends_below_its_start(tiny: Path, task: TextData, data: Encoded) -> None:

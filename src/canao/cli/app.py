@@ -153,12 +153,13 @@ def search(
     epochs: Annotated[int, typer.Option(help="epochs of the final training")] = (
         _TRAINING.final_epochs
     ),
-    teacher_epochs: Annotated[int, typer.Option(help="epochs of the teacher's fine-tuning")] = (
-        _TRAINING.teacher_epochs
-    ),
-    teacher_lr: Annotated[float, typer.Option(help="learning rate of that fine-tuning")] = (
-        _TRAINING.teacher_lr
-    ),
+    teacher_epochs: Annotated[
+        int | None, typer.Option(help="epochs of the teacher's fine-tuning; default: chosen on a "
+                                 "held-out part of the training set")
+    ] = _TRAINING.teacher_epochs,
+    teacher_lr: Annotated[
+        float | None, typer.Option(help="learning rate of that fine-tuning; default: chosen alike")
+    ] = _TRAINING.teacher_lr,
     precision: Precision = PRECISION,
     max_loss: Annotated[
         float, typer.Option(help="points of the metric that the student's library may lose against "

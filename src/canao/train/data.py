@@ -254,23 +254,29 @@ def _doubts(train: Sequence[Example], dev: Sequence[Example]) -> tuple[str, ...]
 def _split(
     examples: Sequence[Example], place: str, seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Training and held-out examples: a tenth is held out by systematic sampling over the classes,
-    and each class keeps at least one example for training."""
-    strata: dict[int | float, list[int]] = defaultdict(list)
-    for i, example in enumerate(examples):
-        strata[example.label].append(i)
-    shuffle = random.Random(seed)
-    eligible: list[int] = []
-    regression = isinstance(examples[0].label, float)
-    for label in sorted(strata):
-        shuffle.shuffle(strata[label])
-        eligible += strata[label] if regression else strata[label][1:]
+    """Training and held-out examples: a tenth is held out (see `hold_out`)."""
     count = max(1, round(_DEV_SHARE * len(examples)))
-    if len(eligible) < count:
+    held = set(hold_out([example.label for example in examples], count, seed))
+    if len(held) < count:
         raise InputError(f"{place}: too few examples a class to hold a tenth out; add a dev file")
-    held = {eligible[(2 * i + 1) * len(eligible) // (2 * count)] for i in range(count)}
     train = tuple(e for i, e in enumerate(examples) if i not in held)
     return train, tuple(examples[i] for i in sorted(held))
+
+
+def hold_out(labels: Sequence[int | float], count: int, seed: int) -> list[int]:
+    """Which `count` examples to hold out, in order: drawn by systematic sampling over the classes,
+    or over the sorted values, so that proportions stay. Each class keeps at least one example for
+    training; fewer than `count` where there are too few."""
+    strata: dict[int | float, list[int]] = defaultdict(list)
+    for i, label in enumerate(labels):
+        strata[label].append(i)
+    shuffle = random.Random(seed)
+    eligible: list[int] = []
+    for label in sorted(strata):
+        shuffle.shuffle(strata[label])
+        eligible += strata[label] if isinstance(label, float) else strata[label][1:]
+    count = min(count, len(eligible))
+    return sorted(eligible[(2 * i + 1) * len(eligible) // (2 * count)] for i in range(count))
 
 
 __all__ = ["EXTENSIONS", "TASKS", "Example", "TextData", "is_local", "load_data"]

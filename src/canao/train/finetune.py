@@ -67,5 +67,9 @@ def predict_logits(model: PreTrainedModel, data: Encoded) -> np.ndarray:
 
 def predict(model: PreTrainedModel, data: Encoded) -> np.ndarray:
     """Class indices, or values where the model has one output; shape [examples]."""
-    logits = predict_logits(model, data)
+    return predicted(predict_logits(model, data))
+
+
+def predicted(logits: np.ndarray) -> np.ndarray:
+    """What logits of shape [examples, outputs] predict; shape [examples]."""
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)

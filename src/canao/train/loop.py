@@ -56,6 +56,8 @@ class TrainingSchedule:
     weight_decay  of weight matrices; biases and norms have none
     quantized     epochs at the end in which the model is rounded as its library will be
     dtype         of products, as in TrainOptions; where the model is rounded, float32 in any case
+    patience      epochs in a row without a better score after which training ends early; 0: never.
+                  A model that is yet to be rounded is trained to the end
     """
 
     epochs: int = 3
@@ -67,6 +69,7 @@ class TrainingSchedule:
     seed: int = 0
     quantized: int = 0
     dtype: str = "auto"
+    patience: int = 0
 
     def total(self, examples: int) -> int:
         return self.steps or self.epochs * -(-examples // self.batch)
@@ -82,7 +85,7 @@ class TrainingSchedule:
 
 
 @dataclass
-class _State:
+class State:
     """What a checkpoint holds besides tensors. `best` is of the model as it computes now: rounded,
     once `quantized` is set. The learning rate was halved `halved` times."""
 
@@ -141,11 +144,13 @@ class Loop:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = self._new_optimizer()
         self.best: dict[str, Tensor] = {}
-        self.state = _State()
+        self.state = State()
         self._start: dict[str, Tensor] = {}
 
-    def run(self, progress: Progress) -> list[float]:
+    def run(self, progress: Progress, epochs: int = 0) -> list[float]:
         """Train to the end, from the checkpoint if there is one; returns each epoch's score.
+
+        epochs   of the schedule after which to stop for now, with the weights of then; 0: none
 
         InputError where the loss is no number even at a quarter of the rate, or where the memory is
         too small for one example.
@@ -154,14 +159,15 @@ class Loop:
         while True:
             with ExitStack() as active:
                 try:
-                    return self._run(progress, active)
+                    return self._run(progress, epochs, active)
                 except _Diverged:
                     self._go_back()
 
-    def _run(self, progress: Progress, active: ExitStack) -> list[float]:
+    def _run(self, progress: Progress, epochs: int, active: ExitStack) -> list[float]:
         total = self.schedule.total(len(self.data))
         rounded_from = self.schedule.first_quantized(len(self.data)) if self.rounding else total
         per_epoch = -(-len(self.data) // self.schedule.batch)
+        end = min(total, epochs * per_epoch) if epochs else total
         torch.manual_seed(self.schedule.seed)
         self._prepare()
         self._resume()
@@ -170,7 +176,7 @@ class Loop:
         elif self.state.step == 0 and self.evaluate is not None and rounded_from > 0:
             self._compare(self.evaluate)
         saved = time.monotonic()
-        while self.state.step < total:
+        while self.state.step < end and not self._settled():
             if self.state.step == rounded_from and not self.state.quantized:
                 self._round(active)
                 self.state.quantized, self.state.best, self.best = True, None, {}
@@ -178,21 +184,33 @@ class Loop:
                     self._compare(self.evaluate)
             epoch, first = divmod(self.state.step, per_epoch)
             order = training_order(self.data, self.schedule.batch, self.schedule.seed, epoch)
-            for index in order[first : first + total - self.state.step]:
+            for index in order[first : first + end - self.state.step]:
                 value = self._step(index, total)
                 self.state.step += 1
-                progress(self.state.step, total, f"loss {value:.3f}{self.notes}")
-                if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                progress(self.state.step, end, f"loss {value:.3f}{self.notes}")
+                # After the last step of an epoch its score belongs to the checkpoint.
+                within = self.state.step % per_epoch and self.state.step < end
+                if within and time.monotonic() - saved > _CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()
             if self.evaluate is not None:
                 self.state.history.append(self._compare(self.evaluate))
             self._save()
             saved = time.monotonic()
-        if self.best:
+        settled = self._settled()
+        if self.state.step < end:
+            progress(end, end, f"no better in {self.schedule.patience} epochs")
+        if self.best and (settled or end == total):
             self.model.load_state_dict(self.best, strict=False)
         self.model.eval()
         return self.state.history
+
+    def _settled(self) -> bool:
+        """Whether the last epochs, as many as the schedule's patience, brought nothing better."""
+        patience, history = self.schedule.patience, self.state.history
+        if not patience or self.rounding is not None or len(history) <= patience:
+            return False
+        return max(history[-patience:]) <= max(history[:-patience])
 
     def _round(self, active: ExitStack) -> None:
         """From now on, until `active` ends, the model is rounded."""
@@ -271,7 +289,7 @@ class Loop:
                 "of the learning rate; give a smaller rate, and look after the texts"
             )
         self.optimizer, self.best = self._new_optimizer(), {}
-        self.state, self.dtype = _State(), computes_in(self.device, self.schedule.dtype)
+        self.state, self.dtype = State(), computes_in(self.device, self.schedule.dtype)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.grad = None
@@ -326,7 +344,7 @@ class Loop:
             tensors, note = read_tensors(self.checkpoint)
             if note.get("key") != self.key:
                 return
-            state = _State(**parse_json(note.get("state", ""), str(self.checkpoint), _StateRow))
+            state = State(**parse_json(note.get("state", ""), str(self.checkpoint), _StateRow))
         except InputError:
             return
         if state.step > self.schedule.total(len(self.data)) or not self._fits(tensors):

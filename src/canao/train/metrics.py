@@ -76,12 +76,19 @@ def score(predictions: np.ndarray, data: TextData, metric: str | None = None) ->
         metrics = {"accuracy": float(accuracy_score(truth, predictions))}
         if len(data.labels) == 2:
             metrics["f1"] = float(f1_score(truth, predictions, zero_division=0))
-            metrics["matthews_correlation"] = float(matthews_corrcoef(truth, predictions))
+            metrics["matthews_correlation"] = _matthews(truth, predictions)
         else:
             metrics["macro_f1"] = float(
                 f1_score(truth, predictions, average="macro", zero_division=0)
             )
     return Score(metrics, primary)
+
+
+def _matthews(truth: np.ndarray, predictions: np.ndarray) -> float:
+    """0 where only one class is there, of which scikit-learn would warn."""
+    if len(np.union1d(truth, predictions)) < 2:
+        return 0.0
+    return float(matthews_corrcoef(truth, predictions))
 
 
 def _correlation(measure: Callable[..., Any], predictions: np.ndarray, truth: np.ndarray) -> float:

@@ -16,6 +16,7 @@ DTYPES = ("auto", FLOAT32, BF16)
 DEFAULT_LOSSES = "logits=1,labels=0.5,hidden=1"
 _MOST_COPIES = 100
 RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
+_EPOCHS, _RATE = 3, 5e-5  # of BERT's own fine-tuning (Devlin et al. 2019, appendix A.3)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class TrainOptions:
     """How the teacher and its students are trained.
 
     max_length     tokens; longer sequences are truncated
+    batch          examples a step, of students and of a teacher whose epochs or rate are given
+    teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher_recipe.py
+                   chooses. Where only one is given, the other is BERT's: 3 epochs, a rate of 5e-5
     metric         the one that ranks candidates; None: the task's usual one (see metrics.py)
     quick_steps    optimiser steps behind each candidate's proxy score
     final_epochs   passes over the training set for a finalist
@@ -44,8 +48,8 @@ class TrainOptions:
 
     max_length: int = 128
     batch: int = 32
-    teacher_epochs: int = 3
-    teacher_lr: float = 5e-5
+    teacher_epochs: int | None = None
+    teacher_lr: float | None = None
     quick_steps: int = 48
     final_epochs: int = 5
     student_lr: float = 1e-4
@@ -64,12 +68,13 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
-            least = 8 if name == "max_length" else 1
-            if getattr(self, name) < least:
-                raise InputError(f"training: {name} is {getattr(self, name)}, least is {least}")
+            least, value = 8 if name == "max_length" else 1, getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"training: {name} is {value}, least is {least}")
         for name in ("teacher_lr", "student_lr"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"training: {name} is {getattr(self, name):g}; give 0 < rate < 1")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise InputError(f"training: {name} is {value:g}; give 0 < rate < 1")
         for name, known in (("device", DEVICES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -124,6 +129,13 @@ class TrainOptions:
         """The weights of the losses by name, all above 0."""
         pairs = (item.split("=") for item in self.losses.split(","))
         return {name: float(weight) for name, weight in pairs}
+
+    @property
+    def given_for_teacher(self) -> tuple[int, float] | None:
+        """Epochs and learning rate of the teacher, if any of them is given."""
+        if self.teacher_epochs is None and self.teacher_lr is None:
+            return None
+        return self.teacher_epochs or _EPOCHS, self.teacher_lr or _RATE
 
     @property
     def rounded_epochs(self) -> int:

@@ -17,21 +17,26 @@ from canao.train.storing import storing
 
 
 class Record(msgspec.Struct):
-    """What lies beside a result: the key of all that it depends on, its score if it has one, and
-    the fingerprints of the files of its directory if it has one."""
+    """What lies beside a result: the key of all that it depends on, its score if it has one, the
+    fingerprints of the files of its directory if it has one, and how it was made where that was
+    found out on the way."""
 
     key: str
     metrics: dict[str, float] = {}
     primary: str | None = None
     files: dict[str, str] | None = None
+    recipe: dict[str, Any] | None = None
 
 
 def write_record(
-    path: Path, key: str, found: Score | None = None, directory: Path | None = None
-) -> None:
+    path: Path, key: str, found: Score | None = None, directory: Path | None = None,
+    recipe: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
     row: dict[str, Any] = {"key": key}
     if found is not None:
         row |= {"metrics": dict(found.metrics), "primary": found.primary}
+    if recipe is not None:
+        row["recipe"] = recipe
     with storing(path):
         if directory is not None:
             row["files"] = _fingerprints(directory)

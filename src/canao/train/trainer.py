@@ -37,6 +37,8 @@ from canao.train.records import read_record, score_of, write_record
 from canao.train.signals import Pairing
 from canao.train.storing import storing
 from canao.train.targets import TeacherTargets
+from canao.train.teacher_recipe import VERSION as RECIPE_VERSION
+from canao.train.teaching import Teaching
 
 _LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -113,7 +115,7 @@ class Trainer:
             [file_digest(f) for f in weight_files(self.source)],
             data.content(),
             [options.max_length, options.batch, options.seed, _RECIPE],
-            [options.teacher_epochs, options.teacher_lr, options.metric],
+            [*(options.given_for_teacher or ("recipe", RECIPE_VERSION)), options.metric],
         )
         self._train: Encoded | None = None
         self._final: Encoded | None = None
@@ -132,16 +134,18 @@ class Trainer:
         stored = score_of(read_record(record, self._key, directory))
         if stored is not None:
             return Student(directory, stored)
+        recipe = None
         with computing(self.device, self.options.threads):
             torch.manual_seed(self.options.seed)
             model = hf.load_classifier(self.source, self.data.labels, self._inventory)
             model.to(self.device)
             if not hf.is_fine_tuned(self.source, self.data.labels, self._inventory):
-                self._finetune(model)
+                recipe = self._finetune(model)
             found = self._score(model)
         _save_model(model, self.tokenizer, directory)
-        write_record(record, self._key, found, directory)
-        self._checkpoint("teacher").unlink(missing_ok=True)
+        write_record(record, self._key, found, directory, recipe)
+        for checkpoint in (self.work / "checkpoints").glob("teacher*"):
+            checkpoint.unlink()
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
@@ -258,23 +262,29 @@ class Trainer:
         losses = self.options.of_losses()
         return [losses] if losses else []
 
-    def _finetune(self, model: PreTrainedModel) -> None:
-        options = self.options
-        finetune(
+    def _finetune(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Fine-tune the teacher as it was asked for, else as its recipe says; returns how."""
+        options, given = self.options, self.options.given_for_teacher
+        if given is None:
+            return Teaching(
+                model, self.data, self._encode(self.data.train), metric=options.metric,
+                seed=options.seed, dtype=options.dtype, checkpoints=self.work / "checkpoints",
+                key=self._key, stage=self._stage,
+            ).run().facts()  # fmt: skip
+        epochs, rate = given
+        schedule = TrainingSchedule(
+            epochs=epochs, batch=options.batch, lr=rate, seed=options.seed, dtype=options.dtype
+        )
+        history = finetune(
             model,
             self._train_set(),
-            TrainingSchedule(
-                epochs=options.teacher_epochs,
-                batch=options.batch,
-                lr=options.teacher_lr,
-                seed=options.seed,
-                dtype=options.dtype,
-            ),
+            schedule,
             self._stage("teacher"),
             evaluate=lambda: self._score(model).value,
             checkpoint=self._checkpoint("teacher"),
             key=self._key,
         )
+        return {"rate": rate, "epochs": epochs, "best_epoch": 1 + history.index(max(history))}
 
     def _schedule(self, epochs: int, steps: int = 0, quantized: int = 0) -> TrainingSchedule:
         options = self.options
