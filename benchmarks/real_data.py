@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +137,7 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
     if max(shares["before"], shares["during"], shares["after"]) > LIMIT and not study.results.draft:
         raise DeviceError("others used the cores while the teacher was measured; run it again")
     row = {
-        "arch": asdict(trainer.teacher_arch()),
+        "arch": trainer.teacher_arch().facts(),
         "metrics": score_library(artifact, held),
         "train_seconds": round(seconds, 1),
         **_described(artifact, timing),

@@ -57,7 +57,7 @@ def _student_cells(record: Record) -> Iterator[str]:
 
 
 def _model_cells(row: Mapping[str, Any]) -> Iterator[str]:
-    yield str(Arch.uniform(**row["arch"]))
+    yield str(Arch.of(row["arch"], "record"))
     yield f"{row['parameters'] / 1e6:.1f} M"
     # Matthews correlation is CoLA's measure; it says nothing about these tasks that F1 does not.
     names = [name for name in row["metrics"] if name != "matthews_correlation"]
