@@ -16,6 +16,7 @@ from canao.cli.demo_command import DemoOptions
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS, field_defaults
 from canao.device.base import MeasureConfig
 from canao.search.options import DEFAULTS, SearchOptions
+from canao.train.general_options import GeneralOptions
 from canao.train.options import TrainOptions
 
 PROTOCOL, TRAINING = MeasureConfig(), TrainOptions()
@@ -31,6 +32,12 @@ SEARCHED = {
     **MEASURED,
     "samples": PROTOCOL.samples, "epochs": TRAINING.final_epochs, "device": DEVICE,
 }  # fmt: skip
+GENERAL = GeneralOptions()
+DISTILLED = {
+    **{name: getattr(GENERAL, name) for name in
+       ("tokens", "length", "batch", "lr", "losses", "seed")},
+    "train_device": GENERAL.device, "train_dtype": GENERAL.dtype,
+}  # fmt: skip
 BENCHED = MEASURED | {
     name: getattr(PROTOCOL, name) for name in ("samples", "seconds", "max_seconds", "warmup")
 }
@@ -41,6 +48,7 @@ COMMANDS = {
     "bench": BENCHED | {"device": DEVICE, "cores": "", "percentile": "50,90,95,99"},
     "certify": MEASURED | {"samples": PROTOCOL.samples, "percentile": DEFAULTS.percentile,
                            "device": DEVICE},
+    "distil": DISTILLED | {"out_dir": api.DISTIL_DIR},
     "inspect": {"length": PROTOCOL.length, "target": TARGET},
     "run": {"threads": PROTOCOL.threads},
     "demo": {("out_dir" if name == "run_dir" else name): value
@@ -49,6 +57,7 @@ COMMANDS = {
 FUNCTIONS = {
     "search": SEARCHED,
     "tune": TUNED,
+    "distil": DISTILLED | {"run_dir": api.DISTIL_DIR},
     "compile": {"target": TARGET, "threads": PROTOCOL.threads},
     "load": {"threads": PROTOCOL.threads},
 }

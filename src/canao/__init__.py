@@ -23,7 +23,7 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, load, search, tune
+    from canao.api import compile, distil, load, search, tune
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
     from canao.model.arch import Arch, Block
@@ -40,6 +40,7 @@ __all__ = [
     "ToolchainError",
     "UnsupportedError",
     "compile",
+    "distil",
     "load",
     "search",
     "tune",
@@ -50,6 +51,7 @@ _HOMES = {
     "Artifact": "canao.artifact.directory",
     "CompiledModel": "canao.inference.compiled_model",
     "compile": "canao.api",
+    "distil": "canao.api",
     "load": "canao.api",
     "search": "canao.api",
     "tune": "canao.api",

@@ -1,4 +1,5 @@
-"""The Python interface: compile, load, search, tune. The command line is a thin layer over it."""
+"""The Python interface: compile, load, search, distil, tune. The command line is a thin layer on
+it."""
 
 from __future__ import annotations
 
@@ -18,17 +19,21 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.search.options import DEFAULTS, SearchOptions
 from canao.target import Target, get_target
+from canao.train.general_options import GeneralOptions
 from canao.train.options import TrainOptions, TrainProgress
 
 if TYPE_CHECKING:
+    from canao.model.arch import Arch
     from canao.model.hub import ModelPlace
     from canao.search import SearchResult
     from canao.search.options import Event, Finish
     from canao.train.data import TextData
+    from canao.train.general import Distilled
     from canao.tuning import TuningResult
 
 DEVICES = ("local", "null")
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
+_GENERAL, DISTIL_DIR = GeneralOptions(), Path("runs/distil")
 
 
 def compile(
@@ -240,6 +245,42 @@ def search(
         imported(trainer.blank, where.target, precision), progress or silent,
         _finisher(where, texts, options),
     )  # fmt: skip
+
+
+def distil(
+    *, teacher: str | Path, text: str | Path, arch: str | Arch, revision: str | None = None,
+    ignored: Collection[str] = (), run_dir: str | Path = DISTIL_DIR, tokens: int = _GENERAL.tokens,
+    length: int = _GENERAL.length, batch: int = _GENERAL.batch, lr: float = _GENERAL.lr,
+    losses: str = _GENERAL.losses, seed: int = _GENERAL.seed, train_device: str = _GENERAL.device,
+    train_dtype: str = _GENERAL.dtype, train_progress: TrainProgress | None = None,
+) -> Distilled:  # fmt: skip
+    """Distil an encoder on plain text, which needs no labels; `search` takes it as a teacher.
+
+    teacher      Hugging Face directory, or name on the Hub, of a BERT model, at its `revision`
+    text         a .txt file, plain or .gz, with one text a line
+    arch         'L6 H192 A6 F768': layers, width, heads, FFN units; or an Arch
+    tokens       that the student sees in all
+    losses       by name, as for `search`, without those of logits and labels
+
+    Called again with the same `run_dir`, it goes on where it stopped. InputError if an argument
+    cannot be used.
+    """
+    from canao.model.arch import Arch
+    from canao.model.hub import resolve
+    from canao.search.journal import locked
+    from canao.train.general import distil_text
+
+    run_dir = Path(run_dir)
+    shape = Arch.parse(arch) if isinstance(arch, str) else arch
+    options = GeneralOptions(
+        tokens=tokens, length=length, batch=batch, lr=lr, losses=losses, seed=seed,
+        device=train_device, dtype=train_dtype,
+    )  # fmt: skip
+    place = resolve(teacher, revision, ignored)
+    with locked(run_dir):
+        return distil_text(
+            place.path, Path(text), shape, run_dir, options, train_progress or silent, ignored
+        )
 
 
 def _teacher_facts(place: ModelPlace) -> dict[str, str]:

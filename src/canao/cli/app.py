@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from canao import api
+from canao.api import DISTIL_DIR
 from canao.artifact.certificate import require_budget
 from canao.artifact.directory import Artifact
 from canao.cli.demo_command import DemoOptions, run_demo
@@ -47,6 +48,7 @@ from canao.search.options import DEFAULTS
 from canao.target import NAMES as TARGETS
 from canao.target import get_target
 from canao.train.data import TASKS as TRAINED_TASKS
+from canao.train.general_options import GeneralOptions
 
 app = typer.Typer(
     help="Latency budget in, certified native language model out.",
@@ -57,6 +59,7 @@ app = typer.Typer(
 )
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 _DEMO = field_defaults(DemoOptions)
+_GENERAL = GeneralOptions()
 # `canao run` passes on only what is given: each task has its own options and defaults.
 _ANSWERS = TASKS["question-answering"].options
 
@@ -225,6 +228,41 @@ def search(
         relation_layer=relation_layer, augment=augment, augment_model=augment_model,
         unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
         size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+    )  # fmt: skip
+
+
+@app.command()
+def distil(
+    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    text: Annotated[str, typer.Option(help=".txt file, plain or .gz, with one text a line")],
+    arch: Annotated[
+        str, typer.Option(help="of the student: layers, width, heads, FFN units: 'L6 H192 A6 F768'")
+    ],
+    revision: Revision = None,
+    ignore: Ignore = None,
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = (
+        DISTIL_DIR
+    ),
+    tokens: Annotated[int, typer.Option(help="that the student sees in all")] = _GENERAL.tokens,
+    length: Annotated[int, typer.Option(help="tokens of a piece of text")] = _GENERAL.length,
+    batch: Annotated[int, typer.Option(help="pieces a step")] = _GENERAL.batch,
+    lr: Annotated[float, typer.Option(help="learning rate")] = _GENERAL.lr,
+    losses: Annotated[
+        str, typer.Option(help="by name, as of search, but logits and labels")
+    ] = _GENERAL.losses,
+    seed: Annotated[int, typer.Option(help="of the order of texts, and of weights")] = (
+        _GENERAL.seed
+    ),
+    train_device: Annotated[str, typer.Option(help="as of search")] = _GENERAL.device,
+    train_dtype: Annotated[str, typer.Option(help="as of search")] = _GENERAL.dtype,
+) -> None:
+    """Distil an encoder on plain text, without labels; a search takes it as its teacher."""
+    from canao.cli.distil_command import distil_and_print
+
+    distil_and_print(
+        out_dir, teacher=teacher, text=text, arch=arch, revision=revision, ignored=ignore or (),
+        tokens=tokens, length=length, batch=batch, lr=lr, losses=losses, seed=seed,
+        train_device=train_device, train_dtype=train_dtype,
     )  # fmt: skip
 
 

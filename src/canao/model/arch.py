@@ -19,6 +19,9 @@ _WHOLE = "give layers, hidden, heads and ffn"
 _BLOCKS = "give hidden, head_size and blocks"
 _BLOCK = "give each block heads and ffn, and a precision if it has one of its own"
 _MOST_BLOCKS = 1024
+_UNIFORM = re.compile(r"L(\d{1,6}) H(\d{1,6}) A(\d{1,6}) F(\d{1,6})")
+_OF_BLOCKS = re.compile(r"H(\d{1,6}) D(\d{1,6}) (.+)")
+_RUN = re.compile(r"(?:(\d{1,4})x)?(\d{1,6})\+(\d{1,6})(?::([a-z][a-z0-9-]*))?")
 # Which there are is known further down, where libraries are compiled (precision/quantize.py).
 _PRECISION = re.compile(r"(?:[a-z][a-z0-9-]*)?")
 
@@ -149,6 +152,25 @@ class Arch:
         if not isinstance(blocks, Sequence) or not 0 < len(blocks) <= _MOST_BLOCKS:
             raise InputError(f"{place}: blocks is no list of 1 to {_MOST_BLOCKS}; {_BLOCK}")
         return cls(row["hidden"], row["head_size"], tuple(_block(b, place) for b in blocks))
+
+    @classmethod
+    def parse(cls, text: str) -> Arch:
+        """The architecture that is shown as `text`: 'L3 H192 A6 F512', or 'H192 D32 2x6+512 0+256'.
+        InputError for other text."""
+        found = _UNIFORM.fullmatch(text.strip())
+        if found:
+            return cls.uniform(*map(int, found.groups()))
+        found = _OF_BLOCKS.fullmatch(text.strip())
+        parts = [] if found is None else [_RUN.fullmatch(part) for part in found[3].split()]
+        if found is None or None in parts or sum(int(p[1] or 1) for p in parts if p) > _MOST_BLOCKS:
+            raise InputError(
+                f"architecture '{text[:60]}' is not understood; give layers, width, heads and FFN "
+                "units as 'L6 H192 A6 F768', or width, head size and each block's heads and FFN "
+                "units as 'H192 D32 2x6+512 0+256'"
+            )
+        blocks = [Block(int(p[2]), int(p[3]), p[4] or "") for p in parts if p
+                  for _ in range(int(p[1] or 1))]  # fmt: skip
+        return cls(int(found[1]), int(found[2]), tuple(blocks))
 
     def __str__(self) -> str:
         if self.is_uniform:

@@ -51,6 +51,11 @@ class Loss:
     of_teacher: bool = True
     staged: bool = False
 
+    @property
+    def of_tokens(self) -> bool:
+        """Whether it compares vectors of tokens, which there are without a task."""
+        return self.needs is not _none
+
 
 def _logits(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
     logits, target = own.logits, wanted.logits
