@@ -84,7 +84,7 @@ def distil_text(
     config = hf.load_config(teacher, inventory)
     tokenizer = hf.load_tokenizer(teacher, inventory)
     if not text.is_file():
-        raise InputError(f"{text}: no such file; give a .txt file, plain or .gz, of one text a line")
+        raise InputError(f"{text}: no such file; give a .txt file, plain or .gz, one text a line")
     if not _is_text(text):
         raise InputError(f"{text}: not a .txt file, plain or .gz; give one text a line")
     if arch.hidden > config.hidden_size or arch.heads * arch.head_size > config.hidden_size:
