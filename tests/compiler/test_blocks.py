@@ -116,9 +116,7 @@ def test_layers_have_precisions_of_their_own(tmp_path: Path) -> None:
             found = np.ravel(compiled(*given))
             np.testing.assert_allclose(found, np.ravel(want), rtol=0.02, atol=0.02)
             np.testing.assert_allclose(found, logits(model, ids), rtol=0.2, atol=0.2)
-    assert load_model(tmp_path / "model")[0].parts == (
-        ("bert.encoder.layer.1", "int8"), ("bert.encoder.layer.2", "bf16")
-    )  # fmt: skip
+    assert graph.parts == (("bert.encoder.layer.1", "int8"), ("bert.encoder.layer.2", "bf16"))
 
 
 def test_transformers_reads_them_by_the_module_alone(tmp_path: Path) -> None:

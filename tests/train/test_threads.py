@@ -48,12 +48,17 @@ def test_threads_follow_the_free_cores(
     others: list[float], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = Script(monkeypatch, others, own=2.0)
-    cores = FreeCores(range(4), script)
+    cores = FreeCores(range(4), 4, script)
     assert [cores.look() for _ in others] == expected
 
 
+def test_never_more_than_pytorch_was_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = FreeCores(range(8), 4, Script(monkeypatch, [0.0, 0.0, 6.0, 0.0, 0.0], own=1.0))
+    assert [cores.look() for _ in range(5)] == [4, 4, 2, 2, 4]
+
+
 def test_where_the_system_does_not_tell() -> None:
-    cores = FreeCores(range(3), lambda cores: None)
+    cores = FreeCores(range(3), 3, lambda cores: None)
     assert cores.look() == 3
 
 

@@ -78,8 +78,9 @@ def compile_fastest(
     that lose `max_loss` points of labelled text `data` at most, or without data have outputs near
     float32's (precision/agreement.py).
 
-    For a target that is not this machine nothing can be timed, and the least precise that passes is
-    chosen. InputError if data are given for such a target, as they can't be checked.
+    A model whose layers have precisions of their own has them in every other candidate than
+    float32. For a target that is not this machine nothing can be timed, and the least precise that
+    passes is chosen. InputError if data are given for such a target, as they can't be checked.
     """
     target, out = options.get("target") or get_target(), Path(out)
     check_destination(out)
@@ -112,7 +113,7 @@ def _compiled(
 ) -> Artifact:  # fmt: skip
     """A library in a precision; AccuracyError if it loses too much."""
     if name == FLOAT32:
-        return compile_model(model, place, **options)
+        return compile_model(model, place, parts=False, **options)
     if data is not None:
         checked: Checked = compile_checked(
             model, place, data, precision=name, max_loss=max_loss, metric=metric,

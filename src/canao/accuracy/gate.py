@@ -11,7 +11,7 @@ One at least stays in int8: a library without any is one in float32.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from canao.precision.quantize import (
     BFLOAT16,
     FLOAT32,
     check_precision,
+    of_parts,
     precision_of,
     quantizable,
     with_one,
@@ -96,7 +97,7 @@ def compile_checked(
     back; nothing is written then.
     """
     check_precision(precision)
-    if precision == FLOAT32:
+    if precision == FLOAT32 and not load_graph(model, **_loading(options)).parts:
         raise InputError(
             f"a check compares another precision with {FLOAT32}; give --precision int8, for one"
         )
@@ -172,9 +173,9 @@ def sensitivities(
 ) -> tuple[Sensitivity, ...]:  # fmt: skip
     """How far each product of a float32 graph moves its first output if it alone is in a
     precision."""
-    products = quantizable(graph)
-    found = []
-    moved = distances(graph, (with_one(graph, n.output, precision) for n in products), texts)
+    products, own, found = quantizable(graph), of_parts(graph), list[Sensitivity]()
+    alone = (with_one(graph, n.output, own.get(n.output, precision)) for n in products)
+    moved = distances(graph, alone, texts)
     for i, (n, far) in enumerate(zip(products, moved, strict=True)):
         if i % 8 == 0:
             progress(f"products and tables looked at: {i} of {len(products)}")
@@ -235,6 +236,12 @@ def _counts(most: int) -> Iterator[int]:
         count *= 2
     if most > 0:
         yield most
+
+
+def _loading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options of `compile_model` that `load_graph` takes."""
+    names = ("revision", "max_length", "ignored", "limits")
+    return {name: options[name] for name in names if name in options}
 
 
 def _float32(

@@ -14,7 +14,13 @@ from canao.model.embedding import with_embedding
 from canao.model.hub import ModelPlace, resolve
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT
-from canao.model.loaded_model import LoadedModel, check_directory, load_directory, survey
+from canao.model.loaded_model import (
+    LoadedModel,
+    check_directory,
+    load_directory,
+    parts_of,
+    survey,
+)
 from canao.model.onnx_sidecar import read_sidecar, root, tokenizer_folder
 from canao.model.tokenizer import TokenizerFiles, read_tokenizer
 
@@ -67,7 +73,9 @@ def load_model(
     module = source.module
     if source.sentence is not None:
         module = with_embedding(module, source.sentence, source.config.hidden_size)
-    graph = trace(module, max_length or limit, limits).replace(parts=source.parts)
+    graph = trace(module, max_length or limit, limits).replace(
+        parts=parts_of(module, source.config)
+    )
     if max_length is not None and graph.max_length < max_length:
         allowed = graph.max_length
         raise InputError(f"maximum length {max_length} is outside 2..{allowed} of this model")

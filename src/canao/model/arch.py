@@ -77,6 +77,10 @@ class Arch:
         """Layers that are all alike, whose heads together are as wide as the residual stream."""
         for name, value in (("layers", layers), ("hidden", hidden), ("heads", heads), ("ffn", ffn)):
             _check(name, value, 1)
+        if layers > _MOST_BLOCKS:
+            raise InputError(
+                f"architecture: layers is {layers}; give a whole number to {_MOST_BLOCKS}"
+            )
         if hidden % heads:
             raise InputError(f"architecture: hidden {hidden} is not a multiple of heads {heads}")
         return cls(hidden, hidden // heads, (Block(heads, ffn),) * layers)
@@ -109,6 +113,11 @@ class Arch:
             width = block.heads * self.head_size
             total += length * self.hidden * (4 * width + 2 * block.ffn) + 2 * length**2 * width
         return 2 * total
+
+    def weights(self) -> int:
+        """How many weights the products of its layers have."""
+        return sum(self.hidden * (4 * block.heads * self.head_size + 2 * block.ffn)
+                   for block in self.blocks)  # fmt: skip
 
     def no_larger_than(self, other: Arch) -> bool:
         """Whether `other` has at least as much of everything, block by block in some order-keeping

@@ -195,7 +195,7 @@ def load_classifier(
     inventory = inventory or Inventory(directory)
     config = load_config(directory, inventory)
     keep = _head_order(directory, config, labels)
-    _set_labels(config, labels)
+    set_labels(config, labels)
     try:
         with _without_logs():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -308,7 +308,8 @@ def _generic(names: Sequence[str]) -> bool:
     return all(name in (str(i), f"LABEL_{i}") for i, name in enumerate(names))
 
 
-def _set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+def set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+    """Make a configuration that of a classifier of `labels`; none: of a regression."""
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}

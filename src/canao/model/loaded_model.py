@@ -54,19 +54,19 @@ class LoadedModel:
         return type(self.module).__name__
 
     @property
-    def parts(self) -> tuple[tuple[str, str], ...]:
-        """Paths of layers whose products have a precision of their own, and that."""
-        if getattr(self.config, "model_type", None) != BLOCK_FAMILY:
-            return ()
-        from canao.model.blocks import precisions
-
-        return precisions(self.module)
-
-    @property
     def max_length(self) -> int:
         """The most tokens that the model takes; 512 if its configuration sets no limit."""
         stated = int(getattr(self.config, "max_position_embeddings", 0) or 0)
         return stated if stated > 0 else 512
+
+
+def parts_of(module: Any, config: Any) -> tuple[tuple[str, str], ...]:
+    """Paths in a module of layers whose products have a precision of their own, and that."""
+    if getattr(config, "model_type", None) != BLOCK_FAMILY:
+        return ()
+    from canao.model.blocks import precisions
+
+    return precisions(module)
 
 
 def load_directory(

@@ -96,12 +96,16 @@ def of_parts(graph: Graph) -> dict[str, str]:
                 f"the model asks for precision '{precision}' in {path}, which is not one of "
                 f"{', '.join(PRECISIONS)}; correct its config.json"
             )
-    return {
-        n.output: precision
-        for n in quantizable(graph)
-        for path, precision in graph.parts
-        if n.where.startswith(f"{path}.")
-    }
+    found: dict[str, str] = {}
+    for path, precision in graph.parts:
+        own = [n.output for n in quantizable(graph) if n.where.startswith(f"{path}.")]
+        if not own:
+            raise InputError(
+                f"the model asks for precision '{precision}' in {path}, where no product is known "
+                "to be; leave it out of its config.json"
+            )
+        found |= dict.fromkeys(own, precision)
+    return found
 
 
 def with_one(graph: Graph, name: str, precision: str = INT8) -> Graph:

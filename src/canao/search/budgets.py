@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from canao.artifact.certificate import CERTIFICATE_FILE
 from canao.artifact.directory import Artifact
 from canao.errors import InputError
 
@@ -80,5 +81,6 @@ class Budgets:
 
 
 def size_of(artifact: Artifact) -> int:
-    """Bytes of all files of an artifact."""
-    return sum(path.stat().st_size for path in artifact.path.iterdir() if path.is_file())
+    """Bytes of all files of an artifact, but for its certificate, which no application needs."""
+    return sum(path.stat().st_size for path in artifact.path.iterdir()
+               if path.is_file() and path.name != CERTIFICATE_FILE)  # fmt: skip

@@ -34,6 +34,7 @@ ARTIFACT_DIR = "artifact"
 RESULT_FILE = "result.json"
 PROFILE_FILE = "profile.json"
 _AGAIN = "search again to write it"
+_SCORES = "scores"  # note of the journal: of students that were finished and missed a budget
 _REPAIRS = 3  # architectures that are judged because others missed the budget, at most each time
 
 
@@ -117,7 +118,8 @@ def certify_best(
     """
     options, slack, finished, repairs = evaluator.options, 1.0, 0, 0
     told: list[str] = []
-    waiting = list(best_first(journal.trials))
+    waiting = [trial for trial in best_first(journal.trials)
+               if not _below(journal, options.budgets, trial, told)]  # fmt: skip
     while waiting and finished < options.finalists:
         # After a miss, candidates that would miss with the same slowdown come after the others.
         waiting = list(best_first(waiting))
@@ -134,6 +136,7 @@ def certify_best(
                     _write_result(result)
                     _write_profile(evaluator.device, result, options.search_measure)
                 return result
+            _note_score(journal, trial.arch, result.score)
             if result.certificate.holds:  # another budget than that of latency
                 told.append(f"{trial.arch} has {missed}")
                 progress(Event("certify", f"{trial.arch} misses a budget with {missed}", trial))
@@ -146,6 +149,19 @@ def certify_best(
             repairs += 1
             waiting += _repaired(evaluator, journal, space, trial, latency, progress)
     raise BudgetError(_none_fits(options.budgets, journal.trials, told))
+
+
+def _below(journal: Journal, budgets: Budgets, trial: Trial, told: list[str]) -> bool:
+    """Whether a candidate was finished before and scored less than the least; which is told."""
+    score = (journal.note(_SCORES) or {}).get(trial.arch.to_json())
+    if score is None or budgets.min_accuracy is None or score >= budgets.min_accuracy:
+        return False
+    told.append(f"{trial.arch} has a score of {score:.4f}, least is {budgets.min_accuracy:g}")
+    return True
+
+
+def _note_score(journal: Journal, arch: Arch, score: Score) -> None:
+    journal.set_note(_SCORES, (journal.note(_SCORES) or {}) | {arch.to_json(): score.value})
 
 
 def _repaired(
@@ -295,5 +311,6 @@ def _none_fits(budgets: Budgets, trials: Sequence[Trial], told: Sequence[str]) -
                 "budget")  # fmt: skip
     points = ", ".join(f"{t.arch} {t.latency_ms:.4g} ms at {t.accuracy:.4f}" for t in front)
     finished = f": {'; '.join(told)}" if told else ""
+    lower = ", or a lower --min-accuracy" if budgets.min_accuracy is not None else ""
     return (f"no finished library kept {budgets}{finished}; nearest points measured in the search: "
-            f"{points}; give a larger budget, or resume with more --trials")  # fmt: skip
+            f"{points}; give a larger budget, or resume with more --trials{lower}")  # fmt: skip

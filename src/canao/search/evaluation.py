@@ -20,6 +20,7 @@ from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timin
 from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch, Block
+from canao.precision.quantize import precision_of
 from canao.search.allocate import allocated
 from canao.search.budgets import size_of
 from canao.search.journal import Journal
@@ -164,10 +165,28 @@ class Evaluator:
         return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
 
     def expected(self, arch: Arch, near: Trial) -> float:
-        """Milliseconds by the table where it has the kernels, as far off as it was of `near`, a
-        candidate that was measured; else those of `near`, times what there is more to compute. That
+        """What share of the budget is used that is used most, times the milliseconds of that of
+        latency: as `near`, a candidate that was measured, and what differs of the two has it. That
         is enough to choose what is worth measuring.
         """
+        budgets, ms = self.options.budgets, self._expected_ms(arch, near)
+        if near.size_bytes is None or near.peak_bytes is None:
+            return ms
+        more = self._weights(arch, near) - near.size_bytes
+        used = ms, near.size_bytes + more, max(0, near.peak_bytes + more)
+        return (1.0 + budgets.excess(*used)) * budgets.ms
+
+    def _weights(self, arch: Arch, near: Trial) -> int:
+        """Bytes of the artifact of `arch`: those of `near` beside its layers in proportion to the
+        width, and its layers' weights."""
+        each = precision_of(self.options.precision).weights.bytes
+        layers = each * near.arch.weights()
+        beside = max(0, (near.size_bytes or 0) - layers) * arch.hidden / near.arch.hidden
+        return round(beside + each * arch.weights())
+
+    def _expected_ms(self, arch: Arch, near: Trial) -> float:
+        """Milliseconds by the table where it has the kernels, as far off as it was of `near`; else
+        those of `near`, times what there is more to compute."""
         predicted, measured = self.table.recalled(arch), near.latency_ms
         if predicted is not None:
             off = measured / near.predicted_ms if measured and near.predicted_ms else 1.0

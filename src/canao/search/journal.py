@@ -238,7 +238,8 @@ class Journal:
         """InputError if what the study holds of this run is not what was put there."""
         for name, kind in ((_MISSES, list[tuple[float, float]] | None),
                            ("note:teacher_ms", float | None),
-                           ("note:blocks", list[int] | None)):  # fmt: skip
+                           ("note:blocks", list[tuple[int, str]] | None),
+                           ("note:scores", dict[str, float] | None)):  # fmt: skip
             wrong = fits(self._attribute(name, None), kind)
             if wrong is not None:
                 raise InputError(f"{self.path}: '{name}' {wrong}; restore it, or {_OTHER_RUN}")

@@ -25,7 +25,7 @@ from canao.search.trial import FAILED, Trial, best_first
 from canao.train.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
-_BLOCKS = "blocks"  # note of the journal: widths for which blocks were chosen
+_BLOCKS = "blocks"  # note of the journal: for which widths blocks were chosen, and which
 _TRIES_OF_BLOCKS = 2
 _PROPOSALS = 10  # architectures judged, at most, for each proxy score that is asked for
 
@@ -152,19 +152,24 @@ def _suggest_blocks(
     """Suggest the student whose blocks lose least, of the widest width for which that was not done
     yet; nothing once it was done for all. Where its library missed the budget, it told how far
     the table is off, and blocks are chosen once more."""
-    done = list(journal.note(_BLOCKS) or ())
-    kept = {trial.arch.hidden for trial in journal.trials if trial.trained}
+    rows = list(journal.note(_BLOCKS) or ())  # of a width, what was chosen for it; '' if nothing
+    judged = {trial.arch: trial for trial in journal.trials}
+    for _, text in rows:  # a kill may have come between choosing and suggesting
+        if text and Arch.from_json(text) not in judged:
+            journal.suggest(Arch.from_json(text))
+            return
     for hidden in widths(space):
-        if done.count(hidden) >= _TRIES_OF_BLOCKS or (hidden in done and hidden in kept):
+        chosen = [text for width, text in rows if width == hidden]
+        kept = any(text and judged[Arch.from_json(text)].trained for text in chosen)
+        if kept or "" in chosen or len(chosen) >= _TRIES_OF_BLOCKS:
             continue
         progress(Event("search", f"choosing the blocks of a student of width {hidden}"))
         arch = evaluator.allocate(space, hidden, journal.trials)
-        if arch is not None and all(trial.arch != arch for trial in journal.trials):
+        arch = None if arch in judged else arch
+        rows.append((hidden, "" if arch is None else arch.to_json()))
+        journal.set_note(_BLOCKS, rows)
+        if arch is not None:
             journal.suggest(arch)
-        # Only now: if the run is killed before, the next one chooses the same.
-        done.append(hidden)
-        journal.set_note(_BLOCKS, done)
-        if journal.waiting:
             return
 
 

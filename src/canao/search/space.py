@@ -59,10 +59,12 @@ class Space:
         """Every architecture up to the teacher's, the teacher's own included.
 
         Hidden widths are multiples of whole teacher heads, because a student inherits heads one by
-        one; the step is at least 32 if the teacher is wide enough.
+        one; the step is at least 32 if the teacher is wide enough. Heads are as wide as the
+        teacher's, or wider: narrower ones would be more than it has.
         """
         step = _hidden_step(teacher)
-        sizes = {size for size in _COMMON_HEAD_SIZES if step % size == 0} | {teacher.head_size}
+        own = teacher.head_size
+        sizes = {size for size in _COMMON_HEAD_SIZES if step % size == 0 and size >= own} | {own}
         return cls(
             layers=teacher.layers,
             hidden=teacher.hidden,
@@ -74,10 +76,11 @@ class Space:
 
     def __str__(self) -> str:
         heads = " or ".join(map(str, self.head_sizes))
+        own = ", ".join(p or "the library's" for p in self.precisions)
         return (
             f"layers 1 to {self.layers}, hidden {self.hidden_step} to {self.hidden} by "
             f"{self.hidden_step}, heads of {heads}, FFN {self.ffn_step} to {self.ffn} by "
-            f"{self.ffn_step}"
+            f"{self.ffn_step}" + (f", precisions {own}" if self.precisions != ("",) else "")
         )
 
     @property

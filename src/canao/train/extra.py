@@ -25,6 +25,9 @@ from canao.train.options import TrainOptions
 from canao.train.storing import storing
 from canao.train.words import WholeWords
 
+_VERSION = 1  # raise it when a change makes other copies
+_MOST_BYTES = 1 << 33  # of a file of copies, which no one else makes
+
 
 class _Copies(msgspec.Struct):
     """A file of altered copies: what they depend on, and their texts, the second one of a pair."""
@@ -77,8 +80,9 @@ class ExtraExamples:
 
     def _copies_key(self) -> list[Any]:
         model = self.options.augment_model
-        digests = [] if model is None else [file_digest(f) for f in weight_files(Path(model))]
-        return [self.options.augment, digests] if self.options.augment else []
+        files = [] if model is None else [*weight_files(Path(model)), *Path(model).glob("*.json")]
+        digests = [file_digest(f) for f in sorted(files)]
+        return [self.options.augment, digests, _VERSION] if self.options.augment else []
 
     def _copies(
         self, embeddings: Callable[[], Tensor], file: Path, key: str, progress: Progress
@@ -87,7 +91,7 @@ class ExtraExamples:
             return ()
         key, no_label = json.dumps([key, self._copies_key()]), self.data.no_label
         try:
-            held = read_json(file, _Copies)
+            held = read_json(file, _Copies, limit=_MOST_BYTES)
             if held.key == key:
                 return tuple(Example(text, pair, no_label) for text, pair in held.texts)
         except InputError:  # none yet, or damaged

@@ -109,6 +109,10 @@ class _StateRow(_EarlierRow, total=False):
     halved: Annotated[int, msgspec.Meta(ge=0, le=_HALVINGS)]
 
 
+class DivergedError(InputError):
+    """The loss is no number, even at a quarter of the learning rate."""
+
+
 class _Diverged(Exception):
     """The loss of a step is no number."""
 
@@ -284,7 +288,7 @@ class Loop:
         was done often enough."""
         step, halved = self.state.step, self.state.halved + 1
         if halved > _HALVINGS:
-            raise InputError(
+            raise DivergedError(
                 f"training diverged at step {step}, where the loss is no number, even at a quarter "
                 "of the learning rate; give a smaller rate, and look after the texts"
             )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from canao.train.data import TextData, hold_out
 from canao.train.finetune import label_loss, predict_logits, predicted
 from canao.train.head import fit_head
 from canao.train.loop import (
+    DivergedError,
     Loop,
     Progress,
     State,
@@ -85,11 +86,18 @@ class Taught:
         }  # fmt: skip
 
 
+class _Found(msgspec.Struct):
+    """Score and loss of a rate on the held-out examples."""
+
+    score: float
+    loss: float
+
+
 class _Race(msgspec.Struct):
     """What the race has found so far, by rate."""
 
     key: str
-    found: dict[str, dict[str, float]]
+    found: dict[str, _Found]
 
 
 class Teaching:
@@ -171,19 +179,29 @@ class Teaching:
         recipe, path = self.recipe, self.checkpoints / "teacher-race.json"
         if len(recipe.rates) == 1:
             return {}
-        raced = _read_race(path, self.key)
+        raced = _read_race(path, self.key, [_name(rate) for rate in recipe.rates])
         for rate in recipe.rates:
             if _name(rate) in raced:
                 continue
-            self._train(rate, start, self.stage(f"teacher, trying rate {rate:g}"), recipe.trial)
-            found, loss = self._on_held_out()
-            raced[_name(rate)] = {"score": found.value, "loss": loss}
+            raced[_name(rate)] = self._tried(rate, start)
             with storing(path):
                 row = {"key": self.key, "found": raced}
                 write_whole(path, json.dumps(row, indent=2) + "\n")
             for slower in raced.keys() - {_name(self._fastest(raced))}:
                 self._checkpoint(slower).unlink(missing_ok=True)
         return raced
+
+    def _tried(self, rate: float, start: Mapping[str, Tensor]) -> dict[str, float]:
+        """Score and loss of a rate after the race's epochs; the worst for one that is too high."""
+        try:
+            self._train(rate, start, self.stage(f"teacher, trying rate {rate:g}"),
+                        self.recipe.trial)  # fmt: skip
+        except DivergedError:
+            if rate == self.recipe.rates[0]:  # the others are higher
+                raise
+            return {"score": -1.0, "loss": _LOSS_LIMIT}
+        found, loss = self._on_held_out()
+        return {"score": found.value, "loss": loss}
 
     def _fastest(self, raced: Mapping[str, Mapping[str, float]]) -> float:
         """The best rate of those that have run: by their scores if they ran all epochs. After few,
@@ -253,13 +271,16 @@ def _name(rate: float) -> str:
     return f"{rate:g}"
 
 
-def _read_race(path: Path, key: str) -> dict[str, dict[str, float]]:
-    """What a killed run's race had found; nothing if that was another one's, or is damaged."""
+def _read_race(path: Path, key: str, rates: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What a killed run's race had found of these rates; nothing if that was another one's, or is
+    damaged."""
     try:
         record = read_json(path, _Race)
     except (InputError, OSError):
         return {}
-    return record.found if record.key == key else {}
+    if record.key != key:
+        return {}
+    return {n: {"score": f.score, "loss": f.loss} for n, f in record.found.items() if n in rates}
 
 
 def _read_head(path: Path, key: str, like: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -54,11 +54,13 @@ class FreeCores:
     """Looks how many of the cores that this process may use others leave free."""
 
     def __init__(
-        self, cores: Collection[int], reading: Callable[[Collection[int]], Reading | None] = read
-    ) -> None:
-        self._cores, self._reading = cores, reading
+        self, cores: Collection[int], most: int,
+        reading: Callable[[Collection[int]], Reading | None] = read,
+    ) -> None:  # fmt: skip
+        """`most` threads are taken at most, however many cores are free."""
+        self._cores, self._most, self._reading = cores, most, reading
         self._last = reading(cores)
-        self.threads = max(1, len(cores))
+        self.threads = max(1, min(most, len(cores)))
         self._more = False  # whether the last look would have allowed more threads
 
     def look(self) -> int:
@@ -72,7 +74,7 @@ class FreeCores:
         self._last = now
         wall = max(now.at - before.at, 1e-3)
         others = max(0.0, (now.busy - before.busy) - (now.own - before.own)) / wall
-        free = max(1, int(len(self._cores) - others + _SPARE))
+        free = max(1, min(self._most, int(len(self._cores) - others + _SPARE)))
         if free < self.threads or (free > self.threads and self._more):
             self.threads, self._more = free, False
         else:
@@ -98,9 +100,7 @@ def threads(count: int | None) -> Iterator[None]:
     global _watching
     before, watched = torch.get_num_threads(), _watching
     torch.set_num_threads(count or before)
-    _watching = FreeCores(_allowed()) if count is None and before > 1 else None
-    if _watching is not None:
-        _watching.threads = before
+    _watching = FreeCores(_allowed(), before) if count is None and before > 1 else None
     try:
         yield
     finally:

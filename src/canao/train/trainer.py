@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -90,7 +91,8 @@ class Trainer:
             )
         self._inventory = Inventory(self.source, ignored)
         config = hf.load_config(self.source, self._inventory)
-        self._config = config
+        self._config = copy.deepcopy(config)
+        hf.set_labels(self._config, data.labels)
         self._arch, self._types = hf.arch_of(config), config.type_vocab_size
         if options.max_length > config.max_position_embeddings:
             raise InputError(
@@ -145,7 +147,8 @@ class Trainer:
         _save_model(model, self.tokenizer, directory)
         write_record(record, self._key, found, directory, recipe)
         for checkpoint in (self.work / "checkpoints").glob("teacher*"):
-            checkpoint.unlink()
+            if checkpoint.is_file():
+                checkpoint.unlink()
         return Student(directory, found)
 
     def skeleton(self, arch: Arch) -> Path:
@@ -159,7 +162,8 @@ class Trainer:
         return directory
 
     def blank(self, arch: Arch) -> PreTrainedModel:
-        """A model of that architecture with random weights: enough to tell its kernels."""
+        """A model of that architecture for the data's labels, with random weights: enough to tell
+        its kernels."""
         with torch.random.fork_rng(devices=[]):
             return hf.build_classifier(hf.student_config(self._config, arch)).eval()
 

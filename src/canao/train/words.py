@@ -44,7 +44,8 @@ class WholeWords:
                 "needs; save it with a tokenizer.json"
             )
         self.tokenizer = tokenizer
-        tokens = [i for i in range(len(tokenizer)) if i not in set(tokenizer.all_special_ids)]
+        special = set(tokenizer.all_special_ids)
+        tokens = [i for i in range(len(tokenizer)) if i not in special]
         texts = [tokenizer.decode([i]).strip() for i in tokens]
         pairs = [(i, text) for i, text in zip(tokens, texts, strict=True) if text.isalpha()]
         alone = self._encoded([f" {text}" for _, text in pairs])
@@ -73,7 +74,7 @@ class WholeWords:
 
         scores  [tokens, whole words]
         """
-        own = torch.tensor([self.place[token] for token in tokens])
+        own = torch.tensor([self.place[token] for token in tokens], dtype=torch.long)
         fits = self._case == self._case[own, None]
         fits &= self._fold != self._fold[own, None]
         best = scores.cpu().masked_fill(~fits, -torch.inf).topk(min(CANDIDATES, len(self.texts)))
