@@ -18,7 +18,7 @@ _STEP = 200  # tokens that take as long as what a step does once: gradients' nor
 _EPOCHS = (3, 20)  # fewest and most
 _RACED = 5  # epochs below which nothing is left for a race
 _FULL = 12  # epochs for which every rate may be trained to its end, and the best one once more
-_PATIENCE = 3
+_PATIENCE = (3, 3)  # epochs at least, and one of so many: scores rise again as the rate falls
 _HEAD = (20, 1000)  # epochs and steps that a head alone has at least, on
 HEAD_BATCH = 32  # states at a time
 _WIDTH, _RATE = 768, 2.5e-5  # BERT's base size, and the smaller of the two rates of its race
@@ -87,7 +87,7 @@ def recipe_for(
         rates=rates if raced else rates[:1],
         trial=(epochs if small else 1) if raced else 0,
         epochs=epochs,
-        patience=_PATIENCE if held else 0,
+        patience=max(_PATIENCE[0], epochs // _PATIENCE[1]) if held else 0,
         head=max(_HEAD[0], -(-_HEAD[1] * HEAD_BATCH // trained)) if classes > _MANY else 0,
         whole=small,
     )

@@ -138,9 +138,9 @@ class Teaching:
 
     def run(self) -> Taught:
         """Fine-tune to the end, from what an interrupted run left."""
-        recipe = self.recipe
+        recipe, fresh = self.recipe, _clones(self.model)
         self._fit_head()
-        start = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        start = _clones(self.model)
         raced = self._race(start)
         rate = self._fastest(raced) if raced else recipe.rates[0]
         state = self._train(rate, start, self.stage(f"teacher, rate {rate:g}"))
@@ -149,8 +149,8 @@ class Teaching:
         if self.held is not None:
             best = state.history.index(state.best) + 1 if state.best in state.history else 0
             found = self._on_held_out()[0]
-        if recipe.whole and best:
-            self._train_on_all(rate, best, start)
+        if recipe.whole:
+            self._train_on_all(rate, best, fresh)
         taught = Taught(recipe, rate, epochs, best, found, raced)
         self.stage("teacher")(1, 1, taught.told)
         return taught
@@ -236,13 +236,19 @@ class Teaching:
         loop.run(progress, epochs)
         return loop.state
 
-    def _train_on_all(self, rate: float, epochs: int, start: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(start, strict=False)
+    def _train_on_all(self, rate: float, epochs: int, fresh: Mapping[str, Tensor]) -> None:
+        """Train the untrained model again, head first as before, on all examples."""
+        stage = self.stage("teacher, on all examples")
+        self.model.load_state_dict(fresh, strict=False)
+        if self.recipe.head:
+            fit_head(self.model, self.all, self.recipe.head, self.seed, stage)
+        if not epochs:
+            return
         loop = Loop(
             self.model, self.all, self._schedule(rate), self._loss,
             checkpoint=self._checkpoint("on-all"), key=self.key,
         )  # fmt: skip
-        loop.run(self.stage("teacher, on all examples"), epochs)
+        loop.run(stage, epochs)
 
     def _schedule(self, rate: float, patience: int = 0) -> TrainingSchedule:
         recipe = self.recipe
@@ -265,6 +271,10 @@ class Teaching:
 
     def _checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"teacher-{name}.safetensors"
+
+
+def _clones(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def _name(rate: float) -> str:
