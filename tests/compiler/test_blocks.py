@@ -197,3 +197,29 @@ def test_flops_are_those_of_the_products() -> None:
     halves = Arch(40, 8, (Block(5, 0), Block(0, 70)))
     assert 3 * halves.flops(10) == plain.flops(10)
     assert halves.no_larger_than(plain) and not plain.no_larger_than(halves)
+
+
+def test_precisions_hold_under_an_embedding(tmp_path: Path) -> None:
+    """A Sentence-Transformers directory, whose modules lie around the model."""
+    torch.manual_seed(0)
+    arch = Arch(40, 8, (Block(5, 33), Block(2, 16, "int8")))
+    model = BlockBertModel(hf.student_config(CONFIG, arch)).eval()
+    model.save_pretrained(tmp_path)
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
+    (tmp_path / "modules.json").write_text(json.dumps([
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]))  # fmt: skip
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 40, "pooling_mode_mean_tokens": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    graph = load_model(tmp_path)[1]
+    assert [precision for _, precision in graph.parts] == ["int8"]
+    own = of_parts(rewritten(graph, True, LIMITS)[1])
+    assert len(own) == 4 and set(own.values()) == {"int8"}
+
+
+def test_a_part_without_products_is_refused() -> None:
+    graph = load_model(model_of(SHAPE))[1].replace(parts=(("bert.encoder.layer.9", "int8"),))
+    with pytest.raises(InputError, match=r"layer\.9, where no product is known"):
+        of_parts(rewritten(graph, True, LIMITS)[1])

@@ -15,6 +15,9 @@ from canao.errors import BudgetError, InputError
 from canao.model.arch import Arch
 from canao.search import Event
 from canao.search.budgets import Budgets, size_of
+from canao.search.evaluation import Evaluator
+from canao.search.trial import Trial
+from canao.train.options import TrainOptions
 from tests.search.landscape import (
     FormulaTrainer,
     accuracy,
@@ -22,6 +25,7 @@ from tests.search.landscape import (
     compile_by_formula,
     device,
     kernel_times,
+    kernels_by_formula,
     latency_ms,
     options,
     run_search,
@@ -146,3 +150,36 @@ def test_the_budget_that_is_missed_most_counts() -> None:
     assert budgets.missed(3.0, 20_000_000, 20_000_000) == "3 of 2 ms, 20 of 10 MB"
     assert budgets.missed(1.0, 1, 60_000_000) == "60 of 50 MB of memory"
     assert str(budgets) == "2 ms, 10 MB, 50 MB of memory"
+
+
+def test_larger_ones_are_expected_to_miss_a_size(tmp_path: Path) -> None:
+    """By their weights, four bytes each in float32 and one in int8; of budgets the one that is used
+    most counts."""
+    near = Arch.uniform(2, 192, 6, 512)
+    asked = options(tmp_path / "run", size_mb=10.0)
+    trial = Trial(near, "trained", -0.1, latency_ms=1.0, predicted_ms=1.0, size_bytes=9_000_000,
+                  peak_bytes=20_000_000)  # fmt: skip
+    for precision, each in (("float32", 4), ("int8", 1)):
+        given = replace(asked, training=TrainOptions(precision=precision))
+        judge = Evaluator(given, FormulaTrainer(tmp_path / "w"), compile_by_formula, HUNGRY,
+                          kernels_by_formula)  # fmt: skip
+        wider = Arch.uniform(2, 192, 6, 1024)
+        more = each * 2 * 2 * 192 * 512
+        share = (9_000_000 + more) / 10_000_000
+        ms = judge.expected(wider, trial)
+        assert ms == pytest.approx(max(share * asked.budget_ms, judge._expected_ms(wider, trial)))
+    assert judge.expected(near, trial) == pytest.approx(0.9 * asked.budget_ms)
+
+
+def test_what_scored_too_little_is_not_finished_again(tmp_path: Path) -> None:
+    """With more trials the same command tries others, and names them all in the end."""
+    asked = options(tmp_path / "run", trials=4, min_accuracy=0.95, finalists=2)
+    trainer = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError, match="lower --min-accuracy"):
+        run_search(asked, trainer, compile_by_formula, device())
+    first = {arch for kind, arch in trainer.asked if kind == "finish"}
+    again = FormulaTrainer(tmp_path / "w")
+    with pytest.raises(BudgetError, match=r"least is 0\.95.*least is 0\.95.*least is 0\.95"):
+        run_search(replace(asked, trials=6), again, compile_by_formula, device())
+    second = {arch for kind, arch in again.asked if kind == "finish"}
+    assert len(first) == 2 and second and not first & second

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from transformers import BertConfig
 
 from canao.compiler.loading import load_model
@@ -14,6 +16,10 @@ from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.search.kernels import KernelNames, Known, imported, survey
 from canao.target import get_target
+from canao.train.data import load_data
+from canao.train.options import TrainOptions
+from canao.train.trainer import Trainer
+from tests.train.tiny_bert import save_tiny, write_task
 
 TINY = BertConfig(vocab_size=300, max_position_embeddings=64)
 
@@ -58,13 +64,6 @@ def test_halves_tell_every_sequence() -> None:
 
 
 def test_importing_leaves_torchs_generator_alone(tmp_path: Path) -> None:
-    import torch
-
-    from canao.train.data import load_data
-    from canao.train.options import TrainOptions
-    from canao.train.trainer import Trainer
-    from tests.train.tiny_bert import save_tiny, write_task
-
     data = load_data(write_task(tmp_path / "task"), None, 0)
     teacher = save_tiny(tmp_path / "teacher")
     trainer = Trainer(teacher, data, tmp_path / "w", TrainOptions(max_length=16), lambda *a: None)
@@ -73,3 +72,20 @@ def test_importing_leaves_torchs_generator_alone(tmp_path: Path) -> None:
     drawn = torch.rand(3)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(3), drawn)
+
+
+@pytest.mark.parametrize("kind", ["three", "values"])
+def test_kernels_are_those_for_the_labels_of_the_data(kind: str, tmp_path: Path) -> None:
+    """Of three classes, or of a value, and not of the labels in the teacher's config.json."""
+    folder = write_task(tmp_path / "task", "values" if kind == "values" else "classes")
+    if kind == "three":
+        train = (folder / "train.tsv").read_text().replace("\tneg", "\tbad", 5)
+        (folder / "train.tsv").write_text(train)
+    data = load_data(folder, "text-regression" if kind == "values" else None, 0)
+    assert len(data.labels) == {"three": 3, "values": 0}[kind]
+    trainer = Trainer(save_tiny(tmp_path / "teacher"), data, tmp_path / "w",
+                      TrainOptions(max_length=16, teacher_epochs=1), lambda *a: None)  # fmt: skip
+    arch = Arch(16, 8, (Block(1, 8), Block(2, 0)))
+    told = KernelNames(imported(trainer.blank, get_target(), "float32"), Known()).of(arch)
+    stages = compile_graph(load_model(trainer.skeleton(arch))[1], get_target())
+    assert told == Counter(name for name in stages.schedule.kernel_names() if name)

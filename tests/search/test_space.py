@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search import Space
+from canao.search.kernels import survey
+from canao.train.importance import Importance
+from canao.train.inherit import keep
 
 TEACHERS = [
     Arch.uniform(6, 384, 12, 1536),  # MiniLM
@@ -41,9 +47,35 @@ def test_parameters_round_trip(teacher: Arch) -> None:
             assert known._contains(known.to_internal_repr(value)), (name, value)
 
 
-def test_bert_base_may_halve_its_heads_and_minilm_may_not() -> None:
+def test_heads_are_as_wide_as_the_teachers_or_wider() -> None:
     assert Space.of_teacher(TEACHERS[1]).head_sizes == (64,)
     assert Space.of_teacher(TEACHERS[0]).head_sizes == (32,)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS, ids=str)
+def test_a_student_of_the_space_has_something_to_inherit(teacher: Arch) -> None:
+    """The largest of each depth and width, and all whose kernels are timed for its neighbours."""
+    space, deep = Space.of_teacher(teacher), (teacher.layers, teacher.hidden)
+    importance = Importance(
+        hidden=torch.rand(teacher.hidden), heads=torch.rand(teacher.layers, teacher.heads),
+        scores=torch.rand(deep), values=torch.rand(deep), pooled=torch.rand(teacher.hidden),
+        ffn_units=torch.rand(teacher.layers, teacher.ffn),
+    )  # fmt: skip
+    for size in space.head_sizes:
+        for hidden in space.choices()["hidden"]:
+            largest = Arch.uniform(teacher.layers, hidden, hidden // size, space.ffn)
+            choices = space.blocks_at(largest)
+            some = survey(largest, choices["heads"], choices["ffn"], teacher.layers)
+            for arch in (largest, *some):
+                kept = keep(teacher, arch, importance)
+                for block, values in zip(arch.blocks, kept.values, strict=True):
+                    assert len(values) == block.heads * size
+
+
+def test_precisions_are_in_what_a_run_remembers() -> None:
+    space = Space.of_teacher(TEACHERS[0])
+    assert "precisions" not in str(space)
+    assert "precisions the library's, int8" in str(replace(space, precisions=("", "int8")))
 
 
 def test_neighbours_differ_by_one_step_in_one_parameter() -> None:

@@ -251,3 +251,13 @@ def test_a_tokenizer_without_places_is_refused(tiny: Path) -> None:
 
     with pytest.raises(InputError, match=r"somewhere: its tokenizer does not say where"):
         WholeWords(Slow(), "somewhere")
+
+
+def test_words_beyond_what_a_masked_model_takes_have_none(masked: Path) -> None:
+    """Also where none of a batch is within it."""
+    source = MaskedModel(masked, torch.device("cpu"))
+    source.length = 8
+    text = "the film was " * 20
+    spots = source.words.find([text])[0][-4:]
+    assert list(source._expected([(text, spot) for spot in spots])) == [()] * 4
+    assert source.words.nearest(torch.zeros(0, len(source.words.texts)), []) == []

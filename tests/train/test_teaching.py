@@ -311,3 +311,43 @@ def test_held_out_examples_leave_no_example_twice(
     assert run.held is not None and len(run.held) == 24
     seen = [int(row[1]) for part in (run.part, run.held) for row in part.ids]
     assert sorted(seen) == list(range(100))
+
+
+def test_a_rate_that_diverges_has_lost(
+    tiny: Path, few: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is the lowest, after which nothing is left to try."""
+    use(monkeypatch, RACE)
+    train = teaching.Teaching._train
+
+    def diverging(self: teaching.Teaching, rate: float, *rest: object, **more: object) -> object:
+        if rate in too_high:
+            raise loop.DivergedError("training diverged at step 3; give a smaller rate")
+        return train(self, rate, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(teaching.Teaching, "_train", diverging)
+    too_high = {3e-3}
+    Trainer(tiny, few, tmp_path / "w", OPTIONS, silent).teacher()
+    found = told(tmp_path / "w")
+    assert found["rate"] == 1e-4 and found["raced"]["0.003"] == {"score": -1.0, "loss": 100.0}
+    too_high = {1e-4}
+    with pytest.raises(loop.DivergedError, match="diverged"):
+        Trainer(tiny, few, tmp_path / "w2", OPTIONS, silent).teacher()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [{"0.0001": {}}, {"0.0001": {"score": "a", "loss": 1}}, {"/../x": {"score": 1, "loss": 1}}],
+)
+def test_a_race_of_other_entries_is_run_anew(
+    found: dict[str, object], tiny: Path, few: TextData, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    use(monkeypatch, replace(RACE, epochs=1))
+    trainer = Trainer(tiny, few, tmp_path / "w", OPTIONS, silent)
+    checkpoints = tmp_path / "w" / "checkpoints"
+    (checkpoints / "teacher-folder").mkdir(parents=True)
+    row = {"key": trainer._key, "found": found}
+    (checkpoints / "teacher-race.json").write_text(json.dumps(row))
+    trainer.teacher()
+    assert set(told(tmp_path / "w")["raced"]) == {"0.0001", "0.003"}
