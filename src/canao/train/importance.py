@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.model.hf import Parts, both, parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.compute import device_of
 from canao.train.finetune import label_loss
-from canao.train.loop import read_tensors, write_tensors
+from canao.train.loop import read_keyed, write_tensors
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,12 @@ class Importance:
     def load(cls, path: Path, key: str, arch: Arch) -> Importance | None:
         """What was saved under `key` for a model of that shape; None if it is missing, damaged or
         of another version."""
-        if not path.is_file():
-            return None
-        try:
-            tensors, note = read_tensors(path)
-        except InputError:
-            return None
         deep = (arch.layers, arch.hidden)
         shapes = {"hidden": (arch.hidden,), "heads": (arch.layers, arch.heads), "scores": deep,
                   "values": deep, "ffn_units": (arch.layers, arch.ffn),
                   "pooled": (arch.hidden,)}  # fmt: skip
-        whole = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
-        return cls(**tensors) if whole and note.get("key") == key else None
+        tensors = read_keyed(path, key, shapes)
+        return None if tensors is None else cls(**tensors)
 
 
 def measure_importance(

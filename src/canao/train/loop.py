@@ -11,7 +11,7 @@ import errno
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -407,3 +407,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {n: file.get_tensor(n).clone() for n in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); remove it") from None
+
+
+def read_keyed(
+    path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor] | None:
+    """The tensors of a file whose note names `key`; None if it is missing, damaged, another one's,
+    or holds tensors of other names or shapes."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, note = read_tensors(path)
+    except InputError:
+        return None
+    whole = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
+    return tensors if whole and note.get("key") == key else None

@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.model.hf import both, parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.compute import device_of, in_float64
-from canao.train.loop import read_tensors, write_tensors
+from canao.train.loop import read_keyed, write_tensors
 
 _TOKENS = 8192  # of training texts, at least, if there are so many
 _BATCH = 32
@@ -59,15 +58,9 @@ class PruningErrors:
     def load(cls, path: Path, key: str, arch: Arch) -> PruningErrors | None:
         """What was saved under `key` for a model of that shape; None if it is missing, damaged or
         of another version."""
-        if not path.is_file():
-            return None
-        try:
-            tensors, note = read_tensors(path)
-        except InputError:
-            return None
         shapes = {"heads": (arch.layers, arch.heads + 1), "ffn": (arch.layers, arch.ffn + 1)}
-        whole = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
-        return cls(**tensors) if whole and note.get("key") == key else None
+        tensors = read_keyed(path, key, shapes)
+        return None if tensors is None else cls(**tensors)
 
 
 def measure_errors(model: PreTrainedModel, data: Encoded) -> PruningErrors:
