@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
 from canao.compiler.pipeline import compile_model
 from canao.errors import InputError
+from canao.model import hf
 from canao.target import get_target
 from canao.train.data import TextData
 from tests.accuracy.test_fastest import VNNI
@@ -233,3 +235,28 @@ def test_texts_that_are_cut_are_counted(plain: Path, tmp_path: Path) -> None:
     )
     assert "2 texts are truncated to the 64 tokens of the model" in told
     assert any("4 examples" in line or "4 to compare with" in line for line in told)
+
+
+def test_a_model_of_several_precisions_is_checked_as_it_is(data: TextData, tmp_path: Path) -> None:
+    """Its library is not in float32, though none was asked for: it is compared with one that is.
+    What loses too much goes back, also of what the model itself wanted narrow."""
+    whole = save_model(tmp_path / "whole", ("neg", "pos"), outlier=3000.0)
+    model = AutoModelForSequenceClassification.from_pretrained(whole)
+    arch = hf.arch_of(model.config)
+    narrow = replace(arch, blocks=tuple(replace(b, precision="int8") for b in arch.blocks))
+    mixed = hf.build_classifier(hf.student_config(model.config, narrow))
+    mixed.load_state_dict(model.state_dict())
+    mixed.save_pretrained(tmp_path / "mixed")
+    for file in whole.glob("token*"):
+        shutil.copy(file, tmp_path / "mixed")
+    truth = agreeing(whole, data, tmp_path)
+    with pytest.raises(InputError, match="another precision with float32"):
+        compile_checked(whole, tmp_path / "out", truth, precision="float32")
+    loose = compile_checked(
+        tmp_path / "mixed", tmp_path / "out", truth, precision="float32", max_loss=100
+    )
+    assert loose.loss > 0 and loose.artifact.manifest["kept"]["int8"] and not loose.kept
+    strict = compile_checked(
+        tmp_path / "mixed", tmp_path / "out2", truth, precision="float32", max_loss=0
+    )
+    assert strict.loss <= 0 and strict.kept and strict.back == "float32"

@@ -172,9 +172,11 @@ def sensitivities(
     progress: Callable[[str], None] = silent,
 ) -> tuple[Sensitivity, ...]:  # fmt: skip
     """How far each product of a float32 graph moves its first output if it alone is in a
-    precision."""
-    products, own, found = quantizable(graph), of_parts(graph), list[Sensitivity]()
-    alone = (with_one(graph, n.output, own.get(n.output, precision)) for n in products)
+    precision, or in that which the model itself names for it."""
+    own, found = of_parts(graph), list[Sensitivity]()
+    used = {n.output: own.get(n.output, precision) for n in quantizable(graph)}
+    products = [n for n in quantizable(graph) if used[n.output] != FLOAT32]
+    alone = (with_one(graph, n.output, used[n.output]) for n in products)
     moved = distances(graph, alone, texts)
     for i, (n, far) in enumerate(zip(products, moved, strict=True)):
         if i % 8 == 0:
