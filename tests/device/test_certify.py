@@ -163,7 +163,7 @@ def test_a_manifest_with_more_or_other_entries_is_refused(artifact: Artifact) ->
 
 def test_a_certificate_of_another_artifact_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     certify(artifact, NullDevice(), 8.0, CONFIG)
-    smaller = replace(TEACHER, layers=2)
+    smaller = replace(TEACHER, blocks=TEACHER.blocks[:2])
     other = compile_by_formula(FormulaTrainer(tmp_path).skeleton(smaller), tmp_path / "other")
     shutil.copy(artifact.path / "certificate.json", other.path)
     with pytest.raises(InputError, match="as it is now; restore the file, or run `canao certify`"):

@@ -262,7 +262,8 @@ def test_damaged_study_is_refused(tmp_path: Path) -> None:
 
 def test_impossible_budget_stops_before_any_training(tmp_path: Path) -> None:
     trainer = FormulaTrainer(tmp_path / "w")
-    with pytest.raises(BudgetError, match=r"the smallest .* L1 H32 A1 F128, takes 0.10\d+ ms"):
+    said = r"the smallest .* L1 H32 A1 F128, takes 0\.10\d+ of 0\.05 ms"
+    with pytest.raises(BudgetError, match=said):
         run_search(options(tmp_path, budget_ms=0.05), trainer, compile_by_formula, device())
     assert trainer.asked == []
 

@@ -107,6 +107,23 @@ def test_table_is_kept_and_apart_by_key(tmp_path: Path) -> None:
     assert ARCH not in opened(path, "there")
 
 
+@pytest.mark.parametrize("times", [None, []])
+def test_a_kernel_that_lost_its_times_is_measured_again(
+    tmp_path: Path, times: list[float] | None
+) -> None:
+    path = tmp_path / "latency.json"
+    before = recorded(path).predict(ARCH)
+    held = json.loads(path.read_text())
+    held["tables"]["here"]["kernels"]["embedding"] = times
+    if times is None:
+        del held["tables"]["here"]["kernels"]["embedding"]
+    path.write_text(json.dumps(held))
+    table = opened(path)
+    assert table.predict(ARCH) is None and ARCH not in table
+    table.record(ARCH, kernel_times(ARCH))
+    assert table.predict(ARCH) == pytest.approx(before)
+
+
 def test_times_of_earlier_versions_are_kept(tmp_path: Path) -> None:
     """They had layers of one shape in a table; kernels have the same names."""
     path = tmp_path / "latency.json"

@@ -19,10 +19,9 @@ from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.train.batches import Batch, Encoded, collate
 from canao.train.data import NO_CLASS
+from canao.train.loss_names import OF_TASK, STAGED, WEIGHTS, canonical, parse_losses
 from canao.train.losses import (
     LOSSES,
-    canonical,
-    parse_losses,
     relation_scores,
 )
 from canao.train.options import DEFAULT_LOSSES, TrainOptions
@@ -324,6 +323,14 @@ def test_losses_by_name(text: str, weights: dict[str, float]) -> None:
     assert options.weights == weights == parse_losses(canonical(text))
     assert list(options.weights) == [name for name in LOSSES if name in weights]
     assert options.of_losses().get("losses", DEFAULT_LOSSES) == canonical(text)
+
+
+def test_names_and_losses_are_the_same() -> None:
+    """What options know without torch, and what losses are."""
+    assert {name: loss.weight for name, loss in LOSSES.items()} == WEIGHTS
+    assert {name for name, loss in LOSSES.items() if loss.staged} == STAGED
+    case = Pairing(((0, 0),), torch.arange(2), (1,), (1,), (0, 0), 1)
+    assert {name for name, loss in LOSSES.items() if loss.needs(case) == ((), ())} == OF_TASK
 
 
 def test_the_default_is_one_of_the_table() -> None:

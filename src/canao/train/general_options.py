@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from canao.errors import InputError
+from canao.train.loss_names import OF_TASK, WEIGHTS, canonical
 from canao.train.options import DEVICES, DTYPES
 
 DEFAULT_LOSSES = "hidden=1,relations=1"
@@ -46,13 +47,10 @@ class GeneralOptions:
             self._check_losses()
 
     def _check_losses(self) -> None:
-        # It loads torch, which the command line must not.
-        from canao.train.losses import LOSSES, canonical
-
         object.__setattr__(self, "losses", canonical(self.losses))
         for name in self.weights:
-            if not LOSSES[name].of_tokens:
-                able = ", ".join(n for n, loss in LOSSES.items() if loss.of_tokens)
+            if name in OF_TASK:
+                able = ", ".join(n for n in WEIGHTS if n not in OF_TASK)
                 raise InputError(
                     f"distil: the loss '{name}' is of a task, and plain text has none; give some "
                     f"of {able}"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from canao.errors import InputError
 from canao.train.batches import Batch
 from canao.train.data import NO_CLASS
 from canao.train.finetune import label_loss
+from canao.train.loss_names import STAGED, WEIGHTS
 from canao.train.signals import KEY, QUERY, STATES, VALUE, Pairing, Seen, Signal
 
 TEMPERATURE = 2.0
@@ -50,11 +50,6 @@ class Loss:
     value: Value
     of_teacher: bool = True
     staged: bool = False
-
-    @property
-    def of_tokens(self) -> bool:
-        """Whether it compares vectors of tokens, which there are without a task."""
-        return self.needs is not _none
 
 
 def _logits(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
@@ -204,84 +199,42 @@ def _relation_signals(pairing: Pairing) -> Needs:
 # docs/training.md has these lines, too.
 LOSSES = {
     "logits": Loss(
-        1.0, "KL divergence from the teacher's class probabilities at temperature 2, times the "
+        WEIGHTS["logits"],
+        "KL divergence from the teacher's class probabilities at temperature 2, times the "
         "squared temperature; squared error for regression",
         "Hinton et al. 2015, section 2", _none, _logits,
     ),
     "labels": Loss(
-        0.5, "cross-entropy with the labels of the data; squared error for regression",
+        WEIGHTS["labels"],
+        "cross-entropy with the labels of the data; squared error for regression",
         "Hinton et al. 2015, section 2", _none, _labels, of_teacher=False,
     ),
     "hidden": Loss(
-        1.0, "squared error of the last layer's output, in the dimensions that the student kept of "
+        WEIGHTS["hidden"],
+        "squared error of the last layer's output, in the dimensions that the student kept of "
         "the teacher, so that no projection between widths is needed",
         "TinyBERT (Jiao et al. 2020), equation 8, without its projection", _last_states, _hidden,
     ),
     "attention": Loss(
-        1.0, "squared error of attention scores before the softmax, mean over layers; head by "
+        WEIGHTS["attention"],
+        "squared error of attention scores before the softmax, mean over layers; head by "
         "head, or of the mean over heads where their numbers differ",
         "TinyBERT (Jiao et al. 2020), equation 7; mean over heads: Zagoruyko & Komodakis 2017, "
         "section 3.1", _attention_signals, _attention,
     ),
     "relations": Loss(
-        1.0, "KL divergence of the relations between tokens: softmax of the scaled products of "
+        WEIGHTS["relations"],
+        "KL divergence of the relations between tokens: softmax of the scaled products of "
         "queries with queries, keys with keys and values with values, of the student's last layer "
         "from a layer of the teacher's",
         "MiniLMv2 (Wang et al. 2021), section 3.1", _relation_signals, _relations,
     ),
     "progressive": Loss(
-        1.0, "before all others, in a third of the steps, layer after layer from the lowest up, "
+        WEIGHTS["progressive"],
+        "before all others, in a third of the steps, layer after layer from the lowest up, "
         "with those below frozen: squared error of the layer's output plus KL divergence of its "
         "attention",
         "MobileBERT (Sun et al. 2020), sections 3.4 and 3.6", _layer_signals, _progressive,
-        staged=True,
+        staged="progressive" in STAGED,
     ),
 }  # fmt: skip
-
-
-def parse_losses(text: str) -> dict[str, float]:
-    """Weights above 0 by name, in the table's order, of a text such as 'logits,relations=0.5'.
-
-    InputError for a name that is unknown or stands twice, a weight that is no finite number from 0,
-    and losses that leave nothing to train on.
-    """
-    found: dict[str, float] = {}
-    for item in text.split(","):
-        name, given, weight = (part.strip() for part in item.partition("="))
-        if name not in LOSSES:
-            raise InputError(
-                f"training: loss '{name[:40]}' is not one of {', '.join(LOSSES)}; give names with "
-                "commas between them"
-            )
-        if name in found:
-            raise InputError(f"training: loss '{name}' stands twice; give it once")
-        found[name] = _weight(name, weight) if given else LOSSES[name].weight
-    kept = {name: found[name] for name in LOSSES if found.get(name, 0.0) > 0}
-    if not kept:
-        raise InputError("training: every loss has weight 0; give one a weight above 0")
-    if all(LOSSES[name].staged for name in kept):
-        first = next(iter(kept))
-        raise InputError(
-            f"training: '{first}' comes before other losses; add one, as {first},logits"
-        )
-    return kept
-
-
-def canonical(text: str) -> str:
-    """The same losses and weights, always written alike; InputError as `parse_losses`."""
-    return ",".join(
-        f"{name}={repr(weight).removesuffix('.0')}" for name, weight in parse_losses(text).items()
-    )
-
-
-def _weight(name: str, text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(
-            f"training: the weight of loss '{name}' is '{text[:40]}'; give a number from 0, as "
-            f"{name}={LOSSES[name].weight:g}"
-        )
-    return weight

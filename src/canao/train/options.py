@@ -8,6 +8,7 @@ from typing import Any
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
+from canao.train.loss_names import canonical
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -108,9 +109,6 @@ class TrainOptions:
 
     def _check_losses(self) -> None:
         if self.losses != DEFAULT_LOSSES:
-            # It loads torch, which the command line must not.
-            from canao.train.losses import canonical
-
             object.__setattr__(self, "losses", canonical(self.losses))
         if self.relation_heads < 1 or (self.relation_layer is not None and self.relation_layer < 1):
             raise InputError(

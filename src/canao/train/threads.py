@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from canao.machine import local_machine
+
 _EVERY_S = 3.0  # between two looks
 _SPARE = 0.35  # of a core: what others may take of one on which a thread still runs
 _STAT = Path("/proc/stat")
@@ -100,15 +102,10 @@ def threads(count: int | None) -> Iterator[None]:
     global _watching
     before, watched = torch.get_num_threads(), _watching
     torch.set_num_threads(count or before)
-    _watching = FreeCores(_allowed(), before) if count is None and before > 1 else None
+    cores = local_machine().cores if count is None and before > 1 else ()
+    _watching = FreeCores(cores, before) if cores else None
     try:
         yield
     finally:
         torch.set_num_threads(before)
         _watching = watched
-
-
-def _allowed() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
