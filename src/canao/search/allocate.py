@@ -123,6 +123,7 @@ def _choices(
         for f, more in units
         if h or f
         for block in [Block(h, f)]
+        if math.isfinite(time(block))
     ]
     least = math.inf
     for choice in sorted(all_of_them, key=lambda c: (c.ms, c.error)):

@@ -172,7 +172,7 @@ def _repaired(
     it, with its proxy score; nothing if there is none so near, or if it keeps it by the table only.
     Whatever else was suggested and not judged yet comes with it."""
     budget_ms = evaluator.options.budget_ms
-    evaluator.survey(space, missed.arch)
+    evaluator.survey(space, missed.arch, lambda line: progress(Event("finish", line)))
     # What the table expects of it is too little by as much as it was of the one that missed.
     expected = evaluator.expected(missed.arch, missed)
     near = repaired(

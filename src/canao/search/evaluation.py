@@ -6,6 +6,7 @@ from a skeleton: a model with this architecture that nobody has trained.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from canao.artifact.directory import Artifact
 from canao.artifact.measured import Others
 from canao.artifact.temporary import WorkingDirectory
+from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
@@ -60,30 +62,34 @@ class Evaluator:
         key = table_key(self.device, options.measure, options.precision)
         return LatencyTable(options.run_dir / "latency.json", key, self.kernels)
 
-    def survey(self, space: Space, arch: Arch) -> None:
+    def survey(self, space: Space, arch: Arch, say: Callable[[str], None] = silent) -> None:
         """Time the kernels of every block as wide as `arch`, so that its neighbours are predicted
         and not guessed."""
         choices, most = space.blocks_at(arch), self.trainer.teacher_arch().layers
         for one in survey(arch, choices["heads"], choices["ffn"], most):
             if self.table.predict(one) is None:
+                say(f"timing the kernels of blocks of width {one.hidden}: {one}")
                 with self.skeleton(one) as artifact:
                     profile = self.device.profile(artifact, self.options.search_measure)
                     self.table.record(one, profile)
 
-    def allocate(self, space: Space, hidden: int, trials: Sequence[Trial]) -> Arch | None:
+    def allocate(
+        self, space: Space, hidden: int, trials: Sequence[Trial],
+        say: Callable[[str], None] = silent,
+    ) -> Arch | None:  # fmt: skip
         """The student of that width that loses least of the teacher, of those that the table
         expects to keep the budget; None if it expects it of none."""
         teacher = self.trainer.teacher_arch()
         if hidden % teacher.head_size or teacher.head_size not in space.head_sizes:
             return None
         base = Arch.uniform(1, hidden, hidden // teacher.head_size, space.ffn_step)
-        self.survey(space, base)
+        self.survey(space, base, say)
         outside, choices = self.table.outside(base), space.blocks_at(base)
 
         def time(block: Block) -> float:
             found = self.table.recalled(replace(base, blocks=(block,)))
-            assert found is not None  # after the survey
-            return found - outside
+            # None where the surveyed library ran other kernels than it was thought to.
+            return math.inf if found is None else found - outside
 
         return allocated(
             base, (choices["heads"], choices["ffn"]), self.trainer.errors(), teacher.layers,

@@ -126,7 +126,9 @@ def _search(evaluator: Evaluator, journal: Journal, space: Space, progress: Prog
         if not journal.waiting and options.controller == BLOCKWISE:
             _suggest_blocks(evaluator, journal, space, progress)
         if not journal.waiting and polishing(journal.trials, options.trials, options.max_minutes):
-            evaluator.survey(space, best_first(journal.trials)[0].arch)
+            evaluator.survey(
+                space, best_first(journal.trials)[0].arch, lambda s: progress(Event("search", s))
+            )
             near = polished(
                 space, journal.trials, evaluator.expected, options.budget_ms,
                 evaluator.trainer.worth,
@@ -164,7 +166,9 @@ def _suggest_blocks(
         if kept or "" in chosen or len(chosen) >= _TRIES_OF_BLOCKS:
             continue
         progress(Event("search", f"choosing the blocks of a student of width {hidden}"))
-        arch = evaluator.allocate(space, hidden, journal.trials)
+        arch = evaluator.allocate(
+            space, hidden, journal.trials, lambda line: progress(Event("search", line))
+        )
         arch = None if arch in judged else arch
         rows.append((hidden, "" if arch is None else arch.to_json()))
         journal.set_note(_BLOCKS, rows)
