@@ -251,7 +251,8 @@ class Journal:
             return self._study.user_attrs.get(name, default)
 
     def _propose(self) -> Proposal:
-        handle = self._study.ask(self._space.distributions())
+        with _quiet():  # a model that cannot be fitted yet is told of in several lines
+            handle = self._study.ask(self._space.distributions())
         held = handle.user_attrs.get(_ARCH)
         if held is None:
             return Proposal(self._space.decode(handle.params), handle)
@@ -439,9 +440,7 @@ def _open_storage(path: Path) -> RDBStorage:
 def _open_study(
     options: SearchOptions, sampler: optuna.samplers.BaseSampler, storage: RDBStorage, name: str
 ) -> optuna.Study:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every new study
-    try:
+    with _quiet():  # Optuna announces every new study
         return optuna.create_study(
             storage=storage,
             study_name=name,
@@ -449,6 +448,15 @@ def _open_study(
             directions=list(objectives(options.controller)),
             load_if_exists=True,
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside the block Optuna logs errors only."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
     finally:
         optuna.logging.set_verbosity(before)
 
