@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from canao.artifact.files import file_digest, staged_directory, write_whole
+from canao.artifact.files import file_digest, write_whole
 from canao.artifact.reading import parse_json
 from canao.errors import InputError
 from canao.model import hf
@@ -115,10 +115,8 @@ def distil_text(
         model = hf.load_classifier(teacher, (), inventory).to(device)
         student, pairing = start(model, arch, data)
         _train(student, model, pairing, data, options, curve, run_dir, key, progress)
-        encoder = student.bert
-    with storing(model_dir), staged_directory(model_dir) as folder:
-        encoder.save_pretrained(folder, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
+    with storing(model_dir):
+        hf.save_model(student.bert, tokenizer, model_dir)
     write_record(record, key, None, model_dir)
     (run_dir / "checkpoint.safetensors").unlink(missing_ok=True)
     return Distilled(arch, model_dir, tuple(curve.rows))
