@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,12 @@ def _repaired(
     """The nearest architecture to one whose library missed the budget with `latency` ms that keeps
     it, with its proxy score; nothing if there is none so near, or if it keeps it by the table only.
     Whatever else was suggested and not judged yet comes with it."""
-    budget_ms = evaluator.options.budget_ms
     evaluator.survey(space, missed.arch, lambda line: progress(Event("finish", line)))
-    # What the table expects of it is too little by as much as it was of the one that missed.
-    expected = evaluator.expected(missed.arch, missed)
+    # What is expected of its neighbours follows from what it took now.
+    late = replace(missed, latency_ms=latency)
     near = repaired(
-        space, missed, journal.trials, evaluator.expected, budget_ms * expected / latency
-    )
+        space, late, journal.trials, evaluator.expected, evaluator.options.budget_ms
+    )  # fmt: skip
     if near is None:
         return ()
     progress(Event("finish", f"trying {near}, the nearest to {missed.arch} that should fit"))

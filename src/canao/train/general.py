@@ -13,7 +13,6 @@ embeddings.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,20 +35,19 @@ from canao.train.batches import Batch, Encoded, training_order
 from canao.train.compute import computing, training_device
 from canao.train.contributions import contributions
 from canao.train.data import NO_CLASS
-from canao.train.distill import Objective, teacher_signals
+from canao.train.distill import Objective
 from canao.train.general_options import GeneralOptions
 from canao.train.inherit import inherit, keep
 from canao.train.loop import Loop, TrainingSchedule
-from canao.train.options import TrainProgress
-from canao.train.records import read_record, write_record
+from canao.train.options import RELATION_HEADS, TrainProgress
+from canao.train.records import digest, read_record, write_record
 from canao.train.signals import Pairing
 from canao.train.storing import storing
-from canao.train.tables import read_lines
+from canao.train.tables import is_plain, read_lines
 from canao.train.targets import TeacherTargets
 
 _ROW_STEPS = 50
 _CHUNK = 1024  # lines given to the tokenizer at a time
-_RELATION_HEADS = 48
 
 
 class Row(msgspec.Struct):
@@ -85,7 +83,7 @@ def distil_text(
     tokenizer = hf.load_tokenizer(teacher, inventory)
     if not text.is_file():
         raise InputError(f"{text}: no such file; give a .txt file, plain or .gz, one text a line")
-    if not _is_text(text):
+    if not is_plain(text):
         raise InputError(f"{text}: not a .txt file, plain or .gz; give one text a line")
     if arch.hidden > config.hidden_size or arch.heads * arch.head_size > config.hidden_size:
         raise InputError(
@@ -97,7 +95,7 @@ def distil_text(
             f"{teacher}: at most {config.max_position_embeddings} tokens, --length is "
             f"{options.length}; give a smaller one"
         )
-    key = _digest([file_digest(f) for f in weight_files(teacher)], file_digest(text), str(arch),
+    key = digest([file_digest(f) for f in weight_files(teacher)], file_digest(text), str(arch),
                   options.facts())  # fmt: skip
     model_dir, record = run_dir / "model", run_dir / "model.json"
     curve = _Curve(run_dir / "curve.jsonl")
@@ -181,7 +179,7 @@ def start(
             new.embedding_norm.bias.copy_(old.embedding_norm.bias[hidden])
         count, most = arch.layers, own.layers
         layers = tuple(-(-(i + 1) * most // count) - 1 for i in range(count))
-    return student, Pairing.of(student, teacher, layers, hidden, _RELATION_HEADS)
+    return student, Pairing.of(student, teacher, layers, hidden, RELATION_HEADS)
 
 
 def _train(
@@ -196,7 +194,6 @@ def _train(
     targets = TeacherTargets(teacher, data, limit=0)
     targets.logits = torch.zeros(len(data), 1)  # of a head that nobody trained
     objective = Objective(student, targets, pairing, options.weights, steps)
-    assert teacher_signals(options.weights, pairing)
 
     def loss(batch: Batch) -> Tensor:
         value = objective(batch, loop.state.step)
@@ -264,11 +261,3 @@ def _rows(path: Path) -> Iterator[Row]:
             yield msgspec.convert(parse_json(line, str(path), remedy="remove it"), Row)
         except (InputError, msgspec.ValidationError):
             return
-
-
-def _is_text(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(".txt")
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()

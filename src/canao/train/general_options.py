@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from canao.errors import InputError
-from canao.train.loss_names import OF_TASK, WEIGHTS, canonical
+from canao.train.loss_names import OF_TASK, WEIGHTS, canonical, parse_losses
 from canao.train.options import DEVICES, DTYPES
 
 DEFAULT_LOSSES = "hidden=1,relations=1"
@@ -43,10 +43,6 @@ class GeneralOptions:
                 raise InputError(
                     f"distil: {name} is '{getattr(self, name)}'; give {', '.join(known)}"
                 )
-        if self.losses != DEFAULT_LOSSES:
-            self._check_losses()
-
-    def _check_losses(self) -> None:
         object.__setattr__(self, "losses", canonical(self.losses))
         for name in self.weights:
             if name in OF_TASK:
@@ -59,8 +55,7 @@ class GeneralOptions:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the losses by name, all above 0."""
-        pairs = (item.split("=") for item in self.losses.split(","))
-        return {name: float(weight) for name, weight in pairs}
+        return parse_losses(self.losses)
 
     def facts(self) -> dict[str, Any]:
         """What the student depends on: all but where and in which numbers it is computed."""

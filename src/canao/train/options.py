@@ -8,7 +8,7 @@ from typing import Any
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.train.loss_names import canonical
+from canao.train.loss_names import canonical, parse_losses
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -125,8 +125,7 @@ class TrainOptions:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the losses by name, all above 0."""
-        pairs = (item.split("=") for item in self.losses.split(","))
-        return {name: float(weight) for name, weight in pairs}
+        return parse_losses(self.losses)
 
     @property
     def given_for_teacher(self) -> tuple[int, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from canao.artifact.reading import read_json
 from canao.errors import InputError
 from canao.train.metrics import Score
 from canao.train.storing import storing
+
+
+def digest(*parts: Any) -> str:
+    """The key of a result that depends on these JSON values, and on nothing else."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 class Record(msgspec.Struct):

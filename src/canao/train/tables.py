@@ -19,6 +19,7 @@ from canao.artifact.reading import parse_json, read_bytes
 from canao.errors import InputError
 
 EXTENSIONS = (".tsv", ".csv", ".jsonl")
+PLAIN = ".txt"  # one text a line
 _GZIP = ".gz"
 _LISTED = ", ".join(EXTENSIONS)
 # Examples are held in memory, and take some times as much there.
@@ -99,6 +100,11 @@ def read_table(path: Path) -> RawTable:
         note = "fields in quotes are read as CSV has them"
         return _from_fields(path, _csv(path, text, "\t"), "\t", (note,))
     return _from_fields(path, _tsv(text), "\t")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file has one text a line, by its name."""
+    return path.name.lower().removesuffix(_GZIP).endswith(PLAIN)
 
 
 def read_lines(path: Path) -> list[str]:

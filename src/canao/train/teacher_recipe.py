@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 VERSION = 1  # raise it when a change makes teachers incomparable with stored ones
-_TOKENS = 1_400_000  # that all training may cost: 12 minutes of MiniLM on two cores
+_TOKENS = 1_400_000  # that all training may cost: meant to be 12 minutes of MiniLM on two cores
 _STEP = 200  # tokens that take as long as what a step does once: gradients' norm and AdamW
 _EPOCHS = (3, 20)  # fewest and most
 _RACED = 5  # epochs below which nothing is left for a race

@@ -1,9 +1,8 @@
 """How many threads PyTorch computes with on a CPU, as many as others leave cores for.
 
 All threads of PyTorch wait for the slowest at the end of each operation. So one thread that shares
-its core with another program makes all of them as slow: with two threads on two cores, one of which
-is taken, training runs at a tenth of what a single thread would do. Therefore the number of threads
-follows the cores that are free, looked at every few seconds.
+its core with another program makes all of them as slow, and a single thread would be faster.
+Therefore the number of threads follows the cores that are free, looked at every few seconds.
 """
 
 from __future__ import annotations

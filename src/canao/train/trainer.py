@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import random
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -34,7 +32,7 @@ from canao.train.loop import Progress, TrainingSchedule
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.pruning import PruningErrors, measure_errors
-from canao.train.records import read_record, score_of, write_record
+from canao.train.records import digest, read_record, score_of, write_record
 from canao.train.signals import Pairing
 from canao.train.storing import storing
 from canao.train.targets import TeacherTargets
@@ -113,7 +111,7 @@ class Trainer:
         self._extra = ExtraExamples(
             options, data, unlabelled, self.tokenizer, self.source, self.device
         )  # fmt: skip
-        self._key = _digest(
+        self._key = digest(
             [file_digest(f) for f in weight_files(self.source)],
             data.content(),
             [options.max_length, options.batch, options.seed, _RECIPE],
@@ -191,7 +189,7 @@ class Trainer:
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record = self._place("proxy", arch)[1]
-        key = _digest(
+        key = digest(
             self._key, self.options.quick_steps, self.options.student_lr, *self._losses
         )  # fmt: skip
         stored = score_of(read_record(record, key))
@@ -217,7 +215,7 @@ class Trainer:
         """
         directory, record = self._place("students", arch)
         rounded, rounding = self._rounded_epochs(arch), None
-        key = _digest(
+        key = digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
             *self._losses, *self._extra.key(),
@@ -365,15 +363,11 @@ class Trainer:
     def _place(self, kind: str, arch: Arch) -> tuple[Path, Path]:
         name = str(arch).replace(" ", "-").replace(":", ".")
         if len(name) > _LONGEST:
-            name = f"{name[:_LONGEST]}-{_digest(arch.to_json())[:8]}"
+            name = f"{name[:_LONGEST]}-{digest(arch.to_json())[:8]}"
         return self.work / kind / name, self.work / kind / f"{name}.json"
 
     def _checkpoint(self, name: str) -> Path:
         return self.work / "checkpoints" / f"{name}.safetensors"
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _save_model(

@@ -9,9 +9,7 @@ from canao.errors import InputError
 from canao.train.columns import texts_alone
 from canao.train.data import Example, TextData, strings
 from canao.train.labels import many
-from canao.train.tables import EXTENSIONS, kind_of, read_lines, read_table
-
-PLAIN = ".txt"
+from canao.train.tables import EXTENSIONS, PLAIN, is_plain, kind_of, read_lines, read_table
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def read_unlabelled(path: str | Path, data: TextData) -> Unlabelled:
         left = texts_alone(table, columns, data.label_column)
         texts = strings(table, columns)
         notes = (*table.notes, left)
-    elif path.name.lower().removesuffix(".gz").endswith(PLAIN):
+    elif is_plain(path):
         if len(columns) > 1:
             raise InputError(
                 f"{path}: has one text a line, and the task's examples are pairs of texts; give a "
