@@ -38,7 +38,8 @@ REMEDY = "; compile the model with --isa scalar, or with --target host on this m
 # Instructions that only some processors have: of AVX and on, and of BMI, by their mnemonics; and
 # atomics, dot products and half floats of ARM.
 BEYOND = {
-    "x86_64": r"v[a-z0-9]+|mulx|[sr][ahol]?rx|sh[lr]x|andn|bls\w+|bextr|[lt]zcnt|movbe|pdep|pext",
+    "x86_64": r"v[a-z0-9]+|mulx|[sr][ahol]?rx|sh[lr]x|andn|bls\w+|bextr|[lt]zcnt|movbe|pdep|pext"
+              r"|tile\w+|(ld|st)tilecfg|tdp\w+",
     "aarch64": r"(ld|st)(add|clr|eor|set|[su]max|[su]min)\w*|swp\w*|casp?[abhl]*|[su]dot|sqrdml\w*"
                r"|ldapr\w*|bf\w*dot|[su]mmla",
 }  # fmt: skip

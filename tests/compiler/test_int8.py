@@ -164,7 +164,7 @@ def test_accumulators_are_exact_under_qemu(isa: str, qemu: str, tmp_path: Path) 
 
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
-@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni", "avx512amx"])
 def test_accumulators_are_exact_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
     """What this processor may not have, lane by lane: the code but for the compiler's last step."""
     target = emulated(isa)

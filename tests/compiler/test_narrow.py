@@ -94,7 +94,7 @@ def test_exact_sums_under_qemu(isa: str, qemu: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
-@pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
+@pytest.mark.parametrize("isa", ["avx512", "avx512bf16", "avx512amx"])
 def test_exact_sums_where_instructions_are_emulated(isa: str, tmp_path: Path) -> None:
     expect_exact(emulated(isa), tmp_path, (), *EMULATION, rows=3)
 

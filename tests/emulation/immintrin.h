@@ -1,4 +1,4 @@
-/* AVX-512, VNNI and BF16 for processors that have AVX2 only: the intrinsics that CANAO's instruction
+/* AVX-512, VNNI, BF16 and AMX for processors that have AVX2 only: the intrinsics that CANAO's instruction
    sets use, written lane by lane after Intel's Intrinsics Guide. Put the folder first among the
    include directories; what code is made for it tells nothing of speed. */
 #pragma once
@@ -238,6 +238,91 @@ EMULATED __m256i emu_cvtps_ph(__m512 a)
     const __m256 high = __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm256_set_m128i(_mm256_cvtps_ph(high, 0), _mm256_cvtps_ph(low, 0));
 }
+
+/* AMX: eight blocks of up to 16 rows of up to 64 bytes; outside a block's shape all is 0. */
+static _Thread_local struct {
+    uint16_t bytes[8];
+    uint8_t rows[8], set, block[8][16][64];
+} emu_amx;
+EMULATED void emu_check(int right)
+{
+    if (!right)
+        __builtin_trap(); /* as the processor does */
+}
+EMULATED void emu_tile_loadconfig(const void *p)
+{
+    const uint8_t *const shapes = p;
+    memset(&emu_amx, 0, sizeof emu_amx);
+    emu_check(shapes[0] == 1);
+    memcpy(emu_amx.bytes, shapes + 16, sizeof emu_amx.bytes);
+    memcpy(emu_amx.rows, shapes + 48, sizeof emu_amx.rows);
+    for (int i = 0; i < 8; i++)
+        emu_check(emu_amx.rows[i] <= 16 && emu_amx.bytes[i] <= 64);
+    emu_amx.set = 1;
+}
+EMULATED void emu_tile_release(void) { emu_amx.set = 0; }
+EMULATED void emu_tile_loadd(int to, const void *p, int64_t stride)
+{
+    emu_check(emu_amx.set && emu_amx.rows[to] && emu_amx.bytes[to]);
+    memset(emu_amx.block[to], 0, sizeof emu_amx.block[to]);
+    for (int i = 0; i < emu_amx.rows[to]; i++)
+        memcpy(emu_amx.block[to][i], (const char *)p + i * stride, emu_amx.bytes[to]);
+}
+EMULATED void emu_tile_stored(int from, void *p, int64_t stride)
+{
+    emu_check(emu_amx.set && emu_amx.rows[from] && emu_amx.bytes[from]);
+    for (int i = 0; i < emu_amx.rows[from]; i++)
+        memcpy((char *)p + i * stride, emu_amx.block[from][i], emu_amx.bytes[from]);
+}
+EMULATED void emu_tile_fits(int c, int a, int b)
+{
+    emu_check(emu_amx.set && emu_amx.rows[a] == emu_amx.rows[c] &&
+              emu_amx.bytes[b] == emu_amx.bytes[c] && emu_amx.bytes[a] == 4 * emu_amx.rows[b]);
+}
+/* Signed bytes of a by unsigned bytes of b, in fours. */
+EMULATED void emu_tile_dpbsud(int c, int a, int b)
+{
+    emu_tile_fits(c, a, b);
+    for (int m = 0; m < emu_amx.rows[c]; m++)
+        for (int n = 0; n < emu_amx.bytes[c] / 4; n++) {
+            uint32_t sum;
+            memcpy(&sum, emu_amx.block[c][m] + 4 * n, 4);
+            for (int k = 0; k < emu_amx.bytes[a]; k++)
+                sum += (uint32_t)((int8_t)emu_amx.block[a][m][k] *
+                                  emu_amx.block[b][k / 4][4 * n + k % 4]);
+            memcpy(emu_amx.block[c][m] + 4 * n, &sum, 4);
+        }
+}
+/* Even products and odd ones are added up apart. */
+EMULATED void emu_tile_dpbf16ps(int c, int a, int b)
+{
+    emu_tile_fits(c, a, b);
+    for (int m = 0; m < emu_amx.rows[c]; m++)
+        for (int n = 0; n < emu_amx.bytes[c] / 4; n++) {
+            float sums[2] = {0.0f, 0.0f}, sum;
+            for (int k = 0; k < emu_amx.bytes[a] / 2; k++) {
+                uint16_t x, y;
+                memcpy(&x, emu_amx.block[a][m] + 2 * k, 2);
+                memcpy(&y, emu_amx.block[b][k / 2] + 4 * n + 2 * (k % 2), 2);
+                sums[k % 2] += emu_of_bf16(x) * emu_of_bf16(y);
+            }
+            memcpy(&sum, emu_amx.block[c][m] + 4 * n, 4);
+            sum += sums[0] + sums[1];
+            memcpy(emu_amx.block[c][m] + 4 * n, &sum, 4);
+        }
+}
+#undef _tile_loadconfig
+#define _tile_loadconfig emu_tile_loadconfig
+#undef _tile_release
+#define _tile_release emu_tile_release
+#undef _tile_loadd
+#define _tile_loadd emu_tile_loadd
+#undef _tile_stored
+#define _tile_stored emu_tile_stored
+#undef _tile_dpbsud
+#define _tile_dpbsud emu_tile_dpbsud
+#undef _tile_dpbf16ps
+#define _tile_dpbf16ps emu_tile_dpbf16ps
 
 #define _mm512_loadu_ps emu_loadu
 #undef _mm512_srli_epi32

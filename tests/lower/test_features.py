@@ -31,7 +31,8 @@ HINTS = re.compile(
 CALLED = {
     "x86_64": {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "crc32": "sse4_2",
                "sahf": "lahf_lm", "bmi": "bmi1", "lzcnt": "abm", "avxvnni": "avx_vnni",
-               "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"},
+               "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16",
+               "amx-tile": "amx_tile", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16"},
     "aarch64": {"crc": "crc32", "lse": "atomics", "rdm": "asimdrdm", "rcpc": "lrcpc",
                 "dotprod": "asimddp", "fullfp16": "asimdhp", "v8.1a": "atomics",
                 "v8.2a": "atomics"},
@@ -107,7 +108,8 @@ def test_bits_of_x86_are_those_of_clangs_header() -> None:
         assert (f.source, f.part, f.word, f.bit) == told[called], name
         # Registers of 256 bits are XCR0's bits 1 and 2, those of AVX-512 also 5, 6 and 7.
         wide = name.startswith("avx") or name in ("fma", "f16c")
-        assert f.state == (0xE6 if "512" in name else 6 if wide else 0), name
+        blocks = name.startswith("amx")  # and their shapes: bits 17 and 18
+        assert f.state == (0x60000 if blocks else 0xE6 if "512" in name else 6 if wide else 0), name
 
 
 def test_bits_of_arm_are_those_of_libcs_header() -> None:

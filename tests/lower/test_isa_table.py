@@ -32,6 +32,10 @@ def test_the_default_tiles_fit_the_registers(name):
     for tile in isa.tiles.values():
         mr, vectors = tile.shape or (isa.mr, isa.vectors)
         # Sums, weights of a step, and broadcasts; or what stands for these two.
+        if tile.blocks:  # in registers of their own: four for sums, of 16 rows of 64 bytes each
+            assert vectors <= 4 and mr == tile.rows == 16
+            assert tile.blocks.depth * SIZES[tile.activations] == isa.width * 4 == 64
+            continue
         assert mr * vectors + vectors + 1 <= isa.registers or tile.pairs
         assert tile.held(mr, vectors) <= isa.registers
 

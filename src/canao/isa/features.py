@@ -30,8 +30,9 @@ class Feature:
     state: int = 0
 
 
-_EAX, _EBX, _ECX = 0, 1, 2
+_EAX, _EBX, _ECX, _EDX = 0, 1, 2, 3
 _YMM, _ZMM = 0x6, 0xE6  # SSE and AVX registers; masks and the rest of AVX-512's as well
+_AMX = 0x60000  # the blocks of AMX, and their shapes
 
 
 def _x86(leaf: int, part: int, word: int, bits: Mapping[str, int], state: int = 0,
@@ -56,6 +57,7 @@ _X86 = {
                         "avx512bw": 30, "avx512vl": 31}, _ZMM),
     **_x86(7, 0, _ECX, {"avx512vbmi": 1, "avx512_vbmi2": 6, "avx512_vnni": 11,
                         "avx512_bitalg": 12, "avx512_vpopcntdq": 14}, _ZMM),
+    **_x86(7, 0, _EDX, {"amx_bf16": 22, "amx_tile": 24, "amx_int8": 25}, _AMX),
     **_x86(7, 1, _EAX, {"avx_vnni": 4}, _YMM),
     **_x86(7, 1, _EAX, {"avx512_bf16": 5}, _ZMM),
 }  # fmt: skip
@@ -84,7 +86,9 @@ _PROCESSORS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {"sse3": ("pni",), "crc32": ("sse4_2",), "sahf": ("lahf_lm",), "bmi": ("bmi1",),
                "lzcnt": ("abm",), "avxvnni": ("avx_vnni",), "avx512vnni": ("avx512_vnni",),
-               "avx512bf16": ("avx512_bf16",), "avx512vbmi2": ("avx512_vbmi2",)},
+               "avx512bf16": ("avx512_bf16",), "avx512vbmi2": ("avx512_vbmi2",),
+               "amx-tile": ("amx_tile",), "amx-int8": ("amx_int8",),
+               "amx-bf16": ("amx_bf16",)},
     "aarch64": {"v8_1a": _ARM_1, "v8_2a": _ARM_1, "crc": ("crc32",), "lse": ("atomics",),
                 "rdm": ("asimdrdm",), "rcpc": ("lrcpc",), "dotprod": ("asimddp",),
                 "fullfp16": ("fphp", "asimdhp"), "fp16": ("fphp", "asimdhp"),

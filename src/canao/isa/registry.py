@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from canao.isa import (
     avx2,
     avx512,
+    avx512amx,
     avx512bf16,
     avx512vnni,
     avxvnni,
@@ -18,7 +19,8 @@ from canao.isa import (
 from canao.isa.table import Isa
 
 _MODULES = (
-    scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, neon_dotprod, neon_i8mm,
+    scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, avx512amx,
+    neon, neon_dotprod, neon_i8mm,
 )  # fmt: skip
 ISAS: Mapping[str, Isa] = {m.ISA.name: m.ISA for m in _MODULES}
 

@@ -85,6 +85,23 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """Instructions that multiply whole blocks, in registers that hold nothing else.
+
+    A block of rows has as many as a register tile, one of sums VF columns. The sums of a register
+    tile are blocks 0 to 3, its rows block 4, weights blocks 5 to 7.
+
+    depth    elements of the depth in a block
+    product  C of what adds to sums the products of rows by weights, each by its number
+    grant    C of asking the system for these registers: whether a program may use them
+    """
+
+    depth: int
+    product: str
+    grant: str
+
+
+@dataclass(frozen=True, slots=True)
 class TileOps:
     """The inner loop of a product of rows of one type by weights of one type, as C.
 
@@ -100,6 +117,8 @@ class TileOps:
                  for steps that are left over
     block        where products are added up in a type of their own first: see there; `load_w` then
                  reads `wide` times as many columns, and vb takes the place of vc in products
+    blocks       where instructions multiply whole blocks: see there; only the operations for sums
+                 are then in use
     shape        default register tile, rows and vectors of sums in a row, where it is not the
                  instruction set's: then with other widths as many rows as fit
     rows         of a register tile at most: with more, compilers find no registers for all of it
@@ -140,6 +159,7 @@ class TileOps:
     high: str = ""
     lanes: Lanes | None = None
     block: Block | None = None
+    blocks: Blocks | None = None
     shape: tuple[int, int] | None = None
     rows: int = 14
 
@@ -161,11 +181,18 @@ class TileOps:
     @property
     def deep(self) -> int:
         """Elements of the depth of which an inner loop has no rest."""
-        return max(self.kr * self.steps, self.block.depth if self.block else 0)
+        return max(
+            self.kr * self.steps,
+            self.block.depth if self.block else 0,
+            self.blocks.depth if self.blocks else 0,
+        )
 
     def held(self, mr: int, vectors: int) -> int:
         """Registers of an inner loop's tile: sums, weights of a step, what these are multiplied
-        by, and where that is read for several steps at once, one that is being read."""
+        by, and where that is read for several steps at once, one that is being read. Blocks have
+        registers of their own."""
+        if self.blocks:
+            return 0
         rows = mr + -mr % self.together
         weights, read = (2, 2) if self.pairs else (vectors, 1)
         return rows * vectors + weights + (rows + read if self.lanes else 1)

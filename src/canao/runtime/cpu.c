@@ -8,6 +8,8 @@
 #include <stdio.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -28,11 +30,21 @@ static uint64_t saved_state(void)
     return (uint64_t)d << 32 | a;
 }
 
+/* Linux saves the blocks of AMX only for processes that have asked for it, which is for all of
+ * their threads (Documentation/arch/x86/xstate.rst). */
+static int granted(uint64_t state)
+{
+    enum { REQUEST = 0x1023, BLOCKS = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA */
+    return !(state >> BLOCKS & 1) || !syscall(SYS_arch_prctl, REQUEST, BLOCKS);
+}
+
 static struct answer ask(const struct canao_feature *f)
 {
     uint32_t words[4] = {0};
     __get_cpuid_count(f->source, f->part, &words[0], &words[1], &words[2], &words[3]);
-    return (struct answer){words[f->word] >> f->bit & 1, (saved_state() & f->state) == f->state};
+    const int has = words[f->word] >> f->bit & 1;
+    const int saved = has && (saved_state() & f->state) == f->state;
+    return (struct answer){has, saved && granted(f->state)};
 }
 #elif defined(__aarch64__)
 static struct answer ask(const struct canao_feature *f)

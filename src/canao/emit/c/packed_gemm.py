@@ -44,6 +44,8 @@ class PackedGemmCode:
         self.depth = rounded(form.k, storage.kr)  # as it lies in the panels
         self.product = product_name(form)
         self.tile = isa.tiles[self.product]
+        # Whoever multiplies whole blocks has the sums in memory: rows are counted when it runs.
+        self.each_row = f"{'' if self.tile.blocks else 'UNROLL '}for (int i = 0; i < m; i++)"
         self.layout = row_layout(form.k, form.rows, isa.name) if form.rows in NARROW else None
         self.program = row_program(graph, form.epilogue)
         written = step.writes.dtype
@@ -147,14 +149,14 @@ class PackedGemmCode:
             return
         with w.block(f"UNROLL for (int v = 0; v < {nv}; v++)"):
             w.line(f"const {self.tile.vc} start = {self._first_sums()};")
-            with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            with w.block(self.each_row):
                 self._start_one(w)
 
     def _start_by_rows(self, w: Writer) -> None:
         """Accumulators of a row start with what the offset of the weights wants."""
         assert self.layout is not None
         row = f"{self._rows_name()} + (row + i) * {self.layout.pitch}"
-        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+        with w.block(self.each_row):
             sums = f"{row_type(self.form.rows)}_start({row}, {self.layout.start})"
             w.line(f"const {self.tile.vc} start = start_{self.product}({sums});")
             with w.block(f"UNROLL for (int v = 0; v < {self.nv}; v++)"):
@@ -190,7 +192,7 @@ class PackedGemmCode:
         """All passes but the last store their sums and leave."""
         form, nv = self.form, self.nv
         with w.block(f"if (k0 + {self.plan.kc} < {form.k})"):
-            with w.block("UNROLL for (int i = 0; i < m; i++)"):
+            with w.block(self.each_row):
                 sums = f"to_bits_{self.product}(acc[i][v])" if self._whole else "acc[i][v]"
                 w.line(f"UNROLL for (int v = 0; v < {nv}; v++)")
                 w.line(
@@ -201,7 +203,7 @@ class PackedGemmCode:
     def _epilogue(self, w: Writer) -> None:
         """The part of the epilogue that tiles run, on each vector of the accumulators."""
         tile = self.stages.tile
-        with w.block("UNROLL for (int i = 0; i < m; i++)"):
+        with w.block(self.each_row):
             w.line("const int64_t r = row + i;")
             place = "(r - from)" if self.written else "r"
             w.line(f"float *const o = out + {place} * {self.form.n};")
@@ -274,12 +276,16 @@ class PackedGemmCode:
                f"(tiles > 1 ? {plan.nr * size * self.depth} : {plan.ahead});")  # fmt: skip
         with w.block("for (int64_t t = 0; t < tiles; t++, next += step * depth)"):
             w.line("const int64_t row = top + part(rows, tiles, t);")
-            with w.block("switch (top + part(rows, tiles, t + 1) - row)"):
+            names = self._passed(self.tile_uses)
+            out, top = (self.step.scratch[0].name, ", top") if self.written else ("out", "")
+            rest = f"{width}, s, {names}{out}, row, col, k0, next, step{top});"
+            rows = "top + part(rows, tiles, t + 1) - row"
+            if self.tile.blocks:
+                w.line(f"{self.name}_tile((int)({rows}), {rest}")
+                return
+            with w.block(f"switch ({rows})"):
                 for m in range(1, plan.mr + 1):
-                    names = self._passed(self.tile_uses)
-                    out, top = (self.step.scratch[0].name, ", top") if self.written else ("out", "")
-                    call = f"{self.name}_tile({m}, {width}, s, {names}{out}, row, col, k0"
-                    w.line(f"case {m}: {call}, next, step{top}); break;")
+                    w.line(f"case {m}: {self.name}_tile({m}, {rest} break;")
 
 
 def packed_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:

@@ -12,6 +12,8 @@ from canao.isa.registry import ISAS
 from canao.isa.table import SIZES, TileOps
 from canao.lower.cpu.tiles import rounded
 
+CACHE_LINE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
@@ -19,6 +21,9 @@ class RowLayout:
 
     scale   where the elements end, and of levels the scale is     pitch   from row to row
     start   where the first sums of a product are; 0 where these are zeros
+
+    Where instructions multiply blocks, which they read faster from whole cache lines, rows begin
+    on these.
     """
 
     scale: int
@@ -42,12 +47,13 @@ def row_layout(width: Dim, rows: DType, isa: str) -> RowLayout:
     tile = tile_of(rows, isa)
     size = SIZES[tile.activations]
     scale = rounded(rounded(width, tile.kr) * size, F32.bytes) // size
+    line = CACHE_LINE // size if tile.blocks else 1
     if rows not in QUANTIZED:
-        return RowLayout(scale, scale)
+        return RowLayout(scale, rounded(scale, line))
     start = scale + F32.bytes // size
     if not tile.offset:
-        return RowLayout(scale, start)
-    return RowLayout(scale, start + I32.bytes // size, start)
+        return RowLayout(scale, rounded(start, line))
+    return RowLayout(scale, rounded(start + I32.bytes // size, line), start)
 
 
 def narrow_bytes(kind: Type, length: int, isa: str) -> int:

@@ -15,7 +15,7 @@ def tiles(target: Target, product: str = FLOAT) -> Iterator[tuple[int, int]]:
     the operands, widest last."""
     isa = ISAS[target.isa]
     ops = isa.tiles[product]
-    for mr in range(2, ops.rows + 1):
+    for mr in range(ops.rows if ops.blocks else 2, ops.rows + 1):
         for vectors in _vectors(ops):
             if ops.held(mr, vectors) <= isa.registers and mr * vectors >= 8:
                 yield mr, vectors * ops.wide * isa.width

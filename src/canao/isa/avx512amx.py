@@ -1,0 +1,50 @@
+"""avx512bf16 with products of whole blocks of int8 and bf16: Intel's AMX."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from canao.isa import avx512bf16
+from canao.isa.table import Blocks, int8_tiles
+
+BASE = avx512bf16.ISA
+# Intel 64 and IA-32 Architectures Software Developer's Manual, vol. 1, chapter 18. A block has up
+# to 16 rows of up to 64 bytes. GCC does not know which memory these instructions touch.
+_SHAPES = """\
+#define AMX_MEMORY() __asm__ volatile("" ::: "memory")
+/* Blocks of sums and of rows have so many rows, those of weights so many steps of 4 bytes. */
+CANAO_INLINE void block_shapes(int64_t rows, int64_t steps)
+{
+    const uint64_t m = (uint64_t)rows, k = (uint64_t)steps;
+    _Alignas(64) const uint64_t shapes[8] = {
+        1, 0, 0x0040004000400040, 0x0040004000400000 | k * 4, 0, 0,
+        m * 0x0101010101 | k * 0x0101010000000000, 0,
+    };
+    AMX_MEMORY();
+    _tile_loadconfig(shapes);
+}
+/* What is in blocks is given up, so that the system need not save it. */
+CANAO_INLINE void blocks_done(void)
+{
+    _tile_release();
+    AMX_MEMORY();
+}
+"""
+# Linux, Documentation/arch/x86/xstate.rst: ARCH_REQ_XCOMP_PERM of XFEATURE_XTILE_DATA.
+_GRANT = "!syscall(SYS_arch_prctl, 0x1023, 18)"
+_TILE: Any = {"shape": (16, 3), "rows": 16}
+ISA = replace(
+    BASE,
+    name="avx512amx", extends="avx512bf16", gains=frozenset({"i8", "q7_i8", "bf16"}),
+    features=(*BASE.features, "amx_tile", "amx_int8", "amx_bf16"),
+    cpu=f"{BASE.cpu}+amx_tile+amx_int8+amx_bf16",
+    gcc_march=f"{BASE.gcc_march} -mamx-tile -mamx-int8 -mamx-bf16",
+    helpers=BASE.helpers + _SHAPES,
+    tiles={
+        **BASE.tiles,
+        # Rows are signed, weights are not: those of VNNI.
+        **int8_tiles(replace(BASE.tiles["i8"], blocks=Blocks(64, "_tile_dpbsud", _GRANT), **_TILE)),
+        "bf16": replace(BASE.tiles["bf16"], blocks=Blocks(32, "_tile_dpbf16ps", _GRANT), **_TILE),
+    },
+)  # fmt: skip
