@@ -23,7 +23,7 @@ MULTIPLY = {
     ("avx512", "bf16"): r"vfmadd\d+ps", ("avx512", "i8"): "vpmaddwd",
     ("avx512vnni", "i8"): "vpdpbusd",
     ("avx512bf16", "bf16"): "vdpbf16ps",
-    ("avx512amx", "i8"): "tdpbsud", ("avx512amx", "bf16"): "tdpbf16ps",
+    ("avx512amx", "i8"): "tdpbssd", ("avx512amx", "bf16"): "tdpbf16ps",
     ("neon", "f32"): r"fmla\tv\d+\.4s", ("neon", "i8"): "smull",
     ("neon_dotprod", "i8"): "sdot", ("neon_dotprod", "f16"): r"fmla\tv\d+\.8h",
     ("neon_i8mm", "i8"): "smmla", ("neon_i8mm", "bf16"): "bfmmla",

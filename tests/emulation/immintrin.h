@@ -232,6 +232,13 @@ EMULATED __m512i emu_and(__m512i a, __m512i b)
     LANES(16) x.i32[i] &= y.i32[i];
     return x.n;
 }
+EMULATED __m512i emu_or(__m512i a, __m512i b)
+{
+    union emu512 x = {.n = a}, y = {.n = b};
+    LANES(16) x.i32[i] |= y.i32[i];
+    return x.n;
+}
+EMULATED void emu_storeu_si512(void *p, __m512i v) { memcpy(p, &v, 64); }
 EMULATED __m256i emu_cvtps_ph(__m512 a)
 {
     const __m256 low = __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -268,6 +275,11 @@ EMULATED void emu_tile_loadd(int to, const void *p, int64_t stride)
     for (int i = 0; i < emu_amx.rows[to]; i++)
         memcpy(emu_amx.block[to][i], (const char *)p + i * stride, emu_amx.bytes[to]);
 }
+EMULATED void emu_tile_zero(int to)
+{
+    emu_check(emu_amx.set && emu_amx.rows[to] && emu_amx.bytes[to]);
+    memset(emu_amx.block[to], 0, sizeof emu_amx.block[to]);
+}
 EMULATED void emu_tile_stored(int from, void *p, int64_t stride)
 {
     emu_check(emu_amx.set && emu_amx.rows[from] && emu_amx.bytes[from]);
@@ -279,8 +291,8 @@ EMULATED void emu_tile_fits(int c, int a, int b)
     emu_check(emu_amx.set && emu_amx.rows[a] == emu_amx.rows[c] &&
               emu_amx.bytes[b] == emu_amx.bytes[c] && emu_amx.bytes[a] == 4 * emu_amx.rows[b]);
 }
-/* Signed bytes of a by unsigned bytes of b, in fours. */
-EMULATED void emu_tile_dpbsud(int c, int a, int b)
+/* Signed bytes of a by those of b, in fours. */
+EMULATED void emu_tile_dpbssd(int c, int a, int b)
 {
     emu_tile_fits(c, a, b);
     for (int m = 0; m < emu_amx.rows[c]; m++)
@@ -289,7 +301,7 @@ EMULATED void emu_tile_dpbsud(int c, int a, int b)
             memcpy(&sum, emu_amx.block[c][m] + 4 * n, 4);
             for (int k = 0; k < emu_amx.bytes[a]; k++)
                 sum += (uint32_t)((int8_t)emu_amx.block[a][m][k] *
-                                  emu_amx.block[b][k / 4][4 * n + k % 4]);
+                                  (int8_t)emu_amx.block[b][k / 4][4 * n + k % 4]);
             memcpy(emu_amx.block[c][m] + 4 * n, &sum, 4);
         }
 }
@@ -317,10 +329,12 @@ EMULATED void emu_tile_dpbf16ps(int c, int a, int b)
 #define _tile_release emu_tile_release
 #undef _tile_loadd
 #define _tile_loadd emu_tile_loadd
+#undef _tile_zero
+#define _tile_zero emu_tile_zero
 #undef _tile_stored
 #define _tile_stored emu_tile_stored
-#undef _tile_dpbsud
-#define _tile_dpbsud emu_tile_dpbsud
+#undef _tile_dpbssd
+#define _tile_dpbssd emu_tile_dpbssd
 #undef _tile_dpbf16ps
 #define _tile_dpbf16ps emu_tile_dpbf16ps
 
@@ -328,6 +342,8 @@ EMULATED void emu_tile_dpbf16ps(int c, int a, int b)
 #undef _mm512_srli_epi32
 #define _mm512_srli_epi32 emu_srli_epi32
 #define _mm512_and_si512 emu_and
+#define _mm512_or_si512 emu_or
+#define _mm512_storeu_si512 emu_storeu_si512
 #undef _mm512_cvtps_ph
 #define _mm512_cvtps_ph(a, how) emu_cvtps_ph(a)
 #define _mm512_cvtneps_pbh(a) emu_cvtneps_pbh(a)

@@ -28,13 +28,16 @@ from canao.defaults import LIMITS, PRECISION, Limits
 from canao.emit.c.unit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Program, fuse, unfused
+from canao.fuse.rounded_attention import with_rounded_attention
 from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
+from canao.graph.dtypes import BF16
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.lower.scheduling import (
     backend_of,
     default_plans,
+    multiplies_blocks,
     product_in,
     schedule_program,
     target_in,
@@ -77,7 +80,10 @@ def compile_graph(
     computed = in_precision(smoothed(float32, smoothing), precision, kept)
     computed = with_kv_cache(computed, kv_cache)
     if fusion:
-        program = fuse(computed, legal, yellow_cells or measured_yellow_cells(target))
+        cells = yellow_cells or measured_yellow_cells(target)
+        program = fuse(computed, legal, cells)
+        if multiplies_blocks(target, BF16):
+            program = fuse(with_rounded_attention(program), legal, cells)
     else:
         program = unfused(computed, legal)
     levels = _levels(program, target, planner)

@@ -147,8 +147,15 @@ def quantized_gather(x: Sequence[Array], _: Attributes) -> Array:
     return x[0][x[2]] * x[1][x[2]]
 
 
-def matmul(x: Sequence[Array], _: Attributes) -> Array:
-    return x[0] @ x[1]
+def matmul(x: Sequence[Array], a: Attributes) -> Array:
+    """x0 @ x1, both of which are first rounded to `rounded`, where that is given; with `of_largest`
+    rows of x0, none of them negative, relative to their largest element."""
+    dtype = a.get("rounded")
+    if dtype is None:
+        return x[0] @ x[1]
+    top = x[0].max(-1, keepdims=True) if a.get("of_largest") else x[0].dtype.type(1)
+    left, right = (widened(narrowed(v, dtype)).astype(v.dtype) for v in (x[0] / top, x[1]))
+    return left @ right * top
 
 
 def distance_matmul(x: Sequence[Array], a: Attributes) -> Array:

@@ -131,6 +131,8 @@ class TileOps:
     store        body of `void rows_store(ACTIVATIONS *p, vf v)`: VF floats as elements of the rows;
                  of whole numbers from -128 to 127, of bf16 and f16 rounded half to even, f16 not
                  beyond the largest. '' where rows are float32 as they come
+    pack         body of `void pack(WEIGHTS *p, const vf *rows)`: VF columns of `kr` rows of floats
+                 as `load_w` reads them; '' where that is done number by number
 
     Instructions for `pairs` multiply 2 rows by VF / 2 columns and give these 2 x VF / 2 sums in one
     vector. Then `spread` is body of `va tile_spread(const ACTIVATIONS *p, const ACTIVATIONS *q)`,
@@ -154,6 +156,7 @@ class TileOps:
     offset: int = 0
     start: str = ""
     store: str = ""
+    pack: str = ""
     pairs: bool = False
     low: str = ""
     high: str = ""

@@ -10,8 +10,9 @@ from typing import ClassVar
 from canao.fuse.forms.attention import Attention
 from canao.fuse.forms.form import Alias, PackedGemm
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32, NARROW
+from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Type
+from canao.isa.registry import ISAS
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import product_name
 from canao.lower.cpu.quantized import tile_name
@@ -49,6 +50,11 @@ def target_in(target: Target, *precisions: str) -> Target:
     """A target as libraries with products in these precisions are compiled for it: with the
     instruction set that is best for them."""
     return target.for_products(*(product_in(p) for p in precisions))
+
+
+def multiplies_blocks(target: Target, dtype: DType) -> bool:
+    """Whether all instruction sets of a target multiply whole blocks of a type."""
+    return all(ISAS[t.isa].tiles[dtype.name].blocks is not None for t in target.levels)
 
 
 def product_in(precision: str) -> str:

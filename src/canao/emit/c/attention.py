@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 
-from canao.emit.arguments import IDS, Arguments, c_type
+from canao.emit.arguments import IDS, Arguments, c_type, row_type
 from canao.emit.c import attention_templates as templates
 from canao.emit.c.kernel import KernelText, buffer_pointers, declared, signature
 from canao.emit.c.tile_templates import tile_words
 from canao.emit.expressions import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import BF16, F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
-from canao.lower.cpu.attention import AttentionPlan, depth
+from canao.lower.cpu.attention import AttentionPlan, deep_row, depth
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.tiles import batch_of, rounded
 from canao.schedule.kv_cache import CacheLayout
@@ -40,17 +40,22 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
     starts = [*_starts(form, arguments), *_scales(cache)]
     sizes, strides = _sizes(form, plan, cache), _strides(form, arguments)
     words = {**tile_words(plan.tile, isa), **sizes, **strides}
+    words |= _rounded(form, plan, isa, words) if form.rounded != F32 else _kept(cache, words)
     text = fill(
         templates.TILE + _rest(cache), name=step.name, signature=signature(step.name, arguments),
         parameters=declared(arguments.declarations()),
         unused=" ".join(f"(void){name};" for name in arguments.names.values()),
-        cases=_cases(step.name, form, plan, starts, cache), more=_more(form, starts),
+        run=_run(step.name, form, plan, starts, cache, isa), more=_more(form, starts),
         buffers="\n".join(f"    {line}" for line in buffer_pointers(step.scratch)),
         starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
-        **words, **_kept(cache, words), **_reach(form, plan, isa),
+        **words, **_reach(form, plan, isa),
     )  # fmt: skip
-    needs = frozenset({"tile", "pack", *_needs(form)})
-    return KernelText(text, needs, plan.tile, _product(form))
+    needs = {"tile", "pack", *_needs(form)}
+    if form.rounded != F32:
+        return KernelText(
+            text, frozenset({*needs, "pack_bf16", row_type(BF16)}), plan.tile, BF16.name
+        )
+    return KernelText(text, frozenset(needs), plan.tile, _product(form))
 
 
 def _product(form: Attention) -> str:
@@ -78,16 +83,43 @@ def _scales(cache: CacheLayout | None) -> Starts:
     ]  # fmt: skip
 
 
+def _rounded(
+    form: Attention, plan: AttentionPlan, isa: Isa, words: Mapping[str, object]
+) -> dict[str, object]:
+    """What of a tile and of packing is another where bf16 is multiplied."""
+    tile, deep, kept = isa.tiles[BF16.name], deep_row(form, isa.name), row_type(BF16)
+    keys = expression(form.k.shape[-1])
+    return {
+        "kept": kept, "fma": f"panel_fma_{BF16}_{words['shape']}", "pack": f"pack_{BF16}",
+        "deep": deep, "rows": rounded(plan.mr, tile.together),
+        "each": "for" if tile.blocks else "UNROLL for",
+        "narrow": f"{kept} *restrict qn, {kept} *restrict pn, "
+                  + ("uint64_t *shapes, " if tile.blocks else ""),
+        "fresh": ", 1, shapes" if tile.blocks else "",
+        "later": ", key == first, shapes" if tile.blocks else "",
+        "shapes": "    uint64_t shapes = 0;\n" if tile.blocks else "",
+        "done": "    blocks_done();\n" if tile.blocks else "",
+        "round_queries": fill(templates.ROUND_QUERIES, **words, deep=deep, kept=kept),
+        "query": f"qn, {deep}", "part": "pn", "cast": f"({kept} *)(void *)",
+        "keep_whole": f"{kept}_store(pn + i * {plan.keys} + j, y)",
+        "keep_rest": f"{kept}_store(pn + i * {plan.keys} + whole, vf_keep(y, rest, 0.0f))",
+        "room": f"(({keys} + {tile.kr - 1}) / {tile.kr} * {tile.kr})",
+    }  # fmt: skip
+
+
 def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, object]:
     """The type of keys and values in memory, and what of a tile and of appending depends on it."""
     dtype, scaled = cache.dtype if cache else F32, bool(cache and cache.scales)
     out: dict[str, object] = {
         "kept": dtype.c, "type": dtype, "block": _BLOCK,
-        "fma": f"panel_fma_{tile_name(F32, dtype)}_{words['shape']}",
+        "fma": f"panel_fma_{tile_name(F32, dtype)}_{words['shape']}", "pack": "pack_panel",
+        "deep": words["d"], "rows": words["MR"], "each": "UNROLL for", "narrow": "",
+        "round_queries": "", "query": f"q, {words['q_row']}", "part": "p", "cast": "",
+        **dict.fromkeys(("fresh", "later", "shapes", "done"), ""),
     }  # fmt: skip
-    parts = {"whole_part": "vf_load(vs + key + j)", "rest_part": "vf_load(vs + key + whole)"}
-    for part, scale in parts.items():
-        out[part] = f"vf_mul(y, {scale})" if scaled else "y"
+    for part, column in (("whole", "j"), ("rest", "whole")):
+        stored = f"vf_mul(y, vf_load(vs + key + {column}))" if scaled else "y"
+        out[f"keep_{part}"] = f"vf_store(p + i * {words['tile']} + {column}, {stored})"
     factors = {"of_key": "by", "of_keys": "vf_load(by + j)", "of_value": "vf_set1(by[n])"}
     for part, factor in factors.items():
         out[part] = f"vf_mul(x, {factor})" if scaled else "x"
@@ -102,17 +134,25 @@ def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, o
     return out
 
 
-def _cases(
-    name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None
-) -> str:
-    """A call for each number of queries in a tile."""
+def _run(
+    name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None,
+    isa: Isa,
+) -> str:  # fmt: skip
+    """The call of a tile; one for each number of queries where compilers are to know it."""
     own = "past + row, " if cache else "row, " if form.window else ""
     operands = "".join(f"{x}, " for x, _, _ in starts) + own
-    buffers = "from, kt, vp, p, mix"
-    return "\n".join(
-        f"            case {rows}: {name}_tile({rows}, s, {operands}{buffers}, o); break;"
-        for rows in range(1, plan.mr + 1)
+    rows = "rows" if cache else "part(m, tiles, t % tiles + 1) - row"
+    buffers = "from, kt, vp, p, mix, "
+    if form.rounded != F32:
+        kt, vp, qn, pn = (f"({row_type(BF16)} *)(void *){x}" for x in ("kt", "vp", "qn", "pn"))
+        buffers = f"from, {kt}, {vp}, p, mix, {qn}, {pn}, "
+        if isa.tiles[BF16.name].blocks:
+            return f"        {name}_tile((int)({rows}), s, {operands}{buffers}&shapes, o);\n"
+    cases = "\n".join(
+        f"            case {m}: {name}_tile({m}, s, {operands}{buffers}o); break;"
+        for m in range(1, plan.mr + 1)
     )
+    return fill(templates.SWITCH, rows_of_tile=rows, cases=cases)
 
 
 def _sizes(form: Attention, plan: AttentionPlan, cache: CacheLayout | None) -> dict[str, object]:

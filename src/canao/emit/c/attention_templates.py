@@ -40,68 +40,68 @@ TILE = """\
    sum: no more scores than that exist at any time. `p` holds them, `mix` the mix of values. */
 CANAO_INLINE void ${name}_tile(const int m, int64_t s, ${more}const float *q, const ${kept} *kt,
                             const ${kept} *vp, float *restrict p, float *restrict mix,
-                            float *restrict o)
+                            ${narrow}float *restrict o)
 {
 ${bounds}
-    vf total[$MR];
+${round_queries}    vf total[$MR];
     float top[$MR];
-    UNROLL for (int i = 0; i < m; i++)
+    ${each} (int i = 0; i < m; i++)
         top[i] = -INF_F;
     for (int64_t key = first; key < end; key += ${tile}) {
         const int64_t count = min64(end - key, ${tile}), rest = count % VF, whole = count - rest;
         vf high[$MR], low[$MR], sum[$MR], shrink[$MR];
-        UNROLL for (int i = 0; i < m; i++) {
+        ${each} (int i = 0; i < m; i++) {
             high[i] = vf_set1(top[i]);
             sum[i] = vf_set1(0.0f);
         }
         for (int64_t j = 0; j < count; j += $NR) {
-            vf acc[$MR][$NV];
-            UNROLL for (int i = 0; i < m; i++)
+            vf acc[${rows}][$NV];
+            ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++)
                     acc[i][v] = vf_set1(0.0f);
-            ${fma}(m, ${d}, q, ${q_row}, kt + (key + j) * ${d}, 0, 0, 0, acc);
-            UNROLL for (int i = 0; i < m; i++)
+            ${fma}(m, ${d}, ${query}, kt + (key + j) * ${deep}, 0, 0, 0, acc${fresh});
+            ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = ${scaled};
 ${scored}
                 }
         }
 ${high}        /* exp(x - top) as 2^(x log2 e - top log2 e) */
-        UNROLL for (int i = 0; i < m; i++) {
+        ${each} (int i = 0; i < m; i++) {
             float peak = vf_top(high[i]);
 ${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
             low[i] = vf_set1(-peak * LOG2_E);
             top[i] = peak;
         }
         for (int64_t j = 0; j < whole; j += VF)
-            UNROLL for (int i = 0; i < m; i++) {
+            ${each} (int i = 0; i < m; i++) {
                 const vf x = vf_load(p + i * ${tile} + j);
                 const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
-                vf_store(p + i * ${tile} + j, ${whole_part});
+                ${keep_whole};
                 sum[i] = vf_add(sum[i], y);
             }
         if (rest)
-            UNROLL for (int i = 0; i < m; i++) {
+            ${each} (int i = 0; i < m; i++) {
                 const vf x = vf_load(p + i * ${tile} + whole);
                 const vf y = vf_exp2(vf_fma(x, vf_set1(LOG2_E), low[i]));
-                vf_store(p + i * ${tile} + whole, ${rest_part});
+                ${keep_rest};
                 sum[i] = vf_add(sum[i], vf_keep(y, rest, 0.0f));
             }
-        UNROLL for (int i = 0; i < m; i++)
+        ${each} (int i = 0; i < m; i++)
             total[i] = key > first ? vf_fma(total[i], shrink[i], sum[i]) : sum[i];
         const int last = key + ${tile} >= end;
-        UNROLL for (int i = 0; i < m; i++)
+        ${each} (int i = 0; i < m; i++)
             low[i] = vf_set1(last ? 1.0f / vf_sum(total[i]) : 1.0f);
         for (int64_t j = 0; j < ${wide}; j += $NR) {
-            vf acc[$MR][$NV];
-            UNROLL for (int i = 0; i < m; i++)
+            vf acc[${rows}][$NV];
+            ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++)
                     acc[i][v] = key > first
                                     ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
                                     : vf_set1(0.0f);
-            ${fma}(m, count, p, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
-                                   acc);
-            UNROLL for (int i = 0; i < m; i++)
+            ${fma}(m, count, ${part}, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
+                                   acc${later});
+            ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = vf_mul(acc[i][v], low[i]);
                     const int64_t col = j + v * VF;
@@ -122,25 +122,34 @@ ${signature}
 {
     const int64_t m = ${m}, keys = ${keys}, tiles = (m + $MR - 1) / $MR;
 ${buffers}
-    int64_t ready = -1;
+${shapes}    int64_t ready = -1;
     for (int64_t t = begin; t < end; t++) {
         const int64_t h = t / tiles, row = part(m, tiles, t % tiles);
         if (h != ready) {
             for (int64_t j = 0; j < keys; j += $NR)
-                pack_panel_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j,
-                                    kt + j * ${d});
+                ${pack}_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j,
+                                    ${cast}kt + j * ${deep});
             for (int64_t j = 0; j < ${dv}; j += $NR)
-                pack_panel_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j,
-                                    vp + j * keys);
+                ${pack}_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j,
+                                    ${cast}vp + j * ${room});
             ready = h;
         }
         const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
         float *const o = out + h * ${o_head} + row * ${o_row};
-${starts}        switch (part(m, tiles, t % tiles + 1) - row) {
+${starts}${run}    }
+${done}}
+"""
+# Of bf16: queries of a tile, rounded; keys have as many elements, the last of them 0.
+ROUND_QUERIES = """\
+    for (int i = 0; i < m; i++)
+        for (int64_t j = 0; j < ${d}; j += VF)
+            ${kept}_store(qn + i * ${deep} + j, vf_load_upto(q + i * ${q_row} + j, ${d} - j));
+"""
+# One call for each number of rows, which is then known to the compiler.
+SWITCH = """\
+        switch (${rows_of_tile}) {
 ${cases}
         }
-    }
-}
 """
 
 APPEND = """\
@@ -258,9 +267,6 @@ ${buffers}
         const ${kept} *const vp = cache + ${values} + h * ${value_head};
         const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};
         float *const o = out + h * ${o_head} + row * ${o_row};
-${starts}        switch (rows) {
-${cases}
-        }
-    }
+${starts}${run}    }
 }
 """

@@ -84,7 +84,8 @@ class PackedGemmCode:
         with w.block(
             f"CANAO_INLINE void {self.name}_tile(const int m, const int64_t width, int64_t s, "
             f"{self._declared(self.tile_uses)}float *restrict out, int64_t row, int64_t col, "
-            f"int64_t k0, const char *next, int64_t step{', int64_t from' if self.written else ''})"
+            f"int64_t k0, const char *next, int64_t step{', int64_t from' if self.written else ''}"
+            f"{', uint64_t *shapes' if self.tile.blocks else ''})"
         ):
             w.raw(tile.text())
         w.line()
@@ -125,12 +126,13 @@ class PackedGemmCode:
         place = self.code.place(Access(form.a.base, (2,), (lda,), form.a.offset), "row")
         a, (weights, _) = self._rows_name(), self.arguments.weights(form.weight)
         w.line(f"{self.tile.vc} acc[{rounded(plan.mr, 1 + self.tile.pairs)}][{nv}];")
-        self._start(w)
+        if not self.fresh:
+            self._start(w)
         depth = str(form.k) if self.passes == 1 else f"min64({plan.kc}, {form.k} - k0)"
         w.line(
             f"panel_fma_{self.product}_{plan.mr}x{plan.nr}(m, {depth}, {a} + {place} + k0, "
             f"{expression(lda)}, {weights} + col * {self.depth} + k0 * {plan.nr}, 1, next, step, "
-            "acc);"
+            f"acc{f', {int(self.fresh)}, shapes' if self.tile.blocks else ''});"
         )
         if self.passes > 1:
             self._keep_partial(w)
@@ -169,6 +171,12 @@ class PackedGemmCode:
             w.line(f"acc[i][v] = k0 ? {stored} : start;")
         else:
             w.line("acc[i][v] = start;")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether blocks start with zeros, which need not be in memory."""
+        zero = not self.tile.offset and self._first_sums() == self.tile.zero
+        return self.tile.blocks is not None and zero and self.passes == 1
 
     @property
     def _whole(self) -> bool:
@@ -244,6 +252,8 @@ class PackedGemmCode:
         if self.written:
             w.line(buffer_pointers(self.step.scratch)[0])
         mark_unused(w, "scratch", *(("left",) if self.by_columns else ()))
+        if self.tile.blocks:
+            w.line("uint64_t shapes = 0;")
         w.line(f"const int64_t all = end - begin, blocks = (all + {plan.mc} - 1) / {plan.mc};")
         with w.block("for (int64_t block = 0; block < blocks; block++)"):
             w.line("const int64_t top = begin + part(all, blocks, block);")
@@ -261,6 +271,8 @@ class PackedGemmCode:
             if later:
                 names = self._passed(self.rows_uses)
                 w.line(f"{self.name}_rows(s, {names}out, scratch, top, top + rows);")
+        if self.tile.blocks:
+            w.line("blocks_done();")
         w.depth -= 1
         w.line("}")
 
@@ -281,7 +293,7 @@ class PackedGemmCode:
             rest = f"{width}, s, {names}{out}, row, col, k0, next, step{top});"
             rows = "top + part(rows, tiles, t + 1) - row"
             if self.tile.blocks:
-                w.line(f"{self.name}_tile((int)({rows}), {rest}")
+                w.line(f"{self.name}_tile((int)({rows}), {rest.removesuffix(');')}, &shapes);")
                 return
             with w.block(f"switch ({rows})"):
                 for m in range(1, plan.mr + 1):

@@ -78,7 +78,8 @@ _BLOCKS = {
     __builtin_memset(rows, $BYTE, sizeof rows);
     if (!(${grant}))
         return 1;
-    block_shapes(16, 16);
+    uint64_t shapes = 0;
+    block_shapes(16, 16, &shapes);
     _tile_loadd(4, rows, 64);
     _tile_loadd(5, rows, 64);
 """,

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from canao.emit.arguments import row_type
 from canao.emit.writer import fill
+from canao.graph.dtypes import BF16
 from canao.isa.table import SIZES, Blocks, Isa
 from canao.lower.cpu.tiles import rounded
 
@@ -87,18 +89,23 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
 # that the number of rows need not be known to the compiler.
 BLOCKS_LOOP = """\
 /* acc[m][$NR] += a[m][k] b[k][$NR] by blocks, $DEEP of the depth in each: a by rows lda apart, b a
-   packed panel of ${weights}. Where `ahead`, what lies at `next` is fetched meanwhile, `step` bytes
-   for every element of the depth. */
+   packed panel of ${weights}. Where `fresh`, acc holds nothing yet. Where `ahead`, what lies at
+   `next` is fetched meanwhile, `step` bytes for every element of the depth. `shapes` are those that
+   blocks have. */
 static __attribute__((noinline)) void panel_fma_${weights}_${shape}(
     int64_t m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$MR][$NV])
+    const char *next, int64_t step, $VC acc[$MR][$NV], int fresh, uint64_t *shapes)
 {
-    while (k > 0) {
+    for (; k > 0; fresh = 0) {
         const int64_t deep = k < $DEEP ? (k + $KR - 1) / $KR * $KR : $DEEP;
-        block_shapes(m, deep / $KR);
-${load_sums}
         int64_t turns = k < $DEEP ? 1 : k / $DEEP;
         k -= turns * deep;
+        block_shapes(m, deep / $KR, shapes);
+        if (fresh) {
+${zero_sums}
+        } else {
+${load_sums}
+        }
         for (; turns; turns--, a += deep, b += deep * $NR) {
             if (ahead)
                 for (const char *end = next + deep * step; next < end; next += 64)
@@ -108,7 +115,7 @@ ${products}
         }
 ${store_sums}
     }
-    blocks_done();
+    BLOCKS_IN_MEMORY();
 }
 """
 # What the inner loop is made of, from an instruction set's table.
@@ -266,6 +273,33 @@ static void pack_panel_${shape}(
             panel[p * $NR + j] = j < n ? b[p * bk + j * bn] : 0.0f;
 }
 """
+# Panels of bf16 as their inner loop reads them, by way of some rows of a panel of float32.
+PACK_ROUNDED = """\
+/* The same panel as bf16, $KR elements of a column side by side, the last filled up with 0. */
+static void pack_bf16_${shape}(
+    int64_t k, int64_t n, const float *b, int64_t bk, int64_t bn, int64_t j0, $B *panel)
+{
+    float block[$BLOCK * $NR];
+    for (int64_t p = 0; p < k; p += $BLOCK) {
+        const int64_t deep = min64(k - p, $BLOCK);
+        pack_panel_${shape}(deep, n, b + p * bk, bk, bn, j0, block);
+        for (int64_t r = 0; r < deep; r += $KR, panel += $NR * $KR)
+            for (int64_t j = 0; j < $NR; j += VF) {
+                vf rows[$KR];
+                UNROLL for (int i = 0; i < $KR; i++)
+                    rows[i] = r + i < deep ? vf_load(block + (r + i) * $NR + j) : vf_set1(0.0f);
+                ${pack}
+            }
+    }
+}
+"""
+BY_NUMBER = """\
+$B narrow[$KR][VF];
+                UNROLL for (int i = 0; i < $KR; i++)
+                    ${B}_store(narrow[i], rows[i]);
+                for (int c = 0; c < VF; c++)
+                    UNROLL for (int i = 0; i < $KR; i++)
+                        panel[(j + c) * $KR + i] = narrow[i][c];"""
 SMALL_PRODUCT = """\
 /* c[m][$NR] = a[m][k] b[k][$NR], c by rows $NR apart. */
 CANAO_INLINE void tile_product_${shape}(
@@ -353,10 +387,11 @@ def _blocks_loop(blocks: Blocks, words: Mapping[str, object]) -> str:
     """The loop over blocks, whose registers have numbers."""
     vectors = words["NV"]
     assert isinstance(vectors, int)
-    lines: dict[str, list[str]] = {"load_sums": [], "products": [], "store_sums": []}
+    lines = dict[str, list[str]](zero_sums=[], load_sums=[], products=[], store_sums=[])
     for v in range(vectors):
         weights = 5 + v % 3
-        lines["load_sums"].append(f"        _tile_loadd({v}, &acc[0][{v}], sizeof acc[0]);")
+        lines["zero_sums"].append(f"            _tile_zero({v});")
+        lines["load_sums"].append(f"            _tile_loadd({v}, &acc[0][{v}], sizeof acc[0]);")
         lines["products"] += [
             f"            _tile_loadd({weights}, b + {v} * VF * {words['KR']}, "
             f"{words['NR']} * {words['KR']} * (int64_t)sizeof *b);",
@@ -367,7 +402,8 @@ def _blocks_loop(blocks: Blocks, words: Mapping[str, object]) -> str:
     return fill(BLOCKS_LOOP, **words, **text, DEEP=blocks.depth)
 
 
-FUNCTIONS = {"pack": PACK, "small_product": SMALL_PRODUCT}
+_BLOCK = 16  # rows of float32 at a time, a multiple of what inner loops take at once
+FUNCTIONS = {"pack": PACK, "pack_bf16": PACK_ROUNDED, "small_product": SMALL_PRODUCT}
 
 
 def tile_function(need: str, tile: tuple[int, int], isa: Isa) -> str:
@@ -377,4 +413,8 @@ def tile_function(need: str, tile: tuple[int, int], isa: Isa) -> str:
         f"    case {m}: tile_product_{mr}x{nr}({m}, k, a, lda, b, c); break;\n"
         for m in range(1, mr + 1)
     )
-    return fill(FUNCTIONS[need], **tile_words(tile, isa), cases=cases)
+    narrow = isa.tiles[BF16.name]
+    words: dict[str, object] = {"KR": narrow.kr, "BLOCK": _BLOCK, "B": row_type(BF16)}
+    by = "$B *const p = panel + j * $KR;\n                " + narrow.pack
+    words["pack"] = fill(by if narrow.pack else BY_NUMBER, **words)
+    return fill(FUNCTIONS[need], **tile_words(tile, isa), **words, cases=cases)

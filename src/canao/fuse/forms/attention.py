@@ -46,6 +46,7 @@ class Attention:
     q, k, v   [batch..., m, d], [batch..., d, keys] and [batch..., keys, dv]
     store     strides of the result [batch..., m, dv] in the output
     window    how many keys before and after its own position a query sees; None: all
+    rounded   what is multiplied is rounded to this type first
     cache     keys and values are appended to a cache of this type, which holds those of earlier
               tokens; a query then sees none that come after it. None: there is no cache
     """
@@ -58,6 +59,7 @@ class Attention:
     biases: tuple[AttentionBias, ...] = ()
     window: tuple[int, int] | None = None
     cache: DType | None = None
+    rounded: DType = F32
 
     @property
     def cached(self) -> bool:
@@ -126,7 +128,11 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     if q is None or k is None or v is None:
         return None
     kept, window = _windowed(graph, biases)
-    return _stored(graph, mix, views, Attention(q, k, v, scale, (), kept, window))
+    rounded, other = (dict(n.attributes).get("rounded", F32) for n in (scores, mix))
+    if rounded != other:
+        return None
+    form = Attention(q, k, v, scale, (), kept, window, rounded=rounded)
+    return _stored(graph, mix, views, form)
 
 
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:

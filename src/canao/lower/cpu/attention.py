@@ -11,6 +11,7 @@ from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
 from canao.graph.dtypes import F32, I8, I32
 from canao.graph.ir import Graph, product
+from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import plain
 from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
@@ -53,11 +54,11 @@ class AttentionLowering:
         return consecutive and one_batch(form.q.shape[:-2])
 
     def default(self, form: Attention, target: Target) -> AttentionPlan:
-        return _plan(default_tile(target, depth(form)[1]), KEYS)
+        return _plan(default_tile(target, depth(form)[1], form.rounded.name), KEYS)
 
     def space(self, form: Attention, target: Target) -> Iterator[AttentionPlan]:
         default = self.default(form, target)
-        for tile in dict.fromkeys([default.tile, *tiles(target)]):
+        for tile in dict.fromkeys([default.tile, *tiles(target, form.rounded.name)]):
             for keys in (64, 128, 256, KEYS):
                 yield _plan(tile, keys)
 
@@ -69,12 +70,13 @@ class AttentionLowering:
         cache = cache_layout(form, plan, longest) if form.cached else None
         kind = "causal" if form.cached else "attention"
         kept = "" if form.cache in (None, F32) else f"_{form.cache}"
+        kept += "" if form.rounded == F32 else f"_{form.rounded}"
         return Kernel(
             name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}{kept}_{isa}_{plan.name}",
             reads=tuple(dict.fromkeys(_operands(form))),
             work=Work(TILES, form.q.shape[-2], heads=heads, tile=plan.mr),
             facts=(plan, longest if form.cached else 0, canonical(form, context.graph)),
-            scratch=buffers(form, plan),
+            scratch=buffers(form, plan, isa),
             cache=cache,
             appending=Work(HEADS, heads) if form.cached else None,
         )
@@ -82,7 +84,8 @@ class AttentionLowering:
     def rough_cost(
         self, form: Attention, plan: AttentionPlan, rows: int, keys: int, target: Target
     ) -> float:
-        return rough_cost(plan.tile, (depth(form)[1], keys), rows, target)
+        columns = (depth(form)[1], keys)
+        return rough_cost(plan.tile, columns, rows, target, form.rounded.name)
 
     def in_effect(self, plan: AttentionPlan, rows: int) -> AttentionPlan:
         return plan
@@ -110,15 +113,28 @@ def _operands(form: Attention) -> Iterator[Operand]:
             yield Operand(bias.indices.base, dtype=I32)
 
 
-def buffers(form: Attention, plan: AttentionPlan) -> tuple[Buffer, ...]:
+def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...]:
     """The scores of a tile and its mix of values; a head's keys and values in panels, where they
-    do not lie in the cache."""
+    do not lie in the cache. Of bf16, two numbers take the place of one: a tile's queries and its
+    rounded weights of values have places of their own."""
     d, dv = depth(form)
     wide, keys = rounded(dv, plan.nr), form.k.shape[-1]
     tile = (Buffer("p", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
     if form.cached:
         return tile
-    return (*tile, Buffer("kt", keys, plan.nr, d), Buffer("vp", product((keys, wide))))
+    if form.rounded == F32:
+        return (*tile, Buffer("kt", keys, plan.nr, d), Buffer("vp", product((keys, wide))))
+    deep = deep_row(form, isa)
+    return (
+        *tile, Buffer("qn", plan.mr * deep // 2), Buffer("pn", plan.mr * plan.keys // 2),
+        Buffer("kt", keys, plan.nr, deep // 2),
+        Buffer("vp", keys, ISAS[isa].tiles[form.rounded.name].kr, wide // 2),
+    )  # fmt: skip
+
+
+def deep_row(form: Attention, isa: str) -> int:
+    """Elements of a key or query of bf16 in memory: whole vectors of floats."""
+    return rounded(depth(form)[0], ISAS[isa].width)
 
 
 def cache_layout(form: Attention, plan: AttentionPlan, max_length: int) -> CacheLayout:
