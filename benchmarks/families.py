@@ -34,7 +34,7 @@ from canao.compiler.loading import load_model  # noqa: E402
 from canao.compiler.pipeline import compile_graph, compile_model  # noqa: E402
 from canao.errors import CanaoError  # noqa: E402
 from canao.inference.compiled_model import CompiledModel  # noqa: E402
-from canao.schedule.plan import default_plans  # noqa: E402
+from canao.lower.scheduling import default_plans  # noqa: E402
 from canao.target import get_target  # noqa: E402
 from tests.compiler.families import make, reference, text  # noqa: E402
 

@@ -64,7 +64,8 @@ _COMPILE = """
 import json, sys, time
 from pathlib import Path
 from unittest import mock
-from canao import compiler
+from canao.compiler import loading
+from canao.compiler.pipeline import compile_model
 from peers.models import build_body
 body, spent = build_body(sys.argv[1], "sdpa"), []
 def trace(*arguments):
@@ -72,10 +73,10 @@ def trace(*arguments):
     graph = captured(*arguments)
     spent.append(time.perf_counter() - start)
     return graph
-captured = compiler.trace
+captured = loading.trace
 start = time.perf_counter()
-with mock.patch.object(compiler, "trace", trace):
-    compiler.compile_model(body, sys.argv[2])
+with mock.patch.object(loading, "trace", trace):
+    compile_model(body, sys.argv[2])
 print(json.dumps([spent[0], time.perf_counter() - start - spent[0]]))
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -482,3 +484,22 @@ def test_published_pages_are_those_of_the_records() -> None:
     order = list(dict.fromkeys(r["dataset"] for r in records))
     text = real_data_table.table(["MRPC", "STS-B", "Banking77"], records)
     assert len(order) == 3 and text in (ROOT / "benchmarks" / "real_data.md").read_text("utf-8")
+
+
+def imported(text: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a script imports from canao, and a program that it holds as text."""
+    for n in ast.walk(ast.parse(text)):
+        if isinstance(n, ast.ImportFrom) and (n.module or "").split(".")[0] == "canao":
+            yield from ((str(n.module), x.name) for x in n.names)
+        elif isinstance(n, ast.Constant) and "\nfrom canao" in str(n.value):
+            yield from imported(str(n.value))
+
+
+def test_scripts_import_what_there_is() -> None:
+    """They are run seldom, and would tell of a name that was moved only then."""
+    scripts = (ROOT / "benchmarks").rglob("*.py")
+    found = {pair for path in scripts for pair in imported(path.read_text())}
+    assert len(found) > 50
+    for module, name in sorted(found):
+        there = importlib.import_module(module)
+        assert hasattr(there, name) or importlib.util.find_spec(f"{module}.{name}"), (module, name)

@@ -61,7 +61,7 @@ def parse(name: str) -> KernelName:
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
         bool(found["near"]) and prefix != BATCHED_GEMM,
-        bool(found["product"]) and prefix not in (GEMM, "causal"),
+        bool(found["product"]) and prefix not in (GEMM, "attention", "causal"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")

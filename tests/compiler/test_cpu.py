@@ -34,7 +34,7 @@ X86 = get_target("x86_64-linux")
 ARM = replace(get_target("aarch64-linux"), triple="aarch64-linux-musl")
 A76 = replace(ARM, cpu="cortex_a76")
 CPU = 10  # CANAO_CPU
-REMEDY = "; compile the model with --isa scalar, or with --target host on this machine"
+REMEDY = "; compile the model with another --isa (scalar runs anywhere), or with --target host here"
 # Instructions that only some processors have: of AVX and on, and of BMI, by their mnemonics; and
 # atomics, dot products and half floats of ARM.
 BEYOND = {

@@ -43,7 +43,14 @@ from canao.lower.scheduling import (
     target_in,
 )
 from canao.precision.kv_cache import check_kv_cache, with_kv_cache
-from canao.precision.quantize import ALL_ALIKE, BACK, PRECISIONS, in_precision, of_parts
+from canao.precision.quantize import (
+    ALL_ALIKE,
+    BACK,
+    PRECISIONS,
+    in_precision,
+    of_parts,
+    rounds_rows,
+)
 from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
@@ -82,8 +89,9 @@ def compile_graph(
     if fusion:
         cells = yellow_cells or measured_yellow_cells(target)
         program = fuse(computed, legal, cells)
-        if multiplies_blocks(target, BF16):
-            program = fuse(with_rounded_attention(program), legal, cells)
+        if multiplies_blocks(target, BF16) and any(map(rounds_rows, (precision, *kept.values()))):
+            rounded = with_rounded_attention(program)
+            program = program if rounded is computed else fuse(rounded, legal, cells)
     else:
         program = unfused(computed, legal)
     levels = _levels(program, target, planner)

@@ -18,7 +18,8 @@ from canao.graph.ir import Graph, Node
 
 def with_rounded_attention(program: Program) -> Graph:
     """The program's graph, whose attention multiplies bf16 if all that it multiplies comes of
-    products in bf16 or int8. A decoder's stays as it is: it reads its cache."""
+    products in bf16 or int8; the graph itself where there is none. A decoder's stays as it is: it
+    reads its cache."""
     graph = program.graph
     fewer = _of_fewer_bits(graph)
     changed = dict[str, Node]()
@@ -29,6 +30,8 @@ def with_rounded_attention(program: Program) -> Graph:
             if {*scores.inputs, mix.inputs[1]} <= fewer:
                 changed[scores.output] = _with(scores, rounded=BF16)
                 changed[mix.output] = _with(mix, rounded=BF16, of_largest=True)
+    if not changed:
+        return graph
     return graph.replace(nodes=tuple(changed.get(n.output, n) for n in graph.nodes))
 
 

@@ -18,9 +18,6 @@ ISA = replace(
             BASE.tiles["bf16"],
             activations="uint16_t", kr=2, vw="__m512i", va="__m512i",
             store="_mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(v));",
-            pack="const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(rows[0]));"
-                 " const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(rows[1]));"
-                 " _mm512_storeu_si512(p, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));",
             load_w="return _mm512_loadu_si512(p);",
             spread="int32_t two; __builtin_memcpy(&two, p, 4); return _mm512_set1_epi32(two);",
             product="return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)w);",

@@ -94,11 +94,14 @@ class Blocks:
     depth    elements of the depth in a block
     product  C of what adds to sums the products of rows by weights, each by its number
     grant    C of asking the system for these registers: whether a program may use them
+    pack     C that puts VF columns of floats `rows[kr]` to `p`, as a panel of weights has them; ''
+             where attention has no use for it
     """
 
     depth: int
     product: str
     grant: str
+    pack: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,6 @@ class TileOps:
     store        body of `void rows_store(ACTIVATIONS *p, vf v)`: VF floats as elements of the rows;
                  of whole numbers from -128 to 127, of bf16 and f16 rounded half to even, f16 not
                  beyond the largest. '' where rows are float32 as they come
-    pack         body of `void pack(WEIGHTS *p, const vf *rows)`: VF columns of `kr` rows of floats
-                 as `load_w` reads them; '' where that is done number by number
 
     Instructions for `pairs` multiply 2 rows by VF / 2 columns and give these 2 x VF / 2 sums in one
     vector. Then `spread` is body of `va tile_spread(const ACTIVATIONS *p, const ACTIVATIONS *q)`,
@@ -156,7 +157,6 @@ class TileOps:
     offset: int = 0
     start: str = ""
     store: str = ""
-    pack: str = ""
     pairs: bool = False
     low: str = ""
     high: str = ""

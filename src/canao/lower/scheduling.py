@@ -13,6 +13,7 @@ from canao.fuse.group import Program, Region
 from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Type
 from canao.isa.registry import ISAS
+from canao.lower.cpu.attention import multiplied
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.packed_gemm import product_name
 from canao.lower.cpu.quantized import tile_name
@@ -80,7 +81,7 @@ def product_of(region: Region) -> str:
     """Which row of an instruction set's tiles a region's products are by; 'f32' if it has none."""
     form = region.form
     if isinstance(form, Attention):
-        return tile_name(F32, form.cache or F32)
+        return multiplied(form)
     return product_name(form) if isinstance(form, PackedGemm) else F32.name
 
 

@@ -75,6 +75,11 @@ def precision_of(name: str) -> Precision:
     return _TABLE[name]
 
 
+def rounds_rows(name: str) -> bool:
+    """Whether products in a precision multiply rows in it, and not float32."""
+    return precision_of(name).rows in NARROW
+
+
 def quantizable(graph: Graph) -> tuple[Node, ...]:
     """What of a float32 graph other precisions are for, in its order: products, and look-ups in
     large tables."""

@@ -12,21 +12,20 @@ from functools import reduce
 from canao.emit.arguments import IDS, Arguments, c_type, row_type
 from canao.emit.c import attention_templates as templates
 from canao.emit.c.kernel import KernelText, buffer_pointers, declared, signature
-from canao.emit.c.tile_templates import tile_words
+from canao.emit.c.tile_templates import PACKED_ROWS, tile_words
 from canao.emit.expressions import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import BF16, F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
-from canao.lower.cpu.attention import AttentionPlan, deep_row, depth
+from canao.lower.cpu.attention import AttentionPlan, deep_row, depth, multiplied
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.tiles import batch_of, rounded
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step
 
-_BLOCK = 16  # rows that are packed in float32 before they join a narrow cache
 # Name, type and start of each operand of an attention bias, and of a head's scales.
 Starts = list[tuple[str, str, str]]
 
@@ -45,22 +44,15 @@ def attention_text(graph: Graph, step: Step, isa: Isa) -> KernelText:
         templates.TILE + _rest(cache), name=step.name, signature=signature(step.name, arguments),
         parameters=declared(arguments.declarations()),
         unused=" ".join(f"(void){name};" for name in arguments.names.values()),
-        run=_run(step.name, form, plan, starts, cache, isa), more=_more(form, starts),
+        run=_run(step.name, form, plan, starts, cache), more=_more(form, starts),
         buffers="\n".join(f"    {line}" for line in buffer_pointers(step.scratch)),
         starts="".join(f"        const {c} *const {x} = {place};\n" for x, c, place in starts),
         **words, **_reach(form, plan, isa),
     )  # fmt: skip
     needs = {"tile", "pack", *_needs(form)}
     if form.rounded != F32:
-        return KernelText(
-            text, frozenset({*needs, "pack_bf16", row_type(BF16)}), plan.tile, BF16.name
-        )
-    return KernelText(text, frozenset(needs), plan.tile, _product(form))
-
-
-def _product(form: Attention) -> str:
-    """The row of an instruction set's tiles that multiplies float32 by keys and by values."""
-    return tile_name(F32, form.cache or F32)
+        needs |= {f"pack_{BF16}", row_type(BF16)}
+    return KernelText(text, frozenset(needs), plan.tile, multiplied(form))
 
 
 def _rest(cache: CacheLayout | None) -> str:
@@ -86,24 +78,21 @@ def _scales(cache: CacheLayout | None) -> Starts:
 def _rounded(
     form: Attention, plan: AttentionPlan, isa: Isa, words: Mapping[str, object]
 ) -> dict[str, object]:
-    """What of a tile and of packing is another where bf16 is multiplied."""
-    tile, deep, kept = isa.tiles[BF16.name], deep_row(form, isa.name), row_type(BF16)
+    """What of a tile and of packing is another where blocks of bf16 are multiplied."""
+    kr, deep, kept = isa.tiles[BF16.name].kr, deep_row(form, isa.name), row_type(BF16)
     keys = expression(form.k.shape[-1])
     return {
         "kept": kept, "fma": f"panel_fma_{BF16}_{words['shape']}", "pack": f"pack_{BF16}",
-        "deep": deep, "rows": rounded(plan.mr, tile.together),
-        "each": "for" if tile.blocks else "UNROLL for",
-        "narrow": f"{kept} *restrict qn, {kept} *restrict pn, "
-                  + ("uint64_t *shapes, " if tile.blocks else ""),
-        "fresh": ", 1, shapes" if tile.blocks else "",
-        "later": ", key == first, shapes" if tile.blocks else "",
-        "shapes": "    uint64_t shapes = 0;\n" if tile.blocks else "",
-        "done": "    blocks_done();\n" if tile.blocks else "",
+        "deep": deep, "each": "for",
+        "narrow": f"{kept} *restrict qn, {kept} *restrict pn, uint64_t *shapes, ",
+        "zeros": "", "fresh": ", 1, shapes",
+        "mix_so_far": fill(templates.MIX_OF_BLOCKS, **words), "later": ", key == first, shapes",
+        "shapes": "    uint64_t shapes = 0;\n", "done": "    blocks_done();\n",
         "round_queries": fill(templates.ROUND_QUERIES, **words, deep=deep, kept=kept),
         "query": f"qn, {deep}", "part": "pn", "cast": f"({kept} *)(void *)",
         "keep_whole": f"{kept}_store(pn + i * {plan.keys} + j, y)",
         "keep_rest": f"{kept}_store(pn + i * {plan.keys} + whole, vf_keep(y, rest, 0.0f))",
-        "room": f"(({keys} + {tile.kr - 1}) / {tile.kr} * {tile.kr})",
+        "room": f"(({keys} + {kr - 1}) / {kr} * {kr})",
     }  # fmt: skip
 
 
@@ -111,9 +100,10 @@ def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, o
     """The type of keys and values in memory, and what of a tile and of appending depends on it."""
     dtype, scaled = cache.dtype if cache else F32, bool(cache and cache.scales)
     out: dict[str, object] = {
-        "kept": dtype.c, "type": dtype, "block": _BLOCK,
+        "kept": dtype.c, "type": dtype, "block": PACKED_ROWS,
         "fma": f"panel_fma_{tile_name(F32, dtype)}_{words['shape']}", "pack": "pack_panel",
-        "deep": words["d"], "rows": words["MR"], "each": "UNROLL for", "narrow": "",
+        "deep": words["d"], "each": "UNROLL for", "narrow": "",
+        "zeros": fill(templates.ZEROS, **words), "mix_so_far": fill(templates.MIX, **words),
         "round_queries": "", "query": f"q, {words['q_row']}", "part": "p", "cast": "",
         **dict.fromkeys(("fresh", "later", "shapes", "done"), ""),
     }  # fmt: skip
@@ -128,16 +118,15 @@ def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, o
         out[part] = ""
         if cache and scaled:
             out[part] = fill(
-                text, **words, block=_BLOCK, key_scales=cache.key_scales,
+                text, **words, block=PACKED_ROWS, key_scales=cache.key_scales,
                 value_scales=cache.value_scales, scale_head=cache.scales,
             )  # fmt: skip
     return out
 
 
 def _run(
-    name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None,
-    isa: Isa,
-) -> str:  # fmt: skip
+    name: str, form: Attention, plan: AttentionPlan, starts: Starts, cache: CacheLayout | None
+) -> str:
     """The call of a tile; one for each number of queries where compilers are to know it."""
     own = "past + row, " if cache else "row, " if form.window else ""
     operands = "".join(f"{x}, " for x, _, _ in starts) + own
@@ -145,9 +134,8 @@ def _run(
     buffers = "from, kt, vp, p, mix, "
     if form.rounded != F32:
         kt, vp, qn, pn = (f"({row_type(BF16)} *)(void *){x}" for x in ("kt", "vp", "qn", "pn"))
-        buffers = f"from, {kt}, {vp}, p, mix, {qn}, {pn}, "
-        if isa.tiles[BF16.name].blocks:
-            return f"        {name}_tile((int)({rows}), s, {operands}{buffers}&shapes, o);\n"
+        buffers = f"from, {kt}, {vp}, p, mix, {qn}, {pn}, &shapes, "
+        return f"        {name}_tile((int)({rows}), s, {operands}{buffers}o);\n"
     cases = "\n".join(
         f"            case {m}: {name}_tile({m}, s, {operands}{buffers}o); break;"
         for m in range(1, plan.mr + 1)

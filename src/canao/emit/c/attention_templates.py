@@ -55,11 +55,8 @@ ${round_queries}    vf total[$MR];
             sum[i] = vf_set1(0.0f);
         }
         for (int64_t j = 0; j < count; j += $NR) {
-            vf acc[${rows}][$NV];
-            ${each} (int i = 0; i < m; i++)
-                UNROLL for (int v = 0; v < $NV; v++)
-                    acc[i][v] = vf_set1(0.0f);
-            ${fma}(m, ${d}, ${query}, kt + (key + j) * ${deep}, 0, 0, 0, acc${fresh});
+            vf acc[$MR][$NV];
+${zeros}            ${fma}(m, ${d}, ${query}, kt + (key + j) * ${deep}, 0, 0, 0, acc${fresh});
             ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
                     const vf x = ${scaled};
@@ -93,13 +90,8 @@ ${floor}            shrink[i] = vf_exp2(vf_set1((top[i] - peak) * LOG2_E));
         ${each} (int i = 0; i < m; i++)
             low[i] = vf_set1(last ? 1.0f / vf_sum(total[i]) : 1.0f);
         for (int64_t j = 0; j < ${wide}; j += $NR) {
-            vf acc[${rows}][$NV];
-            ${each} (int i = 0; i < m; i++)
-                UNROLL for (int v = 0; v < $NV; v++)
-                    acc[i][v] = key > first
-                                    ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
-                                    : vf_set1(0.0f);
-            ${fma}(m, count, ${part}, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
+            vf acc[$MR][$NV];
+${mix_so_far}            ${fma}(m, count, ${part}, ${tile}, vp + j * ${room} + key * $NR, 0, 0, 0,
                                    acc${later});
             ${each} (int i = 0; i < m; i++)
                 UNROLL for (int v = 0; v < $NV; v++) {
@@ -139,7 +131,25 @@ ${shapes}    int64_t ready = -1;
 ${starts}${run}    }
 ${done}}
 """
-# Of bf16: queries of a tile, rounded; keys have as many elements, the last of them 0.
+# What sums start with. Blocks that start with zeros do not read them.
+ZEROS = """\
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++)
+                    acc[i][v] = vf_set1(0.0f);
+"""
+MIX = """\
+            UNROLL for (int i = 0; i < m; i++)
+                UNROLL for (int v = 0; v < $NV; v++)
+                    acc[i][v] = key > first
+                                    ? vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i])
+                                    : vf_set1(0.0f);
+"""
+MIX_OF_BLOCKS = """\
+            for (int i = 0; i < m && key > first; i++)
+                UNROLL for (int v = 0; v < $NV; v++)
+                    acc[i][v] = vf_mul(vf_load(mix + i * ${wide} + j + v * VF), shrink[i]);
+"""
+# Of bf16: queries of a tile, rounded, and zeros up to a whole vector.
 ROUND_QUERIES = """\
     for (int i = 0; i < m; i++)
         for (int64_t j = 0; j < ${d}; j += VF)

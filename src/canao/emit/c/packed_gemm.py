@@ -290,14 +290,14 @@ class PackedGemmCode:
             w.line("const int64_t row = top + part(rows, tiles, t);")
             names = self._passed(self.tile_uses)
             out, top = (self.step.scratch[0].name, ", top") if self.written else ("out", "")
-            rest = f"{width}, s, {names}{out}, row, col, k0, next, step{top});"
+            rest = f"{width}, s, {names}{out}, row, col, k0, next, step{top}"
             rows = "top + part(rows, tiles, t + 1) - row"
             if self.tile.blocks:
-                w.line(f"{self.name}_tile((int)({rows}), {rest.removesuffix(');')}, &shapes);")
+                w.line(f"{self.name}_tile((int)({rows}), {rest}, &shapes);")
                 return
             with w.block(f"switch ({rows})"):
                 for m in range(1, plan.mr + 1):
-                    w.line(f"case {m}: {self.name}_tile({m}, {rest} break;")
+                    w.line(f"case {m}: {self.name}_tile({m}, {rest}); break;")
 
 
 def packed_gemm_text(graph: Graph, step: Step, isa: Isa) -> KernelText:

@@ -9,9 +9,8 @@ from canao.emit.arguments import row_type
 from canao.emit.writer import fill
 from canao.graph.dtypes import BF16
 from canao.isa.table import SIZES, Blocks, Isa
+from canao.lower.cpu.quantized import CACHE_LINE
 from canao.lower.cpu.tiles import rounded
-
-CACHE_LINE = 64
 
 TILE = """\
 /* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
@@ -288,18 +287,12 @@ static void pack_bf16_${shape}(
                 vf rows[$KR];
                 UNROLL for (int i = 0; i < $KR; i++)
                     rows[i] = r + i < deep ? vf_load(block + (r + i) * $NR + j) : vf_set1(0.0f);
+                $B *const p = panel + j * $KR;
                 ${pack}
             }
     }
 }
 """
-BY_NUMBER = """\
-$B narrow[$KR][VF];
-                UNROLL for (int i = 0; i < $KR; i++)
-                    ${B}_store(narrow[i], rows[i]);
-                for (int c = 0; c < VF; c++)
-                    UNROLL for (int i = 0; i < $KR; i++)
-                        panel[(j + c) * $KR + i] = narrow[i][c];"""
 SMALL_PRODUCT = """\
 /* c[m][$NR] = a[m][k] b[k][$NR], c by rows $NR apart. */
 CANAO_INLINE void tile_product_${shape}(
@@ -402,7 +395,7 @@ def _blocks_loop(blocks: Blocks, words: Mapping[str, object]) -> str:
     return fill(BLOCKS_LOOP, **words, **text, DEEP=blocks.depth)
 
 
-_BLOCK = 16  # rows of float32 at a time, a multiple of what inner loops take at once
+PACKED_ROWS = 16  # of float32 at a time; inner loops take whole parts of them at once
 FUNCTIONS = {"pack": PACK, "pack_bf16": PACK_ROUNDED, "small_product": SMALL_PRODUCT}
 
 
@@ -414,7 +407,8 @@ def tile_function(need: str, tile: tuple[int, int], isa: Isa) -> str:
         for m in range(1, mr + 1)
     )
     narrow = isa.tiles[BF16.name]
-    words: dict[str, object] = {"KR": narrow.kr, "BLOCK": _BLOCK, "B": row_type(BF16)}
-    by = "$B *const p = panel + j * $KR;\n                " + narrow.pack
-    words["pack"] = fill(by if narrow.pack else BY_NUMBER, **words)
-    return fill(FUNCTIONS[need], **tile_words(tile, isa), **words, cases=cases)
+    pack = narrow.blocks.pack if narrow.blocks else ""
+    return fill(
+        FUNCTIONS[need], **tile_words(tile, isa), cases=cases, KR=narrow.kr, BLOCK=PACKED_ROWS,
+        B=row_type(BF16), pack=pack,
+    )  # fmt: skip

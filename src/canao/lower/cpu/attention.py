@@ -13,6 +13,7 @@ from canao.graph.dtypes import F32, I8, I32
 from canao.graph.ir import Graph, product
 from canao.isa.registry import ISAS
 from canao.lower.cpu.naming import plain
+from canao.lower.cpu.quantized import tile_name
 from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
 from canao.schedule.kv_cache import CacheLayout
@@ -21,7 +22,7 @@ from canao.schedule.schedule import Buffer
 from canao.schedule.work import HEADS, TILES, Work
 from canao.target import Target
 
-# Keys whose scores are held at once: 8 rows of them fill half of a small L1.
+# Keys whose scores are held at once: 8 rows of them fill half of a small L1, 16 rows all of that.
 KEYS = 512
 
 
@@ -104,6 +105,12 @@ def depth(form: Attention) -> tuple[int, int]:
     return d, dv
 
 
+def multiplied(form: Attention) -> str:
+    """Which row of an instruction set's tiles multiplies: float32 by keys and by values, or what
+    both are rounded to."""
+    return tile_name(F32, form.cache or F32) if form.rounded == F32 else form.rounded.name
+
+
 def _operands(form: Attention) -> Iterator[Operand]:
     for access in (form.q, form.k, form.v):
         yield Operand(access.base)
@@ -133,7 +140,7 @@ def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...
 
 
 def deep_row(form: Attention, isa: str) -> int:
-    """Elements of a key or query of bf16 in memory: whole vectors of floats."""
+    """Elements from one query of bf16, or one column of a panel of keys, to the next."""
     return rounded(depth(form)[0], ISAS[isa].width)
 
 
