@@ -22,8 +22,8 @@ class RowLayout:
     scale   where the elements end, and of levels the scale is     pitch   from row to row
     start   where the first sums of a product are; 0 where these are zeros
 
-    Where instructions multiply blocks, which they read faster from whole cache lines, rows begin
-    on these.
+    Where instructions multiply blocks, of several rows at once, rows begin on cache lines, an odd
+    number of them apart: these are not in the same few sets of the cache.
     """
 
     scale: int
@@ -47,13 +47,11 @@ def row_layout(width: Dim, rows: DType, isa: str) -> RowLayout:
     tile = tile_of(rows, isa)
     size = SIZES[tile.activations]
     scale = rounded(rounded(width, tile.kr) * size, F32.bytes) // size
-    line = CACHE_LINE // size if tile.blocks else 1
-    if rows not in QUANTIZED:
-        return RowLayout(scale, rounded(scale, line))
-    start = scale + F32.bytes // size
-    if not tile.offset:
-        return RowLayout(scale, rounded(start, line))
-    return RowLayout(scale, rounded(start + I32.bytes // size, line), start)
+    start = scale + (F32.bytes // size if rows in QUANTIZED else 0)
+    end = start + (I32.bytes // size if tile.offset else 0)
+    if tile.blocks:
+        end = CACHE_LINE // size * (-(-end * size // CACHE_LINE) | 1)
+    return RowLayout(scale, end, start if tile.offset else 0)
 
 
 def narrow_bytes(kind: Type, length: int, isa: str) -> int:
