@@ -39,7 +39,7 @@ from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import check_precision
-from canao.search.kernels import imported, survey
+from canao.search.kernels import Imported, survey
 from canao.search.space import Space
 from canao.search.table import LatencyTable, table_key
 
@@ -62,7 +62,7 @@ class Study:
         self.precision = PRECISION if precision == MIXED else precision
         self.own = ("", "int8") if precision == MIXED else ("",)
         key = table_key(self.device, self.measure, self.precision)
-        kernels = imported(self.blank, self.device.target, self.precision)
+        kernels = Imported(self.blank, self.device.target, self.precision)
         self.table = LatencyTable(work / "latency.json", key, kernels)
 
     def blank(self, arch: Arch) -> object:

@@ -200,7 +200,7 @@ def search(
     """
     from canao.model.hub import resolve
     from canao.search import run_search
-    from canao.search.kernels import imported
+    from canao.search.kernels import Imported
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
@@ -242,7 +242,7 @@ def search(
     )  # fmt: skip
     return run_search(
         options, trainer, _compiler(where, precision), where,
-        imported(trainer.blank, where.target, precision), progress or silent,
+        Imported(trainer.blank, where.target, precision), progress or silent,
         _finisher(where, texts, options),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.model import hf
 from canao.model.arch import Arch, Block
-from canao.search.kernels import KernelNames, Known, imported, survey
+from canao.search.kernels import Imported, KernelNames, Known, survey
 from canao.target import get_target
 from canao.train.data import load_data
 from canao.train.options import TrainOptions
@@ -39,13 +39,14 @@ def test_halves_tell_every_sequence() -> None:
     with precisions of their own, follow."""
     heads, ffn, precision = (1, 2, 5), (8, 33, 130), "float32"
     asked: list[Arch] = []
-    told = imported(blank, get_target(), precision)
 
-    def counted(arch: Arch) -> object:
-        asked.append(arch)
-        return told(arch)
+    class Counted(Imported):
+        def __call__(self, arch: Arch) -> list[tuple[str, int]]:
+            asked.append(arch)
+            return super().__call__(arch)
 
-    names = KernelNames(counted, Known())  # type: ignore[arg-type]
+    told = Counted(blank, get_target(), precision)
+    names = KernelNames(told, Known())
     mixed = Arch(40, 8, (Block(1, 8), Block(1, 8, "int8")))
     for one in survey(mixed, heads, ffn, 3):
         names.of(one)
@@ -58,9 +59,12 @@ def test_halves_tell_every_sequence() -> None:
             if any(pair):
                 blocks.append(Block(*pair, str(rng.choice(["", "int8"]))))
         arch = Arch(40, 8, tuple(blocks))
-        assert names.recalled(arch) == run_by(arch, precision), arch
-    assert names.of(Arch.uniform(2, 40, 5, 33)) == run_by(Arch.uniform(2, 40, 5, 33), precision)
-    assert len(asked) == 2
+        if told.isa(arch) == told.isa(mixed):
+            assert names.recalled(arch) == run_by(arch, precision), arch
+    plain = Arch.uniform(2, 40, 5, 33)
+    assert names.of(plain) == run_by(plain, precision)
+    # Where int8 is for another instruction set, so are the kernels in float32 beside it.
+    assert len(asked) == (2 if told.isa(plain) == told.isa(mixed) else 3)
 
 
 def test_importing_leaves_torchs_generator_alone(tmp_path: Path) -> None:
@@ -86,6 +90,6 @@ def test_kernels_are_those_for_the_labels_of_the_data(kind: str, tmp_path: Path)
     trainer = Trainer(save_tiny(tmp_path / "teacher"), data, tmp_path / "w",
                       TrainOptions(max_length=16, teacher_epochs=1), lambda *a: None)  # fmt: skip
     arch = Arch(16, 8, (Block(1, 8), Block(2, 0)))
-    told = KernelNames(imported(trainer.blank, get_target(), "float32"), Known()).of(arch)
+    told = KernelNames(Imported(trainer.blank, get_target(), "float32"), Known()).of(arch)
     stages = compile_graph(load_model(trainer.skeleton(arch))[1], get_target())
     assert told == Counter(name for name in stages.schedule.kernel_names() if name)

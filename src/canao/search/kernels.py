@@ -2,7 +2,8 @@
 
 A kernel's name says what it computes and how, so that equal names are equal code. The kernels of a
 library are those outside of the layers, and those of each half of a layer: its attention, its FFN.
-A half has the same kernels wherever it stands. So one model in which a half occurs, imported and
+A half has the same kernels wherever it stands in libraries for one instruction set, which follows
+from the precisions of all blocks. So one model in which a half occurs, imported and
 cut into kernels but not compiled, tells those of every sequence of blocks with that half.
 """
 
@@ -25,8 +26,8 @@ Kernels = Callable[[Arch], Sequence[tuple[str, int]]]
 
 
 class Known(msgspec.Struct):
-    """What is known: kernels outside of the layers by width, and those of each half. A library that
-    turned out to run others than its halves say is in `whole`."""
+    """What is known, by instruction set: kernels outside of the layers by width, and those of each
+    half. A library that turned out to run others than its halves say is in `whole`."""
 
     outside: dict[str, list[str]] = {}
     halves: dict[str, list[str]] = {}
@@ -38,6 +39,9 @@ class KernelNames:
 
     def __init__(self, kernels: Kernels, known: Known) -> None:
         self._kernels, self.known = kernels, known
+
+    def _isa(self, arch: Arch) -> str:
+        return f"{self._kernels.isa(arch)} " if isinstance(self._kernels, Imported) else ""
 
     def of(self, arch: Arch) -> Counter[str]:
         """How often the library of `arch` runs each kernel."""
@@ -52,12 +56,12 @@ class KernelNames:
         """The same from what is known already; None where a half is not."""
         if str(arch) in self.known.whole:
             return Counter(self.known.whole[str(arch)])
-        names = self.known.outside.get(_outside(arch))
+        names = self.known.outside.get(self._isa(arch) + _outside(arch))
         if names is None:
             return None
         total = Counter(names)
         for half in _halves(arch):
-            names = self.known.halves.get(_key(arch, half))
+            names = self.known.halves.get(self._isa(arch) + _key(arch, half))
             if names is None:
                 return None
             total.update(names)
@@ -65,7 +69,7 @@ class KernelNames:
 
     def outside(self, arch: Arch) -> Counter[str] | None:
         """The kernels outside of the layers, if they are known."""
-        names = self.known.outside.get(_outside(arch))
+        names = self.known.outside.get(self._isa(arch) + _outside(arch))
         return None if names is None else Counter(names)
 
     def learn(self, arch: Arch, names: Sequence[str]) -> None:
@@ -79,21 +83,26 @@ class KernelNames:
         found: dict[int, list[str]] = {}
         for name, place in self._kernels(asked):
             found.setdefault(place, []).append(name)
-        self.known.outside[_outside(arch)] = found.get(-1, [])
+        self.known.outside[self._isa(arch) + _outside(arch)] = found.get(-1, [])
         for i, block in enumerate(asked.blocks):
             for at, half in _halves_of(block):
-                self.known.halves[_key(arch, half)] = found.get(2 * i + at, [])
+                self.known.halves[self._isa(arch) + _key(arch, half)] = found.get(2 * i + at, [])
 
 
-def imported(blank: Callable[[Arch], Any], target: Target, precision: str) -> Kernels:
+class Imported:
     """Kernels as told by importing the model that `blank` makes of an architecture, and by
     scheduling it for the target as `compile_model` would."""
-    from canao.compiler.loading import load_model
-    from canao.compiler.pipeline import compile_graph
-    from canao.model.hf import half_of
 
-    def kernels(arch: Arch) -> list[tuple[str, int]]:
-        stages = compile_graph(load_model(blank(arch))[1], target, precision=precision)
+    def __init__(self, blank: Callable[[Arch], Any], target: Target, precision: str) -> None:
+        self._blank, self._target, self._precision = blank, target, precision
+
+    def __call__(self, arch: Arch) -> list[tuple[str, int]]:
+        from canao.compiler.loading import load_model
+        from canao.compiler.pipeline import compile_graph
+        from canao.model.hf import half_of
+
+        graph = load_model(self._blank(arch))[1]
+        stages = compile_graph(graph, self._target, precision=self._precision)
         names, regions = stages.schedule.kernel_names(), stages.program.regions
         return [
             (name, max((half_of(n.where) for n in region.nodes), default=-1))
@@ -101,16 +110,22 @@ def imported(blank: Callable[[Arch], Any], target: Target, precision: str) -> Ke
             if name
         ]
 
-    return kernels
+    def isa(self, arch: Arch) -> str:
+        """The instruction set that the library of an architecture is compiled for."""
+        from canao.lower.scheduling import target_in
+
+        own = {block.precision for block in arch.blocks if block.precision}
+        return target_in(self._target, self._precision, *sorted(own)).isa
 
 
 def survey(arch: Arch, heads: Sequence[int], ffn: Sequence[int], layers: int) -> Iterator[Arch]:
     """Architectures as wide as `arch`, of `layers` layers at most, in which each number of heads
-    and of FFN units occurs: their kernels are those of every sequence of such blocks."""
+    and of FFN units occurs: their kernels are those of every sequence of such blocks. Precisions
+    are mixed, as they decide together what the library is compiled for."""
     count = max(len(heads), len(ffn))
     precisions = dict.fromkeys(block.precision for block in arch.blocks)
     blocks = [Block(heads[i % len(heads)], ffn[i % len(ffn)], precision)
-              for precision in precisions for i in range(count)]  # fmt: skip
+              for i in range(count) for precision in precisions]  # fmt: skip
     for start in range(0, len(blocks), layers):
         yield replace(arch, blocks=tuple(blocks[start : start + layers]))
 
