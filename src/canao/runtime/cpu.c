@@ -94,7 +94,8 @@ static void say_what_is_missing(const struct canao_level *l)
             a.has ? " (the system has it switched off)" : "");
         before = ", ";
     }
-    say(&length, "; compile the model with another --isa (scalar runs anywhere), or with --target host here");
+    say(&length, "; compile the model with another --isa (scalar runs anywhere), "
+                 "or with --target host here");
 }
 
 static void choose(void)

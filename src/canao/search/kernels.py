@@ -43,6 +43,13 @@ class KernelNames:
     def _isa(self, arch: Arch) -> str:
         return f"{self._kernels.isa(arch)} " if isinstance(self._kernels, Imported) else ""
 
+    def _outside(self, arch: Arch) -> str:
+        return f"{self._isa(arch)}H{arch.hidden}"
+
+    def _half(self, arch: Arch, half: Block) -> str:
+        size = f" D{arch.head_size}" if half.heads else ""
+        return f"{self._isa(arch)}H{arch.hidden}{size} {half}"
+
     def of(self, arch: Arch) -> Counter[str]:
         """How often the library of `arch` runs each kernel."""
         found = self.recalled(arch)
@@ -56,12 +63,12 @@ class KernelNames:
         """The same from what is known already; None where a half is not."""
         if str(arch) in self.known.whole:
             return Counter(self.known.whole[str(arch)])
-        names = self.known.outside.get(self._isa(arch) + _outside(arch))
+        names = self.known.outside.get(self._outside(arch))
         if names is None:
             return None
         total = Counter(names)
         for half in _halves(arch):
-            names = self.known.halves.get(self._isa(arch) + _key(arch, half))
+            names = self.known.halves.get(self._half(arch, half))
             if names is None:
                 return None
             total.update(names)
@@ -69,7 +76,7 @@ class KernelNames:
 
     def outside(self, arch: Arch) -> Counter[str] | None:
         """The kernels outside of the layers, if they are known."""
-        names = self.known.outside.get(self._isa(arch) + _outside(arch))
+        names = self.known.outside.get(self._outside(arch))
         return None if names is None else Counter(names)
 
     def learn(self, arch: Arch, names: Sequence[str]) -> None:
@@ -83,10 +90,10 @@ class KernelNames:
         found: dict[int, list[str]] = {}
         for name, place in self._kernels(asked):
             found.setdefault(place, []).append(name)
-        self.known.outside[self._isa(arch) + _outside(arch)] = found.get(-1, [])
+        self.known.outside[self._outside(arch)] = found.get(-1, [])
         for i, block in enumerate(asked.blocks):
             for at, half in _halves_of(block):
-                self.known.halves[self._isa(arch) + _key(arch, half)] = found.get(2 * i + at, [])
+                self.known.halves[self._half(arch, half)] = found.get(2 * i + at, [])
 
 
 class Imported:
@@ -141,12 +148,3 @@ def _halves_of(block: Block) -> Iterator[tuple[int, Block]]:
         yield 0, replace(block, ffn=0)
     if block.ffn:
         yield 1, replace(block, heads=0)
-
-
-def _outside(arch: Arch) -> str:
-    return f"H{arch.hidden}"
-
-
-def _key(arch: Arch, half: Block) -> str:
-    size = f" D{arch.head_size}" if half.heads else ""
-    return f"H{arch.hidden}{size} {half}"

@@ -3,12 +3,11 @@ whose `shape` is in their names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from canao.emit.arguments import row_type
+from canao.emit.c.block_templates import blocks_loop
 from canao.emit.writer import fill
 from canao.graph.dtypes import BF16
-from canao.isa.table import SIZES, Blocks, Isa
+from canao.isa.table import SIZES, Isa
 from canao.lower.cpu.quantized import CACHE_LINE
 from canao.lower.cpu.tiles import rounded
 
@@ -82,39 +81,6 @@ CANAO_INLINE void panel_fma_${weights}_${shape}(
             UNROLL for (int v = 0; v < $NV; v++)
                 acc[i][v] = vf_add(acc[i][v], part_${weights}(sums[i][v / $WIDE], v % $WIDE));
     }
-}
-"""
-# Instructions that multiply whole blocks: what a tile needs for its sums is in memory anyhow, so
-# that the number of rows need not be known to the compiler.
-BLOCKS_LOOP = """\
-/* acc[m][$NR] += a[m][k] b[k][$NR] by blocks, $DEEP of the depth in each: a by rows lda apart, b a
-   packed panel of ${weights}. Where `fresh`, acc holds nothing yet. Where `ahead`, what lies at
-   `next` is fetched meanwhile, `step` bytes for every element of the depth. `shapes` are those that
-   blocks have. */
-static __attribute__((noinline)) void panel_fma_${weights}_${shape}(
-    int64_t m, int64_t k, const $A *a, int64_t lda, const $W *b, const int ahead,
-    const char *next, int64_t step, $VC acc[$MR][$NV], int fresh, uint64_t *shapes)
-{
-    for (; k > 0; fresh = 0) {
-        const int64_t deep = k < $DEEP ? (k + $KR - 1) / $KR * $KR : $DEEP;
-        int64_t turns = k < $DEEP ? 1 : k / $DEEP;
-        k -= turns * deep;
-        block_shapes(m, deep / $KR, shapes);
-        if (fresh) {
-${zero_sums}
-        } else {
-${load_sums}
-        }
-        for (; turns; turns--, a += deep, b += deep * $NR) {
-            if (ahead)
-                for (const char *end = next + deep * step; next < end; next += 64)
-                    __builtin_prefetch(next);
-            _tile_loadd(4, a, lda * (int64_t)sizeof *a);
-${products}
-        }
-${store_sums}
-    }
-    BLOCKS_IN_MEMORY();
 }
 """
 # What the inner loop is made of, from an instruction set's table.
@@ -360,7 +326,7 @@ def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
     blocked = "panel_block" if ops.block else "panel_fma"
     turn = ops.kr * ops.steps
     if ops.blocks:
-        return _blocks_loop(ops.blocks, words)
+        return blocks_loop(ops.blocks, words)
     if ops.pairs:
         parts = [(PAIRS, "", turn)]
     elif ops.lanes:
@@ -374,25 +340,6 @@ def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
         fill(text, **words, fma=called, DEEP=deep, LINES=-(-size * deep // CACHE_LINE))
         for text, called, deep in parts
     )
-
-
-def _blocks_loop(blocks: Blocks, words: Mapping[str, object]) -> str:
-    """The loop over blocks, whose registers have numbers."""
-    vectors = words["NV"]
-    assert isinstance(vectors, int)
-    lines = dict[str, list[str]](zero_sums=[], load_sums=[], products=[], store_sums=[])
-    for v in range(vectors):
-        weights = 5 + v % 3
-        lines["zero_sums"].append(f"            _tile_zero({v});")
-        lines["load_sums"].append(f"            _tile_loadd({v}, &acc[0][{v}], sizeof acc[0]);")
-        lines["products"] += [
-            f"            _tile_loadd({weights}, b + {v} * VF * {words['KR']}, "
-            f"{words['NR']} * {words['KR']} * (int64_t)sizeof *b);",
-            f"            {blocks.product}({v}, 4, {weights});",
-        ]
-        lines["store_sums"].append(f"        _tile_stored({v}, &acc[0][{v}], sizeof acc[0]);")
-    text = {name: "\n".join(part) for name, part in lines.items()}
-    return fill(BLOCKS_LOOP, **words, **text, DEEP=blocks.depth)
 
 
 PACKED_ROWS = 16  # of float32 at a time; inner loops take whole parts of them at once
