@@ -27,8 +27,9 @@ SEARCHED = {
        ("run_dir", "task", "trials", "max_minutes", "controller", "seed", "percentile",
         "max_loss")},
     **{name: getattr(TRAINING, name) for name in
-       ("metric", "quick_steps", "teacher_epochs", "teacher_lr", "precision", "quantized_epochs",
-        "losses", "relation_heads", "relation_layer", "augment", "augment_model")},
+       ("metric", "ranker", "quick_steps", "supernet_steps", "teacher_epochs", "teacher_lr",
+        "precision", "quantized_epochs", "losses", "relation_heads", "relation_layer", "augment",
+        "augment_model")},
     **MEASURED,
     "samples": PROTOCOL.samples, "epochs": TRAINING.final_epochs, "device": DEVICE,
 }  # fmt: skip

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from canao.search.options import Event, Finish
     from canao.train.data import TextData
     from canao.train.general import Distilled
+    from canao.train.trainer import Trainer
     from canao.tuning import TuningResult
 
 DEVICES = ("local", "null")
@@ -144,7 +145,8 @@ def search(
     seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
     others_limit: float = DEFAULTS.others_limit,
     samples: int = _PROTOCOL.samples, max_minutes: float = DEFAULTS.max_minutes,
-    metric: str | None = _TRAINING.metric, quick_steps: int = _TRAINING.quick_steps,
+    metric: str | None = _TRAINING.metric, ranker: str = _TRAINING.ranker,
+    quick_steps: int = _TRAINING.quick_steps, supernet_steps: int = _TRAINING.supernet_steps,
     epochs: int = _TRAINING.final_epochs, teacher_epochs: int | None = _TRAINING.teacher_epochs,
     teacher_lr: float | None = _TRAINING.teacher_lr,
     precision: str = PRECISION, max_loss: float = DEFAULTS.max_loss,
@@ -172,10 +174,15 @@ def search(
     budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
     teacher_epochs, teacher_lr   of the teacher's fine-tuning. None: rate, epochs and all else are
                  chosen on a held-out part of the training set (docs/training.md)
+    ranker       what candidates' proxy scores are: 'short', the score after `quick_steps` of
+                 distillation; 'supernet', that as a part of a supernet, which is trained for
+                 `supernet_steps` once; 'fitted', that before any training; 'pruning', the share of
+                 the teacher that is kept
     length       tokens of the measured sequence; training sequences are truncated to it, too
     others_limit share of a core that other programs may take while a library is judged
-    precision    of the products of all libraries. In another one than float32 the best student's is
-                 run on the development set, and its score is the library's
+    precision    of the products of all libraries; 'auto': the one in which the teacher is fastest
+                 on the device. In another one than float32 the best student's is run on the
+                 development set, and its score is the library's
     max_loss     points of the metric that it may lose there against float32; where it loses more,
                  products go back to float32, and that library is measured
     quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
@@ -199,6 +206,7 @@ def search(
     nothing keeps the budget, InputError if an argument cannot be used.
     """
     from canao.model.hub import resolve
+    from canao.precision.quantize import AUTO, INT8
     from canao.search import run_search
     from canao.search.kernels import Imported
     from canao.train.compute import training_device
@@ -206,17 +214,19 @@ def search(
     from canao.train.trainer import Trainer
     from canao.train.unlabelled import Unlabelled, read_unlabelled
 
-    # Options first: what is wrong with one is said before anything is downloaded or read.
+    # Options first: what is wrong with one is said before anything is downloaded or read. What
+    # `auto` will be is measured later; int8 has all options that any other precision has.
     run_dir = Path(run_dir)
     options = SearchOptions(
         budget_ms=budget_ms, run_dir=run_dir, task=task, trials=trials, max_minutes=max_minutes,
         controller=controller, seed=seed, percentile=percentile, others_limit=others_limit,
         measure=MeasureConfig(length=length, threads=threads, samples=samples),
         training=TrainOptions(
-            max_length=length, seed=seed, metric=metric, quick_steps=quick_steps,
-            final_epochs=epochs, teacher_epochs=teacher_epochs, teacher_lr=teacher_lr,
-            precision=precision, quantized_epochs=quantized_epochs, losses=losses,
-            relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
+            max_length=length, seed=seed, metric=metric, ranker=ranker, quick_steps=quick_steps,
+            supernet_steps=supernet_steps, final_epochs=epochs, teacher_epochs=teacher_epochs,
+            teacher_lr=teacher_lr, precision=INT8 if precision == AUTO else precision,
+            quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
+            relation_layer=relation_layer, augment=augment,
             augment_model=None if augment_model is None else str(Path(augment_model).resolve()),
             device=train_device, dtype=train_dtype,
         ),
@@ -236,13 +246,21 @@ def search(
         "columns": ", ".join((*texts.columns, texts.label_column)),
         **_text_facts(unlabelled_text),
     })  # fmt: skip
-    say = train_progress or silent
-    trainer = Trainer(
-        place.path, texts, run_dir / "train", options.training, say, ignored, more.examples
-    )  # fmt: skip
+    say, told_of = train_progress or silent, progress or silent
+
+    def a_trainer() -> Trainer:
+        return Trainer(
+            place.path, texts, run_dir / "train", options.training, say, ignored, more.examples
+        )  # fmt: skip
+
+    trainer = a_trainer()
+    if precision == AUTO:
+        precision = _fastest(trainer, where, options, told_of)
+        options = options.in_precision(precision)
+        trainer = a_trainer()
     return run_search(
         options, trainer, _compiler(where, precision), where,
-        Imported(trainer.blank, where.target, precision), progress or silent,
+        Imported(trainer.blank, where.target, precision), told_of,
         _finisher(where, texts, options),
     )  # fmt: skip
 
@@ -293,6 +311,25 @@ def _teacher_facts(place: ModelPlace) -> dict[str, str]:
 def _text_facts(path: str | Path | None) -> dict[str, str]:
     """The same of texts without labels, if there are some."""
     return {} if path is None else {"unlabelled_text": str(Path(path).resolve())}
+
+
+def _fastest(
+    trainer: Trainer, device: Device, options: SearchOptions, progress: Callable[[Event], None]
+) -> str:
+    """The precision of a run that is under way; else the one in which the teacher is fastest."""
+    from canao.accuracy.fastest import fastest_precision
+    from canao.search.journal import RUN_FILE, read_run
+    from canao.search.options import Event
+
+    if (options.run_dir / RUN_FILE).is_file():
+        return str(read_run(options.run_dir).get("precision", PRECISION))
+    progress(Event("check", "measuring the teacher's shape in each precision"))
+    model = trainer.blank(trainer.teacher_arch())
+    found = fastest_precision(
+        model, device, options.search_measure, lambda line: progress(Event("check", line))
+    )
+    progress(Event("check", f"libraries are in {found}"))
+    return found
 
 
 def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:

@@ -15,7 +15,7 @@ from canao.model.arch import Arch
 from canao.train import loop
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.distill import Objective, distill, teacher_signals
+from canao.train.distill import Objective, distill, needed
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.finetune import finetune, predict_logits
 from canao.train.importance import measure_importance
@@ -67,7 +67,7 @@ def targets_of(
     teacher: PreTrainedModel, data: Encoded, losses: dict[str, float], pairing: Pairing
 ) -> TeacherTargets:
     targets = TeacherTargets(teacher, data)
-    targets.prepare(teacher_signals(losses, pairing), silent)
+    targets.prepare(needed(losses, pairing)[1], silent)
     return targets
 
 

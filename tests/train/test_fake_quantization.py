@@ -299,7 +299,7 @@ def test_a_killed_run_gives_the_same_rounded_student(
     assert whole.finish(SMALL) == student
     model = hf.load_classifier(student.model_dir, task.labels)
     with FakeQuantization.of(model, 64).active(model):
-        assert whole._score(model) == student.score
+        assert whole.score(model) == student.score
 
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
 

@@ -24,7 +24,7 @@ from canao.artifact.temporary import WorkingDirectory
 from canao.compiler.packaging import check_destination
 from canao.compiler.pipeline import compile_model
 from canao.defaults import MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
-from canao.device.base import Failure, MeasureConfig
+from canao.device.base import Device, Failure, MeasureConfig
 from canao.device.bench import local_device
 from canao.errors import AccuracyError, DeviceError, InputError
 from canao.isa.registry import ISAS
@@ -107,6 +107,20 @@ def compile_fastest(
     return Fastest(Artifact.load(out), tuple(tried))
 
 
+def fastest_precision(
+    model: Any, device: Device, config: MeasureConfig, progress: Callable[[str], None] = silent
+) -> str:
+    """The precision in which the library of a model takes least time on a device, under a protocol;
+    of those that take about as long, the most precise. Its weights may be random: what a precision
+    loses is not looked at. DeviceError if one cannot be measured."""
+    with WorkingDirectory("canao-fastest") as folder:
+        made = {
+            name: compile_model(model, folder / name, target=device.target, precision=name)
+            for name in candidates(device.target)
+        }
+        return _chosen(made, _in_turns(made, device, config, progress))
+
+
 def _compiled(
     model: Any, place: Path, data: Any, name: str, max_loss: float, metric: str | None,
     progress: Callable[[str], None], options: Mapping[str, Any],
@@ -139,13 +153,21 @@ def _times(
         require_runnable(target, "")
     except InputError:
         return {}
-    device, turns = local_device(), dict[str, list[float]]()
+    longest = min(int(artifact.manifest["max_length"]) for artifact in made.values())
+    config = MeasureConfig(length=min(_LENGTH, longest), warmup=2, samples=_SAMPLES)
+    return _in_turns(made, local_device(), config, progress)
+
+
+def _in_turns(
+    made: Mapping[str, Artifact], device: Device, config: MeasureConfig,
+    progress: Callable[[str], None],
+) -> dict[str, float]:  # fmt: skip
+    """Milliseconds of each library on a device, the median of turns, so that whatever else runs
+    meets all of them alike; DeviceError if one fails."""
+    turns = dict[str, list[float]]()
     for _ in range(_ROUNDS):
         for name, artifact in made.items():
-            longest = int(artifact.manifest["max_length"])
-            timing = device.measure(
-                artifact, MeasureConfig(length=min(_LENGTH, longest), warmup=2, samples=_SAMPLES)
-            )
+            timing = device.measure(artifact, config)
             if isinstance(timing, Failure):
                 raise DeviceError(f"{name}: {timing.stage} failed: {timing.message}")
             turns.setdefault(name, []).append(timing.percentile(50))

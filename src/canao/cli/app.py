@@ -49,6 +49,7 @@ from canao.target import NAMES as TARGETS
 from canao.target import get_target
 from canao.train.data import TASKS as TRAINED_TASKS
 from canao.train.general_options import GeneralOptions
+from canao.train.options import RANKERS
 
 app = typer.Typer(
     help="Latency budget in, certified native language model out.",
@@ -150,9 +151,15 @@ def search(
     metric: Annotated[str | None, typer.Option(help="metric that ranks candidates")] = (
         _TRAINING.metric
     ),
+    ranker: Annotated[
+        str, typer.Option(help=f"what candidates' proxy scores are: {', '.join(RANKERS)}")
+    ] = _TRAINING.ranker,
     quick_steps: Annotated[
-        int, typer.Option(help="training steps behind the proxy score of a candidate")
+        int, typer.Option(help="training steps behind a proxy score, with --ranker short")
     ] = _TRAINING.quick_steps,
+    supernet_steps: Annotated[
+        int, typer.Option(help="training steps of the supernet, with --ranker supernet")
+    ] = _TRAINING.supernet_steps,
     epochs: Annotated[int, typer.Option(help="epochs of the final training")] = (
         _TRAINING.final_epochs
     ),
@@ -163,7 +170,10 @@ def search(
     teacher_lr: Annotated[
         float | None, typer.Option(help="learning rate of that fine-tuning; default: chosen alike")
     ] = _TRAINING.teacher_lr,
-    precision: Precision = PRECISION,
+    precision: Annotated[
+        str, typer.Option(help="of products: float32, bf16, fp16, int8, int8-7bit, or auto, which "
+                               "is that in which the teacher is fastest")
+    ] = PRECISION,
     max_loss: Annotated[
         float, typer.Option(help="points of the metric that the student's library may lose against "
                             "float32, in another --precision")
@@ -222,12 +232,12 @@ def search(
         unlabelled=unlabelled, data_revision=data_revision, length=length, threads=threads,
         trials=trials, controller=controller, seed=seed, percentile=percentile,
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
-        quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-        teacher_lr=teacher_lr, precision=precision, max_loss=max_loss,
-        quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
-        relation_layer=relation_layer, augment=augment, augment_model=augment_model,
-        unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
-        size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+        ranker=ranker, quick_steps=quick_steps, supernet_steps=supernet_steps, epochs=epochs,
+        teacher_epochs=teacher_epochs, teacher_lr=teacher_lr, precision=precision,
+        max_loss=max_loss, quantized_epochs=quantized_epochs, losses=losses,
+        relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
+        augment_model=augment_model, unlabelled_text=unlabelled_text, train_device=train_device,
+        train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
 
 
@@ -276,8 +286,10 @@ def demo(
     ] = _DEMO.teacher,
     revision: Revision = _DEMO.revision,
     budget_ms: Annotated[
-        float | None, typer.Option(help="latency budget; default 0.32 of the teacher's latency")
+        float | None, typer.Option(help="latency budget; default an eighth of the teacher's "
+                                 "latency in float32")
     ] = _DEMO.budget_ms,
+    precision: Annotated[str, typer.Option(help="of products, as of search")] = _DEMO.precision,
     trials: Annotated[int, typer.Option(help="candidates that get a proxy score")] = _DEMO.trials,
     quick_steps: Annotated[
         int, typer.Option(help="training steps behind the proxy score of a candidate")
@@ -294,7 +306,7 @@ def demo(
     run_demo(DemoOptions(
         run_dir=out_dir, teacher=teacher, revision=revision, budget_ms=budget_ms, trials=trials,
         quick_steps=quick_steps, epochs=epochs, teacher_epochs=teacher_epochs,
-        teacher_lr=teacher_lr,
+        teacher_lr=teacher_lr, precision=precision,
     ))  # fmt: skip
 
 

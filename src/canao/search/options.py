@@ -174,6 +174,17 @@ class SearchOptions:
         """Of the products of all libraries."""
         return self.training.precision
 
+    def in_precision(self, precision: str) -> SearchOptions:
+        """The same with libraries in another precision, without what that has no use for."""
+        # It loads SciPy, which the command line must not.
+        from canao.precision.quantize import precision_of
+
+        rounded = self.training.quantized_epochs if precision_of(precision).whole else None
+        return replace(
+            self, training=replace(self.training, precision=precision, quantized_epochs=rounded),
+            max_loss=MAX_LOSS if precision == PRECISION else self.max_loss,
+        )  # fmt: skip
+
     @property
     def search_measure(self) -> MeasureConfig:
         """The protocol during the search: the same with fewer samples."""

@@ -15,7 +15,7 @@ from canao.train.compute import device_of
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.loop import Loop, Progress, TrainingSchedule
 from canao.train.losses import LOSSES
-from canao.train.signals import Pairing, Signal, observe
+from canao.train.signals import Pairing, Seen, Signal, observe
 from canao.train.targets import TeacherTargets
 
 # Of the steps, for losses that go layer after layer: MobileBERT spends 240,000 of 740,000 steps so.
@@ -53,9 +53,23 @@ def distill(
     return loop.run(progress)
 
 
-def teacher_signals(losses: Iterable[str], pairing: Pairing) -> set[Signal]:
-    """All that these losses need of the teacher beside its logits."""
-    return {signal for name in losses for signal in LOSSES[name].needs(pairing)[1]}
+def needed(losses: Iterable[str], pairing: Pairing) -> tuple[set[Signal], set[Signal]]:
+    """All that these losses compare beside logits, of the student and of the teacher."""
+    needs = [LOSSES[name].needs(pairing) for name in losses]
+    mine, theirs = ({signal for need in needs for signal in need[side]} for side in (0, 1))
+    return mine, theirs
+
+
+def compared(
+    own: Seen, wanted: Seen, batch: Batch, pairing: Pairing, losses: Mapping[str, float]
+) -> Tensor:
+    """The weighted sum of losses by name, of what the student and the teacher made of a batch."""
+    # What models compute in bfloat16, losses compare in float32.
+    with torch.autocast(own.logits.device.type, enabled=False):
+        own, wanted = own.float(), wanted.float()
+        parts = [weight * LOSSES[name].value(own, wanted, batch, pairing)
+                 for name, weight in losses.items()]  # fmt: skip
+        return torch.stack(parts).sum()
 
 
 class Objective:
@@ -88,15 +102,6 @@ class Objective:
     def _sum(
         self, batch: Batch, losses: Mapping[str, float], pairing: Pairing, frozen: int
     ) -> Tensor:
-        needs = [LOSSES[name].needs(pairing) for name in losses]
-        mine, theirs = ({signal for need in needs for signal in need[side]} for side in (0, 1))
+        mine, theirs = needed(losses, pairing)
         own = observe(self.student, batch, mine, frozen)
-        wanted = self.targets.of(batch, theirs)
-        # What models compute in bfloat16, losses compare in float32.
-        with torch.autocast(self.device.type, enabled=False):
-            own = own.float()
-            parts = [
-                weight * LOSSES[name].value(own, wanted, batch, pairing)
-                for name, weight in losses.items()
-            ]
-            return torch.stack(parts).sum()
+        return compared(own, self.targets.of(batch, theirs), batch, pairing, losses)

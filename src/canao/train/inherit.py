@@ -80,7 +80,7 @@ def inherit(
         return student
     old, new = parts_of(teacher), parts_of(student)
     with torch.no_grad():
-        _copy(old, new, kept)
+        copy_kept(old, new, kept)
         if data is not None:
             _Fit(old, new, kept, _calibration(data).to(device)).run()
     return student
@@ -143,8 +143,12 @@ def share_kept(importance: Importance, kept: Kept) -> float:
         float(importance.values[i][values].sum() + importance.ffn_units[i][units].sum())
         for i, values, units in zip(kept.layers, kept.values, kept.ffn_units, strict=True)
     )
-    hidden = float(importance.hidden[kept.hidden].sum() / importance.hidden.sum())
-    return found / total * hidden
+    return found / total * width_kept(importance, kept)
+
+
+def width_kept(importance: Importance, kept: Kept) -> float:
+    """The share of the importance of the teacher's hidden dimensions that is kept."""
+    return float(importance.hidden[kept.hidden].sum() / importance.hidden.sum())
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
@@ -170,8 +174,9 @@ def _head_dims(
     return picked[0], picked[1]
 
 
-def _copy(old: Parts, new: Parts, kept: Kept) -> None:
-    """Copy the kept rows and columns of every weight."""
+def copy_kept(old: Parts, new: Parts, kept: Kept) -> None:
+    """Copy the kept rows and columns of every weight. Where gradients are computed, and the copies
+    ask for none themselves, theirs reach the weights that were copied."""
     hidden = kept.hidden
     for source, target in (
         (old.words, new.words), (old.positions, new.positions), (old.types, new.types),

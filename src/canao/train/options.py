@@ -14,6 +14,7 @@ TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32, BF16 = "float32", "bf16"
 DTYPES = ("auto", FLOAT32, BF16)
+RANKERS = ("short", "supernet", "fitted", "pruning")
 DEFAULT_LOSSES = "logits=1,labels=0.5,hidden=1"
 _MOST_COPIES = 100
 RELATION_HEADS = 48  # as many as MiniLMv2 has for a teacher of BERT base's size
@@ -29,7 +30,9 @@ class TrainOptions:
     teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher_recipe.py
                    chooses. Where only one is given, the other is BERT's: 3 epochs, a rate of 5e-5
     metric         the one that ranks candidates; None: the task's usual one (see metrics.py)
-    quick_steps    optimiser steps behind each candidate's proxy score
+    ranker         what candidates' proxy scores are: see rankers.py
+    quick_steps    optimiser steps behind each candidate's proxy score, with the ranker 'short'
+    supernet_steps   steps in which the supernet is trained, with the ranker 'supernet'
     final_epochs   passes over the training set for a finalist
     threads        of torch; None: as torch is set, which is one per core
     device         cpu, cuda or mps; auto: a GPU if there is one
@@ -66,9 +69,12 @@ class TrainOptions:
     relation_layer: int | None = None
     augment: int = 0
     augment_model: str | None = None
+    ranker: str = "short"
+    supernet_steps: int = 400
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
+        for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "supernet_steps",
+                     "final_epochs"):  # fmt: skip
             least, value = 8 if name == "max_length" else 1, getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"training: {name} is {value}, least is {least}")
@@ -76,7 +82,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(f"training: {name} is {value:g}; give 0 < rate < 1")
-        for name, known in (("device", DEVICES), ("dtype", DTYPES)):
+        for name, known in (("device", DEVICES), ("dtype", DTYPES), ("ranker", RANKERS)):
             if getattr(self, name) not in known:
                 raise InputError(
                     f"training: {name} is '{getattr(self, name)}'; give {', '.join(known)}"
@@ -147,6 +153,12 @@ class TrainOptions:
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value != LATER[name]}
 
+    @property
+    def losses_key(self) -> list[Any]:
+        """What the losses add to the key of a result; nothing where they are the default."""
+        losses = self.of_losses()
+        return [losses] if losses else []
+
     def facts(self) -> dict[str, Any]:
         """The options that the trained weights depend on: all but where and in which numbers
         they are computed, so that a run goes on on another machine."""
@@ -159,5 +171,5 @@ class TrainOptions:
 # Options that earlier versions lacked, and what those did.
 LATER: dict[str, Any] = {
     "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
-    "augment": 0, "augment_model": None,
+    "augment": 0, "augment_model": None, "ranker": "short", "supernet_steps": 400,
 }  # fmt: skip

@@ -22,19 +22,21 @@ from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
-from canao.train.distill import distill, teacher_signals
+from canao.train.distill import distill, needed
 from canao.train.extra import ExtraExamples
 from canao.train.fake_quantization import FakeQuantization, quantizes
 from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept
+from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
 from canao.train.loop import Progress, TrainingSchedule
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.pruning import PruningErrors, measure_errors
+from canao.train.rankers import ranker
 from canao.train.records import digest, read_record, score_of, write_record
 from canao.train.signals import Pairing
 from canao.train.storing import storing
+from canao.train.supernet import Supernet, train_supernet
 from canao.train.targets import TeacherTargets
 from canao.train.teacher_recipe import VERSION as RECIPE_VERSION
 from canao.train.teaching import Teaching
@@ -56,7 +58,8 @@ class Trainer:
 
         work/teacher/               the fine-tuned teacher         teacher.json   its score
         work/skeletons/ARCH/        students with copied weights, not trained
-        work/proxy/ARCH.json        proxy scores: after a short distillation
+        work/proxy/ARCH.json        proxy scores, by the options' ranker
+        work/supernet.safetensors   the supernet, where that is the ranker
         work/students/ARCH/         distilled to the end           ARCH.json      its score
         work/augmented.json         altered copies of the training texts, where some are asked for
         work/checkpoints/           what a killed run resumes from
@@ -122,6 +125,7 @@ class Trainer:
         self._dev: Encoded | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
+        self._net: Supernet | None = None
         self._targets: dict[int, TeacherTargets] = {}
 
     def teacher_arch(self) -> Arch:
@@ -141,7 +145,7 @@ class Trainer:
             model.to(self.device)
             if not hf.is_fine_tuned(self.source, self.data.labels, self._inventory):
                 recipe = self._finetune(model)
-            found = self._score(model)
+            found = self.score(model)
         _save_model(model, self.tokenizer, directory)
         write_record(record, self._key, found, directory, recipe)
         for checkpoint in (self.work / "checkpoints").glob("teacher*"):
@@ -154,7 +158,7 @@ class Trainer:
         directory, record = self._place("skeletons", arch)
         if read_record(record, self._key, directory) is None:
             with computing(self.device, self.options.threads):
-                student = inherit(self._teacher_model(), arch, self._kept(arch), None)
+                student = inherit(self._teacher_model(), arch, self.kept(arch), None)
                 _save_model(student, self.tokenizer, directory)
             write_record(record, self._key, None, directory)
         return directory
@@ -168,9 +172,14 @@ class Trainer:
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its
         heads' and FFN units', times that of its hidden dimensions."""
-        kept = self._kept(arch)
+        kept = self.kept(arch)
         assert self._importance is not None
         return share_kept(self._importance, kept)
+
+    def worth_of_width(self, kept: Kept) -> float:
+        """The same of its hidden dimensions alone, of what `kept` said is kept."""
+        assert self._importance is not None
+        return width_kept(self._importance, kept)
 
     def errors(self) -> PruningErrors:
         """What each layer of the teacher loses with fewer heads or FFN units; kept in a file."""
@@ -188,24 +197,43 @@ class Trainer:
 
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
-        record = self._place("proxy", arch)[1]
-        key = digest(
-            self._key, self.options.quick_steps, self.options.student_lr, *self._losses
-        )  # fmt: skip
+        record, rank = self._place("proxy", arch)[1], ranker(self.options.ranker)
+        key = digest(self._key, *rank.key(self))
         stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
-        steps = self.options.quick_steps
         with computing(self.device, self.options.threads):
-            data = self._train_set()
-            data = data.take(range(min(len(data), steps * self.options.batch)))
-            student = self._student(arch)
-            self._distill(
-                arch, student, data, self._schedule(steps=steps, epochs=1), f"proxy score {arch}"
-            )
-            found = self._score(student)
+            found = rank.score(self, arch)
         write_record(record, key, found)
         return found
+
+    def shortly_trained(self, arch: Arch) -> PreTrainedModel:
+        """A student after a few steps of distillation, `quick_steps` of the options."""
+        steps, data = self.options.quick_steps, self._train_set()
+        data = data.take(range(min(len(data), steps * self.options.batch)))
+        student = self.student(arch)
+        schedule = self._schedule(steps=steps, epochs=1)
+        self._distill(arch, student, data, schedule, f"proxy score {arch}")
+        return student
+
+    def supernet(self) -> Supernet:
+        """The supernet of the teacher; the first call trains it, a killed one goes on."""
+        if self._net is None:
+            rank, path = ranker("supernet"), self.work / "supernet.safetensors"
+            key, data = digest(self._key, *rank.key(self)), self._train_set()
+            net = Supernet(copy.deepcopy(self._teacher_model()), self.kept)
+            if not net.load(path, key):
+                checkpoint = self._checkpoint("supernet")
+                train_supernet(
+                    net, self._targets_of(data), data,
+                    self._schedule(steps=self.options.supernet_steps, epochs=1),
+                    self._stage("supernet"), self.options.weights, self._pairing,
+                    checkpoint=checkpoint, key=key,
+                )  # fmt: skip
+                net.save(path, key)
+                checkpoint.unlink(missing_ok=True)
+            self._net = net
+        return self._net
 
     def finish(self, arch: Arch) -> Student:
         """The student with this architecture, distilled in full, with its best epoch's weights.
@@ -218,14 +246,14 @@ class Trainer:
         key = digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
-            *self._losses, *self._extra.key(),
+            *self.options.losses_key, *self._extra.key(),
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
             return Student(directory, stored)
         checkpoint = self._checkpoint(directory.name)
         with computing(self.device, self.options.threads):
-            data, student = self._final_set(), self._student(arch)
+            data, student = self._final_set(), self.student(arch)
             if rounded:
                 longest = student.config.max_position_embeddings
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
@@ -234,7 +262,7 @@ class Trainer:
                 arch, student, data, schedule, f"distil {arch}", rounding, checkpoint, key
             )
             with rounding.active(student) if rounding else nullcontext():
-                found = self._score(student)
+                found = self.score(student)
         _save_model(student, self.tokenizer, directory)
         write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
@@ -245,24 +273,21 @@ class Trainer:
         stage: str, rounding: FakeQuantization | None = None, checkpoint: Path | None = None,
         key: str = "",
     ) -> None:  # fmt: skip
-        options, kept = self.options, self._kept(arch)
-        pairing = Pairing.of(
-            student, self._teacher_model(), kept.layers, kept.hidden, options.relation_heads,
-            options.relation_layer,
-        )  # fmt: skip
+        options, pairing = self.options, self._pairing(student, self.kept(arch))
         targets = self._targets_of(data)
-        targets.prepare(teacher_signals(options.weights, pairing), self._stage("teacher targets"))
+        targets.prepare(needed(options.weights, pairing)[1], self._stage("teacher targets"))
         distill(
             student, targets, pairing, data, schedule, self._stage(stage), options.weights,
-            evaluate=lambda: self._score(student).value, rounding=rounding, checkpoint=checkpoint,
+            evaluate=lambda: self.score(student).value, rounding=rounding, checkpoint=checkpoint,
             key=key,
         )  # fmt: skip
 
-    @property
-    def _losses(self) -> list[Any]:
-        """What the losses add to a student's key; nothing where they are the default."""
-        losses = self.options.of_losses()
-        return [losses] if losses else []
+    def _pairing(self, student: PreTrainedModel, kept: Kept) -> Pairing:
+        options = self.options
+        return Pairing.of(
+            student, self._teacher_model(), kept.layers, kept.hidden, options.relation_heads,
+            options.relation_layer,
+        )  # fmt: skip
 
     def _finetune(self, model: PreTrainedModel) -> dict[str, Any]:
         """Fine-tune the teacher as it was asked for, else as its recipe says; returns how."""
@@ -282,7 +307,7 @@ class Trainer:
             self._train_set(),
             schedule,
             self._stage("teacher"),
-            evaluate=lambda: self._score(model).value,
+            evaluate=lambda: self.score(model).value,
             checkpoint=self._checkpoint("teacher"),
             key=self._key,
         )
@@ -305,10 +330,10 @@ class Trainer:
         precisions = {block.precision or self.options.precision for block in arch.blocks}
         return self.options.rounded_epochs if any(map(quantizes, precisions)) else 0
 
-    def _student(self, arch: Arch) -> PreTrainedModel:
-        return inherit(self._teacher_model(), arch, self._kept(arch), self._train_set())
+    def student(self, arch: Arch) -> PreTrainedModel:
+        return inherit(self._teacher_model(), arch, self.kept(arch), self._train_set())
 
-    def _kept(self, arch: Arch) -> Kept:
+    def kept(self, arch: Arch) -> Kept:
         if self._importance is None:
             path = self.work / "importance.safetensors"
             self._importance = Importance.load(path, self._key, self._arch)
@@ -352,7 +377,7 @@ class Trainer:
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
         return encode(self.tokenizer, examples, self.options.max_length, self._types)
 
-    def _score(self, model: PreTrainedModel) -> Score:
+    def score(self, model: PreTrainedModel) -> Score:
         if self._dev is None:
             self._dev = self._encode(self.data.dev)
         return score(predict(model, self._dev), self.data, self.options.metric)
