@@ -1,6 +1,6 @@
 """A table of students that were all trained in full: what rankers and controllers are judged by.
 
-    python benchmarks/landscape.py --work DIR [--processes 2] [--kinds accuracy,latency]
+    python benchmarks/landscape.py --work DIR [--processes 2] [--kinds latency,unfused,int8,accuracy]
     python benchmarks/landscape.py --controllers [--seeds 30]
     python benchmarks/landscape.py --table
 
@@ -10,10 +10,15 @@ training of a finalist, what each ranker says of it before, how long both took, 
 kind, what its library takes and what the latency table foretold. Besides the grid, a few rows are
 what the dynamic program of the controller `ziplm` proposes at the budgets below.
 
-`--kinds accuracy` times nothing that is published but for the cost of a ranker; `latency` needs
+`--kinds accuracy` times nothing that is published but for the cost of a ranker; the others need
 quiet cores. A run that was killed goes on where it was. `--controllers` trains and measures
 nothing: it lets every controller search in the recorded table, from 30 seeds, and writes
-results/controllers.json. `--table` writes landscape.md and docs/controllers.svg.
+results/controllers.json. `--table` writes landscape.md, docs/controllers.svg and
+docs/deeper_or_wider.svg.
+
+`unfused` and `int8` are latencies of other libraries of the same students: of the paper's question,
+whether deeper or wider models are better. They are measured at one layer and at six, between which
+they lie on a line.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from landscape_controllers import compare
@@ -33,6 +39,7 @@ from landscape_table import write_page
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 
+from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
 from canao.cli.demo_command import DemoOptions, commands, packaged_teacher
 from canao.compiler.pipeline import compile_model
@@ -54,6 +61,10 @@ HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "landscape.jsonl"
 IDENTITY = ("kind", "arch")
 ACCURACY, LATENCY = "accuracy", "latency"
+# Latencies by kind, and how libraries of it are compiled.
+TIMED: dict[str, dict[str, Any]] = {
+    LATENCY: {}, "unfused": {"fusion": False}, "int8": {"precision": "int8"}
+}  # fmt: skip
 SPACE = Space(layers=6, hidden=320, hidden_step=64, head_sizes=(32,), ffn=1280, ffn_step=128)
 SHARES = (1 / 3, 1 / 6, 1 / 12)  # budgets, of the teacher's latency
 LENGTH, SAMPLES = 32, 256
@@ -120,20 +131,23 @@ class Latencies:
                         self.table.record(one, self.device.profile(
                             self.library(one, folder / "library"), self.measure))  # fmt: skip
 
-    def library(self, arch: Arch, folder: Path) -> object:
-        return compile_model(self.trainer.blank(arch), folder, target=self.device.target)
+    def library(self, arch: Arch, folder: Path, kind: str = LATENCY) -> Artifact:
+        return compile_model(
+            self.trainer.blank(arch), folder, target=self.device.target, **TIMED[kind]
+        )
 
-    def row(self, arch: Arch) -> Record:
+    def row(self, arch: Arch, kind: str) -> Record:
         """The row of an architecture: the p90 and median of its library."""
         with WorkingDirectory("canao-landscape") as folder:
-            artifact = self.library(arch, folder / "library")
+            artifact = self.library(arch, folder / "library", kind)
             timing = self.device.measure(artifact, self.measure)
         if isinstance(timing, Failure):
             raise DeviceError(f"{arch}: {timing.stage}: {timing.message}")
         return {
-            "kind": LATENCY, "arch": arch.to_json(), "length": LENGTH, "threads": 1,
+            "kind": kind, "arch": arch.to_json(), "length": LENGTH, "threads": 1,
             "cpu": local_machine().cpu, "p90_ms": timing.percentile(90),
-            "median_ms": timing.percentile(50), "predicted_ms": self.table.predict(arch),
+            "median_ms": timing.percentile(50),
+            "predicted_ms": self.table.predict(arch) if kind == LATENCY else None,
         }  # fmt: skip
 
     def of_blocks(self, share: float) -> Iterator[Arch]:
@@ -195,13 +209,19 @@ def _run(given: argparse.Namespace, results: Results) -> None:
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     grid = [a for a in SPACE][: given.most or None]  # noqa: C416 - a Space is no sequence
-    if LATENCY in given.kinds.split(","):
+    kinds = given.kinds.split(",")
+    unknown = [kind for kind in kinds if kind not in (ACCURACY, *TIMED)]
+    if unknown:
+        raise InputError(f"kind '{unknown[0]}' is not one of {', '.join((ACCURACY, *TIMED))}")
+    for kind in (kind for kind in TIMED if kind in kinds):
         latencies = Latencies(work)
         latencies.fill()
-        for arch in (*grid, latencies.trainer.teacher_arch(), *_of_blocks(work)):
-            if not results.holds({"kind": LATENCY, "arch": arch.to_json()}):
-                results.take(str(arch), lambda: latencies.row(arch))  # noqa: B023
-    if ACCURACY in given.kinds.split(","):
+        teacher = latencies.trainer.teacher_arch()
+        some = [a for a in grid if a.layers in (1, SPACE.layers)]
+        for arch in (teacher, *((*grid, *_of_blocks(work)) if kind == LATENCY else some)):
+            if not results.holds({"kind": kind, "arch": arch.to_json()}):
+                results.take(f"{arch}, {kind}", lambda: latencies.row(arch, kind))  # noqa: B023
+    if ACCURACY in kinds:
         blocks = [] if given.most else _of_blocks(work)
         _accuracies(results, work, [*grid, *blocks], given.processes)
 
@@ -214,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="where the teacher and the table are kept")
     parser.add_argument("--processes", type=int, default=2, help="that train, a core each")
-    parser.add_argument("--kinds", default=f"{LATENCY},{ACCURACY}")
+    parser.add_argument("--kinds", default=",".join((*TIMED, ACCURACY)))
     parser.add_argument("--most", type=int, default=0, help="architectures (0: all)")
     parser.add_argument("--controllers", action="store_true", help="compare controllers")
     parser.add_argument("--seeds", type=int, default=30)

@@ -1,13 +1,15 @@
-"""landscape.md and docs/controllers.svg, from the records of landscape.py."""
+"""landscape.md and its plots in docs/, from the records of landscape.py."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import landscape_depth
 import numpy as np
 from landscape_controllers import RESULTS
 from marks import footnotes
@@ -21,6 +23,7 @@ from canao.train.options import RANKERS
 
 HERE = Path(__file__).resolve().parent
 PAGE, PLOT = HERE / "landscape.md", HERE.parent / "docs" / "controllers.svg"
+DEPTHS = HERE.parent / "docs" / "deeper_or_wider.svg"
 _AT = (4, 8, 16, 32)  # evaluations in the table
 _RESAMPLED = 2000
 _COLOURS = {"gp": "#2463eb", "tpe": "#0e9f6e", "nsga2": "#9061f9", "policy": "#d92d20",
@@ -34,10 +37,14 @@ def write_page(records: Sequence[Record]) -> None:
     compared = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else None
     fill(PAGE, {
         "rankers": rankers(records), "times": times(records),
+        "depths": landscape_depth.depths(records),
         "controllers": "No records yet.\n" if compared is None else controllers(compared),
     })  # fmt: skip
     if compared is not None:
         write_whole(PLOT, plot(compared))
+    drawn = landscape_depth.plot(records)
+    if drawn is not None:
+        write_whole(DEPTHS, drawn)
 
 
 def rankers(records: Sequence[Record]) -> str:
@@ -137,12 +144,6 @@ def plot(compared: Mapping[str, Any]) -> str:
             axes.set_ylim(bottom=0)
         panels[0].set_ylabel("points short of the best student")
         panels[-1].legend(frameon=False)
-        return _text_of(figure)
-
-
-def _text_of(figure: Figure) -> str:
-    import io
-
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()

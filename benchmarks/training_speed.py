@@ -5,13 +5,13 @@
 
 DIR has MRPC's train and dev files. MiniLM is fine-tuned, and distilled into a student of its own
 shape, on batches of 32. Plain is what a loop of a few lines does: float32, batches in random order,
-each padded to its longest text, the teacher run beside the student at each step. CANAO sorts texts of
-like lengths into batches, computes the teacher's targets once, and products in bfloat16 where the
-processor has instructions for it (`--train-dtype auto`); `float32` is the same without that.
+each padded to its longest text, the teacher run beside the student at each step. CANAO sorts texts
+of like lengths into batches, computes the teacher's targets once, and products in bfloat16 where
+the processor has instructions for it (`--train-dtype auto`); `float32` is the same without that.
 
 Each round gives every variant some steps, one after another; a record has the real tokens a second
-of each round, padding not counted. Records go to results/training_speed.jsonl, unless badly measured
-(README.md); --table writes the table of docs/training.md.
+of each round, padding not counted. Records go to results/training_speed.jsonl, unless badly
+measured (README.md); --table writes the table of docs/training.md.
 """
 
 from __future__ import annotations
