@@ -1,6 +1,6 @@
 """A table of students that were all trained in full: what rankers and controllers are judged by.
 
-    python benchmarks/landscape.py --work DIR [--processes 2] [--kinds latency,unfused,int8,accuracy]
+    python benchmarks/landscape.py --work DIR [--processes 2] [--kinds latency,accuracy]
     python benchmarks/landscape.py --controllers [--seeds 30]
     python benchmarks/landscape.py --table
 
