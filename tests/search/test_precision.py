@@ -178,3 +178,30 @@ def test_a_device_whose_libraries_do_not_run_here(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"runs none for aarch64-linux .*; search in float32"):
         api._finisher(arm, data, asked)
     assert api._finisher(arm, data, replace(asked, training=TrainOptions())) is None
+
+
+@pytest.mark.parametrize(("int8_ms", "chosen"), [(0.5, "int8"), (1.2, "float32")])
+def test_auto_takes_the_precision_in_which_the_teacher_is_fastest(
+    int8_ms: float, chosen: str, tmp_path: Path
+) -> None:
+    """What was chosen stays, though a resumed run would choose otherwise now."""
+    times = {"float32": 1.0, "int8": int8_ms}
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    told = list[str]()
+
+    def search(**changes: float) -> canao.SearchResult:
+        now = times | changes
+        return canao.search(
+            teacher=teacher, data=write_task(tmp_path / "task", train=160), budget_ms=2.0,
+            run_dir=tmp_path / "run", device=NullDevice(lambda a: now.get(a.precision, 1.0)),
+            precision="auto", max_loss=10, quantized_epochs=1,
+            progress=lambda event: told.append(event.text), **SMALL,
+        )  # fmt: skip
+
+    result = search()
+    assert result.artifact.manifest["precision"] == chosen
+    assert f"libraries are in {chosen}" in told
+    assert any("float32 1.000 ms" in line and f"int8 {int8_ms:.3f} ms" in line for line in told)
+    told.clear()
+    assert search(int8=9.0, float32=0.1).artifact.manifest["precision"] == chosen
+    assert not any("libraries are in" in line for line in told)
