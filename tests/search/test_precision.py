@@ -20,7 +20,7 @@ from canao.compiler.pipeline import compile_model
 from canao.device.null import NullDevice
 from canao.errors import InputError
 from canao.report.page import write_report
-from canao.search import Event, SearchOptions
+from canao.search import Event, SearchOptions, SearchResult
 from canao.search.options import Finished
 from canao.search.table import table_key
 from canao.target import get_target
@@ -189,7 +189,7 @@ def test_auto_takes_the_precision_in_which_the_teacher_is_fastest(
     teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
     told = list[str]()
 
-    def search(**changes: float) -> canao.SearchResult:
+    def search(**changes: float) -> SearchResult:
         now = times | changes
         return canao.search(
             teacher=teacher, data=write_task(tmp_path / "task", train=160), budget_ms=2.0,
