@@ -158,6 +158,7 @@ def search(
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     size_mb: float | None = DEFAULTS.size_mb, memory_mb: float | None = DEFAULTS.memory_mb,
     min_accuracy: float | None = DEFAULTS.min_accuracy,
+    from_run: str | Path | None = None,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -201,6 +202,8 @@ def search(
     size_mb, memory_mb   limits for all files of the artifact, and for the memory of a process that
                  runs the library, in millions of bytes
     min_accuracy the least score of the finished student, by the metric that ranks candidates
+    from_run     directory of another run with the same teacher, data and training, whose teacher,
+                 students and kernel times are used and added to: for a second budget
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
@@ -209,6 +212,7 @@ def search(
     from canao.precision.quantize import AUTO, INT8
     from canao.search import run_search
     from canao.search.kernels import Imported
+    from canao.search.sharing import TRAINED, sharing, trained_in
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
@@ -248,21 +252,23 @@ def search(
     })  # fmt: skip
     say, told_of = train_progress or silent, progress or silent
 
-    def a_trainer() -> Trainer:
+    other = None if from_run is None else Path(from_run)
+
+    def a_trainer(work: Path) -> Trainer:
         return Trainer(
-            place.path, texts, run_dir / "train", options.training, say, ignored, more.examples
+            place.path, texts, work, options.training, say, ignored, more.examples
         )  # fmt: skip
 
-    trainer = a_trainer()
-    if precision == AUTO:
-        precision = _fastest(trainer, where, options, told_of)
-        options = options.in_precision(precision)
-        trainer = a_trainer()
-    return run_search(
-        options, trainer, _compiler(where, precision), where,
-        Imported(trainer.blank, where.target, precision), told_of,
-        _finisher(where, texts, options),
-    )  # fmt: skip
+    with sharing(other):
+        if precision == AUTO:
+            precision = _fastest(a_trainer(run_dir / TRAINED), where, options, other, told_of)
+            options = options.in_precision(precision)
+        trainer = a_trainer(trained_in(run_dir, other, options.facts()))
+        return run_search(
+            options, trainer, _compiler(where, precision), where,
+            Imported(trainer.blank, where.target, precision), told_of,
+            _finisher(where, texts, options),
+        )  # fmt: skip
 
 
 def distil(
@@ -314,15 +320,18 @@ def _text_facts(path: str | Path | None) -> dict[str, str]:
 
 
 def _fastest(
-    trainer: Trainer, device: Device, options: SearchOptions, progress: Callable[[Event], None]
-) -> str:
-    """The precision of a run that is under way; else the one in which the teacher is fastest."""
+    trainer: Trainer, device: Device, options: SearchOptions, other: Path | None,
+    progress: Callable[[Event], None],
+) -> str:  # fmt: skip
+    """The precision of a run that is under way, or of the other run whose training is used; else
+    the one in which the teacher is fastest."""
     from canao.accuracy.fastest import fastest_precision
     from canao.search.journal import RUN_FILE, read_run
     from canao.search.options import Event
 
-    if (options.run_dir / RUN_FILE).is_file():
-        return str(read_run(options.run_dir).get("precision", PRECISION))
+    for run in (options.run_dir, other):
+        if run is not None and (run / RUN_FILE).is_file():
+            return str(read_run(run).get("precision", PRECISION))
     progress(Event("check", "measuring the teacher's shape in each precision"))
     model = trainer.blank(trainer.teacher_arch())
     found = fastest_precision(

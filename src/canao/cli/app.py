@@ -223,6 +223,10 @@ def search(
     min_accuracy: Annotated[
         float | None, typer.Option(help="least score of the student, by --metric: 0.9 is 90 %")
     ] = DEFAULTS.min_accuracy,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="another run of the same teacher, data and "
+                                  "training, whose teacher and students are used")
+    ] = None,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     search_and_report(
@@ -238,6 +242,7 @@ def search(
         relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
         augment_model=augment_model, unlabelled_text=unlabelled_text, train_device=train_device,
         train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+        from_run=from_run,
     )  # fmt: skip
 
 

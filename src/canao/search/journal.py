@@ -50,7 +50,7 @@ _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
-_BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None),
+BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None),
            **{f"training.{name}": str(value) for name, value in LATER.items()},
            "size_mb": None, "memory_mb": None}  # fmt: skip
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
@@ -336,7 +336,7 @@ def claim(
         return ""
     held = read_run_file(run_dir)
     # Compared in JSON form, as the file holds it.
-    asked, before = json.loads(json.dumps(dict(facts))), _BEFORE | held.facts
+    asked, before = json.loads(json.dumps(dict(facts))), BEFORE | held.facts
     compared = (before.keys() | asked.keys()) - _OF_PLACE - (_ADDED - before.keys())
     differing = [
         f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"
