@@ -71,7 +71,7 @@ def test_another_training_is_refused_by_name(
 
 
 def test_what_is_no_run_is_refused(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run.json; give a directory written by"):
+    with pytest.raises(InputError, match=r"no run\.json; give a directory written by"):
         search(place, "other", 1.5, from_run=tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="is the run itself; leave it out"):
