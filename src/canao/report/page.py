@@ -30,6 +30,7 @@ from canao.defaults import PRECISION
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.report.plots import pareto_svg
+from canao.report.why import why
 from canao.search.budgets import size_of
 from canao.search.certification import (
     ARTIFACT_DIR,
@@ -150,6 +151,7 @@ def summary(run: Run) -> dict[str, Any]:
         "precision": _precision(run),
         "check": run.artifact.manifest.get("check") if run.artifact else None,
         "arch": result.get("arch"),
+        "why": list(_why(run)),
         "student": result.get("student"),
         "teacher": result.get("teacher"),
         "certified_ms": measured,
@@ -188,6 +190,7 @@ def page(run: Run) -> str:
     parts = [
         _head(run),
         _section("Result", _scores(run)),
+        _section("Why this architecture", _lines(_why(run))),
         _section("Accuracy against latency", _plot(run)),
         _section("Certificate", _certificate(run.certificate)),
         _section("Where time goes", _bars(run.profile)),
@@ -271,6 +274,13 @@ def _check(artifact: Artifact | None) -> str:
         f"{check['agreement']:.2%}. Of products and tables: {apart}."
     )
     return f"<p>{escape(text)}</p>"
+
+
+def _why(run: Run) -> tuple[str, ...]:
+    if run.result is None:
+        return ()
+    arch = Arch.of(run.result.arch, RESULT_FILE)
+    return why(arch, run.trials, run.facts, run.certificate)
 
 
 def _plot(run: Run) -> str:
