@@ -36,8 +36,10 @@ def test_the_best_one() -> None:
 
 def test_one_that_took_the_place_of_another() -> None:
     told = why(ONE, TRIALS, FACTS | {"training.ranker": "short"}, None)
-    assert told[1] == (f"{ONE} ranked number 2: it scored 0.7000 after a short distillation, {TWO}, "
-                       "the best one, 0.8000.")  # fmt: skip
+    assert told[1] == (
+        f"{ONE} ranked number 2: it scored 0.7000 after a short distillation, {TWO}, the best one, "
+        "0.8000."
+    )
     assert told[2] == f"Those that ranked higher were tried first and missed a budget: {TWO}."
 
 
