@@ -11,7 +11,11 @@ thread. Rows of each budget:
     lower layers   the teacher's lowest layers, as many as keep the budget, distilled
     flops          a uniform BERT that TPE finds when FLOPs stand for latency, distilled
 
-The last two are what a user would do instead; all are trained in full alike, once a seed, from the
+With `--deep DIR`, the directory of a deep and narrow student of `canao distil`, there are two more
+rows, at whatever time their libraries take: `deep-narrow` is its shape with random weights,
+fine-tuned on the labels alone, `deep-narrow, distilled` the student, fine-tuned alike.
+
+`lower layers` and `flops` are what a user would do instead; all are trained in full alike, once a seed, from the
 teacher of that seed, compiled in the same precision, and measured. A record has the library's score
 on the task's dev file, its p90 at 128 tokens, and its mean time for the dev texts at their own
 lengths.
@@ -29,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from table1_table import write_page
@@ -48,6 +53,7 @@ from canao.device.bench import local_device
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError
 from canao.machine import local_machine
+from canao.model import hf
 from canao.model.arch import Arch
 from canao.search.journal import read_run
 from canao.search.space import Space
@@ -61,6 +67,8 @@ RECORDS = HERE / "results" / "table1.jsonl"
 IDENTITY = ("dataset", "row", "share", "seed", "cpu")
 LENGTH = 128
 TEACHER, SEARCH, LOWER, FLOPS = "teacher", "search", "lower layers", "flops"
+DEEP, DEEP_DISTILLED = "deep-narrow", "deep-narrow, distilled"
+OWN = 0  # the share of a row that has no budget
 SHARES = (3, 6, 12)
 _TRUE = 200  # dev texts that are timed at their own lengths
 
@@ -168,6 +176,16 @@ class Study:
             "row": TEACHER, "share": 1, "seed": seed, "arch": trainer.teacher_arch().to_json()
         }
 
+    def deep(self, row: str, seed: int, distilled: Path) -> Record:
+        """Fine-tune a deep and narrow student, or its shape with random weights, on the labels."""
+        place = self.work / f"deep-{seed}" / row.replace(", ", "-")
+        source = distilled if row == DEEP_DISTILLED else _random(distilled, place / "random", seed)
+        asked = replace(self.options, seed=seed)
+        trainer = Trainer(source, self.data, place / "train", asked, _report)
+        return self._measured(trainer.teacher().model_dir, PRECISION) | {
+            "row": row, "share": OWN, "seed": seed, "arch": trainer.teacher_arch().to_json()
+        }
+
     def _measured(self, model: Path, precision: str) -> Record:
         untold = replace(self.data, told=())
         with WorkingDirectory("canao-table1") as folder:
@@ -186,6 +204,15 @@ class Study:
                 "metrics": dict(score.metrics), "primary": score.primary, "p90_ms": _p90(artifact),
                 "true_ms": _true_ms(artifact, self.data), "examples": len(self.data.dev),
             }  # fmt: skip
+
+
+def _random(like: Path, folder: Path, seed: int) -> Path:
+    """A directory of the same shape and tokenizer, with random weights."""
+    if not folder.is_dir():
+        torch.manual_seed(seed)
+        model = hf.build_classifier(hf.load_config(like))
+        hf.save_model(model, hf.load_tokenizer(like), folder)
+    return folder
 
 
 def _flops(artifact: Artifact) -> int:
@@ -226,12 +253,17 @@ def _run(results: Results, given: argparse.Namespace) -> None:
             given.trials, TrainOptions(max_length=LENGTH, metric=task.metric),
         )  # fmt: skip
         study.work.mkdir(parents=True, exist_ok=True)
-        _task(results, study, seeds, [int(share) for share in given.shares.split(",")])
+        _task(results, study, seeds, [int(share) for share in given.shares.split(",")],
+              given.deep)  # fmt: skip
 
 
-def _task(results: Results, study: Study, seeds: Sequence[int], shares: Sequence[int]) -> None:
+def _task(
+    results: Results, study: Study, seeds: Sequence[int], shares: Sequence[int], deep: Path | None
+) -> None:
     for seed in seeds:
         _take(results, study, TEACHER, 1, seed, lambda: study.teacher(seed))  # noqa: B023
+        for row in (DEEP, DEEP_DISTILLED) if deep is not None else ():
+            _take(results, study, row, OWN, seed, lambda: study.deep(row, seed, deep))  # noqa: B023
     for share in shares:
         for row, arch, precision in study.rows(share):
             for seed in seeds:
@@ -266,6 +298,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--shares", default=",".join(map(str, SHARES)),
                         help="budgets: the teacher's latency by these")  # fmt: skip
     parser.add_argument("--trials", type=int, default=12, help="of each search")
+    parser.add_argument("--deep", type=Path, help="deep and narrow student of `canao distil`")
     parser.add_argument("--table", action="store_true", help="write table1.md")
     add_options(parser, RECORDS)
     given = parser.parse_args(arguments)

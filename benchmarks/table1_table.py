@@ -53,7 +53,7 @@ def _line(
     archs = dict.fromkeys(str(Arch.of(json.loads(r["arch"]), "record")) for r in some)
     budget = some[0].get("budget_ms")
     return [
-        task, row, "1" if share == 1 else f"1/{share}",
+        task, row, {0: "", 1: "1"}.get(share, f"1/{share}"),
         "" if budget is None else f"{budget:.2f}",
         _spread(np.array([r["p90_ms"] for r in some])),
         _spread(np.array([r["true_ms"] for r in some])), some[0]["precision"],
