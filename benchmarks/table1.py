@@ -15,10 +15,10 @@ With `--deep DIR`, the directory of a deep and narrow student of `canao distil`,
 rows, at whatever time their libraries take: `deep-narrow` is its shape with random weights,
 fine-tuned on the labels alone, `deep-narrow, distilled` the student, fine-tuned alike.
 
-`lower layers` and `flops` are what a user would do instead; all are trained in full alike, once a seed, from the
-teacher of that seed, compiled in the same precision, and measured. A record has the library's score
-on the task's dev file, its p90 at 128 tokens, and its mean time for the dev texts at their own
-lengths.
+`lower layers` and `flops` are what a user would do instead; all are trained in full alike, once a
+seed, from the teacher of that seed, compiled in the same precision, and measured. A record has the
+library's score on the task's dev file, its p90 at 128 tokens, and its mean time for the dev texts
+at their own lengths.
 
 Records go to results/table1.jsonl, unless badly measured (README.md); a run that was killed goes on
 where it was. --table writes table1.md.
