@@ -139,7 +139,7 @@ def search(
     run_dir: str | Path = DEFAULTS.run_dir, device: str | Device = DEVICE,
     task: str | None = DEFAULTS.task, text_columns: Sequence[str] = (),
     label_column: str | None = None, unlabelled: str | None = None,
-    data_revision: str | None = None,
+    label_separator: str | None = None, data_revision: str | None = None,
     length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
     trials: int = DEFAULTS.trials, controller: str = DEFAULTS.controller,
     seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
@@ -167,11 +167,15 @@ def search(
                  labels or not
     revision     branch, tag or commit of a teacher that is named on the Hub
     ignored      files and entries of the teacher's directory that would be refused
-    data         labelled text: a TSV, CSV or JSONL file, a directory with train and dev files, or a
-                 data set of the Hugging Face Hub by name, as 'glue/mrpc', at `data_revision`
-    task         'text-classification' or 'text-regression'; None: what the labels are
+    data         labelled text: a TSV, CSV or JSONL file, or .conll of words with labels, a
+                 directory with train and dev files, or a data set of the Hugging Face Hub by name,
+                 as 'glue/mrpc', at `data_revision`
+    task         'text-classification', 'text-regression', 'token-classification' or
+                 'multi-label-classification'; None: what the labels are
     text_columns, label_column   the columns of the data, if their names do not say what they are
     unlabelled   what the label column has where there is no label: such examples are left out
+    label_separator   what stands between two labels of an example, if it may have several and they
+                 are no lists
     budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
     teacher_epochs, teacher_lr   of the teacher's fine-tuning. None: rate, epochs and all else are
                  chosen on a held-out part of the training set (docs/training.md)
@@ -241,14 +245,14 @@ def search(
     place = resolve(teacher, revision, ignored)
     texts = load_data(
         data, task, seed, text_columns=text_columns, label_column=label_column,
-        unlabelled=unlabelled, revision=data_revision,
+        unlabelled=unlabelled, revision=data_revision, label_separator=label_separator,
     )  # fmt: skip
     more = Unlabelled() if unlabelled_text is None else read_unlabelled(unlabelled_text, texts)
     told = (*texts.told, *more.told)
     options = replace(options, data_told=told, identity={
         **_teacher_facts(place), "data": texts.source,
         "columns": ", ".join((*texts.columns, texts.label_column)),
-        **_text_facts(unlabelled_text),
+        **_text_facts(unlabelled_text), **_label_facts(texts, label_separator),
     })  # fmt: skip
     say, told_of = train_progress or silent, progress or silent
 
@@ -317,6 +321,12 @@ def _teacher_facts(place: ModelPlace) -> dict[str, str]:
 def _text_facts(path: str | Path | None) -> dict[str, str]:
     """The same of texts without labels, if there are some."""
     return {} if path is None else {"unlabelled_text": str(Path(path).resolve())}
+
+
+def _label_facts(data: TextData, separator: str | None) -> dict[str, str]:
+    """The same of what the labels are, where that is not said by the option alone."""
+    found = {"task": data.kind} if data.kind else {}
+    return found | ({} if separator is None else {"label_separator": separator})
 
 
 def _fastest(

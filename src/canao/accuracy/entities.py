@@ -12,12 +12,13 @@ from canao.artifact.directory import Artifact
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.results import Entity
-from canao.inference.tasks.scheme import Scheme, scheme_of
+from canao.inference.tasks.scheme import outside_of
+from canao.train.entities import entity_metrics, metric_names
 from canao.train.metrics import Score
+from canao.train.tasks import WORDS
 
-TOKENS = "token-classification"
+TOKENS = WORDS
 _BATCH = 64  # sentences
-Span = tuple[int, int, int, str]  # sentence, first word, the word after the last, type
 
 
 def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score]:
@@ -29,7 +30,7 @@ def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score]:
     """
     labels = _require_labels(artifact, data)
     order = {name: i for i, name in enumerate(labels)}
-    outside = next(iter(sorted(scheme_of(labels).outside)), labels[0])
+    outside = outside_of(labels)
     found: list[list[str]] = []
     with CompiledModel(artifact) as model:
         for start in range(0, len(data.dev), _BATCH):
@@ -71,36 +72,7 @@ def _require_labels(artifact: Artifact, data: TaggedText) -> tuple[str, ...]:
 def entity_score(
     truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> Score:
-    """How well the labels of words, a list for each sentence, fit the true ones.
-
-    Precision, recall and F1 of entities as in conlleval and seqeval: an entity counts if its type
-    and both of its ends are right; over all types together. Primary is F1, or the share of right
-    words where `labels` have no entities, as parts of speech.
-    """
-    scheme = scheme_of(labels)
-    right = [a == b for want, got in zip(truth, found, strict=True)
-             for a, b in zip(want, got, strict=True)]  # fmt: skip
-    metrics = {"word_accuracy": float(np.mean(right))}
-    if not scheme.roles and not scheme.outside:
-        return Score(metrics, "word_accuracy")
-    wanted, given = spans(truth, scheme), spans(found, scheme)
-    both = len(wanted & given)
-    metrics["entity_precision"] = both / len(given) if given else 0.0
-    metrics["entity_recall"] = both / len(wanted) if wanted else 0.0
-    # Twice the hits over all of both sides: the harmonic mean of the two.
-    metrics["entity_f1"] = 2 * both / max(len(wanted) + len(given), 1)
-    return Score(metrics, "entity_f1")
-
-
-def spans(sentences: Sequence[Sequence[str]], scheme: Scheme) -> set[Span]:
-    """The entities in sentences of labels."""
-    found: set[Span] = set()
-    for i, tags in enumerate(sentences):
-        first = 0
-        for at, tag in enumerate(tags):
-            if at + 1 < len(tags) and scheme.continues(tag, tags[at + 1]):
-                continue
-            if tag not in scheme.outside:
-                found.add((i, first, at + 1, scheme.type_of(tag)))
-            first = at + 1
-    return found
+    """How well the labels of words, a list for each sentence, fit the true ones. Primary is the F1
+    of entities, or the share of right words where `labels` have no entities, as parts of speech."""
+    metrics = entity_metrics(truth, found, labels)
+    return Score(metrics, metric_names(labels)[0])

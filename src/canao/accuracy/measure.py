@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,30 @@ from typing import Any
 import numpy as np
 
 from canao.accuracy.entities import tag_words
-from canao.accuracy.tagged import TaggedText, is_tagged, read_tagged
+from canao.accuracy.tagged import TaggedText, is_tagged, read_tagged, tagged
 from canao.artifact.directory import Artifact
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.classify import activation_of
-from canao.train.data import Example, TextData, load_data
+from canao.inference.tasks.results import Prediction
+from canao.train.data import Label, TextData, load_data
 from canao.train.metrics import Score, score
+from canao.train.tasks import CLASSIFICATION, REGRESSION, SEVERAL, WORDS
 
-CLASSES, VALUES = "text-classification", "text-regression"
 Labelled = TextData | TaggedText
 _BATCH = 64  # texts
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Of each example its class or its value, or of each word its label. `score` is how right they
-    are."""
+    """Of each example its class, its value, or which labels it has [examples, labels]; or of each
+    word its label. `score` is how right they are."""
 
     values: np.ndarray
     score: Score
 
     def agreement(self, other: Predictions) -> float:
-        """The share of equal classes; of values the correlation."""
+        """The share of equal classes, or of equal yes and no; of values the correlation."""
         if self.values.dtype.kind == "f":
             pair = np.corrcoef(self.values, other.values)[0, 1]
             return float(pair) if np.isfinite(pair) else 0.0
@@ -58,25 +60,44 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
 
     InputError if it is a model for another task, or for other labels.
     """
+    if isinstance(data, TextData) and data.kind == WORDS:
+        data = tagged(data)
     if isinstance(data, TaggedText):
         return Predictions(*tag_words(artifact, data))
     data = in_labels_of(artifact, data)
-    order = {name: i for i, name in enumerate(data.labels)}
+    found = _said(artifact, data)
+    values = _several(found, data.labels) if data.kind == SEVERAL else _single(found, data.labels)
+    return Predictions(values, score(values, data))
+
+
+def _said(artifact: Artifact, data: TextData) -> list[Prediction]:
+    """What the library says of each text."""
     texts, pairs = [e.text for e in data.dev], [e.pair for e in data.dev]
-    found: list[float] = []
+    found: list[Prediction] = []
     with CompiledModel(artifact) as model:
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
             second = None if pairs[0] is None else [p or "" for p in pairs[part]]
-            for prediction in model.predict(texts[part], second, truncate=True):
-                found.append(order[_own(prediction.label)] if order else prediction.score)
-    values = np.array(found, np.int64 if order else np.float64)
-    return Predictions(values, score(values, data))
+            found += model.predict(texts[part], second, truncate=True)
+    return found
+
+
+def _single(found: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
+    """The class of each text among `labels`, or its value where there are none."""
+    order = {name: i for i, name in enumerate(labels)}
+    values = [order[_own(p.label)] if order else p.score for p in found]
+    return np.array(values, np.int64 if order else np.float64)
+
+
+def _several(found: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
+    """Which of `labels` each text has, bool [examples, labels]."""
+    chosen = [{_own(name) for name in p.chosen or ()} for p in found]
+    return np.array([[name in own for name in labels] for own in chosen], bool)
 
 
 def truncated(artifact: Artifact, data: Labelled) -> int:
     """How many of the texts have more tokens than the library takes, and are truncated."""
-    if isinstance(data, TaggedText):
+    if isinstance(data, TaggedText) or data.kind == WORDS:
         return 0
     with CompiledModel(artifact) as model:
         return sum(model.tokens_of(e.text, e.pair) > artifact.max_length for e in data.dev)
@@ -89,20 +110,26 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
     """
     manifest, source = artifact.manifest, data.source or data.name
     task, labels = manifest["task"], tuple(_own(name) for name in manifest["labels"])
-    wanted = VALUES if data.regression else CLASSES
+    wanted = REGRESSION if data.regression else CLASSIFICATION
     if task != wanted:
         more = "give data for the model's task"
-        if data.regression and task == CLASSES and len(labels) == 1:
+        if data.regression and task == CLASSIFICATION and len(labels) == 1:
             more = 'set "problem_type": "regression" in config.json if it predicts a value'
         raise InputError(
             f"{source}: is data for {wanted}, and the model is for {task}; {more}"
         )
     if data.regression:
         return data
-    if activation_of(manifest, len(labels)) == "sigmoid":
+    apart = activation_of(manifest, len(labels)) == "sigmoid"
+    if apart and data.kind != SEVERAL:
         raise InputError(
             f"{source}: has one label for each text, and the model says yes or no to each of its "
-            f"{len(labels)} labels; only models that choose one label can be checked"
+            f"{len(labels)} labels; give data with lists of labels"
+        )
+    if not apart and data.kind == SEVERAL:
+        raise InputError(
+            f"{source}: has any number of labels for each text, and the model chooses one of its "
+            f"{len(labels)}; give data with one label for each text"
         )
     if set(data.labels) == set(labels):
         return data
@@ -112,10 +139,16 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
             f"{', '.join(manifest['labels'])}; give both the same names, in the data or in "
             "id2label of config.json"
         )
-    dev = tuple(
-        Example(e.text, e.pair, labels.index(data.labels[int(e.label)])) for e in data.dev
-    )
+    dev = tuple(replace(e, label=_renumbered(e.label, data.labels, labels)) for e in data.dev)
     return replace(data, dev=dev, labels=labels)
+
+
+def _renumbered(label: Label, before: Sequence[str], now: Sequence[str]) -> Label:
+    """A class, or several, by their places among other names."""
+    if isinstance(label, tuple):
+        return tuple(sorted(now.index(before[i]) for i in label))
+    assert label is not None, "what is compared with has labels"
+    return now.index(before[int(label)])
 
 
 def _own(name: str) -> str:

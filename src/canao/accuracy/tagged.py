@@ -1,24 +1,17 @@
-"""Sentences whose words have labels, as entities have: files in the form of CoNLL.
-
-A line is a word and its label, with tabs or blanks between; columns between the first and the last
-are something else's, as parts of speech, and are not used. An empty line ends a sentence. Lines of
--DOCSTART- are left out.
-"""
+"""Sentences whose words have labels, as entities have, to compare a library with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from canao.artifact.reading import read_bytes
 from canao.errors import InputError
-from canao.train.tables import kind_of, listed, shown
+from canao.train.conll import read_conll
+from canao.train.data import Example, TextData
+from canao.train.tables import OF_WORDS, is_of_words, kind_of, listed
 
-EXTENSION = ".conll"
 _DEV_NAMES = ("dev", "validation", "test")
-_DOCUMENT = "-DOCSTART-"
-_MAX_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +57,7 @@ def is_tagged(path: str | Path) -> bool:
     """Whether data are words with labels: a .conll file, or a directory with such and no table."""
     path = Path(path)
     if not path.is_dir():
-        return path.name.lower().endswith(EXTENSION)
+        return is_of_words(path)
     return _found(path) is not None and not any(kind_of(file) for file in path.iterdir())
 
 
@@ -76,68 +69,27 @@ def read_tagged(path: str | Path) -> TaggedText:
     given = Path(path)
     file = _found(given) if given.is_dir() else given
     if file is None:
-        names = ", ".join(f"{name}{EXTENSION}" for name in _DEV_NAMES)
+        names = ", ".join(f"{name}{OF_WORDS}" for name in _DEV_NAMES)
         raise InputError(f"{given}: none of {names}; add one of them, or give the file")
-    data = read_bytes(file, limit=_MAX_BYTES, remedy="check the file")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}:{line}: not UTF-8; save the file as UTF-8") from None
-    sentences, unused, documents = _read(file, text)
-    if not sentences:
-        raise InputError(f"{file}: no words; give a word and its label on each line")
-    left = [f"{unused} columns between word and label are not used"] if unused else []
-    left += [f"{documents} lines of {_DOCUMENT} are left out"] if documents else []
+    held = read_conll(file)
+    sentences = tuple(Sentence(words, tags) for words, tags in held.sentences)
     words = sum(len(s.words) for s in sentences)
     found = TaggedText(given.stem, sentences, str(file.resolve()))
     told = (f"{file}: {len(sentences)} sentences of {words} words to compare with",
-            f"labels: {listed(found.tags)}", *left)  # fmt: skip
+            f"labels: {listed(found.tags)}", *held.notes)  # fmt: skip
     return TaggedText(found.name, sentences, found.source, told)
 
 
+def tagged(data: TextData) -> TaggedText:
+    """The sentences to compare with of a task whose words have labels."""
+    return TaggedText(data.name, tuple(_sentence(e, data.labels) for e in data.dev), data.source)
+
+
+def _sentence(example: Example, labels: Sequence[str]) -> Sentence:
+    assert example.words is not None and isinstance(example.label, tuple)
+    return Sentence(example.words, tuple(labels[i] for i in example.label))
+
+
 def _found(folder: Path) -> Path | None:
-    files = (folder / f"{name}{EXTENSION}" for name in _DEV_NAMES)
+    files = (folder / f"{name}{OF_WORDS}" for name in _DEV_NAMES)
     return next((file for file in files if file.is_file()), None)
-
-
-def _read(file: Path, text: str) -> tuple[tuple[Sentence, ...], int, int]:
-    """The sentences, the columns of a line that are not used, and the lines between documents."""
-    sentences, rows, documents, width = list[Sentence](), list[Sequence[str]](), 0, 0
-    for number, fields in _lines(text):
-        if fields and fields[0] != _DOCUMENT:
-            if len(fields) < 2:
-                raise InputError(
-                    f"{file}:{number}: '{shown(fields[0])}' has no label; give a word and its "
-                    "label, with a tab between"
-                )
-            width = width or len(fields)
-            if len(fields) != width:
-                raise InputError(f"{file}:{number}: {len(fields)} columns, the lines before have "
-                                 f"{width}; correct the line")  # fmt: skip
-            if not all((fields[0], fields[-1])):
-                raise InputError(f"{file}:{number}: an empty word or label; correct the line")
-            rows.append(fields)
-            continue
-        documents += bool(fields)
-        if rows:
-            sentences.append(_sentence(rows))
-            rows = []
-    if rows:
-        sentences.append(_sentence(rows))
-    return tuple(sentences), max(width - 2, 0), documents
-
-
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The number and the fields of each line; none of an empty one."""
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
-        if not line.strip():
-            yield number, []
-        elif "\t" in line:
-            yield number, [field.strip() for field in line.split("\t")]
-        else:
-            yield number, line.split()
-
-
-def _sentence(rows: Sequence[Sequence[str]]) -> Sentence:
-    return Sentence(tuple(row[0] for row in rows), tuple(row[-1] for row in rows))

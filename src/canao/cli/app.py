@@ -91,6 +91,9 @@ TextColumns = Annotated[
     str | None, typer.Option(help="comma-separated: the column of text, or the two of a pair")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="the column of labels")]
+LabelSeparator = Annotated[
+    str | None, typer.Option(help="what stands between two labels of a text that may have several")
+]
 Precision = Annotated[
     str, typer.Option(help="of products: float32, bf16, fp16, int8, int8-7bit or int8-weights")
 ]
@@ -124,13 +127,14 @@ def search(
         DEFAULTS.run_dir
     ),
     task: Annotated[
-        str | None, typer.Option(help=" or ".join(TRAINED_TASKS) + "; default what the labels are")
+        str | None, typer.Option(help=", ".join(TRAINED_TASKS) + "; default what the labels are")
     ] = DEFAULTS.task,
     text_columns: TextColumns = None,
     label_column: LabelColumn = None,
     unlabelled: Annotated[
         str | None, typer.Option(help="label that says there is none; such examples are left out")
     ] = None,
+    label_separator: LabelSeparator = None,
     data_revision: Annotated[
         str | None, typer.Option(help="branch, tag or commit of a data set of the Hub")
     ] = None,
@@ -232,9 +236,9 @@ def search(
     search_and_report(
         out_dir, teacher=teacher, revision=revision, ignored=ignore or (), data=data,
         budget_ms=budget_ms, device=device, task=task,
-        text_columns=_names(text_columns), label_column=label_column,
-        unlabelled=unlabelled, data_revision=data_revision, length=length, threads=threads,
-        trials=trials, controller=controller, seed=seed, percentile=percentile,
+        text_columns=_names(text_columns), label_column=label_column, unlabelled=unlabelled,
+        label_separator=label_separator, data_revision=data_revision, length=length,
+        threads=threads, trials=trials, controller=controller, seed=seed, percentile=percentile,
         others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
         ranker=ranker, quick_steps=quick_steps, supernet_steps=supernet_steps, epochs=epochs,
         teacher_epochs=teacher_epochs, teacher_lr=teacher_lr, precision=precision,
@@ -348,6 +352,7 @@ def compile(
     ] = MAX_LOSS,
     text_columns: TextColumns = None,
     label_column: LabelColumn = None,
+    label_separator: LabelSeparator = None,
     ignore: Ignore = None,
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
@@ -363,10 +368,12 @@ def compile(
     check_kv_cache(kv_cache)
     if check is not None and emit is not None:
         raise InputError("--emit prints a stage and --check measures a library; give one of them")
-    if check is None and (text_columns or label_column or max_loss != MAX_LOSS):
+    if check is None and (
+        text_columns or label_column or label_separator is not None or max_loss != MAX_LOSS
+    ):
         raise InputError(
-            "--text-columns, --label-column and --max-loss belong to --check; give it labelled "
-            "text, or leave them out"
+            "--text-columns, --label-column, --label-separator and --max-loss belong to --check; "
+            "give it labelled text, or leave them out"
         )
     if emit is None and out_dir is None:
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
@@ -383,7 +390,8 @@ def compile(
         print_stage(model, emit, **options)
         return
     assert out_dir is not None
-    columns = {"text_columns": _names(text_columns), "label_column": label_column}
+    columns = {"text_columns": _names(text_columns), "label_column": label_column,
+               "label_separator": label_separator}  # fmt: skip
     compile_and_print(model, out_dir, check, max_loss, columns, **options)
 
 

@@ -30,6 +30,7 @@ from canao.model.arch import Arch
 from canao.model.blocks import BlockBertConfig
 from canao.model.checkpoint import weight_files
 from canao.model.config import FILE, read_config
+from canao.model.heads import LABELS_OF_TEXT, Head, head_for
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import check_finite, check_left_over, survey
 from canao.model.tokenizer import open_tokenizer
@@ -87,14 +88,15 @@ def both(layer: Layer) -> tuple[Attention, Ffn]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a classifier: embeddings, layers from the input up, pooler and head."""
+    """The modules of a classifier: embeddings, layers from the input up, pooler and head. Without
+    a pooler, the head reads the vector of each token."""
 
     words: nn.Embedding
     positions: nn.Embedding
     types: nn.Embedding
     embedding_norm: nn.LayerNorm
     layers: tuple[Layer, ...]
-    pooler: nn.Linear
+    pooler: nn.Linear | None
     head: nn.Linear
 
 
@@ -157,10 +159,11 @@ def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
     return student
 
 
-def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
-    """A classifier with this configuration and random weights from torch's generator."""
+def build_classifier(config: PreTrainedConfig, head: Head | None = None) -> PreTrainedModel:
+    """A classifier with this configuration and random weights from torch's generator; of texts
+    unless `head` is for something else."""
     with _without_logs():
-        return transformers.AutoModelForSequenceClassification.from_config(config)
+        return (head or head_for(())).auto.from_config(config)
 
 
 def load_tokenizer(
@@ -183,8 +186,9 @@ def load_tokenizer(
 
 
 def load_classifier(
-    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None
-) -> PreTrainedModel:
+    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None,
+    head: Head | None = None,
+) -> PreTrainedModel:  # fmt: skip
     """The model in `directory` with a head for `labels` (none: one output, for regression).
 
     A head that was trained for the same labels is kept and put in the order of `labels`. Any other
@@ -193,12 +197,12 @@ def load_classifier(
     """
     directory = Path(directory)
     inventory = inventory or Inventory(directory)
-    config = load_config(directory, inventory)
-    keep = _head_order(directory, config, labels)
-    set_labels(config, labels)
+    config, head = load_config(directory, inventory), head or head_for(labels)
+    keep = _head_order(directory, config, labels, head)
+    set_labels(config, labels, head)
     try:
         with _without_logs():
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model, info = head.auto.from_pretrained(
                 directory,
                 config=config,
                 dtype=torch.float32,
@@ -213,24 +217,25 @@ def load_classifier(
     _check_loaded(directory, info)
     check_left_over(directory, config, type(model), info, inventory)
     inventory.require()
-    head = parts_of(model).head
+    last = parts_of(model).head
     with torch.no_grad():
         if keep is None:
-            head.weight.normal_(0.0, config.initializer_range)
-            head.bias.zero_()
+            last.weight.normal_(0.0, config.initializer_range)
+            last.bias.zero_()
         else:
-            head.weight.copy_(head.weight[keep])
-            head.bias.copy_(head.bias[keep])
+            last.weight.copy_(last.weight[keep])
+            last.bias.copy_(last.bias[keep])
     check_finite(directory, model)
     return model.eval()
 
 
 def is_fine_tuned(
-    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None
-) -> bool:
+    directory: str | Path, labels: Sequence[str], inventory: Inventory | None = None,
+    head: Head | None = None,
+) -> bool:  # fmt: skip
     """Whether the checkpoint has a head for exactly these `labels` (none: for regression)."""
-    directory = Path(directory)
-    return _head_order(directory, load_config(directory, inventory), labels) is not None
+    directory, config = Path(directory), load_config(directory, inventory)
+    return _head_order(directory, config, labels, head or head_for(labels)) is not None
 
 
 def parts_of(model: PreTrainedModel) -> Parts:
@@ -244,7 +249,7 @@ def parts_of(model: PreTrainedModel) -> Parts:
         types=embeddings.token_type_embeddings,
         embedding_norm=embeddings.LayerNorm,
         layers=tuple(layers),
-        pooler=bert.pooler.dense,
+        pooler=None if bert.pooler is None else bert.pooler.dense,
         head=model.classifier,
     )
 
@@ -282,9 +287,10 @@ def save_model(
 
 
 def _head_order(
-    directory: Path, config: PreTrainedConfig, labels: Sequence[str]
+    directory: Path, config: PreTrainedConfig, labels: Sequence[str], head: Head
 ) -> list[int] | None:
-    """For each label, its row in the checkpoint's head; None if the head is for other labels."""
+    """For each label, its row in the checkpoint's head; None if the head is for other labels, or
+    its scores mean something else."""
     rows = None
     for file in weight_files(directory):
         try:
@@ -297,6 +303,8 @@ def _head_order(
             ) from None
     if rows != max(1, len(labels)):
         return None
+    if head == LABELS_OF_TEXT and config.problem_type != head.problem:
+        return None
     names = [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(rows)]
     if sorted(names) == sorted(labels):
         return [names.index(label) for label in labels]
@@ -308,12 +316,14 @@ def _generic(names: Sequence[str]) -> bool:
     return all(name in (str(i), f"LABEL_{i}") for i, name in enumerate(names))
 
 
-def set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+def set_labels(
+    config: PreTrainedConfig, labels: Sequence[str], head: Head | None = None
+) -> None:
     """Make a configuration that of a classifier of `labels`; none: of a regression."""
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if labels else "regression"
+    config.problem_type = (head or head_for(labels)).problem
 
 
 def _check_loaded(directory: Path, info: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from canao.model.hf import load_tokenizer
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import load_directory
 from canao.model.task import describe_head
-from canao.train.data import Example
+from canao.train.data import Example, Label
 from canao.train.loop import Progress
 from canao.train.words import Spot, WholeWords
 
@@ -144,7 +144,7 @@ class MaskedModel:
 
 
 def altered(
-    examples: Sequence[Example], source: Source, copies: int, seed: int, no_label: int | float,
+    examples: Sequence[Example], source: Source, copies: int, seed: int, no_label: Label,
     progress: Progress,
 ) -> tuple[Example, ...]:  # fmt: skip
     """At most `copies` altered copies of each example, the same for the same seed.

@@ -8,22 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from canao.train.batches import Batch, Encoded, evaluation_batches
+from canao.train.batches import Batch, Encoded, evaluation_batches, logits_of, text_task
 from canao.train.compute import device_of
 from canao.train.fake_quantization import FakeQuantization
 from canao.train.loop import Loop, Progress, TrainingSchedule
+from canao.train.tasks.task import Task
 
 _EVALUATION_BATCH = 64
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of class indices, or squared error of values (logits of shape [n, 1])."""
-    if labels.is_floating_point():
-        return functional.mse_loss(logits[:, 0], labels)
-    return functional.cross_entropy(logits, labels)
+def label_loss(logits: Tensor, labels: Tensor, task: Task | None = None) -> Tensor:
+    """The mean loss of units [units, outputs] on their labels, as the task has it. Without a task,
+    cross-entropy of class indices, or squared error of values (logits of shape [n, 1])."""
+    return (task or text_task(labels.is_floating_point())).label_loss(logits, labels)
 
 
 def finetune(
@@ -46,7 +45,7 @@ def finetune(
     """
 
     def loss(batch: Batch) -> Tensor:
-        return label_loss(model(**batch.inputs).logits, batch.labels)
+        return label_loss(logits_of(model, batch), batch.labels, batch.task)
 
     loop = Loop(
         model, data, schedule, loss, evaluate=evaluate, rounding=rounding, checkpoint=checkpoint,
@@ -56,20 +55,17 @@ def finetune(
 
 
 def predict_logits(model: PreTrainedModel, data: Encoded) -> np.ndarray:
-    """Logits of shape [examples, outputs], in the order of `data`."""
+    """Logits of each unit, [units, outputs], in the order of `data`."""
     model.eval()
-    out = np.zeros((len(data), model.config.num_labels), dtype=np.float32)
+    out = np.zeros((len(data.labels), model.config.num_labels), dtype=np.float32)
     with torch.inference_mode():
         for batch in evaluation_batches(data, _EVALUATION_BATCH, device_of(model)):
-            out[list(batch.index)] = model(**batch.inputs).logits.float().cpu().numpy()
+            found = logits_of(model, batch).float().cpu().numpy()
+            out[data.units(batch.index)] = found
     return out
 
 
 def predict(model: PreTrainedModel, data: Encoded) -> np.ndarray:
-    """Class indices, or values where the model has one output; shape [examples]."""
-    return predicted(predict_logits(model, data))
-
-
-def predicted(logits: np.ndarray) -> np.ndarray:
-    """What logits of shape [examples, outputs] predict; shape [examples]."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+    """What the model says of the examples, or of all their words, as the task's targets have
+    it: class indices or values, [examples], for one."""
+    return data.predicted(predict_logits(model, data))

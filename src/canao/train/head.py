@@ -29,7 +29,8 @@ _DROPOUT = 0.1
 def fit_head(
     model: PreTrainedModel, data: Encoded, epochs: int, seed: int, progress: Progress
 ) -> None:
-    """Train pooler and head in place on the labels of `data`; the body stays as it is.
+    """Train the head, and the pooler if there is one, in place on the labels of `data`; the body
+    stays as it is.
 
     AdamW at a rate that falls from 1e-3 to 0, over `epochs` of the states. The same seed gives the
     same head.
@@ -37,15 +38,19 @@ def fit_head(
     parts, device = parts_of(model), device_of(model)
     torch.manual_seed(seed)
     states, labels = _states(model, data, progress), torch.from_numpy(data.labels).to(device)
-    trained = [*parts.pooler.parameters(), *parts.head.parameters()]
+    pooler = parts.pooler
+    trained = [*(pooler.parameters() if pooler else ()), *parts.head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=_DECAY)
     draws, step = torch.Generator().manual_seed(seed), 0
-    total = epochs * -(-len(data) // HEAD_BATCH)
+    # As many steps for the words of texts as for texts.
+    size = max(1, HEAD_BATCH * len(labels) // len(data))
+    total = epochs * -(-len(labels) // size)
     for _ in range(epochs):
-        for rows in torch.randperm(len(data), generator=draws).split(HEAD_BATCH):
+        for rows in torch.randperm(len(labels), generator=draws).split(size):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
-            pooled = functional.dropout(parts.pooler(states[rows]).tanh(), _DROPOUT)
-            loss = label_loss(parts.head(pooled), labels[rows])
+            read = pooler(states[rows]).tanh() if pooler else states[rows]
+            read = functional.dropout(read, _DROPOUT)
+            loss = label_loss(parts.head(read), labels[rows], data.task)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -54,18 +59,19 @@ def fit_head(
 
 
 def _states(model: PreTrainedModel, data: Encoded, progress: Progress) -> Tensor:
-    """What the pooler reads of each text, [examples, hidden]."""
+    """What the pooler reads of each text, or the head where there is none, [units, hidden]."""
     parts, device = parts_of(model), device_of(model)
-    found = torch.zeros(len(data), model.config.hidden_size, device=device)
+    first = parts.pooler or parts.head
+    found = torch.zeros(len(data.labels), model.config.hidden_size, device=device)
     seen: list[Tensor] = []
-    hook = parts.pooler.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    hook = first.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.eval()
     total = -(-len(data) // _BATCH)
     try:
         with torch.no_grad():
             for done, batch in enumerate(evaluation_batches(data, _BATCH, device), start=1):
                 model(**batch.inputs)
-                found[list(batch.index)] = seen.pop()
+                found[data.units(batch.index)] = batch.of_units(seen.pop())
                 progress(done, total, "states")
     finally:
         hook.remove()

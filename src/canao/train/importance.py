@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from canao.model.arch import Arch
 from canao.model.hf import Parts, both, parts_of
-from canao.train.batches import Encoded, collate
+from canao.train.batches import Encoded, collate, logits_of
 from canao.train.compute import device_of
 from canao.train.finetune import label_loss
 from canao.train.loop import read_keyed, write_tensors
@@ -70,7 +70,7 @@ def measure_importance(
     count = min(examples, len(data))
     for start in range(0, count, batch):
         piece = collate(data, range(start, min(start + batch, count))).to(device_of(model))
-        label_loss(model(**piece.inputs).logits, piece.labels).backward()
+        label_loss(logits_of(model, piece), piece.labels, piece.task).backward()
         for name, value in _pruning_mask_gradients(parts).items():
             totals[name] = totals.get(name, 0) + value
         model.zero_grad(set_to_none=True)

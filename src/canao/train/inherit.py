@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.model.arch import Arch
+from canao.model.heads import head_of
 from canao.model.hf import (
     Attention,
     Layer,
@@ -74,7 +75,7 @@ def inherit(
     config = student_config(teacher.config, arch)
     device = device_of(teacher)
     with torch.random.fork_rng():
-        student = build_classifier(config).eval().to(device)
+        student = build_classifier(config, head_of(teacher)).eval().to(device)
     if arch == arch_of(teacher.config):
         student.load_state_dict(teacher.state_dict())
         return student
@@ -197,8 +198,11 @@ def copy_kept(old: Parts, new: Parts, kept: Kept) -> None:
             _copy_linear(ffn.up, own.up, kept.ffn_units[i], hidden)
             _copy_linear(ffn.down, own.down, hidden, kept.ffn_units[i])
             _copy_norm(ffn.norm, own.norm, hidden)
-    _copy_linear(old.pooler, new.pooler, kept.pooled, hidden)
-    new.head.weight.copy_(old.head.weight[:, kept.pooled])
+    read = hidden  # what the head reads: without a pooler, the hidden states
+    if old.pooler is not None and new.pooler is not None:
+        _copy_linear(old.pooler, new.pooler, kept.pooled, hidden)
+        read = kept.pooled
+    new.head.weight.copy_(old.head.weight[:, read])
     new.head.bias.copy_(old.head.bias)
 
 
@@ -261,8 +265,11 @@ class _Fit:
             at = origin + 1
         for layer in self.old.layers[at:]:
             teacher = self._teacher_layer(layer, teacher)
-        first = self.real.sum(1).cumsum(0) - self.real.sum(1)
-        self._top(teacher[first], student[first])
+        units = self.real.sum(1).cumsum(0) - self.real.sum(1)  # the first token of each sequence
+        if self.batch.words is not None:
+            rows, places = self.batch.words
+            units = units[rows] + places
+        self._top(teacher[units], student[units])
 
     def _layer(self, i: int, old: Layer, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
         """What follows a layer in the teacher, and what does in the student once it is fitted.
@@ -315,7 +322,10 @@ class _Fit:
         )
 
     def _top(self, teacher: Tensor, student: Tensor) -> None:
-        """Fit pooler and head, on the first token of each sequence [examples, width]."""
+        """Fit pooler and head, on the tokens that are labelled [units, width]."""
+        if self.old.pooler is None or self.new.pooler is None:
+            _fit((self.new.head,), student, (self.old.head(teacher),))
+            return
         inner = self.old.pooler(teacher)
         _fit((self.new.pooler,), student, (inner[:, self.kept.pooled],))
         own = self.new.pooler(student).tanh()

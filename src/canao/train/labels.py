@@ -12,9 +12,8 @@ from typing import Any
 
 from canao.errors import InputError
 from canao.train.tables import MISSING, RawTable, shown
+from canao.train.tasks import CLASSIFICATION, REGRESSION, SEVERAL
 
-CLASSIFICATION, REGRESSION = "text-classification", "text-regression"
-TASKS = (CLASSIFICATION, REGRESSION)
 UNLABELLED = "-1"  # in the test sets of GLUE, and in SNLI as the `datasets` package has it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -74,7 +73,7 @@ def read_labels(
             f"{table.place}: {len(counts)} labels that differ in {len(texts)} examples, such as "
             f"{texts[0]}; for a regression give --task {REGRESSION}"
         )
-    names = _ordered(counts)
+    names = ordered(counts)
     return Labels(names, rows, texts, "; ".join(filter(None, (note, _doubt(names, counts)))))
 
 
@@ -158,7 +157,7 @@ def _text(table: RawTable, row: int, column: str, value: Any) -> str:
         if table.classes is not None and value is None:
             return ""
         raise InputError(f"{table.at(row)}: label is neither a string nor a number; give one label "
-                         "of them")  # fmt: skip
+                         f"of them, or --task {SEVERAL} if lists say which are right")  # fmt: skip
     text = value.strip() if isinstance(value, str) else json.dumps(value)
     if not text:
         raise InputError(f"{table.at(row)}: empty label in column '{shown(column)}'; fill it in")
@@ -211,7 +210,8 @@ def _check_differ(table: RawTable, texts: Sequence[str]) -> None:
                          "at least 2 classes")  # fmt: skip
 
 
-def _ordered(names: Counter[str]) -> tuple[str, ...]:
+def ordered(names: Counter[str]) -> tuple[str, ...]:
+    """Names in their order: that of their numbers if all are whole ones."""
     try:
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     except ValueError:

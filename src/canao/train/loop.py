@@ -275,13 +275,19 @@ class Loop:
             part = index[start : start + size]
             with autocast(self.device, self.dtype):
                 loss = self.loss(collate(self.data, part).to(self.device))
-            share = len(part) / len(index)
+            share = self._share(part, index)
             value = loss.item()
             if not math.isfinite(value):
                 return value
             total += share * value
             (loss * share if share < 1 else loss).backward()
         return total
+
+    def _share(self, part: Sequence[int], index: Sequence[int]) -> float:
+        """The part's share of a batch: of its examples, or of its words where losses are means over
+        these."""
+        units, total = len(self.data.units(part)), len(self.data.units(index))
+        return units / total if total else len(part) / len(index)
 
     def _go_back(self) -> None:
         """To the last checkpoint, or else to the start, with half the rate; InputError where that

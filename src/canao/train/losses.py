@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from canao.train.batches import Batch
-from canao.train.data import NO_CLASS
+from canao.train.batches import Batch, text_task
 from canao.train.finetune import label_loss
 from canao.train.loss_names import STAGED, WEIGHTS
 from canao.train.signals import KEY, QUERY, STATES, VALUE, Pairing, Seen, Signal
 
-TEMPERATURE = 2.0
 _HIDDEN_KEYS = -1e9  # an attention score that leaves nothing of a key
 
 
@@ -53,23 +51,19 @@ class Loss:
 
 
 def _logits(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
-    logits, target = own.logits, wanted.logits
-    if logits.shape[1] == 1:
-        return functional.mse_loss(logits, target)
-    mine = functional.log_softmax(logits / TEMPERATURE, dim=-1)
-    theirs = functional.log_softmax(target / TEMPERATURE, dim=-1)
-    return functional.kl_div(mine, theirs, log_target=True, reduction="batchmean") * TEMPERATURE**2
+    task = batch.task or text_task(own.logits.shape[1] == 1)
+    return task.teacher_loss(own.logits, wanted.logits)
 
 
 def _labels(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
-    labels = batch.labels
-    known = ~labels.isnan() if labels.is_floating_point() else labels != NO_CLASS
+    labels, task = batch.labels, batch.task
+    known = (task or text_task(labels.is_floating_point())).known(labels)
     if bool(known.all()):
-        return label_loss(own.logits, labels)
+        return label_loss(own.logits, labels, task)
     if not bool(known.any()):
         return own.logits.sum() * 0.0
     # An example with a label counts as much as in a batch where all have one.
-    return label_loss(own.logits[known], labels[known]) * known.float().mean()
+    return label_loss(own.logits[known], labels[known], task) * known.float().mean()
 
 
 def _hidden(own: Seen, wanted: Seen, batch: Batch, pairing: Pairing) -> Tensor:
@@ -201,12 +195,14 @@ LOSSES = {
     "logits": Loss(
         WEIGHTS["logits"],
         "KL divergence from the teacher's class probabilities at temperature 2, times the "
-        "squared temperature; squared error for regression",
+        "squared temperature, of each word where words have labels, and of each label's yes or no "
+        "where several may be right; squared error for regression",
         "Hinton et al. 2015, section 2", _none, _logits,
     ),
     "labels": Loss(
         WEIGHTS["labels"],
-        "cross-entropy with the labels of the data; squared error for regression",
+        "cross-entropy with the labels of the data, of a word's first token, or of each label's "
+        "yes or no; squared error for regression",
         "Hinton et al. 2015, section 2", _none, _labels, of_teacher=False,
     ),
     "hidden": Loss(

@@ -129,17 +129,25 @@ def _labelled(split: Any) -> bool:
 
 
 def _table(datasets: Any, split: Any, place: str) -> RawTable:
-    """A split as a table. Classes are called by their names; what is no text, number or truth value
-    stands there as an empty tuple, which can be no text."""
+    """A split as a table. Classes are called by their names, also in lists; what is no text, number,
+    truth value or list of such stands there as an empty tuple, which can be no text."""
     names, classes = tuple(split.column_names), {}
     columns: list[list[Any]] = []
     for name in names:
         feature = split.features[name]
+        inner = getattr(feature, "feature", None)  # of a list
         if isinstance(feature, datasets.ClassLabel):
             classes[name] = tuple(feature.names)
             columns.append([_class(feature.names, value) for value in split[name]])
         elif isinstance(feature, datasets.Value):
             columns.append(list(split[name]))
+        elif isinstance(inner, datasets.ClassLabel):
+            classes[name] = tuple(inner.names)
+            columns.append([
+                tuple(_class(inner.names, v) for v in values or ()) for values in split[name]
+            ])  # fmt: skip
+        elif isinstance(inner, datasets.Value):
+            columns.append([tuple(values or ()) for values in split[name]])
         else:
             columns.append([()] * len(split))
     rows = tuple(zip(*columns, strict=True))

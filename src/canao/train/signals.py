@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from canao.model.hf import Layer, arch_of, parts_of
-from canao.train.batches import Batch
+from canao.train.batches import Batch, logits_of
 
 STATES, QUERY, KEY, VALUE = "states", "query", "key", "value"
 
@@ -31,7 +31,8 @@ class Signal:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model made of a batch: logits [examples, outputs], and the signals asked for."""
+    """What a model made of a batch: logits of its units [units, outputs], and the signals asked
+    for."""
 
     logits: Tensor
     signals: dict[Signal, Tensor]
@@ -101,7 +102,7 @@ def observe(
         if frozen:
             last = _module(layers[frozen - 1], STATES)
             hooks.enter_context(last.register_forward_hook(_detached))
-        return Seen(model(**batch.inputs).logits, seen)
+        return Seen(logits_of(model, batch), seen)
 
 
 def width_of(model: PreTrainedModel, signal: Signal) -> int:

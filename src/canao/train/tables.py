@@ -20,6 +20,7 @@ from canao.errors import InputError
 
 EXTENSIONS = (".tsv", ".csv", ".jsonl")
 PLAIN = ".txt"  # one text a line
+OF_WORDS = ".conll"  # a word and its label a line
 _GZIP = ".gz"
 _LISTED = ", ".join(EXTENSIONS)
 # Examples are held in memory, and take some times as much there.
@@ -105,6 +106,11 @@ def read_table(path: Path) -> RawTable:
 def is_plain(path: Path) -> bool:
     """Whether a file has one text a line, by its name."""
     return path.name.lower().removesuffix(_GZIP).endswith(PLAIN)
+
+
+def is_of_words(place: str | Path) -> bool:
+    """Whether a file has a word and its label on each line, by its name."""
+    return str(place).lower().endswith(OF_WORDS)
 
 
 def read_lines(path: Path) -> list[str]:

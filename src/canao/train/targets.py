@@ -54,20 +54,20 @@ class TeacherTargets:
                 made[signal] = torch.zeros(self.starts[-1], width, dtype=torch.half)
         if self.logits is not None and not made:
             return
-        logits = torch.zeros(len(self.data), self.teacher.config.num_labels)
+        logits = torch.zeros(len(self.data.labels), self.teacher.config.num_labels)
         total = math.ceil(len(self.data) / _BATCH)
         batches = evaluation_batches(self.data, _BATCH, self.device)
         for done, batch in enumerate(batches, start=1):
             with torch.inference_mode():
                 seen = observe(self.teacher, batch, made)
-                logits[list(batch.index)] = seen.logits.float().cpu()
+                logits[self.data.units(batch.index)] = seen.logits.float().cpu()
                 self._keep(batch, seen, made)
             progress(done, total, "teacher targets")
         self.logits = logits
         self.held |= made
 
     def of(self, batch: Batch, wanted: Collection[Signal]) -> Seen:
-        """Logits [examples, outputs] and the signals [examples, tokens, width], all float32; after
+        """Logits [units, outputs] and the signals [examples, tokens, width], all float32; after
         `prepare`."""
         assert self.logits is not None
         lacking = [s for s in wanted if s not in self.held]
@@ -75,7 +75,7 @@ class TeacherTargets:
         if lacking:
             with torch.no_grad():
                 signals |= observe(self.teacher, batch, lacking).float().signals
-        return Seen(self.logits[list(batch.index)].to(self.device), signals)
+        return Seen(self.logits[self.data.units(batch.index)].to(self.device), signals)
 
     def _size(self, signal: Signal) -> int:
         """Bytes that a signal takes for all examples."""

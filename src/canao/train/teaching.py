@@ -27,9 +27,9 @@ from canao.artifact.files import write_whole
 from canao.artifact.reading import read_json
 from canao.errors import InputError
 from canao.model.hf import parts_of
-from canao.train.batches import Batch, Encoded
+from canao.train.batches import Batch, Encoded, logits_of
 from canao.train.data import TextData, hold_out
-from canao.train.finetune import label_loss, predict_logits, predicted
+from canao.train.finetune import label_loss, predict_logits
 from canao.train.head import fit_head
 from canao.train.loop import (
     DivergedError,
@@ -125,7 +125,7 @@ class Teaching:
     ) -> None:
         self.model, self.metric, self.seed, self.dtype = model, metric, seed, dtype
         self.checkpoints, self.key, self.stage = checkpoints, key, stage
-        labels = [example.label for example in data.train]
+        labels = data.strata()
         self.recipe = recipe_for(
             len(labels), sum(map(len, examples.ids)), len(data.labels),
             len(hold_out(labels, len(labels), seed)), model.config.hidden_size,
@@ -162,6 +162,7 @@ class Teaching:
         path, parts = self.checkpoints / "teacher-head.safetensors", parts_of(self.model)
         own = {f"{kind}.{name}": value
                for kind, module in (("pooler", parts.pooler), ("head", parts.head))
+               if module is not None
                for name, value in module.named_parameters()}  # fmt: skip
         stored = _read_head(path, self.key, own)
         if stored is None:
@@ -258,16 +259,17 @@ class Teaching:
         )  # fmt: skip
 
     def _loss(self, batch: Batch) -> Tensor:
-        return label_loss(self.model(**batch.inputs).logits, batch.labels)
+        return label_loss(logits_of(self.model, batch), batch.labels, batch.task)
 
     def _on_held_out(self) -> tuple[Score, float]:
         """Score and loss of the model as it is on the held-out examples."""
         assert self.held is not None
         logits = predict_logits(self.model, self.held)
-        loss = label_loss(torch.from_numpy(logits), torch.from_numpy(self.held.labels)).item()
+        labels = torch.from_numpy(self.held.labels)
+        loss = label_loss(torch.from_numpy(logits), labels, self.held.task).item()
         # JSON knows no infinity.
         loss = min(loss, _LOSS_LIMIT) if math.isfinite(loss) else _LOSS_LIMIT
-        return score(predicted(logits), self._task, self.metric), loss
+        return score(self.held.predicted(logits), self._task, self.metric), loss
 
     def _checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"teacher-{name}.safetensors"

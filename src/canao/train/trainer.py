@@ -18,6 +18,7 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
+from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded, encode
 from canao.train.compute import computing, training_device
@@ -93,7 +94,9 @@ class Trainer:
         self._inventory = Inventory(self.source, ignored)
         config = hf.load_config(self.source, self._inventory)
         self._config = copy.deepcopy(config)
-        hf.set_labels(self._config, data.labels)
+        self._head = data.task.head
+        require_fitting(self.source, config, data.labels, self._head, data.task.name)
+        hf.set_labels(self._config, data.labels, self._head)
         self._arch, self._types = hf.arch_of(config), config.type_vocab_size
         if options.max_length > config.max_position_embeddings:
             raise InputError(
@@ -141,9 +144,10 @@ class Trainer:
         recipe = None
         with computing(self.device, self.options.threads):
             torch.manual_seed(self.options.seed)
-            model = hf.load_classifier(self.source, self.data.labels, self._inventory)
+            given = self.source, self.data.labels, self._inventory, self._head
+            model = hf.load_classifier(*given)
             model.to(self.device)
-            if not hf.is_fine_tuned(self.source, self.data.labels, self._inventory):
+            if not hf.is_fine_tuned(*given):
                 recipe = self._finetune(model)
             found = self.score(model)
         _save_model(model, self.tokenizer, directory)
@@ -167,7 +171,7 @@ class Trainer:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
         with torch.random.fork_rng(devices=[]):
-            return hf.build_classifier(hf.student_config(self._config, arch)).eval()
+            return hf.build_classifier(hf.student_config(self._config, arch), self._head).eval()
 
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its
@@ -344,7 +348,9 @@ class Trainer:
 
     def _teacher_model(self) -> PreTrainedModel:
         if self._model is None:
-            model = hf.load_classifier(self.teacher().model_dir, self.data.labels)
+            model = hf.load_classifier(
+                self.teacher().model_dir, self.data.labels, head=self._head
+            )
             self._model = model.to(self.device)
         return self._model
 
@@ -375,7 +381,10 @@ class Trainer:
         return self._final
 
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
-        return encode(self.tokenizer, examples, self.options.max_length, self._types)
+        return encode(
+            self.tokenizer, examples, self.options.max_length, self._types, self.data.task,
+            self.data.labels,
+        )  # fmt: skip
 
     def score(self, model: PreTrainedModel) -> Score:
         if self._dev is None:

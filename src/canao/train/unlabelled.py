@@ -10,6 +10,8 @@ from canao.train.columns import texts_alone
 from canao.train.data import Example, TextData, strings
 from canao.train.labels import many
 from canao.train.tables import EXTENSIONS, PLAIN, is_plain, kind_of, read_lines, read_table
+from canao.train.tasks import WORDS
+from canao.train.word_labels import sentences
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ def read_unlabelled(path: str | Path, data: TextData) -> Unlabelled:
 
     A .txt file has one text a line. A table (.tsv, .csv, .jsonl) has the columns that the texts of
     `data` come from; its other columns, a label among them, are not used, which is told. Both may
-    be compressed with gzip (.gz). InputError names the file, the line and what to do.
+    be compressed with gzip (.gz). Where words have labels, the words of a line stand between
+    blanks, and a table has lists of them. InputError names the file, the line and what to do.
     """
     path, columns = Path(path), data.columns
     if kind_of(path):
         table = read_table(path)
         left = texts_alone(table, columns, data.label_column)
-        texts = strings(table, columns)
+        texts = strings(table, columns) if data.kind != WORDS else [
+            [" ".join(words) for words in sentences(table, columns[0])]
+        ]
         notes = (*table.notes, left)
     elif is_plain(path):
         if len(columns) > 1:

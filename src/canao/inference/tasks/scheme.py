@@ -80,6 +80,11 @@ def scheme_of(labels: Sequence[str]) -> Scheme:
     return Scheme("", {}, _outside(labels, alone=False))
 
 
+def outside_of(labels: Sequence[str]) -> str:
+    """The label of what is in no entity; the first one where the scheme has none."""
+    return next(iter(sorted(scheme_of(labels).outside)), labels[0])
+
+
 def _read(
     form: re.Pattern[str], labels: Sequence[str]
 ) -> tuple[dict[str, tuple[str, str]], set[str]]:

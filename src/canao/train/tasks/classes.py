@@ -1,0 +1,79 @@
+"""One class of each text, with the metrics of GLUE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor
+
+from canao.model.heads import CLASS_OF_TEXT
+from canao.train.reading import Asked, Example, Label, Read, read_texts
+from canao.train.tables import RawTable
+from canao.train.tasks import CLASSIFICATION
+from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
+
+
+class Classes(Task):
+    """Labels are class indices; a text without one has NO_CLASS."""
+
+    name, head = CLASSIFICATION, CLASS_OF_TEXT
+
+    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
+        return read_texts(train, dev, asked)
+
+    def strata(self, labels: Sequence[Label]) -> list[int | float]:
+        return cast("list[int | float]", list(labels))
+
+    def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+        return indices([e.label for e in examples])
+
+    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """As in GLUE (Wang et al. 2019, section 3): accuracy and F1 (MRPC), Matthews correlation
+        (CoLA)."""
+        if len(labels) == 2:
+            return ("accuracy", "f1", "matthews_correlation")
+        return ("accuracy", "macro_f1")
+
+    def metrics(
+        self, predictions: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
+    ) -> dict[str, float]:
+        """With two classes, F1 is that of class 1, as in GLUE."""
+        truth = self.targets(examples, labels)
+        found = {"accuracy": float(accuracy_score(truth, predictions))}
+        if len(labels) == 2:
+            found["f1"] = float(f1_score(truth, predictions, zero_division=0))
+            found["matthews_correlation"] = _matthews(truth, predictions)
+        else:
+            found["macro_f1"] = float(
+                f1_score(truth, predictions, average="macro", zero_division=0)
+            )
+        return found
+
+    def described(self, labels: Sequence[str]) -> str:
+        return f"{len(labels)} classes"
+
+    def known(self, labels: Tensor) -> Tensor:
+        return with_class(labels)
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels)
+
+    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        return divergence(logits, wanted)
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        found: np.ndarray = logits.argmax(axis=1)
+        return found
+
+
+def _matthews(truth: np.ndarray, predictions: np.ndarray) -> float:
+    """0 where only one class is there, of which scikit-learn would warn."""
+    if len(np.union1d(truth, predictions)) < 2:
+        return 0.0
+    return float(matthews_corrcoef(truth, predictions))
+
+
+TASK = Classes()

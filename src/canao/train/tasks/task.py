@@ -1,0 +1,119 @@
+"""What all tasks have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from canao.model.heads import Head
+from canao.train.reading import NO_CLASS, Asked, Example, Label, Read
+from canao.train.tables import RawTable
+
+TEMPERATURE = 2.0
+
+
+class Task(ABC):
+    """A task. What a model says something of is a *unit*: a text, or a word of it.
+
+    name       as `--task` has it
+    head       what its models end in
+    of_words   whether units are words; else they are whole examples
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[Head]
+    of_words: ClassVar[bool] = False
+
+    def claims(self, table: RawTable, asked: Asked) -> bool:
+        """Whether a training table can be for nothing but this task."""
+        return False
+
+    @abstractmethod
+    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
+        """The examples of the tables. InputError names the line and the remedy."""
+
+    def strata(self, labels: Sequence[Label]) -> list[int | float]:
+        """Of each example's label, the class whose proportions are to stay when examples are held
+        out; values are real numbers."""
+        return rarest(labels)
+
+    @abstractmethod
+    def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+        """The labels of examples as losses and metrics take them, [examples] or
+        [examples, labels]; of words one after the other, [words of all examples]. `labels` are the
+        names of the classes."""
+
+    @abstractmethod
+    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The metrics; the first ranks models unless another is chosen."""
+
+    @abstractmethod
+    def metrics(
+        self, predictions: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
+    ) -> dict[str, float]:
+        """How well predictions, of the shape of `targets`, fit the examples' labels: fractions, or
+        correlations in -1..1."""
+
+    @abstractmethod
+    def described(self, labels: Sequence[str]) -> str:
+        """What there is to predict, in a word or two."""
+
+    @abstractmethod
+    def known(self, labels: Tensor) -> Tensor:
+        """Which units have a label, [units]."""
+
+    @abstractmethod
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over units that all have a label. logits  [units, outputs]"""
+
+    @abstractmethod
+    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """The mean loss over units where the teacher's logits are `wanted`, [units, outputs]."""
+
+    @abstractmethod
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        """What logits [units, outputs] predict, as `targets` has it."""
+
+
+def rarest(labels: Sequence[Label]) -> list[int | float]:
+    """For each set of classes, the class of it that fewest examples have; -1 for the empty set."""
+    sets = [set(label) if isinstance(label, tuple) else set() for label in labels]
+    counts = Counter(one for found in sets for one in found)
+    return [min(found, key=lambda one: (counts[one], one), default=-1) for found in sets]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of class indices, [units]; 0 where there is no unit."""
+    return functional.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0.0
+
+
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """KL divergence from the teacher's class probabilities at a temperature, times its square, mean
+    over units (Hinton et al. 2015, section 2)."""
+    if not len(logits):
+        return logits.sum() * 0.0
+    mine = functional.log_softmax(logits / TEMPERATURE, dim=-1)
+    theirs = functional.log_softmax(wanted / TEMPERATURE, dim=-1)
+    return functional.kl_div(mine, theirs, log_target=True, reduction="batchmean") * TEMPERATURE**2
+
+
+def with_class(labels: Tensor) -> Tensor:
+    """Which class indices are of a class."""
+    return labels != NO_CLASS
+
+
+def indices(labels: Sequence[Label]) -> np.ndarray:
+    """Class indices, int64 [units]."""
+    return np.asarray(labels).astype(np.int64)
+
+
+def finite(labels: Tensor) -> Tensor:
+    """Which values are numbers."""
+    return ~torch.isnan(labels)

@@ -1,0 +1,75 @@
+"""A class of each word, as entities have. A word's first token stands for it in training, as it
+does in a library (inference/tasks/entities.py); other tokens have no part in any loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from canao.inference.tasks.scheme import outside_of
+from canao.model.heads import CLASS_OF_TOKEN
+from canao.train import word_labels
+from canao.train.entities import entity_metrics, metric_names
+from canao.train.reading import NO_CLASS, Asked, Example, Read, word_spans
+from canao.train.tables import RawTable
+from canao.train.tasks import WORDS
+from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
+
+NO_TOKEN = -1  # what is predicted of a word of which the model sees no token
+
+
+class Words(Task):
+    """Labels are class indices, one of each word; words of a text without have NO_CLASS."""
+
+    name, head, of_words = WORDS, CLASS_OF_TOKEN, True
+
+    def claims(self, table: RawTable, asked: Asked) -> bool:
+        return word_labels.claims(table, asked)
+
+    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
+        return word_labels.read_words(train, dev, asked)
+
+    def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+        return indices([one for e in examples for one in _labels(e)])
+
+    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        return metric_names(labels)
+
+    def metrics(
+        self, predictions: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
+    ) -> dict[str, float]:
+        """A word without a token is outside of all entities, as a library has it."""
+        outside, places = outside_of(labels), iter(predictions.tolist())
+        truth, found = list[list[str]](), list[list[str]]()
+        for own in (e.label for e in examples):
+            assert isinstance(own, tuple), "sentences to compare with have labels"
+            truth.append([labels[i] for i in own])
+            found.append([labels[at] if (at := next(places)) != NO_TOKEN else outside for _ in own])
+        return entity_metrics(truth, found, labels)
+
+    def described(self, labels: Sequence[str]) -> str:
+        return f"{len(labels)} labels of words"
+
+    def known(self, labels: Tensor) -> Tensor:
+        return with_class(labels)
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels)
+
+    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        return divergence(logits, wanted)
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        found: np.ndarray = logits.argmax(axis=1)
+        return found
+
+
+def _labels(example: Example) -> Sequence[int]:
+    if isinstance(example.label, tuple):
+        return example.label
+    return [NO_CLASS] * len(word_spans(example))
+
+
+TASK = Words()
