@@ -45,6 +45,8 @@ class TrainOptions:
     augment        altered copies of each training example, which finalists learn from the teacher
     augment_model  directory of a masked language model that says which words may stand in them;
                    None: words near in the teacher's embeddings
+    prune_vocabulary   students keep those rows of the word embeddings alone that the training
+                   texts use, and what any other text needs (vocabulary.py)
     """
 
     max_length: int = 128
@@ -66,6 +68,7 @@ class TrainOptions:
     relation_layer: int | None = None
     augment: int = 0
     augment_model: str | None = None
+    prune_vocabulary: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "final_epochs"):
@@ -159,5 +162,5 @@ class TrainOptions:
 # Options that earlier versions lacked, and what those did.
 LATER: dict[str, Any] = {
     "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
-    "augment": 0, "augment_model": None,
+    "augment": 0, "augment_model": None, "prune_vocabulary": False,
 }  # fmt: skip
