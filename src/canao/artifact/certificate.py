@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from canao.artifact.directory import Artifact, digest_of
 from canao.artifact.files import file_digest, write_whole
-from canao.artifact.measured import Others, percentile, summary
+from canao.artifact.measured import Others, percentile, summary, upper_bound
 from canao.artifact.reading import fits, read_json, shown
 from canao.errors import BudgetError, InputError
 
@@ -78,6 +78,12 @@ class Certificate:
     def measured_ms(self) -> float:
         """The latency that the budget limits."""
         return percentile(self.samples_ms, self.percentile)
+
+    @property
+    def bound_ms(self) -> float:
+        """What that latency is at most for all runs, with a confidence of 95 %, by the samples. The
+        budget limits the measured one."""
+        return upper_bound(self.samples_ms, self.percentile)
 
     @property
     def holds(self) -> bool:

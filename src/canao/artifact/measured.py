@@ -11,6 +11,7 @@ from typing import Any
 from canao.errors import InputError
 
 PERCENTILES = (50, 90, 95, 99)  # of a summary, if no others are asked for
+CONFIDENCE = 0.95  # of an upper bound
 
 
 def percentile(samples: Sequence[float], q: float) -> float:
@@ -20,6 +21,32 @@ def percentile(samples: Sequence[float], q: float) -> float:
     ordered = sorted(samples)
     rank = max(1, math.ceil(q / 100 * len(ordered) - 1e-9))
     return ordered[rank - 1]
+
+
+def upper_bound(samples: Sequence[float], q: float) -> float:
+    """What the q-th percentile of all runs is at most, with a confidence of 95 %, by these samples.
+
+    It is the smallest sample that this can be said of, whatever runs are distributed like: the k-th
+    smallest of n is below the percentile only if k samples are, and the number of those is binomial
+    of n and q (David and Nagaraja 2003, Order Statistics, section 7.1). Of 1,024 samples and q = 90
+    it is the 937th, a percentile of 91.5. It takes samples to be independent. Where there are too
+    few for that confidence, it is the largest.
+    """
+    ordered, n, share = sorted(samples), len(samples), q / 100
+    if not 0 < share <= 1:
+        raise InputError(f"percentile {q:g} is outside (0, 100]")
+    k, tail = n, share**n  # the probability that all n are below
+    while k > 1 and (more := tail + _binomial(n, k - 1, share)) <= 1 - CONFIDENCE:
+        k, tail = k - 1, more
+    return ordered[k - 1]
+
+
+def _binomial(n: int, k: int, share: float) -> float:
+    """The probability of k out of n, each with the probability `share`; k is less than n."""
+    if share == 1:
+        return 0.0
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
 
 
 def summary(

@@ -205,6 +205,10 @@ def search(
         str | None, typer.Option(help="directory of a masked language model that says which words "
                                  "may stand in them; default words near in the teacher's table")
     ] = _TRAINING.augment_model,
+    prune_vocabulary: Annotated[
+        bool, typer.Option("--prune-vocabulary", help="students keep only the tokens that the "
+                           "training texts use, and what any other text needs: smaller libraries")
+    ] = _TRAINING.prune_vocabulary,
     unlabelled_text: Annotated[
         Path | None, typer.Option(help="texts for the teacher to label in the final training: .txt "
                                   "with one a line, or a table with the columns of --data")
@@ -244,9 +248,9 @@ def search(
         teacher_epochs=teacher_epochs, teacher_lr=teacher_lr, precision=precision,
         max_loss=max_loss, quantized_epochs=quantized_epochs, losses=losses,
         relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
-        augment_model=augment_model, unlabelled_text=unlabelled_text, train_device=train_device,
-        train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
-        from_run=from_run,
+        augment_model=augment_model, prune_vocabulary=prune_vocabulary,
+        unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
+        size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy, from_run=from_run,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
+from canao.artifact.measured import CONFIDENCE
 from canao.cli.understood import left_out_lines, understood
 from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
@@ -45,6 +46,8 @@ def print_result(result: Any, page: Path) -> None:
         table.add_row(name, f"{value:.4f}", f"{result.score.metrics[name]:.4f}")
     teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
     table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
+    bound = f"{result.certificate.bound_ms:.2f}"
+    table.add_row(f"at most ({CONFIDENCE:.0%})", "", bound)
     artifact = result.artifact
     out.print()
     out.print(
@@ -52,6 +55,11 @@ def print_result(result: Any, page: Path) -> None:
         "fusion", soft_wrap=True,
     )  # fmt: skip
     out.print(table)
+    if held := result.vocabulary:
+        out.print(f"words    {held.kept:,} of {held.before:,} tokens kept, which saves "
+                  f"{held.saved_bytes / 1e6:.4g} MB", soft_wrap=True)  # fmt: skip
+    if result.budgets.further:
+        out.print(f"budgets  {result.told}", soft_wrap=True)
     for line in _precision(artifact.manifest):
         out.print(escape(line), soft_wrap=True)
     print_certificate(result.certificate)

@@ -25,7 +25,7 @@ from canao.artifact.certificate import Certificate, differences, load_certificat
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
 from canao.artifact.manifest import otherwise
-from canao.artifact.measured import Others
+from canao.artifact.measured import CONFIDENCE, Others
 from canao.defaults import PRECISION
 from canao.errors import InputError
 from canao.model.arch import Arch
@@ -46,7 +46,7 @@ from canao.search.trial import Trial, best_first, pareto
 REPORT_FILE = "report.html"
 _COLUMNS = (
     "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",
-    "median_ms", "predicted_ms", "operators", "kernels", "flops", "utilisation",
+    "bound_ms", "median_ms", "predicted_ms", "operators", "kernels", "flops", "utilisation",
     "peak_bytes", "size_bytes", "seconds", "reason",
 )  # fmt: skip
 
@@ -145,6 +145,7 @@ def summary(run: Run) -> dict[str, Any]:
         "budget_ms": run.facts["budget_ms"],
         "size_mb": run.facts.get("size_mb"),
         "memory_mb": run.facts.get("memory_mb"),
+        "min_accuracy": run.facts.get("min_accuracy"),
         "percentile": run.facts["percentile"],
         "device": run.facts["device"],
         "controller": run.facts["controller"],
@@ -155,6 +156,8 @@ def summary(run: Run) -> dict[str, Any]:
         "student": result.get("student"),
         "teacher": result.get("teacher"),
         "certified_ms": measured,
+        "certified_at_most_ms": run.certificate.bound_ms if run.certificate and measured else None,
+        "vocabulary": result.get("vocabulary"),
         "speedup": teacher_ms / measured if teacher_ms and measured else None,
         "prediction_errors": list(prediction_errors(run.trials)),
         "trials": dict(Counter(trial.verdict for trial in run.trials)),
@@ -215,6 +218,8 @@ def _head(run: Run) -> str:
     for name in ("size_mb", "memory_mb"):
         if facts.get(name) is not None:
             cards.append((f"limit of {name.removesuffix('_mb')}", f"{facts[name]:g} MB"))
+    if facts.get("min_accuracy") is not None:
+        cards.append(("least score", f"{facts['min_accuracy']:g}"))
     if run.artifact is not None:
         cards.append(("size", f"{size_of(run.artifact) / 1e6:.4g} MB"))
     if run.certificate and run.certificate.holds:
@@ -257,7 +262,17 @@ def _scores(run: Run) -> str:
         rows.append((name + mark, _number(teacher.metrics.get(name)), _number(value)))
     measured = run.certificate.measured_ms if run.certificate else None
     rows.append(("latency, ms", _number(teacher.latency_ms), _number(measured)))
-    return _table(("", "teacher", "student"), rows) + _check(run.artifact)
+    table = _table(("", "teacher", "student"), rows)
+    return table + _vocabulary(run.result) + _check(run.artifact)
+
+
+def _vocabulary(result: Result) -> str:
+    """What the student kept of the teacher's vocabulary, if not all."""
+    held = result.vocabulary
+    if held is None:
+        return ""
+    return (f"<p>Of the {held.before:,} rows of the teacher's word embeddings the student has "
+            f"{held.kept:,}, which saves {held.saved_bytes / 1e6:.4g} MB.</p>")  # fmt: skip
 
 
 def _check(artifact: Artifact | None) -> str:
@@ -296,6 +311,7 @@ def _certificate(certificate: Certificate | None) -> str:
         ("measured", str(certificate)),
         ("precision", certificate.precision),
     ]
+    rows.insert(2, (f"at most, with {CONFIDENCE:.0%} confidence", f"{certificate.bound_ms:.4g} ms"))
     if certificate.predicted_ms is not None and certificate.error is not None:
         off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"
         rows.append(("predicted by the latency table", off))
@@ -360,16 +376,18 @@ def _fused(artifact: Artifact | None) -> str:
 def _candidates(trials: Sequence[Trial]) -> str:
     if not trials:
         return ""
-    heads = ("", "architecture", "verdict", "accuracy", "latency ms", "predicted ms",
+    heads = ("", "architecture", "verdict", "accuracy", "latency ms", "at most", "predicted ms",
              "operators → kernels", "utilisation", "seconds", "why")  # fmt: skip
     rows = []
     for number, t in enumerate(trials, 1):
         fused = "" if t.kernels is None else f"{t.operators} → {t.kernels}"
         used = "" if t.utilisation is None else f"{t.utilisation:.0%}"
         rows.append((str(number), str(t.arch), t.verdict, _number(t.accuracy),
-                     _number(t.latency_ms), _number(t.predicted_ms), fused, used,
-                     f"{t.seconds:.1f}", t.reason))  # fmt: skip
-    return _table(heads, rows) + _lines([said for said in [_foretold(trials)] if said])
+                     _number(t.latency_ms), _number(t.bound_ms), _number(t.predicted_ms), fused,
+                     used, f"{t.seconds:.1f}", t.reason))  # fmt: skip
+    bound = (f"At most: with a confidence of {CONFIDENCE:.0%}, by the samples of the search. A "
+             "candidate is trained in full only if this keeps the budget under the full protocol.")
+    return _table(heads, rows) + _lines([line for line in (_foretold(trials), bound) if line])
 
 
 def _foretold(trials: Sequence[Trial]) -> str:

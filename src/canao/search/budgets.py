@@ -55,6 +55,25 @@ class Budgets:
             said.append(f"a score of {score:.4f}, least is {self.min_accuracy:g}")
         return ", ".join(said)
 
+    @property
+    def further(self) -> bool:
+        """Whether there is any besides that of latency."""
+        return any(b is not None for b in (self.size_mb, self.memory_mb, self.min_accuracy))
+
+    def told(self, latency_ms: float, size: int, memory: int, score: float) -> str:
+        """All budgets, and what a finished student needs of each."""
+        said = [told for told, _ in self._shares(latency_ms, size, memory)]
+        if self.min_accuracy is not None:
+            said.append(f"a score of {score:.4f}, least is {self.min_accuracy:g}")
+        return ", ".join(said)
+
+    def room(self, size: int, memory: int) -> float:
+        """The bytes that are left of the budget of size or of memory, whichever is less; negative
+        where one is missed, infinite where there is neither."""
+        limits = ((self.size_mb, size), (self.memory_mb, memory))
+        left = [limit * _MB - used for limit, used in limits if limit is not None]
+        return min(left, default=math.inf)
+
     def least(self, latency_ms: float, size: int, memory: int) -> dict[str, float]:
         """The options of those budgets that are missed, and with what value they would be kept, by
         a twentieth."""

@@ -40,6 +40,22 @@ from canao.search.trial import (
 )
 
 TRIES = 3  # measurements of a candidate that the table predicts to keep the budget
+_Ms = Callable[[Timing], float]  # of a measurement, what is compared with the budget
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the library of a candidate needs under the full protocol, before it is trained in full.
+
+    ms             latency at the budget's percentile
+    most_ms        what that is at most, with a confidence of 95 %: this has to keep the budget
+    size, memory   bytes of the artifact, and of a process that runs it
+    """
+
+    ms: float
+    most_ms: float
+    size: int
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,24 @@ class Evaluator:
         return allocated(
             base, (choices["heads"], choices["ffn"]), self.trainer.errors(), teacher.layers,
             self.trainer.kept_layers, time, self.options.budget_ms / usual_ratio(trials) - outside,
+            self._most_weights(base, trials),
         )  # fmt: skip
+
+    def _most_weights(self, base: Arch, trials: Sequence[Trial]) -> float:
+        """How many weights the layers of a student as wide as `base` may have by the budgets of
+        size and memory, from what the last library of that width needed; infinite if there are no
+        such budgets."""
+        budgets = self.options.budgets
+        if math.isinf(budgets.room(0, 0)):
+            return math.inf
+        held = [(t.arch, t.size_bytes, t.peak_bytes) for t in trials]
+        known = [(arch, size, memory) for arch, size, memory in held
+                 if arch.hidden == base.hidden and size is not None and memory is not None]
+        if not known:
+            known = [(base, *self.needs(base, self.options.search_measure)[1:])]
+        arch, size, memory = known[-1]
+        each = precision_of(self.options.precision).weights.bytes
+        return arch.weights() + budgets.room(size, memory) / each
 
     @contextmanager
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:
@@ -110,32 +143,35 @@ class Evaluator:
 
     def _timed(
         self, artifact: Artifact, config: MeasureConfig, tries: int = 1,
-        pauses: Sequence[float] = (),
+        pauses: Sequence[float] = (), ms: _Ms | None = None,
     ) -> Measurement:  # fmt: skip
         """The measurement of a library.
 
-        One over the budget is measured up to `tries` times, and the fastest measurement
-        counts, because another program may have been running. The search may do so, because it
-        only looks for candidates; a certificate rests on a single measurement. While others take
-        too much of a core, it is measured once more after each of `pauses`, in seconds.
+        One over the budget, by its percentile or by `ms`, is measured up to `tries` times, and the
+        fastest measurement counts, because another program may have been running. The search may do
+        so, because it only looks for candidates; a certificate rests on a single measurement. While
+        others take too much of a core, it is measured once more after each of `pauses`, in seconds.
         """
+        ms = self._percentile if ms is None else ms
         best = self.device.measure(artifact, config)
         for pause in (*[0.0] * (tries - 1), *pauses):
-            if isinstance(best, Failure) or self._excess(best) <= 0:
+            if isinstance(best, Failure) or ms(best) <= self.options.budget_ms:
                 break
             if pause and not self._disturbed(best):
                 break
             time.sleep(pause)
             again = self.device.measure(artifact, config)
-            if isinstance(again, Timing) and self._tells_more(again, best):
+            if isinstance(again, Timing) and self._tells_more(again, best, ms):
                 best = again
         return best
 
-    def latency(
-        self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
-    ) -> float:
-        """Milliseconds at the budget's percentile, as `needs`."""
-        return self.needs(arch, config, tries, final=final)[0]
+    def checked(self, arch: Arch) -> Check:
+        """What its library needs under the full protocol, as `needs`. It is measured again where
+        the upper bound of its latency is over the budget."""
+        measured, size = self._needed(arch, self.options.measure, TRIES, True, self._at_most)
+        return Check(
+            self._percentile(measured), self._at_most(measured), size, measured.peak_bytes
+        )
 
     def needs(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
@@ -146,29 +182,38 @@ class Evaluator:
         final   the verdict on it ends a search: where it is over the budget while others take too
                 much of a core, it is measured again a few times, and then nothing is judged
         """
+        measured, size = self._needed(arch, config, tries, final, self._percentile)
+        return self._percentile(measured), size, measured.peak_bytes
+
+    def _needed(
+        self, arch: Arch, config: MeasureConfig, tries: int, final: bool, ms: _Ms
+    ) -> tuple[Timing, int]:
         with self.skeleton(arch) as artifact:
-            measured = self._timed(artifact, config, tries, self.options.pauses_s if final else ())
+            pauses = self.options.pauses_s if final else ()
+            measured = self._timed(artifact, config, tries, pauses, ms)
             size = size_of(artifact)
         if isinstance(measured, Failure):
             raise DeviceError(
                 f"{self.device.name}: {arch} could not be measured "
                 f"({measured.stage}: {measured.message})"
             )
-        if final and self._excess(measured) > 0 and self._disturbed(measured):
+        if final and ms(measured) > self.options.budget_ms and self._disturbed(measured):
             raise disturbed(str(arch), measured.others, len(self.options.pauses_s) + 1)
-        return measured.percentile(self.options.percentile), size, measured.peak_bytes
+        return measured, size
 
     def _disturbed(self, timing: Timing) -> bool:
         return timing.others is not None and timing.others.exceeds(self.options.others_limit)
 
-    def _tells_more(self, again: Timing, best: Timing) -> bool:
+    def _tells_more(self, again: Timing, best: Timing, ms: _Ms) -> bool:
         """Whether a repeated measurement replaces the one before: the faster one does, and one that
         nobody disturbed."""
-        faster = self._excess(again) < self._excess(best)
-        return faster or (self._disturbed(best) and not self._disturbed(again))
+        return ms(again) < ms(best) or (self._disturbed(best) and not self._disturbed(again))
 
-    def _excess(self, timing: Timing) -> float:
-        return timing.percentile(self.options.percentile) / self.options.budget_ms - 1.0
+    def _percentile(self, timing: Timing) -> float:
+        return timing.percentile(self.options.percentile)
+
+    def _at_most(self, timing: Timing) -> float:
+        return timing.upper_bound(self.options.percentile)
 
     def expected(self, arch: Arch, near: Trial) -> float:
         """What share of the budget is used that is used most, times the milliseconds of that of
@@ -253,7 +298,7 @@ class Evaluator:
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
             return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=reason)
-        latency, median = measured.percentile(self.options.percentile), measured.percentile(50)
+        latency, median = self._percentile(measured), measured.percentile(50)
         used, flops = (latency, size, measured.peak_bytes), arch.flops(config.length)
         budgets = self.options.budgets
         excess = budgets.excess(*used)
@@ -263,6 +308,7 @@ class Evaluator:
             MEASURED_OVER if excess > 0 else TRAINED,
             excess,
             latency_ms=latency,
+            bound_ms=self._at_most(measured),
             median_ms=median,
             predicted_ms=predicted,
             operators=artifact.operators,

@@ -48,11 +48,12 @@ STUDY_FILE = "study.db"
 
 _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
+_MAY_CHANGE = {"min_accuracy"}  # facts that are there for reports only
 _ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
 BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None),
            **{f"training.{name}": str(value) for name, value in LATER.items()},
-           "size_mb": None, "memory_mb": None}  # fmt: skip
+           "size_mb": None, "memory_mb": None, "min_accuracy": None}  # fmt: skip
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form
 _REPEATS = "repeats"  # user attribute: set where the proposal had been judged before
@@ -338,15 +339,18 @@ def claim(
     # Compared in JSON form, as the file holds it.
     asked, before = json.loads(json.dumps(dict(facts))), BEFORE | held.facts
     compared = (before.keys() | asked.keys()) - _OF_PLACE - (_ADDED - before.keys())
+    changed = {name for name in compared if before.get(name) != asked.get(name)}
     differing = [
         f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"
-        for name in sorted(compared)
-        if before.get(name) != asked.get(name)
+        for name in sorted(changed - _MAY_CHANGE)
     ]
     if differing:
         raise InputError(f"{run_dir}: was started with other options ({'; '.join(differing)}); "
                          "give the same options or another run directory")  # fmt: skip
-    return place.instead_of(held.place)
+    moved = place.instead_of(held.place)
+    if changed and not moved:
+        settle(run_dir, facts, place, data)
+    return moved
 
 
 def settle(

@@ -68,6 +68,11 @@ class Trainer(Protocol):
         """The teacher's architecture; costs no training."""
         ...
 
+    def vocabulary(self) -> tuple[int, int] | None:
+        """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
+        """
+        ...
+
     def skeleton(self, arch: Arch) -> Path:
         """A Hugging Face directory with that architecture; its weights need not be trained."""
         ...
@@ -192,7 +197,8 @@ class SearchOptions:
         return replace(self.measure, samples=samples, seconds=0.0)
 
     def facts(self) -> dict[str, Any]:
-        """What must not change when a run is resumed, in JSON form."""
+        """What must not change when a run is resumed, in JSON form. `min_accuracy` may change, and
+        is there for reports."""
         measure = asdict(self.measure)
         measure["cores"] = list(measure["cores"])
         training = self.training.facts()
@@ -202,6 +208,7 @@ class SearchOptions:
             "budget_ms": self.budget_ms,
             "size_mb": self.size_mb,
             "memory_mb": self.memory_mb,
+            "min_accuracy": self.min_accuracy,
             "percentile": self.percentile,
             "controller": self.controller,
             "seed": self.seed,

@@ -32,6 +32,7 @@ class _Row(msgspec.Struct):
     accuracy: float | None = None
     metrics: dict[str, float] = {}
     latency_ms: float | None = None
+    bound_ms: float | None = None
     median_ms: float | None = None
     predicted_ms: float | None = None
     operators: int | None = None
@@ -53,6 +54,7 @@ class Trial:
     verdict         one of TRAINED, DOMINATED, PREDICTED_OVER, MEASURED_OVER, FAILED
     accuracy        the proxy score, in the task's primary metric; None unless trained
     latency_ms      measured at the budget's percentile; None unless measured
+    bound_ms        what that is at most, with a confidence of 95 %
     median_ms       measured median, from which the utilisation is computed
     predicted_ms    prediction of the latency table; None if it was not asked
     operators       number of operators before fusion
@@ -69,6 +71,7 @@ class Trial:
     accuracy: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     latency_ms: float | None = None
+    bound_ms: float | None = None
     median_ms: float | None = None
     predicted_ms: float | None = None
     operators: int | None = None

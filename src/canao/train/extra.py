@@ -47,7 +47,8 @@ class ExtraExamples:
         self, options: TrainOptions, data: TextData, unlabelled: Sequence[Example],
         tokenizer: PreTrainedTokenizerBase, directory: Path, device: torch.device,
     ) -> None:  # fmt: skip
-        """`tokenizer` is the teacher's, in `directory`."""
+        """`tokenizer` is the students': the teacher's, of `directory`, or what they keep of it.
+        Words of which it makes several tokens are left alone."""
         self.options, self.data, self.unlabelled = options, data, tuple(unlabelled)
         self.words: WholeWords | None = None
         self.masked: MaskedModel | None = None
@@ -60,6 +61,8 @@ class ExtraExamples:
             )
         if options.augment_model is not None:
             self.masked = MaskedModel(Path(options.augment_model), device)
+            if options.prune_vocabulary:
+                self.masked.words.limit(tokenizer)
         elif options.augment:
             self.words = WholeWords(tokenizer, str(directory))
 
@@ -74,8 +77,8 @@ class ExtraExamples:
     def examples(
         self, embeddings: Callable[[], Tensor], file: Path, key: str, progress: Progress
     ) -> tuple[Example, ...]:
-        """All of them. `embeddings` gives the teacher's, [vocabulary, width]; copies are kept in
-        `file` under `key`, of teacher, data and seed."""
+        """All of them. `embeddings` gives the teacher's, [tokens of the students, width]; copies
+        are kept in `file` under `key`, of teacher, data, seed and those tokens."""
         return (*self._copies(embeddings, file, key, progress), *self.unlabelled)
 
     def _copies_key(self) -> list[Any]:

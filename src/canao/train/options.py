@@ -48,6 +48,8 @@ class TrainOptions:
     augment        altered copies of each training example, which finalists learn from the teacher
     augment_model  directory of a masked language model that says which words may stand in them;
                    None: words near in the teacher's embeddings
+    prune_vocabulary   students keep those rows of the word embeddings alone that the training
+                   texts use, and what any other text needs (vocabulary.py)
     """
 
     max_length: int = 128
@@ -71,6 +73,7 @@ class TrainOptions:
     augment_model: str | None = None
     ranker: str = "short"
     supernet_steps: int = 400
+    prune_vocabulary: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "supernet_steps",
@@ -172,4 +175,5 @@ class TrainOptions:
 LATER: dict[str, Any] = {
     "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
     "augment": 0, "augment_model": None, "ranker": "short", "supernet_steps": 400,
+    "prune_vocabulary": False,
 }  # fmt: skip

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from canao.model.arch import Arch, Block
+from canao.model.heads import head_of
 from canao.model.hf import arch_of, build_classifier, parts_of, student_config
 from canao.train.batches import Batch, Encoded
 from canao.train.compute import device_of
@@ -55,7 +56,8 @@ class Supernet:
         """The student with this architecture, in evaluation mode. Its weights are copies, and where
         gradients are computed, theirs reach the supernet's through the copying."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            student = build_classifier(student_config(self.model.config, arch))
+            config = student_config(self.model.config, arch)
+            student = build_classifier(config, head_of(self.model))
         # What asks for no gradient may be written to, and then knows where it came from.
         student = student.eval().requires_grad_(False).to(device_of(self.model))
         copy_kept(parts_of(self.model), parts_of(student), self.keeps(arch))

@@ -20,7 +20,7 @@ from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
 from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
-from canao.train.batches import Encoded, encode
+from canao.train.batches import Encoded
 from canao.train.compute import computing, training_device
 from canao.train.data import Example, TextData
 from canao.train.distill import distill, needed
@@ -41,6 +41,7 @@ from canao.train.supernet import Supernet, train_supernet
 from canao.train.targets import TeacherTargets
 from canao.train.teacher_recipe import VERSION as RECIPE_VERSION
 from canao.train.teaching import Teaching
+from canao.train.vocabulary import Vocabulary
 
 _LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -114,8 +115,12 @@ class Trainer:
                 f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
                 f"{config.vocab_size}; they do not belong together"
             )
+        self._own = Vocabulary(self.tokenizer)
+        if options.prune_vocabulary:
+            texts = (*data.train, *unlabelled)
+            self._own = Vocabulary.of(self.source, self.tokenizer, config, texts)
         self._extra = ExtraExamples(
-            options, data, unlabelled, self.tokenizer, self.source, self.device
+            options, data, unlabelled, self._own.tokenizer, self.source, self.device
         )  # fmt: skip
         self._key = digest(
             [file_digest(f) for f in weight_files(self.source)],
@@ -125,7 +130,7 @@ class Trainer:
         )
         self._train: Encoded | None = None
         self._final: Encoded | None = None
-        self._dev: Encoded | None = None
+        self._dev: dict[bool, Encoded] = {}  # as the teacher reads it, and as students do
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
         self._net: Supernet | None = None
@@ -149,7 +154,7 @@ class Trainer:
             model.to(self.device)
             if not hf.is_fine_tuned(*given):
                 recipe = self._finetune(model)
-            found = self.score(model)
+            found = self.score(model, teacher=True)
         _save_model(model, self.tokenizer, directory)
         write_record(record, self._key, found, directory, recipe)
         for checkpoint in (self.work / "checkpoints").glob("teacher*"):
@@ -160,18 +165,26 @@ class Trainer:
     def skeleton(self, arch: Arch) -> Path:
         """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
-        if read_record(record, self._key, directory) is None:
+        key = self._own.key(self._key)
+        if read_record(record, key, directory) is None:
             with computing(self.device, self.options.threads):
                 student = inherit(self._teacher_model(), arch, self.kept(arch), None)
-                _save_model(student, self.tokenizer, directory)
-            write_record(record, self._key, None, directory)
+                self._save_student(student, directory)
+            write_record(record, key, None, directory)
         return directory
 
     def blank(self, arch: Arch) -> PreTrainedModel:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
+        config = hf.student_config(self._config, arch)
+        self._own.configure(config)
         with torch.random.fork_rng(devices=[]):
-            return hf.build_classifier(hf.student_config(self._config, arch), self._head).eval()
+            return hf.build_classifier(config, self._head).eval()
+
+    def vocabulary(self) -> tuple[int, int] | None:
+        """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
+        """
+        return self._own.sizes
 
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its
@@ -202,7 +215,7 @@ class Trainer:
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` on dev after a short distillation: enough to rank candidates."""
         record, rank = self._place("proxy", arch)[1], ranker(self.options.ranker)
-        key = digest(self._key, *rank.key(self))
+        key = digest(self._key, *rank.key(self), *self._own.facts)
         stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
@@ -250,7 +263,7 @@ class Trainer:
         key = digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
-            *self.options.losses_key, *self._extra.key(),
+            *self.options.losses_key, *self._own.facts, *self._extra.key(),
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
@@ -267,7 +280,7 @@ class Trainer:
             )
             with rounding.active(student) if rounding else nullcontext():
                 found = self.score(student)
-        _save_model(student, self.tokenizer, directory)
+        self._save_student(student, directory)
         write_record(record, key, found, directory)
         checkpoint.unlink(missing_ok=True)
         return Student(directory, found)
@@ -311,7 +324,7 @@ class Trainer:
             self._train_set(),
             schedule,
             self._stage("teacher"),
-            evaluate=lambda: self.score(model).value,
+            evaluate=lambda: self.score(model, teacher=True).value,
             checkpoint=self._checkpoint("teacher"),
             key=self._key,
         )
@@ -374,22 +387,31 @@ class Trainer:
             self._final = self._train_set()
             if self._extra:
                 more = self._extra.examples(
-                    lambda: hf.parts_of(self._teacher_model()).words.weight,
-                    self.work / "augmented.json", self._key, self._stage("altered copies"),
+                    lambda: self._own.kept(hf.parts_of(self._teacher_model()).words.weight),
+                    self.work / "augmented.json", self._own.key(self._key),
+                    self._stage("altered copies"),
                 )  # fmt: skip
-                self._final = self._final.joined(self._encode(more))
+                self._final = self._final.joined(self._encode(more, own=True))
         return self._final
 
-    def _encode(self, examples: tuple[Example, ...]) -> Encoded:
-        return encode(
-            self.tokenizer, examples, self.options.max_length, self._types, self.data.task,
-            self.data.labels,
+    def _encode(self, examples: tuple[Example, ...], *, own: bool = False) -> Encoded:
+        """As the teacher's tokenizer cuts them, or as the students' `own` does."""
+        read = self._own if own else Vocabulary(self.tokenizer)
+        return read.encode(
+            examples, self.options.max_length, self._types, self.data.task, self.data.labels
         )  # fmt: skip
 
-    def score(self, model: PreTrainedModel) -> Score:
-        if self._dev is None:
-            self._dev = self._encode(self.data.dev)
-        return score(predict(model, self._dev), self.data, self.options.metric)
+    def score(self, model: PreTrainedModel, *, teacher: bool = False) -> Score:
+        """On the development set, as the tokenizer of students cuts it, or the teacher's."""
+        teacher = teacher or self._own.sizes is None
+        if teacher not in self._dev:
+            self._dev[teacher] = self._encode(self.data.dev, own=not teacher)
+        return score(predict(model, self._dev[teacher]), self.data, self.options.metric)
+
+    def _save_student(self, student: PreTrainedModel, directory: Path) -> None:
+        """Write a student with the rows that it keeps alone: it has no others afterwards."""
+        self._own.shrink(student)
+        _save_model(student, self._own.tokenizer, directory)
 
     def _stage(self, name: str) -> Progress:
         return lambda done, total, note: self.progress(name, done, total, note)

@@ -48,8 +48,18 @@ class WholeWords:
         tokens = [i for i in range(len(tokenizer)) if i not in special]
         texts = [tokenizer.decode([i]).strip() for i in tokens]
         pairs = [(i, text) for i, text in zip(tokens, texts, strict=True) if text.isalpha()]
-        alone = self._encoded([f" {text}" for _, text in pairs])
-        kept = [p for p, ids in zip(pairs, alone, strict=True) if ids == [p[0]]]
+        alone = _encoded(tokenizer, [f" {text}" for _, text in pairs])
+        self._hold([p for p, ids in zip(pairs, alone, strict=True) if ids == [p[0]]])
+
+    def limit(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Leave out the words of which another tokenizer makes several tokens, or knows none."""
+        pairs = list(zip(self.tokens, self.texts, strict=True))
+        alone = _encoded(tokenizer, [f" {text}" for text in self.texts])
+        unknown = [tokenizer.unk_token_id]
+        self._hold([p for p, ids in zip(pairs, alone, strict=True)
+                    if len(ids) == 1 and ids != unknown])  # fmt: skip
+
+    def _hold(self, kept: Sequence[tuple[int, str]]) -> None:
         self.tokens = [token for token, _ in kept]
         self.texts = [text for _, text in kept]
         self.place = {token: i for i, token in enumerate(self.tokens)}
@@ -109,10 +119,11 @@ class WholeWords:
                 spots.append(Spot(start, end, token))
         return spots
 
-    def _encoded(self, texts: list[str]) -> Iterable[list[int]]:
-        for start in range(0, len(texts), _CHUNK):
-            part = texts[start : start + _CHUNK]
-            yield from self.tokenizer(part, add_special_tokens=False)["input_ids"]
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterable[list[int]]:
+    for start in range(0, len(texts), _CHUNK):
+        part = texts[start : start + _CHUNK]
+        yield from tokenizer(part, add_special_tokens=False)["input_ids"]
 
 
 _CASES = ("lower", "title", "upper", "other")
