@@ -26,8 +26,8 @@ from canao.model.hf import load_tokenizer
 from canao.model.tokenizing.prune import needed, pruned
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example
-from canao.train.tasks.task import Task
 from canao.train.records import digest
+from canao.train.tasks.task import Task
 
 _FORM, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _CHUNK = 4096  # examples given to the tokenizer at a time
