@@ -129,7 +129,7 @@ def _labelled(split: Any) -> bool:
 
 
 def _table(datasets: Any, split: Any, place: str) -> RawTable:
-    """A split as a table. Classes are called by their names, also in lists; what is no text, number,
+    """A split as a table. Classes are called by their names, in lists too; what is no text, number,
     truth value or list of such stands there as an empty tuple, which can be no text."""
     names, classes = tuple(split.column_names), {}
     columns: list[list[Any]] = []
