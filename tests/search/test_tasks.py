@@ -19,7 +19,7 @@ from canao.model.arch import Arch
 from canao.report.page import write_report
 from canao.train.data import TextData, load_data
 from canao.train.options import TrainOptions
-from canao.train.tasks import SEVERAL, WORDS
+from canao.train.task_names import SEVERAL, WORDS
 from canao.train.trainer import Trainer
 from tests.train.tiny_bert import TAGS, save_tiny, tag_of, write_several, write_words
 

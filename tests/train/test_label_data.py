@@ -11,7 +11,7 @@ from tiny_bert import TAGS, write_several, write_words
 
 from canao.errors import InputError
 from canao.train.data import Example, TextData, load_data
-from canao.train.tasks import SEVERAL, WORDS
+from canao.train.task_names import SEVERAL, WORDS
 from canao.train.unlabelled import read_unlabelled
 
 

@@ -26,7 +26,8 @@ from canao.train.inherit import inherit, keep
 from canao.train.losses import LOSSES
 from canao.train.metrics import check_metric, metric_names, score
 from canao.train.signals import Pairing, Seen
-from canao.train.tasks import SEVERAL, TASKS, WORDS, task_named
+from canao.train.task_names import SEVERAL, TASKS, WORDS
+from canao.train.tasks import task_named
 from canao.train.tasks.task import TEMPERATURE
 
 SMALL = Arch.uniform(2, 24, 3, 32)

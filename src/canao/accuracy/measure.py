@@ -18,7 +18,7 @@ from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
 from canao.train.data import Label, TextData, load_data
 from canao.train.metrics import Score, score
-from canao.train.tasks import CLASSIFICATION, REGRESSION, SEVERAL, WORDS
+from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, WORDS
 
 Labelled = TextData | TaggedText
 _BATCH = 64  # texts

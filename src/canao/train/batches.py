@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.errors import InputError
 from canao.train.reading import Example, word_spans
-from canao.train.tasks import CLASSIFICATION, REGRESSION, task_named
+from canao.train.task_names import CLASSIFICATION, REGRESSION
+from canao.train.tasks import task_named
 from canao.train.tasks.task import Task
 
 _MULTIPLE = 8  # padded lengths are multiples of this, the vector width of matrix products

@@ -28,7 +28,8 @@ from canao.train.tables import (
     listed,
     read_table,
 )
-from canao.train.tasks import CLASSIFICATION, REGRESSION, TASKS, task_named
+from canao.train.task_names import CLASSIFICATION, REGRESSION, TASKS
+from canao.train.tasks import task_named
 
 if TYPE_CHECKING:
     from canao.train.tasks.task import Task

@@ -10,7 +10,7 @@ from canao.errors import InputError
 from canao.train.columns import Columns, understand
 from canao.train.labels import Labels, counted, read_dev_labels, read_labels
 from canao.train.tables import MISSING, RawTable, is_of_words
-from canao.train.tasks import SEVERAL, WORDS
+from canao.train.task_names import SEVERAL, WORDS
 
 # A class index, a value, or the indices of several classes: those that a text has, or of a sentence
 # the class of each word. None: several, and nobody says which.

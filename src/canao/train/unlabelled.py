@@ -10,7 +10,7 @@ from canao.train.columns import texts_alone
 from canao.train.data import Example, TextData, strings
 from canao.train.labels import many
 from canao.train.tables import EXTENSIONS, PLAIN, is_plain, kind_of, read_lines, read_table
-from canao.train.tasks import WORDS
+from canao.train.task_names import WORDS
 from canao.train.word_labels import sentences
 
 

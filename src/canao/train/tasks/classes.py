@@ -12,7 +12,7 @@ from torch import Tensor
 from canao.model.heads import CLASS_OF_TEXT
 from canao.train.reading import Asked, Example, Label, Read, read_texts
 from canao.train.tables import RawTable
-from canao.train.tasks import CLASSIFICATION
+from canao.train.task_names import CLASSIFICATION
 from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
 
 

@@ -12,7 +12,7 @@ from canao.model.heads import LABELS_OF_TEXT
 from canao.train import label_sets
 from canao.train.reading import Asked, Example, Read
 from canao.train.tables import RawTable
-from canao.train.tasks import SEVERAL
+from canao.train.task_names import SEVERAL
 from canao.train.tasks.task import TEMPERATURE, Task, finite
 
 
