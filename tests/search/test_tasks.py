@@ -19,9 +19,17 @@ from canao.model.arch import Arch
 from canao.report.page import write_report
 from canao.train.data import TextData, load_data
 from canao.train.options import TrainOptions
-from canao.train.task_names import SEVERAL, WORDS
+from canao.train.task_names import SEVERAL, VECTORS, WORDS
 from canao.train.trainer import Trainer
-from tests.train.tiny_bert import TAGS, save_tiny, tag_of, write_several, write_words
+from tests.train.tiny_bert import (
+    TAGS,
+    save_sentence_model,
+    save_tiny,
+    tag_of,
+    write_several,
+    write_texts,
+    write_words,
+)
 
 SMALL = Arch.uniform(2, 24, 3, 32)
 ASKED = {"budget_ms": 2.0, "device": "null", "trials": 1, "quick_steps": 2, "epochs": 3,
@@ -102,3 +110,27 @@ def test_a_search_for_several_labels(teacher: Path, tmp_path: Path) -> None:
         predictions(result.artifact, labelled_text(single))
     with pytest.raises(InputError, match="task was 'multi-label-classification', now 'text-class"):
         canao.search(teacher=teacher, data=single, run_dir=run, **ASKED)
+
+
+@pytest.mark.parametrize("scores", [False, True], ids=["lines", "pairs"])
+def test_a_search_for_vectors(scores: bool, tmp_path: Path) -> None:
+    sentence = save_sentence_model(tmp_path / "teacher")
+    data, run = write_texts(tmp_path / "task", scores=scores), tmp_path / "run"
+    asked = {k: v for k, v in ASKED.items() if not k.startswith("teacher")}
+    result = canao.search(teacher=sentence, data=data, run_dir=run, task=VECTORS, **asked)
+    manifest = result.artifact.manifest
+    assert manifest["task"] == VECTORS and manifest["precision"] == "int8"
+    assert manifest["check"]["metric"] == result.score.primary == (
+        "spearmanr" if scores else "cosine"
+    )
+    assert result.score.value > (0.0 if scores else 0.6)
+    with CompiledModel(result.artifact) as model:
+        vector = model.predict("the good film")
+    assert vector.shape == (32,) and float((vector**2).sum()) == pytest.approx(1.0, abs=1e-4)
+    assert f"{result.score.primary} (decides)" in write_report(run).read_text()
+    if scores:
+        texts = labelled_text(data)
+        with pytest.raises(InputError, match="is data for text-regression, and the model is for s"):
+            predictions(result.artifact, texts)
+        found = predictions(result.artifact, load_data(data, VECTORS))
+        assert found.score == result.score and found.agreement(found) == pytest.approx(1.0)

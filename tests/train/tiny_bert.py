@@ -76,6 +76,42 @@ def write_task(folder: Path, kind: str = "classes", train: int = 320, dev: int =
     return folder
 
 
+def save_sentence_model(folder: Path, mode: str = "mean", dense: int = 0) -> Path:
+    """The encoder of `save_tiny` with a pooling, as Sentence-Transformers saves it; vectors have
+    length 1, or are mapped by a Dense module to so many dimensions."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    save_tiny(folder / "plain")
+    transformer = modules.Transformer(str(folder / "plain"), max_seq_length=48)
+    parts = [transformer, modules.Pooling(32, pooling_mode=mode)]
+    if dense:
+        parts.append(modules.Dense(32, dense, activation_function=torch.nn.Identity()))
+    else:
+        parts.append(modules.Normalize())
+    SentenceTransformer(modules=parts, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def write_texts(folder: Path, train: int = 160, dev: int = 30, scores: bool = False) -> Path:
+    """Texts one a line, or pairs of them with a score of how many words they share."""
+    pick = random.Random(8)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("dev", dev)):
+        texts = [pick.choices((*GOOD, *BAD, *PLAIN), k=pick.randint(3, 8)) for _ in range(count)]
+        if not scores:
+            lines = [" ".join(words) for words in texts]
+            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            continue
+        rows = ["sentence1\tsentence2\tlabel"]
+        for words in texts:
+            other = pick.sample(words, pick.randint(1, len(words))) + pick.choices(PLAIN, k=2)
+            score = len(set(words) & set(other)) / len(set(words) | set(other))
+            rows.append(f"{' '.join(words)}\t{' '.join(other)}\t{5 * score:.2f}")
+        (folder / f"{name}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
 TAGS = ("B-bad", "B-good", "I-good", "O")
 
 

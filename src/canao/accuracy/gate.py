@@ -259,10 +259,11 @@ def _float32(
 
 def _sample(artifact: Artifact, data: Labelled) -> list[list[np.ndarray]]:
     """What the library is given for some of the texts, spread over all."""
+    examples = data.task.inputs(data.dev) if isinstance(data, TextData) else data.dev
     with CompiledModel(artifact) as model:
         return [
             model.arrays(e.text, e.pair)
-            for e in data.dev[:: max(1, len(data.dev) // _SAMPLE)][:_SAMPLE]
+            for e in examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]
         ]
 
 

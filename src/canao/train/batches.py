@@ -154,6 +154,7 @@ def encode(
             "the teacher's tokenizer does not say where in a text a token is, which labels of "
             "words need; save it with a tokenizer.json"
         )
+    examples = examples if task is None else task.inputs(examples)
     typed = types_known > 1 and "token_type_ids" in tokenizer.model_input_names
     max_length = min(max_length, tokenizer.model_max_length)
     ids: list[np.ndarray] = []

@@ -30,7 +30,9 @@ class Classes(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return indices([e.label for e in examples])
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         """As in GLUE (Wang et al. 2019, section 3): accuracy and F1 (MRPC), Matthews correlation
         (CoLA)."""
         if len(labels) == 2:

@@ -31,7 +31,9 @@ class Values(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return np.asarray([e.label for e in examples]).astype(np.float32)
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         """As in GLUE (Wang et al. 2019, section 3): Pearson and Spearman correlation and their
         mean."""
         return ("pearson_spearman", "pearson", "spearmanr")
