@@ -128,9 +128,13 @@ def test_a_search_for_vectors(scores: bool, tmp_path: Path) -> None:
         vector = model.predict("the good film")
     assert vector.shape == (32,) and float((vector**2).sum()) == pytest.approx(1.0, abs=1e-4)
     assert f"{result.score.primary} (decides)" in write_report(run).read_text()
-    if scores:
-        texts = labelled_text(data)
-        with pytest.raises(InputError, match="is data for text-regression, and the model is for s"):
-            predictions(result.artifact, texts)
-        found = predictions(result.artifact, load_data(data, VECTORS))
+    if not scores:
+        with pytest.raises(InputError, match="nothing to compare vectors with; give pairs of text"):
+            predictions(result.artifact, labelled_text(data))
+        return
+    for texts in (labelled_text(data), load_data(data, VECTORS)):
+        found = predictions(result.artifact, texts)
         assert found.score == result.score and found.agreement(found) == pytest.approx(1.0)
+    single = write_several(tmp_path / "several", 10, 4)
+    with pytest.raises(InputError, match="is data for multi-label-classification, and the model"):
+        predictions(result.artifact, labelled_text(single))

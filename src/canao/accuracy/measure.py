@@ -64,6 +64,7 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
 
     InputError if it is a model for another task, or for other labels.
     """
+    data = for_task_of(artifact, data)
     if isinstance(data, TextData) and data.kind == WORDS:
         data = tagged(data)
     if isinstance(data, TaggedText):
@@ -75,6 +76,15 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
     found = _said(artifact, data)
     values = _several(found, data.labels) if data.kind == SEVERAL else _single(found, data.labels)
     return Predictions(values, score(values, data))
+
+
+def for_task_of(artifact: Artifact, data: Labelled) -> Labelled:
+    """The data as what a library is for has them: pairs of texts with values tell how good vectors
+    are."""
+    if not isinstance(data, TextData) or artifact.manifest["task"] != VECTORS:
+        return data
+    pairs = data.regression and data.dev[0].pair is not None
+    return replace(data, kind=VECTORS) if pairs else data
 
 
 def _said(artifact: Artifact, data: TextData) -> list[Any]:
@@ -125,6 +135,11 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
             "the model's task"
         )
     if data.kind == VECTORS:
+        if data.task.asks_teacher(data.dev) and data.dev[0].label is None:
+            raise InputError(
+                f"{source}: has nothing to compare vectors with; give pairs of texts with a number "
+                "that says how alike they are"
+            )
         return data
     wanted = REGRESSION if data.regression else CLASSIFICATION
     if task != wanted:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -203,7 +203,7 @@ def load_classifier(
     if isinstance(head, Vectors):
         load_config(directory, inventory)
         with _without_logs():
-            return load_embedder(directory, inventory)
+            return cast(PreTrainedModel, load_embedder(directory, inventory))
     config, head = load_config(directory, inventory), head or head_for(labels)
     keep = _head_order(directory, config, labels, head)
     set_labels(config, labels, head)

@@ -168,7 +168,7 @@ class Trainer:
             write_record(record, self._key, None, directory)
         return directory
 
-    def blank(self, arch: Arch) -> PreTrainedModel:
+    def blank(self, arch: Arch) -> torch.nn.Module:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
         with torch.random.fork_rng(devices=[]):
