@@ -171,8 +171,9 @@ def search(
     data         labelled text: a TSV, CSV or JSONL file, or .conll of words with labels, a
                  directory with train and dev files, or a data set of the Hugging Face Hub by name,
                  as 'glue/mrpc', at `data_revision`
-    task         'text-classification', 'text-regression', 'token-classification' or
-                 'multi-label-classification'; None: what the labels are
+    task         'text-classification', 'text-regression', 'token-classification',
+                 'multi-label-classification' or 'sentence-embedding', whose data may be a .txt
+                 file; None: what the labels are
     text_columns, label_column   the columns of the data, if their names do not say what they are
     unlabelled   what the label column has where there is no label: such examples are left out
     label_separator   what stands between two labels of an example, if it may have several and they
@@ -277,7 +278,7 @@ def search(
         return run_search(
             options, trainer, _compiler(where, precision), where,
             Imported(trainer.blank, where.target, precision), told_of,
-            _finisher(where, texts, options),
+            _finisher(where, texts, options, trainer.judged),
         )  # fmt: skip
 
 
@@ -374,9 +375,12 @@ def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact
     )
 
 
-def _finisher(device: Device, data: TextData, options: SearchOptions) -> Finish | None:
-    """Compiles a finished student and checks what its precision loses on `data.dev`; None in
-    float32, which loses nothing."""
+def _finisher(
+    device: Device, data: TextData, options: SearchOptions,
+    judged: Callable[[], TextData] | None = None,
+) -> Finish | None:  # fmt: skip
+    """Compiles a finished student and checks what its precision loses on `data.dev`, or that of
+    `judged()`, which the teacher labels; None in float32, which loses nothing."""
     from canao.accuracy.gate import compile_checked, require_runnable
     from canao.compiler.pipeline import target_for
     from canao.search.options import Finished
@@ -388,9 +392,9 @@ def _finisher(device: Device, data: TextData, options: SearchOptions) -> Finish 
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         found = compile_checked(
-            model_dir, out, replace(data, told=()), precision=options.precision,
-            max_loss=options.max_loss, metric=options.training.metric, target=device.target,
-            progress=say,
+            model_dir, out, replace(judged() if judged else data, told=()),
+            precision=options.precision, max_loss=options.max_loss,
+            metric=options.training.metric, target=device.target, progress=say,
         )  # fmt: skip
         return Finished(found.artifact, found.compiled.score)
 

@@ -15,7 +15,7 @@ from canao.inference.tasks.results import Entity
 from canao.inference.tasks.scheme import outside_of
 from canao.train.entities import entity_metrics, metric_names
 from canao.train.metrics import Score
-from canao.train.tasks import WORDS
+from canao.train.task_names import WORDS
 
 TOKENS = WORDS
 _BATCH = 64  # sentences

@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from canao.accuracy.measure import Labelled, Predictions, labelled_text, predictions, truncated
+from canao.accuracy.measure import (
+    Labelled,
+    Predictions,
+    for_task_of,
+    labelled_text,
+    predictions,
+    truncated,
+)
 from canao.accuracy.tagged import TaggedText
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
@@ -120,6 +127,7 @@ def compile_checked(
     with WorkingDirectory("canao-check") as folder:
         exact = {name: value for name, value in options.items() if name != "kv_cache"}
         reference = compile_model(model, folder / "reference", parts=False, **exact)
+        data = for_task_of(reference, data)
         want = _by(metric, predictions(reference, data))
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):
@@ -259,10 +267,11 @@ def _float32(
 
 def _sample(artifact: Artifact, data: Labelled) -> list[list[np.ndarray]]:
     """What the library is given for some of the texts, spread over all."""
+    examples = data.task.inputs(data.dev) if isinstance(data, TextData) else data.dev
     with CompiledModel(artifact) as model:
         return [
             model.arrays(e.text, e.pair)
-            for e in data.dev[:: max(1, len(data.dev) // _SAMPLE)][:_SAMPLE]
+            for e in examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]
         ]
 
 

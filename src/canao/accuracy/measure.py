@@ -18,7 +18,8 @@ from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
 from canao.train.data import Label, TextData, load_data
 from canao.train.metrics import Score, score
-from canao.train.tasks import CLASSIFICATION, REGRESSION, SEVERAL, WORDS
+from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, VECTORS, WORDS
+from canao.train.tasks.vectors import cosines
 
 Labelled = TextData | TaggedText
 _BATCH = 64  # texts
@@ -33,7 +34,10 @@ class Predictions:
     score: Score
 
     def agreement(self, other: Predictions) -> float:
-        """The share of equal classes, or of equal yes and no; of values the correlation."""
+        """The share of equal classes, or of equal yes and no; of values the correlation, and of
+        vectors the mean cosine."""
+        if self.values.dtype.kind == "f" and self.values.ndim == 2:
+            return float(cosines(self.values, other.values).mean())
         if self.values.dtype.kind == "f":
             pair = np.corrcoef(self.values, other.values)[0, 1]
             return float(pair) if np.isfinite(pair) else 0.0
@@ -60,20 +64,34 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
 
     InputError if it is a model for another task, or for other labels.
     """
+    data = for_task_of(artifact, data)
     if isinstance(data, TextData) and data.kind == WORDS:
         data = tagged(data)
     if isinstance(data, TaggedText):
         return Predictions(*tag_words(artifact, data))
     data = in_labels_of(artifact, data)
+    if data.kind == VECTORS:
+        values = np.stack(_said(artifact, data))
+        return Predictions(values, score(values, data))
     found = _said(artifact, data)
     values = _several(found, data.labels) if data.kind == SEVERAL else _single(found, data.labels)
     return Predictions(values, score(values, data))
 
 
-def _said(artifact: Artifact, data: TextData) -> list[Prediction]:
-    """What the library says of each text."""
-    texts, pairs = [e.text for e in data.dev], [e.pair for e in data.dev]
-    found: list[Prediction] = []
+def for_task_of(artifact: Artifact, data: Labelled) -> Labelled:
+    """The data as what a library is for has them: pairs of texts with values tell how good vectors
+    are."""
+    if not isinstance(data, TextData) or artifact.manifest["task"] != VECTORS:
+        return data
+    pairs = data.regression and data.dev[0].pair is not None
+    return replace(data, kind=VECTORS) if pairs else data
+
+
+def _said(artifact: Artifact, data: TextData) -> list[Any]:
+    """What the library says of each text: a Prediction, or a vector."""
+    examples = data.task.inputs(data.dev)
+    texts, pairs = [e.text for e in examples], [e.pair for e in examples]
+    found: list[Any] = []
     with CompiledModel(artifact) as model:
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
@@ -100,7 +118,8 @@ def truncated(artifact: Artifact, data: Labelled) -> int:
     if isinstance(data, TaggedText) or data.kind == WORDS:
         return 0
     with CompiledModel(artifact) as model:
-        return sum(model.tokens_of(e.text, e.pair) > artifact.max_length for e in data.dev)
+        return sum(model.tokens_of(e.text, e.pair) > artifact.max_length
+                   for e in data.task.inputs(data.dev))  # fmt: skip
 
 
 def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
@@ -110,6 +129,18 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
     """
     manifest, source = artifact.manifest, data.source or data.name
     task, labels = manifest["task"], tuple(_own(name) for name in manifest["labels"])
+    if VECTORS in (task, data.kind) and task != data.kind:
+        raise InputError(
+            f"{source}: is data for {data.task.name}, and the model is for {task}; give data for "
+            "the model's task"
+        )
+    if data.kind == VECTORS:
+        if data.task.asks_teacher(data.dev) and data.dev[0].label is None:
+            raise InputError(
+                f"{source}: has nothing to compare vectors with; give pairs of texts with a number "
+                "that says how alike they are"
+            )
+        return data
     wanted = REGRESSION if data.regression else CLASSIFICATION
     if task != wanted:
         more = "give data for the model's task"

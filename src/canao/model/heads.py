@@ -37,6 +37,10 @@ class Head:
 
         return getattr(transformers, f"AutoModel{self.kind}")
 
+    def build(self, config: PreTrainedConfig) -> Any:
+        """A model with this head, with random weights from torch's generator."""
+        return self.auto.from_config(config)
+
 
 CLASS_OF_TEXT = Head(_SEQUENCE, _CLASSES)
 VALUE_OF_TEXT = Head(_SEQUENCE, "regression")
@@ -50,7 +54,10 @@ def head_for(labels: Sequence[str]) -> Head:
 
 
 def head_of(model: Any) -> Head:
-    """The head of a model of Transformers."""
+    """The head of a model that `Head.build` may have made."""
+    own = getattr(model, "head", None)
+    if isinstance(own, Head):
+        return own
     if type(model).__name__.endswith(_TOKEN):
         return CLASS_OF_TOKEN
     problem = getattr(model.config, "problem_type", None)

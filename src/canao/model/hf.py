@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -30,6 +30,7 @@ from canao.model.arch import Arch
 from canao.model.blocks import BlockBertConfig
 from canao.model.checkpoint import weight_files
 from canao.model.config import FILE, read_config
+from canao.model.embedder import Embedder, Vectors, load_embedder, save_embedder
 from canao.model.heads import LABELS_OF_TEXT, Head, head_for
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import check_finite, check_left_over, survey
@@ -89,7 +90,7 @@ def both(layer: Layer) -> tuple[Attention, Ffn]:
 @dataclass(frozen=True)
 class Parts:
     """The modules of a classifier: embeddings, layers from the input up, pooler and head. Without
-    a pooler, the head reads the vector of each token."""
+    a pooler, the head reads the vector of each token, or the mean of a text's if `averages`."""
 
     words: nn.Embedding
     positions: nn.Embedding
@@ -98,6 +99,7 @@ class Parts:
     layers: tuple[Layer, ...]
     pooler: nn.Linear | None
     head: nn.Linear
+    averages: bool = False
 
 
 def load_config(
@@ -163,7 +165,8 @@ def build_classifier(config: PreTrainedConfig, head: Head | None = None) -> PreT
     """A classifier with this configuration and random weights from torch's generator; of texts
     unless `head` is for something else."""
     with _without_logs():
-        return (head or head_for(())).auto.from_config(config)
+        model: PreTrainedModel = (head or head_for(())).build(config)
+    return model
 
 
 def load_tokenizer(
@@ -197,6 +200,10 @@ def load_classifier(
     """
     directory = Path(directory)
     inventory = inventory or Inventory(directory)
+    if isinstance(head, Vectors):
+        load_config(directory, inventory)
+        with _without_logs():
+            return cast(PreTrainedModel, load_embedder(directory, inventory))
     config, head = load_config(directory, inventory), head or head_for(labels)
     keep = _head_order(directory, config, labels, head)
     set_labels(config, labels, head)
@@ -234,6 +241,8 @@ def is_fine_tuned(
     head: Head | None = None,
 ) -> bool:  # fmt: skip
     """Whether the checkpoint has a head for exactly these `labels` (none: for regression)."""
+    if isinstance(head, Vectors):
+        return True
     directory, config = Path(directory), load_config(directory, inventory)
     return _head_order(directory, config, labels, head or head_for(labels)) is not None
 
@@ -251,6 +260,7 @@ def parts_of(model: PreTrainedModel) -> Parts:
         layers=tuple(layers),
         pooler=None if bert.pooler is None else bert.pooler.dense,
         head=model.classifier,
+        averages=isinstance(model, Embedder) and model.head.mode == "mean",
     )
 
 
@@ -281,6 +291,10 @@ def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer: all of them or nothing."""
+    if isinstance(model, Embedder):
+        with _without_logs():
+            save_embedder(model, tokenizer, Path(directory))
+        return
     with staged_directory(Path(directory)) as temporary, _without_logs():
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)

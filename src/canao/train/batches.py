@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.errors import InputError
 from canao.train.reading import Example, word_spans
-from canao.train.tasks import CLASSIFICATION, REGRESSION, task_named
+from canao.train.task_names import CLASSIFICATION, REGRESSION
+from canao.train.tasks import task_named
 from canao.train.tasks.task import Task
 
 _MULTIPLE = 8  # padded lengths are multiples of this, the vector width of matrix products
@@ -153,6 +154,7 @@ def encode(
             "the teacher's tokenizer does not say where in a text a token is, which labels of "
             "words need; save it with a tokenizer.json"
         )
+    examples = examples if task is None else task.inputs(examples)
     typed = types_known > 1 and "token_type_ids" in tokenizer.model_input_names
     max_length = min(max_length, tokenizer.model_max_length)
     ids: list[np.ndarray] = []

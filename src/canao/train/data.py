@@ -24,11 +24,14 @@ from canao.train.tables import (
     EXTENSIONS,
     RawTable,
     is_of_words,
+    is_plain,
     kind_of,
     listed,
     read_table,
+    table_of_lines,
 )
-from canao.train.tasks import CLASSIFICATION, REGRESSION, TASKS, task_named
+from canao.train.task_names import CLASSIFICATION, REGRESSION, TASKS
+from canao.train.tasks import task_named
 
 if TYPE_CHECKING:
     from canao.train.tasks.task import Task
@@ -67,7 +70,7 @@ class TextData:
 
     @property
     def regression(self) -> bool:
-        return not self.labels
+        return not (self.labels or self.kind)
 
     @property
     def no_label(self) -> Label:
@@ -157,7 +160,7 @@ def is_local(path: str | Path) -> bool:
         return True
     parts = path.split("/")
     return not 1 <= len(parts) <= 3 or not all(parts) or parts[0] in (".", "..", "~") or bool(
-        kind_of(Path(path)) or is_of_words(path)
+        kind_of(Path(path)) or is_of_words(path) or is_plain(Path(path))
     )
 
 
@@ -186,7 +189,9 @@ def _tables(
 
 
 def _table(path: Path) -> RawTable:
-    return table_of(path) if is_of_words(path) else read_table(path)
+    if is_of_words(path):
+        return table_of(path)
+    return table_of_lines(path) if is_plain(path) else read_table(path)
 
 
 def _files(path: Path) -> tuple[Path, Path | None]:
@@ -219,7 +224,8 @@ def _others(folder: Path, used: set[Path | None]) -> tuple[str, ...]:
 
 def _named(folder: Path, stem: str) -> Path | None:
     found = sorted(p for p in folder.glob(f"{stem}.*") if p.exists() and not p.is_dir())
-    usable = [p for p in found if kind_of(p)] or [p for p in found if is_of_words(p)] or found
+    ours = (kind_of, is_of_words, is_plain)  # tables come first
+    usable = next((u for known in ours if (u := [p for p in found if known(p)])), found)
     if len(usable) > 1:
         names = " and ".join(p.name for p in usable)
         raise InputError(f"{folder}: both {names}; keep only one of them")

@@ -265,11 +265,21 @@ class _Fit:
             at = origin + 1
         for layer in self.old.layers[at:]:
             teacher = self._teacher_layer(layer, teacher)
-        units = self.real.sum(1).cumsum(0) - self.real.sum(1)  # the first token of each sequence
+        self._top(self._units(teacher), self._units(student))
+
+    def _units(self, states: Tensor) -> Tensor:
+        """What pooler or head read of each unit, [units, width]: the first token of a sequence, or
+        of each of its words, or the mean of its tokens."""
+        lengths = self.real.sum(1)
+        if self.old.averages:
+            rows = torch.repeat_interleave(lengths)
+            sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
+            return sums / lengths[:, None]
+        first = lengths.cumsum(0) - lengths
         if self.batch.words is not None:
             rows, places = self.batch.words
-            units = units[rows] + places
-        self._top(teacher[units], student[units])
+            first = first[rows] + places
+        return states[first]
 
     def _layer(self, i: int, old: Layer, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
         """What follows a layer in the teacher, and what does in the student once it is fitted.

@@ -20,7 +20,7 @@ from canao.train.reading import (
     with_pairs,
 )
 from canao.train.tables import MISSING, RawTable, shown
-from canao.train.tasks import SEVERAL
+from canao.train.task_names import SEVERAL
 from canao.train.word_labels import of_lists
 
 LABEL_COLUMNS = (LABEL, "labels")

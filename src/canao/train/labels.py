@@ -12,7 +12,7 @@ from typing import Any
 
 from canao.errors import InputError
 from canao.train.tables import MISSING, RawTable, shown
-from canao.train.tasks import CLASSIFICATION, REGRESSION, SEVERAL
+from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL
 
 UNLABELLED = "-1"  # in the test sets of GLUE, and in SNLI as the `datasets` package has it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

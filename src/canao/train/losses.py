@@ -196,7 +196,7 @@ LOSSES = {
         WEIGHTS["logits"],
         "KL divergence from the teacher's class probabilities at temperature 2, times the "
         "squared temperature, of each word where words have labels, and of each label's yes or no "
-        "where several may be right; squared error for regression",
+        "where several may be right; squared error for regression, and of vectors at length 1",
         "Hinton et al. 2015, section 2", _none, _logits,
     ),
     "labels": Loss(

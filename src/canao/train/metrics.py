@@ -25,7 +25,7 @@ class Score:
 
 def metric_names(data: TextData) -> tuple[str, ...]:
     """The metrics of a task; the first is the primary one unless another is chosen."""
-    return data.task.metric_names(data.labels)
+    return data.task.metric_names(data.labels, data.dev)
 
 
 def check_metric(metric: str | None, data: TextData) -> str:
@@ -44,11 +44,14 @@ def score(predictions: np.ndarray, data: TextData, metric: str | None = None) ->
 
     predictions   of the shape of the task's targets: class indices, or values where the task is
                   regression, [examples]; class indices of all words, [words], -1 where the model
-                  saw none of a word; which labels there are, bool [examples, labels]
+                  saw none of a word; which labels there are, bool [examples, labels]; vectors,
+                  [texts, width]
     metric        the primary metric; None: the task's usual one
     """
     primary, predictions = check_metric(metric, data), np.asarray(predictions)
     shape = data.task.targets(data.dev, data.labels).shape
-    if predictions.shape != shape:
+    if predictions.shape[: len(shape)] != shape or (data.task.labelled and (
+        predictions.ndim > len(shape)
+    )):  # fmt: skip
         raise InputError(f"predictions: shape {predictions.shape}, dev set has {shape}")
     return Score(data.task.metrics(predictions, data.dev, data.labels), primary)

@@ -10,11 +10,12 @@ from canao.errors import InputError
 from canao.train.columns import Columns, understand
 from canao.train.labels import Labels, counted, read_dev_labels, read_labels
 from canao.train.tables import MISSING, RawTable, is_of_words
-from canao.train.tasks import SEVERAL, WORDS
+from canao.train.task_names import SEVERAL, WORDS
 
 # A class index, a value, or the indices of several classes: those that a text has, or of a sentence
 # the class of each word. None: several, and nobody says which.
-Label = int | float | tuple[int, ...] | None
+# Of texts whose vectors are learnt, the teacher's vector.
+Label = int | float | tuple[int, ...] | tuple[float, ...] | None
 _WORD = re.compile(r"\S+")
 NO_CLASS = -100  # the label of an example without one; where labels are values, it is not a number
 

@@ -66,12 +66,13 @@ def read_record(path: Path, key: str, directory: Path | None = None) -> Record |
 
 
 def _fingerprints(directory: Path) -> dict[str, str]:
-    """Of every file of a directory; OSError if there is none, or one cannot be read."""
-    files = sorted(directory.iterdir())
-    irregular = next((f for f in files if not f.is_file()), None)
+    """Of every file of a directory, and of its folders; OSError if there is none, or one cannot be
+    read."""
+    files = [f for f in sorted(directory.rglob("*")) if not f.is_dir()]
+    irregular = next((f for f in (directory, *files) if not (f.is_file() or f.is_dir())), None)
     if irregular is not None:
         raise OSError(errno.EINVAL, "is not a regular file", str(irregular))
-    return {file.name: fingerprint(file) for file in files}
+    return {str(file.relative_to(directory)): fingerprint(file) for file in files}
 
 
 def score_of(record: Record | None) -> Score | None:

@@ -123,6 +123,14 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+def table_of_lines(path: Path) -> RawTable:
+    """The lines of a text file as a table with one column, 'text'."""
+    lines = tuple((line,) for line in read_lines(path))
+    if not lines:
+        raise InputError(f"{path}: has no text; give one text a line")
+    return RawTable(str(path), ("text",), lines, tuple(range(1, len(lines) + 1)))
+
+
 def shown(text: str, most: int = 40) -> str:
     """Text of a file as it may stand in a message: on one line, and not much of it."""
     line = "".join(c if c.isprintable() else " " for c in text[: most + 1])

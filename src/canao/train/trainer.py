@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.checkpoint import weight_files
+from canao.model.embedder import Embedder, module_digests
 from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded
 from canao.train.compute import computing, training_device
+from canao.train.contributions import contributions
 from canao.train.data import Example, TextData
 from canao.train.distill import distill, needed
 from canao.train.extra import ExtraExamples
@@ -95,9 +97,10 @@ class Trainer:
         self._inventory = Inventory(self.source, ignored)
         config = hf.load_config(self.source, self._inventory)
         self._config = copy.deepcopy(config)
-        self._head = data.task.head
-        require_fitting(self.source, config, data.labels, self._head, data.task.name)
-        hf.set_labels(self._config, data.labels, self._head)
+        self._head = data.task.head_for(self.source, self._inventory)
+        if data.task.labelled:
+            require_fitting(self.source, config, data.labels, self._head, data.task.name)
+            hf.set_labels(self._config, data.labels, self._head)
         self._arch, self._types = hf.arch_of(config), config.type_vocab_size
         if options.max_length > config.max_position_embeddings:
             raise InputError(
@@ -127,10 +130,12 @@ class Trainer:
             data.content(),
             [options.max_length, options.batch, options.seed, _RECIPE],
             [*(options.given_for_teacher or ("recipe", RECIPE_VERSION)), options.metric],
+            *([] if data.task.labelled else [repr(self._head), module_digests(self.source)]),
         )
         self._train: Encoded | None = None
         self._final: Encoded | None = None
         self._dev: dict[bool, Encoded] = {}  # as the teacher reads it, and as students do
+        self._judged: TextData | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
         self._net: Supernet | None = None
@@ -173,13 +178,14 @@ class Trainer:
             write_record(record, key, None, directory)
         return directory
 
-    def blank(self, arch: Arch) -> PreTrainedModel:
+    def blank(self, arch: Arch) -> torch.nn.Module:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
         config = hf.student_config(self._config, arch)
         self._own.configure(config)
         with torch.random.fork_rng(devices=[]):
-            return hf.build_classifier(config, self._head).eval()
+            model = hf.build_classifier(config, self._head).eval()
+        return model.compiled() if isinstance(model, Embedder) else model
 
     def vocabulary(self) -> tuple[int, int] | None:
         """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
@@ -355,7 +361,8 @@ class Trainer:
             path = self.work / "importance.safetensors"
             self._importance = Importance.load(path, self._key, self._arch)
             if self._importance is None:
-                self._importance = measure_importance(self._teacher_model(), self._train_set())
+                measure = measure_importance if self.data.task.labelled else contributions
+                self._importance = measure(self._teacher_model(), self._train_set())
                 self._importance.save(path, self._key)
         return keep(self._arch, arch, self._importance)
 
@@ -376,9 +383,10 @@ class Trainer:
     def _train_set(self) -> Encoded:
         """The training examples, shuffled: files are often sorted, and parts of them are used."""
         if self._train is None:
-            order = list(range(len(self.data.train)))
+            encoded = self._encode(self.data.train)
+            order = list(range(len(encoded)))
             random.Random(self.options.seed).shuffle(order)
-            self._train = self._encode(self.data.train).take(order)
+            self._train = encoded.take(order)
         return self._train
 
     def _final_set(self) -> Encoded:
@@ -394,7 +402,7 @@ class Trainer:
                 self._final = self._final.joined(self._encode(more, own=True))
         return self._final
 
-    def _encode(self, examples: tuple[Example, ...], *, own: bool = False) -> Encoded:
+    def _encode(self, examples: Sequence[Example], *, own: bool = False) -> Encoded:
         """As the teacher's tokenizer cuts them, or as the students' `own` does."""
         read = self._own if own else Vocabulary(self.tokenizer)
         return read.encode(
@@ -406,7 +414,23 @@ class Trainer:
         teacher = teacher or self._own.sizes is None
         if teacher not in self._dev:
             self._dev[teacher] = self._encode(self.data.dev, own=not teacher)
-        return score(predict(model, self._dev[teacher]), self.data, self.options.metric)
+        return score(predict(model, self._dev[teacher]), self.judged(), self.options.metric)
+
+    def judged(self) -> TextData:
+        """The data whose `dev` predictions are compared with: labelled by the teacher as it came,
+        where the task asks what it says."""
+        if not self.data.task.asks_teacher(self.data.dev):
+            return self.data
+        if self._judged is None:
+            given = self.source, self.data.labels, self._inventory, self._head
+            texts = self.data.task.inputs(self.data.dev)
+            # In the midst of training, whose draws must not depend on it.
+            with computing(self.device, self.options.threads), torch.random.fork_rng():
+                teacher = hf.load_classifier(*given).to(self.device)
+                said = predict(teacher, self._encode(texts)).tolist()
+            dev = tuple(replace(e, label=tuple(v)) for e, v in zip(texts, said, strict=True))
+            self._judged = replace(self.data, dev=dev)
+        return self._judged
 
     def _save_student(self, student: PreTrainedModel, directory: Path) -> None:
         """Write a student with the rows that it keeps alone: it has no others afterwards."""

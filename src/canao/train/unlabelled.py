@@ -10,7 +10,7 @@ from canao.train.columns import texts_alone
 from canao.train.data import Example, TextData, strings
 from canao.train.labels import many
 from canao.train.tables import EXTENSIONS, PLAIN, is_plain, kind_of, read_lines, read_table
-from canao.train.tasks import WORDS
+from canao.train.task_names import VECTORS, WORDS
 from canao.train.word_labels import sentences
 
 
@@ -39,7 +39,7 @@ def read_unlabelled(path: str | Path, data: TextData) -> Unlabelled:
         ]
         notes = (*table.notes, left)
     elif is_plain(path):
-        if len(columns) > 1:
+        if len(columns) > 1 and data.kind != VECTORS:
             raise InputError(
                 f"{path}: has one text a line, and the task's examples are pairs of texts; give a "
                 f"table ({', '.join(EXTENSIONS)}) with {' and '.join(columns)}"

@@ -14,7 +14,7 @@ from canao.train.conll import TAGS, TOKENS
 from canao.train.labels import many
 from canao.train.reading import Asked, Example, Read, refuse_separator
 from canao.train.tables import MISSING, RawTable, is_of_words, listed, shown
-from canao.train.tasks import WORDS as TASK
+from canao.train.task_names import WORDS as TASK
 
 WORD_COLUMNS = (TOKENS, "words")
 LABEL_COLUMNS = (TAGS, "ner_tags", "labels", "label")
@@ -25,6 +25,8 @@ _Rows = list[tuple[tuple[str, ...], tuple[str, ...]]]
 def claims(table: RawTable, asked: Asked) -> bool:
     """Whether a table has lists of words and lists of labels. Where it has the text as well, lists
     of labels may be the text's, unless there are as many labels as words throughout."""
+    if is_of_words(table.place):
+        return True
     words = next((name for name in WORD_COLUMNS if of_lists(table, name)), None)
     label = _label_column(table, asked)
     if words is None or label is None or not of_lists(table, label):

@@ -2,7 +2,7 @@
 what the teacher says, what a model predicts, its metrics and its head. May import what reads data
 and the heads of models, but nothing that trains, and no other part of training that asks for tasks.
 
-Modules load when they are used: the command line asks for names, and must not load PyTorch.
+Modules load when they are used: data are read where PyTorch need not be there yet.
 """
 
 from __future__ import annotations
@@ -10,22 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from canao.train.task_names import HOMES
+
 if TYPE_CHECKING:
     from canao.train.tasks.task import Task
 
-CLASSIFICATION, REGRESSION = "text-classification", "text-regression"
-WORDS, SEVERAL = "token-classification", "multi-label-classification"
-# The module of each, whose `TASK` it is.
-_HOMES = {
-    CLASSIFICATION: "classes",
-    REGRESSION: "values",
-    WORDS: "words",
-    SEVERAL: "several",
-}
-TASKS = tuple(_HOMES)
-
 
 def task_named(name: str) -> Task:
-    """The task of that name, one of TASKS."""
-    found: Task = import_module(f"{__name__}.{_HOMES[name]}").TASK
+    """The task of that name, one of `task_names.TASKS`."""
+    found: Task = import_module(f"{__name__}.{HOMES[name]}").TASK
     return found

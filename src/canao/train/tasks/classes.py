@@ -12,7 +12,7 @@ from torch import Tensor
 from canao.model.heads import CLASS_OF_TEXT
 from canao.train.reading import Asked, Example, Label, Read, read_texts
 from canao.train.tables import RawTable
-from canao.train.tasks import CLASSIFICATION
+from canao.train.task_names import CLASSIFICATION
 from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
 
 
@@ -30,7 +30,9 @@ class Classes(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return indices([e.label for e in examples])
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         """As in GLUE (Wang et al. 2019, section 3): accuracy and F1 (MRPC), Matthews correlation
         (CoLA)."""
         if len(labels) == 2:

@@ -12,7 +12,7 @@ from canao.model.heads import LABELS_OF_TEXT
 from canao.train import label_sets
 from canao.train.reading import Asked, Example, Read
 from canao.train.tables import RawTable
-from canao.train.tasks import SEVERAL
+from canao.train.task_names import SEVERAL
 from canao.train.tasks.task import TEMPERATURE, Task, finite
 
 
@@ -37,7 +37,9 @@ class Several(Task):
                 row[:] = np.nan
         return found
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         return ("micro_f1", "macro_f1", "exact_match")
 
     def metrics(

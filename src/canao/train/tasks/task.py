@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from canao.model.heads import Head
+from canao.model.inventory.inventory import Inventory
 from canao.train.reading import NO_CLASS, Asked, Example, Label, Read
 from canao.train.tables import RawTable
 
@@ -25,14 +27,28 @@ class Task(ABC):
     name       as `--task` has it
     head       what its models end in
     of_words   whether units are words; else they are whole examples
+    labelled   whether labels are trained on; else the teacher is as it comes
     """
 
     name: ClassVar[str]
     head: ClassVar[Head]
     of_words: ClassVar[bool] = False
+    labelled: ClassVar[bool] = True
 
     def claims(self, table: RawTable, asked: Asked) -> bool:
         """Whether a training table can be for nothing but this task."""
+        return False
+
+    def head_for(self, teacher: Path, inventory: Inventory) -> Head:
+        """What the models of a teacher in a directory end in."""
+        return self.head
+
+    def inputs(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """What a model reads of examples: themselves, unless they are parted."""
+        return examples
+
+    def asks_teacher(self, examples: Sequence[Example]) -> bool:
+        """Whether what is predicted of examples is compared with what the teacher says of them."""
         return False
 
     @abstractmethod
@@ -51,8 +67,11 @@ class Task(ABC):
         names of the classes."""
 
     @abstractmethod
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The metrics; the first ranks models unless another is chosen."""
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
+        """The metrics of predictions of these examples; the first ranks models unless another is
+        chosen."""
 
     @abstractmethod
     def metrics(

@@ -13,7 +13,7 @@ from torch.nn import functional
 from canao.model.heads import VALUE_OF_TEXT
 from canao.train.reading import Asked, Example, Label, Read, read_texts
 from canao.train.tables import RawTable
-from canao.train.tasks import REGRESSION
+from canao.train.task_names import REGRESSION
 from canao.train.tasks.task import Task, finite
 
 
@@ -31,7 +31,9 @@ class Values(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return np.asarray([e.label for e in examples]).astype(np.float32)
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         """As in GLUE (Wang et al. 2019, section 3): Pearson and Spearman correlation and their
         mean."""
         return ("pearson_spearman", "pearson", "spearmanr")

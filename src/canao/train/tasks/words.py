@@ -14,7 +14,7 @@ from canao.train import word_labels
 from canao.train.entities import entity_metrics, metric_names
 from canao.train.reading import NO_CLASS, Asked, Example, Read, word_spans
 from canao.train.tables import RawTable
-from canao.train.tasks import WORDS
+from canao.train.task_names import WORDS
 from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
 
 NO_TOKEN = -1  # what is predicted of a word of which the model sees no token
@@ -34,7 +34,9 @@ class Words(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return indices([one for e in examples for one in _labels(e)])
 
-    def metric_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+    def metric_names(
+        self, labels: Sequence[str], examples: Sequence[Example] = ()
+    ) -> tuple[str, ...]:
         return metric_names(labels)
 
     def metrics(
