@@ -193,7 +193,7 @@ def heavier(by: int) -> Any:
     """A finished library of `by` bytes more than its skeleton's."""
 
     def finish(model_dir: Path, out: Path, say: Any) -> Finished:
-        artifact = compile_with_weights(model_dir, out)
+        artifact = compile_by_bytes(model_dir, out)
         with open(out / "more.bin", "wb") as file:
             file.truncate(by)
         return Finished(artifact)
@@ -206,13 +206,13 @@ def test_a_miss_of_the_size_is_repaired(tmp_path: Path) -> None:
     for as much more is trained next, though others waited that are worse."""
     trainer = FormulaTrainer(tmp_path / "w")
     first = run_search(
-        options(tmp_path / "first", trials=6, size_mb=40.0), trainer, compile_with_weights, HUNGRY
+        options(tmp_path / "first", trials=6), trainer, compile_by_bytes, HUNGRY
     )
     limit = (size_of(first.artifact) + 50_000) / 1e6
     asked, events = options(tmp_path / "run", trials=6, size_mb=limit), list[Event]()
     again = FormulaTrainer(tmp_path / "w2")
     found = run_search(
-        asked, again, compile_with_weights, HUNGRY, events.append, heavier(100_000)
+        asked, again, compile_by_bytes, HUNGRY, events.append, heavier(100_000)
     )  # fmt: skip
     finished = [arch for kind, arch in again.asked if kind == "finish"]
     said = [event.text for event in events]
@@ -222,27 +222,39 @@ def test_a_miss_of_the_size_is_repaired(tmp_path: Path) -> None:
     assert found.size_bytes <= 1e6 * limit and found.arch == finished[-1]
 
 
+class Heavier(NullDevice):
+    """Its libraries take four bytes of memory for each weight of their layers, ten megabytes
+    beside them, and `more` under the full protocol."""
+
+    def __init__(self, more: int = 0) -> None:
+        super().__init__(
+            lambda artifact: latency_ms(arch_of(artifact)),
+            kernels=lambda artifact: kernel_times(arch_of(artifact)),
+        )
+        self.more = more
+
+    def measure(self, artifact: Artifact, config: Any) -> Any:
+        found = super().measure(artifact, config)
+        more = self.more if config.samples >= 1024 else 0
+        return replace(found, peak_bytes=10_000_000 + 4 * arch_of(artifact).weights() + more)
+
+
 def test_memory_that_the_full_protocol_takes_is_repaired(tmp_path: Path) -> None:
     """Before anything is trained in full."""
-
-    class Hungrier(Hungry):
-        def measure(self, artifact: Artifact, config: Any) -> Any:
-            found = super().measure(artifact, config)
-            more = 1_500_000 if config.samples >= 1024 else 0
-            return replace(found, peak_bytes=found.peak_bytes + more)
-
-    hungrier = Hungrier(
-        lambda artifact: latency_ms(arch_of(artifact)),
-        kernels=lambda artifact: kernel_times(arch_of(artifact)),
-    )
-    asked, events = options(tmp_path / "run", trials=6, memory_mb=17.0), list[Event]()
     trainer = FormulaTrainer(tmp_path / "w")
-    found = run_search(asked, trainer, compile_by_formula, hungrier, events.append)
+    first = run_search(
+        options(tmp_path / "first", trials=6), trainer, compile_by_formula, Heavier()
+    )  # fmt: skip
+    limit = (first.certificate.peak_bytes + 100_000) / 1e6
+    asked, events = options(tmp_path / "run", trials=6, memory_mb=limit), list[Event]()
+    again = FormulaTrainer(tmp_path / "w2")
+    found = run_search(asked, again, compile_by_formula, Heavier(200_000), events.append)
     said = [event.text for event in events]
-    assert found.certificate.peak_bytes <= 17e6
-    assert any("misses a budget with" in text and "of 17 MB of memory" in text for text in said)
-    assert any("that should fit" in text for text in said)
-    assert [arch for kind, arch in trainer.asked if kind == "finish"] == [found.arch]
+    assert found.certificate.peak_bytes <= 1e6 * limit
+    over = [text for text in said if "misses a budget with" in text]
+    assert over and all(f"of {limit:g} MB of memory" in text for text in over)
+    assert any(text.startswith(f"trying {found.arch}, the nearest to ") for text in said)
+    assert [arch for kind, arch in again.asked if kind == "finish"] == [found.arch]
 
 
 def test_blocks_are_chosen_within_all_budgets(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from test_trainer import OPTIONS, SMALL, Watch
 from tiny_bert import GOOD, save_masked, save_tiny, write_task
 from tokenizers import Tokenizer, models
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerFast,
-    RobertaConfig,
 )
 
 import canao
@@ -47,8 +48,11 @@ def opened(folder: Path, name: str, **settings: Any) -> Any:
 
 
 def of(folder: Path, tokenizer: Any, used: tuple[Example, ...] = USED) -> Vocabulary:
-    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
-                           bos_token_id=None, eos_token_id=None)  # fmt: skip
+    held = json.loads((folder / "config.json").read_text())
+    config = AutoConfig.for_model(
+        held["model_type"], vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
     return Vocabulary.of(folder, tokenizer, config, used)
 
 
@@ -61,6 +65,7 @@ def test_a_part_of_a_vocabulary_reads_every_text(name: str, tmp_path: Path) -> N
     assert own.sizes is not None and own.rows is not None
     assert own.sizes[0] < 0.8 * own.sizes[1] == 0.8 * len(before)
     own.tokenizer.save_pretrained(tmp_path / "s")
+    shutil.copy(tmp_path / "t" / "config.json", tmp_path / "s")
     after = AutoTokenizer.from_pretrained(tmp_path / "s", local_files_only=True)
     assert type(after) is type(before) and len(after) == len(own.rows)
     assert sorted(after.get_vocab().values()) == list(range(len(after)))
@@ -180,6 +185,7 @@ def test_a_tokenizer_of_words_alone(tiny: Path, task: TextData, tmp_path: Path) 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=word_level, pad_token="[PAD]", unk_token="[UNK]"
     )
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="WordLevel"):
         of(tmp_path, tokenizer)
 
