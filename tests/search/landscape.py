@@ -130,6 +130,9 @@ class FormulaTrainer:
     def teacher(self) -> FormulaStudent:
         return FormulaStudent(self.skeleton(TEACHER), self.score(TEACHER))
 
+    def vocabulary(self) -> tuple[int, int] | None:
+        return None
+
     def skeleton(self, arch: Arch) -> Path:
         folder = self.work / str(arch).replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)

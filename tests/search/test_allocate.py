@@ -55,6 +55,13 @@ def last(count: int) -> range:
     return range(3 - count, 3)
 
 
+def lost_of(arch: Arch, errors: Falling) -> float:
+    return 2.0 * (3 - arch.layers) + sum(
+        errors.of_heads(layer, b.heads) + errors.of_ffn(layer, b.ffn)
+        for layer, b in zip(last(arch.layers), arch.blocks, strict=True)
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("budget", [0.13, 0.5, 0.9, 1.6, 3.0])
 def test_nothing_loses_less(seed: int, budget: float) -> None:
@@ -62,11 +69,7 @@ def test_nothing_loses_less(seed: int, budget: float) -> None:
     found = allocated(BASE, (HEADS, FFN), errors, 3, last, time, budget)
 
     def lost(arch: Arch) -> float:
-        kept = last(arch.layers)
-        return 2.0 * (3 - arch.layers) + sum(
-            errors.of_heads(layer, b.heads) + errors.of_ffn(layer, b.ffn)
-            for layer, b in zip(kept, arch.blocks, strict=True)
-        )
+        return lost_of(arch, errors)
 
     blocks = [Block(h, f) for h in (0, *HEADS) for f in (0, *FFN) if h or f]
     all_of_them = [Arch(64, 32, some) for n in (1, 2, 3) for some in product(blocks, repeat=n)]
@@ -77,10 +80,32 @@ def test_nothing_loses_less(seed: int, budget: float) -> None:
     assert min(map(lost, fitting)) - 1e-9 <= lost(found) <= min(map(lost, tight)) + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("budget", "most"), [(3.0, 16_384), (0.9, 40_960), (0.9, 24_576), (1.2, 20_480), (0.5, 9_000)]
+)
+def test_nothing_with_so_few_weights_loses_less(seed: int, budget: float, most: int) -> None:
+    """Where time binds, where weights do, and where both do."""
+    errors = Falling(seed)
+    found = allocated(BASE, (HEADS, FFN), errors, 3, last, time, budget, most)
+    blocks = [Block(h, f) for h in (0, *HEADS) for f in (0, *FFN) if h or f]
+    all_of_them = [Arch(64, 32, some) for n in (1, 2, 3) for some in product(blocks, repeat=n)]
+    slim = [arch for arch in all_of_them if arch.weights() <= most]
+    fitting = [arch for arch in slim if sum(map(time, arch.blocks)) <= budget]
+    assert found in fitting
+    # Times are rounded up to 1/1024 of the budget, block by block.
+    tight = [arch for arch in slim if sum(map(time, arch.blocks)) <= 0.996 * budget]
+    best = min(lost_of(arch, errors) for arch in tight)
+    assert lost_of(found, errors) <= best + 1e-9
+    assert min(lost_of(arch, errors) for arch in fitting) <= lost_of(found, errors) + 1e-9
+
+
 def test_where_nothing_fits() -> None:
     assert allocated(BASE, (HEADS, FFN), Falling(0), 3, last, time, 0.01) is None
     assert allocated(BASE, (HEADS, FFN), Falling(0), 3, last, time, 0.0) is None
     assert least_error([[Choice(Block(1, 1), 2.0, 0.1)]], 1.0) is None
+    for most in (0.0, -1.0, 100.0):
+        assert allocated(BASE, (HEADS, FFN), Falling(0), 3, last, time, 3.0, most) is None
 
 
 def test_the_whole_budget_may_be_used() -> None:

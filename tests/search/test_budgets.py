@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import pytest
 
 from canao.artifact.directory import Artifact
+from canao.cli.printing import print_result
 from canao.device.base import Timing
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, InputError
 from canao.model.arch import Arch
+from canao.report.page import write_report
 from canao.search import Event
 from canao.search.budgets import Budgets, size_of
 from canao.search.evaluation import Evaluator
+from canao.search.options import Finished
 from canao.search.trial import Trial
 from canao.train.options import TrainOptions
 from tests.search.landscape import (
@@ -183,3 +187,129 @@ def test_what_scored_too_little_is_not_finished_again(tmp_path: Path) -> None:
         run_search(replace(asked, trials=6), again, compile_by_formula, device())
     second = {arch for kind, arch in again.asked if kind == "finish"}
     assert len(first) == 2 and second and not first & second
+
+
+def heavier(by: int) -> Any:
+    """A finished library of `by` bytes more than its skeleton's."""
+
+    def finish(model_dir: Path, out: Path, say: Any) -> Finished:
+        artifact = compile_by_bytes(model_dir, out)
+        with open(out / "more.bin", "wb") as file:
+            file.truncate(by)
+        return Finished(artifact)
+
+    return finish
+
+
+def test_a_miss_of_the_size_is_repaired(tmp_path: Path) -> None:
+    """The finished library of the best is larger than its skeleton was: the nearest that has room
+    for as much more is trained next, though others waited that are worse."""
+    trainer = FormulaTrainer(tmp_path / "w")
+    first = run_search(
+        options(tmp_path / "first", trials=6), trainer, compile_by_bytes, HUNGRY
+    )
+    limit = (size_of(first.artifact) + 50_000) / 1e6
+    asked, events = options(tmp_path / "run", trials=6, size_mb=limit), list[Event]()
+    again = FormulaTrainer(tmp_path / "w2")
+    found = run_search(
+        asked, again, compile_by_bytes, HUNGRY, events.append, heavier(100_000)
+    )  # fmt: skip
+    finished = [arch for kind, arch in again.asked if kind == "finish"]
+    said = [event.text for event in events]
+    over = [text for text in said if "misses a budget with" in text and f"of {limit:g} MB" in text]
+    assert len(over) == len(finished) - 1 >= 1
+    assert f"trying {found.arch}, the nearest to {finished[-2]} that should fit" in said
+    assert found.size_bytes <= 1e6 * limit and found.arch == finished[-1]
+
+
+class Heavier(NullDevice):
+    """Its libraries take four bytes of memory for each weight of their layers, ten megabytes
+    beside them, and `more` under the full protocol."""
+
+    def __init__(self, more: int = 0) -> None:
+        super().__init__(
+            lambda artifact: latency_ms(arch_of(artifact)),
+            kernels=lambda artifact: kernel_times(arch_of(artifact)),
+        )
+        self.more = more
+
+    def measure(self, artifact: Artifact, config: Any) -> Any:
+        found = super().measure(artifact, config)
+        more = self.more if config.samples >= 1024 else 0
+        return replace(found, peak_bytes=10_000_000 + 4 * arch_of(artifact).weights() + more)
+
+
+def test_memory_that_the_full_protocol_takes_is_repaired(tmp_path: Path) -> None:
+    """Before anything is trained in full."""
+    trainer = FormulaTrainer(tmp_path / "w")
+    first = run_search(
+        options(tmp_path / "first", trials=6), trainer, compile_by_formula, Heavier()
+    )  # fmt: skip
+    limit = (first.certificate.peak_bytes + 100_000) / 1e6
+    asked, events = options(tmp_path / "run", trials=6, memory_mb=limit), list[Event]()
+    again = FormulaTrainer(tmp_path / "w2")
+    found = run_search(asked, again, compile_by_formula, Heavier(200_000), events.append)
+    said = [event.text for event in events]
+    assert found.certificate.peak_bytes <= 1e6 * limit
+    over = [text for text in said if "misses a budget with" in text]
+    assert over and all(f"of {limit:g} MB of memory" in text for text in over)
+    assert any(text.startswith(f"trying {found.arch}, the nearest to ") for text in said)
+    assert [arch for kind, arch in again.asked if kind == "finish"] == [found.arch]
+
+
+def test_blocks_are_chosen_within_all_budgets(tmp_path: Path) -> None:
+    """By ziplm: each choice keeps the size, of which those by latency alone have more."""
+
+    def chosen(name: str, **limits: float) -> list[Trial]:
+        asked = options(tmp_path / name, trials=8, controller="ziplm", **limits)
+        found = run_search(
+            asked, FormulaTrainer(tmp_path / "w"), compile_by_bytes, HUNGRY
+        )  # fmt: skip
+        return [trial for trial in found.trials if not trial.arch.is_uniform][:4]
+
+    free = chosen("free")
+    limit = 0.8 * max(trial.size_bytes or 0 for trial in free) / 1e6
+    bound = chosen("bound", size_mb=limit)
+    assert any((trial.size_bytes or 0) > 1e6 * limit for trial in free)
+    kept = [trial for trial in bound if trial.trained]
+    assert len(kept) >= 3
+    assert max(trial.size_bytes or 0 for trial in kept) > 0.9e6 * limit
+    assert all((trial.size_bytes or 0) <= 1e6 * limit for trial in kept)
+
+
+def compile_by_bytes(model_dir: Path, out: Path) -> Artifact:
+    """The artifact of the formula, with a sparse file of four bytes for each weight of its layers
+    and half a megabyte for the rest."""
+    artifact = compile_by_formula(model_dir, out)
+    with open(out / "extra.bin", "wb") as file:
+        file.truncate(500_000 + 4 * arch_of(artifact).weights())
+    return artifact
+
+
+def test_the_room_that_is_left() -> None:
+    budgets = Budgets(2.0, size_mb=10.0, memory_mb=50.0)
+    assert budgets.room(4_000_000, 49_000_000) == pytest.approx(1e6)
+    assert budgets.room(11_000_000, 0) == pytest.approx(-1e6)
+    assert Budgets(2.0).room(1, 1) == float("inf")
+
+
+def test_all_budgets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the page, in the summary and in what is printed, the least score as well; which may change
+    when the run is resumed, and then the new one is told."""
+    trainer = FormulaTrainer(tmp_path / "w")
+    asked = options(tmp_path / "run", trials=4, size_mb=60.0, memory_mb=40.0, min_accuracy=0.99)
+    with pytest.raises(BudgetError, match=r"a score of 0\.99"):
+        run_search(asked, trainer, compile_with_weights, HUNGRY)
+    assert "<dt>least score</dt><dd>0.99</dd>" in write_report(tmp_path / "run").read_text()
+    found = run_search(
+        replace(asked, min_accuracy=0.5), trainer, compile_with_weights, HUNGRY
+    )  # fmt: skip
+    page = write_report(tmp_path / "run")
+    assert "<dt>least score</dt><dd>0.5</dd>" in page.read_text()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["min_accuracy"] == 0.5 and summary["size_mb"] == 60.0
+    print_result(found, page)
+    printed = " ".join(capsys.readouterr().out.split())
+    size, score = found.size_bytes / 1e6, found.score.value
+    assert f"{size:.4g} of 60 MB" in printed and f"a score of {score:.4f}, least is 0.5" in printed
+    assert "of 40 MB of memory" in printed and "at most (95%)" in printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,9 +22,10 @@ BAD = ("bad", "poor", "awful", "dire", "sad")
 PLAIN = ("the", "film", "was", "a", "plot", "and", "cast", "it", "story", "of")
 
 
-def save_tiny(folder: Path, **changes: object) -> Path:
-    """A random BERT of 3 layers, width 32, with a WordPiece tokenizer over the words above."""
-    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN)
+def save_tiny(folder: Path, more: Sequence[str] = (), **changes: object) -> Path:
+    """A random BERT of 3 layers, width 32, with a WordPiece tokenizer over the words above, and
+    `more` tokens after them."""
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN, *more)
     vocab = {word: i for i, word in enumerate(words)}
     raw = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer()
@@ -47,11 +49,11 @@ def save_tiny(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def save_masked(folder: Path, tiny: Path, seed: int = 5) -> Path:
+def save_masked(folder: Path, tiny: Path, seed: int = 5, vocab_size: int = 25) -> Path:
     """A random masked language model with the tokenizer of `tiny`."""
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=16, max_position_embeddings=16, initializer_range=0.5,
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)

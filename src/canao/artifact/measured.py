@@ -29,7 +29,7 @@ def upper_bound(samples: Sequence[float], q: float) -> float:
     It is the smallest sample that this can be said of, whatever runs are distributed like: the k-th
     smallest of n is below the percentile only if k samples are, and the number of those is binomial
     of n and q (David and Nagaraja 2003, Order Statistics, section 7.1). Of 1,024 samples and q = 90
-    it is the 937th, a percentile of 91.5. It takes samples to be independent. Where there are too
+    it is the 938th, a percentile of 91.6. It takes samples to be independent. Where there are too
     few for that confidence, it is the largest.
     """
     ordered, n, share = sorted(samples), len(samples), q / 100

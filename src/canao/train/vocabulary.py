@@ -70,7 +70,7 @@ class Vocabulary:
                 f"{place}: token {rows[-1]} of the tokenizer has no row in the model, which has "
                 f"{config.vocab_size}; they do not belong together"
             )
-        made = _remade(place, tokenizer, pruned(form, rows), rows)
+        made = _remade(place, tokenizer, config.model_type, pruned(form, rows), rows)
         found = cls(made, np.asarray(rows, dtype=np.int32), config.vocab_size)
         found._check(place, tokenizer, examples[:_CHECKED])
         return found
@@ -155,12 +155,15 @@ def _whole_texts(
 
 
 def _remade(
-    place: str, tokenizer: PreTrainedTokenizerBase, form: dict[str, Any], rows: Sequence[int]
-) -> PreTrainedTokenizerBase:
-    """The tokenizer with another tokenizer.json, read and judged as one from a user is."""
+    place: str, tokenizer: PreTrainedTokenizerBase, family: str, form: dict[str, Any],
+    rows: Sequence[int],
+) -> PreTrainedTokenizerBase:  # fmt: skip
+    """The tokenizer with another tokenizer.json, read and judged as one from a user is, beside a
+    model of that family."""
     table = {old: new for new, old in enumerate(rows)}
     with WorkingDirectory("canao-tokenizer") as folder:
         tokenizer.save_pretrained(folder)
+        write_json(folder / "config.json", {"model_type": family})
         write_json(folder / _FORM, form)
         settings = read_json(folder / _CONFIG)
         ids = {name: _each(settings[name], table.get) for name in _token_entries(settings)}
