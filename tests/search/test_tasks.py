@@ -58,8 +58,7 @@ def test_a_search_for_words(teacher: Path, tmp_path: Path) -> None:
         assert predictions(result.artifact, texts).score == result.score
     with CompiledModel(result.artifact) as model:
         found = model.predict("the good film was a bad-plot")
-        assert {(e.label, e.text) for e in found} <= {("good", "good"), ("bad", "bad-plot")}
-        assert found
+        assert {(e.label, e.text) for e in found} == {("good", "good"), ("bad", "bad")}
     page = write_report(run).read_text()
     assert "entity_f1 (decides)" in page and "with 4 labels: B-bad" in page
     assert json.loads((run / "run.json").read_text())["facts"]["task"] == WORDS
@@ -105,7 +104,7 @@ def test_a_search_for_several_labels(teacher: Path, tmp_path: Path) -> None:
     facts = json.loads((run / "run.json").read_text())["facts"]
     assert facts["task"] == SEVERAL
     single = tmp_path / "single.tsv"
-    single.write_text("text\tlabel\na\tplot\nb\tblame\n")
+    single.write_text("text\tlabel\n" + "a\tplot\nb\tblame\n" * 20)
     with pytest.raises(InputError, match="has one label for each text, and the model says yes or"):
         predictions(result.artifact, labelled_text(single))
     with pytest.raises(InputError, match="task was 'multi-label-classification', now 'text-class"):
@@ -130,7 +129,7 @@ def test_a_search_for_vectors(scores: bool, tmp_path: Path) -> None:
     assert f"{result.score.primary} (decides)" in write_report(run).read_text()
     if not scores:
         with pytest.raises(InputError, match="nothing to compare vectors with; give pairs of text"):
-            predictions(result.artifact, labelled_text(data))
+            predictions(result.artifact, load_data(data, VECTORS))
         return
     for texts in (labelled_text(data), load_data(data, VECTORS)):
         found = predictions(result.artifact, texts)

@@ -25,6 +25,7 @@ from canao.train.teacher_recipe import TeacherRecipe
 from canao.train.trainer import Trainer
 
 ASKED = replace(OPTIONS, teacher_epochs=6)
+LONGER = replace(OPTIONS, teacher_epochs=14, final_epochs=5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def tagger(tiny: Path, words: TextData, work: Path) -> Trainer:
 
 @pytest.fixture
 def labeller(tiny: Path, several: TextData, work: Path) -> Trainer:
-    return Trainer(tiny, several, work / "several", ASKED, Watch())
+    return Trainer(tiny, several, work / "several", LONGER, Watch())
 
 
 def test_a_teacher_learns_words_and_is_taken_as_it_is(
@@ -117,7 +118,7 @@ def test_a_student_of_several_labels_is_a_standard_directory(
         exact += tuple(i for i in range(3) if shares[i] >= 0.5) == example.label
     assert exact / len(several.dev) == pytest.approx(student.score.metrics["exact_match"])
     watch = Watch()
-    again = Trainer(teacher.model_dir, several, labeller.work / "again", ASKED, watch).teacher()
+    again = Trainer(teacher.model_dir, several, labeller.work / "again", LONGER, watch).teacher()
     assert again.score == teacher.score and not watch.steps
 
 

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from test_trainer import OPTIONS, SMALL, Watch
 from tiny_bert import save_sentence_model, save_tiny, write_several, write_texts
 
+from canao.defaults import silent
 from canao.errors import InputError, UnsupportedError
 from canao.model import hf
 from canao.model.arch import Arch
@@ -21,9 +22,15 @@ from canao.model.embedder import Embedder, Vectors, head_of_directory, load_embe
 from canao.train.batches import collate, encode, logits_of
 from canao.train.contributions import contributions
 from canao.train.data import Example, TextData, load_data
+from canao.train.distill import distill
+from canao.train.finetune import predict
 from canao.train.inherit import inherit, keep
+from canao.train.loop import TrainingSchedule
 from canao.train.metrics import check_metric, score
+from canao.train.signals import Pairing
+from canao.train.targets import TeacherTargets
 from canao.train.task_names import VECTORS
+from canao.train.tasks.vectors import cosines
 from canao.train.trainer import Trainer
 
 ASKED = replace(OPTIONS, teacher_epochs=None, teacher_lr=None, quick_steps=10)
@@ -36,7 +43,7 @@ def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> TextData:
-    return load_data(write_texts(tmp_path_factory.mktemp("texts")))
+    return load_data(write_texts(tmp_path_factory.mktemp("texts")), VECTORS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def test_lines_of_text(texts: TextData, tmp_path: Path) -> None:
     assert texts.train[0].label is None and texts.train[0].pair is None
     assert "'text': texts, whose vectors are compared with the teacher's" in texts.told
     (tmp_path / "a.txt").write_text("one text\n" * 10 + "two\n" * 10)
-    held = load_data(tmp_path / "a.txt")
+    held = load_data(tmp_path / "a.txt", VECTORS)
     assert (len(held.train), len(held.dev)) == (18, 2)
     table = tmp_path / "a.tsv"
     table.write_text("id\ttext\tlabel\n1\ta b\t0\n2\tc\t1\n")
@@ -86,7 +93,7 @@ def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
         load_data(file, VECTORS, label_column="label")
     with pytest.raises(InputError, match="--unlabelled -1: no labels are read"):
         load_data(file, VECTORS, unlabelled="-1")
-    with pytest.raises(InputError, match="no column 'label' among text"):
+    with pytest.raises(InputError, match=r"extension '.txt' is not .tsv, .csv, .jsonl"):
         load_data(write_texts(tmp_path / "t"), "text-classification")
 
 
@@ -194,7 +201,7 @@ def test_a_student_is_a_directory_of_sentence_transformers(
     assert np.allclose(vectors(teacher.model_dir, said), vectors(sentence, said), atol=1e-6)
     first = trainer.proxy_score(SMALL)
     student = trainer.finish(SMALL)
-    assert student.score.value > first.value > 0.5 and student.score.value > 0.9
+    assert student.score.value >= first.value > 0.9
     own = vectors(student.model_dir, said)
     assert own.shape == (30, 32)
     cosine = (own * vectors(sentence, said)).sum(1).mean()
@@ -206,6 +213,27 @@ def test_a_student_is_a_directory_of_sentence_transformers(
     (student.model_dir / "2_Dense" / "model.safetensors").write_bytes(b"damaged")
     Trainer(sentence, texts, tmp_path, ASKED, watch).finish(SMALL)
     assert watch.steps[f"distil {SMALL}"]
+
+
+def test_distilling_brings_vectors_to_the_teachers(sentence: Path, texts: TextData) -> None:
+    """A student of random weights, whose vectors have nothing to do with the teacher's."""
+    teacher = load_embedder(sentence)
+    data = encode(hf.load_tokenizer(sentence), texts.train, 48, 2, texts.task)
+    torch.manual_seed(0)
+    config = hf.student_config(teacher.config, SMALL)
+    student = hf.build_classifier(config, teacher.head).eval()
+    pairing = Pairing.of(student, teacher, (0, 2), torch.arange(24), relation_heads=4)
+    targets = TeacherTargets(teacher, data)
+    targets.prepare((), silent)
+    wanted = predict(teacher, data)
+
+    def alike() -> float:
+        return float(cosines(predict(student, data), wanted).mean())
+
+    assert abs(alike()) < 0.5
+    schedule = TrainingSchedule(epochs=12, batch=16, lr=3e-3)
+    distill(student, targets, pairing, data, schedule, silent, {"logits": 1.0, "labels": 0.5})
+    assert alike() > 0.95
 
 
 def test_scores_of_pairs_choose_the_epoch(

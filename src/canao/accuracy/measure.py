@@ -18,6 +18,7 @@ from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
 from canao.train.data import Label, TextData, load_data
 from canao.train.metrics import Score, score
+from canao.train.reading import classes_in
 from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, VECTORS, WORDS
 from canao.train.tasks.vectors import cosines
 
@@ -176,10 +177,11 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
 
 def _renumbered(label: Label, before: Sequence[str], now: Sequence[str]) -> Label:
     """A class, or several, by their places among other names."""
-    if isinstance(label, tuple):
-        return tuple(sorted(now.index(before[i]) for i in label))
-    assert label is not None, "what is compared with has labels"
-    return now.index(before[int(label)])
+    several = classes_in(label)
+    if several is not None:
+        return tuple(sorted(now.index(before[i]) for i in several))
+    assert isinstance(label, int), "what is compared with has labels"
+    return now.index(before[label])
 
 
 def _own(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from canao.errors import InputError
 from canao.train.conll import read_conll
 from canao.train.data import Example, TextData
+from canao.train.reading import classes_in
 from canao.train.tables import OF_WORDS, is_of_words, kind_of, listed
 
 _DEV_NAMES = ("dev", "validation", "test")
@@ -86,8 +87,9 @@ def tagged(data: TextData) -> TaggedText:
 
 
 def _sentence(example: Example, labels: Sequence[str]) -> Sentence:
-    assert example.words is not None and isinstance(example.label, tuple)
-    return Sentence(example.words, tuple(labels[i] for i in example.label))
+    tags = classes_in(example.label)
+    assert example.words is not None and tags is not None
+    return Sentence(example.words, tuple(labels[i] for i in tags))
 
 
 def _found(folder: Path) -> Path | None:

@@ -106,11 +106,13 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        parts = (self.ids, self.padding_mask, self.types, self.labels)
         words = None if self.words is None else (
             self.words[0].to(device), self.words[1].to(device)
         )
-        return Batch(self.index, *(part.to(device) for part in parts), self.task, words)
+        return Batch(
+            self.index, self.ids.to(device), self.padding_mask.to(device), self.types.to(device),
+            self.labels.to(device), self.task, words,
+        )  # fmt: skip
 
     @property
     def inputs(self) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def contributions(model: PreTrainedModel, data: Encoded) -> Importance:
     units = [_read(inputs[2 * i + 1], f.down) for i, (_, f) in enumerate(layers)]
     return Importance(
         hidden=hidden, heads=torch.stack(heads), scores=torch.stack(scores),
-        values=torch.stack(values), ffn_units=torch.stack(units), pooled=hidden,
+        values=torch.stack(values), ffn_units=torch.stack(units), pooled=hidden.clone(),
     )  # fmt: skip
 
 

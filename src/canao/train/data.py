@@ -30,7 +30,7 @@ from canao.train.tables import (
     read_table,
     table_of_lines,
 )
-from canao.train.task_names import CLASSIFICATION, REGRESSION, TASKS
+from canao.train.task_names import CLASSIFICATION, REGRESSION, TASKS, VECTORS
 from canao.train.tasks import task_named
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def load_data(
     `path` on the Hugging Face Hub, as 'glue/mrpc'. What exists here comes first.
 
     Files are UTF-8, plain or compressed with gzip (.tsv.gz): TSV with a header, CSV with a header,
-    or JSON Lines; or .conll with a word and its label on each line. Fields of TSV are as they
-    stand, as in GLUE, unless the whole file is quoted as CSV is. Columns are known by their names
+    or JSON Lines; or .conll with a word and its label on each line; or .txt with a text on each,
+    where texts need no label. Fields of TSV are as they stand, as in GLUE, unless the whole file is
+    quoted as CSV is. Columns are known by their names
     (columns.py) or named by `text_columns`, one or two, and `label_column`; a column of text that
     would not be used is refused. Without a development file, a tenth of the training examples is
     held out, with the same proportions of classes; the same seed holds out the same examples.
@@ -133,7 +134,7 @@ def load_data(
         raise InputError(f"task '{task}' is not one of {', '.join(TASKS)}")
     if label_separator == "":
         raise InputError("--label-separator is empty; give what stands between two labels")
-    name, source, train, dev, notes = _tables(path, revision)
+    name, source, train, dev, notes = _tables(path, revision, plain=task == VECTORS)
     asked = Asked(task, text_columns, label_column, unlabelled, label_separator)
     kind = task or next((n for n in TASKS if task_named(n).claims(train, asked)), CLASSIFICATION)
     read = task_named(kind).read(train, dev, asked)
@@ -165,10 +166,10 @@ def is_local(path: str | Path) -> bool:
 
 
 def _tables(
-    path: str | Path, revision: str | None
+    path: str | Path, revision: str | None, plain: bool
 ) -> tuple[str, str, RawTable, RawTable | None, tuple[str, ...]]:
     """Name and source of the data, the training table, the development table if there is one, and
-    notes of how they were found."""
+    notes of how they were found. `plain` files have one text a line."""
     if not is_local(path):
         from canao.train.named import load_named
 
@@ -177,9 +178,9 @@ def _tables(
     if revision is not None:
         raise InputError(f"{path}: is read from files, which have no revision; leave out "
                          "--data-revision")  # fmt: skip
-    train_path, dev_path = _files(path)
-    train = _table(train_path)
-    dev = _table(dev_path) if dev_path else None
+    train_path, dev_path = _files(path, plain)
+    train = _table(train_path, plain)
+    dev = _table(dev_path, plain) if dev_path else None
     name = path.name.removesuffix(".gz").rpartition(".")[0] or path.stem
     notes = (*train.notes, *(dev.notes if dev else ()))
     if os.path.isdir(path):
@@ -188,28 +189,28 @@ def _tables(
     return name, str(path.resolve()), train, dev, notes
 
 
-def _table(path: Path) -> RawTable:
+def _table(path: Path, plain: bool) -> RawTable:
     if is_of_words(path):
         return table_of(path)
-    return table_of_lines(path) if is_plain(path) else read_table(path)
+    return table_of_lines(path) if plain and is_plain(path) else read_table(path)
 
 
-def _files(path: Path) -> tuple[Path, Path | None]:
+def _files(path: Path, plain: bool) -> tuple[Path, Path | None]:
     """The training file and, if there is one, the development file."""
     if os.path.isdir(path):
-        return _in_folder(path)
+        return _in_folder(path, plain)
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or directory; give the task's data")
     return path, None
 
 
-def _in_folder(folder: Path) -> tuple[Path, Path | None]:
-    train = _named(folder, "train")
+def _in_folder(folder: Path, plain: bool) -> tuple[Path, Path | None]:
+    train = _named(folder, "train", plain)
     if train is None:
         raise InputError(f"{folder}: no train.tsv, train.csv, train.jsonl or train.conll; add one "
                          "of them")  # fmt: skip
     for name in _DEV_NAMES:
-        dev = _named(folder, name)
+        dev = _named(folder, name, plain)
         if dev is not None:
             return train, dev
     return train, None
@@ -222,9 +223,9 @@ def _others(folder: Path, used: set[Path | None]) -> tuple[str, ...]:
     return (f"files that are not used: {listed(left)}",) if left else ()
 
 
-def _named(folder: Path, stem: str) -> Path | None:
+def _named(folder: Path, stem: str, plain: bool) -> Path | None:
     found = sorted(p for p in folder.glob(f"{stem}.*") if p.exists() and not p.is_dir())
-    ours = (kind_of, is_of_words, is_plain)  # tables come first
+    ours = (kind_of, is_of_words, *([is_plain] if plain else []))  # tables come first
     usable = next((u for known in ours if (u := [p for p in found if known(p)])), found)
     if len(usable) > 1:
         names = " and ".join(p.name for p in usable)

@@ -48,7 +48,7 @@ def read_sets(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     columns = understand(train, asked.texts, _label_column(train, asked))
     notes = dev_notes(train, dev, columns, asked.texts)
     texts = strings(train, columns.texts)
-    found = _sets(train, columns.label, asked)
+    found = _sets(train, columns.label, asked, least=2)
     counts = Counter(name for names in found.sets for name in names)
     if not counts:
         raise InputError(f"{train.place}: no example has a label; give some that have")
@@ -71,15 +71,15 @@ def _label_column(table: RawTable, asked: Asked) -> str | None:
     return next((name for name in LABEL_COLUMNS if name in table.columns), None)
 
 
-def _sets(table: RawTable, column: str, asked: Asked) -> _Sets:
+def _sets(table: RawTable, column: str, asked: Asked, least: int = 1) -> _Sets:
     rows, sets = list[int](), list[tuple[str, ...]]()
     for row, value in enumerate(table.column(column)):
         names = _names(table, row, column, value, asked)
         if names is not None:
             rows.append(row)
             sets.append(names)
-    if len(rows) < 2:
-        raise InputError(f"{table.place}: {many(len(rows))}; give at least 2")
+    if len(rows) < least:
+        raise InputError(f"{table.place}: {many(len(rows))}; give at least {least}")
     left = len(table.rows) - len(rows)
     said = asked.unlabelled
     what = "without a label" if said is None else f"labelled '{shown(said)}'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from canao.errors import InputError
 from canao.train.columns import Columns, understand
@@ -29,6 +30,11 @@ class Example:
     pair: str | None
     label: Label
     words: tuple[str, ...] | None = None
+
+
+def classes_in(label: Label) -> tuple[int, ...] | None:
+    """The classes in a label of several; None for a label of another kind."""
+    return cast("tuple[int, ...]", label) if isinstance(label, tuple) else None
 
 
 def word_spans(example: Example) -> list[tuple[int, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from canao.errors import InputError
 from canao.train.columns import LABEL, PAIRS, SINGLES, texts_alone, understand
@@ -19,15 +18,10 @@ from canao.train.reading import (
     strings,
     with_pairs,
 )
-from canao.train.tables import RawTable, is_plain, listed
+from canao.train.tables import RawTable, listed
 from canao.train.task_names import REGRESSION, VECTORS
 
 SCORES = (LABEL, "score", "similarity_score", "relatedness_score")
-
-
-def claims(table: RawTable) -> bool:
-    """Whether a table is of lines of text, which nothing is said of."""
-    return is_plain(Path(table.place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +38,7 @@ def read_sentences(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     refuse_separator(asked)
     refuse_words(train, dev, asked)
     columns = _columns(train, asked)
-    examples, notes = _examples(train, columns, asked)
+    examples, notes = _examples(train, columns, asked, least=2)
     held = None
     if dev:
         theirs = _columns(dev, asked)
@@ -88,7 +82,7 @@ def _texts(table: RawTable) -> tuple[str, ...]:
 
 
 def _examples(
-    table: RawTable, columns: _Columns, asked: Asked
+    table: RawTable, columns: _Columns, asked: Asked, least: int = 1
 ) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """The examples of a table, and what was left out of it."""
     rows, scores, note = list(with_pairs(strings(table, columns.texts))), dict[int, float](), ""
@@ -103,8 +97,8 @@ def _examples(
     examples = tuple(
         Example(*both, scores.get(row)) for row, both in kept if row in scores or not columns.label
     )
-    if len(examples) < 2:
-        raise InputError(f"{table.place}: {many(len(examples))}; give at least 2")
+    if len(examples) < least:
+        raise InputError(f"{table.place}: {many(len(examples))}; give at least {least}")
     empty = len(rows) - len(kept)
     notes = (note, f"{many(empty)} with an empty text left out of {table.place}" if empty else "")
     return examples, tuple(line for line in notes if line)

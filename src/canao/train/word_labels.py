@@ -56,7 +56,7 @@ def read_words(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
         )
     words, label = _columns(train, asked)
     left = _left(train, words, label)
-    rows, notes = _rows(train, words, label)
+    rows, notes = _rows(train, words, label, least=2)
     counts = Counter(tag for _, tags in rows for tag in tags)
     known = (train.classes or {}).get(label)
     names = known if known is not None and set(counts) <= set(known) else tuple(sorted(counts))
@@ -134,8 +134,10 @@ def _left(table: RawTable, words: str, label: str) -> str:
     return f"not used: {', '.join(found)}" if found else ""
 
 
-def _rows(table: RawTable, words: str, label: str) -> tuple[_Rows, tuple[str, ...]]:
-    """Words and labels of each row that has any, and what was left out, in words."""
+def _rows(
+    table: RawTable, words: str, label: str, least: int = 1
+) -> tuple[_Rows, tuple[str, ...]]:
+    """Words and labels of each row that has any, `least` at least, and what was left out."""
     rows: _Rows = []
     both = zip(table.column(words), table.column(label), strict=True)
     for row, (texts, tags) in enumerate(both):
@@ -148,8 +150,8 @@ def _rows(table: RawTable, words: str, label: str) -> tuple[_Rows, tuple[str, ..
             )
         if own:
             rows.append((own, theirs))
-    if len(rows) < 2:
-        raise InputError(f"{table.place}: {many(len(rows))} with words; give at least 2")
+    if len(rows) < least:
+        raise InputError(f"{table.place}: {many(len(rows))} with words; give at least {least}")
     empty = len(table.rows) - len(rows)
     return rows, (f"{many(empty)} without words left out of {table.place}",) if empty else ()
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from canao.model.heads import LABELS_OF_TEXT
 from canao.train import label_sets
-from canao.train.reading import Asked, Example, Read
+from canao.train.reading import Asked, Example, Read, classes_in
 from canao.train.tables import RawTable
 from canao.train.task_names import SEVERAL
 from canao.train.tasks.task import TEMPERATURE, Task, finite
@@ -31,10 +31,11 @@ class Several(Task):
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         found = np.zeros((len(examples), len(labels)), np.float32)
         for row, example in zip(found, examples, strict=True):
-            if isinstance(example.label, tuple):
-                row[list(example.label)] = 1.0
-            else:
+            own = classes_in(example.label)
+            if own is None:
                 row[:] = np.nan
+            else:
+                row[list(own)] = 1.0
         return found
 
     def metric_names(

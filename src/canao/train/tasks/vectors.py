@@ -16,7 +16,7 @@ from canao.model.embedder import Vectors, head_of_directory
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
 from canao.train.reading import Asked, Example, Label, Read
-from canao.train.sentence_texts import claims, read_sentences, single_texts
+from canao.train.sentence_texts import read_sentences, single_texts
 from canao.train.tables import RawTable
 from canao.train.task_names import VECTORS
 from canao.train.tasks.task import Task
@@ -32,9 +32,6 @@ class SentenceVectors(Task):
 
     def head_for(self, teacher: Path, inventory: Inventory) -> Head:
         return head_of_directory(teacher, inventory)
-
-    def claims(self, table: RawTable, asked: Asked) -> bool:
-        return claims(table)
 
     def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
         return read_sentences(train, dev, asked)

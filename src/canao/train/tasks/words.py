@@ -12,7 +12,14 @@ from canao.inference.tasks.scheme import outside_of
 from canao.model.heads import CLASS_OF_TOKEN
 from canao.train import word_labels
 from canao.train.entities import entity_metrics, metric_names
-from canao.train.reading import NO_CLASS, Asked, Example, Read, word_spans
+from canao.train.reading import (
+    NO_CLASS,
+    Asked,
+    Example,
+    Read,
+    classes_in,
+    word_spans,
+)
 from canao.train.tables import RawTable
 from canao.train.task_names import WORDS
 from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
@@ -45,8 +52,8 @@ class Words(Task):
         """A word without a token is outside of all entities, as a library has it."""
         outside, places = outside_of(labels), iter(predictions.tolist())
         truth, found = list[list[str]](), list[list[str]]()
-        for own in (e.label for e in examples):
-            assert isinstance(own, tuple), "sentences to compare with have labels"
+        for own in (classes_in(e.label) for e in examples):
+            assert own is not None, "sentences to compare with have labels"
             truth.append([labels[i] for i in own])
             found.append([labels[at] if (at := next(places)) != NO_TOKEN else outside for _ in own])
         return entity_metrics(truth, found, labels)
@@ -69,9 +76,8 @@ class Words(Task):
 
 
 def _labels(example: Example) -> Sequence[int]:
-    if isinstance(example.label, tuple):
-        return example.label
-    return [NO_CLASS] * len(word_spans(example))
+    found = classes_in(example.label)
+    return [NO_CLASS] * len(word_spans(example)) if found is None else found
 
 
 TASK = Words()
