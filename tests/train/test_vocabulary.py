@@ -36,10 +36,10 @@ from canao.train.vocabulary import Vocabulary
 from tests import text_tokenizers, tokens
 
 USED = tuple(Example(text, None, 0) for text in (*tokens.SENTENCES[:2], "Zürich, a café?"))
-CLASSES = ("BertTokenizer", "MPNetTokenizer", "RobertaTokenizer", "PreTrainedTokenizerFast",
-           "XLMRobertaTokenizer", "DebertaV2Tokenizer", "AlbertTokenizer")  # fmt: skip
-# Tokens with which every word can be spelt, and some that no training text has.
-SPELLING = (*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase))
+CLASSES = ("BertTokenizer", "ElectraTokenizer", "RobertaTokenizer", "PreTrainedTokenizerFast",
+           "XLMRobertaTokenizer", "AlbertTokenizer")  # fmt: skip
+# Tokens with which every word can be spelt (the teacher has "a"), and some that no text has.
+SPELLING = (*string.ascii_lowercase[1:], *(f"##{c}" for c in string.ascii_lowercase))
 UNSEEN = ("movie", "##ie", "worse", "dull", "boredom")
 
 
@@ -63,7 +63,7 @@ def test_a_part_of_a_vocabulary_reads_every_text(name: str, tmp_path: Path) -> N
     before = opened(tmp_path / "t", name)
     own = of(tmp_path / "t", before)
     assert own.sizes is not None and own.rows is not None
-    assert own.sizes[0] < 0.8 * own.sizes[1] == 0.8 * len(before)
+    assert own.sizes[0] < own.sizes[1] - 10 == len(before) - 10
     own.tokenizer.save_pretrained(tmp_path / "s")
     shutil.copy(tmp_path / "t" / "config.json", tmp_path / "s")
     after = AutoTokenizer.from_pretrained(tmp_path / "s", local_files_only=True)
