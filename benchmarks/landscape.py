@@ -24,6 +24,7 @@ they lie on a line.
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import sys
 import time
@@ -192,6 +193,8 @@ def _accuracies(results: Results, work: Path, archs: Sequence[Arch], processes: 
     first.supernet()
     left = [a.to_json() for a in archs
             if not results.holds({"kind": ACCURACY, "arch": a.to_json()})]  # fmt: skip
+    # In random order, so that what a part of them says is said of all.
+    random.Random(_SEED).shuffle(left)
     with ProcessPoolExecutor(processes) as pool:
         running = {pool.submit(trained, work, text): text for text in left}
         try:

@@ -20,6 +20,7 @@ from random import Random
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from canao.model.arch import Arch, Block
 from canao.model.heads import head_of
@@ -55,7 +56,8 @@ class Supernet:
     def student(self, arch: Arch) -> PreTrainedModel:
         """The student with this architecture, in evaluation mode. Its weights are copies, and where
         gradients are computed, theirs reach the supernet's through the copying."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        # All weights are copied: random ones would only take time.
+        with torch.no_grad(), no_init_weights():
             config = student_config(self.model.config, arch)
             student = build_classifier(config, head_of(self.model))
         # What asks for no gradient may be written to, and then knows where it came from.
