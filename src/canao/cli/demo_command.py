@@ -49,7 +49,7 @@ class DemoOptions:
     budget_ms: float | None = None
     trials: int = 8
     quick_steps: int = TrainOptions().quick_steps
-    epochs: int = TrainOptions().final_epochs
+    epochs: int = 12  # small data, short texts: an epoch takes seconds
     teacher_epochs: int = 6
     teacher_lr: float = 1e-4
     precision: str = "auto"

@@ -26,6 +26,7 @@ from canao.model.arch import Arch, Block
 from canao.model.heads import head_of
 from canao.model.hf import arch_of, build_classifier, parts_of, student_config
 from canao.train.batches import Batch, Encoded
+from canao.train.compact import as_compact
 from canao.train.compute import device_of
 from canao.train.distill import compared, needed
 from canao.train.inherit import Kept, copy_kept
@@ -62,7 +63,9 @@ class Supernet:
             student = build_classifier(config, head_of(self.model))
         # What asks for no gradient may be written to, and then knows where it came from.
         student = student.eval().requires_grad_(False).to(device_of(self.model))
-        copy_kept(parts_of(self.model), parts_of(student), self.keeps(arch))
+        whole, parts = parts_of(self.model), parts_of(student)
+        as_compact(parts.words, whole.words)
+        copy_kept(whole, parts, self.keeps(arch))
         return student
 
     def save(self, path: Path, key: str) -> None:

@@ -22,6 +22,7 @@ from canao.model.embedder import Embedder, module_digests
 from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded
+from canao.train.compact import compact_words
 from canao.train.compute import computing, training_device
 from canao.train.contributions import contributions
 from canao.train.data import Example, TextData
@@ -247,12 +248,13 @@ class Trainer:
             net = Supernet(copy.deepcopy(self._teacher_model()), self.kept)
             if not net.load(path, key):
                 checkpoint = self._checkpoint("supernet")
-                train_supernet(
-                    net, self._targets_of(data), data,
-                    self._schedule(steps=self.options.supernet_steps, epochs=1),
-                    self._stage("supernet"), self.options.weights, self._pairing,
-                    checkpoint=checkpoint, key=key,
-                )  # fmt: skip
+                with compact_words(net.model, [data]):
+                    train_supernet(
+                        net, self._targets_of(data), data,
+                        self._schedule(steps=self.options.supernet_steps, epochs=1),
+                        self._stage("supernet"), self.options.weights, self._pairing,
+                        checkpoint=checkpoint, key=key,
+                    )  # fmt: skip
                 net.save(path, key)
                 checkpoint.unlink(missing_ok=True)
             self._net = net
@@ -299,11 +301,12 @@ class Trainer:
         options, pairing = self.options, self._pairing(student, self.kept(arch))
         targets = self._targets_of(data)
         targets.prepare(needed(options.weights, pairing)[1], self._stage("teacher targets"))
-        distill(
-            student, targets, pairing, data, schedule, self._stage(stage), options.weights,
-            evaluate=lambda: self.score(student).value, rounding=rounding, checkpoint=checkpoint,
-            key=key,
-        )  # fmt: skip
+        with compact_words(student, [data, self._dev_set()]):
+            distill(
+                student, targets, pairing, data, schedule, self._stage(stage), options.weights,
+                evaluate=lambda: self.score(student).value, rounding=rounding,
+                checkpoint=checkpoint, key=key,
+            )  # fmt: skip
 
     def _pairing(self, student: PreTrainedModel, kept: Kept) -> Pairing:
         options = self.options
@@ -316,24 +319,23 @@ class Trainer:
         """Fine-tune the teacher as it was asked for, else as its recipe says; returns how."""
         options, given = self.options, self.options.given_for_teacher
         if given is None:
-            return Teaching(
-                model, self.data, self._encode(self.data.train), metric=options.metric,
-                seed=options.seed, dtype=options.dtype, checkpoints=self.work / "checkpoints",
-                key=self._key, stage=self._stage,
-            ).run().facts()  # fmt: skip
+            data = self._encode(self.data.train)
+            with compact_words(model, [data]):
+                return Teaching(
+                    model, self.data, data, metric=options.metric, seed=options.seed,
+                    dtype=options.dtype, checkpoints=self.work / "checkpoints", key=self._key,
+                    stage=self._stage,
+                ).run().facts()  # fmt: skip
         epochs, rate = given
         schedule = TrainingSchedule(
             epochs=epochs, batch=options.batch, lr=rate, seed=options.seed, dtype=options.dtype
         )
-        history = finetune(
-            model,
-            self._train_set(),
-            schedule,
-            self._stage("teacher"),
-            evaluate=lambda: self.score(model, teacher=True).value,
-            checkpoint=self._checkpoint("teacher"),
-            key=self._key,
-        )
+        with compact_words(model, [self._train_set(), self._dev_set(teacher=True)]):
+            history = finetune(
+                model, self._train_set(), schedule, self._stage("teacher"),
+                evaluate=lambda: self.score(model, teacher=True).value,
+                checkpoint=self._checkpoint("teacher"), key=self._key,
+            )  # fmt: skip
         return {"rate": rate, "epochs": epochs, "best_epoch": 1 + history.index(max(history))}
 
     def _schedule(self, epochs: int, steps: int = 0, quantized: int = 0) -> TrainingSchedule:
@@ -411,10 +413,14 @@ class Trainer:
 
     def score(self, model: PreTrainedModel, *, teacher: bool = False) -> Score:
         """On the development set, as the tokenizer of students cuts it, or the teacher's."""
+        predictions = predict(model, self._dev_set(teacher=teacher))
+        return score(predictions, self.judged(), self.options.metric)
+
+    def _dev_set(self, *, teacher: bool = False) -> Encoded:
         teacher = teacher or self._own.sizes is None
         if teacher not in self._dev:
             self._dev[teacher] = self._encode(self.data.dev, own=not teacher)
-        return score(predict(model, self._dev[teacher]), self.judged(), self.options.metric)
+        return self._dev[teacher]
 
     def judged(self) -> TextData:
         """The data whose `dev` predictions are compared with: labelled by the teacher as it came,
