@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,66 +21,72 @@ _CHUNK = 4096  # examples given to the tokenizer at a time
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of examples; `ids[i]` and `types[i]` have shape [tokens of example i]."""
+    """Token ids of examples; `ids[i]` and `types[i]` have shape [tokens of example i].
+
+    typed   whether models take token types
+    most    tokens that models take: no batch is wider; None: as many as there are
+    """
 
     ids: tuple[np.ndarray, ...]
     types: tuple[np.ndarray, ...]
     labels: np.ndarray
     pad: int
+    typed: bool = True
+    most: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, index: Sequence[int]) -> Encoded:
         """The examples of `index`, in that order."""
-        return Encoded(
-            tuple(self.ids[i] for i in index),
-            tuple(self.types[i] for i in index),
-            self.labels[list(index)],
-            self.pad,
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            types=tuple(self.types[i] for i in index),
+            labels=self.labels[list(index)],
         )
-
 
     def joined(self, more: Encoded) -> Encoded:
         """These examples, then those of `more`, which the same tokenizer made."""
         labels = np.concatenate([self.labels, more.labels])
-        return Encoded(self.ids + more.ids, self.types + more.types, labels, self.pad)
+        return replace(self, ids=self.ids + more.ids, types=self.types + more.types, labels=labels)
 
 
 @dataclass(frozen=True)
 class Batch:
     """Padded examples. `ids`, `padding_mask` (1 for a token, 0 for padding) and `types` have shape
-    [examples, tokens]; `index` are the places of the examples in the data set."""
+    [examples, tokens]; `index` are the places of the examples in the data set; `typed` is as in
+    Encoded."""
 
     index: tuple[int, ...]
     ids: Tensor
     padding_mask: Tensor
     types: Tensor
     labels: Tensor
+    typed: bool = True
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         parts = (self.ids, self.padding_mask, self.types, self.labels)
-        return Batch(self.index, *(part.to(device) for part in parts))
+        return Batch(self.index, *(part.to(device) for part in parts), typed=self.typed)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        return {
-            "input_ids": self.ids,
-            "attention_mask": self.padding_mask,
-            "token_type_ids": self.types,
-        }
+        """What models take."""
+        types = {"token_type_ids": self.types} if self.typed else {}
+        return {"input_ids": self.ids, "attention_mask": self.padding_mask, **types}
 
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int,
-    types_known: int = 2,
+    types_known: int = 2, most: int | None = None,
 ) -> Encoded:  # fmt: skip
     """Tokenise examples as a compiled model reads them (inference/tasks/reader.py).
 
     Sequences are truncated to `max_length` tokens, or to fewer if the tokenizer's settings say so,
     at the end that they name; of a pair, the longer text first. Token types are those of the
-    tokenizer if it gives them to its model and the model knows more than one, else 0.
+    tokenizer if it gives them to its model and the model knows more than one, else 0. Models that
+    know none take none. `most` is as in Encoded.
     """
     typed = types_known > 1 and "token_type_ids" in tokenizer.model_input_names
     max_length = min(max_length, tokenizer.model_max_length)
@@ -102,13 +108,17 @@ def encode(
         types += [np.asarray(row, dtype=np.int8) for row in kinds]
     labels = np.asarray([e.label for e in examples])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
-    return Encoded(tuple(ids), tuple(types), labels, tokenizer.pad_token_id)
+    return Encoded(
+        tuple(ids), tuple(types), labels, tokenizer.pad_token_id, types_known > 0, most
+    )
 
 
 def collate(data: Encoded, index: Sequence[int]) -> Batch:
     """The examples of `index`, padded to the longest of them."""
     longest = max(len(data.ids[i]) for i in index)
     width = -(-longest // _MULTIPLE) * _MULTIPLE
+    if data.most is not None:
+        width = max(longest, min(width, data.most))
     ids = np.full((len(index), width), data.pad, dtype=np.int64)
     mask = np.zeros((len(index), width), dtype=np.int64)
     types = np.zeros((len(index), width), dtype=np.int64)
@@ -123,6 +133,7 @@ def collate(data: Encoded, index: Sequence[int]) -> Batch:
         torch.from_numpy(mask),
         torch.from_numpy(types),
         torch.from_numpy(data.labels[list(index)]),
+        data.typed,
     )
 
 

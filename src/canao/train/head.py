@@ -44,7 +44,8 @@ def fit_head(
     for _ in range(epochs):
         for rows in torch.randperm(len(data), generator=draws).split(HEAD_BATCH):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
-            pooled = functional.dropout(parts.pooler(states[rows]).tanh(), _DROPOUT)
+            made = parts.activation(parts.pooler(states[rows]))
+            pooled = functional.dropout(made, _DROPOUT)
             loss = label_loss(parts.head(pooled), labels[rows])
             loss.backward()
             optimizer.step()
@@ -56,7 +57,7 @@ def fit_head(
 def _states(model: PreTrainedModel, data: Encoded, progress: Progress) -> Tensor:
     """What the pooler reads of each text, [examples, hidden]."""
     parts, device = parts_of(model), device_of(model)
-    found = torch.zeros(len(data), model.config.hidden_size, device=device)
+    found = torch.zeros(len(data), parts.pooler.in_features, device=device)
     seen: list[Tensor] = []
     hook = parts.pooler.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.eval()

@@ -91,10 +91,10 @@ class Trainer:
         config = hf.load_config(self.source, self._inventory)
         self._config = copy.deepcopy(config)
         hf.set_labels(self._config, data.labels)
-        self._arch, self._types = hf.arch_of(config), config.type_vocab_size
-        if options.max_length > config.max_position_embeddings:
+        self._arch, self._takes = hf.arch_of(config), hf.takes(config)
+        if options.max_length > self._takes.tokens:
             raise InputError(
-                f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
+                f"{self.source}: at most {self._takes.tokens} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
         if (options.relation_layer or 1) > self._arch.layers:
@@ -227,7 +227,7 @@ class Trainer:
         with computing(self.device, self.options.threads):
             data, student = self._final_set(), self._student(arch)
             if rounded:
-                longest = student.config.max_position_embeddings
+                longest = hf.takes(student.config).tokens
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
             schedule = self._schedule(epochs=self.options.final_epochs, quantized=rounded)
             self._distill(
@@ -350,7 +350,10 @@ class Trainer:
         return self._final
 
     def _encode(self, examples: tuple[Example, ...]) -> Encoded:
-        return encode(self.tokenizer, examples, self.options.max_length, self._types)
+        takes = self._takes
+        return encode(
+            self.tokenizer, examples, self.options.max_length, takes.types, takes.tokens
+        )
 
     def _score(self, model: PreTrainedModel) -> Score:
         if self._dev is None:
