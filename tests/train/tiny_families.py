@@ -88,7 +88,7 @@ def save_tiny_of(name: str, folder: Path, **changes: Any) -> Path:
     typed = sizes.get("type_vocab_size", 2) > 1 and kind is not DistilBertConfig
     tokenizer = tiny_tokenizer(sizes.get("pad_token_id", 0), typed)
     torch.manual_seed(3)
-    model = AutoModel.from_config(kind(vocab_size=len(tokenizer), **sizes | changes))
+    model = AutoModel.from_config(kind(**{"vocab_size": len(tokenizer)} | sizes | changes))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:

@@ -162,8 +162,12 @@ class Trainer:
     def blank(self, arch: Arch) -> PreTrainedModel:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
-        with torch.random.fork_rng(devices=[]):
-            return hf.build_classifier(hf.student_config(self._config, arch)).eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = hf.build_classifier(hf.student_config(self._config, arch)).eval()
+            for vector in (p for p in model.parameters() if p.ndim == 1):
+                # A scale of ones, with which some norms begin, would be no operation.
+                vector.add_(0.1 * torch.randn_like(vector))
+            return model
 
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its
