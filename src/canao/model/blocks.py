@@ -125,7 +125,7 @@ def arch_of(config: BlockBertConfig) -> Arch:
 
 def config_of(settings: Mapping[str, Any], arch: Arch) -> BlockBertConfig:
     """BERT's settings, and those of SETTINGS that differ from BERT's, with the layers of `arch`."""
-    return BlockBertConfig(**settings | {
+    return BlockBertConfig(**dict(settings) | {
         "hidden_size": arch.hidden, "head_size": arch.head_size, "num_hidden_layers": arch.layers,
         "num_attention_heads": max(1, arch.heads), "intermediate_size": max(1, arch.ffn),
         "block_heads": [block.heads for block in arch.blocks],

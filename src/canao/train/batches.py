@@ -67,8 +67,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        parts = (self.ids, self.padding_mask, self.types, self.labels)
-        return Batch(self.index, *(part.to(device) for part in parts), typed=self.typed)
+        return replace(
+            self, ids=self.ids.to(device), padding_mask=self.padding_mask.to(device),
+            types=self.types.to(device), labels=self.labels.to(device),
+        )  # fmt: skip
 
     @property
     def inputs(self) -> dict[str, Tensor]:

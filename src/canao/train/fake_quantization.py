@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def _divided(x: Tensor, by: int) -> Tensor:
 
 
 # By what the compiler multiplies the weights of a module, [n, k]: one number, or one for each row.
-Factor = float | Tensor
+Factor: TypeAlias = float | Tensor
 
 
 def rounded(weight: Tensor, factor: Factor = 1.0) -> Tensor:

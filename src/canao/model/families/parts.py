@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from canao.errors import InputError
 
 # MobileBERT's NoNorm is one of these as well: it has a scale and a shift, and takes no mean.
-Norm = nn.LayerNorm
+Norm: TypeAlias = nn.LayerNorm
 
 # Attention of queries, keys and values, [tokens, width], with so many heads.
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
