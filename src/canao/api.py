@@ -164,8 +164,8 @@ def search(
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
 
-    teacher      Hugging Face directory, or name on the Hub, of a BERT model, fine-tuned for the
-                 labels or not
+    teacher      Hugging Face directory, or name on the Hub, of an encoder, fine-tuned for the
+                 labels or not; docs/search.md lists the families
     revision     branch, tag or commit of a teacher that is named on the Hub
     ignored      files and entries of the teacher's directory that would be refused
     data         labelled text: a TSV, CSV or JSONL file, or .conll of words with labels, a
@@ -291,7 +291,8 @@ def distil(
 ) -> Distilled:  # fmt: skip
     """Distil an encoder on plain text, which needs no labels; `search` takes it as a teacher.
 
-    teacher      Hugging Face directory, or name on the Hub, of a BERT model, at its `revision`
+    teacher      Hugging Face directory, or name on the Hub, of an encoder, at its `revision`;
+                 docs/search.md lists the families
     text         a .txt file, plain or .gz, with one text a line
     arch         'L6 H192 A6 F768': layers, width, heads, FFN units; or an Arch
     tokens       that the student sees in all

@@ -115,7 +115,10 @@ def _listed(numbers: Sequence[float]) -> str:
 
 @app.command()
 def search(
-    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    teacher: Annotated[
+        str, typer.Option(help="directory, or name on the Hub, of a BERT, DistilBERT, RoBERTa, "
+                          "ELECTRA or MobileBERT")
+    ],
     data: Annotated[
         str, typer.Option(help="TSV, CSV or JSONL file, directory of train and dev, or a data set "
                           "of the Hugging Face Hub, as glue/mrpc")
@@ -256,7 +259,10 @@ def search(
 
 @app.command()
 def distil(
-    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    teacher: Annotated[
+        str, typer.Option(help="directory, or name on the Hub, of a BERT, DistilBERT, RoBERTa, "
+                          "ELECTRA or MobileBERT")
+    ],
     text: Annotated[str, typer.Option(help=".txt file, plain or .gz, with one text a line")],
     arch: Annotated[
         str, typer.Option(help="of the student: layers, width, heads, FFN units: 'L6 H192 A6 F768'")

@@ -48,8 +48,7 @@ def fit_head(
     for _ in range(epochs):
         for rows in torch.randperm(len(labels), generator=draws).split(size):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
-            read = pooler(states[rows]).tanh() if pooler else states[rows]
-            read = functional.dropout(read, _DROPOUT)
+            read = functional.dropout(parts.read(states[rows]), _DROPOUT)
             loss = label_loss(parts.head(read), labels[rows], data.task)
             loss.backward()
             optimizer.step()
@@ -62,7 +61,7 @@ def _states(model: PreTrainedModel, data: Encoded, progress: Progress) -> Tensor
     """What the pooler reads of each text, or the head where there is none, [units, hidden]."""
     parts, device = parts_of(model), device_of(model)
     first = parts.pooler or parts.head
-    found = torch.zeros(len(data.labels), model.config.hidden_size, device=device)
+    found = torch.zeros(len(data.labels), first.in_features, device=device)
     seen: list[Tensor] = []
     hook = first.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.eval()

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from canao.model.hf import Layer, arch_of, parts_of
+from canao.model.families.parts import Layer, Norm
+from canao.model.hf import arch_of, parts_of
 from canao.train.batches import Batch, logits_of
 
 STATES, QUERY, KEY, VALUE = "states", "query", "key", "value"
@@ -116,7 +117,7 @@ def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(block.heads for block in arch_of(model.config).blocks)
 
 
-def _module(layer: Layer, part: str) -> nn.Linear | nn.LayerNorm:
+def _module(layer: Layer, part: str) -> nn.Linear | Norm:
     """The module whose output a part is."""
     if part == STATES:
         return layer.end

@@ -22,7 +22,7 @@ from canao.artifact.files import write_json
 from canao.artifact.reading import parse_json, read_json
 from canao.artifact.temporary import WorkingDirectory
 from canao.errors import CanaoError, InputError
-from canao.model.hf import load_tokenizer
+from canao.model.hf import load_tokenizer, parts_of
 from canao.model.tokenizing.prune import needed, pruned
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example
@@ -97,10 +97,10 @@ class Vocabulary:
 
     def encode(
         self, examples: Sequence[Example], max_length: int, types_known: int,
-        task: Task | None = None, names: Sequence[str] = (),
+        task: Task | None = None, names: Sequence[str] = (), most: int | None = None,
     ) -> Encoded:  # fmt: skip
         """Examples as the student's tokenizer cuts them, with the teacher's ids."""
-        found = encode(self.tokenizer, examples, max_length, types_known, task, names)
+        found = encode(self.tokenizer, examples, max_length, types_known, task, names, most)
         if self.rows is None:
             return found
         ids = tuple(self.rows[row] for row in found.ids)
@@ -110,12 +110,14 @@ class Vocabulary:
         """Leave out of a student, in place, the rows that are not kept."""
         if self.rows is None:
             return
-        words = student.get_input_embeddings()
+        words = parts_of(student).words
         words.weight = nn.Parameter(self.kept(words.weight.detach()).clone())
         words.num_embeddings = len(self.rows)
         if words.padding_idx is not None:
             words.padding_idx = self._new(words.padding_idx)
-        self.configure(student.config)
+        configs = (student.config, student.base_model.config)  # of most models one and the same
+        for config in {id(config): config for config in configs}.values():
+            self.configure(config)
 
     def configure(self, config: PreTrainedConfig) -> None:
         """Make a configuration of the teacher's vocabulary, in place, one of what is kept."""
