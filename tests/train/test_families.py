@@ -14,7 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from canao.errors import InputError, UnsupportedError
 from canao.model import blocks, hf
@@ -278,6 +284,23 @@ def test_a_head_follows_its_labels(name: str, tmp_path: Path) -> None:
     assert torch.equal(hf.parts_of(turned).head.weight, rows)
     assert turned.config.id2label[0] == "pos"
     assert hf.load_classifier(tmp_path / "tuned", ()).config.num_labels == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("distilbert", AutoModelForMaskedLM), ("roberta", AutoModelForMaskedLM),
+     ("electra", AutoModelForPreTraining), ("mobilebert", AutoModelForPreTraining),
+     ("camembert", AutoModelForTokenClassification)],
+)  # fmt: skip
+def test_checkpoints_of_other_heads(name: str, kind: type, tmp_path: Path) -> None:
+    """As they come from pre-training: the encoder is taken, the head is not."""
+    kind.from_pretrained(folder(name)).save_pretrained(tmp_path)
+    assert not hf.is_fine_tuned(tmp_path, (*LABELS, "neutral"))
+    model = hf.load_classifier(tmp_path, (*LABELS, "neutral"))
+    mine = hf.encoder_of(model).state_dict()
+    for key, weight in hf.encoder_of(teacher(name)).state_dict().items():
+        if ".pooler." not in f".{key}":
+            assert torch.equal(mine[key], weight), key
 
 
 @pytest.mark.parametrize("name", ALL)
