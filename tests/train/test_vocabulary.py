@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import string
 from dataclasses import replace
@@ -86,6 +87,28 @@ def test_a_part_of_a_vocabulary_reads_every_text(name: str, tmp_path: Path) -> N
     assert after.pad_token_id == before.pad_token_id  # positions may count from it
     kept = {text for text in before.get_vocab() if text in after.get_vocab()}
     assert len(kept) == len(after)
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"])
+def test_random_texts(name: str, tmp_path: Path) -> None:
+    """Of pieces of tokens, of which some are strange: half of them are what is kept for, and are
+    cut as before; of the others no more is unknown."""
+    before, pick = opened(tmp_path / "t", name), random.Random(7)
+    texts = [text.strip("#\u0120\u2581") for text in before.get_vocab()]
+    pieces = [text for text in texts if text.isalpha()] + [*"a.!\u00e9\u6771#\u0301 ", "x" * 120]
+
+    def text() -> str:
+        return "".join(pick.choice(pieces) + pick.choice(("", "", " ")) for _ in range(12))
+
+    for _ in range(3):
+        used, others = ([text() for _ in range(count)] for count in (6, 60))
+        own = of(tmp_path / "t", before, tuple(Example(t, None, 0) for t in used))
+        assert own.rows is not None and len(own.rows) < len(before)
+        for one in used:
+            assert own.rows[own.tokenizer(one)["input_ids"]].tolist() == before(one)["input_ids"]
+        for one in others:
+            old, new = (t(one)["input_ids"] for t in (before, own.tokenizer))
+            assert new.count(own.tokenizer.unk_token_id) == old.count(before.unk_token_id), one
 
 
 def test_more_texts_keep_more_tokens(tmp_path: Path) -> None:
