@@ -33,7 +33,8 @@ from tests.train.tiny_families import FAMILIES, FULL, save_tiny_of, smaller, une
 
 ALL = list(FAMILIES)
 # ELECTRA twice: its students' embeddings differ. XLM-RoBERTa and CamemBERT are RoBERTa's modules.
-EACH = ["distilbert", "roberta", "electra", "electra-wide", "mobilebert", "canao-bert"]
+EACH = ["distilbert", "roberta", "electra", "electra-wide", "mobilebert", "mobilebert-bare",
+        "canao-bert"]  # fmt: skip
 OPTIONS = TrainOptions(
     max_length=32, batch=16, teacher_epochs=8, teacher_lr=2e-3, quick_steps=5, final_epochs=2,
     student_lr=1e-3, threads=1, losses="logits,labels,hidden,attention,relations,progressive",
@@ -164,7 +165,7 @@ def test_a_deeper_student_of_plain_text(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "precision", "controller"),
-    [("roberta", "int8", "random"), ("mobilebert", "float32", "ziplm")],
+    [("roberta", "int8", "random"), ("mobilebert-bare", "float32", "ziplm")],
 )
 def test_a_search(name: str, precision: str, controller: str, tmp_path: Path) -> None:
     """From the teacher to the certificate, on a device that runs nothing."""

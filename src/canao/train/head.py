@@ -37,15 +37,14 @@ def fit_head(
     parts, device = parts_of(model), device_of(model)
     torch.manual_seed(seed)
     states, labels = _states(model, data, progress), torch.from_numpy(data.labels).to(device)
-    trained = [*parts.pooler.parameters(), *parts.head.parameters()]
+    trained = [p for m in (parts.pooler, parts.head) if m is not None for p in m.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=_DECAY)
     draws, step = torch.Generator().manual_seed(seed), 0
     total = epochs * -(-len(data) // HEAD_BATCH)
     for _ in range(epochs):
         for rows in torch.randperm(len(data), generator=draws).split(HEAD_BATCH):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
-            made = parts.activation(parts.pooler(states[rows]))
-            pooled = functional.dropout(made, _DROPOUT)
+            pooled = functional.dropout(parts.pooled(states[rows]), _DROPOUT)
             loss = label_loss(parts.head(pooled), labels[rows])
             loss.backward()
             optimizer.step()
@@ -55,11 +54,12 @@ def fit_head(
 
 
 def _states(model: PreTrainedModel, data: Encoded, progress: Progress) -> Tensor:
-    """What the pooler reads of each text, [examples, hidden]."""
+    """What pooler, or head without one, reads of each text, [examples, hidden]."""
     parts, device = parts_of(model), device_of(model)
-    found = torch.zeros(len(data), parts.pooler.in_features, device=device)
+    found = torch.zeros(len(data), parts.head.in_features, device=device)
     seen: list[Tensor] = []
-    hook = parts.pooler.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    reads = parts.pooler or parts.head
+    hook = reads.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.eval()
     total = -(-len(data) // _BATCH)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from canao.model import blocks
@@ -40,7 +41,7 @@ class Blocks(Family):
                 trigram=isinstance(tables, blocks.TrigramEmbeddings),
             ),
             layers=bert_layers(model.bert),
-            pooler=model.bert.pooler.dense,
-            activation=model.bert.pooler.activation,
+            pooler=getattr(model.bert.pooler, "dense", None),
+            activation=getattr(model.bert.pooler, "activation", torch.tanh),
             head=model.classifier,
         )  # fmt: skip

@@ -88,6 +88,14 @@ class Layer:
         """The layer as one of BERT's that computes nearly the same."""
         return self
 
+    def compared(self, state: Tensor) -> Tensor:
+        """Hidden states behind this layer, [..., hidden], as students are compared with them."""
+        return state
+
+    def aims(self, seen: Inside) -> Inside:
+        """What layers of a student are fitted to, of what this layer computes."""
+        return seen
+
     def inside(self, state: Tensor, attend: Attend) -> Inside:
         """What this layer, of a teacher, computes of hidden states [tokens, width]."""
         attention, ffn = both(self)
@@ -165,13 +173,18 @@ def _with_neighbours(words: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Parts:
     """The modules of a classifier: embeddings, layers from the input up, and its head, which reads
-    the first token: a linear layer (`pooler`), an activation, and the last layer."""
+    the first token: a linear layer (`pooler`) and an activation, if it has them, and the last
+    layer."""
 
     embeddings: Embeddings
     layers: tuple[Layer, ...]
-    pooler: nn.Linear
+    pooler: nn.Linear | None
     activation: Callable[[Tensor], Tensor]
     head: nn.Linear
+
+    def pooled(self, first: Tensor) -> Tensor:
+        """What the last layer reads, of the first token's hidden states, [texts, hidden] both."""
+        return first if self.pooler is None else self.activation(self.pooler(first))
 
     @property
     def words(self) -> nn.Embedding:
