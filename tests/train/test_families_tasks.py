@@ -94,7 +94,7 @@ def test_a_head_of_words_is_known_by_its_role(name: str, words: TextData, tmp_pa
     parts = hf.parts_of(model)
     assert parts.pooler is None and not parts.averages
     with torch.no_grad():
-        found = parts.head(parts.read(states(model, batch, attend_in(batch))))
+        found = parts.head(parts.pooled(states(model, batch, attend_in(batch))))
         want = model(**batch.inputs).logits[batch.padding_mask.bool()]
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
     hf.save_model(model, hf.load_tokenizer(folder(name)), tmp_path / "t")

@@ -43,13 +43,20 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         **_SIZES, "intermediate_size": 24, "num_feedforward_networks": 2, "embedding_size": 12,
         "intra_bottleneck_size": 16,
     }),
+    # As the published one: its head reads the first token's hidden states.
+    "mobilebert-bare": (MobileBertConfig, {
+        **_SIZES, "intermediate_size": 24, "num_feedforward_networks": 2, "embedding_size": 12,
+        "intra_bottleneck_size": 16, "classifier_activation": False,
+    }),
     "canao-bert": (BlockBertConfig, {
         **_SIZES, "num_attention_heads": 2, "head_size": 8, "block_heads": [2, 2, 2],
         "block_ffn": [64, 64, 64], "embedding_size": 16, "head_activation": "relu",
     }),
 }  # fmt: skip
 FULL = {name: Arch.uniform(3, 32, 4, 64) for name in FAMILIES} | {
-    "mobilebert": Arch(32, 4, (Block(4, 48),) * 3), "canao-bert": Arch(32, 8, (Block(2, 64),) * 3),
+    "mobilebert": Arch(32, 4, (Block(4, 48),) * 3),
+    "mobilebert-bare": Arch(32, 4, (Block(4, 48),) * 3),
+    "canao-bert": Arch(32, 8, (Block(2, 64),) * 3),
 }  # fmt: skip
 
 

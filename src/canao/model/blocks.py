@@ -45,7 +45,8 @@ from transformers.models.mobilebert.modeling_mobilebert import MobileBertEmbeddi
 from canao.errors import InputError
 from canao.model.arch import BLOCK_FAMILY, Arch, Block
 
-HEAD_ACTIVATIONS = ("tanh", "relu", "gelu")
+NO_POOLER = "none"
+HEAD_ACTIVATIONS = ("tanh", "relu", "gelu", NO_POOLER)
 # Of a student's embeddings and head; BERT has none of them.
 SETTINGS = ("head_activation", "embedding_size", "trigram_input")
 
@@ -58,7 +59,8 @@ class BlockBertConfig(BertConfig):
     block_heads        heads of each layer; 0: it has no attention
     block_ffn          FFN units of each layer; 0: it has no FFN
     block_precisions   of each layer's products when it is compiled; "": the library's
-    head_activation    of the pooler: tanh, relu or gelu
+    head_activation    of the pooler: tanh, relu or gelu; none: there is no pooler, and the head
+                       reads the first token
     embedding_size     width of the tables of embeddings, from which a projection goes to the hidden
                        size; None: there is no projection
     trigram_input      whether the projection is MobileBERT's: it reads the words alone, each with
@@ -80,7 +82,7 @@ class BlockBertConfig(BertConfig):
     trigram_input: bool = False
 
     def validate_head(self) -> None:
-        """ValueError unless the pooler's activation is one of three."""
+        """ValueError unless the pooler's activation is one of those known."""
         if self.head_activation not in HEAD_ACTIVATIONS:
             known = ", ".join(HEAD_ACTIVATIONS)
             raise ValueError(f"head_activation is {self.head_activation!r:.40}, not one of {known}")
@@ -220,6 +222,14 @@ class TrigramEmbeddings(MobileBertEmbeddings):
         return out
 
 
+class FirstToken(nn.Module):
+    """In a pooler's place, where a family has none."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """The first token's hidden states, [batch, hidden] of [batch, tokens, hidden]."""
+        return hidden_states[:, 0]
+
+
 def projection_of(embeddings: nn.Module) -> nn.Linear | None:
     """The projection of a model's embeddings; None if they are BERT's."""
     if isinstance(embeddings, ProjectedEmbeddings):
@@ -246,6 +256,7 @@ class _BlockBert(BertPreTrainedModel):
 class BlockBertModel(_BlockBert, BertModel):
     """BERT without a head, with layers of shapes of their own."""
 
+    pooler: Any
     config_class = BlockBertConfig
     _no_split_modules = ("BertEmbeddings", "BlockLayer")
     _can_record_outputs = {"hidden_states": BlockLayer, "attentions": BertSelfAttention}
@@ -258,7 +269,9 @@ class BlockBertModel(_BlockBert, BertModel):
         if config.embedding_size is not None:
             trigram = config.trigram_input
             self.embeddings = (TrigramEmbeddings if trigram else ProjectedEmbeddings)(config)
-        if self.pooler is not None:
+        if self.pooler is not None and config.head_activation == NO_POOLER:
+            self.pooler = FirstToken()
+        elif self.pooler is not None:
             self.pooler.activation = ACT2FN[config.head_activation]
         self.post_init()
 

@@ -93,7 +93,8 @@ def _pruning_mask_gradients(parts: Parts) -> dict[str, Tensor]:
         found["ffn_units"].append(torch.cat(units))
     scores = {name: torch.stack(rows) for name, rows in found.items()}
     scores["hidden"] = sum(_writes(writer).abs() for writer in writers)
-    scores["pooled"] = _reads(parts.head).abs()
+    # Without a pooler, the head reads the hidden dimensions.
+    scores["pooled"] = scores["hidden"] if parts.pooler is None else _reads(parts.head).abs()
     return scores
 
 

@@ -289,18 +289,19 @@ class _Fit:
         The last half that a student's layer has aims at what the teacher's whole layer gives.
         """
         new, hidden = self.new.layers[i], self.kept.hidden
-        seen = old.inside(teacher, self._attend)
+        whole = old.inside(teacher, self._attend)
+        seen = old.aims(whole)
         if new.attention is not None:
             assert old.attention is not None
-            whole = new.ffn is not None
-            aims = (seen.total, seen.middle) if whole else (seen.after, seen.end)
+            last = new.ffn is None
+            aims = (seen.after, seen.end) if last else (seen.total, seen.middle)
             student = self._attention(i, old.attention, new.attention, seen, student, *aims)
         if new.ffn is not None:
             _fit((new.ffn.up,), student, (seen.up[:, self.kept.ffn_units[i]],))
             own = new.ffn.activation(new.ffn.up(student))
             _fit((new.ffn.down,), own, (seen.after[:, hidden] - student,))
             student = _fit_norm(new.ffn.norm, student + new.ffn.down(own), seen.end[:, hidden])
-        return seen.end, student
+        return whole.end, student
 
     def _attention(
         self, i: int, old: Attention, new: Attention, seen: Inside, student: Tensor,
@@ -321,13 +322,10 @@ class _Fit:
 
     def _top(self, teacher: Tensor, student: Tensor) -> None:
         """Fit pooler and head, on the tokens that are labelled [units, width]."""
-        if self.old.pooler is None or self.new.pooler is None:
-            _fit((self.new.head,), student, (self.old.head(teacher),))
-            return
-        inner = self.old.pooler(teacher)
-        _fit((self.new.pooler,), student, (inner[:, self.kept.pooled],))
-        own = self.new.read(student)
-        _fit((self.new.head,), own, (self.old.head(self.old.activation(inner)),))
+        if self.old.pooler is not None and self.new.pooler is not None:
+            _fit((self.new.pooler,), student, (self.old.pooler(teacher)[:, self.kept.pooled],))
+        logits = self.old.head(self.old.pooled(teacher))
+        _fit((self.new.head,), self.new.pooled(student), (logits,))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         """Attention within each sequence; arguments and result are [real tokens, width]."""

@@ -162,8 +162,7 @@ class Teaching:
         path, parts = self.checkpoints / "teacher-head.safetensors", parts_of(self.model)
         own = {f"{kind}.{name}": value
                for kind, module in (("pooler", parts.pooler), ("head", parts.head))
-               if module is not None
-               for name, value in module.named_parameters()}  # fmt: skip
+               if module is not None for name, value in module.named_parameters()}  # fmt: skip
         stored = _read_head(path, self.key, own)
         if stored is None:
             fit_head(

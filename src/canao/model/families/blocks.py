@@ -3,8 +3,11 @@ alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from canao.model import blocks
@@ -38,3 +41,7 @@ class Blocks(Family):
             tables, projection=blocks.projection_of(tables),
             trigram=isinstance(tables, blocks.TrigramEmbeddings),
         )  # fmt: skip
+
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
+        found = model.base_model.pooler
+        return getattr(found, "dense", None), getattr(found, "activation", torch.tanh)

@@ -55,5 +55,5 @@ class DistilBert(Family):
         )
         return Layer(attention, (Ffn(ffn.lin1, ffn.activation, ffn.lin2, end),))
 
-    def pooler(self, model: Any) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
         return model.pre_classifier, functional.relu

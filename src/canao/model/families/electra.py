@@ -46,7 +46,7 @@ class Electra(Family):
         projection = getattr(encoder, "embeddings_project", None)
         return bert_embeddings(encoder.embeddings, projection=projection)
 
-    def pooler(self, model: Any) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
         return model.classifier.dense, model.classifier.activation
 
 

@@ -108,7 +108,7 @@ class Family:
         """The modules of one of an encoder's layers."""
         return Layer(_attention(module.attention), _ffns(module))
 
-    def pooler(self, model: Any) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
         """Of a classifier of texts, the linear layer before the last, and its activation."""
         found = model.base_model.pooler
         return found.dense, found.activation

@@ -8,7 +8,7 @@ layer but attention's softmax and the FFNs' activations is affine, so what a hea
 the hidden states is known exactly, and BERT layers start from it: their heads and units read and
 write hidden states by the products of the matrices between. That all units read what attention
 left, where the teacher's later FFNs read what the earlier ones left, is where they differ; the
-other difference are BERT's norms.
+other difference are BERT's norms, by which students see each token without its scale.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from canao.model.arch import Arch, Block
@@ -38,8 +39,8 @@ from canao.model.families.parts import (
 _ONLY = {
     "trigram_input": True, "use_bottleneck": True, "use_bottleneck_attention": False,
     "key_query_shared_bottleneck": True, "normalization_type": "no_norm",
-    "classifier_activation": True,
 }  # fmt: skip
+_MOST = 3.0  # times the median size of tokens' vectors
 
 
 class MobileBert(Family):
@@ -66,8 +67,11 @@ class MobileBert(Family):
         return False
 
     def block_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
-        narrow = {"embedding_size": config.embedding_size, "trigram_input": True}
-        return super().block_settings(config) | narrow
+        return super().block_settings(config) | {
+            "head_activation": "tanh" if config.classifier_activation else "none",
+            "embedding_size": config.embedding_size,
+            "trigram_input": True,
+        }
 
     def embeddings(self, encoder: Any) -> Embeddings:
         tables = encoder.embeddings
@@ -76,8 +80,8 @@ class MobileBert(Family):
     def layer(self, module: Any) -> Layer:
         return _layer(module)
 
-    def pooler(self, model: Any) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
-        return model.base_model.pooler.dense, torch.tanh
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
+        return getattr(model.base_model.pooler, "dense", None), torch.tanh
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,20 @@ class BottleneckLayer(Layer):
     @property
     def norms(self) -> tuple[Norm, ...]:
         return (self.outward.norm,)
+
+    def compared(self, state: Tensor) -> Tensor:
+        """Each token's without its scale: no norm bounds it, and the published model's first token
+        is ten million times as large as others."""
+        return functional.layer_norm(state, state.shape[-1:])
+
+    def aims(self, seen: Inside) -> Inside:
+        """A student's norms bound its hidden states, and least squares must not see large tokens
+        alone."""
+        middle, end = self.compared(seen.middle), self.compared(seen.end)
+        return Inside(
+            _tamed(seen.query), _tamed(seen.key), _tamed(seen.value), middle, middle,
+            _tamed(seen.up), end, end,
+        )  # fmt: skip
 
     def as_bert(self) -> Layer:
         """Where gradients are computed, those of its weights reach the weights they are made of."""
@@ -161,6 +179,12 @@ class BottleneckLayer(Layer):
             onward = onward * norm.weight
             found.insert(0, onward @ written.weight)
         return found
+
+
+def _tamed(vectors: Tensor) -> Tensor:
+    """Vectors of tokens, [tokens, width], none of which is much larger than most."""
+    sizes = vectors.square().mean(1, keepdim=True).sqrt()
+    return vectors * (_MOST * sizes.median() / sizes.clamp_min(1e-12)).clamp(max=1.0)
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

@@ -88,6 +88,14 @@ class Layer:
         """The layer as one of BERT's that computes nearly the same."""
         return self
 
+    def compared(self, state: Tensor) -> Tensor:
+        """Hidden states behind this layer, [..., hidden], as students are compared with them."""
+        return state
+
+    def aims(self, seen: Inside) -> Inside:
+        """What layers of a student are fitted to, of what this layer computes."""
+        return seen
+
     def inside(self, state: Tensor, attend: Attend) -> Inside:
         """What this layer, of a teacher, computes of hidden states [tokens, width]."""
         attention, ffn = both(self)
@@ -165,8 +173,9 @@ def _with_neighbours(words: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Parts:
     """The modules of a model: embeddings, layers from the input up, and its head. Of a text it
-    reads the first token, through a linear layer (`pooler`) and an activation. Without a pooler it
-    reads each token, or the mean of a text's if it `averages`."""
+    reads the first token, through a linear layer (`pooler`) and an activation if it has them. A
+    head of other kinds has no pooler, and reads each token, or the mean of a text's if it
+    `averages`."""
 
     embeddings: Embeddings
     layers: tuple[Layer, ...]
@@ -175,12 +184,12 @@ class Parts:
     head: nn.Linear
     averages: bool = False
 
+    def pooled(self, states: Tensor) -> Tensor:
+        """What the last layer reads, of the hidden states of units, [units, hidden] both."""
+        return states if self.pooler is None else self.activation(self.pooler(states))
+
     @property
     def words(self) -> nn.Embedding:
         """The table of word vectors."""
         return self.embeddings.words
-
-    def read(self, states: Tensor) -> Tensor:
-        """What the head reads of hidden states, [units, width]."""
-        return states if self.pooler is None else self.activation(self.pooler(states))
 

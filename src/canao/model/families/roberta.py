@@ -34,7 +34,7 @@ class Roberta(Family):
     def embeddings(self, encoder: Any) -> Embeddings:
         return bert_embeddings(encoder.embeddings, first=_first(encoder.config))
 
-    def pooler(self, model: Any) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+    def pooler(self, model: Any) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor]]:
         return model.classifier.dense, torch.tanh
 
 
