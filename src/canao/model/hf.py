@@ -174,7 +174,8 @@ def load_classifier(
         raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
     _check_loaded(directory, info, family, head)
     _note_pooler(directory, info, inventory)
-    check_left_over(directory, config, type(model), info, inventory)
+    with _without_logs():  # of classes that are made to see whose weights are left
+        check_left_over(directory, config, type(model), info, inventory)
     inventory.require()
     last = parts_of(model).head
     with torch.no_grad():
