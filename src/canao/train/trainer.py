@@ -121,7 +121,9 @@ class Trainer:
         self._own = Vocabulary(self.tokenizer)
         if options.prune_vocabulary:
             texts = (*data.train, *unlabelled)
-            self._own = Vocabulary.of(self.source, self.tokenizer, config, texts)
+            self._own = Vocabulary.of(
+                self.source, self.tokenizer, config, texts, options.vocabulary
+            )  # fmt: skip
         self._extra = ExtraExamples(
             options, data, unlabelled, self._own.tokenizer, self.source, self.device
         )  # fmt: skip
@@ -194,6 +196,10 @@ class Trainer:
         """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
         """
         return self._own.sizes
+
+    def told(self) -> tuple[str, ...]:
+        """What students keep of the vocabulary, in a line; nothing where they keep all."""
+        return self._own.told(self.tokenizer, self.data.dev)
 
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its

@@ -53,10 +53,11 @@ class Vocabulary:
     @classmethod
     def of(
         cls, directory: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig,
-        examples: Sequence[Example],
+        examples: Sequence[Example], least: int = 0,
     ) -> Vocabulary:  # fmt: skip
-        """What `examples` use of the tokenizer of the teacher in `directory`, and what any other
-        text needs. InputError if nothing can be left out of that tokenizer safely."""
+        """What `examples` use of the tokenizer of the teacher in `directory`, what any other text
+        needs, and its commonest tokens where those are fewer than `least`. InputError if nothing
+        can be left out of that tokenizer safely."""
         used = {i for ids in _whole_texts(tokenizer, examples) for i in ids}
         used |= set(_named(config))
         if (config.pad_token_id or 0) < _LARGEST_PADDING:
@@ -64,7 +65,7 @@ class Vocabulary:
         place = str(directory)
         form = parse_json(tokenizer.backend_tokenizer.to_str(), place)
         form["truncation"] = None  # of the texts that it was given last
-        rows = needed(place, form, used)
+        rows = needed(place, form, used, least)
         if rows[-1] >= config.vocab_size:
             raise InputError(
                 f"{place}: token {rows[-1]} of the tokenizer has no row in the model, which has "
@@ -105,6 +106,21 @@ class Vocabulary:
             return found
         ids = tuple(self.rows[row] for row in found.ids)
         return replace(found, ids=ids, pad=int(self.rows[found.pad]))
+
+    def told(
+        self, tokenizer: PreTrainedTokenizerBase, dev: Sequence[Example]
+    ) -> tuple[str, ...]:
+        """In a line, what is kept of the teacher's `tokenizer`, and how many of the development
+        texts are cut otherwise; nothing where all is kept."""
+        if self.rows is None:
+            return ()
+        pairs = zip(_whole_texts(tokenizer, dev), _whole_texts(self.tokenizer, dev), strict=True)
+        finer = sum(ids != self.rows[own].tolist() for ids, own in pairs)
+        return (
+            f"vocabulary: students keep {len(self.rows):,} of the teacher's {self.before:,} "
+            f"tokens; {finer} of the {len(dev)} development texts have others, which are cut into "
+            "pieces",
+        )
 
     def shrink(self, student: PreTrainedModel) -> None:
         """Leave out of a student, in place, the rows that are not kept."""
