@@ -257,7 +257,8 @@ def search(
         relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
         augment_model=augment_model, prune_vocabulary=prune_vocabulary,
         vocabulary=vocabulary, unlabelled_text=unlabelled_text, train_device=train_device,
-        train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy, from_run=from_run,
+        train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+        from_run=from_run,
     )  # fmt: skip
 
 
