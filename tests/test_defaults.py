@@ -29,7 +29,7 @@ SEARCHED = {
     **{name: getattr(TRAINING, name) for name in
        ("metric", "ranker", "quick_steps", "supernet_steps", "teacher_epochs", "teacher_lr",
         "precision", "quantized_epochs", "losses", "relation_heads", "relation_layer", "augment",
-        "augment_model", "prune_vocabulary")},
+        "augment_model", "prune_vocabulary", "vocabulary")},
     **MEASURED,
     "samples": PROTOCOL.samples, "epochs": TRAINING.final_epochs, "device": DEVICE,
 }  # fmt: skip

@@ -154,7 +154,7 @@ def search(
     losses: str = _TRAINING.losses, relation_heads: int = _TRAINING.relation_heads,
     relation_layer: int | None = _TRAINING.relation_layer,
     augment: int = _TRAINING.augment, augment_model: str | Path | None = _TRAINING.augment_model,
-    prune_vocabulary: bool = _TRAINING.prune_vocabulary,
+    prune_vocabulary: bool = _TRAINING.prune_vocabulary, vocabulary: int = _TRAINING.vocabulary,
     unlabelled_text: str | Path | None = None,
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     size_mb: float | None = DEFAULTS.size_mb, memory_mb: float | None = DEFAULTS.memory_mb,
@@ -164,8 +164,8 @@ def search(
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
 
-    teacher      Hugging Face directory, or name on the Hub, of a BERT model, fine-tuned for the
-                 labels or not
+    teacher      Hugging Face directory, or name on the Hub, of an encoder, fine-tuned for the
+                 labels or not; docs/search.md lists the families
     revision     branch, tag or commit of a teacher that is named on the Hub
     ignored      files and entries of the teacher's directory that would be refused
     data         labelled text: a TSV, CSV or JSONL file, or .conll of words with labels, a
@@ -203,6 +203,7 @@ def search(
     prune_vocabulary   students keep only the tokens that the training texts use, and what any other
                  text needs: smaller libraries, whose texts are cut into more tokens where they have
                  words that no training text has
+    vocabulary   tokens that they keep then at least: the teacher's commonest beside those
     unlabelled_text   more texts for that: a .txt file with one a line, or a table with the columns
                  that the texts of `data` are in
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is
@@ -241,7 +242,7 @@ def search(
             quantized_epochs=quantized_epochs, losses=losses, relation_heads=relation_heads,
             relation_layer=relation_layer, augment=augment,
             augment_model=None if augment_model is None else str(Path(augment_model).resolve()),
-            prune_vocabulary=prune_vocabulary,
+            prune_vocabulary=prune_vocabulary, vocabulary=vocabulary,
             device=train_device, dtype=train_dtype,
         ),
         max_loss=max_loss, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
@@ -274,7 +275,7 @@ def search(
             precision = _fastest(a_trainer(run_dir / TRAINED), where, options, other, told_of)
             options = options.in_precision(precision)
         trainer = a_trainer(trained_in(run_dir, other, options.facts()))
-        options = replace(options, data_told=(*told, *_vocabulary_told(trainer.vocabulary())))
+        options = replace(options, data_told=(*told, *trainer.told()))
         return run_search(
             options, trainer, _compiler(where, precision), where,
             Imported(trainer.blank, where.target, precision), told_of,
@@ -291,7 +292,8 @@ def distil(
 ) -> Distilled:  # fmt: skip
     """Distil an encoder on plain text, which needs no labels; `search` takes it as a teacher.
 
-    teacher      Hugging Face directory, or name on the Hub, of a BERT model, at its `revision`
+    teacher      Hugging Face directory, or name on the Hub, of an encoder, at its `revision`;
+                 docs/search.md lists the families
     text         a .txt file, plain or .gz, with one text a line
     arch         'L6 H192 A6 F768': layers, width, heads, FFN units; or an Arch
     tokens       that the student sees in all
@@ -356,15 +358,6 @@ def _fastest(
     )
     progress(Event("check", f"libraries are in {found}"))
     return found
-
-
-def _vocabulary_told(sizes: tuple[int, int] | None) -> tuple[str, ...]:
-    """What students keep of a vocabulary, in a line, if not all of it."""
-    if sizes is None:
-        return ()
-    kept, before = sizes
-    return (f"vocabulary: students keep {kept:,} of the teacher's {before:,} tokens, those of the "
-            "training texts and what spells any other text",)  # fmt: skip
 
 
 def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:

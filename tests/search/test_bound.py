@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from scipy.stats import binom
 
 from canao.artifact.certificate import load_certificate
 from canao.artifact.directory import Artifact
-from canao.artifact.measured import percentile, upper_bound
+from canao.artifact.measured import Others, percentile, upper_bound
 from canao.device.base import Timing
 from canao.device.null import NullDevice
-from canao.errors import BudgetError, InputError
+from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
 from canao.report.page import write_report
 from canao.search import Event, SearchResult
@@ -64,11 +66,11 @@ class Spread(NullDevice):
     first that is measured so.
     """
 
-    def __init__(self, *, of_all: bool, slow: float = 1.05) -> None:
+    def __init__(self, *, of_all: bool, slow: float = 1.05, others: Sequence[Others] = ()) -> None:
         super().__init__(
             lambda artifact: latency_ms(arch_of(artifact)),
-            kernels=lambda artifact: kernel_times(arch_of(artifact)),
-        )
+            kernels=lambda artifact: kernel_times(arch_of(artifact)), others=others,
+        )  # fmt: skip
         self.of_all, self.slow = of_all, slow
         self.first: Arch | None = None
 
@@ -81,7 +83,7 @@ class Spread(NullDevice):
         if not self.of_all and arch_of(artifact) != self.first:
             return found
         samples = (*(self.slow * s for s in found.samples_ms[:92]), *found.samples_ms[92:])
-        return Timing(samples, 0.0, 0.0, 0, config, found.environment)
+        return replace(found, samples_ms=samples)
 
 
 def search(
@@ -130,3 +132,15 @@ def test_where_no_upper_bound_keeps_the_budget(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="no finished library kept"):
         run_search(asked, trainer, compile_by_formula, Spread(of_all=True, slow=99.0))
     assert trainer.count("finish") == 0 and trainer.count("proxy") == 2
+
+
+def test_an_upper_bound_is_not_judged_beside_others(tmp_path: Path) -> None:
+    """They may be what took it over the budget."""
+    busy = Others({0: 0.4}, used=(0,), waited=0.1)
+    trainer = FormulaTrainer(tmp_path / "w")
+    asked = options(tmp_path / "run", trials=2, controller="random", pauses_s=(0.0, 0.0))
+    with pytest.raises(DeviceError, match="was disturbed, 3 times"):
+        run_search(
+            asked, trainer, compile_by_formula, Spread(of_all=True, slow=99.0, others=[busy])
+        )
+    assert trainer.count("finish") == 0

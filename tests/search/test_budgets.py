@@ -189,72 +189,75 @@ def test_what_scored_too_little_is_not_finished_again(tmp_path: Path) -> None:
     assert len(first) == 2 and second and not first & second
 
 
-def heavier(by: int) -> Any:
-    """A finished library of `by` bytes more than its skeleton's."""
+_OVER = 50_000  # bytes by which a budget is missed
+
+
+def grown(limit_mb: float) -> Any:
+    """Finished libraries larger than their skeletons: by as much as takes the first over the limit
+    by 50 kB."""
+    more: list[int] = []
 
     def finish(model_dir: Path, out: Path, say: Any) -> Finished:
         artifact = compile_by_bytes(model_dir, out)
+        if not more:
+            more.append(int(1e6 * limit_mb) - size_of(artifact) + _OVER)
         with open(out / "more.bin", "wb") as file:
-            file.truncate(by)
+            file.truncate(more[0])
         return Finished(artifact)
 
     return finish
 
 
 def test_a_miss_of_the_size_is_repaired(tmp_path: Path) -> None:
-    """The finished library of the best is larger than its skeleton was: the nearest that has room
-    for as much more is trained next, though others waited that are worse."""
+    """The finished library of the best is too large: the nearest that should fit is finished next,
+    and it fits."""
+    asked, events = options(tmp_path / "run", trials=6, size_mb=8.0), list[Event]()
     trainer = FormulaTrainer(tmp_path / "w")
-    first = run_search(
-        options(tmp_path / "first", trials=6), trainer, compile_by_bytes, HUNGRY
-    )
-    limit = (size_of(first.artifact) + 50_000) / 1e6
-    asked, events = options(tmp_path / "run", trials=6, size_mb=limit), list[Event]()
-    again = FormulaTrainer(tmp_path / "w2")
-    found = run_search(
-        asked, again, compile_by_bytes, HUNGRY, events.append, heavier(100_000)
-    )  # fmt: skip
-    finished = [arch for kind, arch in again.asked if kind == "finish"]
+    found = run_search(asked, trainer, compile_by_bytes, HUNGRY, events.append, grown(8.0))
+    finished = [arch for kind, arch in trainer.asked if kind == "finish"]
     said = [event.text for event in events]
-    over = [text for text in said if "misses a budget with" in text and f"of {limit:g} MB" in text]
-    assert len(over) == len(finished) - 1 >= 1
-    assert f"trying {found.arch}, the nearest to {finished[-2]} that should fit" in said
-    assert found.size_bytes <= 1e6 * limit and found.arch == finished[-1]
+    over = f"{finished[0]} misses a budget with {8.0 + _OVER / 1e6:.4g} of 8 MB"
+    assert over in said
+    assert f"trying {found.arch}, the nearest to {finished[0]} that should fit" in said
+    assert finished == [finished[0], found.arch] and found.arch.no_larger_than(finished[0])
+    assert 7.5e6 < found.size_bytes <= 8e6
 
 
-class Heavier(NullDevice):
-    """Its libraries take four bytes of memory for each weight of their layers, ten megabytes
-    beside them, and `more` under the full protocol."""
+class Hungrier(NullDevice):
+    """Its libraries take four bytes of memory for each weight of their layers, and ten megabytes
+    beside them; under the full protocol as much more as takes the first over the limit by 50 kB."""
 
-    def __init__(self, more: int = 0) -> None:
+    def __init__(self, limit_mb: float) -> None:
         super().__init__(
             lambda artifact: latency_ms(arch_of(artifact)),
             kernels=lambda artifact: kernel_times(arch_of(artifact)),
         )
-        self.more = more
+        self.limit_mb, self.more = limit_mb, 0
 
     def measure(self, artifact: Artifact, config: Any) -> Any:
         found = super().measure(artifact, config)
-        more = self.more if config.samples >= 1024 else 0
-        return replace(found, peak_bytes=10_000_000 + 4 * arch_of(artifact).weights() + more)
+        own = 10_000_000 + 4 * arch_of(artifact).weights()
+        if config.samples < 1024:
+            return replace(found, peak_bytes=own)
+        self.more = self.more or int(1e6 * self.limit_mb) - own + _OVER
+        return replace(found, peak_bytes=own + self.more)
 
 
 def test_memory_that_the_full_protocol_takes_is_repaired(tmp_path: Path) -> None:
-    """Before anything is trained in full."""
+    """Before anything is trained in full. The repair takes its turn by its proxy score."""
+    asked, events = options(tmp_path / "run", trials=6, memory_mb=18.0), list[Event]()
     trainer = FormulaTrainer(tmp_path / "w")
-    first = run_search(
-        options(tmp_path / "first", trials=6), trainer, compile_by_formula, Heavier()
-    )  # fmt: skip
-    limit = (first.certificate.peak_bytes + 100_000) / 1e6
-    asked, events = options(tmp_path / "run", trials=6, memory_mb=limit), list[Event]()
-    again = FormulaTrainer(tmp_path / "w2")
-    found = run_search(asked, again, compile_by_formula, Heavier(200_000), events.append)
+    found = run_search(asked, trainer, compile_by_bytes, Hungrier(18.0), events.append)
     said = [event.text for event in events]
-    assert found.certificate.peak_bytes <= 1e6 * limit
-    over = [text for text in said if "misses a budget with" in text]
-    assert over and all(f"of {limit:g} MB of memory" in text for text in over)
-    assert any(text.startswith(f"trying {found.arch}, the nearest to ") for text in said)
-    assert [arch for kind, arch in again.asked if kind == "finish"] == [found.arch]
+    over = [text for text in said if "misses a budget with 18.05 of 18 MB of memory" in text]
+    assert len(over) == 1
+    first = over[0].partition(" misses")[0]
+    tried = [text for text in said if f", the nearest to {first} that should fit" in text]
+    near = Arch.parse(tried[0].removeprefix("trying ").partition(",")[0])
+    judged = {trial.arch: trial for trial in found.trials}
+    assert len(tried) == 1 and near.no_larger_than(Arch.parse(first)) and judged[near].trained
+    assert [arch for kind, arch in trainer.asked if kind == "finish"] == [found.arch]
+    assert found.certificate.peak_bytes <= 18e6
 
 
 def test_blocks_are_chosen_within_all_budgets(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from canao.errors import InputError
-from canao.model.arch import Arch
+from canao.model.arch import Arch, Block
 from canao.search import Space
 from canao.search.kernels import survey
 from canao.train.importance import Importance
@@ -105,3 +105,22 @@ def test_inconsistent_space_is_refused(change: dict[str, object]) -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="search space"):
         Space(**fields | change)  # type: ignore[arg-type]
+
+
+def test_a_teacher_whose_heads_are_narrower_than_itself() -> None:
+    """As MobileBERT's: students have as many heads at most, whatever their width."""
+    teacher = Arch(512, 32, (Block(4, 2048),) * 24)
+    space = Space.of_teacher(teacher)
+    assert space.contains(teacher) and space.decode(space.encode(teacher)) == teacher
+    found = {(arch.hidden, arch.heads) for arch in space if arch.layers == 1 and arch.ffn == 128}
+    assert found == {(32 * i, min(i, 4)) for i in range(1, 17)}
+    assert space.smallest == Arch.uniform(1, 32, 1, 128) and space.contains(space.smallest)
+    assert not space.contains(Arch.uniform(1, 512, 16, 128))
+    assert space.blocks_at(teacher)["heads"] == (1, 2, 3, 4)
+    uneven = Arch(512, 32, (Block(4, 128), Block(1, 0), Block(0, 256)))
+    assert space.admits(uneven) and not space.admits(Arch(512, 32, (Block(5, 128),)))
+    assert space.contains(space.nearest(uneven)) and space.nearest(uneven).heads == 4
+    for near in (*space.neighbours(teacher), *space.block_moves(uneven)):
+        assert space.admits(near), near
+    assert "128 wide together at most" in str(space)
+    assert "together" not in str(Space.of_teacher(Arch.uniform(3, 32, 4, 64)))

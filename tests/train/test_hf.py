@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_bert import save_tiny
-from transformers import AutoModelForSequenceClassification, DistilBertConfig
+from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from canao.errors import InputError, UnsupportedError
 from canao.model import hf
@@ -114,8 +114,8 @@ def test_odd_configurations(copy: Path, content: str, message: str) -> None:
 
 
 def test_other_families_are_not_searched(tmp_path: Path, copy: Path) -> None:
-    DistilBertConfig().save_pretrained(tmp_path)
-    refused(lambda: hf.load_config(tmp_path), "'distilbert'", UnsupportedError)
+    AlbertConfig().save_pretrained(tmp_path)
+    refused(lambda: hf.load_config(tmp_path), "'albert'; search needs", UnsupportedError)
     edit(copy, is_decoder=True)
     refused(lambda: hf.load_config(copy), "a decoder", UnsupportedError)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch, Block
+from canao.model.families.parts import both
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
 from canao.train.finetune import label_loss
@@ -60,7 +61,7 @@ def test_importance_is_the_gradient_of_masks(teacher: PreTrainedModel, data: Enc
     inner = [torch.ones(64, requires_grad=True) for _ in layers]
     hooks = []
     for i, layer in enumerate(layers):
-        attention, ffn = hf.both(layer)
+        attention, ffn = both(layer)
         for linear, mask in ((attention.output, context[i]), (ffn.down, inner[i])):
             hooks.append(linear.register_forward_pre_hook(lambda m, x, k=mask: (x[0] * k,)))
     batch = collate(data, range(16))

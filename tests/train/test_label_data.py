@@ -252,3 +252,31 @@ def test_sets_that_do_not_fit(tmp_path: Path) -> None:
         load_data(parts, "text-classification", label_separator=",")
     with pytest.raises(InputError, match="or --task multi-label-classification if lists say"):
         load_data(tmp_path / "none.jsonl", "text-classification", label_column="labels")
+
+
+def test_lists_of_data_sets_by_name() -> None:
+    """Their classes are numbers with names, in the data set's own order."""
+    datasets = pytest.importorskip("datasets")
+    from canao.train import named
+    from canao.train.reading import Asked
+    from canao.train.tasks import task_named
+
+    names = datasets.ClassLabel(names=["O", "B-x", "A-y"])
+    text = datasets.Value("string")
+    words = datasets.Dataset.from_dict(
+        {"tokens": [["a", "b"], ["c"]], "ner_tags": [[0, 1], [0]], "id": ["1", "2"]},
+        features=datasets.Features({"tokens": datasets.List(text), "id": text,
+                                    "ner_tags": datasets.List(names)}),
+    )  # fmt: skip
+    table = named._table(datasets, words, "some/words train")
+    assert task_named(WORDS).claims(table, Asked()) and not task_named(SEVERAL).claims(
+        table, Asked()
+    )
+    read = task_named(WORDS).read(table, None, Asked())
+    assert read.names == ("O", "B-x", "A-y") and read.train[0].label == (0, 1)
+    sets = datasets.Dataset.from_dict(
+        {"text": ["a", "b"], "labels": [[2, 0], []]},
+        features=datasets.Features({"text": text, "labels": datasets.List(names)}),
+    )
+    read = task_named(SEVERAL).read(named._table(datasets, sets, "some/sets"), None, Asked())
+    assert read.names == ("O", "B-x", "A-y") and [e.label for e in read.train] == [(0, 2), ()]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from canao.defaults import silent
 from canao.model import hf
 from canao.model.arch import Arch
+from canao.model.families.parts import both
 from canao.train import loop
 from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
@@ -97,10 +98,10 @@ def test_gradients_reach_what_a_student_holds_and_nothing_else(
     kept, parts = keeps(SMALL), hf.parts_of(net.model)
     left_out = set(range(3)) - set(kept.layers)
     for i in left_out:
-        up = hf.both(parts.layers[i])[1].up
+        up = both(parts.layers[i])[1].up
         assert up.weight.grad is None or not up.weight.grad.any()
     for place, i in enumerate(kept.layers):
-        gradient = hf.both(parts.layers[i])[1].up.weight.grad
+        gradient = both(parts.layers[i])[1].up.weight.grad
         assert gradient is not None
         rows = set(gradient.abs().sum(1).nonzero().flatten().tolist())
         columns = set(gradient.abs().sum(0).nonzero().flatten().tolist())
@@ -118,8 +119,8 @@ def test_gradients_are_those_of_the_same_weights_by_themselves(
     loss_of(alone, data).backward()
     loss_of(net.student(SMALL), data).backward()
     kept = keeps(SMALL)
-    mine = hf.both(hf.parts_of(net.model).layers[kept.layers[0]])[1].down.weight.grad
-    theirs = hf.both(hf.parts_of(alone).layers[0])[1].down.weight.grad
+    mine = both(hf.parts_of(net.model).layers[kept.layers[0]])[1].down.weight.grad
+    theirs = both(hf.parts_of(alone).layers[0])[1].down.weight.grad
     assert mine is not None and theirs is not None
     torch.testing.assert_close(mine[kept.hidden][:, kept.ffn_units[0]], theirs)
 

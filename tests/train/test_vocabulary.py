@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import string
 from dataclasses import replace
@@ -88,6 +89,28 @@ def test_a_part_of_a_vocabulary_reads_every_text(name: str, tmp_path: Path) -> N
     assert len(kept) == len(after)
 
 
+@pytest.mark.parametrize("name", ["BertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"])
+def test_random_texts(name: str, tmp_path: Path) -> None:
+    """Of pieces of tokens, of which some are strange: half of them are what is kept for, and are
+    cut as before; of the others no more is unknown."""
+    before, pick = opened(tmp_path / "t", name), random.Random(7)
+    texts = [text.strip("#\u0120\u2581") for text in before.get_vocab()]
+    pieces = [text for text in texts if text.isalpha()] + [*"a.!\u00e9\u6771#\u0301 ", "x" * 120]
+
+    def text() -> str:
+        return "".join(pick.choice(pieces) + pick.choice(("", "", " ")) for _ in range(12))
+
+    for _ in range(3):
+        used, others = ([text() for _ in range(count)] for count in (6, 60))
+        own = of(tmp_path / "t", before, tuple(Example(t, None, 0) for t in used))
+        assert own.rows is not None and len(own.rows) < len(before)
+        for one in used:
+            assert own.rows[own.tokenizer(one)["input_ids"]].tolist() == before(one)["input_ids"]
+        for one in others:
+            old, new = (t(one)["input_ids"] for t in (before, own.tokenizer))
+            assert new.count(own.tokenizer.unk_token_id) == old.count(before.unk_token_id), one
+
+
 def test_more_texts_keep_more_tokens(tmp_path: Path) -> None:
     tokenizer = opened(tmp_path / "t", "BertTokenizer")
     few = of(tmp_path / "t", tokenizer)
@@ -95,6 +118,22 @@ def test_more_texts_keep_more_tokens(tmp_path: Path) -> None:
     all_of_them = of(tmp_path / "t", tokenizer, texts)
     assert few.rows is not None and all_of_them.rows is not None
     assert set(few.rows) < set(all_of_them.rows) and few.facts != all_of_them.facts
+
+
+def test_the_commonest_tokens_fill_up(tmp_path: Path) -> None:
+    """Those with the lowest ids beside what is kept anyhow, marks that are never read apart."""
+    vocabulary = {t: i for i, t in enumerate(("[unused0]", "a", "##a", "aa", "##aa", "aaa"))}
+    form = {"model": {"type": "WordPiece", "vocab": vocabulary},
+            "pre_tokenizer": {"type": "BertPreTokenizer"}}  # fmt: skip
+    assert needed("here", form, {5}) == needed("here", form, {5}, 3) == (1, 2, 5)
+    assert needed("here", form, {5}, 4) == (1, 2, 3, 5)
+    assert needed("here", form, {5}, 99) == (1, 2, 3, 4, 5)
+    tokenizer = opened(tmp_path / "t", "RobertaTokenizer")
+    few = of(tmp_path / "t", tokenizer)
+    config = AutoConfig.for_model("roberta", vocab_size=len(tokenizer), pad_token_id=1)
+    more = Vocabulary.of(tmp_path / "t", tokenizer, config, USED, len(tokenizer) - 5)
+    assert few.rows is not None and more.rows is not None and set(few.rows) < set(more.rows)
+    assert len(tokenizer) - 5 <= len(more.rows) < len(tokenizer)
 
 
 def test_ids_in_settings_and_templates_are_renamed() -> None:
@@ -171,7 +210,7 @@ def test_a_tokenizer_that_does_not_cut_as_before_is_refused(
     tokenizer = opened(tmp_path / "t", "BertTokenizer")
     monkeypatch.setattr(
         "canao.train.vocabulary.needed",
-        lambda place, form, used: tuple(sorted({*needed(place, form, ())})),
+        lambda place, form, used, least: needed(place, form, ()),
     )
     with pytest.raises(InputError, match="cannot be pruned: it cuts texts otherwise"):
         of(tmp_path / "t", tokenizer)
@@ -223,6 +262,9 @@ def trainer(speller: Path, data: TextData, work: Path) -> Trainer:
 def test_students_have_the_rows_that_they_need(trainer: Trainer) -> None:
     kept, before = trainer.vocabulary() or (0, 0)
     assert before - kept == len(UNSEEN) and before == len(trainer.tokenizer)
+    said = (f"vocabulary: students keep {kept} of the teacher's {before} tokens; 2 of the 32 "
+            "development texts have others, which are cut into pieces")  # fmt: skip
+    assert trainer.told() == (said,)
     teacher = hf.load_classifier(trainer.teacher().model_dir, trainer.data.labels)
     assert teacher.config.vocab_size == before
     folder = trainer.skeleton(trainer.teacher_arch())
@@ -266,7 +308,8 @@ def test_results_with_all_rows_are_not_taken_for_them(
     trainer.skeleton(SMALL)
     watch = Watch()
     whole = Trainer(speller, data, work, replace(ASKED, prune_vocabulary=False), watch)
-    assert whole.vocabulary() is None and whole._key == trainer._key
+    assert whole.told() == () and whole.vocabulary() is None
+    assert whole._key == trainer._key
     whole.proxy_score(SMALL)
     assert watch.steps[f"proxy score {SMALL}"] and not watch.steps["teacher"]
     assert hf.load_config(whole.skeleton(SMALL)).vocab_size == len(whole.tokenizer)
@@ -327,3 +370,9 @@ def test_a_search_with_a_pruned_vocabulary(speller: Path, tmp_path: Path) -> Non
             assert compiled.predict([text])[0].label == model.config.id2label[want]
 
 
+
+
+@pytest.mark.parametrize("options", [{"vocabulary": 5}, {"vocabulary": -1}])
+def test_a_least_number_of_tokens_is_of_pruned_vocabularies(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"vocabulary is -?[15]; give how many tokens"):
+        replace(OPTIONS, **options)

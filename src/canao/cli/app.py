@@ -115,7 +115,10 @@ def _listed(numbers: Sequence[float]) -> str:
 
 @app.command()
 def search(
-    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    teacher: Annotated[
+        str, typer.Option(help="directory, or name on the Hub, of a BERT, DistilBERT, RoBERTa, "
+                          "ELECTRA or MobileBERT")
+    ],
     data: Annotated[
         str, typer.Option(help="TSV, CSV or JSONL file, directory of train and dev, or a data set "
                           "of the Hugging Face Hub, as glue/mrpc")
@@ -209,6 +212,10 @@ def search(
         bool, typer.Option("--prune-vocabulary", help="students keep only the tokens that the "
                            "training texts use, and what any other text needs: smaller libraries")
     ] = _TRAINING.prune_vocabulary,
+    vocabulary: Annotated[
+        int, typer.Option(help="tokens that they keep at least, with --prune-vocabulary: the "
+                          "teacher's commonest beside those")
+    ] = _TRAINING.vocabulary,
     unlabelled_text: Annotated[
         Path | None, typer.Option(help="texts for the teacher to label in the final training: .txt "
                                   "with one a line, or a table with the columns of --data")
@@ -249,14 +256,18 @@ def search(
         max_loss=max_loss, quantized_epochs=quantized_epochs, losses=losses,
         relation_heads=relation_heads, relation_layer=relation_layer, augment=augment,
         augment_model=augment_model, prune_vocabulary=prune_vocabulary,
-        unlabelled_text=unlabelled_text, train_device=train_device, train_dtype=train_dtype,
-        size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy, from_run=from_run,
+        vocabulary=vocabulary, unlabelled_text=unlabelled_text, train_device=train_device,
+        train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+        from_run=from_run,
     )  # fmt: skip
 
 
 @app.command()
 def distil(
-    teacher: Annotated[str, typer.Option(help="directory, or name on the Hub, of a BERT model")],
+    teacher: Annotated[
+        str, typer.Option(help="directory, or name on the Hub, of a BERT, DistilBERT, RoBERTa, "
+                          "ELECTRA or MobileBERT")
+    ],
     text: Annotated[str, typer.Option(help=".txt file, plain or .gz, with one text a line")],
     arch: Annotated[
         str, typer.Option(help="of the student: layers, width, heads, FFN units: 'L6 H192 A6 F768'")

@@ -100,11 +100,21 @@ class Arch:
         return max(block.ffn for block in self.blocks)
 
     @property
+    def width(self) -> int:
+        """Of all heads together, in the block that has most."""
+        return self.heads * self.head_size
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether its blocks are all the same, with both halves and no precision of their own."""
+        first = self.blocks[0]
+        whole = first.heads > 0 and first.ffn > 0 and not first.precision
+        return whole and all(block == first for block in self.blocks)
+
+    @property
     def is_uniform(self) -> bool:
         """Whether it is one of `uniform`: then its models are plain ones of Transformers."""
-        first = self.blocks[0]
-        return (first.ffn > 0 and not first.precision and all(b == first for b in self.blocks)
-                and first.heads * self.head_size == self.hidden)  # fmt: skip
+        return self.is_alike and self.width == self.hidden
 
     def flops(self, length: int) -> int:
         """FLOPs of the encoder's matrix products at `length` tokens, 2 for a multiply-add."""

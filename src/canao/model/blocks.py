@@ -10,10 +10,11 @@ names of weights; what it needs to be loaded is this module, and no code in the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import (
@@ -28,16 +29,26 @@ from transformers import (
     BertModel,
     BertTokenizer,
 )
+from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import (
     BertAttention,
+    BertEmbeddings,
     BertIntermediate,
     BertOutput,
+    BertPreTrainedModel,
     BertSelfAttention,
 )
+from transformers.models.mobilebert.modeling_mobilebert import MobileBertEmbeddings
 
 from canao.errors import InputError
 from canao.model.arch import BLOCK_FAMILY, Arch, Block
+
+NO_POOLER = "none"
+HEAD_ACTIVATIONS = ("tanh", "relu", "gelu", NO_POOLER)
+# Of a student's embeddings and head; BERT has none of them.
+SETTINGS = ("head_activation", "embedding_size", "trigram_input")
 
 
 @strict
@@ -48,9 +59,16 @@ class BlockBertConfig(BertConfig):
     block_heads        heads of each layer; 0: it has no attention
     block_ffn          FFN units of each layer; 0: it has no FFN
     block_precisions   of each layer's products when it is compiled; "": the library's
+    head_activation    of the pooler: tanh, relu or gelu; none: there is no pooler, and the head
+                       reads the first token
+    embedding_size     width of the tables of embeddings, from which a projection goes to the hidden
+                       size; None: there is no projection
+    trigram_input      whether the projection is MobileBERT's: it reads the words alone, each with
+                       its two neighbours, and the other tables are as wide as the hidden states
 
-    BERT's own `num_hidden_layers` is the number of layers; `num_attention_heads` and
-    `intermediate_size`, which have no meaning here, are those of the largest layer.
+    The last three are what embeddings and heads of other families have and BERT's have not. BERT's
+    own `num_hidden_layers` is the number of layers; `num_attention_heads` and `intermediate_size`,
+    which have no meaning here, are those of the largest layer.
     """
 
     model_type = BLOCK_FAMILY
@@ -59,6 +77,22 @@ class BlockBertConfig(BertConfig):
     block_heads: list[int] | None = None
     block_ffn: list[int] | None = None
     block_precisions: list[str] | None = None
+    head_activation: str = "tanh"
+    embedding_size: int | None = None
+    trigram_input: bool = False
+
+    def validate_head(self) -> None:
+        """ValueError unless the pooler's activation is one of those known."""
+        if self.head_activation not in HEAD_ACTIVATIONS:
+            known = ", ".join(HEAD_ACTIVATIONS)
+            raise ValueError(f"head_activation is {self.head_activation!r:.40}, not one of {known}")
+
+    def validate_embeddings(self) -> None:
+        """ValueError unless the embeddings can be made."""
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"embedding_size is {self.embedding_size}, which is no size")
+        if self.trigram_input and self.embedding_size is None:
+            raise ValueError("trigram_input needs an embedding_size, and there is none")
 
     def validate_blocks(self) -> None:
         """ValueError unless the layers make an architecture, of as many layers as are stated."""
@@ -91,10 +125,9 @@ def arch_of(config: BlockBertConfig) -> Arch:
         raise ValueError(str(error)) from None
 
 
-def config_of(config: BertConfig, arch: Arch) -> BlockBertConfig:
-    """A BERT configuration, but for the shapes of its layers, which are those of `arch`."""
-    held = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
-    return BlockBertConfig(**held | {
+def config_of(settings: Mapping[str, Any], arch: Arch) -> BlockBertConfig:
+    """BERT's settings, and those of SETTINGS that differ from BERT's, with the layers of `arch`."""
+    return BlockBertConfig(**dict(settings) | {
         "hidden_size": arch.hidden, "head_size": arch.head_size, "num_hidden_layers": arch.layers,
         "num_attention_heads": max(1, arch.heads), "intermediate_size": max(1, arch.ffn),
         "block_heads": [block.heads for block in arch.blocks],
@@ -155,9 +188,75 @@ def _attention(config: BlockBertConfig, heads: int) -> BertAttention:
     return module
 
 
-class BlockBertModel(BertModel):
+class ProjectedEmbeddings(BertEmbeddings):
+    """ELECTRA's: narrow tables and their norm, and a projection to the hidden states."""
+
+    def __init__(self, config: BlockBertConfig) -> None:
+        narrow = copy.copy(config)
+        narrow.hidden_size = config.embedding_size
+        super().__init__(narrow)
+        self.projection = nn.Linear(narrow.hidden_size, config.hidden_size)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Hidden states, [batch, tokens, hidden]."""
+        out: Tensor = self.projection(super().forward(*args, **kwargs))
+        return out
+
+
+class TrigramEmbeddings(MobileBertEmbeddings):
+    """MobileBERT's: a projection of narrow word vectors, each with its two neighbours."""
+
+    def __init__(self, config: BlockBertConfig) -> None:
+        own = copy.copy(config)
+        own.normalization_type = "no_norm"  # a scale and a shift, as the teacher's embeddings have
+        assert config.trigram_input
+        super().__init__(own)
+
+    def forward(
+        self, input_ids: Tensor | None = None, token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None,
+        cache_length: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """Hidden states, [batch, tokens, hidden]. `cache_length` is of decoders."""
+        out: Tensor = super().forward(input_ids, token_type_ids, position_ids, inputs_embeds)
+        return out
+
+
+class FirstToken(nn.Module):
+    """In a pooler's place, where a family has none."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """The first token's hidden states, [batch, hidden] of [batch, tokens, hidden]."""
+        return hidden_states[:, 0]
+
+
+def projection_of(embeddings: nn.Module) -> nn.Linear | None:
+    """The projection of a model's embeddings; None if they are BERT's."""
+    if isinstance(embeddings, ProjectedEmbeddings):
+        return embeddings.projection
+    if isinstance(embeddings, TrigramEmbeddings):
+        found: nn.Linear = embeddings.embedding_transformation
+        return found
+    return None
+
+
+class _BlockBert(BertPreTrainedModel):
+    """How modules begin that BERT has not. Their buffers are in no file, and made here."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TrigramEmbeddings):
+            places = torch.arange(module.position_ids.shape[-1])
+            init.copy_(module.position_ids, places.expand((1, -1)))
+            init.ones_(module.LayerNorm.weight)
+            init.zeros_(module.LayerNorm.bias)
+
+
+class BlockBertModel(_BlockBert, BertModel):
     """BERT without a head, with layers of shapes of their own."""
 
+    pooler: Any
     config_class = BlockBertConfig
     _no_split_modules = ("BertEmbeddings", "BlockLayer")
     _can_record_outputs = {"hidden_states": BlockLayer, "attentions": BertSelfAttention}
@@ -167,10 +266,17 @@ class BlockBertModel(BertModel):
             super().__init__(config, add_pooling_layer)
         layers = [BlockLayer(config, block) for block in arch_of(config).blocks]
         self.encoder.layer = nn.ModuleList(layers)
+        if config.embedding_size is not None:
+            trigram = config.trigram_input
+            self.embeddings = (TrigramEmbeddings if trigram else ProjectedEmbeddings)(config)
+        if self.pooler is not None and config.head_activation == NO_POOLER:
+            self.pooler = FirstToken()
+        elif self.pooler is not None:
+            self.pooler.activation = ACT2FN[config.head_activation]
         self.post_init()
 
 
-class BlockBertForSequenceClassification(BertForSequenceClassification):
+class BlockBertForSequenceClassification(_BlockBert, BertForSequenceClassification):
     """The same with a classifier, or a regression, of the first token."""
 
     config_class = BlockBertConfig
@@ -182,7 +288,7 @@ class BlockBertForSequenceClassification(BertForSequenceClassification):
         self.post_init()
 
 
-class BlockBertForTokenClassification(BertForTokenClassification):
+class BlockBertForTokenClassification(_BlockBert, BertForTokenClassification):
     """The same with a classifier of each token."""
 
     config_class = BlockBertConfig

@@ -20,7 +20,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from canao.artifact.files import file_digest, staged_directory
 from canao.errors import UnsupportedError
+from canao.model.config import read_config
 from canao.model.embedding import with_embedding
+from canao.model.families.table import family_of
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import load_directory
@@ -47,24 +49,29 @@ class Vectors(Head):
     normalized: bool = False
     longest: int = 512
 
+    @property
+    def averages(self) -> bool:
+        return self.mode == "mean"
+
     def build(self, config: PreTrainedConfig) -> Any:
         import transformers
 
         bare = copy.deepcopy(config)
         bare.num_labels = 2  # as where nothing is said: the encoder has no labels to save
-        return Embedder(transformers.AutoModel.from_config(bare, add_pooling_layer=False), self)
+        without = {"add_pooling_layer": False} if family_of(config).pools else {}
+        return Embedder(transformers.AutoModel.from_config(bare, **without), self)
 
 
 class Embedder(nn.Module):
-    """An encoder (`bert`), with the map as `classifier`, as in BERT's own classifiers."""
+    """An encoder (`base_model`, as classifiers call theirs), with the map as `classifier`."""
 
-    def __init__(self, bert: Any, head: Vectors) -> None:
+    def __init__(self, encoder: Any, head: Vectors) -> None:
         super().__init__()
-        self.bert, self.head = bert, head
+        self.base_model, self.head = encoder, head
         # What of a configuration is read in training: the number of outputs is the vectors' width.
-        self.config = copy.deepcopy(bert.config)
+        self.config = copy.deepcopy(encoder.config)
         self.config.num_labels = head.width
-        self.classifier = nn.Linear(bert.config.hidden_size, head.width)
+        self.classifier = nn.Linear(encoder.config.hidden_size, head.width)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None,
@@ -72,8 +79,9 @@ class Embedder(nn.Module):
     ) -> SequenceClassifierOutput:  # fmt: skip
         """Vectors before they are scaled as `logits`, [batch, width]; without a mask, of sequences
         without padding."""
-        states = self.bert(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, **types
         ).last_hidden_state
         vector = self.classifier(self._pooled(states, attention_mask))
         return SequenceClassifierOutput(logits=vector)
@@ -98,9 +106,10 @@ class Embedder(nn.Module):
     def compiled(self) -> nn.Module:
         """The model as it is compiled of its directory."""
         found = with_embedding(
-            self.bert, Sentence(Path(), tuple(self._modules_after())), self.config.hidden_size
-        )
-        found.config = self.bert.config
+            self.base_model, Sentence(Path(), tuple(self._modules_after())),
+            self.config.hidden_size,
+        )  # fmt: skip
+        found.config = self.base_model.config
         return found
 
     def _modules_after(self) -> list[Module]:
@@ -116,7 +125,8 @@ def head_of_directory(path: Path, inventory: Inventory | None = None) -> Vectors
 
     UnsupportedError for a directory of anything else, and for modules that students cannot have.
     """
-    sentence = read_sentence(path, inventory or Inventory(path))
+    inventory = inventory or Inventory(path)
+    sentence = read_sentence(path, inventory)
     if sentence is None:
         raise UnsupportedError(
             f"{path}: no modules.json, so that nobody knows how it makes one vector of a text; "
@@ -137,9 +147,9 @@ def head_of_directory(path: Path, inventory: Inventory | None = None) -> Vectors
             f"{path}: puts texts in lower case, or a prompt before them, which students would not "
             f"learn; {_REMEDY}, and neither do_lower_case nor a default prompt"
         )
-    config = json.loads((sentence.transformer / "config.json").read_text(encoding="utf-8"))
-    width = len(dense[0].weight) if dense else int(config["hidden_size"])
-    longest = sentence.texts.to_dict()["max_tokens"] or int(config["max_position_embeddings"])
+    config, _ = read_config(sentence.transformer, inventory, bare=True)
+    width = len(dense[0].weight) if dense else int(config.hidden_size)
+    longest = sentence.texts.to_dict()["max_tokens"] or family_of(config).tokens(config)
     return Vectors(
         "SentenceEmbedding", None, pooling.modes[0], width,
         any(isinstance(m, Normalize) for m in rest), longest,
@@ -162,9 +172,10 @@ def load_embedder(path: Path, inventory: Inventory | None = None) -> Embedder:
     """The model of a Sentence-Transformers directory, in evaluation mode and float32."""
     head = head_of_directory(path, inventory)
     loaded = load_directory(path, inventory)
-    bert = loaded.module
-    bert.pooler = None
-    model = Embedder(bert, head)
+    encoder = loaded.module
+    if family_of(encoder.config).pools:
+        encoder.pooler = None
+    model = Embedder(encoder, head)
     dense = next((m for m in loaded.sentence.modules if isinstance(m, Dense)), None)  # type: ignore[union-attr]
     with torch.no_grad():
         nn.init.zeros_(model.classifier.bias)
@@ -183,7 +194,7 @@ def save_embedder(model: Embedder, tokenizer: PreTrainedTokenizerBase, directory
     kinds = ["Transformer", "Pooling", *["Dense"] * model.maps, *["Normalize"] * head.normalized]
     folders = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
     with staged_directory(directory) as folder:
-        model.bert.save_pretrained(folder, safe_serialization=True)
+        model.base_model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
         listed = [
             {"idx": i, "name": str(i), "path": place, "type": f"{_PACKAGE}.{kind}"}

@@ -31,6 +31,16 @@ class Head:
     problem: str | None
 
     @property
+    def pools(self) -> bool:
+        """Whether it reads the first token of a text through a layer before its own."""
+        return self.kind == _SEQUENCE
+
+    @property
+    def averages(self) -> bool:
+        """Whether it reads the mean of a text's tokens."""
+        return False
+
+    @property
     def auto(self) -> Any:
         """Transformers' class that makes a model with this head of any family's configuration."""
         import transformers

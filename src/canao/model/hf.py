@@ -1,4 +1,4 @@
-"""Hugging Face models for training: the one place that knows the names of their modules.
+"""Hugging Face models for training. What is particular to a family of them is in families/.
 
 Everything is read from local directories, weights from safetensors only, and code that comes
 with a model is never run.
@@ -7,8 +7,7 @@ with a model is never run.
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.artifact.files import staged_directory
@@ -27,88 +25,39 @@ from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
 from canao.model import blocks
 from canao.model.arch import Arch
-from canao.model.blocks import BlockBertConfig
 from canao.model.checkpoint import weight_files
 from canao.model.config import FILE, read_config
 from canao.model.embedder import Embedder, Vectors, load_embedder, save_embedder
+from canao.model.families.family import Family
+from canao.model.families.parts import Parts
+from canao.model.families.table import FAMILIES, family_of
 from canao.model.heads import LABELS_OF_TEXT, Head, head_for
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import check_finite, check_left_over, survey
+from canao.model.inventory.table import INERT
+from canao.model.loaded_model import WEIGHTS, check_finite, check_left_over, is_pooler, survey
 from canao.model.tokenizer import open_tokenizer
 
 # What transformers raises on a damaged or odd directory; it has no base class of its own.
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
            SafetensorError, StrictDataclassError)  # fmt: skip
-_HEAD = "classifier."
-_HALF = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(attention|intermediate|output)(?:\.|$)")
 
 
 @dataclass(frozen=True)
-class Attention:
-    """The modules of a layer's attention; `heads` is how many heads there are."""
+class Takes:
+    """What a model takes of a text: so many tokens at most, and so many token types; 0 where its
+    family has none."""
 
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    output: nn.Linear
-    norm: nn.LayerNorm
-    heads: int
-
-
-@dataclass(frozen=True)
-class Ffn:
-    """The modules of a layer's feed-forward network."""
-
-    up: nn.Linear
-    activation: Callable[[Tensor], Tensor]
-    down: nn.Linear
-    norm: nn.LayerNorm
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The two halves of an encoder layer, of which a student may lack one."""
-
-    attention: Attention | None
-    ffn: Ffn | None
-
-    @property
-    def end(self) -> nn.LayerNorm:
-        """The norm whose output is the layer's."""
-        last = self.ffn or self.attention
-        assert last is not None
-        return last.norm
-
-
-def both(layer: Layer) -> tuple[Attention, Ffn]:
-    """The halves of a layer that has both, as a teacher's have."""
-    if layer.attention is None or layer.ffn is None:
-        raise InputError("a layer of the teacher has no attention or no FFN; give a whole model")
-    return layer.attention, layer.ffn
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules of a classifier: embeddings, layers from the input up, pooler and head. Without
-    a pooler, the head reads the vector of each token, or the mean of a text's if `averages`."""
-
-    words: nn.Embedding
-    positions: nn.Embedding
-    types: nn.Embedding
-    embedding_norm: nn.LayerNorm
-    layers: tuple[Layer, ...]
-    pooler: nn.Linear | None
-    head: nn.Linear
-    averages: bool = False
+    tokens: int
+    types: int
 
 
 def load_config(
     directory: str | Path, inventory: Inventory | None = None
 ) -> PreTrainedConfig:
-    """The configuration of the BERT model in `directory`.
+    """The configuration of the teacher in `directory`.
 
-    InputError if it cannot be read, UnsupportedError for another family of models and for what
-    `inventory` refuses.
+    InputError if it cannot be read, UnsupportedError for another family of models than those of
+    families/table.py, for settings that are not supported, and for what `inventory` refuses.
     """
     directory = Path(directory)
     path = directory / FILE
@@ -117,45 +66,48 @@ def load_config(
     if not path.is_file():
         raise InputError(f"{directory}: no config.json; give a Hugging Face model directory")
     raw = read_json(path)
-    if raw.get("model_type") != "bert":
+    family = FAMILIES.get(str(raw.get("model_type")))
+    if family is None:
         raise UnsupportedError(
-            f"{path}: model_type is {raw.get('model_type')!r}; search needs a 'bert' teacher"
+            f"{path}: model_type is {raw.get('model_type')!r:.60}; search needs a teacher of "
+            f"{', '.join(FAMILIES)}"
         )
-    if raw.get("is_decoder"):
+    if raw.get("is_decoder") or raw.get("add_cross_attention"):
         raise UnsupportedError(f"{path}: a decoder; search needs an encoder")
     with _without_logs():
-        config, _ = read_config(directory, inventory, limits=LIMITS)
+        config, kind = read_config(directory, inventory, limits=LIMITS)
     inventory.require()
     try:
-        arch_of(config)
+        family.arch(config)
+        refused = family.refused(config, kind.__name__)
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {_first_line(error)}; correct the file") from None
+    if refused:
+        raise UnsupportedError(f"{path}: {refused}")
     return config
 
 
 def arch_of(config: PreTrainedConfig) -> Arch:
-    """The architecture in a BERT configuration, or in one of blocks.py."""
-    if isinstance(config, BlockBertConfig):
-        return blocks.arch_of(config)
-    return Arch.uniform(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        ffn=config.intermediate_size,
-    )
+    """The architecture in a configuration of one of the families."""
+    return family_of(config).arch(config)
+
+
+def takes(config: PreTrainedConfig) -> Takes:
+    """What models of a configuration take."""
+    family = family_of(config)
+    return Takes(family.tokens(config), family.types(config))
 
 
 def student_config(config: PreTrainedConfig, arch: Arch) -> PreTrainedConfig:
-    """A copy of `config` with the architecture `arch`: one of BERT where its layers are alike."""
-    if not arch.is_uniform:
-        student = blocks.config_of(config, arch)
-        student._name_or_path = ""
-        return student
-    student = copy.deepcopy(config)
-    student.num_hidden_layers = arch.layers
-    student.hidden_size = arch.hidden
-    student.num_attention_heads = arch.heads
-    student.intermediate_size = arch.ffn
+    """A copy of a teacher's configuration with the architecture `arch`: one of the teacher's family
+    if that has such models, and else one of blocks.py."""
+    family = family_of(config)
+    if arch == family.arch(config):
+        student = copy.deepcopy(config)
+    elif family.expresses(config, arch):
+        student = family.resized(config, arch)
+    else:
+        student = blocks.config_of(family.block_settings(config), arch)
     # from_pretrained leaves the teacher's path here, which save_pretrained would write.
     student._name_or_path = ""
     return student
@@ -200,12 +152,11 @@ def load_classifier(
     """
     directory = Path(directory)
     inventory = inventory or Inventory(directory)
+    config, head = load_config(directory, inventory), head or head_for(labels)
     if isinstance(head, Vectors):
-        load_config(directory, inventory)
         with _without_logs():
             return cast(PreTrainedModel, load_embedder(directory, inventory))
-    config, head = load_config(directory, inventory), head or head_for(labels)
-    keep = _head_order(directory, config, labels, head)
+    family, keep = family_of(config), _head_order(directory, config, labels, head)
     set_labels(config, labels, head)
     try:
         with _without_logs():
@@ -221,8 +172,10 @@ def load_classifier(
             )
     except _ERRORS as error:
         raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
-    _check_loaded(directory, info)
-    check_left_over(directory, config, type(model), info, inventory)
+    _check_loaded(directory, info, family, head)
+    _note_pooler(directory, info, inventory)
+    with _without_logs():  # of classes that are made to see whose weights are left
+        check_left_over(directory, config, type(model), info, inventory)
     inventory.require()
     last = parts_of(model).head
     with torch.no_grad():
@@ -248,43 +201,13 @@ def is_fine_tuned(
 
 
 def parts_of(model: PreTrainedModel) -> Parts:
-    """The modules of a BERT classifier, by their role."""
-    bert = model.bert
-    layers = [Layer(_attention(layer.attention), _ffn(layer)) for layer in bert.encoder.layer]
-    embeddings = bert.embeddings
-    return Parts(
-        words=embeddings.word_embeddings,
-        positions=embeddings.position_embeddings,
-        types=embeddings.token_type_embeddings,
-        embedding_norm=embeddings.LayerNorm,
-        layers=tuple(layers),
-        pooler=None if bert.pooler is None else bert.pooler.dense,
-        head=model.classifier,
-        averages=isinstance(model, Embedder) and model.head.mode == "mean",
-    )
+    """The modules of a model with one of the heads, by their role."""
+    return family_of(model.config).parts(model)
 
 
-def half_of(path: str) -> int:
-    """In which half of a layer the module at a path is: 2 * layer for its attention, and one more
-    for its FFN; -1 for what is in no layer."""
-    found = _HALF.search(path)
-    return -1 if found is None else 2 * int(found[1]) + (found[2] != "attention")
-
-
-def _attention(module: Any) -> Attention | None:
-    if module is None:
-        return None
-    own, output = module.self, module.output
-    return Attention(
-        own.query, own.key, own.value, output.dense, output.LayerNorm, own.num_attention_heads
-    )
-
-
-def _ffn(layer: Any) -> Ffn | None:
-    up, down = layer.intermediate, layer.output
-    if up is None:
-        return None
-    return Ffn(up.dense, up.intermediate_act_fn, down.dense, down.LayerNorm)
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A classifier's encoder, without the head."""
+    return model.base_model
 
 
 def save_model(
@@ -305,12 +228,12 @@ def _head_order(
 ) -> list[int] | None:
     """For each label, its row in the checkpoint's head; None if the head is for other labels, or
     its scores mean something else."""
-    rows = None
+    rows, last = None, f"{family_of(config).path_of(head)}.weight"
     for file in weight_files(directory):
         try:
             with safe_open(file, framework="pt") as tensors:
-                if f"{_HEAD}weight" in tensors.keys():  # noqa: SIM118 - not a mapping
-                    rows = tensors.get_slice(f"{_HEAD}weight").get_shape()[0]
+                if last in tensors.keys():  # noqa: SIM118 - not a mapping
+                    rows = tensors.get_slice(last).get_shape()[0]
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"{file}: not a whole safetensors file ({_first_line(error)}); download it again"
@@ -340,20 +263,30 @@ def set_labels(
     config.problem_type = (head or head_for(labels)).problem
 
 
-def _check_loaded(directory: Path, info: Mapping[str, Any]) -> None:
+def _check_loaded(
+    directory: Path, info: Mapping[str, Any], family: Family, head: Head
+) -> None:
     """InputError if weights of the encoder are missing; pooler and head may be."""
-    missing = sorted(k for k in info["missing_keys"] if not k.startswith((_HEAD, "bert.pooler.")))
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith(family.untrained))
     if missing:
         raise InputError(
             f"{directory}: {len(missing)} weights are missing, such as {missing[0]}; "
             "give a complete checkpoint"
         )
     for key, found, expected in sorted(info["mismatched_keys"]):
-        if not key.startswith(_HEAD):
+        if not key.startswith(f"{family.path_of(head)}."):
             raise InputError(
                 f"{directory}: {key} has shape {list(found)}, config.json says {list(expected)}; "
                 "one of them belongs to another model"
             )
+
+
+def _note_pooler(directory: Path, info: dict[str, Any], inventory: Inventory) -> None:
+    """Of a checkpoint with a pooler, the classifiers of some families have no place for it."""
+    poolers = {name for name in info["unexpected_keys"] if is_pooler(name)}
+    for name in sorted(poolers):
+        inventory.note(directory / WEIGHTS, name, INERT, "classifiers have a layer of their own")
+    info["unexpected_keys"] = set(info["unexpected_keys"]) - poolers
 
 
 def _first_line(error: BaseException) -> str:

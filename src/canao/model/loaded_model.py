@@ -29,7 +29,7 @@ from canao.model.sentence import (
 )
 from canao.model.setfit import note_setfit
 
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 _NOT_BY_TRANSFORMERS = ("was not trained as that class; save it as a class that has a place for "
                         "all of it, or give --ignore {name}")  # fmt: skip
 
@@ -123,13 +123,13 @@ def _loaded(path: Path, config: Any, kind: Any, inventory: Inventory) -> Any:
         inventory.file(file, USED, "weights")
     module, loading = _from_pretrained(path, config, kind)
     missing = set(loading["missing_keys"])
-    pooler = {name for name in missing if _is_pooler(name)}
+    pooler = {name for name in missing if is_pooler(name)}
     if pooler and pooler == missing and "add_pooling_layer" in inspect.signature(kind).parameters:
         # Checkpoints often leave out the pooler of a bare encoder. Then nobody can use its output,
         # which would be made of random numbers.
         module, loading = _from_pretrained(path, config, kind, add_pooling_layer=False)
         note = "the checkpoint has none, so the model has no pooler_output"
-        inventory.note(path / _WEIGHTS, "pooler", INERT, note)
+        inventory.note(path / WEIGHTS, "pooler", INERT, note)
     _check_loaded(path, loading)
     check_left_over(path, config, kind, loading, inventory)
     # The parameters of the activation xielu stay bfloat16 whatever dtype is asked for.
@@ -161,7 +161,8 @@ def _from_pretrained(path: Path, config: Any, kind: Any, **options: Any) -> tupl
         ) from None
 
 
-def _is_pooler(name: str) -> bool:
+def is_pooler(name: str) -> bool:
+    """Whether a weight is of the pooler of an encoder."""
     return name.startswith("pooler.") or ".pooler." in name
 
 
@@ -192,20 +193,20 @@ def check_left_over(
     for other in _other_heads(config, kind):
         theirs = left & _weight_names(other, config)
         for name in theirs:
-            inventory.note(path / _WEIGHTS, name, INERT, f"belongs to the head of {other.__name__}")
+            inventory.note(path / WEIGHTS, name, INERT, f"belongs to the head of {other.__name__}")
         left -= theirs
         if not left:
             return
     for name in sorted(left):
         inventory.refuse(
-            path / _WEIGHTS, name, f"{kind.__name__} has no place for weight {name}; the model "
-            + _NOT_BY_TRANSFORMERS.format(name=f"{inventory.relative(path / _WEIGHTS)}:{name}")
+            path / WEIGHTS, name, f"{kind.__name__} has no place for weight {name}; the model "
+            + _NOT_BY_TRANSFORMERS.format(name=f"{inventory.relative(path / WEIGHTS)}:{name}")
         )  # fmt: skip
 
 
 def _require_head_named(path: Path, inventory: Inventory) -> None:
     """InputError for the weights of a head where config.json names no class that has one."""
-    heads = [f for f in inventory.left_out if f.file.endswith(_WEIGHTS) and "head of" in f.note]
+    heads = [f for f in inventory.left_out if f.file.endswith(WEIGHTS) and "head of" in f.note]
     if heads:
         raise InputError(
             f"{path}/{FILE}: names no architecture, and the checkpoint has a head "

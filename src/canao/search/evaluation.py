@@ -98,7 +98,7 @@ class Evaluator:
         teacher = self.trainer.teacher_arch()
         if hidden % teacher.head_size or teacher.head_size not in space.head_sizes:
             return None
-        base = Arch.uniform(1, hidden, hidden // teacher.head_size, space.ffn_step)
+        base = space.base(hidden, teacher.head_size)
         self.survey(space, base, say)
         outside, choices = self.table.outside(base), space.blocks_at(base)
 

@@ -181,7 +181,7 @@ class Journal:
         if not self._space.admits(arch):
             raise InputError(f"architecture {arch} is not in the search space ({self._space})")
         params = self._space.encode(self._space.nearest(arch))
-        own = {} if arch.is_uniform else {_ARCH: arch.to_json()}
+        own = {} if self._space.contains(arch) else {_ARCH: arch.to_json()}
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         # A run that was killed between suggesting and judging finds its suggestion here.
         if all(trial.system_attrs.get(_FIXED) != params or _own(trial.user_attrs) != own

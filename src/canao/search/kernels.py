@@ -106,7 +106,7 @@ class Imported:
     def __call__(self, arch: Arch) -> list[tuple[str, int]]:
         from canao.compiler.loading import load_model
         from canao.compiler.pipeline import compile_graph
-        from canao.model.hf import half_of
+        from canao.model.families.table import half_of
 
         graph = load_model(self._blank(arch))[1]
         stages = compile_graph(graph, self._target, precision=self._precision)

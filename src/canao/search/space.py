@@ -31,6 +31,8 @@ class Space:
     head_sizes   widths of one head, each a divisor of `hidden_step`; ascending
     ffn          largest feed-forward width; widths are the multiples of `ffn_step` up to it
     precisions   that blocks may have; "" is that of the library
+    attention    largest width of a block's heads together; 0: that of the architecture. Only a
+                 teacher whose heads are narrower than itself has one
     """
 
     layers: int
@@ -40,6 +42,7 @@ class Space:
     ffn: int
     ffn_step: int
     precisions: tuple[str, ...] = ("",)
+    attention: int = 0
 
     def __post_init__(self) -> None:
         for name in ("hidden", "ffn"):
@@ -72,7 +75,20 @@ class Space:
             head_sizes=tuple(sorted(sizes)),
             ffn=teacher.ffn,
             ffn_step=_ffn_step(teacher.ffn),
+            attention=teacher.width if teacher.width < teacher.hidden else 0,
         )
+
+    def heads(self, hidden: int, head_size: int) -> int:
+        """The most heads that a block of that width has, and those of what controllers propose."""
+        return max(1, min(hidden, self.attention or hidden) // head_size)
+
+    def base(self, hidden: int, head_size: int) -> Arch:
+        """One layer of that width, with all heads and the least FFN."""
+        return self._alike(1, hidden, head_size, self.ffn_step)
+
+    def _alike(self, layers: int, hidden: int, head_size: int, ffn: int) -> Arch:
+        block = Block(self.heads(hidden, head_size), ffn)
+        return Arch(hidden, head_size, (block,) * layers)
 
     def __str__(self) -> str:
         heads = " or ".join(map(str, self.head_sizes))
@@ -81,6 +97,7 @@ class Space:
             f"layers 1 to {self.layers}, hidden {self.hidden_step} to {self.hidden} by "
             f"{self.hidden_step}, heads of {heads}, FFN {self.ffn_step} to {self.ffn} by "
             f"{self.ffn_step}" + (f", precisions {own}" if self.precisions != ("",) else "")
+            + (f", {self.attention} wide together at most" if self.attention else "")
         )
 
     @property
@@ -92,17 +109,17 @@ class Space:
     @property
     def smallest(self) -> Arch:
         """One layer of the smallest width, with as few heads as possible."""
-        heads = self.hidden_step // self.head_sizes[-1]
-        return Arch.uniform(1, self.hidden_step, heads, self.ffn_step)
+        return self.base(self.hidden_step, self.head_sizes[-1])
 
     def contains(self, arch: Arch) -> bool:
         """Whether it is one of those that controllers propose, whose blocks are alike."""
         return (
-            arch.is_uniform
+            arch.is_alike
             and arch.layers <= self.layers
             and arch.hidden <= self.hidden
             and arch.hidden % self.hidden_step == 0
             and arch.head_size in self.head_sizes
+            and arch.heads == self.heads(arch.hidden, arch.head_size)
             and arch.ffn <= self.ffn
             and arch.ffn % self.ffn_step == 0
         )
@@ -110,17 +127,12 @@ class Space:
     def admits(self, arch: Arch) -> bool:
         """Whether it may be judged: one of the space, or one whose blocks differ and are no larger
         than those of the space."""
-        widest, heads = self._widest(arch), arch.hidden // arch.head_size
-        ffn = self.choices()["ffn"]
+        heads, ffn = self.heads(arch.hidden, arch.head_size), self.choices()["ffn"]
+        widest = self._alike(arch.layers, arch.hidden, arch.head_size, self.ffn)
         return self.contains(widest) and all(
             block.heads <= heads and block.ffn in (0, *ffn) and block.precision in self.precisions
             for block in arch.blocks
         )
-
-    def _widest(self, arch: Arch) -> Arch:
-        """The architecture of as many layers as `arch`, each as large as it can be."""
-        heads = max(1, arch.hidden // arch.head_size)
-        return Arch(arch.hidden, arch.head_size, (Block(heads, self.ffn),) * arch.layers)
 
     def nearest(self, arch: Arch) -> Arch:
         """What controllers are told instead of an architecture whose blocks differ: the one of the
@@ -129,12 +141,12 @@ class Space:
             return arch
         units = sum(block.ffn for block in arch.blocks) / arch.layers
         ffn = min(self.choices()["ffn"], key=lambda width: (abs(width - units), width))
-        return Arch.uniform(arch.layers, arch.hidden, arch.hidden // arch.head_size, ffn)
+        return self._alike(arch.layers, arch.hidden, arch.head_size, ffn)
 
     def blocks_at(self, arch: Arch) -> dict[str, tuple[int, ...]]:
         """The numbers of heads and of FFN units, ascending, that blocks as wide as `arch` may have;
         besides, they may have none of either."""
-        most = arch.hidden // arch.head_size
+        most = self.heads(arch.hidden, arch.head_size)
         return {"heads": tuple(range(1, most + 1)), "ffn": self.choices()["ffn"]}
 
     def block_moves(self, arch: Arch) -> Iterator[Arch]:
@@ -191,9 +203,8 @@ class Space:
 
     def decode(self, params: Mapping[str, Any]) -> Arch:
         """The architecture with these parameters."""
-        hidden = int(params["hidden"])
-        heads = hidden // int(params["head_size"])
-        return Arch.uniform(int(params["layers"]), hidden, heads, int(params["ffn"]))
+        sizes = (int(params[name]) for name in ("layers", "hidden", "head_size", "ffn"))
+        return self._alike(*sizes)
 
     def encode(self, arch: Arch) -> dict[str, int]:
         """The parameters of an architecture; InputError if it is not in the space."""

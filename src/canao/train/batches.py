@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,8 @@ class Encoded:
     task     None: one of whole texts, with classes or values as the type of `labels` says
     words    where units are words: the place of each word's first token in its example, -1 if it
              has none, [words of example i]; None where units are the examples
+    typed    whether models take token types
+    most     tokens that models take: no batch is wider; None: as many as there are
     """
 
     ids: tuple[np.ndarray, ...]
@@ -42,6 +44,8 @@ class Encoded:
     pad: int
     task: Task | None = None
     words: tuple[np.ndarray, ...] | None = None
+    typed: bool = True
+    most: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,21 +64,20 @@ class Encoded:
 
     def take(self, index: Sequence[int]) -> Encoded:
         """The examples of `index`, in that order."""
-        return Encoded(
-            tuple(self.ids[i] for i in index),
-            tuple(self.types[i] for i in index),
-            self.labels[self.units(index)],
-            self.pad,
-            self.task,
-            None if self.words is None else tuple(self.words[i] for i in index),
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            types=tuple(self.types[i] for i in index),
+            labels=self.labels[self.units(index)],
+            words=None if self.words is None else tuple(self.words[i] for i in index),
         )
 
     def joined(self, more: Encoded) -> Encoded:
         """These examples, then those of `more`, which the same tokenizer made for the same task."""
         labels = np.concatenate([self.labels, more.labels])
         words = None if self.words is None else self.words + (more.words or ())
-        return Encoded(
-            self.ids + more.ids, self.types + more.types, labels, self.pad, self.task, words
+        return replace(
+            self, ids=self.ids + more.ids, types=self.types + more.types, labels=labels, words=words
         )
 
     def predicted(self, logits: np.ndarray) -> np.ndarray:
@@ -93,8 +96,8 @@ class Encoded:
 class Batch:
     """Padded examples. `ids`, `padding_mask` (1 for a token, 0 for padding) and `types` have shape
     [examples, tokens]; `index` are the places of the examples in the data set, and `labels` those
-    of their units (see `Encoded`). Where units are words, `words` are the example and the place of
-    each one's first token, [units] each."""
+    of their units (see `Encoded`, as for `typed`). Where units are words, `words` are the example
+    and the place of each one's first token, [units] each."""
 
     index: tuple[int, ...]
     ids: Tensor
@@ -103,24 +106,23 @@ class Batch:
     labels: Tensor
     task: Task | None = None
     words: tuple[Tensor, Tensor] | None = None
+    typed: bool = True
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         words = None if self.words is None else (
             self.words[0].to(device), self.words[1].to(device)
         )
-        return Batch(
-            self.index, self.ids.to(device), self.padding_mask.to(device), self.types.to(device),
-            self.labels.to(device), self.task, words,
+        return replace(
+            self, ids=self.ids.to(device), padding_mask=self.padding_mask.to(device),
+            types=self.types.to(device), labels=self.labels.to(device), words=words,
         )  # fmt: skip
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        return {
-            "input_ids": self.ids,
-            "attention_mask": self.padding_mask,
-            "token_type_ids": self.types,
-        }
+        """What models take."""
+        types = {"token_type_ids": self.types} if self.typed else {}
+        return {"input_ids": self.ids, "attention_mask": self.padding_mask, **types}
 
     def of_units(self, outputs: Tensor) -> Tensor:
         """What a model made of each unit, [units, outputs], of what it made of each example or of
@@ -142,14 +144,15 @@ def text_task(values: bool) -> Task:
 def encode(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int,
     types_known: int = 2, task: Task | None = None, names: Sequence[str] = (),
+    most: int | None = None,
 ) -> Encoded:  # fmt: skip
     """Tokenise examples as a compiled model reads them (inference/tasks/reader.py).
 
     Sequences are truncated to `max_length` tokens, or to fewer if the tokenizer's settings say so,
     at the end that they name; of a pair, the longer text first. Token types are those of the
-    tokenizer if it gives them to its model and the model knows more than one, else 0. `names` are
-    those of the task's classes. InputError if words are asked for, and the tokenizer does not say
-    where its tokens are.
+    tokenizer if it gives them to its model and the model knows more than one, else 0. Models that
+    know none take none. `names` are those of the task's classes, and `most` is as in Encoded.
+    InputError if words are asked for, and the tokenizer does not say where its tokens are.
     """
     if task is not None and task.of_words and not tokenizer.is_fast:
         raise InputError(
@@ -180,11 +183,13 @@ def encode(
         types += [np.asarray(row, dtype=np.int8) for row in kinds]
         if of_words:
             places += map(first_tokens, part, out["offset_mapping"])
-    labels = _labels(examples, task, names)
-    if not of_words:
-        return Encoded(tuple(ids), tuple(types), labels, tokenizer.pad_token_id, task)
-    labels = labels[np.concatenate(places) >= 0]
-    return Encoded(tuple(ids), tuple(types), labels, tokenizer.pad_token_id, task, tuple(places))
+    labels, words = _labels(examples, task, names), None
+    if of_words:
+        words, labels = tuple(places), labels[np.concatenate(places) >= 0]
+    return Encoded(
+        tuple(ids), tuple(types), labels, tokenizer.pad_token_id, task, words,
+        typed=types_known > 0, most=most,
+    )  # fmt: skip
 
 
 def first_tokens(example: Example, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -218,6 +223,8 @@ def collate(data: Encoded, index: Sequence[int]) -> Batch:
     """The examples of `index`, padded to the longest of them."""
     longest = max(len(data.ids[i]) for i in index)
     width = -(-longest // _MULTIPLE) * _MULTIPLE
+    if data.most is not None:
+        width = max(longest, min(width, data.most))
     ids = np.full((len(index), width), data.pad, dtype=np.int64)
     mask = np.zeros((len(index), width), dtype=np.int64)
     types = np.zeros((len(index), width), dtype=np.int64)
@@ -234,6 +241,7 @@ def collate(data: Encoded, index: Sequence[int]) -> Batch:
         torch.from_numpy(data.labels[data.units(index)]),
         data.task,
         _words(data, index),
+        data.typed,
     )
 
 

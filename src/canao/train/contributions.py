@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from canao.model.hf import both, parts_of
+from canao.model.families.parts import both, whole
+from canao.model.hf import parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.compute import device_of
 from canao.train.importance import Importance
@@ -26,16 +27,19 @@ _BATCH = 32
 def contributions(model: PreTrainedModel, data: Encoded) -> Importance:
     """The importance of every structure, from the first texts of `data`."""
     parts = parts_of(model)
-    layers = [both(layer) for layer in parts.layers]
-    norms = [parts.embedding_norm, *(norm for a, f in layers for norm in (a.norm, f.norm))]
-    given = [module for a, f in layers for module in (a.output, f.down)]
-    made = [*(module for a, _ in layers for module in (a.query, a.key)), *norms]
+    layers = [whole(layer) for layer in parts.layers]
+    writers = [parts.embeddings.end, *(norm for layer in parts.layers for norm in layer.norms)]
+    given = [module for a, ffns in layers for module in (a.output, *(f.down for f in ffns))]
+    made = [*(module for a, _ in layers for module in (a.query, a.key)), *writers]
     inputs, outputs = _squares(model, data, given, made)
-    values = [_read(inputs[2 * i], a.output) for i, (a, _) in enumerate(layers)]
     scores = [outputs[2 * i] * outputs[2 * i + 1] for i in range(len(layers))]
     hidden = torch.stack(outputs[2 * len(layers) :]).sum(0)
-    heads = [value.view(a.heads, -1).sum(1) for value, (a, _) in zip(values, layers, strict=True)]
-    units = [_read(inputs[2 * i + 1], f.down) for i, (_, f) in enumerate(layers)]
+    values, heads, units, read = [], [], [], iter(inputs)
+    for layer, (attention, ffns) in zip(parts.layers, layers, strict=True):
+        same, like = both(layer.as_bert())
+        values.append(_read(next(read), same.output))
+        heads.append(values[-1].view(attention.heads, -1).sum(1))
+        units.append(_read(torch.cat([next(read) for _ in ffns]), like.down))
     return Importance(
         hidden=hidden, heads=torch.stack(heads), scores=torch.stack(scores),
         values=torch.stack(values), ffn_units=torch.stack(units), pooled=hidden.clone(),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from canao.graph.ir import Graph, Node
 from canao.model.blocks import precisions
 from canao.precision.quantize import INT8, of_parts, precision_of, quantizable
 from canao.train.compute import device_of, in_float64
+
+_ROUNDINGS = 1e-6  # of float32, one after another
 
 
 def quantizes(precision: str) -> bool:
@@ -62,15 +64,26 @@ def _divided(x: Tensor, by: int) -> Tensor:
     return x / torch.full_like(x, by)
 
 
-def rounded(weight: Tensor, factor: float = 1.0) -> Tensor:
+# By what the compiler multiplies the weights of a module, [n, k]: one number, or one for each row.
+Factor: TypeAlias = float | Tensor
+
+
+def rounded(weight: Tensor, factor: Factor = 1.0) -> Tensor:
     """What int8 leaves of weights or rows, [n, k], which it holds `factor` times as large."""
     levels, scales = channel_levels(_times(weight, factor))
-    return levels * (scales / factor)[..., None]
+    return levels * (scales / _on(factor, scales))[..., None]
 
 
-def _times(weight: Tensor, factor: float) -> Tensor:
+def _times(weight: Tensor, factor: Factor) -> Tensor:
     """As fuse/rules/fold_weights.py multiplies weights: in float64, rounded once."""
+    if isinstance(factor, Tensor):
+        wide = in_float64(weight)
+        return (wide * factor.to(wide)[:, None]).to(weight)
     return weight if factor == 1.0 else (in_float64(weight) * factor).to(weight)
+
+
+def _on(factor: Factor, like: Tensor) -> Factor:
+    return factor.to(like) if isinstance(factor, Tensor) else factor
 
 
 class _Product(torch.autograd.Function):
@@ -79,12 +92,12 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: Factor,
         most: int = Q8.levels,
     ) -> Tensor:  # fmt: skip
         levels, unit = token_levels(x, most)
         columns, scales = channel_levels(_times(weight, factor))
-        scales = scales / factor
+        scales = scales / _on(factor, scales)
         ctx.save_for_backward(levels * unit, columns * scales[:, None])
         product = functional.linear(levels, columns) * (unit * scales)
         return product if bias is None else product + bias
@@ -110,7 +123,7 @@ class _Rows(torch.autograd.Function):
     """Rows of a table as the op `quantized_gather` gives them."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, factor: Factor) -> Tensor:
         return rounded(rows, factor)
 
     @staticmethod
@@ -118,12 +131,12 @@ class _Rows(torch.autograd.Function):
         return gradients[0], None
 
 
-def _linear(module: nn.Linear, factor: float, most: int, x: Tensor) -> Tensor:
+def _linear(module: nn.Linear, factor: Factor, most: int, x: Tensor) -> Tensor:
     product: Tensor = _Product.apply(x, module.weight, module.bias, factor, most)
     return product
 
 
-def _look_up(forward: Callable[[Tensor], Tensor], factor: float, ids: Tensor) -> Tensor:
+def _look_up(forward: Callable[[Tensor], Tensor], factor: Factor, ids: Tensor) -> Tensor:
     rows: Tensor = _Rows.apply(forward(ids), factor)
     return rows
 
@@ -133,11 +146,13 @@ class FakeQuantization:
     """What of a model is rounded.
 
     factors   paths of its modules, and for each the number by which the compiler multiplies its
-              weights before it rounds them (a scale of attention's scores, say)
+              weights before it rounds them (a scale of attention's scores, say), or the numbers of
+              its rows (of a NoNorm behind it). Levels hardly depend on what multiplies a row, so
+              that those of the start do while a NoNorm is trained
     most      for each the largest whole number of its activations
     """
 
-    factors: Mapping[str, float]
+    factors: Mapping[str, Factor]
     most: Mapping[str, int]
 
     @classmethod
@@ -153,7 +168,7 @@ class FakeQuantization:
         device = device_of(model)
         float32 = rewritten(trace(model.cpu(), max_length), True, LIMITS)[1]
         own = of_parts(float32.replace(parts=precisions(model)))
-        factors, most = {}, {}
+        factors, most = dict[str, Factor](), dict[str, int]()
         for n in quantizable(float32):
             used = precision_of(own.get(n.output, precision))
             if not used.whole:
@@ -207,8 +222,9 @@ def _module(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _factor(module: nn.Module, made: np.ndarray, path: str) -> float:
-    """The number c for which `made` is c times the module's weights, to the bit."""
+def _factor(module: nn.Module, made: np.ndarray, path: str) -> Factor:
+    """The number c for which `made` is c times the module's weights, to the bit; or that of each
+    row, to a rounding or two: norms are multiplied into weights one after another."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     given = weight.detach().numpy()
@@ -220,6 +236,11 @@ def _factor(module: nn.Module, made: np.ndarray, path: str) -> float:
         for c in (near, *(np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf))):
             if np.array_equal((given * np.float64(c)).astype(np.float32), made):
                 return float(c)
+        rows, like = given.astype(np.float64), made.astype(np.float64)
+        each = (rows * like).sum(1) / np.maximum((rows * rows).sum(1), np.finfo(np.float64).tiny)
+        same = np.allclose(rows * each[:, None], like, rtol=_ROUNDINGS, atol=0)
+        if same and each.all() and isinstance(module, nn.Linear):
+            return torch.from_numpy(each)
     raise UnsupportedError(
         f"{path}: the compiler changes its weights in a way that training cannot follow; train in "
         "float32"

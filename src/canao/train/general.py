@@ -37,7 +37,7 @@ from canao.train.contributions import contributions
 from canao.train.data import NO_CLASS
 from canao.train.distill import Objective
 from canao.train.general_options import GeneralOptions
-from canao.train.inherit import inherit, keep
+from canao.train.inherit import copy_embeddings, inherit, keep
 from canao.train.loop import Loop, TrainingSchedule
 from canao.train.options import RELATION_HEADS, TrainProgress
 from canao.train.records import digest, read_record, write_record
@@ -85,15 +85,17 @@ def distil_text(
         raise InputError(f"{text}: no such file; give a .txt file, plain or .gz, one text a line")
     if not is_plain(text):
         raise InputError(f"{text}: not a .txt file, plain or .gz; give one text a line")
-    if arch.hidden > config.hidden_size or arch.heads * arch.head_size > config.hidden_size:
+    own, takes = hf.arch_of(config), hf.takes(config)
+    if arch.hidden > own.hidden or arch.width > own.width:
+        heads = "" if own.width == own.hidden else f", and heads of {own.width} in all"
         raise InputError(
-            f"architecture {arch}: wider than the teacher, which has {config.hidden_size}; give a "
+            f"architecture {arch}: wider than the teacher, which has {own.hidden}{heads}; give a "
             "narrower one"
         )
-    if options.length > config.max_position_embeddings:
+    if options.length > takes.tokens:
         raise InputError(
-            f"{teacher}: at most {config.max_position_embeddings} tokens, --length is "
-            f"{options.length}; give a smaller one"
+            f"{teacher}: at most {takes.tokens} tokens, --length is {options.length}; give a "
+            "smaller one"
         )
     key = digest([file_digest(f) for f in weight_files(teacher)], file_digest(text), str(arch),
                   options.facts())  # fmt: skip
@@ -107,24 +109,26 @@ def distil_text(
         )
     device = training_device(options.device)
     with computing(device, options.threads):
-        data = pieces(tokenizer, read_lines(text), options.length, options.tokens)
+        data = pieces(tokenizer, read_lines(text), options.length, options.tokens, takes)
         progress("text", 1, 1, f"{len(data)} pieces, {sum(map(len, data.ids))} tokens")
         torch.manual_seed(options.seed)
         model = hf.load_classifier(teacher, (), inventory).to(device)
         student, pairing = start(model, arch, data)
         _train(student, model, pairing, data, options, curve, run_dir, key, progress)
     with storing(model_dir):
-        hf.save_model(student.bert, tokenizer, model_dir)
+        hf.save_model(hf.encoder_of(student), tokenizer, model_dir)
     write_record(record, key, None, model_dir)
     (run_dir / "checkpoint.safetensors").unlink(missing_ok=True)
     return Distilled(arch, model_dir, tuple(curve.rows))
 
 
 def pieces(
-    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], length: int, most: int
-) -> Encoded:
+    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], length: int, most: int,
+    takes: hf.Takes | None = None,
+) -> Encoded:  # fmt: skip
     """Lines as pieces of at most `length` tokens, special ones included, until there are `most`
-    tokens in all. InputError if nothing is left of them."""
+    tokens in all. InputError if nothing is left of them. `takes` is what models take; None: token
+    types, and any length."""
     length = min(length, tokenizer.model_max_length)
     found: list[np.ndarray] = []
     total = 0
@@ -139,7 +143,9 @@ def pieces(
     labels = np.full(len(found), NO_CLASS)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)  # hf.load_tokenizer sees to it
-    return Encoded(tuple(found), types, labels, pad)
+    if takes is None:
+        return Encoded(tuple(found), types, labels, pad)
+    return Encoded(tuple(found), types, labels, pad, typed=takes.types > 0, most=takes.tokens)
 
 
 def _cut(
@@ -172,11 +178,7 @@ def start(
         student = student.to(next(teacher.parameters()).device)
         old, new = hf.parts_of(teacher), hf.parts_of(student)
         with torch.no_grad():
-            for source, target in ((old.words, new.words), (old.positions, new.positions),
-                                   (old.types, new.types)):  # fmt: skip
-                target.weight.copy_(source.weight[:, hidden])
-            new.embedding_norm.weight.copy_(old.embedding_norm.weight[hidden])
-            new.embedding_norm.bias.copy_(old.embedding_norm.bias[hidden])
+            copy_embeddings(old.embeddings, new.embeddings, hidden)
         count, most = arch.layers, own.layers
         layers = tuple(-(-(i + 1) * most // count) - 1 for i in range(count))
     return student, Pairing.of(student, teacher, layers, hidden, RELATION_HEADS)

@@ -38,8 +38,7 @@ def fit_head(
     parts, device = parts_of(model), device_of(model)
     torch.manual_seed(seed)
     states, labels = _states(model, data, progress), torch.from_numpy(data.labels).to(device)
-    pooler = parts.pooler
-    trained = [*(pooler.parameters() if pooler else ()), *parts.head.parameters()]
+    trained = [p for m in (parts.pooler, parts.head) if m is not None for p in m.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=_DECAY)
     draws, step = torch.Generator().manual_seed(seed), 0
     # As many steps for the words of texts as for texts.
@@ -48,8 +47,7 @@ def fit_head(
     for _ in range(epochs):
         for rows in torch.randperm(len(labels), generator=draws).split(size):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / total)
-            read = pooler(states[rows]).tanh() if pooler else states[rows]
-            read = functional.dropout(read, _DROPOUT)
+            read = functional.dropout(parts.pooled(states[rows]), _DROPOUT)
             loss = label_loss(parts.head(read), labels[rows], data.task)
             loss.backward()
             optimizer.step()
@@ -62,7 +60,7 @@ def _states(model: PreTrainedModel, data: Encoded, progress: Progress) -> Tensor
     """What the pooler reads of each text, or the head where there is none, [units, hidden]."""
     parts, device = parts_of(model), device_of(model)
     first = parts.pooler or parts.head
-    found = torch.zeros(len(data.labels), model.config.hidden_size, device=device)
+    found = torch.zeros(len(data.labels), first.in_features, device=device)
     seen: list[Tensor] = []
     hook = first.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.eval()

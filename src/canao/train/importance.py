@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from canao.model.arch import Arch
-from canao.model.hf import Parts, both, parts_of
+from canao.model.families.parts import Norm, Parts, whole
+from canao.model.hf import parts_of
 from canao.train.batches import Encoded, collate, logits_of
 from canao.train.compute import device_of
 from canao.train.finetune import label_loss
@@ -23,9 +24,9 @@ class Importance:
 
     hidden      [hidden]           dimensions of the residual stream
     heads       [layers, heads]    attention heads
-    scores      [layers, hidden]   dimensions of queries and keys, head after head
-    values      [layers, hidden]   dimensions of values, head after head
-    ffn_units   [layers, ffn]      units of the feed-forward layer
+    scores      [layers, width]    dimensions of queries and keys, head after head
+    values      [layers, width]    dimensions of values, head after head
+    ffn_units   [layers, ffn]      units of a layer's FFNs
     pooled      [hidden]           dimensions that the classification head reads
     """
 
@@ -44,7 +45,7 @@ class Importance:
     def load(cls, path: Path, key: str, arch: Arch) -> Importance | None:
         """What was saved under `key` for a model of that shape; None if it is missing, damaged or
         of another version."""
-        deep = (arch.layers, arch.hidden)
+        deep = (arch.layers, arch.width)
         shapes = {"hidden": (arch.hidden,), "heads": (arch.layers, arch.heads), "scores": deep,
                   "values": deep, "ffn_units": (arch.layers, arch.ffn),
                   "pooled": (arch.hidden,)}  # fmt: skip
@@ -61,8 +62,8 @@ def measure_importance(
     importance of a structure is |dL/dmask|, summed over batches (Michel et al. 2019, section 4.1;
     DynaBERT, Hou et al. 2020, section 2.1). This gradient equals the sum of weight times gradient
     over the weights that write or read the structure, so the mask itself is never built. The mask
-    of a residual dimension stands behind every norm. L is the loss on the labels alone, as in
-    GRAIN.
+    of a residual dimension stands behind every module that writes it. L is the loss on the labels
+    alone, as in GRAIN.
     """
     parts = parts_of(model)
     model.eval()
@@ -79,19 +80,21 @@ def measure_importance(
 
 def _pruning_mask_gradients(parts: Parts) -> dict[str, Tensor]:
     """|dL/dmask| of every structure, from the gradients that the parameters hold now."""
-    norms = [parts.embedding_norm]
+    writers: list[nn.Linear | Norm] = [parts.embeddings.end]
     found: dict[str, list[Tensor]] = {"heads": [], "scores": [], "values": [], "ffn_units": []}
     for layer in parts.layers:
-        attention, ffn = both(layer)
-        norms += [attention.norm, ffn.norm]
+        attention, ffns = whole(layer)
+        writers += layer.norms
         value = _reads(attention.output)
         found["heads"].append(value.view(attention.heads, -1).sum(1).abs())
         found["values"].append(value.abs())
         found["scores"].append(_writes(attention.query).abs() + _writes(attention.key).abs())
-        found["ffn_units"].append(_reads(ffn.down).abs() + _writes(ffn.up).abs())
+        units = [_reads(ffn.down).abs() + _writes(ffn.up).abs() for ffn in ffns]
+        found["ffn_units"].append(torch.cat(units))
     scores = {name: torch.stack(rows) for name, rows in found.items()}
-    scores["hidden"] = sum(_writes(norm).abs() for norm in norms)
-    scores["pooled"] = _reads(parts.head).abs()
+    scores["hidden"] = sum(_writes(writer).abs() for writer in writers)
+    # Without a pooler, the head reads the hidden dimensions.
+    scores["pooled"] = scores["hidden"] if parts.pooler is None else _reads(parts.head).abs()
     return scores
 
 
@@ -100,7 +103,7 @@ def _reads(linear: nn.Linear) -> Tensor:
     return (linear.weight.detach() * linear.weight.grad).sum(0)
 
 
-def _writes(module: nn.Linear | nn.LayerNorm) -> Tensor:
+def _writes(module: nn.Linear | Norm) -> Tensor:
     """dL/dmask of each output of a linear layer or norm, [outputs]."""
     weight = module.weight.detach() * module.weight.grad
     rows = weight.sum(1) if weight.ndim == 2 else weight

@@ -12,17 +12,9 @@ from transformers import PreTrainedModel
 
 from canao.errors import InputError
 from canao.model.arch import Arch
+from canao.model.families.parts import Attention, Embeddings, Inside, Layer, Norm, Parts, both
 from canao.model.heads import head_of
-from canao.model.hf import (
-    Attention,
-    Layer,
-    Parts,
-    arch_of,
-    both,
-    build_classifier,
-    parts_of,
-    student_config,
-)
+from canao.model.hf import arch_of, build_classifier, parts_of, student_config
 from canao.train.batches import Batch, Encoded, collate
 from canao.train.compute import device_of, in_float64
 from canao.train.importance import Importance
@@ -109,10 +101,10 @@ def keep(
                 f"architecture {student}: {name} {getattr(student, name)}, the teacher has "
                 f"{getattr(teacher, name)}; a student cannot have more"
             )
-    if student.heads * student.head_size > teacher.hidden:
+    if student.width > teacher.width:
         raise InputError(
             f"architecture {student}: {student.heads} heads of {student.head_size}, the teacher's "
-            f"are {teacher.hidden} wide in all; a student's cannot be wider"
+            f"are {teacher.width} wide in all; a student's cannot be wider"
         )
     chosen = tuple(even_layers(teacher.layers, student.layers) if layers is None else layers)
     pairs = [_head_dims(teacher, student.head_size, block.heads, importance, i)
@@ -179,13 +171,9 @@ def copy_kept(old: Parts, new: Parts, kept: Kept) -> None:
     """Copy the kept rows and columns of every weight. Where gradients are computed, and the copies
     ask for none themselves, theirs reach the weights that were copied."""
     hidden = kept.hidden
-    for source, target in (
-        (old.words, new.words), (old.positions, new.positions), (old.types, new.types),
-    ):  # fmt: skip
-        target.weight.copy_(source.weight[:, hidden])
-    _copy_norm(old.embedding_norm, new.embedding_norm, hidden)
+    copy_embeddings(old.embeddings, new.embeddings, hidden)
     for i, index in enumerate(kept.layers):
-        attention, ffn = both(old.layers[index])
+        attention, ffn = both(old.layers[index].as_bert())
         if (mine := new.layers[i].attention) is not None:
             scores, values = kept.scores[i], kept.values[i]
             ratio = _score_scale(attention, mine)
@@ -204,6 +192,23 @@ def copy_kept(old: Parts, new: Parts, kept: Kept) -> None:
         read = kept.pooled
     new.head.weight.copy_(old.head.weight[:, read])
     new.head.bias.copy_(old.head.bias)
+
+
+def copy_embeddings(old: Embeddings, new: Embeddings, hidden: Tensor) -> None:
+    """Copy embeddings for a student that keeps the dimensions `hidden`; narrow tables are kept as
+    they are, and their projection is cut."""
+    every = torch.arange(old.words.embedding_dim, device=hidden.device)
+    words = hidden if old.projection is None else every
+    others = hidden if old.projection is None or old.trigram else every
+    new.words.weight.copy_(old.words.weight[:, words])
+    new.positions.weight.copy_(old.positions.weight[old.first - new.first :, others])
+    if new.types is not None:
+        types = new.types.weight
+        types.copy_(torch.zeros_like(types) if old.types is None else old.types.weight[:, others])
+    _copy_norm(old.norm, new.norm, others)
+    if old.projection is not None and new.projection is not None:
+        whole = torch.arange(old.projection.in_features, device=hidden.device)
+        _copy_linear(old.projection, new.projection, hidden, whole)
 
 
 def _score_scale(old: Attention, new: Attention) -> float:
@@ -226,7 +231,7 @@ def _copy_linear(
     new.bias.copy_(old.bias[rows] * factor)
 
 
-def _copy_norm(old: nn.LayerNorm, new: nn.LayerNorm, dims: Tensor) -> None:
+def _copy_norm(old: Norm, new: Norm, dims: Tensor) -> None:
     new.weight.copy_(old.weight[dims])
     new.bias.copy_(old.bias[dims])
 
@@ -253,18 +258,15 @@ class _Fit:
 
     def run(self) -> None:
         """Fit everything from the embeddings up to the head."""
-        hidden = self.kept.hidden
-        teacher = self.old.embedding_norm(self._embed(self.old))
-        student = self._embed(self.new)
-        student = _fit_norm(self.new.embedding_norm, student, teacher[:, hidden])
+        teacher, student = self._embed()
         at = 0
         for i, origin in enumerate(self.kept.layers):
             for skipped in self.old.layers[at:origin]:
-                teacher = self._teacher_layer(skipped, teacher)
+                teacher = skipped.inside(teacher, self._attend).end
             teacher, student = self._layer(i, self.old.layers[origin], teacher, student)
             at = origin + 1
         for layer in self.old.layers[at:]:
-            teacher = self._teacher_layer(layer, teacher)
+            teacher = layer.inside(teacher, self._attend).end
         self._top(self._units(teacher), self._units(student))
 
     def _units(self, states: Tensor) -> Tensor:
@@ -287,59 +289,43 @@ class _Fit:
         The last half that a student's layer has aims at what the teacher's whole layer gives.
         """
         new, hidden = self.new.layers[i], self.kept.hidden
-        attention, ffn = both(old)
-        context = self._context(attention, teacher)
-        total = teacher + attention.output(context)
-        middle = attention.norm(total)
-        after = middle + ffn.down(ffn.activation(ffn.up(middle)))
-        end = ffn.norm(after)
+        whole = old.inside(teacher, self._attend)
+        seen = old.aims(whole)
         if new.attention is not None:
-            aims = (total, middle) if new.ffn is not None else (after, end)
-            student = self._attention(i, attention, new.attention, teacher, student, *aims)
+            assert old.attention is not None
+            last = new.ffn is None
+            aims = (seen.after, seen.end) if last else (seen.total, seen.middle)
+            student = self._attention(i, old.attention, new.attention, seen, student, *aims)
         if new.ffn is not None:
-            _fit((new.ffn.up,), student, (ffn.up(middle)[:, self.kept.ffn_units[i]],))
+            _fit((new.ffn.up,), student, (seen.up[:, self.kept.ffn_units[i]],))
             own = new.ffn.activation(new.ffn.up(student))
-            _fit((new.ffn.down,), own, (after[:, hidden] - student,))
-            student = _fit_norm(new.ffn.norm, student + new.ffn.down(own), end[:, hidden])
-        return end, student
+            _fit((new.ffn.down,), own, (seen.after[:, hidden] - student,))
+            student = _fit_norm(new.ffn.norm, student + new.ffn.down(own), seen.end[:, hidden])
+        return whole.end, student
 
     def _attention(
-        self, i: int, old: Attention, new: Attention, teacher: Tensor, student: Tensor,
+        self, i: int, old: Attention, new: Attention, seen: Inside, student: Tensor,
         total: Tensor, end: Tensor,
     ) -> Tensor:  # fmt: skip
         """What follows the student's attention, fitted so that its sum with the residual is near
         `total` and its norm near `end`."""
         kept, hidden, ratio = self.kept, self.kept.hidden, _score_scale(old, new)
         wanted = (
-            old.query(teacher)[:, kept.scores[i]] * ratio,
-            old.key(teacher)[:, kept.scores[i]] * ratio,
-            old.value(teacher)[:, kept.values[i]],
+            seen.query[:, kept.scores[i]] * ratio,
+            seen.key[:, kept.scores[i]] * ratio,
+            seen.value[:, kept.values[i]],
         )
         _fit((new.query, new.key, new.value), student, wanted)
-        own = self._context(new, student)
+        own = self._attend(new.query(student), new.key(student), new.value(student), new.heads)
         _fit((new.output,), own, (total[:, hidden] - student,))
         return _fit_norm(new.norm, student + new.output(own), end[:, hidden])
 
-    def _teacher_layer(self, layer: Layer, state: Tensor) -> Tensor:
-        attention, ffn = both(layer)
-        state = attention.norm(state + attention.output(self._context(attention, state)))
-        return ffn.norm(state + ffn.down(ffn.activation(ffn.up(state))))
-
-    def _context(self, attention: Attention, state: Tensor) -> Tensor:
-        """What the heads of an attention give, [real tokens, their width]."""
-        return self._attend(
-            attention.query(state), attention.key(state), attention.value(state), attention.heads
-        )
-
     def _top(self, teacher: Tensor, student: Tensor) -> None:
         """Fit pooler and head, on the tokens that are labelled [units, width]."""
-        if self.old.pooler is None or self.new.pooler is None:
-            _fit((self.new.head,), student, (self.old.head(teacher),))
-            return
-        inner = self.old.pooler(teacher)
-        _fit((self.new.pooler,), student, (inner[:, self.kept.pooled],))
-        own = self.new.pooler(student).tanh()
-        _fit((self.new.head,), own, (self.old.head(inner.tanh()),))
+        if self.old.pooler is not None and self.new.pooler is not None:
+            _fit((self.new.pooler,), student, (self.old.pooler(teacher)[:, self.kept.pooled],))
+        logits = self.old.head(self.old.pooled(teacher))
+        _fit((self.new.head,), self.new.pooled(student), (logits,))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         """Attention within each sequence; arguments and result are [real tokens, width]."""
@@ -352,13 +338,16 @@ class _Fit:
         out = functional.scaled_dot_product_attention(*split, attn_mask=mask)
         return out.transpose(1, 2).flatten(2)[self.real]
 
-    def _embed(self, parts: Parts) -> Tensor:
-        width, device = self.real.shape[1], self.real.device
-        positions = torch.arange(width, device=device).expand(self.real.shape)
-        ids, types, positions = (
-            x[self.real] for x in (self.batch.ids, self.batch.types, positions)
-        )
-        return parts.words(ids) + parts.types(types) + parts.positions(positions)
+    def _embed(self) -> tuple[Tensor, Tensor]:
+        """What the first layers read, of teacher and student; the student's norm is fitted where it
+        takes the mean of other dimensions than the teacher's does."""
+        old, new, hidden = self.old.embeddings, self.new.embeddings, self.kept.hidden
+        given = self.batch.ids, self.batch.types
+        teacher = old(*given)[self.real]
+        if new.projection is not None:
+            return teacher, new(*given)[self.real]
+        sums = new.sums(*given)[self.real]
+        return teacher, _fit_norm(new.norm, sums, teacher[:, hidden])
 
 
 def _fit_norm(norm: nn.LayerNorm, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class TrainOptions:
                    None: words near in the teacher's embeddings
     prune_vocabulary   students keep those rows of the word embeddings alone that the training
                    texts use, and what any other text needs (vocabulary.py)
+    vocabulary     tokens that they keep then at least: the teacher's commonest beside those
     """
 
     max_length: int = 128
@@ -74,6 +75,7 @@ class TrainOptions:
     ranker: str = "short"
     supernet_steps: int = 400
     prune_vocabulary: bool = False
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_length", "batch", "teacher_epochs", "quick_steps", "supernet_steps",
@@ -105,6 +107,7 @@ class TrainOptions:
                 f"{self.final_epochs}, the epochs of the final training"
             )
         self._check_losses()
+        self._check_vocabulary()
         if not 0 <= self.augment <= _MOST_COPIES:
             raise InputError(
                 f"training: augment is {self.augment}; give 0 to {_MOST_COPIES} copies of each "
@@ -114,6 +117,13 @@ class TrainOptions:
             raise InputError(
                 f"training: augment_model is {self.augment_model}, and augment is 0; say how many "
                 "copies of each example it is to make, or leave it out"
+            )
+
+    def _check_vocabulary(self) -> None:
+        if self.vocabulary < 0 or (self.vocabulary and not self.prune_vocabulary):
+            raise InputError(
+                f"training: vocabulary is {self.vocabulary}; give how many tokens students keep at "
+                "least, with --prune-vocabulary"
             )
 
     def _check_losses(self) -> None:
@@ -175,5 +185,5 @@ class TrainOptions:
 LATER: dict[str, Any] = {
     "losses": DEFAULT_LOSSES, "relation_heads": RELATION_HEADS, "relation_layer": None,
     "augment": 0, "augment_model": None, "ranker": "short", "supernet_steps": 400,
-    "prune_vocabulary": False,
+    "prune_vocabulary": False, "vocabulary": 0,
 }  # fmt: skip

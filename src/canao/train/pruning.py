@@ -12,6 +12,7 @@ which is exactly the squared error that its removal adds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from canao.model.arch import Arch
-from canao.model.hf import both, parts_of
+from canao.model.families.parts import both, whole
+from canao.model.hf import parts_of
 from canao.train.batches import Encoded, collate
 from canao.train.compute import device_of, in_float64
 from canao.train.loop import read_keyed, write_tensors
@@ -65,14 +67,18 @@ class PruningErrors:
 
 def measure_errors(model: PreTrainedModel, data: Encoded) -> PruningErrors:
     """The errors of every layer, on the first training texts."""
-    layers = [both(layer) for layer in parts_of(model).layers]
-    outputs = [half for attention, ffn in layers for half in (attention.output, ffn.down)]
-    moments = _moments(model, outputs, data)
+    layers = parts_of(model).layers
+    groups = list[Sequence[nn.Linear]]()
+    for layer in layers:
+        attention, ffns = whole(layer)
+        groups += [(attention.output,), [ffn.down for ffn in ffns]]
+    moments = iter(_moments(model, groups, data))
     heads, units = [], []
-    for i, (attention, ffn) in enumerate(layers):
+    for layer in layers:
+        attention, ffn = both(layer.as_bert())
         size = attention.output.in_features // attention.heads
-        heads.append(errors(attention.output.weight, moments[2 * i], size, 1))
-        units.append(errors(ffn.down.weight, moments[2 * i + 1], 1, _TOGETHER))
+        heads.append(errors(attention.output.weight, next(moments), size, 1))
+        units.append(errors(ffn.down.weight, next(moments), 1, _TOGETHER))
     return PruningErrors(torch.stack(heads), torch.stack(units))
 
 
@@ -137,19 +143,26 @@ def _filled(shares: Tensor, count: int, together: int) -> Tensor:
     return below + (above - below) * (at - low) / (high - low)
 
 
-def _moments(model: PreTrainedModel, modules: list[nn.Linear], data: Encoded) -> list[Tensor]:
-    """X^T X of each module's inputs at real tokens, float64."""
+def _moments(
+    model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], data: Encoded
+) -> list[Tensor]:
+    """X^T X at real tokens, float64, where X are the inputs of a group's modules side by side."""
     device, kept = device_of(model), list[Tensor]()
-    sums = [torch.zeros(m.in_features, m.in_features, device=device) for m in modules]
-    totals = [in_float64(s) for s in sums]
+    widths = [sum(module.in_features for module in group) for group in groups]
+    totals = [in_float64(torch.zeros(width, width, device=device)) for width in widths]
+    seen: list[list[Tensor]] = [[] for _ in groups]
 
     def add(i: int, given: Tensor) -> None:
-        rows = given[kept[-1]]
-        totals[i] += in_float64(rows.T @ rows)
+        seen[i].append(given[kept[-1]])
+        if len(seen[i]) == len(groups[i]):
+            rows = torch.cat(seen[i], 1)
+            totals[i] += in_float64(rows.T @ rows)
+            seen[i].clear()
 
     hooks = [
         module.register_forward_pre_hook(lambda module, given, i=i: add(i, given[0]))
-        for i, module in enumerate(modules)
+        for i, group in enumerate(groups)
+        for module in group
     ]
     model.eval()
     try:

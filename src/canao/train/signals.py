@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from canao.model.hf import Layer, arch_of, parts_of
+from canao.model.families.parts import Layer, Norm
+from canao.model.hf import arch_of, parts_of
 from canao.train.batches import Batch, logits_of
 
 STATES, QUERY, KEY, VALUE = "states", "query", "key", "value"
@@ -22,7 +23,8 @@ class Signal:
     """Vectors of a batch's tokens, [examples, tokens, width].
 
     layer   counted from 0
-    part    STATES: the layer's output; QUERY, KEY, VALUE: of its attention, head after head
+    part    STATES: the layer's output, as `Layer.compared` has it; QUERY, KEY, VALUE: of its
+            attention, head after head
     """
 
     layer: int
@@ -98,7 +100,8 @@ def observe(
     with ExitStack() as hooks:
         for signal in wanted:
             module = _module(layers[signal.layer], signal.part)
-            hooks.enter_context(module.register_forward_hook(partial(_note, seen, signal)))
+            shown = layers[signal.layer].compared if signal.part == STATES else _unchanged
+            hooks.enter_context(module.register_forward_hook(partial(_note, seen, signal, shown)))
         if frozen:
             last = _module(layers[frozen - 1], STATES)
             hooks.enter_context(last.register_forward_hook(_detached))
@@ -116,7 +119,7 @@ def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(block.heads for block in arch_of(model.config).blocks)
 
 
-def _module(layer: Layer, part: str) -> nn.Linear | nn.LayerNorm:
+def _module(layer: Layer, part: str) -> nn.Linear | Norm:
     """The module whose output a part is."""
     if part == STATES:
         return layer.end
@@ -126,9 +129,14 @@ def _module(layer: Layer, part: str) -> nn.Linear | nn.LayerNorm:
 
 
 def _note(
-    seen: dict[Signal, Tensor], signal: Signal, module: nn.Module, inputs: Any, output: Tensor
-) -> None:
-    seen[signal] = output
+    seen: dict[Signal, Tensor], signal: Signal, shown: Callable[[Tensor], Tensor],
+    module: nn.Module, inputs: Any, output: Tensor,
+) -> None:  # fmt: skip
+    seen[signal] = shown(output)
+
+
+def _unchanged(vectors: Tensor) -> Tensor:
+    return vectors
 
 
 def _detached(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -65,7 +65,11 @@ class Supernet:
         student = student.eval().requires_grad_(False).to(device_of(self.model))
         whole, parts = parts_of(self.model), parts_of(student)
         as_compact(parts.words, whole.words)
-        copy_kept(whole, parts, self.keeps(arch))
+        if arch == self.arch:
+            for mine, own in zip(student.parameters(), self.model.parameters(), strict=True):
+                mine.copy_(own)
+        else:
+            copy_kept(whole, parts, self.keeps(arch))
         return student
 
     def save(self, path: Path, key: str) -> None:
@@ -142,23 +146,33 @@ class _Sandwich:
 
 def smallest(teacher: Arch) -> Arch:
     """The smallest student that a supernet is trained for: one layer, a quarter as wide."""
-    heads = max(1, teacher.heads // _WIDTHS)
-    return Arch(
-        heads * teacher.head_size, teacher.head_size, (Block(heads, max(1, teacher.ffn // _FFN)),)
-    )
+    parts = max(1, _parts(teacher) // _WIDTHS)
+    heads, ffn = _heads(teacher, parts), max(1, teacher.ffn // _FFN)
+    return Arch(parts * teacher.head_size, teacher.head_size, (Block(heads, ffn),))
 
 
 def drawn(teacher: Arch, draws: Random) -> Arch:
     """A random student: every second one of layers that are all alike, as controllers propose them,
     the others of layers of their own shapes."""
-    widest = teacher.heads
-    heads = draws.randint(max(1, widest // _WIDTHS), widest)
-    layers = draws.randint(1, teacher.layers)
+    widest = _parts(teacher)
+    parts = draws.randint(max(1, widest // _WIDTHS), widest)
+    heads, layers = _heads(teacher, parts), draws.randint(1, teacher.layers)
     units = [max(1, teacher.ffn * part // _FFN) for part in range(1, _FFN + 1)]
     if draws.random() < 0.5:
-        return Arch.uniform(layers, heads * teacher.head_size, heads, draws.choice(units))
-    blocks = tuple(_block(heads, units, draws) for _ in range(layers))
-    return Arch(heads * teacher.head_size, teacher.head_size, blocks)
+        blocks = (Block(heads, draws.choice(units)),) * layers
+    else:
+        blocks = tuple(_block(heads, units, draws) for _ in range(layers))
+    return Arch(parts * teacher.head_size, teacher.head_size, blocks)
+
+
+def _parts(teacher: Arch) -> int:
+    """How many heads' width a teacher's hidden states have; of some it has fewer heads."""
+    return max(1, teacher.hidden // teacher.head_size)
+
+
+def _heads(teacher: Arch, parts: int) -> int:
+    """The most heads of a student as wide as so many of them."""
+    return min(parts, teacher.heads)
 
 
 def _block(most: int, units: list[int], draws: Random) -> Block:

@@ -16,6 +16,7 @@ from canao.train.signals import Seen, Signal, observe, width_of
 
 _BATCH = 64
 _LIMIT = 1 << 30
+_HALF = 65504.0  # the largest number of half precision
 
 
 class TeacherTargets:
@@ -83,7 +84,7 @@ class TeacherTargets:
 
     def _keep(self, batch: Batch, seen: Seen, into: dict[Signal, Tensor]) -> None:
         for signal, kept in into.items():
-            vectors = seen.signals[signal].to("cpu", torch.half)
+            vectors = seen.signals[signal].clamp(-_HALF, _HALF).to("cpu", torch.half)
             for row, i in enumerate(batch.index):
                 start, end = self.starts[i], self.starts[i + 1]
                 kept[start:end] = vectors[row, : end - start]

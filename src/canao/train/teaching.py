@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from canao.artifact.files import write_whole
 from canao.artifact.reading import read_json
 from canao.errors import InputError
-from canao.model.hf import parts_of
+from canao.model.hf import arch_of, parts_of
 from canao.train.batches import Batch, Encoded, logits_of
 from canao.train.data import TextData, hold_out
 from canao.train.finetune import label_loss, predict_logits
@@ -128,7 +128,7 @@ class Teaching:
         labels = data.strata()
         self.recipe = recipe_for(
             len(labels), sum(map(len, examples.ids)), len(data.labels),
-            len(hold_out(labels, len(labels), seed)), model.config.hidden_size,
+            len(hold_out(labels, len(labels), seed)), arch_of(model.config).hidden,
         )  # fmt: skip
         held = hold_out(labels, self.recipe.held, seed) if self.recipe.held else []
         kept = set(held)
@@ -162,8 +162,7 @@ class Teaching:
         path, parts = self.checkpoints / "teacher-head.safetensors", parts_of(self.model)
         own = {f"{kind}.{name}": value
                for kind, module in (("pooler", parts.pooler), ("head", parts.head))
-               if module is not None
-               for name, value in module.named_parameters()}  # fmt: skip
+               if module is not None for name, value in module.named_parameters()}  # fmt: skip
         stored = _read_head(path, self.key, own)
         if stored is None:
             fit_head(

@@ -102,10 +102,10 @@ class Trainer:
         if data.task.labelled:
             require_fitting(self.source, config, data.labels, self._head, data.task.name)
             hf.set_labels(self._config, data.labels, self._head)
-        self._arch, self._types = hf.arch_of(config), config.type_vocab_size
-        if options.max_length > config.max_position_embeddings:
+        self._arch, self._takes = hf.arch_of(config), hf.takes(config)
+        if options.max_length > self._takes.tokens:
             raise InputError(
-                f"{self.source}: at most {config.max_position_embeddings} tokens, max_length is "
+                f"{self.source}: at most {self._takes.tokens} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
         if (options.relation_layer or 1) > self._arch.layers:
@@ -122,7 +122,9 @@ class Trainer:
         self._own = Vocabulary(self.tokenizer)
         if options.prune_vocabulary:
             texts = (*data.train, *unlabelled)
-            self._own = Vocabulary.of(self.source, self.tokenizer, config, texts)
+            self._own = Vocabulary.of(
+                self.source, self.tokenizer, config, texts, options.vocabulary
+            )  # fmt: skip
         self._extra = ExtraExamples(
             options, data, unlabelled, self._own.tokenizer, self.source, self.device
         )  # fmt: skip
@@ -184,14 +186,21 @@ class Trainer:
         its kernels."""
         config = hf.student_config(self._config, arch)
         self._own.configure(config)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = hf.build_classifier(config, self._head).eval()
+            for vector in (p for p in model.parameters() if p.ndim == 1):
+                # A scale of ones, with which some norms begin, would be no operation.
+                vector.add_(0.1 * torch.randn_like(vector))
         return model.compiled() if isinstance(model, Embedder) else model
 
     def vocabulary(self) -> tuple[int, int] | None:
         """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
         """
         return self._own.sizes
+
+    def told(self) -> tuple[str, ...]:
+        """What students keep of the vocabulary, in a line; nothing where they keep all."""
+        return self._own.told(self.tokenizer, self.data.dev)
 
     def worth(self, arch: Arch) -> float:
         """The share of the teacher's importance that the architecture keeps (importance.py): of its
@@ -280,7 +289,7 @@ class Trainer:
         with computing(self.device, self.options.threads):
             data, student = self._final_set(), self.student(arch)
             if rounded:
-                longest = student.config.max_position_embeddings
+                longest = hf.takes(student.config).tokens
                 rounding = FakeQuantization.of(student, longest, self.options.precision)
             schedule = self._schedule(epochs=self.options.final_epochs, quantized=rounded)
             self._distill(
@@ -406,9 +415,10 @@ class Trainer:
 
     def _encode(self, examples: Sequence[Example], *, own: bool = False) -> Encoded:
         """As the teacher's tokenizer cuts them, or as the students' `own` does."""
-        read = self._own if own else Vocabulary(self.tokenizer)
+        read, takes = self._own if own else Vocabulary(self.tokenizer), self._takes
         return read.encode(
-            examples, self.options.max_length, self._types, self.data.task, self.data.labels
+            examples, self.options.max_length, takes.types, self.data.task, self.data.labels,
+            most=takes.tokens,
         )  # fmt: skip
 
     def score(self, model: PreTrainedModel, *, teacher: bool = False) -> Score:

@@ -22,7 +22,7 @@ from canao.artifact.files import write_json
 from canao.artifact.reading import parse_json, read_json
 from canao.artifact.temporary import WorkingDirectory
 from canao.errors import CanaoError, InputError
-from canao.model.hf import load_tokenizer
+from canao.model.hf import load_tokenizer, parts_of
 from canao.model.tokenizing.prune import needed, pruned
 from canao.train.batches import Encoded, encode
 from canao.train.data import Example
@@ -53,10 +53,11 @@ class Vocabulary:
     @classmethod
     def of(
         cls, directory: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig,
-        examples: Sequence[Example],
+        examples: Sequence[Example], least: int = 0,
     ) -> Vocabulary:  # fmt: skip
-        """What `examples` use of the tokenizer of the teacher in `directory`, and what any other
-        text needs. InputError if nothing can be left out of that tokenizer safely."""
+        """What `examples` use of the tokenizer of the teacher in `directory`, what any other text
+        needs, and its commonest tokens where those are fewer than `least`. InputError if nothing
+        can be left out of that tokenizer safely."""
         used = {i for ids in _whole_texts(tokenizer, examples) for i in ids}
         used |= set(_named(config))
         if (config.pad_token_id or 0) < _LARGEST_PADDING:
@@ -64,7 +65,7 @@ class Vocabulary:
         place = str(directory)
         form = parse_json(tokenizer.backend_tokenizer.to_str(), place)
         form["truncation"] = None  # of the texts that it was given last
-        rows = needed(place, form, used)
+        rows = needed(place, form, used, least)
         if rows[-1] >= config.vocab_size:
             raise InputError(
                 f"{place}: token {rows[-1]} of the tokenizer has no row in the model, which has "
@@ -97,25 +98,42 @@ class Vocabulary:
 
     def encode(
         self, examples: Sequence[Example], max_length: int, types_known: int,
-        task: Task | None = None, names: Sequence[str] = (),
+        task: Task | None = None, names: Sequence[str] = (), most: int | None = None,
     ) -> Encoded:  # fmt: skip
         """Examples as the student's tokenizer cuts them, with the teacher's ids."""
-        found = encode(self.tokenizer, examples, max_length, types_known, task, names)
+        found = encode(self.tokenizer, examples, max_length, types_known, task, names, most)
         if self.rows is None:
             return found
         ids = tuple(self.rows[row] for row in found.ids)
         return replace(found, ids=ids, pad=int(self.rows[found.pad]))
 
+    def told(
+        self, tokenizer: PreTrainedTokenizerBase, dev: Sequence[Example]
+    ) -> tuple[str, ...]:
+        """In a line, what is kept of the teacher's `tokenizer`, and how many of the development
+        texts are cut otherwise; nothing where all is kept."""
+        if self.rows is None:
+            return ()
+        pairs = zip(_whole_texts(tokenizer, dev), _whole_texts(self.tokenizer, dev), strict=True)
+        finer = sum(ids != self.rows[own].tolist() for ids, own in pairs)
+        return (
+            f"vocabulary: students keep {len(self.rows):,} of the teacher's {self.before:,} "
+            f"tokens; {finer} of the {len(dev)} development texts have others, which are cut into "
+            "pieces",
+        )
+
     def shrink(self, student: PreTrainedModel) -> None:
         """Leave out of a student, in place, the rows that are not kept."""
         if self.rows is None:
             return
-        words = student.get_input_embeddings()
+        words = parts_of(student).words
         words.weight = nn.Parameter(self.kept(words.weight.detach()).clone())
         words.num_embeddings = len(self.rows)
         if words.padding_idx is not None:
             words.padding_idx = self._new(words.padding_idx)
-        self.configure(student.config)
+        configs = (student.config, student.base_model.config)  # of most models one and the same
+        for config in {id(config): config for config in configs}.values():
+            self.configure(config)
 
     def configure(self, config: PreTrainedConfig) -> None:
         """Make a configuration of the teacher's vocabulary, in place, one of what is kept."""

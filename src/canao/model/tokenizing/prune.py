@@ -29,9 +29,13 @@ _REMEDY = "leave out --prune-vocabulary"
 _Pair = tuple[str, str]
 
 
-def needed(place: str, form: Form, used: Collection[int]) -> tuple[int, ...]:
+def needed(
+    place: str, form: Form, used: Collection[int], least: int = 0
+) -> tuple[int, ...]:
     """The ids, ascending, that a pruned tokenizer keeps: `used`, those of tokens that were added,
-    are put into texts or pad them, and of as many more as any other text needs.
+    are put into texts or pad them, and of as many more as any other text needs. Where there are
+    fewer than `least`, those with the lowest ids are kept as well: vocabularies begin with the
+    commonest tokens of what they were made from, whatever their kind.
 
     InputError, which names `place`, for a tokenizer of which nothing can be left out safely.
     """
@@ -44,6 +48,10 @@ def needed(place: str, form: Form, used: Collection[int]) -> tuple[int, ...]:
     vocabulary = _vocabulary(place, form)
     apart = _named(form, vocabulary)
     kept = apart | set(used)
+    kept |= rule(place, form, vocabulary, apart, kept)
+    whole = _whole_words(form)
+    more = sorted(i for text, i in vocabulary.items() if i not in kept and whole(text))
+    kept |= set(more[: max(0, least - len(kept))])
     return tuple(sorted(kept | rule(place, form, vocabulary, apart, kept)))
 
 
@@ -106,7 +114,7 @@ def _of_wordpiece(
     place: str, form: Form, vocabulary: Mapping[str, int], apart: Collection[int],
     kept: Collection[int],
 ) -> set[int]:  # fmt: skip
-    prefix = str(form["model"].get("continuing_subword_prefix", "##"))
+    prefix = _prefix(form)
     whole = _whole_words(form)
     single = set()
     for token, index in vocabulary.items():
@@ -114,7 +122,7 @@ def _of_wordpiece(
         text = token[len(prefix) :] if goes_on else token
         if len(text) == 1:
             single.add(index)
-        if index not in apart and whole(text):
+        if index not in apart and whole(token):
             first = prefix if goes_on else ""
             _require(place, token, (first + text[:1], *(prefix + c for c in text[1:])), vocabulary)
     return single
@@ -170,14 +178,24 @@ def _require(
 
 
 def _whole_words(form: Form) -> Callable[[str], bool]:
-    """Tells whether a text may be part of a word: BERT's splitter leaves no mark inside of one, so
-    that a token as '[unused1]' never is."""
+    """Tells whether a token may be part of a word: BERT's splitter leaves no mark inside of one, so
+    that '[unused1]' never is."""
     if (form.get("pre_tokenizer") or {}).get("type") != "BertPreTokenizer":
-        return lambda text: True
+        return lambda token: True
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    split = BertPreTokenizer().pre_tokenize_str
-    return lambda text: text.isalnum() or len(split(text)) == 1
+    split, prefix = BertPreTokenizer().pre_tokenize_str, _prefix(form)
+
+    def whole(token: str) -> bool:
+        text = token.removeprefix(prefix) or token
+        return text.isalnum() or len(split(text)) == 1
+
+    return whole
+
+
+def _prefix(form: Form) -> str:
+    """What begins the tokens of WordPiece that go on with a word."""
+    return str(form["model"].get("continuing_subword_prefix", "##"))
 
 
 def _pairs(form: Form) -> Iterator[_Pair]:
