@@ -39,6 +39,7 @@ from canao.search.trial import (
     Trial,
 )
 
+_PAUSES = 2  # of those of the options, before a candidate is measured again beside others' work
 TRIES = 3  # measurements of a candidate that the table predicts to keep the budget
 _Ms = Callable[[Timing], float]  # of a measurement, what is compared with the budget
 
@@ -291,9 +292,12 @@ class Evaluator:
                 if over is not None:
                     return over
             predicted = self.table.predict(arch)
-            # If the table predicts that the budget is kept, a measurement over it is repeated.
+            # If the table predicts that the budget is kept, a measurement over it is repeated, and
+            # after pauses where others took the cores: what it misses by would count against
+            # larger ones as well.
             promising = predicted is not None and predicted <= self.options.budget_ms
-            measured = self._timed(artifact, config, TRIES if promising else 1)
+            pauses = self.options.pauses_s[:_PAUSES] if promising else ()
+            measured = self._timed(artifact, config, TRIES if promising else 1, pauses)
             size = size_of(artifact)
         if isinstance(measured, Failure):
             reason = f"{measured.stage}: {measured.message}"
