@@ -229,7 +229,7 @@ class RowCode:
 
     def steps(self, w: Writer, stage: Stage, partial: str) -> None:
         for step in stage.steps:
-            self.needs.update({step.op}.intersection(RARE))
+            self.needs.update(RARE.get(step.op, ()))
             if step.op in ("gather", "take_along_axis"):
                 text = self.operand(step.operands[0], partial)
             else:

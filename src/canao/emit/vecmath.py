@@ -14,8 +14,8 @@ from canao.graph.ops import OPS
 
 # What row programs have beside the ops of graph/ops.py, as those: C for operands {0}, {1}, ...
 STEPS = {"copy": "{0}", "fma": "vf_fma({0}, {1}, {2})"}
-# Steps whose function is among the `helpers`, as few models have them.
-RARE = ("log",)
+# Steps whose functions are among the `helpers`, as few models have them, and which those are.
+RARE = {"log": ("log",)}
 
 
 def vector_code(op: str, *operands: str) -> str:
