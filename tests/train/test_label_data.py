@@ -145,7 +145,7 @@ def test_files_of_words_that_do_not_fit(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"unlabelled": "-1"}, "--unlabelled -1: every word has a label of its own; leave it out"),
-        ({"label_separator": ","}, "--label-separator ,: no example or word of this task has sever"),
+        ({"label_separator": ","}, "--label-separator ,: no example or word of this task has seve"),
         ({"text_columns": ("a",)}, "there are no columns to choose; leave out --text-columns"),
         ({"label_column": "a"}, "there are no columns to choose; leave out --text-columns"),
         ({"task": "tagging"}, "'tagging' is not one of text-classification, text-regression, t"),
