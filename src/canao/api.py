@@ -203,7 +203,7 @@ def search(
     prune_vocabulary   students keep only the tokens that the training texts use, and what any other
                  text needs: smaller libraries, whose texts are cut into more tokens where they have
                  words that no training text has
-    vocabulary   tokens that they keep then at least: the teacher's commonest beside those
+    vocabulary   tokens that they keep then at least: the teacher's commonest beside those; 0: none
     unlabelled_text   more texts for that: a .txt file with one a line, or a table with the columns
                  that the texts of `data` are in
     train_device, train_dtype   where training computes (cpu, cuda, mps; auto: a GPU if there is

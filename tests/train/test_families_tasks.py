@@ -50,6 +50,7 @@ ALL = list(FAMILIES)
 # ELECTRA twice: its students' embeddings differ. XLM-RoBERTa and CamemBERT are RoBERTa's modules.
 EACH = ["distilbert", "roberta", "electra", "electra-wide", "mobilebert", "canao-bert"]
 ASKED = replace(OPTIONS, teacher_epochs=6)
+UNLABELLED = replace(OPTIONS, teacher_epochs=None, teacher_lr=None)
 
 
 @cache
@@ -193,7 +194,7 @@ def test_students_of_vectors(name: str, tmp_path: Path) -> None:
     place = save_sentence_of(folder(name), tmp_path)
     teacher = load_embedder(place)
     said = [e.text for e in texts.dev]
-    trainer = Trainer(place, texts, tmp_path / "w", OPTIONS, silent)
+    trainer = Trainer(place, texts, tmp_path / "w", UNLABELLED, silent)
     assert trainer.teacher().score.value == pytest.approx(1)
     parts = hf.parts_of(teacher)
     assert parts.averages and parts.pooler is None
@@ -297,7 +298,9 @@ def test_a_pruned_roberta(task: TextData, tmp_path: Path) -> None:
     """Positions count from the padding token's id, which stays; plain Transformers come to the
     student's score."""
     few = replace(task, train=task.train[:160], dev=task.dev[:30])
-    options = replace(OPTIONS, prune_vocabulary=True, max_length=64, teacher_epochs=4)
+    options = replace(
+        OPTIONS, prune_vocabulary=True, vocabulary=0, max_length=64, teacher_epochs=4
+    )  # fmt: skip
     place = save_byte_level(tmp_path / "m")
     trainer = Trainer(place, few, tmp_path / "w", options, silent)
     kept, before = trainer.vocabulary() or (0, 0)
@@ -319,7 +322,9 @@ def test_pruned_and_rounded_vectors(tmp_path: Path) -> None:
     """Sentence-Transformers reads a student that has a part of the rows, and was rounded."""
     texts = load_data(write_texts(tmp_path / "texts"), VECTORS)
     place = save_sentence_of(save_byte_level(tmp_path / "plain"), tmp_path)
-    options = replace(OPTIONS, prune_vocabulary=True, quantized_epochs=1, precision="int8")
+    options = replace(
+        UNLABELLED, prune_vocabulary=True, vocabulary=0, quantized_epochs=1, precision="int8"
+    )  # fmt: skip
     trainer = Trainer(place, texts, tmp_path / "w", options, silent)
     kept, before = trainer.vocabulary() or (0, 0)
     assert kept < before

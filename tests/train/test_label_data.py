@@ -145,7 +145,7 @@ def test_files_of_words_that_do_not_fit(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"unlabelled": "-1"}, "--unlabelled -1: every word has a label of its own; leave it out"),
-        ({"label_separator": ","}, "--label-separator ,: an example has one label; leave it out"),
+        ({"label_separator": ","}, "--label-separator ,: no example or word of this task has seve"),
         ({"text_columns": ("a",)}, "there are no columns to choose; leave out --text-columns"),
         ({"label_column": "a"}, "there are no columns to choose; leave out --text-columns"),
         ({"task": "tagging"}, "'tagging' is not one of text-classification, text-regression, t"),
@@ -248,7 +248,7 @@ def test_sets_that_do_not_fit(tmp_path: Path) -> None:
         load_data(parts, label_separator=",")
     with pytest.raises(InputError, match="--label-separator is empty"):
         load_data(parts, label_separator="")
-    with pytest.raises(InputError, match="an example has one label; leave it out, or give --task"):
+    with pytest.raises(InputError, match="has several labels; leave it out, or give --task mul"):
         load_data(parts, "text-classification", label_separator=",")
     with pytest.raises(InputError, match="or --task multi-label-classification if lists say"):
         load_data(tmp_path / "none.jsonl", "text-classification", label_column="labels")

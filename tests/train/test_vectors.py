@@ -265,6 +265,13 @@ def test_skeletons_kernels_and_blocks(sentence: Path, texts: TextData, tmp_path:
     assert trainer.errors().heads.shape == (3, 5)
 
 
+def test_options_of_labels(sentence: Path, texts: TextData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="teacher of a sentence-embedding is taken as it comes"):
+        Trainer(sentence, texts, tmp_path, replace(ASKED, teacher_epochs=2), Watch())
+    with pytest.raises(InputError, match="losses are labels=1, and sentence-embedding has no lab"):
+        Trainer(sentence, texts, tmp_path, replace(ASKED, losses="labels=1"), Watch())
+
+
 def test_teachers_of_another_kind(
     tiny: Path, texts: TextData, sentence: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from canao.model.tokenizing.corpus import PAIRS, TEXTS
 from canao.model.tokenizing.prune import needed, pruned
 from canao.report.page import write_report
 from canao.train.data import Example, TextData, load_data
+from canao.train.options import LEAST_TOKENS, TrainOptions
 from canao.train.trainer import Trainer
 from canao.train.vocabulary import Vocabulary
 from tests import text_tokenizers, tokens
@@ -251,7 +252,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-ASKED = replace(OPTIONS, prune_vocabulary=True, teacher_epochs=4, final_epochs=2)
+ASKED = replace(OPTIONS, prune_vocabulary=True, vocabulary=0, teacher_epochs=4, final_epochs=2)
+WHOLE: dict[str, Any] = {"prune_vocabulary": False, "vocabulary": LEAST_TOKENS}
 
 
 @pytest.fixture
@@ -307,7 +309,7 @@ def test_results_with_all_rows_are_not_taken_for_them(
     trainer.proxy_score(SMALL)
     trainer.skeleton(SMALL)
     watch = Watch()
-    whole = Trainer(speller, data, work, replace(ASKED, prune_vocabulary=False), watch)
+    whole = Trainer(speller, data, work, replace(ASKED, **WHOLE), watch)
     assert whole.told() == () and whole.vocabulary() is None
     assert whole._key == trainer._key
     whole.proxy_score(SMALL)
@@ -340,8 +342,7 @@ def test_copies_are_made_of_kept_words(
     assert len(copies) > 24 and trainer._own.rows is not None
     known = set(trainer._own.rows.tolist())
     assert {int(i) for ids in copies for i in ids} <= known
-    whole = Trainer(speller, few, tmp_path / "work", replace(options, prune_vocabulary=False),
-                    Watch())  # fmt: skip
+    whole = Trainer(speller, few, tmp_path / "work", replace(options, **WHOLE), Watch())
     others = {int(i) for ids in whole._final_set().ids[24:] for i in ids}
     assert not others <= known, "without pruning, no word was used that is dropped"
 
@@ -352,7 +353,7 @@ def test_a_search_with_a_pruned_vocabulary(speller: Path, tmp_path: Path) -> Non
     found = canao.search(
         teacher=speller, data=write_task(tmp_path / "task", train=160), budget_ms=0.21,
         run_dir=tmp_path / "run", device=device, trials=1, quick_steps=2, epochs=1,
-        teacher_epochs=2, teacher_lr=2e-3, length=16, prune_vocabulary=True,
+        teacher_epochs=2, teacher_lr=2e-3, length=16, prune_vocabulary=True, vocabulary=0,
     )  # fmt: skip
     held = found.vocabulary
     assert held is not None and held.before - held.kept == len(UNSEEN)
@@ -372,7 +373,10 @@ def test_a_search_with_a_pruned_vocabulary(speller: Path, tmp_path: Path) -> Non
 
 
 
-@pytest.mark.parametrize("options", [{"vocabulary": 5}, {"vocabulary": -1}])
+@pytest.mark.parametrize(
+    "options", [{"vocabulary": 5}, {"prune_vocabulary": True, "vocabulary": -1}]
+)
 def test_a_least_number_of_tokens_is_of_pruned_vocabularies(options: dict[str, int]) -> None:
+    assert TrainOptions(prune_vocabulary=True).vocabulary == LEAST_TOKENS
     with pytest.raises(InputError, match=r"vocabulary is -?[15]; give how many tokens"):
         replace(OPTIONS, **options)

@@ -43,7 +43,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         **_SIZES, "intermediate_size": 24, "num_feedforward_networks": 2, "embedding_size": 12,
         "intra_bottleneck_size": 16,
     }),
-    # As the published one: its head reads the first token's hidden states.
+    # Without a pooler: its head reads the first token's hidden states.
     "mobilebert-bare": (MobileBertConfig, {
         **_SIZES, "intermediate_size": 24, "num_feedforward_networks": 2, "embedding_size": 12,
         "intra_bottleneck_size": 16, "classifier_activation": False,

@@ -214,7 +214,7 @@ def search(
     ] = _TRAINING.prune_vocabulary,
     vocabulary: Annotated[
         int, typer.Option(help="tokens that they keep at least, with --prune-vocabulary: the "
-                          "teacher's commonest beside those")
+                          "teacher's commonest beside those; 0: none")
     ] = _TRAINING.vocabulary,
     unlabelled_text: Annotated[
         Path | None, typer.Option(help="texts for the teacher to label in the final training: .txt "

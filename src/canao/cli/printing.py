@@ -56,7 +56,7 @@ def print_result(result: Any, page: Path) -> None:
     )  # fmt: skip
     out.print(table)
     if held := result.vocabulary:
-        out.print(f"words    {held.kept:,} of {held.before:,} tokens kept, which saves "
+        out.print(f"tokens   {held.kept:,} of {held.before:,} kept, which saves "
                   f"{held.saved_bytes / 1e6:.4g} MB", soft_wrap=True)  # fmt: skip
     if result.budgets.further:
         out.print(f"budgets  {result.told}", soft_wrap=True)

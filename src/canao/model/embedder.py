@@ -172,11 +172,12 @@ def load_embedder(path: Path, inventory: Inventory | None = None) -> Embedder:
     """The model of a Sentence-Transformers directory, in evaluation mode and float32."""
     head = head_of_directory(path, inventory)
     loaded = load_directory(path, inventory)
+    assert loaded.sentence is not None, "which its head was read of"
     encoder = loaded.module
     if family_of(encoder.config).pools:
         encoder.pooler = None
     model = Embedder(encoder, head)
-    dense = next((m for m in loaded.sentence.modules if isinstance(m, Dense)), None)  # type: ignore[union-attr]
+    dense = next((m for m in loaded.sentence.modules if isinstance(m, Dense)), None)
     with torch.no_grad():
         nn.init.zeros_(model.classifier.bias)
         if dense is None:

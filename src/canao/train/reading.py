@@ -136,8 +136,8 @@ def refuse_separator(asked: Asked) -> None:
     """InputError if labels are to be parted, of which each example has one."""
     if asked.separator is not None:
         raise InputError(
-            f"--label-separator {asked.separator}: an example has one label; leave it out, or give "
-            f"--task {SEVERAL}"
+            f"--label-separator {asked.separator}: no example or word of this task has several "
+            f"labels; leave it out, or give --task {SEVERAL}"
         )
 
 

@@ -33,6 +33,7 @@ from canao.train.finetune import finetune, predict
 from canao.train.importance import Importance, measure_importance
 from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
 from canao.train.loop import Progress, TrainingSchedule
+from canao.train.losses import LOSSES
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
 from canao.train.pruning import PruningErrors, measure_errors
@@ -102,6 +103,8 @@ class Trainer:
         if data.task.labelled:
             require_fitting(self.source, config, data.labels, self._head, data.task.name)
             hf.set_labels(self._config, data.labels, self._head)
+        else:
+            _check_unlabelled(options, data)
         self._arch, self._takes = hf.arch_of(config), hf.takes(config)
         if options.max_length > self._takes.tokens:
             raise InputError(
@@ -464,6 +467,20 @@ class Trainer:
 
     def _checkpoint(self, name: str) -> Path:
         return self.work / "checkpoints" / f"{name}.safetensors"
+
+
+def _check_unlabelled(options: TrainOptions, data: TextData) -> None:
+    """InputError for options that train on labels, where a task has none to train on."""
+    if options.given_for_teacher is not None:
+        raise InputError(
+            "training: teacher_epochs and teacher_lr are of labels, and the teacher of a "
+            f"{data.task.name} is taken as it comes; leave them out"
+        )
+    if not any(LOSSES[name].of_teacher for name in options.weights):
+        raise InputError(
+            f"training: losses are {options.losses}, and {data.task.name} has no labels to train "
+            "on; add one of the teacher, as logits"
+        )
 
 
 def _save_model(

@@ -101,7 +101,9 @@ def _columns(table: RawTable, asked: Asked, missing: str = "") -> tuple[str, str
     label = _label_column(table, asked) or LABEL_COLUMNS[0]
     for name, option in ((words, "--text-columns"), (label, "--label-column")):
         if name not in table.columns:
-            remedy = missing or f"; name it so, or give the column's name with {option}"
+            remedy = missing or (
+                f"; name it so, give the column's name with {option}, or give a .conll file"
+            )
             raise InputError(
                 f"{table.place}: no column '{shown(name)}' among {listed(table.columns)}{remedy}"
             )
