@@ -86,7 +86,10 @@ def depths(records: Sequence[Record]) -> str:
                 top = max(there, key=lambda f: f[0])
                 lines.append((name, f"1/{round(1 / share)}", *(_cell(f, top) for f in found),
                               str(top[1])))  # fmt: skip
-    return table(lines) if len(lines) > 2 else "No records yet.\n"
+    if len(lines) == 2:
+        return "No records yet.\n"
+    shown = "![Accuracy against cost, a line for each depth](../docs/deeper_or_wider.svg)"
+    return f"{table(lines)}\n{shown}\n"
 
 
 def _cell(found: tuple[float, Arch] | None, top: tuple[float, Arch]) -> str:

@@ -114,8 +114,9 @@ def controllers(compared: Mapping[str, Any]) -> str:
             f"{row['share']:.2f}", f"`{row['controller']}`",
             *(_interval(short[:, n - 1]) for n in _AT), _interval(volume, 3),
         ))  # fmt: skip
+    shown = "![Points short of the best against evaluations](../docs/controllers.svg)"
     return (f"{compared['seeds']} seeds, told the scores of `{compared['ranker']}`.\n\n"
-            + table(lines))  # fmt: skip
+            f"{table(lines)}\n{shown}\n")  # fmt: skip
 
 
 def _interval(values: np.ndarray, digits: int = 2) -> str:
