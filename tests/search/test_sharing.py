@@ -74,7 +74,35 @@ def test_what_is_no_run_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json; give a directory written by"):
         search(place, "other", 1.5, from_run=tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="is the run itself; leave it out"):
+    with pytest.raises(InputError, match="is the run itself, or uses its training; leave it out"):
         search(place, "first", 2.0, from_run=place / "first")
     with locked(place / "first"), pytest.raises(InputError, match="another search is running"):
         search(place, "other", 1.5, from_run=place / "first")
+
+
+def test_a_run_says_where_it_trains(place: Path) -> None:
+    """Resumed without the other run, or with a third, it would mix two teachers' students."""
+    search(place, "tells", 1.5, from_run=place / "first")
+    with pytest.raises(InputError, match=r"from was '.*first', now None"):
+        search(place, "tells", 1.5)
+    # Of a run that trains in the first one, so does the next.
+    result, steps = search(place, "third", 1.25, from_run=place / "tells", min_accuracy=0.1)
+    assert not steps["teacher"] and str(place / "first") in str(result.model_dir)
+    with pytest.raises(InputError, match="uses its training"):
+        search(place, "first", 2.0, from_run=place / "tells")
+
+
+def test_what_only_the_other_run_had_is_compared(place: Path) -> None:
+    texts = place / "more.txt"
+    texts.write_text("a good film\n" * 8)
+    search(place, "more", 2.0, unlabelled_text=texts)
+    with pytest.raises(InputError, match=r"unlabelled_text was '.*more\.txt', now None"):
+        search(place, "without", 2.0, from_run=place / "more")
+
+
+def test_another_runs_directory_is_left_as_it_is(place: Path) -> None:
+    search(place, "alone", 2.0, epochs=2)
+    (place / "alone" / "latency.json").unlink()
+    with pytest.raises(InputError, match="was started with other options"):
+        search(place, "alone", 1.5, from_run=place / "first")
+    assert not (place / "alone" / "latency.json").exists()

@@ -18,8 +18,8 @@ from canao.train.trainer import Trainer
 
 SMALL, LARGER = Arch.uniform(1, 16, 2, 16), Arch.uniform(3, 32, 4, 64)
 OPTIONS = TrainOptions(
-    max_length=32, batch=16, teacher_epochs=8, teacher_lr=2e-3, quick_steps=5, supernet_steps=12,
-    final_epochs=1, student_lr=1e-3, threads=1,
+    max_length=32, batch=16, teacher_epochs=8, teacher_lr=2e-3, final_epochs=1, student_lr=1e-3,
+    threads=1,
 )  # fmt: skip
 
 
@@ -38,8 +38,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
+STEPS = {"short": {"quick_steps": 5}, "supernet": {"supernet_steps": 12}}
+
+
 def a_trainer(tiny: Path, task: TextData, work: Path, **changes: object) -> Trainer:
-    return Trainer(tiny, task, work, replace(OPTIONS, **changes), Steps())
+    few = STEPS.get(str(changes.get("ranker", "short")), {})
+    return Trainer(tiny, task, work, replace(OPTIONS, **few | changes), Steps())
 
 
 @pytest.mark.parametrize("name", RANKERS)
@@ -78,7 +82,7 @@ def test_scores_of_earlier_versions_are_found(tiny: Path, task: TextData, work: 
     trainer = a_trainer(tiny, task, work)
     trainer.proxy_score(SMALL)
     record = work / "proxy" / f"{str(SMALL).replace(' ', '-')}.json"
-    key = digest(trainer._key, OPTIONS.quick_steps, OPTIONS.student_lr)
+    key = digest(trainer._key, trainer.options.quick_steps, OPTIONS.student_lr)
     assert read_record(record, key) is not None
 
 
@@ -87,3 +91,7 @@ def test_what_is_no_ranker_is_refused() -> None:
         TrainOptions(ranker="tau")
     with pytest.raises(InputError, match="supernet_steps is 0, least is 1"):
         TrainOptions(supernet_steps=0)
+    with pytest.raises(InputError, match="quick_steps is 7, which is of the ranker 'short', and"):
+        TrainOptions(ranker="supernet", quick_steps=7)
+    with pytest.raises(InputError, match="supernet_steps is 7, which is of the ranker 'supernet'"):
+        TrainOptions(supernet_steps=7)

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from canao.artifact.directory import Artifact, digest_of
 from canao.artifact.files import file_digest, write_whole
-from canao.artifact.measured import Others, percentile, summary, upper_bound
+from canao.artifact.measured import CONFIDENCE, Others, are_enough, percentile, summary, upper_bound
 from canao.artifact.reading import fits, read_json, shown
 from canao.errors import BudgetError, InputError
 
@@ -84,6 +84,13 @@ class Certificate:
         """What that latency is at most for all runs, with a confidence of 95 %, by the samples. The
         budget limits the measured one."""
         return upper_bound(self.samples_ms, self.percentile)
+
+    @property
+    def bound_is(self) -> str:
+        """What `bound_ms` is, in words: there may be too few samples for a bound."""
+        if are_enough(len(self.samples_ms), self.percentile):
+            return f"at most, with {CONFIDENCE:.0%} confidence"
+        return "at most, of these samples"
 
     @property
     def holds(self) -> bool:

@@ -23,22 +23,28 @@ def percentile(samples: Sequence[float], q: float) -> float:
     return ordered[rank - 1]
 
 
-def upper_bound(samples: Sequence[float], q: float) -> float:
-    """What the q-th percentile of all runs is at most, with a confidence of 95 %, by these samples.
+def upper_bound(samples: Sequence[float], q: float, confidence: float = CONFIDENCE) -> float:
+    """What the q-th percentile of all runs is at most, with a confidence of 95 % if no other is
+    asked for, by these samples.
 
     It is the smallest sample that this can be said of, whatever runs are distributed like: the k-th
     smallest of n is below the percentile only if k samples are, and the number of those is binomial
     of n and q (David and Nagaraja 2003, Order Statistics, section 7.1). Of 1,024 samples and q = 90
     it is the 938th, a percentile of 91.6. It takes samples to be independent. Where there are too
-    few for that confidence, it is the largest.
+    few for that confidence (`are_enough`), it is the largest.
     """
     ordered, n, share = sorted(samples), len(samples), q / 100
     if not 0 < share <= 1:
         raise InputError(f"percentile {q:g} is outside (0, 100]")
     k, tail = n, share**n  # the probability that all n are below
-    while k > 1 and (more := tail + _binomial(n, k - 1, share)) <= 1 - CONFIDENCE:
+    while k > 1 and (more := tail + _binomial(n, k - 1, share)) <= 1 - confidence:
         k, tail = k - 1, more
     return ordered[k - 1]
+
+
+def are_enough(n: int, q: float) -> bool:
+    """Whether so many samples can bound the q-th percentile with a confidence of 95 %."""
+    return bool((q / 100) ** n <= 1 - CONFIDENCE)
 
 
 def _binomial(n: int, k: int, share: float) -> float:

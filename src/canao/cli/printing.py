@@ -16,7 +16,6 @@ from rich.table import Table
 from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
-from canao.artifact.measured import CONFIDENCE
 from canao.cli.understood import left_out_lines, understood
 from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
@@ -47,7 +46,7 @@ def print_result(result: Any, page: Path) -> None:
     teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
     table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
     bound = f"{result.certificate.bound_ms:.2f}"
-    table.add_row(f"at most ({CONFIDENCE:.0%})", "", bound)
+    table.add_row(result.certificate.bound_is, "", bound)
     artifact = result.artifact
     out.print()
     out.print(

@@ -10,7 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from canao.artifact.directory import Artifact
-from canao.artifact.measured import PERCENTILES, Others, percentile, summary, upper_bound
+from canao.artifact.measured import (
+    CONFIDENCE,
+    PERCENTILES,
+    Others,
+    percentile,
+    summary,
+    upper_bound,
+)
 from canao.defaults import DEVICE as LOCAL
 from canao.errors import DeviceError, InputError
 from canao.inference.library import THIS_MACHINE, require_runnable
@@ -73,9 +80,9 @@ class Timing:
         """The smallest sample that at least q percent of the samples do not exceed."""
         return percentile(self.samples_ms, q)
 
-    def upper_bound(self, q: float) -> float:
-        """What that is at most for all runs, with a confidence of 95 %."""
-        return upper_bound(self.samples_ms, q)
+    def upper_bound(self, q: float, confidence: float = CONFIDENCE) -> float:
+        """What that is at most for all runs, with a confidence of 95 % or another one."""
+        return upper_bound(self.samples_ms, q, confidence)
 
     def summary(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float]:
         """n, min, mean, the asked percentiles, max, load and cold start, peak memory."""

@@ -31,7 +31,7 @@ from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.report.plots import pareto_svg
 from canao.report.why import why
-from canao.search.budgets import size_of
+from canao.search.budgets import Budgets, size_of
 from canao.search.certification import (
     ARTIFACT_DIR,
     RESULT_FILE,
@@ -67,11 +67,23 @@ class Run:
 
     @property
     def state(self) -> str:
-        """'certified', 'missed' for a library measured again that misses the budget now, 'refused'
-        or 'unfinished'."""
+        """'certified', 'missed' for a library that misses a budget now, as it was measured again or
+        the least score was raised, 'refused' or 'unfinished'."""
         if self.certificate is None:
             return "unfinished" if self.refused is None else "refused"
-        return "certified" if self.certificate.holds else "missed"
+        return "missed" if self.missed else "certified"
+
+    @property
+    def missed(self) -> str:
+        """Which budgets the library misses, and with what; '' where it keeps all, or there is none.
+        """
+        if self.certificate is None or self.artifact is None or self.result is None:
+            return ""
+        student = self.result.student
+        return Budgets.of(self.facts).missed(
+            self.certificate.measured_ms, size_of(self.artifact), self.certificate.peak_bytes,
+            student.metrics.get(student.primary),
+        )  # fmt: skip
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -137,7 +149,8 @@ def _require_own(certificate: Certificate, facts: Mapping[str, Any], run_dir: Pa
 def summary(run: Run) -> dict[str, Any]:
     """The figures of a run for programs; times are in milliseconds."""
     result = msgspec.to_builtins(run.result) if run.result else {}
-    measured = run.certificate.measured_ms if run.certificate and run.certificate.holds else None
+    certified = run.certificate if run.state == "certified" else None
+    measured = certified.measured_ms if certified else None
     teacher_ms = run.result.teacher.latency_ms if run.result else None
     return {
         "state": run.state,
@@ -222,7 +235,7 @@ def _head(run: Run) -> str:
         cards.append(("least score", f"{facts['min_accuracy']:g}"))
     if run.artifact is not None:
         cards.append(("size", f"{size_of(run.artifact) / 1e6:.4g} MB"))
-    if run.certificate and run.certificate.holds:
+    if run.certificate and run.state == "certified":
         cards.append(("certified", f"{run.certificate.measured_ms:.4g} ms"))
     speedup = summary(run)["speedup"]
     if speedup:
@@ -238,10 +251,12 @@ def _head(run: Run) -> str:
 
 
 def _state(run: Run) -> str:
-    if run.certificate and run.certificate.holds:
+    if run.certificate and run.state == "certified":
         return f"certified on {run.certificate.device}"
-    if run.certificate:
+    if run.certificate and not run.certificate.holds:
         return f"missed: measured again, {run.certificate}"
+    if run.certificate:
+        return f"missed: {run.missed}; the command of the search goes on"
     if run.refused:
         return f"refused: {run.refused}"
     return "unfinished: no library has been judged yet"
@@ -311,7 +326,7 @@ def _certificate(certificate: Certificate | None) -> str:
         ("measured", str(certificate)),
         ("precision", certificate.precision),
     ]
-    rows.insert(2, (f"at most, with {CONFIDENCE:.0%} confidence", f"{certificate.bound_ms:.4g} ms"))
+    rows.insert(2, (certificate.bound_is, f"{certificate.bound_ms:.4g} ms"))
     if certificate.predicted_ms is not None and certificate.error is not None:
         off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"
         rows.append(("predicted by the latency table", off))

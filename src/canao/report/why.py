@@ -18,7 +18,7 @@ from canao.search.trial import (
 )
 
 _LEFT_OUT = {
-    DOMINATED: "no smaller than one that was too slow",
+    DOMINATED: "no smaller than one that missed a budget",
     PREDICTED_OVER: "too slow by the latency table",
     MEASURED_OVER: "measured over a budget",
     FAILED: "not to be measured",
@@ -41,8 +41,8 @@ def why(
     place = ranked.index(own)
     told = [_counted(trials, len(ranked)), _place(own, place, ranked, facts)]
     if place:
-        told.append(f"Those that ranked higher were tried first and missed a budget: "
-                    f"{_listed(ranked[:place])}.")  # fmt: skip
+        told.append(f"Those that ranked higher missed a budget when they were checked or finished, "
+                    f"or were put off because they came too near to it: {_listed(ranked[:place])}.")
     told.append(_used(own, certificate, float(facts["budget_ms"])))
     told.append(_beyond(trials))
     return tuple(line for line in told if line)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from canao.artifact.certificate import CERTIFICATE_FILE
 from canao.artifact.directory import Artifact
@@ -38,6 +40,12 @@ class Budgets:
                 f"search: min_accuracy is {least:g}; give a value of the metric, such as 0.9 for "
                 "90 %"
             )
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Budgets:
+        """Those of a run's facts."""
+        further = (facts.get(name) for name in ("size_mb", "memory_mb", "min_accuracy"))
+        return cls(facts["budget_ms"], *further)
 
     def excess(self, latency_ms: float, size: int, memory: int) -> float:
         """By how much of itself the budget is missed that is missed most; negative where all are

@@ -17,6 +17,7 @@ from canao.artifact.certificate import CERTIFICATE_FILE, Certificate, write_cert
 from canao.artifact.directory import Artifact
 from canao.artifact.files import replace_directory, write_whole
 from canao.artifact.reading import read_json
+from canao.defaults import PRECISION
 from canao.device.base import Device, MeasureConfig
 from canao.device.certify import UnsavedError, judge, saved_elsewhere
 from canao.errors import BudgetError, DeviceError, InputError
@@ -144,7 +145,7 @@ def certify_best(
     options, slack, finished, repairs = evaluator.options, 1.0, 0, 0
     told: list[str] = []
     waiting = [trial for trial in best_first(journal.trials)
-               if not _below(journal, options.budgets, trial, told)]  # fmt: skip
+               if not _below(evaluator, journal, trial, told)]  # fmt: skip
     while waiting and finished < options.finalists:
         # After a miss, candidates that would miss with the same slowdown come after the others.
         waiting = list(best_first(waiting))
@@ -161,9 +162,9 @@ def certify_best(
                     _write_result(result)
                     _write_profile(evaluator.device, result, options.search_measure)
                 return result
-            _note_score(journal, trial.arch, result.score)
-            if result.certificate.holds:  # another budget than that of latency
-                told.append(f"{trial.arch} has {missed.why}")
+            _note_score(evaluator, journal, trial.arch, result.score)
+        if missed.measured_ms <= options.budget_ms:  # which the points named in the end don't tell
+            told.append(f"{trial.arch} has {missed.why}")
         progress(Event("certify", f"{trial.arch} misses a budget with {missed.why}", trial))
         if options.budgets.excess(missed.ms, missed.size, missed.memory) <= 0:
             continue  # it scores too little, and smaller ones would not score more
@@ -209,17 +210,26 @@ def _missed(result: SearchResult) -> _Needs:
     return _Needs(used[0], *used, result.budgets.missed(*used, result.score.value))
 
 
-def _below(journal: Journal, budgets: Budgets, trial: Trial, told: list[str]) -> bool:
+def _below(evaluator: Evaluator, journal: Journal, trial: Trial, told: list[str]) -> bool:
     """Whether a candidate was finished before and scored less than the least; which is told."""
-    score = (journal.note(_SCORES) or {}).get(trial.arch.to_json())
+    budgets = evaluator.options.budgets
+    score = (journal.note(_SCORES) or {}).get(_scored(evaluator, trial.arch))
     if score is None or budgets.min_accuracy is None or score >= budgets.min_accuracy:
         return False
     told.append(f"{trial.arch} has a score of {score:.4f}, least is {budgets.min_accuracy:g}")
     return True
 
 
-def _note_score(journal: Journal, arch: Arch, score: Score) -> None:
-    journal.set_note(_SCORES, (journal.note(_SCORES) or {}) | {arch.to_json(): score.value})
+def _note_score(evaluator: Evaluator, journal: Journal, arch: Arch, score: Score) -> None:
+    noted = {_scored(evaluator, arch): score.value}
+    journal.set_note(_SCORES, (journal.note(_SCORES) or {}) | noted)
+
+
+def _scored(evaluator: Evaluator, arch: Arch) -> str:
+    """What a score is noted for: in another precision than float32 it is that of a library, which
+    depends on what that may lose."""
+    options = evaluator.options
+    return arch.to_json() + ("" if options.precision == PRECISION else f" {options.max_loss:g}")
 
 
 def _repaired(
@@ -295,7 +305,8 @@ def _vocabulary(evaluator: Evaluator, arch: Arch) -> KeptVocabulary | None:
     sizes = evaluator.trainer.vocabulary()
     if sizes is None:
         return None
-    row = arch.hidden * precision_of(evaluator.options.precision).weights.bytes
+    width = evaluator.trainer.word_width(arch)
+    row = width * precision_of(evaluator.options.precision).weights.bytes
     kept, before = sizes
     return KeptVocabulary(kept, before, (before - kept) * row)
 

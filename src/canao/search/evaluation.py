@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from canao.artifact.directory import Artifact
-from canao.artifact.measured import Others
+from canao.artifact.measured import CONFIDENCE, Others
 from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
@@ -214,7 +214,9 @@ class Evaluator:
         return timing.percentile(self.options.percentile)
 
     def _at_most(self, timing: Timing) -> float:
-        return timing.upper_bound(self.options.percentile)
+        """Each of all measurements that a candidate may have is as sure as that all are at once."""
+        most = TRIES + len(self.options.pauses_s)
+        return timing.upper_bound(self.options.percentile, 1 - (1 - CONFIDENCE) / most)
 
     def expected(self, arch: Arch, near: Trial) -> float:
         """What share of the budget is used that is used most, times the milliseconds of that of

@@ -49,7 +49,7 @@ STUDY_FILE = "study.db"
 _STUDY = "canao"
 _OF_PLACE = {"target"}  # facts that may change: timings are kept apart by place
 _MAY_CHANGE = {"min_accuracy"}  # facts that are there for reports only
-_ADDED = {"columns"}  # facts that runs of earlier versions do not have
+ADDED = {"columns"}  # facts that runs of earlier versions do not have
 # What those runs did where they do not say it.
 BEFORE = {"precision": PRECISION, "training.quantized_epochs": str(None),
            **{f"training.{name}": str(value) for name, value in LATER.items()},
@@ -84,6 +84,9 @@ class _Facts(msgspec.Struct):
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)]
     device: str
     controller: str
+    size_mb: float | None = None
+    memory_mb: float | None = None
+    min_accuracy: float | None = None
 
 
 class RunFile(msgspec.Struct):
@@ -338,7 +341,7 @@ def claim(
     held = read_run_file(run_dir)
     # Compared in JSON form, as the file holds it.
     asked, before = json.loads(json.dumps(dict(facts))), BEFORE | held.facts
-    compared = (before.keys() | asked.keys()) - _OF_PLACE - (_ADDED - before.keys())
+    compared = (before.keys() | asked.keys()) - _OF_PLACE - (ADDED - before.keys())
     changed = {name for name in compared if before.get(name) != asked.get(name)}
     differing = [
         f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"

@@ -20,6 +20,7 @@ from canao.search.kernels import Kernels
 from canao.search.options import Compile, Event, Finish, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.refine import polished, polishing
+from canao.search.sharing import take_times
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
 from canao.train.storing import storing
@@ -64,6 +65,7 @@ def run_search(
             "space": str(space),
         }
         moved = claim(options.run_dir, facts, place, options.data_told)
+        take_times(options.run_dir, options.times_of)
         journal = Journal(options, space, place)
         if moved:
             _take_over(journal, moved, progress)

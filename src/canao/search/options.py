@@ -85,6 +85,10 @@ class Trainer(Protocol):
         """Which of the teacher's layers a student of so many layers keeps."""
         ...
 
+    def word_width(self, arch: Arch) -> int:
+        """How wide the word embeddings of that architecture are."""
+        ...
+
     def worth(self, arch: Arch) -> float:
         """How much of the teacher's importance the architecture keeps; costs no training."""
         ...
@@ -121,6 +125,7 @@ class SearchOptions:
     finalists        candidates trained in full, at most, until one holds the budget
     space            what is searched; None: every shape up to the teacher's
     identity         more facts that must not change when the run resumes: teacher and data
+    times_of         a run whose kernel times are taken where this one has none
     data_told        how the data were understood, in lines: told at the start, kept for the report
     """
 
@@ -142,6 +147,7 @@ class SearchOptions:
     space: Space | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     data_told: tuple[str, ...] = ()
+    times_of: Path | None = None
     size_mb: float | None = None
     memory_mb: float | None = None
     min_accuracy: float | None = None

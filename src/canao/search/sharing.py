@@ -14,56 +14,61 @@ from typing import Any
 from canao.artifact.files import write_whole
 from canao.artifact.reading import read_bytes
 from canao.errors import InputError
-from canao.search.journal import BEFORE, locked, read_run
+from canao.search.journal import ADDED, BEFORE, locked, read_run
 
 TRAINED, TIMED = "train", "latency.json"  # in a run directory
+FROM = "from"  # the fact that names the run where another one trains
 # Facts of a search that have no part in what is trained: budgets, and how candidates are found.
 _OWN = frozenset((
-    "budget_ms", "size_mb", "memory_mb", "percentile", "controller", "seed", "search_samples",
-    "device", "target", "teacher_arch", "space",
+    "budget_ms", "size_mb", "memory_mb", "min_accuracy", "percentile", "controller", "seed",
+    "search_samples", "device", "target", "teacher_arch", "space", FROM,
 ))  # fmt: skip
 _OWN_MEASURE = "measure."
 _MOST = 1 << 26  # bytes of a latency table
 
 
 @contextmanager
-def sharing(other: Path | None) -> Iterator[None]:
-    """Lock the run whose training another one uses, if there is one; InputError if it is none, or
-    is running."""
+def sharing(run_dir: Path, other: Path | None) -> Iterator[Path | None]:
+    """Lock the run whose training another one in `run_dir` uses, if there is one, and say which it
+    is: the other run, or that where the other one trains itself. InputError if it is none, is the
+    run itself, or is running."""
     if other is None:
-        yield
+        yield None
         return
-    read_run(other)  # before anything is written there
-    with locked(other):
-        yield
+    # Read before anything is written there.
+    place = Path(read_run(other).get(FROM) or other).resolve()
+    if run_dir.resolve() in (other.resolve(), place):
+        raise InputError(f"--from {other}: is the run itself, or uses its training; leave it out")
+    with locked(place):
+        yield place
 
 
 def trained_in(run_dir: Path, other: Path | None, facts: Mapping[str, Any]) -> Path:
     """Where a run of these facts trains: in its own directory, or in that of the other run, which
-    must have been started with the same teacher, data and options of training. Kernel times of the
-    other run are copied where this one has none. InputError names what differs.
+    must have been started with the same teacher, data and options of training. InputError names
+    what differs.
     """
     if other is None:
         return run_dir / TRAINED
-    if other.resolve() == run_dir.resolve():
-        raise InputError(f"--from {other}: is the run itself; leave it out")
-    held = BEFORE | read_run(other)
+    held = read_run(other)
+    known = BEFORE | held
+    names = (known.keys() | facts.keys()) - _OWN - (ADDED - held.keys())
     differing = [
-        f"{name} was {held.get(name)!r}, now {value!r}"
-        for name, value in sorted(facts.items())
-        if not _own(name) and held.get(name) != value
+        f"{name} was {known.get(name)!r}, now {facts.get(name)!r}"
+        for name in sorted(names)
+        if not name.startswith(_OWN_MEASURE) and known.get(name) != facts.get(name)
     ]
     if differing:
         raise InputError(
             f"--from {other}: was trained with other options ({'; '.join(differing)}); give the "
             "same, or leave it out"
         )
-    times = other / TIMED
-    if times.is_file() and not (run_dir / TIMED).exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / TIMED, read_bytes(times, limit=_MOST, remedy="remove it"))
     return other / TRAINED
 
 
-def _own(name: str) -> bool:
-    return name in _OWN or name.startswith(_OWN_MEASURE)
+def take_times(run_dir: Path, other: Path | None) -> None:
+    """Copy the kernel times of another run where this one has none."""
+    if other is None or (run_dir / TIMED).exists() or not (other / TIMED).is_file():
+        return
+    times = read_bytes(other / TIMED, limit=_MOST, remedy="remove it")
+    write_whole(run_dir / TIMED, times)

@@ -111,6 +111,7 @@ class TrainOptions:
                 f"{self.final_epochs}, the epochs of the final training"
             )
         self._check_losses()
+        self._check_ranker()
         self._check_vocabulary()
         if not 0 <= self.augment <= _MOST_COPIES:
             raise InputError(
@@ -130,6 +131,15 @@ class TrainOptions:
                 f"training: vocabulary is {self.vocabulary}; give how many tokens students keep at "
                 "least, with --prune-vocabulary"
             )
+
+    def _check_ranker(self) -> None:
+        for name, used_by in (("quick_steps", "short"), ("supernet_steps", "supernet")):
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default and self.ranker != used_by:
+                raise InputError(
+                    f"training: {name} is {getattr(self, name)}, which is of the ranker "
+                    f"'{used_by}', and the ranker is '{self.ranker}'; leave it out"
+                )
 
     def _check_losses(self) -> None:
         if self.losses != DEFAULT_LOSSES:

@@ -5,7 +5,7 @@
     fitted     the score of a student as it starts, with the teacher's weights fitted to it
     pruning    what is kept of the teacher, by the errors of second-order pruning (pruning.py)
 
-How well each tells what full training comes to is measured in benchmarks/rankers.md.
+How well each tells what full training comes to is what benchmarks/landscape.py measures.
 """
 
 from __future__ import annotations

@@ -201,6 +201,11 @@ class Trainer:
         """
         return self._own.sizes
 
+    def word_width(self, arch: Arch) -> int:
+        """How wide the word embeddings of that architecture are: some families' are narrow."""
+        config = hf.student_config(self._config, arch)
+        return int(getattr(config, "embedding_size", None) or arch.hidden)
+
     def told(self) -> tuple[str, ...]:
         """What students keep of the vocabulary, in a line; nothing where they keep all."""
         return self._own.told(self.tokenizer, self.data.dev)
@@ -232,7 +237,7 @@ class Trainer:
         return even_layers(self._arch.layers, count)
 
     def proxy_score(self, arch: Arch) -> Score:
-        """The score of `arch` on dev after a short distillation: enough to rank candidates."""
+        """The score of `arch` by the options' ranker: enough to rank candidates."""
         record, rank = self._place("proxy", arch)[1], ranker(self.options.ranker)
         key = digest(self._key, *rank.key(self), *self._own.facts)
         stored = score_of(read_record(record, key))
