@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -405,6 +406,17 @@ def test_modules_belong_to_halves(name: str) -> None:
 def test_the_table_names_what_is_tested() -> None:
     variants = {"electra-wide", "mobilebert-bare"}
     assert set(TABLE) == (set(ALL) - variants) | {"bert"}
+
+
+def test_stages_of_a_search_know_no_family() -> None:
+    """Training and searching import roles and the table, and no family's module or class."""
+    root = Path(blocks.__file__).parent.parent
+    for path in [*(root / "train").glob("*.py"), *(root / "search").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"canao\.model\.families\.(\w+)", text))
+        assert named <= {"parts", "table"}, path
+        own = r"model_type|\.(bert|roberta|distilbert|electra|mobilebert)\b"
+        assert not re.search(own, text), path
 
 
 def test_embeddings_as_wide_as_the_student_keep_their_projection(
