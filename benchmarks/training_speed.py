@@ -46,8 +46,8 @@ from canao.train.compact import compact_words
 from canao.train.compute import autocast, computes_in, device_of
 from canao.train.data import load_data
 from canao.train.finetune import label_loss
-from canao.train.losses import TEMPERATURE
 from canao.train.targets import TeacherTargets
+from canao.train.tasks.task import TEMPERATURE
 
 HERE = Path(__file__).resolve().parent
 RECORDS, PAGE = HERE / "results" / "training_speed.jsonl", HERE.parent / "docs" / "training.md"

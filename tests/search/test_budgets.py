@@ -315,4 +315,4 @@ def test_all_budgets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = " ".join(capsys.readouterr().out.split())
     size, score = found.size_bytes / 1e6, found.score.value
     assert f"{size:.4g} of 60 MB" in printed and f"a score of {score:.4f}, least is 0.5" in printed
-    assert "of 40 MB of memory" in printed and "at most (95%)" in printed
+    assert "of 40 MB of memory" in printed and "at most, with 95% confidence" in printed

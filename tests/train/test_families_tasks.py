@@ -266,7 +266,10 @@ def test_random_students_are_admitted(name: str, task: TextData) -> None:
 
 @pytest.mark.parametrize("name", ["distilbert", "mobilebert"])
 def test_a_supernet_is_trained(name: str, task: TextData, tmp_path: Path) -> None:
-    options = replace(OPTIONS, ranker="supernet", supernet_steps=6, teacher_epochs=3)
+    options = replace(
+        OPTIONS, ranker="supernet", supernet_steps=6, teacher_epochs=3,
+        quick_steps=TrainOptions().quick_steps,
+    )  # fmt: skip
     trainer = Trainer(folder(name), task, tmp_path, options, silent)
     before = copy.deepcopy(trainer._teacher_model()).state_dict()
     for arch in (smaller(name), uneven(name), FULL[name]):

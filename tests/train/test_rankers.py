@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_bert import save_tiny, write_task
 
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.train.data import TextData
+from canao.train.data import TextData, load_data
 from canao.train.options import RANKERS, TrainOptions
 from canao.train.rankers import KEPT
 from canao.train.records import digest, read_record
@@ -75,6 +78,35 @@ def test_a_supernet_is_trained_once_and_kept(tiny: Path, task: TextData, work: P
     longer = a_trainer(tiny, task, work, ranker="supernet", supernet_steps=8)
     longer.proxy_score(SMALL)
     assert longer.progress.of["supernet"] >= 8
+
+
+def test_a_killed_supernet_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """With a table of words of which most rows are cut off while it trains; and where what is kept
+    of the teacher has to be measured again."""
+    wide = save_tiny(tmp_path / "wide", vocab_size=300)
+    task = load_data(write_task(tmp_path / "task", train=96))
+
+    class Killed(Steps):
+        def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+            super().__call__(stage, done, total, note)
+            if stage == "supernet" and "loss" in note and done == 9:
+                raise KeyboardInterrupt
+
+    def a_run(name: str, progress: Steps) -> Trainer:
+        options = replace(OPTIONS, ranker="supernet", supernet_steps=12)
+        return Trainer(wide, task, tmp_path / name, options, progress)
+
+    score = a_run("whole", Steps()).proxy_score(SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        a_run("killed", Killed()).proxy_score(SMALL)
+    (tmp_path / "whole" / "importance.safetensors").unlink()
+    assert a_run("killed", Steps()).proxy_score(SMALL) == score
+    nets = [load_file(tmp_path / n / "supernet.safetensors") for n in ("whole", "killed")]
+    assert nets[0].keys() == nets[1].keys()
+    assert all(torch.equal(a, nets[1][name]) for name, a in nets[0].items())
+    # The trial that was under way has a skeleton, and the importance is lost.
+    (tmp_path / "whole" / "proxy" / f"{str(SMALL).replace(' ', '-')}.json").unlink()
+    assert a_run("whole", Steps()).proxy_score(SMALL) == score
 
 
 def test_scores_of_earlier_versions_are_found(tiny: Path, task: TextData, work: Path) -> None:

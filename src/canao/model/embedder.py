@@ -19,14 +19,14 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from canao.artifact.files import file_digest, staged_directory
-from canao.errors import UnsupportedError
+from canao.errors import InputError, UnsupportedError
 from canao.model.config import read_config
 from canao.model.embedding import with_embedding
 from canao.model.families.table import family_of
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import load_directory
-from canao.model.modules import Dense, Module, Normalize, Pooling
+from canao.model.modules import SENTENCE, Dense, Module, Normalize, Pooling
 from canao.model.sentence import Sentence, module_folders, read_sentence
 
 _MODES = ("mean", "cls")
@@ -134,7 +134,8 @@ def head_of_directory(path: Path, inventory: Inventory | None = None) -> Vectors
         )
     pooling, *rest = sentence.modules
     dense = [m for m in rest if isinstance(m, Dense)]
-    plain = all(isinstance(m, Normalize) or _plain(m) for m in rest) and len(dense) <= 1
+    # In this order alone: a map of scaled vectors gives others than scaled vectors of a map.
+    plain = all(map(_plain, dense)) and rest in (dense[:1], [*dense[:1], Normalize()])
     if not (isinstance(pooling, Pooling) and len(pooling.modes) == 1) or not plain or (
         pooling.modes[0] not in _MODES or sentence.head is not None or sentence.truncate_dim
     ):
@@ -142,12 +143,17 @@ def head_of_directory(path: Path, inventory: Inventory | None = None) -> Vectors
             f"{path}/modules.json: students learn vectors of the mean or of the first token, with "
             f"one plain Dense at most; {_REMEDY}"
         )
-    if sentence.texts.lowercase or sentence.texts.prompt:
+    if sentence.texts.lowercase or any(sentence.texts.prompts.values()):
         raise UnsupportedError(
             f"{path}: puts texts in lower case, or a prompt before them, which students would not "
-            f"learn; {_REMEDY}, and neither do_lower_case nor a default prompt"
+            f"learn; {_REMEDY}, and neither do_lower_case nor prompts"
         )
     config, _ = read_config(sentence.transformer, inventory, bare=True)
+    if dense and dense[0].weight.shape[1] != config.hidden_size:
+        raise InputError(
+            f"{path}: its Dense reads {dense[0].weight.shape[1]} numbers, and the model gives "
+            f"{config.hidden_size}; one of them belongs to another model"
+        )
     width = len(dense[0].weight) if dense else int(config.hidden_size)
     longest = sentence.texts.to_dict()["max_tokens"] or family_of(config).tokens(config)
     return Vectors(
@@ -164,7 +170,7 @@ def module_digests(path: Path) -> list[str]:
 
 def _plain(module: Module) -> bool:
     return isinstance(module, Dense) and module.activation == "Identity" and (
-        module.residual is None and module.source == module.target
+        module.residual is None and module.source == module.target == SENTENCE
     )
 
 

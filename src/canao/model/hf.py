@@ -64,6 +64,11 @@ def load_config(
     inventory = inventory or Inventory(directory)
     survey(directory, inventory)
     if not path.is_file():
+        if (directory / "modules.json").is_file():
+            raise InputError(
+                f"{directory}: no config.json beside modules.json; save the model again with a "
+                "current Sentence-Transformers, which writes it there"
+            )
         raise InputError(f"{directory}: no config.json; give a Hugging Face model directory")
     raw = read_json(path)
     family = FAMILIES.get(str(raw.get("model_type")))
@@ -155,7 +160,7 @@ def load_classifier(
     config, head = load_config(directory, inventory), head or head_for(labels)
     if isinstance(head, Vectors):
         with _without_logs():
-            return cast(PreTrainedModel, load_embedder(directory, inventory))
+            return _settled(cast(PreTrainedModel, load_embedder(directory, inventory)))
     family, keep = family_of(config), _head_order(directory, config, labels, head)
     set_labels(config, labels, head)
     try:
@@ -186,7 +191,17 @@ def load_classifier(
             last.weight.copy_(last.weight[keep])
             last.bias.copy_(last.bias[keep])
     check_finite(directory, model)
-    return model.eval()
+    return _settled(model).eval()
+
+
+def _settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The same, whatever stands behind a text: where words see their neighbours, padding is nothing
+    to see, as what is behind the end of an input."""
+    tables = parts_of(model).embeddings
+    if tables.trigram and tables.words.padding_idx is not None:
+        with torch.no_grad():
+            tables.words.weight[tables.words.padding_idx] = 0
+    return model
 
 
 def is_fine_tuned(

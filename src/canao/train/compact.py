@@ -35,7 +35,9 @@ def compact_words(model: PreTrainedModel, seen: Sequence[Encoded]) -> Iterator[N
     rows = torch.from_numpy(used).long().to(whole.device)
     place = torch.zeros(len(whole), dtype=torch.long, device=whole.device)
     place[rows] = torch.arange(len(rows), device=whole.device)
-    _hold(words, whole.detach()[rows].clone(), None if padding is None else int(place[padding]))
+    # Another padding row than the tokenizer's may be among those that no text has.
+    kept = int(place[padding]) if padding is not None and padding in used else None
+    _hold(words, whole.detach()[rows].clone(), kept)
     hook = words.register_forward_pre_hook(_Places(place))
     try:
         yield

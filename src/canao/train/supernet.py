@@ -123,7 +123,9 @@ class _Sandwich:
     def __call__(self, batch: Batch, step: int) -> Tensor:
         draws = Random(f"{self.seed} {step}")
         archs = [smallest(self.net.arch), *(drawn(self.net.arch, draws) for _ in range(_RANDOM))]
-        models = [self.net.student(arch) for arch in archs]
+        with torch.autocast(device_of(self.net.model).type, enabled=False):
+            # What some families' weights are made of is computed as it is when students score.
+            models = [self.net.student(arch) for arch in archs]
         students = [(one, self._pairing(one, arch))
                     for one, arch in zip(models, archs, strict=True)]  # fmt: skip
         asked = {s for _, pairing in students for s in needed(self.losses, pairing)[1]}

@@ -106,9 +106,11 @@ class Trainer:
         else:
             _check_unlabelled(options, data)
         self._arch, self._takes = hf.arch_of(config), hf.takes(config)
-        if options.max_length > self._takes.tokens:
+        # A teacher of vectors may read less of a text than its positions allow.
+        self._longest = min(self._takes.tokens, getattr(self._head, "longest", self._takes.tokens))
+        if options.max_length > self._longest:
             raise InputError(
-                f"{self.source}: at most {self._takes.tokens} tokens, max_length is "
+                f"{self.source}: at most {self._longest} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
         if (options.relation_layer or 1) > self._arch.layers:
@@ -260,6 +262,7 @@ class Trainer:
     def supernet(self) -> Supernet:
         """The supernet of the teacher; the first call trains it, a killed one goes on."""
         if self._net is None:
+            self.kept(self._arch)  # what is kept of it is measured now, where gradients are
             rank, path = ranker("supernet"), self.work / "supernet.safetensors"
             key, data = digest(self._key, *rank.key(self)), self._train_set()
             net = Supernet(copy.deepcopy(self._teacher_model()), self.kept)
@@ -421,11 +424,15 @@ class Trainer:
                 self._final = self._final.joined(self._encode(more, own=True))
         return self._final
 
-    def _encode(self, examples: Sequence[Example], *, own: bool = False) -> Encoded:
-        """As the teacher's tokenizer cuts them, or as the students' `own` does."""
+    def _encode(
+        self, examples: Sequence[Example], *, own: bool = False, whole: bool = False
+    ) -> Encoded:
+        """As the teacher's tokenizer cuts them, or as the students' `own` does; `whole` texts are
+        as long as a library reads them."""
         read, takes = self._own if own else Vocabulary(self.tokenizer), self._takes
+        length = self._longest if whole else self.options.max_length
         return read.encode(
-            examples, self.options.max_length, takes.types, self.data.task, self.data.labels,
+            examples, length, takes.types, self.data.task, self.data.labels,
             most=takes.tokens,
         )  # fmt: skip
 
@@ -451,7 +458,7 @@ class Trainer:
             # In the midst of training, whose draws must not depend on it.
             with computing(self.device, self.options.threads), torch.random.fork_rng():
                 teacher = hf.load_classifier(*given).to(self.device)
-                said = predict(teacher, self._encode(texts)).tolist()
+                said = predict(teacher, self._encode(texts, whole=True)).tolist()
             dev = tuple(replace(e, label=tuple(v)) for e, v in zip(texts, said, strict=True))
             self._judged = replace(self.data, dev=dev)
         return self._judged

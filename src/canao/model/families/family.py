@@ -44,6 +44,9 @@ class Family:
     def refused(self, config: PreTrainedConfig, named: str) -> str:
         """Why no such model can be a teacher, and the remedy; "" if it can. `named` is the class
         of the checkpoint."""
+        pad = config.pad_token_id
+        if pad is not None and not 0 <= pad < config.vocab_size:
+            return f"pad_token_id is {pad}, of {config.vocab_size} tokens; correct the file"
         name = getattr(config, self.hidden_act)
         if name not in ACT2FN:
             return f"{self.hidden_act} is {name!r:.40}, which Transformers does not know"

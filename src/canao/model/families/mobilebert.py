@@ -55,6 +55,11 @@ class MobileBert(Family):
         for name, only in _ONLY.items():
             if (value := getattr(config, name)) != only:
                 return f"{name} is {value!r:.40}; give a MobileBERT with {only!r}"
+        if config.num_feedforward_networks < 1:
+            return f"num_feedforward_networks is {config.num_feedforward_networks}; give 1 or more"
+        if config.intra_bottleneck_size % config.num_attention_heads:
+            return (f"intra_bottleneck_size {config.intra_bottleneck_size} is no multiple of its "
+                    f"{config.num_attention_heads} heads; correct the file")  # fmt: skip
         return super().refused(config, named)
 
     def arch(self, config: PreTrainedConfig) -> Arch:

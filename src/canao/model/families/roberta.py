@@ -23,6 +23,9 @@ class Roberta(Family):
     def refused(self, config: PreTrainedConfig, named: str) -> str:
         if config.pad_token_id is None:
             return "names no pad_token_id, from which positions are counted; name it"
+        if self.tokens(config) < 2:
+            return (f"max_position_embeddings is {config.max_position_embeddings}, and positions "
+                    f"begin at {_first(config)}; correct the file")  # fmt: skip
         return super().refused(config, named)
 
     def block_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
