@@ -39,6 +39,7 @@ from canao.train.data import TextData, load_data
 from canao.train.finetune import label_loss, predict
 from canao.train.importance import measure_importance
 from canao.train.inherit import inherit, keep
+from canao.train.options import TrainOptions
 from canao.train.supernet import Supernet, drawn, smallest
 from canao.train.task_names import VECTORS
 from canao.train.trainer import Trainer
