@@ -316,3 +316,17 @@ def test_all_budgets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     size, score = found.size_bytes / 1e6, found.score.value
     assert f"{size:.4g} of 60 MB" in printed and f"a score of {score:.4f}, least is 0.5" in printed
     assert "of 40 MB of memory" in printed and "at most, with 95% confidence" in printed
+
+
+def test_a_raised_least_score_is_not_reported_as_kept(tmp_path: Path) -> None:
+    """The library is certified for the latency, and misses what is asked for now."""
+    trainer, asked = FormulaTrainer(tmp_path / "w"), options(tmp_path / "run", min_accuracy=0.5)
+    found = run_search(asked, trainer, compile_with_weights, HUNGRY)
+    page = write_report(tmp_path / "run").read_text()
+    assert "certified on null" in page
+    with pytest.raises(BudgetError, match=r"least is 0\.99"):
+        run_search(replace(asked, min_accuracy=0.99), trainer, compile_with_weights, HUNGRY)
+    page = write_report(tmp_path / "run").read_text()
+    assert f"missed: a score of {found.score.value:.4f}, least is 0.99" in page
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["state"], summary["certified_ms"]) == ("missed", None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy import stats
 from sentence_transformers import SentenceTransformer
 from test_trainer import OPTIONS, SMALL, Watch
@@ -134,6 +135,47 @@ def test_teachers_without_vectors_to_learn(tmp_path: Path, sentence: Path) -> No
     file.write_text(json.dumps(settings))
     with pytest.raises(UnsupportedError, match="or a prompt before them, which students would not"):
         head_of_directory(lower)
+
+
+def test_modules_in_another_order_are_refused(tmp_path: Path) -> None:
+    """A map of scaled vectors points elsewhere than the scaled vector of a map."""
+    folder = save_sentence_model(tmp_path, "mean", 20)
+    file = folder / "modules.json"
+    listed = json.loads(file.read_text())
+    scaled = {"path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}
+    for order in ([0, 1, 2, -1], [0, 1, -1, 2]):
+        modules = [scaled if i < 0 else listed[i] for i in order]
+        file.write_text(json.dumps([m | {"idx": i, "name": str(i)} for i, m in enumerate(modules)]))
+        if order[-1] < 0:
+            assert head_of_directory(folder).normalized
+        else:
+            with pytest.raises(UnsupportedError, match="with one plain Dense at most"):
+                head_of_directory(folder)
+
+
+def test_a_map_of_another_width_is_refused(tmp_path: Path) -> None:
+    folder = save_sentence_model(tmp_path, "mean", 20)
+    place = next(folder.glob("*_Dense"))
+    held = {"linear.weight": torch.zeros(20, 16), "linear.bias": torch.zeros(20)}
+    save_file(held, place / "model.safetensors")
+    settings = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(settings | {"in_features": 16}))
+    with pytest.raises(InputError, match=r"16 (numbers, and the model gives 32|of)"):
+        head_of_directory(folder)
+
+
+def test_texts_are_judged_as_long_as_a_library_reads_them(
+    sentence: Path, tmp_path: Path
+) -> None:
+    """The teacher's vectors, which are right, are not of texts cut to the length of training."""
+    (tmp_path / "texts.txt").write_text("the film was a plot and cast it story of good\n" * 40)
+    texts = load_data(tmp_path / "texts.txt", VECTORS)
+    short = replace(ASKED, max_length=8)
+    trainer = Trainer(sentence, texts, tmp_path / "w", short, Watch())
+    long = Trainer(sentence, texts, tmp_path / "w2", ASKED, Watch())
+    assert trainer.judged().dev[0].label == long.judged().dev[0].label
+    with pytest.raises(InputError, match="at most 48 tokens, max_length is 64"):
+        Trainer(sentence, texts, tmp_path / "w3", replace(ASKED, max_length=64), Watch())
 
 
 @pytest.mark.parametrize("shape", ["L2 H24 A3 F32", "H24 D8 2+24 0+40"])

@@ -7,16 +7,15 @@ from typing import cast
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from torch import Tensor
 
 from canao.model.heads import CLASS_OF_TEXT
 from canao.train.reading import Asked, Example, Label, Read, read_texts
 from canao.train.tables import RawTable
 from canao.train.task_names import CLASSIFICATION
-from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
+from canao.train.tasks.task import OfOneClass, indices
 
 
-class Classes(Task):
+class Classes(OfOneClass):
     """Labels are class indices; a text without one has NO_CLASS."""
 
     name, head = CLASSIFICATION, CLASS_OF_TEXT
@@ -56,19 +55,6 @@ class Classes(Task):
 
     def described(self, labels: Sequence[str]) -> str:
         return f"{len(labels)} classes"
-
-    def known(self, labels: Tensor) -> Tensor:
-        return with_class(labels)
-
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels)
-
-    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        return divergence(logits, wanted)
-
-    def predicted(self, logits: np.ndarray) -> np.ndarray:
-        found: np.ndarray = logits.argmax(axis=1)
-        return found
 
 
 def _matthews(truth: np.ndarray, predictions: np.ndarray) -> float:

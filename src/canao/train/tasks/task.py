@@ -101,31 +101,36 @@ class Task(ABC):
         """What logits [units, outputs] predict, as `targets` has it."""
 
 
+class OfOneClass(Task):
+    """What tasks have in common whose units, texts or words, have one class each."""
+
+    def known(self, labels: Tensor) -> Tensor:
+        return labels != NO_CLASS
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy; 0 where there is no unit."""
+        return functional.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0.0
+
+    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """KL divergence from the teacher's class probabilities at a temperature, times its square
+        (Hinton et al. 2015, section 2)."""
+        if not len(logits):
+            return logits.sum() * 0.0
+        mine = functional.log_softmax(logits / TEMPERATURE, dim=-1)
+        theirs = functional.log_softmax(wanted / TEMPERATURE, dim=-1)
+        lost = functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
+        return lost * TEMPERATURE**2
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        found: np.ndarray = logits.argmax(axis=1)
+        return found
+
+
 def rarest(labels: Sequence[Label]) -> list[int | float]:
     """For each set of classes, the class of it that fewest examples have; -1 for the empty set."""
     sets = [set(label) if isinstance(label, tuple) else set() for label in labels]
     counts = Counter(one for found in sets for one in found)
     return [min(found, key=lambda one: (counts[one], one), default=-1) for found in sets]
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of class indices, [units]; 0 where there is no unit."""
-    return functional.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0.0
-
-
-def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """KL divergence from the teacher's class probabilities at a temperature, times its square, mean
-    over units (Hinton et al. 2015, section 2)."""
-    if not len(logits):
-        return logits.sum() * 0.0
-    mine = functional.log_softmax(logits / TEMPERATURE, dim=-1)
-    theirs = functional.log_softmax(wanted / TEMPERATURE, dim=-1)
-    return functional.kl_div(mine, theirs, log_target=True, reduction="batchmean") * TEMPERATURE**2
-
-
-def with_class(labels: Tensor) -> Tensor:
-    """Which class indices are of a class."""
-    return labels != NO_CLASS
 
 
 def indices(labels: Sequence[Label]) -> np.ndarray:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from canao.inference.tasks.scheme import outside_of
 from canao.model.heads import CLASS_OF_TOKEN
@@ -22,12 +21,12 @@ from canao.train.reading import (
 )
 from canao.train.tables import RawTable
 from canao.train.task_names import WORDS
-from canao.train.tasks.task import Task, cross_entropy, divergence, indices, with_class
+from canao.train.tasks.task import OfOneClass, indices
 
 NO_TOKEN = -1  # what is predicted of a word of which the model sees no token
 
 
-class Words(Task):
+class Words(OfOneClass):
     """Labels are class indices, one of each word; words of a text without have NO_CLASS."""
 
     name, head, of_words = WORDS, CLASS_OF_TOKEN, True
@@ -60,19 +59,6 @@ class Words(Task):
 
     def described(self, labels: Sequence[str]) -> str:
         return f"{len(labels)} labels of words"
-
-    def known(self, labels: Tensor) -> Tensor:
-        return with_class(labels)
-
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels)
-
-    def teacher_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        return divergence(logits, wanted)
-
-    def predicted(self, logits: np.ndarray) -> np.ndarray:
-        found: np.ndarray = logits.argmax(axis=1)
-        return found
 
 
 def _labels(example: Example) -> Sequence[int]:
