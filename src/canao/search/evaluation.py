@@ -28,6 +28,7 @@ from canao.search.budgets import size_of
 from canao.search.journal import Journal
 from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
+from canao.search.sharing import TIMED
 from canao.search.space import Space
 from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key, usual_ratio
 from canao.search.trial import (
@@ -77,7 +78,7 @@ class Evaluator:
         """The kernel times that this run has measured, kept in the run directory."""
         options = self.options
         key = table_key(self.device, options.measure, options.precision)
-        return LatencyTable(options.run_dir / "latency.json", key, self.kernels)
+        return LatencyTable(options.run_dir / TIMED, key, self.kernels)
 
     def survey(self, space: Space, arch: Arch, say: Callable[[str], None] = silent) -> None:
         """Time the kernels of every block as wide as `arch`, so that its neighbours are predicted

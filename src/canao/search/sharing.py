@@ -35,8 +35,9 @@ def sharing(run_dir: Path, other: Path | None) -> Iterator[Path | None]:
     if other is None:
         yield None
         return
-    # Read before anything is written there.
-    place = Path(read_run(other).get(FROM) or other).resolve()
+    # Both are read before anything is written there.
+    place = Path(str(read_run(other).get(FROM) or other)).resolve()
+    read_run(place)
     if run_dir.resolve() in (other.resolve(), place):
         raise InputError(f"--from {other}: is the run itself, or uses its training; leave it out")
     with locked(place):
