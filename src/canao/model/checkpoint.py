@@ -1,11 +1,27 @@
-"""Which files of a model directory hold its weights."""
+"""Which files of a model directory hold its weights, and what tells one content from another."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from canao.artifact.files import file_digest
 from canao.artifact.reading import read_json
 from canao.errors import InputError
+from canao.model.inventory.tables.files import READ
+
+
+def content(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file that decides what a model computes, by its name: weights, settings
+    and tokenizer, of the directory itself and of the folders of its modules. InputError where its
+    weights are missing.
+    """
+    weights = weight_files(directory)
+    inside = sorted(f for f in (*directory.glob("*"), *directory.glob("*/*")) if f.is_file())
+    read = {f for f in inside if any(fnmatchcase(f.name, pattern) for pattern in READ)}
+    return {
+        f.relative_to(directory).as_posix(): file_digest(f) for f in sorted(read.union(weights))
+    }
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from canao.artifact.files import file_digest, staged_directory
+from canao.artifact.files import staged_directory
 from canao.errors import InputError, UnsupportedError
 from canao.model.config import read_config
 from canao.model.embedding import with_embedding
@@ -27,7 +27,7 @@ from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
 from canao.model.loaded_model import load_directory
 from canao.model.modules import SENTENCE, Dense, Module, Normalize, Pooling
-from canao.model.sentence import Sentence, module_folders, read_sentence
+from canao.model.sentence import Sentence, read_sentence
 
 _MODES = ("mean", "cls")
 _PACKAGE = "sentence_transformers.models"
@@ -160,12 +160,6 @@ def head_of_directory(path: Path, inventory: Inventory | None = None) -> Vectors
         "SentenceEmbedding", None, pooling.modes[0], width,
         any(isinstance(m, Normalize) for m in rest), longest,
     )  # fmt: skip
-
-
-def module_digests(path: Path) -> list[str]:
-    """Of the weights of the modules after the model."""
-    return [file_digest(f) for folder in module_folders(path)
-            for f in sorted(folder.glob("*.safetensors"))]  # fmt: skip
 
 
 def _plain(module: Module) -> bool:

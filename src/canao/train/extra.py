@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from canao.artifact.files import file_digest, write_whole
+from canao.artifact.files import write_whole
 from canao.artifact.reading import read_json
 from canao.errors import InputError
-from canao.model.checkpoint import weight_files
+from canao.model.checkpoint import content
 from canao.train.augment import MaskedModel, Neighbours, Source, altered
 from canao.train.data import Example, TextData
 from canao.train.loop import Progress
@@ -83,9 +83,8 @@ class ExtraExamples:
 
     def _copies_key(self) -> list[Any]:
         model = self.options.augment_model
-        files = [] if model is None else [*weight_files(Path(model)), *Path(model).glob("*.json")]
-        digests = [file_digest(f) for f in sorted(files)]
-        return [self.options.augment, digests, _VERSION] if self.options.augment else []
+        held = {} if model is None else content(Path(model))
+        return [self.options.augment, held, _VERSION] if self.options.augment else []
 
     def _copies(
         self, embeddings: Callable[[], Tensor], file: Path, key: str, progress: Progress

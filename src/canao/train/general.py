@@ -29,7 +29,7 @@ from canao.artifact.reading import parse_json
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.model.checkpoint import weight_files
+from canao.model.checkpoint import content
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Batch, Encoded, training_order
 from canao.train.compute import computing, training_device
@@ -97,8 +97,7 @@ def distil_text(
             f"{teacher}: at most {takes.tokens} tokens, --length is {options.length}; give a "
             "smaller one"
         )
-    key = digest([file_digest(f) for f in weight_files(teacher)], file_digest(text), str(arch),
-                  options.facts())  # fmt: skip
+    key = digest(content(teacher), file_digest(text), str(arch), options.facts())
     model_dir, record = run_dir / "model", run_dir / "model.json"
     curve = _Curve(run_dir / "curve.jsonl")
     if read_record(record, key, model_dir) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from canao.errors import InputError
 from canao.train.columns import LABEL, understand
-from canao.train.labels import many, ordered
+from canao.train.labels import many, ordered, require_known
 from canao.train.reading import (
     Asked,
     Example,
@@ -56,7 +56,7 @@ def read_sets(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     notes, held = (*notes, found.note), None
     if dev:
         theirs = _sets(dev, columns.label, asked)
-        _check_known(dev, theirs, names, train.place)
+        require_known(dev, zip(theirs.rows, theirs.sets, strict=True), names, train.place)
         held = _examples(strings(dev, columns.texts), theirs, names)
         notes = (*notes, theirs.note)
     return Read(
@@ -148,17 +148,6 @@ def _listed(at: str, column: str, value: Sequence[Any]) -> tuple[str, ...]:
 def json_of(value: float) -> str:
     """A number or a truth value as JSON writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _check_known(table: RawTable, found: _Sets, names: Sequence[str], train: str) -> None:
-    given = set(names)
-    for row, own in zip(found.rows, found.sets, strict=True):
-        other = next((name for name in own if name not in given), None)
-        if other is not None:
-            raise InputError(
-                f"{table.at(row)}: label '{shown(other)}' is not among the {len(given)} of "
-                f"{train}; correct it, or add training examples of it"
-            )
 
 
 def _examples(

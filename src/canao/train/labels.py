@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,13 +94,23 @@ def read_dev_labels(
     if set(texts) == {UNLABELLED} and UNLABELLED not in given:
         raise InputError(f"{table.place}: every label is -1, which says 'no label' in test sets; "
                          "give examples with labels, or leave the file out")  # fmt: skip
-    for row, text in zip(rows, texts, strict=True):
-        if text not in given:
+    require_known(table, zip(rows, ((text,) for text in texts), strict=True), names, train)
+    return Labels(tuple(names), rows, texts, note)
+
+
+def require_known(
+    table: RawTable, labels: Iterable[tuple[int, Iterable[str]]], names: Sequence[str], train: str
+) -> None:
+    """InputError for a label that no training example has. `labels`: of each row those it has;
+    `names`: of the training examples in the file `train`."""
+    given = set(names)
+    for row, own in labels:
+        other = next((name for name in own if name not in given), None)
+        if other is not None:
             raise InputError(
-                f"{table.at(row)}: label '{shown(text)}' is not among the {len(given)} of "
+                f"{table.at(row)}: label '{shown(other)}' is not among the {len(given)} of "
                 f"{train}; correct it, or add training examples of it"
             )
-    return Labels(tuple(names), rows, texts, note)
 
 
 def class_name(text: str) -> str:

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from canao.artifact.files import file_digest
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.model.checkpoint import weight_files
-from canao.model.embedder import Embedder, module_digests
+from canao.model.checkpoint import content
+from canao.model.embedder import Embedder
 from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
 from canao.train.batches import Encoded
@@ -134,11 +133,11 @@ class Trainer:
             options, data, unlabelled, self._own.tokenizer, self.source, self.device
         )  # fmt: skip
         self._key = digest(
-            [file_digest(f) for f in weight_files(self.source)],
+            content(self.source),
             data.content(),
             [options.max_length, options.batch, options.seed, _RECIPE],
             [*(options.given_for_teacher or ("recipe", RECIPE_VERSION)), options.metric],
-            *([] if data.task.labelled else [repr(self._head), module_digests(self.source)]),
+            *([] if data.task.labelled else [repr(self._head)]),
         )
         self._train: Encoded | None = None
         self._final: Encoded | None = None

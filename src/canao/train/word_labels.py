@@ -11,7 +11,7 @@ from canao.errors import InputError
 from canao.inference.tasks.scheme import scheme_of
 from canao.train.columns import SINGLES, without_effect
 from canao.train.conll import TAGS, TOKENS
-from canao.train.labels import many
+from canao.train.labels import many, require_known
 from canao.train.reading import Asked, Example, Read, refuse_separator
 from canao.train.tables import MISSING, RawTable, is_of_words, listed, shown
 from canao.train.task_names import WORDS as TASK
@@ -69,7 +69,7 @@ def read_words(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
                           "both for the same task")  # fmt: skip
         found, more = _rows(dev, *theirs)
         notes += more + ((aside,) if (aside := _left(dev, *theirs)) and aside != left else ())
-        _check_known(dev, theirs[1], names, train.place)
+        require_known(dev, enumerate(dev.column(theirs[1])), names, train.place)
         held = _examples(found, names)
     where = "a line is a word and its label" if is_of_words(train.place) else (
         f"'{shown(words)}' has the words, '{shown(label)}' the label of each"
@@ -181,18 +181,6 @@ def _strings(table: RawTable, row: int, name: str, value: Any, what: str) -> tup
             "the word and its label"
         )
     return tuple(value)
-
-
-def _check_known(table: RawTable, label: str, names: Sequence[str], train: str) -> None:
-    """InputError for a label that no word to train on has."""
-    given = set(names)
-    for row, tags in enumerate(table.column(label)):
-        other = next((tag for tag in tags if tag not in given), None)
-        if other is not None:
-            raise InputError(
-                f"{table.at(row)}: label '{shown(other)}' is not among the {len(given)} of "
-                f"{train}; correct it, or add training sentences with it"
-            )
 
 
 def _examples(
