@@ -140,7 +140,8 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
             if kind == "mrpc":
                 starts = range(0, len(ids), TEXTS_PER_BLOCK)
                 blocks = [(start, min(TEXTS_PER_BLOCK, len(ids) - start)) for start in starts]
-                race(field, Machine(cores), len(blocks), lambda _, turn: blocks[turn])
+                turns = len(blocks) * max(1, study.rounds // len(blocks))
+                race(field, Machine(cores), turns, lambda _, turn: blocks[turn % len(blocks)])
             else:
                 stream(field, Machine(cores), study.rounds)
             return _row(identity, field, store.case(texts), stamp, options)

@@ -73,10 +73,11 @@ def kernels(name: str, folder: str, out: str, length: str, precision: str) -> No
     from canao.target import get_target
 
     _, graph = load_model(load_body(name, folder, "sdpa"))
-    stages, tokens = compile_graph(graph, get_target(), precision=precision), int(length)
+    target, tokens = get_target(), int(length)
+    stages = compile_graph(graph, target, precision=precision)
     rows = [
         [kernel, region_flops(stages.program.graph, region, tokens),
-         region_bytes(stages.program.graph, region, tokens), product_of(region)]
+         region_bytes(stages.program.graph, region, tokens), product_of(region, target)]
         for kernel, region in zip(
             stages.schedule.kernel_names(), stages.program.regions, strict=True
         )

@@ -38,9 +38,17 @@ def kernel_times(arch: Arch) -> list[tuple[str, float]]:
     return [(name, ms) for name, _, ms in _kernels(arch)]
 
 
-def kernels_by_formula(arch: Arch) -> list[tuple[str, int]]:
+class FormulaKernels:
     """The same kernels, and to which half of a layer each belongs."""
-    return [(name, half) for name, half, _ in _kernels(arch)]
+
+    def __call__(self, arch: Arch) -> list[tuple[str, int]]:
+        return [(name, half) for name, half, _ in _kernels(arch)]
+
+    def isa(self, arch: Arch) -> str:
+        return "one"
+
+
+kernels_by_formula = FormulaKernels()
 
 
 def _kernels(arch: Arch) -> list[tuple[str, int, float]]:

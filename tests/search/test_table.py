@@ -22,7 +22,7 @@ from canao.search.table import (
 )
 from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from canao.target import get_target
-from tests.search.landscape import kernel_times, kernels_by_formula
+from tests.search.landscape import FormulaKernels, kernel_times, kernels_by_formula
 
 ARCH = Arch.uniform(4, 256, 8, 512)
 
@@ -49,11 +49,12 @@ def mixed(*halves: tuple[int, int]) -> Arch:
 def test_one_library_predicts_all_sequences_of_its_blocks(tmp_path: Path) -> None:
     path, seen = tmp_path / "latency.json", list[Arch]()
 
-    def told(arch: Arch) -> list[tuple[str, int]]:
-        seen.append(arch)
-        return kernels_by_formula(arch)
+    class Seen(FormulaKernels):
+        def __call__(self, arch: Arch) -> list[tuple[str, int]]:
+            seen.append(arch)
+            return super().__call__(arch)
 
-    table, measured = opened(path, kernels=told), mixed((8, 512), (3, 64), (0, 128))
+    table, measured = opened(path, kernels=Seen()), mixed((8, 512), (3, 64), (0, 128))
     assert table.predict(measured) is None  # its kernels are known, and have no times
     table.record(measured, kernel_times(measured))
     others = [like(n) for n in (1, 2, 3, 12)]
@@ -65,7 +66,7 @@ def test_one_library_predicts_all_sequences_of_its_blocks(tmp_path: Path) -> Non
     assert len(seen) == 1, "a model was imported for what was known"
     # What is not known of a half is asked once, and kept.
     assert table.recalled(like(2, 640)) is None and table.predict(like(2, 640)) is None
-    again = opened(path, kernels=told)
+    again = opened(path, kernels=Seen())
     assert again.predict(like(5, 640)) is None and len(seen) == 2
     assert again.predict(like(3)) == table.predict(like(3))
 
@@ -158,10 +159,11 @@ def test_machines_targets_code_and_precisions_have_tables_of_their_own(
 
 def test_a_kernel_shared_by_shapes_has_one_time(tmp_path: Path) -> None:
     """The median of all its measurements, for both shapes."""
-    def told(arch: Arch) -> list[tuple[str, int]]:
-        return [("qkv", 0), (f"f{arch.ffn}", 1)]
+    class Shared(FormulaKernels):
+        def __call__(self, arch: Arch) -> list[tuple[str, int]]:
+            return [("qkv", 0), (f"f{arch.ffn}", 1)]
 
-    table = opened(tmp_path / "latency.json", kernels=told)
+    table = opened(tmp_path / "latency.json", kernels=Shared())
     small, large = Arch.uniform(1, 64, 2, 64), Arch.uniform(1, 64, 2, 128)
     table.record(small, [("qkv", 1.0), ("f64", 1.0)])
     table.record(small, [("qkv", 1.0), ("f64", 1.0)])

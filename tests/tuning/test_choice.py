@@ -29,7 +29,7 @@ HOST = get_target()
 PROGRAM = compile_graph(
     load_model(classifier("deep_product", layers=1), 32)[1], HOST, planner=default_plans
 ).program
-SUBJECTS = find_subjects(PROGRAM)
+SUBJECTS = find_subjects(PROGRAM, HOST)
 DEEP = next(s for s in SUBJECTS if "1100]" in s.text.partition(" = ")[2][:60])
 DEFAULT, *OTHERS = space(DEEP.region, HOST)
 

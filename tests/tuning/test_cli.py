@@ -45,7 +45,8 @@ def test_tune_then_compile(canao, model_dir: Path, tmp_path: Path, database: Pat
     assert "ms a sequence with default plans" in done.stdout and database.is_file()
     assert canao("compile", str(model_dir), "-o", str(tmp_path / "out")).returncode == 0
     plans = default_plans(_program(model_dir), HOST)
-    known = tuning_database(HOST).read_all([s.text for s in find_subjects(_program(model_dir))])
+    subjects = find_subjects(_program(model_dir), HOST)
+    known = tuning_database(HOST).read_all([s.text for s in subjects])
     assert len(known) == 7 and all(known.values()), "a kernel of which nothing was measured"
     assert {m.length for rows in known.values() for m in rows} == {17} and len(plans) == 8
 
@@ -54,7 +55,7 @@ def test_tune_in_int8(canao, model_dir: Path) -> None:
     done = canao("tune", str(model_dir), "--length", "17", "--budget-s", "1", "--precision", "int8")
     assert done.returncode == 0, done.stderr
     assert "gemm_64x192_i8" in done.stdout
-    subjects = find_subjects(_program(model_dir, "int8"))
+    subjects = find_subjects(_program(model_dir, "int8"), HOST)
     known = tuning_database(target_in(HOST, "int8")).read_all([s.text for s in subjects])
     assert sum("q8" in text for text in known) == 4 and all(known.values())
 
@@ -66,7 +67,8 @@ def _program(model_dir: Path, precision: str = "float32") -> Program:
 
 def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:
     """Another plan than the default, measured as faster: for one kernel, unless not wanted."""
-    deep = next(s for s in find_subjects(_program(model_dir)) if s.region.ops == ("linear", "gelu"))
+    subjects = find_subjects(_program(model_dir), HOST)
+    deep = next(s for s in subjects if s.region.ops == ("linear", "gelu"))
     plan = space(deep.region, HOST)[1]
     tuning_database(HOST).add({deep.text: [Measured(plan, 17, 1, 1.0, 2.0, final=True)]})
     tuned = canao("compile", str(model_dir), "--emit", "plan").stdout

@@ -41,7 +41,7 @@ def rows(database: Database, region: str) -> list[tuple[Plan, float | None, bool
 
 def texts(model, max_length: int = 32) -> dict[str, int]:
     program = compile_graph(load_model(model, max_length)[1], HOST, planner=default_plans).program
-    return {s.text: s.calls for s in find_subjects(program)}
+    return {s.text: s.calls for s in find_subjects(program, HOST)}
 
 
 def test_round_trip(tmp_path: Path) -> None:

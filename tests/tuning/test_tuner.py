@@ -145,7 +145,7 @@ def test_a_plan_that_crashes_does_not_count(
         return dataclasses.replace(source, code=code)
 
     monkeypatch.setattr(trial, "emit", broken)
-    subjects = tuner.find_subjects(compile_graph(load_model(model)[1], HOST).program)
+    subjects = tuner.find_subjects(compile_graph(load_model(model)[1], HOST).program, HOST)
     deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
     crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
     plan_timer = measure.PlanTimer(
@@ -238,7 +238,7 @@ def narrow_program(model, precision: str) -> tuple[Target, Program]:
 def test_trials_of_narrow_products_are_right(model, precision: str, tmp_path: Path) -> None:
     """Whatever their rows are, and whatever they make."""
     target, program = narrow_program(model, precision)
-    subjects = tuner.find_subjects(program)
+    subjects = tuner.find_subjects(program, HOST)
     assert len(subjects) == 7, "all products and attention, as in float32"
     pairs = []
     for s in subjects:
@@ -258,11 +258,12 @@ def test_a_wrong_plan_of_narrow_rows_is_found(
 ) -> None:
     """One that leaves out a single element of each sum, of a region whose result is narrow."""
     target, program = narrow_program(model, precision)
-    makes_rows = next(s for s in tuner.find_subjects(program)
+    makes_rows = next(s for s in tuner.find_subjects(program, HOST)
                       if program.graph.types[s.region.output].dtype in NARROW)  # fmt: skip
     default, *others = space(makes_rows.region, target)
     bad = next(p for p in others if p.tile != default.tile)
-    k, step = makes_rows.region.form.k, ISAS[target.isa].tiles[product_of(makes_rows.region)].kr
+    region = makes_rows.region
+    k, step = region.form.k, ISAS[target.isa].tiles[product_of(region, target)].kr
     emit = trial.emit
 
     def broken(schedule, target):
@@ -307,7 +308,7 @@ def test_decoders_are_tuned(tmp_path: Path) -> None:
     """Their attention is two steps, one of which writes the cache; both count as one kernel."""
     small = decoder(layers=1, max_length=64)
     program = compile_graph(load_model(small)[1], HOST, planner=default_plans).program
-    subjects = [s for s in tuner.find_subjects(program) if s.text.startswith("attention")]
+    subjects = [s for s in tuner.find_subjects(program, HOST) if s.text.startswith("attention")]
     assert len(subjects) == 1
     region = subjects[0].region
     plans = [default_plan(region, HOST), *space(region, HOST)]

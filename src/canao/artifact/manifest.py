@@ -42,7 +42,7 @@ class TargetEntry(_Strict):
 
 
 class InputEntry(_Strict):
-    """An input: `limit` as in canao_runtime.h; ids below it, or any for 0."""
+    """An input: ids below `limit`, or any for 0."""
 
     name: str
     dtype: str

@@ -88,9 +88,9 @@ def _kv_cache(stages: Stages) -> dict[str, Any] | None:
     return {"precision": stages.kv_cache, "bytes": size} if size else None
 
 
-def _product(region: Region) -> dict[str, str]:
+def _product(region: Region, target: Target) -> dict[str, str]:
     """What a kernel's products are of, unless it is float32."""
-    product = product_of(region)
+    product = product_of(region, target)
     return {} if product == FLOAT else {"product": product}
 
 
@@ -147,7 +147,7 @@ def _kernels(level: Level) -> list[dict[str, Any]]:
             "ops": list(region.ops),
             "output": region.output,
             "flops": region_flops(program.graph, region, NOMINAL_LENGTH),
-            **_product(region),
+            **_product(region, level.target),
         }
         for name, plan, tuned, region in rows
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from canao.build import Toolchain, code_stamp, get_toolchain
 from canao.cache.place import cache_directory
 from canao.fuse.group import Program
-from canao.lower.scheduling import backend_of, default_plan, default_plans, space
+from canao.lower.scheduling import backend_of, default_plan, default_plans, space, tunable
 from canao.schedule.database import VERSION, Database
 from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import tuned_plans
@@ -40,6 +40,9 @@ def best_plans(
 
 def chosen_plans(program: Program, target: Target, database: Database) -> tuple[Plan, ...]:
     """The plan of each region that measurements speak for, else its default."""
-    tuned = tuned_plans(program, lambda region: space(region, target), database)
+    tuned = tuned_plans(
+        program, lambda region: tunable(program.graph, region, target),
+        lambda region: space(region, target), database,
+    )  # fmt: skip
     return tuple(plan or default_plan(region, target)
                  for plan, region in zip(tuned, program.regions, strict=True))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layer fusion: Graph -> Program of regions, each one kernel.
+"""Operator fusion: Graph -> Program of regions, each one kernel.
 
 The planner of DNNFusion (PLDI 2021, Listing 1): seeds are one-to-one ops, smallest result first;
 a block grows to its successors, then to its predecessors, as the table of mapping types allows.
@@ -99,7 +99,7 @@ def unfused(graph: Graph, legal: Legal) -> Program:
 
 
 def fuse(graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> Program:
-    """The graph's regions after layer fusion, each of a form that is `legal` on the backend.
+    """The graph's regions after operator fusion, each of a form that is `legal` on the backend.
     `yellow_cells` is a policy of fuse/yellow_cells.py."""
     return _Planner(graph, legal, yellow_cells).program()
 

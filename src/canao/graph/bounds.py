@@ -1,5 +1,5 @@
-"""The longest text that a graph may be given: tables are read at indices that the model computes
-itself, and none may be read outside of its rows."""
+"""The longest sequence that a graph may be given: tables are read at indices that the model
+computes itself, and none may be read outside of its rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _READS = {"gather": 0, "quantized_gather": 0, "take_along_axis": -1}
 
 
 def limited(graph: Graph) -> Graph:
-    """The graph for texts as long as all tables that are read at computed ids allow.
+    """The graph for sequences as long as all tables that are read at computed ids allow.
 
     RoBERTa's first position, for example, is 2: of 514 rows 512 are left. UnsupportedError where a
-    text of one token could already read outside of a table.
+    sequence of one token could already read outside of a table.
     """
     made = _made_of_inputs(graph)
     reads = [n for n in _reads(graph) if _indices(n) in made]

@@ -17,7 +17,7 @@ _HUGE = 1 << 60
 
 
 class GraphBuilder(ABC):
-    """Nodes, constants and inputs so far, and the type of every value, for texts of at most
+    """Nodes, constants and inputs so far, and the type of every value, for sequences of at most
     `max_length` tokens. There are no more nodes than `limits` allow."""
 
     def __init__(self, max_length: int, limits: Limits = LIMITS) -> None:

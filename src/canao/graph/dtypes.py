@@ -79,7 +79,8 @@ Q7 = _row("q7", "quantized", numpy="", stored="|i1", c="q7", onnx=0, levels=63)
 
 DTYPES: Mapping[str, DType] = {d.name: d for d in (F32, I32, BOOL, F16, BF16, I8, Q8, Q7)}
 COMPUTED = (F32, I32, BOOL, I8, F16, BF16)
-# Of rows that products read: each value is made for these, and read by nothing else.
+# Of the rows that products in fewer bits multiply. A value of these types is made for such products
+# alone: no other operator reads it.
 NARROW = (Q8, Q7, BF16, F16)
 QUANTIZED = (Q8, Q7)  # of these, rows of whole numbers, which products multiply by I8
 _OF_NUMPY = {d.numpy: d for d in DTYPES.values() if d.numpy is not None}

@@ -1,6 +1,6 @@
 """The oracle: runs a graph node by node with NumPy, in float64 unless told otherwise.
 
-A graph that resumes runs a text piece by piece with a `cache`, at first an empty dictionary: it
+A graph that resumes runs a sequence piece by piece with a `cache`, at first an empty dictionary: it
 holds keys and values of each attention, and with them the count of tokens that came before.
 """
 

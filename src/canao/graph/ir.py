@@ -184,7 +184,7 @@ class Graph:
 
     outputs   (name shown to users, value) pairs
     types     the type of every value: inputs, constants, node outputs
-    resumes   whether a text can be run piece by piece: see graph/resume.py
+    resumes   whether a sequence can be run piece by piece: see graph/resume.py
     parts     (path of a module, precision) pairs: what the model itself says of products in a
               part of it; where it says nothing, the caller decides
     """

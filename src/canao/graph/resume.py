@@ -1,4 +1,4 @@
-"""Whether a text can be run piece by piece, and the graph that does it.
+"""Whether a sequence can be run piece by piece, and the graph that does it.
 
 It can where only causal attention mixes tokens: the results of new tokens then depend on these and
 on the keys and values of earlier tokens, which attention caches. A table that is read in the order
@@ -24,7 +24,7 @@ class _Mixes(Exception):
 
 
 def resuming(graph: Graph) -> Graph:
-    """The graph that continues texts, if it has causal attention and can; else itself."""
+    """The graph that continues sequences, if it has causal attention and can; else itself."""
     if all(n.op != "causal_attention" for n in graph.nodes):
         return graph
     try:

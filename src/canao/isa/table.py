@@ -56,8 +56,9 @@ class Lanes:
     load     body of `va tile_load_a(const ACTIVATIONS *p)`: steps * kr activations
     product  body of `vb tile_by_lane(va a, vw w, vb c, const int lane)`: c + the lane of a times w
 
-    Instructions for pairs have no such form. Theirs is what two rows have for two steps, which
-    `first` and `second`, bodies of `va tile_first(va a, va b)`, make of these.
+    Instructions that take two rows at once (`pairs`) cannot name a lane. With these, `load` reads
+    two steps of one row; `first` and `second`, bodies of `va tile_first(va a, va b)`, make of two
+    such rows what the first step multiplies by, and the second.
     """
 
     steps: int

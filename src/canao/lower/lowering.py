@@ -82,7 +82,16 @@ class Lowering(Protocol[P]):
 
 @runtime_checkable
 class Tunable(Lowering[P], Protocol[P]):
-    """A lowering whose plans are worth measuring, as far as the tuner has to know it."""
+    """A lowering of products by register tiles, whose plans are worth measuring, as far as the
+    tuner has to know it."""
+
+    def product(self, form: Any) -> str:
+        """Which row of an instruction set's tiles multiplies."""
+        ...
+
+    def tile(self, plan: P) -> tuple[int, int]:
+        """The register tile: rows and columns."""
+        ...
 
     def rough_cost(self, form: Any, plan: P, rows: int, keys: int, target: Target) -> float:
         """What a row costs, of `rows` that a thread has: only to order what is measured first."""

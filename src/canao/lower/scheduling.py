@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from canao.fuse.forms.attention import Attention
-from canao.fuse.forms.form import Alias, PackedGemm
+from canao.fuse.forms.form import Alias
 from canao.fuse.group import Program, Region
 from canao.graph.dtypes import F32, NARROW, DType
-from canao.graph.ir import Type
+from canao.graph.ir import Graph, Type
 from canao.isa.registry import ISAS
-from canao.lower.cpu.attention import multiplied
 from canao.lower.cpu.backend import CPU
-from canao.lower.cpu.packed_gemm import product_name
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.lowering import Backend, Kernel
+from canao.lower.lowering import Backend, Kernel, Tunable
 from canao.precision.quantize import precision_of
 from canao.schedule.kv_cache import CachePlan, plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory
 from canao.schedule.operands import Operand, activation
 from canao.schedule.plan import Plan
+from canao.schedule.plan_choice import can_be_timed
 from canao.schedule.schedule import Schedule, Step, scratch_bytes
 from canao.schedule.weights import lay_out
 from canao.target import Target
@@ -77,12 +76,27 @@ def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
     return tuple(default_plan(r, target) for r in program.regions)
 
 
-def product_of(region: Region) -> str:
+def product_of(region: Region, target: Target) -> str:
     """Which row of an instruction set's tiles a region's products are by; 'f32' if it has none."""
-    form = region.form
-    if isinstance(form, Attention):
-        return multiplied(form)
-    return product_name(form) if isinstance(form, PackedGemm) else F32.name
+    found = tunable_lowering(region, target)
+    return F32.name if found is None else found.product(region.form)
+
+
+def tunable_lowering(region: Region, target: Target) -> Tunable[Any] | None:
+    """The lowering of a region by register tiles, whose plans are worth measuring; None for others.
+    """
+    found = backend_of(target).lowerings.get(type(region.form))
+    return found if isinstance(found, Tunable) else None
+
+
+def tunable(graph: Graph, region: Region, target: Target) -> bool:
+    """Whether plans of a region are worth measuring, and it can be timed alone."""
+    return tunable_lowering(region, target) is not None and can_be_timed(graph, region)
+
+
+def base_name(kernel: str, plan: Plan, target: Target) -> str:
+    """A kernel's name without the end that says how it runs: instruction set, plan, version."""
+    return re.sub(rf"_{target.isa}_{re.escape(plan.name)}(_v\d+)?$", "", kernel)
 
 
 def space(region: Region, target: Target) -> tuple[Plan, ...]:

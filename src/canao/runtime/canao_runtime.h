@@ -30,12 +30,13 @@ struct canao_step {
     int barrier, last_only;
 };
 
-/* `limit` of an input of ids: legal ids are 0 .. limit - 1; for a limit of 0, all from 0 on. An
- * input of CANAO_FLOATS is a float32 tensor of a fixed shape, whose size is not checked. */
-enum { CANAO_FLOATS = -1 };
+/* Ids are one for each token; legal are 0 .. limit - 1, for a limit of 0 all from 0 on. Floats are a
+ * float32 tensor of a fixed shape, whose size is not checked. */
+enum canao_kind { CANAO_IDS, CANAO_FLOATS };
 
 struct canao_input {
     const char *name;
+    enum canao_kind kind;
     int32_t limit;
 };
 

@@ -438,7 +438,7 @@ static int check(const struct sequence *sequence)
         const int32_t *ids = sequence->inputs[i], limit = p->inputs[i].limit;
         if (!ids)
             return CANAO_ARGUMENT;
-        if (limit == CANAO_FLOATS)
+        if (p->inputs[i].kind != CANAO_IDS)
             continue;
         for (int32_t t = 0; t < length; t++)
             if (ids[t] < 0 || (limit && ids[t] >= limit))

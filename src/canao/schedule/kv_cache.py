@@ -14,8 +14,7 @@ from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Program, Region
 from canao.graph.dtypes import F32, DType
 from canao.graph.ir import TOKENS, Shape, dim_div
-
-_ALIGNMENT = 64
+from canao.schedule.operands import aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +35,23 @@ class CacheLayout:
     @property
     def values(self) -> int:
         """The first element of the values."""
-        return _up(self.dtype.bytes * self.heads * self.key_head) // self.dtype.bytes
+        return aligned(self.dtype.bytes * self.heads * self.key_head) // self.dtype.bytes
 
     @property
     def key_scales(self) -> int:
         """The first byte of the keys' scales."""
         size = self.dtype.bytes
-        return size * self.values + _up(size * self.heads * self.value_head)
+        return size * self.values + aligned(size * self.heads * self.value_head)
 
     @property
     def value_scales(self) -> int:
         """The first byte of the values' scales."""
-        return self.key_scales + _up(F32.bytes * self.heads * self.scales)
+        return self.key_scales + aligned(F32.bytes * self.heads * self.scales)
 
     @property
     def size(self) -> int:
         """Bytes of all."""
-        return self.value_scales + _up(F32.bytes * self.heads * self.scales)
+        return self.value_scales + aligned(F32.bytes * self.heads * self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +78,6 @@ def plan_cache(layouts: Mapping[str, CacheLayout]) -> CachePlan:
         parts[output] = Cache(offset, layout)
         offset += layout.size
     return CachePlan(parts, offset)
-
-
-def _up(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def last_rows(program: Program) -> frozenset[str]:

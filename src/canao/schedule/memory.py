@@ -25,9 +25,9 @@ from canao.fuse.forms.form import Alias, PackedGemm, Rows
 from canao.fuse.group import Program, Region
 from canao.graph.ir import Dim, Type, dim_mul
 from canao.schedule.kv_cache import last_rows
+from canao.schedule.operands import aligned
 from canao.schedule.work import Work
 
-_ALIGNMENT = 64
 # How threads share out a value's rows: (rows, pitch, whether it may be the last rows only).
 _Own = tuple[Dim, Dim, bool]
 
@@ -188,8 +188,8 @@ class _Planner:
                     spans[source].touched(i, at, own)
             if region.output not in self.aliases:
                 size = self.bytes_of(self.graph.types[region.output], self.graph.max_length)
-                size, rows = -(-size // _ALIGNMENT) * _ALIGNMENT, self._written_rows(region)
-                spans[region.output] = _Span(at, at, i, i, size, rows, rows)
+                rows = self._written_rows(region)
+                spans[region.output] = _Span(at, at, i, i, aligned(size), rows, rows)
         for _, value in self.graph.outputs:
             spans[_root(value, self.aliases)].touched(len(epochs), epochs[-1], None)
         return spans

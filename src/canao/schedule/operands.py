@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from canao.graph.dtypes import F32, NARROW, DType
 from canao.graph.ir import Type, dim_at
 
+ALIGNMENT = 64  # bytes: of the widest vectors, and of cache lines
+
+
+def aligned(size: int) -> int:
+    """A size in bytes, rounded up to where the next thing may begin."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
 
 @dataclass(frozen=True, slots=True)
 class RowMajor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from canao.fuse.forms.form import Attention, PackedGemm
 from canao.fuse.group import Program, Region
 from canao.graph.dtypes import F32, NARROW
 from canao.graph.ir import Graph, Poly
@@ -15,12 +14,12 @@ from canao.schedule.plan import Plan, order
 WORTHWHILE = 0.99
 
 
-def tunable(graph: Graph, region: Region) -> bool:
-    """Whether plans of the region are worth measuring, and its operands can be made up:
-    activations whose size is fixed or a multiple of the tokens, in float32 or as narrow rows."""
+def can_be_timed(graph: Graph, region: Region) -> bool:
+    """Whether the operands of a region can be made up, to time it alone: activations whose size is
+    fixed or a multiple of the tokens, in float32 or as narrow rows."""
     inside = {n.output for n in region.nodes}
     outside = {i for n in region.nodes for i in n.inputs} - inside - set(graph.constants)
-    return isinstance(region.form, (PackedGemm, Attention)) and all(
+    return all(
         graph.types[name].dtype in (F32, *NARROW) and row_width(graph, name) for name in outside
     )
 
@@ -33,13 +32,15 @@ def row_width(graph: Graph, name: str) -> int:
 
 
 def tuned_plans(
-    program: Program, space: Callable[[Region], Sequence[Plan]], database: Database
-) -> tuple[Plan | None, ...]:
+    program: Program, tunable: Callable[[Region], bool], space: Callable[[Region], Sequence[Plan]],
+    database: Database,
+) -> tuple[Plan | None, ...]:  # fmt: skip
     """For each region, in order, the plan that measurements found faster than the default; None
-    where there is none. `space` gives the legal plans of a region."""
+    where there is none. `tunable` says whether plans of a region are measured, `space` gives those
+    that are legal."""
     texts = [region_text(program.graph, r) for r in program.regions]
     regions = {t: r for t, r in zip(texts, program.regions, strict=True)
-               if tunable(program.graph, r)}  # fmt: skip
+               if tunable(r)}  # fmt: skip
     known = _latest(database.read_all(list(regions)))
     fastest = {t: _fastest(known[t], space(r)) for t, r in regions.items() if known[t]}
     return tuple(fastest.get(text) for text in texts)

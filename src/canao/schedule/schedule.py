@@ -18,7 +18,7 @@ from canao.graph.dtypes import F32
 from canao.graph.ir import Dim, dim_at
 from canao.schedule.kv_cache import Cache, CachePlan
 from canao.schedule.memory import MemoryPlan
-from canao.schedule.operands import Operand
+from canao.schedule.operands import Operand, aligned
 from canao.schedule.plan import Plan
 from canao.schedule.weights import WeightLayout
 from canao.schedule.work import Work
@@ -27,7 +27,6 @@ from canao.schedule.work import Work
 # the rows, and there is a barrier before every step. Sharing out rows would leave register tiles
 # half empty and make every thread read all weights.
 FEW_TOKENS = 4
-ALIGNMENT = 64
 # Bytes that vectors may read past the end of the last buffer.
 _SLACK = 256
 
@@ -122,6 +121,6 @@ def scratch_bytes(buffers: Sequence[Sequence[Buffer]], max_length: int) -> int:
     """Bytes of scratch memory that a thread needs for any of the steps."""
     sizes = (F32.bytes * sum(b.elements(max_length) for b in several) for several in buffers)
     most = max(sizes, default=0)
-    return -(-(most + _SLACK) // ALIGNMENT) * ALIGNMENT
+    return aligned(most + _SLACK)
 
 

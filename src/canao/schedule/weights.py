@@ -19,11 +19,10 @@ import numpy as np
 
 from canao.graph.dtypes import DType
 from canao.graph.ir import Graph
-from canao.schedule.operands import Operand, Packed, Storage
+from canao.schedule.operands import Operand, Packed, Storage, aligned
 
 MAGIC = b"CANAOW02"
 HEADER = 64
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def lay_out(graph: Graph, operands: Iterable[Operand]) -> WeightLayout:
         dtype = graph.types[value].dtype
         size = _elements(graph.constants[value], storage) * dtype.bytes
         sections.append(Section(value, storage, dtype, offset, size))
-        offset = -(-(offset + size) // _ALIGNMENT) * _ALIGNMENT
+        offset = aligned(offset + size)
     return WeightLayout(tuple(sections), offset)
 
 

@@ -12,17 +12,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from canao.model.arch import Arch, Block
 from canao.target import Target
 
-# The kernels of an architecture's library in the order in which they run: the name of each, and to
-# which half of a layer it belongs, as 2 * layer for its attention and 2 * layer + 1 for its FFN, or
-# -1 for what is in no layer.
-Kernels = Callable[[Arch], Sequence[tuple[str, int]]]
+
+class Kernels(Protocol):
+    """Says of an architecture what its library runs."""
+
+    def __call__(self, arch: Arch) -> Sequence[tuple[str, int]]:
+        """The kernels in the order in which they run: the name of each, and to which half of a
+        layer it belongs, as 2 * layer for its attention and 2 * layer + 1 for its FFN, or -1 for
+        what is in no layer."""
+        ...
+
+    def isa(self, arch: Arch) -> str:
+        """The instruction set that the library is compiled for."""
+        ...
 
 
 class Known(msgspec.Struct):
@@ -41,7 +50,7 @@ class KernelNames:
         self._kernels, self.known = kernels, known
 
     def _isa(self, arch: Arch) -> str:
-        return f"{self._kernels.isa(arch)} " if isinstance(self._kernels, Imported) else ""
+        return f"{self._kernels.isa(arch)} "
 
     def _outside(self, arch: Arch) -> str:
         return f"{self._isa(arch)}H{arch.hidden}"

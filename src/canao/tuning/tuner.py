@@ -29,11 +29,10 @@ from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.fuse.group import Program
 from canao.lower.lowering import Tunable
-from canao.lower.scheduling import backend_of, default_plans
+from canao.lower.scheduling import base_name, default_plans, tunable, tunable_lowering
 from canao.precision.quantize import check_precision
 from canao.schedule.database import region_text
-from canao.schedule.plan import Plan, axes, distance, neighbours, order
-from canao.schedule.plan_choice import tunable
+from canao.schedule.plan import Plan, distance, neighbours, order
 from canao.target import Target, get_target
 from canao.tuning.measure import PlanTimer, Say
 from canao.tuning.trial import Pair, Subject
@@ -113,7 +112,7 @@ def tune_model(
         graph, target, planner=default_plans, limits=limits, precision=precision
     )
     target = stages.target
-    subjects = find_subjects(stages.program)
+    subjects = find_subjects(stages.program, target)
     if not subjects:
         raise InputError("the model has no GEMM and no attention, whose plans could be tuned")
     database = tuning_database(target, toolchain)
@@ -130,10 +129,10 @@ def tune_model(
     )
 
 
-def find_subjects(program: Program) -> tuple[Subject, ...]:
+def find_subjects(program: Program, target: Target) -> tuple[Subject, ...]:
     """The distinct regions of a program that can be tuned."""
     graph = program.graph
-    found = [(region_text(graph, r), r) for r in program.regions if tunable(graph, r)]
+    found = [(region_text(graph, r), r) for r in program.regions if tunable(graph, r, target)]
     calls = Counter(text for text, _ in found)
     first = {text: region for text, region in reversed(found)}
     return tuple(Subject(text, graph, first[text], n) for text, n in calls.items())
@@ -149,7 +148,7 @@ def _chosen(stages: Stages, timer: PlanTimer) -> tuple[TunedKernel, ...]:
         i = place[s.region.output]
         base, default = timer.base(s), timer.default[s]
         tuned = base if plans[i] == default else base * timer.known[s][plans[i]].ratio
-        name = names[i].removesuffix(f"_{timer.target.isa}_{default.name}")
+        name = base_name(names[i], default, timer.target)
         kernels.append(TunedKernel(name, s.calls, base, tuned, default.name, plans[i].name))
     return tuple(sorted(kernels, key=lambda k: -k.calls * k.default_ms))
 
@@ -180,26 +179,25 @@ def _other_tiles(timer: PlanTimer) -> list[Pair]:
     cost, with block sizes as near to the default plan's as there are."""
     pairs = []
     for s in timer.with_part(_HEAVY):
-        default, legal = timer.default[s], timer.legal[s]
+        default, legal, tile = timer.default[s], timer.legal[s], _lowering(timer, s).tile
         by_tile: dict[tuple[int, int], list[Plan]] = {}
         for plan in legal:
-            by_tile.setdefault(_tile(plan), []).append(plan)
-        del by_tile[_tile(default)]
+            by_tile.setdefault(tile(plan), []).append(plan)
+        del by_tile[tile(default)]
         near = [_nearest(default, plans) for plans in by_tile.values()]
-        near.sort(key=lambda p: (_rough_cost(timer, s, p), _tile(p)))
+        near.sort(key=partial(_first_tried, timer, s))
         pairs += [(s, plan) for plan in near[:_SCOUTED]]
     return pairs
 
 
-def _tile(plan: Plan) -> tuple[int, int]:
-    """The register tile: rows and columns."""
-    found = axes(plan)
-    return found["mr"], found["nr"]
+def _first_tried(timer: PlanTimer, subject: Subject, plan: Plan) -> tuple[float, tuple[int, int]]:
+    """By what plans of other tiles are ordered: their estimated cost, then their tile."""
+    return _rough_cost(timer, subject, plan), _lowering(timer, subject).tile(plan)
 
 
 def _lowering(timer: PlanTimer, subject: Subject) -> Tunable[Any]:
-    lowering = backend_of(timer.target).of(subject.region.form)
-    assert isinstance(lowering, Tunable)
+    lowering = tunable_lowering(subject.region, timer.target)
+    assert lowering is not None  # of what `find_subjects` found
     return lowering
 
 

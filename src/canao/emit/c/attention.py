@@ -12,7 +12,7 @@ from functools import reduce
 from canao.emit.arguments import IDS, Arguments, c_type, row_type
 from canao.emit.c import attention_templates as templates
 from canao.emit.c.kernel import KernelText, buffer_pointers, declared, signature
-from canao.emit.c.tile_templates import PACKED_ROWS, tile_words
+from canao.emit.c.tile_templates import tile_words
 from canao.emit.expressions import expression
 from canao.emit.writer import fill, number
 from canao.fuse.forms.attention import Attention
@@ -21,7 +21,7 @@ from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
 from canao.lower.cpu.attention import AttentionPlan, deep_row, depth, multiplied
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.cpu.tiles import batch_of, rounded
+from canao.lower.cpu.tiles import PACKED_ROWS, batch_of, rounded
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step

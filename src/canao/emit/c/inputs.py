@@ -1,4 +1,4 @@
-"""Kinds of input as C, headers, manifests and the runtime tell them: numbers only here."""
+"""Kinds of input as C, headers, manifests and the runtime tell them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from canao.emit.expressions import expression
 from canao.graph.ir import Ids, Input, Positions, Tensor
 
 
-def runtime_limit(slot: Input) -> int:
-    """What an input holds, as the runtime and manifests say it: `limit` in canao_runtime.h."""
+def runtime_kind(slot: Input) -> str:
+    """What an input holds, as canao_runtime.h calls it."""
     match slot.kind:
-        case Ids(limit):
-            return limit or 0
+        case Ids():
+            return "CANAO_IDS"
         case Tensor():
-            return -1  # CANAO_FLOATS
+            return "CANAO_FLOATS"
     raise AssertionError(f"{slot.name}: no input of the library")
+
+
+def id_limit(slot: Input) -> int:
+    """Legal ids are below it; 0 where all are, or where an input holds none."""
+    return slot.kind.limit or 0 if isinstance(slot.kind, Ids) else 0
 
 
 def source(slot: Input, index: int) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from canao.emit.c.inputs import runtime_limit
+from canao.emit.c.inputs import id_limit
 from canao.graph.ir import Graph
 
 
 def interface(graph: Graph) -> dict[str, Any]:
     """The part of a manifest that says how the library is called.
 
-    `limit` is as in canao_runtime.h; dimensions are whole numbers, or polynomials in s as text.
+    Ids of an input are below its `limit`, where that is not 0; dimensions are whole numbers, or
+    polynomials in s as text.
     """
     return {
         "inputs": [
@@ -20,7 +21,7 @@ def interface(graph: Graph) -> dict[str, Any]:
                 "name": i.name,
                 "dtype": i.type.dtype.stored.name,
                 "shape": ["s"],
-                "limit": runtime_limit(i),
+                "limit": id_limit(i),
             }
             for i in graph.inputs
             if i.given

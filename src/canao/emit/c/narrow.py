@@ -60,7 +60,8 @@ START = """\
     __builtin_memcpy(row + scale + sizeof unit / sizeof *row, &sum, sizeof sum);
 """
 STARTED = """\
-/* What a product of a row starts with: its levels times what is added to all weights, less that. */
+/* What the sums of a product with this row start with. Weights are stored with an offset added;
+ * minus the offset times the sum of the row's levels takes it out again. */
 CANAO_INLINE int32_t ${KIND}_start(const $KIND *row, int64_t start)
 {
     int32_t sum;

@@ -9,7 +9,7 @@ from canao.emit.writer import fill
 from canao.graph.dtypes import BF16
 from canao.isa.table import SIZES, Isa
 from canao.lower.cpu.quantized import CACHE_LINE
-from canao.lower.cpu.tiles import rounded
+from canao.lower.cpu.tiles import PACKED_ROWS, rounded
 
 TILE = """\
 /* acc[m][$NR] += a[m][k] b[k][$NR]: a by rows lda apart, b a packed panel of ${weights}, $KR of the
@@ -342,7 +342,6 @@ def tile_loop(tile: tuple[int, int], name: str, isa: Isa) -> str:
     )
 
 
-PACKED_ROWS = 16  # of float32 at a time; inner loops take whole parts of them at once
 FUNCTIONS = {"pack": PACK, "pack_bf16": PACK_ROUNDED, "small_product": SMALL_PRODUCT}
 
 

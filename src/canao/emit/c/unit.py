@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from canao.emit import vecmath
 from canao.emit.arguments import c_type, row_type
 from canao.emit.c.header import given, header
-from canao.emit.c.inputs import runtime_limit, source
+from canao.emit.c.inputs import id_limit, runtime_kind, source
 from canao.emit.c.interface import c_string, interface_text
 from canao.emit.c.kernel import KernelText
 from canao.emit.c.kernels import kernel_text
@@ -168,7 +168,7 @@ class _Unit:
                 w.line(f'{{step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}}},')
         with _table(w, "static const struct canao_input inputs[] ="):
             for slot in given(graph):
-                w.line(f"{{{c_string(slot.name)}, {runtime_limit(slot)}}},")
+                w.line(f"{{{c_string(slot.name)}, {runtime_kind(slot)}, {id_limit(slot)}}},")
         with _table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 offset = schedule.memory.place(value)

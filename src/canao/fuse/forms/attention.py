@@ -117,7 +117,7 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
     """The Attention form of exactly these nodes."""
     made = producers(nodes)
     softmax = next((n for n in nodes if n.op == "softmax"), None)
-    mix, views = _mixed(graph, made, output)
+    mix, views = _mixed(made, output)
     if softmax is None or mix is None or _bare(graph, made, mix.inputs[0]) != softmax.output:
         return None
     parsed = _scores(graph, nodes, made, softmax.inputs[0])
@@ -138,7 +138,7 @@ def attention_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attentio
 def causal_form(graph: Graph, nodes: Sequence[Node], output: str) -> Attention | None:
     """The Attention form of one `causal_attention` and views."""
     made = producers(nodes)
-    mix, views = _mixed(graph, made, output)
+    mix, views = _mixed(made, output)
     if mix is None or sum(not OPS[n.op].view for n in nodes) > 1:
         return None
     q, k, v = (resolve(graph, made, x) for x in mix.inputs)
@@ -164,9 +164,7 @@ def _stored(
     return None if store is None else replace(form, store=store)
 
 
-def _mixed(
-    graph: Graph, made: Mapping[str, Node], output: str
-) -> tuple[Node | None, list[Node]]:
+def _mixed(made: Mapping[str, Node], output: str) -> tuple[Node | None, list[Node]]:
     """The node that computes softmax(...) v, or None, and the views on its result."""
     views: list[Node] = []
     while output in made and OPS[made[output].op].view:

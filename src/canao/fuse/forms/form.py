@@ -66,8 +66,8 @@ class BatchedGemm:
     """a [batch..., m, k] times b [batch..., k, n], stored contiguously.
 
     near, longest   of `distance_matmul`: the table that names a column of b for each distance of
-                    two tokens, and the longest text that it is for. Only the columns of distances
-                    within the text are computed. '' and 0: all columns are
+                    two tokens, and the longest sequence that it is for. Only the columns of
+                    distances within the sequence are computed. '' and 0: all columns are
     """
 
     a: Access
@@ -94,7 +94,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
             return concat_form(graph, nodes, output)
         if graph.types[output].dtype not in _WRITTEN and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
-        return _alias(graph, nodes, output) or rows_form(graph, nodes, output)
+        return _alias(graph, nodes) or rows_form(graph, nodes, output)
     if len(heavy) == 1 and heavy[0] in LINEAR:
         return _product(graph, nodes, output)
     if heavy in (["matmul"], ["distance_matmul"]):
@@ -104,7 +104,7 @@ def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
     return attention_form(graph, nodes, output) if heavy == ["matmul", "matmul"] else None
 
 
-def _alias(graph: Graph, nodes: Sequence[Node], output: str) -> Alias | None:
+def _alias(graph: Graph, nodes: Sequence[Node]) -> Alias | None:
     if any(n.op != "reshape" for n in nodes):
         return None
     source = nodes[0].inputs[0]

@@ -1,7 +1,7 @@
 """Whole numbers of the tokens, computed one after another: positions that skip padding.
 
 The position of a token is then the number of tokens before it that are no padding, a running sum.
-A text has few tokens, so one thread computes them all.
+A sequence has few tokens, so one thread computes them all.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def near_columns(g: GraphView, n: Node) -> Change | None:
 
 
 def _distances(g: GraphView, take: Node) -> tuple[str, int] | None:
-    """The constant by whose diagonals `take` reads, and the longest text that it is for."""
+    """The constant by whose diagonals `take` reads, and the longest sequence that it is for."""
     name = take.inputs[-1]
     while take.op == "take_along_axis" and g.made_by(name, *VIEWS, "diagonals") is not None:
         n = g.producer[name]

@@ -82,6 +82,12 @@ class AttentionLowering:
             appending=Work(HEADS, heads) if form.cached else None,
         )
 
+    def product(self, form: Attention) -> str:
+        return multiplied(form)
+
+    def tile(self, plan: AttentionPlan) -> tuple[int, int]:
+        return plan.tile
+
     def rough_cost(
         self, form: Attention, plan: AttentionPlan, rows: int, keys: int, target: Target
     ) -> float:

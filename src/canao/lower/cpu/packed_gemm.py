@@ -112,6 +112,12 @@ class PackedGemmLowering:
             scratch=row_buffers(form.epilogue.width, program, plan.mc),
         )  # fmt: skip
 
+    def product(self, form: PackedGemm) -> str:
+        return product_name(form)
+
+    def tile(self, plan: PackedGemmPlan) -> tuple[int, int]:
+        return plan.tile
+
     def rough_cost(
         self, form: PackedGemm, plan: PackedGemmPlan, rows: int, keys: int, target: Target
     ) -> float:
@@ -205,8 +211,8 @@ def _tiles_in_cache(form: PackedGemm, kc: int, mr: int, target: Target) -> int:
 
 
 def _tiles_suffice(program: RowProgram) -> bool:
-    """Whether tiles of the product can run the first stage: what they hand on to later stages has
-    just one row to stay in, and is all that those can reduce."""
+    """Whether register tiles can run the first stage of the epilogue. A tile sees some columns of a
+    row only: so it stores one value, for the later stages, and these reduce nothing but that."""
     first, place = program.stages[0], _handed_on(program)
     stored = {x.name for x, _ in first.stores}
     values = [r.value for r in first.reductions]

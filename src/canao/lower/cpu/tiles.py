@@ -9,6 +9,9 @@ from canao.isa.registry import ISAS
 from canao.isa.table import FLOAT, Isa, TileOps
 from canao.target import Target
 
+# Rows of float32 that are packed into a panel at a time; inner loops take whole parts of them.
+PACKED_ROWS = 16
+
 
 def tiles(target: Target, product: str = FLOAT) -> Iterator[tuple[int, int]]:
     """Register tiles (mr, nr in floats) of a product, a name of `Isa.tiles`, that leave room for
