@@ -39,8 +39,8 @@ from canao.cli.demo_command import packaged_teacher
 from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError
 from canao.machine import local_machine
-from canao.train.compute import computes_in, training_device
 from canao.train.data import load_data
+from canao.train.engine.compute import computes_in, training_device
 from canao.train.options import DEVICES, DTYPES, TrainOptions
 from canao.train.trainer import Trainer
 

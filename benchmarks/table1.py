@@ -59,7 +59,7 @@ from canao.model.arch import Arch
 from canao.search.journal import read_run
 from canao.search.space import Space
 from canao.train.data import TextData, load_data
-from canao.train.inherit import Kept, keep
+from canao.train.inheritance.inherit import Kept, keep
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 

@@ -16,7 +16,7 @@ from canao.cli.demo_command import DemoOptions
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS, field_defaults
 from canao.device.base import MeasureConfig
 from canao.search.options import DEFAULTS, SearchOptions
-from canao.train.general_options import GeneralOptions
+from canao.train.distillation.general_options import GeneralOptions
 from canao.train.options import TrainOptions
 
 PROTOCOL, TRAINING = MeasureConfig(), TrainOptions()

@@ -19,10 +19,10 @@ from canao.compiler.pipeline import compile_model
 from canao.errors import InputError, UnsupportedError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.generation import SETTINGS, distribution, settings_of
-from canao.model.generation import describe_generation
+from canao.model.directory.generation import describe_generation
+from canao.model.directory.loaded_model import LoadedModel
 from canao.model.inventory.table import INERT, USED
 from canao.model.inventory.tables.generation import GENERATION
-from canao.model.loaded_model import LoadedModel
 from tests import tokens
 from tests.test_cli import canao, refused  # noqa: F401  canao is a fixture
 

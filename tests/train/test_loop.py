@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
-from canao.train import loop as module
-from canao.train.batches import (
+from canao.train.data import Example, TextData
+from canao.train.engine import loop as module
+from canao.train.engine.batches import (
     Batch,
     Encoded,
     collate,
@@ -21,10 +22,9 @@ from canao.train.batches import (
     evaluation_batches,
     training_order,
 )
-from canao.train.compute import threads
-from canao.train.data import Example, TextData
-from canao.train.finetune import finetune, label_loss, predict
-from canao.train.loop import Loop, TrainingSchedule, read_tensors, write_tensors
+from canao.train.engine.compute import threads
+from canao.train.engine.loop import Loop, TrainingSchedule, read_tensors, write_tensors
+from canao.train.teacher.finetune import finetune, label_loss, predict
 
 
 @pytest.fixture(scope="module")

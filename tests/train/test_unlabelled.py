@@ -19,10 +19,10 @@ from canao import api
 from canao.cli import entry as cli
 from canao.errors import InputError
 from canao.model import hf
-from canao.train import loop
 from canao.train.data import NO_CLASS, Example, TextData
+from canao.train.distillation.unlabelled import Unlabelled, read_unlabelled
+from canao.train.engine import loop
 from canao.train.trainer import Trainer
-from canao.train.unlabelled import Unlabelled, read_unlabelled
 
 SINGLE = TextData("t", (), (), ("no", "yes"), ("sentence",), source="t.tsv")
 PAIRS = replace(SINGLE, columns=("sentence1", "sentence2"))

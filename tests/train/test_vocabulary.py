@@ -32,9 +32,9 @@ from canao.model.tokenizing.corpus import PAIRS, TEXTS
 from canao.model.tokenizing.prune import needed, pruned
 from canao.report.page import write_report
 from canao.train.data import Example, TextData, load_data
+from canao.train.inheritance.vocabulary import Vocabulary
 from canao.train.options import LEAST_TOKENS, TrainOptions
 from canao.train.trainer import Trainer
-from canao.train.vocabulary import Vocabulary
 from tests import text_tokenizers, tokens
 
 USED = tuple(Example(text, None, 0) for text in (*tokens.SENTENCES[:2], "Zürich, a café?"))
@@ -210,7 +210,7 @@ def test_a_tokenizer_that_does_not_cut_as_before_is_refused(
     """As one would be of which a token was left out that texts use."""
     tokenizer = opened(tmp_path / "t", "BertTokenizer")
     monkeypatch.setattr(
-        "canao.train.vocabulary.needed",
+        "canao.train.inheritance.vocabulary.needed",
         lambda place, form, used, least: needed(place, form, ()),
     )
     with pytest.raises(InputError, match="cannot be pruned: it cuts texts otherwise"):

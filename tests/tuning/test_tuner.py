@@ -28,7 +28,8 @@ from canao.lower.scheduling import default_plan, default_plans, product_of, spac
 from canao.machine import local_machine
 from canao.precision.quantize import PRECISIONS
 from canao.target import Target, get_target
-from canao.tuning import measure, trial, tune_model, tuner
+from canao.tuning import measure, tune_model, tuner
+from canao.tuning import timing_library as trial
 from tests.compiler.models import classifier, decoder, reference
 from tests.oracle import assert_close
 

@@ -48,7 +48,7 @@ from canao.search.options import DEFAULTS
 from canao.target import NAMES as TARGETS
 from canao.target import get_target
 from canao.train.data import TASKS as TRAINED_TASKS
-from canao.train.general_options import GeneralOptions
+from canao.train.distillation.general_options import GeneralOptions
 from canao.train.options import RANKERS
 
 app = typer.Typer(

@@ -28,10 +28,10 @@ from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
 from canao.lower.scheduling import schedule_program
-from canao.model.hub import format_source
-from canao.model.loaded_model import LoadedModel, load_directory
-from canao.model.task import describe_head
-from canao.model.tokenizer import describe_tokenizer
+from canao.model.directory.hub import format_source
+from canao.model.directory.loaded_model import LoadedModel, load_directory
+from canao.model.directory.task import describe_head
+from canao.model.tokenizing.tokenizer import describe_tokenizer
 from canao.precision.kv_cache import check_kv_cache
 from canao.precision.quantize import check_precision
 from canao.target import Target

@@ -25,8 +25,15 @@ from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
 from canao.model import blocks
 from canao.model.arch import Arch
-from canao.model.checkpoint import weight_files
-from canao.model.config import FILE, read_config
+from canao.model.directory.checkpoint import weight_files
+from canao.model.directory.config import FILE, read_config
+from canao.model.directory.loaded_model import (
+    WEIGHTS,
+    check_finite,
+    check_left_over,
+    is_pooler,
+    survey,
+)
 from canao.model.embedder import Embedder, Vectors, load_embedder, save_embedder
 from canao.model.families.family import Family
 from canao.model.families.parts import Parts
@@ -34,8 +41,7 @@ from canao.model.families.table import FAMILIES, family_of
 from canao.model.heads import LABELS_OF_TEXT, Head, head_for
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT
-from canao.model.loaded_model import WEIGHTS, check_finite, check_left_over, is_pooler, survey
-from canao.model.tokenizer import open_tokenizer
+from canao.model.tokenizing.tokenizer import open_tokenizer
 
 # What transformers raises on a damaged or odd directory; it has no base class of its own.
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,

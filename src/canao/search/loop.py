@@ -23,7 +23,7 @@ from canao.search.refine import polished, polishing
 from canao.search.sharing import take_times
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
-from canao.train.storing import storing
+from canao.train.engine.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
 _BLOCKS = "blocks"  # note of the journal: for which widths blocks were chosen, and which

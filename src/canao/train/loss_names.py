@@ -9,7 +9,7 @@ from types import MappingProxyType
 from canao.errors import InputError
 
 # By name, in the order in which losses are shown: the weight of each where none is given. What they
-# are is in losses.py.
+# are is in distillation/losses.py.
 WEIGHTS: Mapping[str, float] = MappingProxyType({
     "logits": 1.0, "labels": 0.5, "hidden": 1.0, "attention": 1.0, "relations": 1.0,
     "progressive": 1.0,

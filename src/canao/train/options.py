@@ -30,10 +30,10 @@ class TrainOptions:
 
     max_length     tokens; longer sequences are truncated
     batch          examples a step, of students and of a teacher whose epochs or rate are given
-    teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher_recipe.py
+    teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher/recipe.py
                    chooses. Where only one is given, the other is BERT's: 3 epochs, a rate of 5e-5
     metric         the one that ranks candidates; None: the task's usual one (see metrics.py)
-    ranker         what candidates' proxy scores are: see rankers.py
+    ranker         what candidates' proxy scores are: see ranking/rankers.py
     quick_steps    optimiser steps behind each candidate's proxy score, with the ranker 'short'
     supernet_steps   steps in which the supernet is trained, with the ranker 'supernet'
     final_epochs   passes over the training set for a finalist
@@ -45,14 +45,14 @@ class TrainOptions:
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
     losses         of the distillation, by name and with weights, as 'logits=1,relations=0.5'
-                   (see losses.py, which has them all); here they are written in one way only
+                   (distillation/losses.py has them all); here they are written in one way only
     relation_heads   parts that `relations` cuts vectors into; no more than they have dimensions
     relation_layer   the teacher's, counted from 1, that `relations` compares with; None: its last
     augment        altered copies of each training example, which finalists learn from the teacher
     augment_model  directory of a masked language model that says which words may stand in them;
                    None: words near in the teacher's embeddings
     prune_vocabulary   students keep those rows of the word embeddings alone that the training
-                   texts use, and what any other text needs (vocabulary.py)
+                   texts use, and what any other text needs (inheritance/vocabulary.py)
     vocabulary     tokens that they keep then at least: the teacher's commonest beside those;
                    0: none beside them
     """

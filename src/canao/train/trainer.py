@@ -16,35 +16,35 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.model.checkpoint import content
+from canao.model.directory.checkpoint import content
 from canao.model.embedder import Embedder
 from canao.model.heads import require_fitting
 from canao.model.inventory.inventory import Inventory
-from canao.train.batches import Encoded
-from canao.train.compact import compact_words
-from canao.train.compute import computing, training_device
-from canao.train.contributions import contributions
 from canao.train.data import Example, TextData
-from canao.train.distill import distill, needed
-from canao.train.extra import ExtraExamples
-from canao.train.fake_quantization import FakeQuantization, quantizes
-from canao.train.finetune import finetune, predict
-from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
-from canao.train.loop import Progress, TrainingSchedule
-from canao.train.losses import LOSSES
+from canao.train.distillation.distill import distill, needed
+from canao.train.distillation.extra import ExtraExamples
+from canao.train.distillation.losses import LOSSES
+from canao.train.distillation.signals import Pairing
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import Encoded
+from canao.train.engine.compact import compact_words
+from canao.train.engine.compute import computing, training_device
+from canao.train.engine.fake_quantization import FakeQuantization, quantizes
+from canao.train.engine.loop import Progress, TrainingSchedule
+from canao.train.engine.storing import storing
+from canao.train.inheritance.contributions import contributions
+from canao.train.inheritance.importance import Importance, measure_importance
+from canao.train.inheritance.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
+from canao.train.inheritance.pruning import PruningErrors, measure_errors
+from canao.train.inheritance.vocabulary import Vocabulary
 from canao.train.metrics import Score, check_metric, score
 from canao.train.options import TrainOptions, TrainProgress
-from canao.train.pruning import PruningErrors, measure_errors
-from canao.train.rankers import ranker
+from canao.train.ranking.rankers import ranker
+from canao.train.ranking.supernet import Supernet, train_supernet
 from canao.train.records import digest, read_record, score_of, write_record
-from canao.train.signals import Pairing
-from canao.train.storing import storing
-from canao.train.supernet import Supernet, train_supernet
-from canao.train.targets import TeacherTargets
-from canao.train.teacher_recipe import VERSION as RECIPE_VERSION
-from canao.train.teaching import Teaching
-from canao.train.vocabulary import Vocabulary
+from canao.train.teacher.finetune import finetune, predict
+from canao.train.teacher.recipe import VERSION as RECIPE_VERSION
+from canao.train.teacher.teaching import Teaching
 
 _LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -212,8 +212,8 @@ class Trainer:
         return self._own.told(self.tokenizer, self.data.dev)
 
     def worth(self, arch: Arch) -> float:
-        """The share of the teacher's importance that the architecture keeps (importance.py): of its
-        heads' and FFN units', times that of its hidden dimensions."""
+        """The share of the teacher's importance (inheritance/importance.py) that the architecture
+        keeps: of its heads' and FFN units', times that of its hidden dimensions."""
         kept = self.kept(arch)
         assert self._importance is not None
         return share_kept(self._importance, kept)

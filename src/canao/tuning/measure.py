@@ -19,7 +19,7 @@ from canao.lower.scheduling import default_plan, space
 from canao.schedule.database import Database, Measured
 from canao.schedule.plan import Plan, order
 from canao.target import Target
-from canao.tuning.trial import Pair, Subject, TrialLibrary, build_trial
+from canao.tuning.timing_library import Pair, Subject, TrialLibrary, build_trial
 
 # A trial library repeats its regions until their weights take as many bytes as the model's, but no
 # more than this, which no cache holds.

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from canao.model.heads import CLASS_OF_TEXT
-from canao.train.reading import Asked, Example, Label, Read, read_texts
-from canao.train.tables import RawTable
+from canao.train.reading.examples import Asked, Example, Label, Read, read_texts
+from canao.train.reading.tables import RawTable
 from canao.train.task_names import CLASSIFICATION
 from canao.train.tasks.task import OfOneClass, indices
 

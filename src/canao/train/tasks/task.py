@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
-from canao.train.reading import NO_CLASS, Asked, Example, Label, Read
-from canao.train.tables import RawTable
+from canao.train.reading.examples import NO_CLASS, Asked, Example, Label, Read
+from canao.train.reading.tables import RawTable
 
 TEMPERATURE = 2.0
 

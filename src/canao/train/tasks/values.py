@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from canao.model.heads import VALUE_OF_TEXT
-from canao.train.reading import Asked, Example, Label, Read, read_texts
-from canao.train.tables import RawTable
+from canao.train.reading.examples import Asked, Example, Label, Read, read_texts
+from canao.train.reading.tables import RawTable
 from canao.train.task_names import REGRESSION
 from canao.train.tasks.task import Task, finite
 
