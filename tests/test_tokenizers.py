@@ -22,7 +22,8 @@ from canao.errors import CanaoError, InputError, UnsupportedError
 from canao.inference.tasks import Reader
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT, USED
-from canao.model.tokenizing.tokenizer import describe_tokenizer, read_tokenizer
+from canao.model.tokenizing.files import describe_tokenizer
+from canao.model.tokenizing.tokenizer import read_tokenizer
 from canao.train.data import Example
 from canao.train.engine.batches import encode
 from tests import tokens

@@ -199,7 +199,7 @@ def test_students_of_vectors(name: str, tmp_path: Path) -> None:
     assert trainer.teacher().score.value == pytest.approx(1)
     parts = hf.parts_of(teacher)
     assert parts.averages and parts.pooler is None
-    found = predict(teacher, trainer._encode(texts.dev))
+    found = predict(teacher, trainer.texts.encode(texts.dev))
     found = found / np.linalg.norm(found, axis=1, keepdims=True)
     np.testing.assert_allclose(found, vectors(place, said), atol=1e-5)
     first = trainer.skeleton(uneven(name))

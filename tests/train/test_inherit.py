@@ -13,7 +13,7 @@ from canao.model.arch import Arch, Block
 from canao.model.families.parts import both
 from canao.train.data import TextData
 from canao.train.engine.batches import Encoded, collate, encode
-from canao.train.engine.loop import read_tensors, write_tensors
+from canao.train.engine.tensor_files import read_tensors, write_tensors
 from canao.train.inheritance.importance import Importance, measure_importance
 from canao.train.inheritance.inherit import inherit, keep
 from canao.train.teacher.finetune import label_loss

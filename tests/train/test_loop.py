@@ -23,7 +23,8 @@ from canao.train.engine.batches import (
     training_order,
 )
 from canao.train.engine.compute import threads
-from canao.train.engine.loop import Loop, TrainingSchedule, read_tensors, write_tensors
+from canao.train.engine.loop import Loop, TrainingSchedule
+from canao.train.engine.tensor_files import read_tensors, write_tensors
 from canao.train.teacher.finetune import finetune, label_loss, predict
 
 

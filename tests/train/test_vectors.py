@@ -293,7 +293,7 @@ def test_scores_of_pairs_choose_the_epoch(
     student = trainer.finish(SMALL)
     assert student.score.primary == "spearmanr"
     assert student.score.value == pytest.approx(spearman(student.model_dir), abs=1e-4)
-    assert len(trainer._train_set()) == 320
+    assert len(trainer.texts.train_set()) == 320
 
 
 def test_skeletons_kernels_and_blocks(sentence: Path, texts: TextData, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from canao.lower.scheduling import schedule_program
 from canao.model.directory.hub import format_source
 from canao.model.directory.loaded_model import LoadedModel, load_directory
 from canao.model.directory.task import describe_head
-from canao.model.tokenizing.tokenizer import describe_tokenizer
+from canao.model.tokenizing.files import describe_tokenizer
 from canao.precision.kv_cache import check_kv_cache
 from canao.precision.quantize import check_precision
 from canao.target import Target

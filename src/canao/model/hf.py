@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.artifact.files import staged_directory
-from canao.artifact.reading import read_json
+from canao.artifact.reading import first_line, read_json
 from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
 from canao.model import blocks
@@ -92,7 +92,7 @@ def load_config(
         family.arch(config)
         refused = family.refused(config, kind.__name__)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {_first_line(error)}; correct the file") from None
+        raise InputError(f"{path}: {first_line(error)}; correct the file") from None
     if refused:
         raise UnsupportedError(f"{path}: {refused}")
     return config
@@ -182,7 +182,7 @@ def load_classifier(
                 output_loading_info=True,
             )
     except _ERRORS as error:
-        raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
+        raise InputError(f"{directory}: weights cannot be read ({first_line(error)})") from None
     _check_loaded(directory, info, family, head)
     _note_pooler(directory, info, inventory)
     with _without_logs():  # of classes that are made to see whose weights are left
@@ -257,7 +257,7 @@ def _head_order(
                     rows = tensors.get_slice(last).get_shape()[0]
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{file}: not a whole safetensors file ({_first_line(error)}); download it again"
+                f"{file}: not a whole safetensors file ({first_line(error)}); download it again"
             ) from None
     if rows != max(1, len(labels)):
         return None
@@ -308,11 +308,6 @@ def _note_pooler(directory: Path, info: dict[str, Any], inventory: Inventory) ->
     for name in sorted(poolers):
         inventory.note(directory / WEIGHTS, name, INERT, "classifiers have a layer of their own")
     info["unexpected_keys"] = set(info["unexpected_keys"]) - poolers
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
 
 
 @contextmanager

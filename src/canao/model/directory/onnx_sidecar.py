@@ -21,7 +21,7 @@ from canao.model.inventory.table import INERT, USED, Entry, Table
 from canao.model.inventory.tables.config import CONFIG, IN_THE_GRAPH, ONNX_NAMES
 from canao.model.sentence.cross_encoder import read_cross_encoder
 from canao.model.sentence.sentence import Sentence, read_sentence, transformer_directory
-from canao.model.tokenizing.tokenizer import describe_tokenizer
+from canao.model.tokenizing.files import describe_tokenizer
 
 FOLDER = "onnx"
 _CONFIG, _MODULES, _GENERATION = "config.json", "modules.json", "generation_config.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,12 +14,12 @@ from canao.model.families.parts import Norm, Parts, whole
 from canao.model.hf import parts_of
 from canao.train.engine.batches import Encoded, collate, logits_of
 from canao.train.engine.compute import device_of
-from canao.train.engine.loop import read_keyed, write_tensors
+from canao.train.engine.tensor_files import KeyedTensors, read_keyed
 from canao.train.teacher.finetune import label_loss
 
 
 @dataclass(frozen=True)
-class Importance:
+class Importance(KeyedTensors):
     """Importance scores: the larger, the more the loss depends on the structure.
 
     hidden      [hidden]           dimensions of the residual stream
@@ -36,10 +36,6 @@ class Importance:
     values: Tensor
     ffn_units: Tensor
     pooled: Tensor
-
-    def save(self, path: Path, key: str) -> None:
-        """Write to a safetensors file under `key`."""
-        write_tensors(path, {f.name: getattr(self, f.name) for f in fields(self)}, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str, arch: Arch) -> Importance | None:

@@ -13,7 +13,7 @@ which is exactly the squared error that its removal adds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from canao.model.families.parts import both, whole
 from canao.model.hf import parts_of
 from canao.train.engine.batches import Encoded, collate
 from canao.train.engine.compute import device_of, in_float64
-from canao.train.engine.loop import read_keyed, write_tensors
+from canao.train.engine.tensor_files import KeyedTensors, read_keyed
 
 _TOKENS = 8192  # of training texts, at least, if there are so many
 _BATCH = 32
@@ -34,7 +34,7 @@ _TOGETHER = 16  # FFN units that are taken away at a time
 
 
 @dataclass(frozen=True)
-class PruningErrors:
+class PruningErrors(KeyedTensors):
     """The squared error of what a half gives, relative to what it gave, in the teacher.
 
     heads   [layers, heads + 1]: with 0, 1, ... heads left
@@ -51,10 +51,6 @@ class PruningErrors:
     def of_ffn(self, layer: int, units: int) -> float:
         """What the FFN of a layer loses with so many units."""
         return float(self.ffn[layer, units])
-
-    def save(self, path: Path, key: str) -> None:
-        """Write to a safetensors file under `key`."""
-        write_tensors(path, {f.name: getattr(self, f.name) for f in fields(self)}, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str, arch: Arch) -> PruningErrors | None:

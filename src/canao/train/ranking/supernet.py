@@ -32,7 +32,8 @@ from canao.train.distillation.targets import TeacherTargets
 from canao.train.engine.batches import Batch, Encoded
 from canao.train.engine.compact import as_compact
 from canao.train.engine.compute import device_of
-from canao.train.engine.loop import Loop, Progress, TrainingSchedule, read_keyed, write_tensors
+from canao.train.engine.loop import Loop, Progress, TrainingSchedule
+from canao.train.engine.tensor_files import read_keyed, write_tensors
 from canao.train.inheritance.inherit import Kept, copy_kept
 
 _RANDOM = 2  # random students of a step

@@ -35,10 +35,9 @@ from canao.train.engine.loop import (
     Progress,
     State,
     TrainingSchedule,
-    read_tensors,
-    write_tensors,
 )
 from canao.train.engine.storing import storing
+from canao.train.engine.tensor_files import read_tensors, write_tensors
 from canao.train.metrics import Score, score
 from canao.train.teacher.finetune import label_loss, predict_logits
 from canao.train.teacher.head import fit_head
