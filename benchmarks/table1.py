@@ -56,7 +56,7 @@ from canao.errors import BudgetError, CanaoError, DeviceError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.search.journal import read_run
+from canao.search.run_file import read_run
 from canao.search.space import Space
 from canao.train.data import TextData, load_data
 from canao.train.inheritance.inherit import Kept, keep

@@ -306,7 +306,7 @@ def distil(
     """
     from canao.model.arch import Arch
     from canao.model.directory.hub import resolve
-    from canao.search.journal import locked
+    from canao.search.run_file import locked
     from canao.train.distillation.general import distil_text
 
     run_dir = Path(run_dir)
@@ -347,8 +347,8 @@ def _fastest(
     """The precision of a run that is under way, or of the other run whose training is used; else
     the one in which the teacher is fastest."""
     from canao.accuracy.fastest import fastest_precision
-    from canao.search.journal import RUN_FILE, read_run
     from canao.search.options import Event
+    from canao.search.run_file import RUN_FILE, read_run
 
     for run in (options.run_dir, other):
         if run is not None and (run / RUN_FILE).is_file():

@@ -18,7 +18,7 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model.arch import Arch
 from canao.model.embedder import load_embedder
 from canao.model.hf import load_tokenizer
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.train.data import TextData, load_data
 from canao.train.engine.batches import encode
 from canao.train.metrics import score

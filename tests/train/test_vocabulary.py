@@ -30,7 +30,7 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.tokenizing.corpus import PAIRS, TEXTS
 from canao.model.tokenizing.prune import needed, pruned
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.train.data import Example, TextData, load_data
 from canao.train.inheritance.vocabulary import Vocabulary
 from canao.train.options import LEAST_TOKENS, TrainOptions

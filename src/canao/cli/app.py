@@ -667,7 +667,7 @@ def certify(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="run directory of a search")]) -> None:
     """Write the HTML report of a run, finished or not."""
-    from canao.report.page import write_report
+    from canao.report.write import write_report
 
     out.print(str(write_report(run_dir)), soft_wrap=True, markup=False)
 
