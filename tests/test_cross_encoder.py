@@ -20,8 +20,8 @@ from canao.inference.tasks.activations import ACTIVATIONS, activated
 from canao.inference.tasks.classify import classify
 from canao.model.directory.loaded_model import load_directory
 from canao.model.directory.task import describe_head
+from canao.model.sentence import cross_encoder
 from canao.model.sentence.cross_encoder import read_cross_encoder
-from canao.model.sentence.sentence import cross_encoder
 from tests import tokens
 from tests.heads import save_model
 from tests.oracle import SHALLOW, assert_close

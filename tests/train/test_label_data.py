@@ -257,7 +257,8 @@ def test_sets_that_do_not_fit(tmp_path: Path) -> None:
 def test_lists_of_data_sets_by_name() -> None:
     """Their classes are numbers with names, in the data set's own order."""
     datasets = pytest.importorskip("datasets")
-    from canao.train.reading.examples import Asked, named
+    from canao.train.reading import named
+    from canao.train.reading.examples import Asked
     from canao.train.tasks import task_named
 
     names = datasets.ClassLabel(names=["O", "B-x", "A-y"])

@@ -1,4 +1,4 @@
-"""TrialLibrary libraries: one region of a model, many plans, each timed as a step of its own.
+"""Trial libraries: one region of a model, many plans, each timed as a step of its own.
 
 A trial library is built like the library of a model. For each plan it holds the region once or
 several times. Each copy reads activations that a gather has just written, or a quantisation of what
@@ -138,7 +138,7 @@ def _close(got: np.ndarray, expected: np.ndarray, allowed: float) -> bool:
     return bool((difference <= allowed).all())  # a NaN is not close either
 
 
-def build_trial(
+def build_trial_library(
     pairs: Sequence[Pair], target: Target, folder: Path, *, copies: int = 1,
     toolchain: Toolchain | None = None,
 ) -> TrialLibrary:  # fmt: skip

@@ -36,7 +36,7 @@ from canao.schedule.plan import Plan, axes, distance, neighbours, order
 from canao.schedule.plan_choice import tunable
 from canao.target import Target, get_target
 from canao.tuning.measure import PlanTimer, Say
-from canao.tuning.timing_library import Pair, Subject
+from canao.tuning.trial_library import Pair, Subject
 
 _PROTOCOL = MeasureConfig()
 _SCOUTED = 4  # other tiles of a heavy kernel

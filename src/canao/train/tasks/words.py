@@ -9,13 +9,13 @@ import numpy as np
 
 from canao.inference.tasks.scheme import outside_of
 from canao.model.heads import CLASS_OF_TOKEN
+from canao.train.reading import word_labels
 from canao.train.reading.examples import (
     NO_CLASS,
     Asked,
     Example,
     Read,
     classes_in,
-    word_labels,
     word_spans,
 )
 from canao.train.reading.tables import RawTable
