@@ -18,7 +18,8 @@ import canao as package
 from canao.compiler.pipeline import compile_model
 from canao.errors import InputError, UnsupportedError
 from canao.inference.compiled_model import CompiledModel
-from canao.inference.generation import SETTINGS, distribution, settings_of
+from canao.inference.generation import SETTINGS, settings_of
+from canao.inference.logits import narrowing, softmax
 from canao.model.directory.generation import describe_generation
 from canao.model.directory.loaded_model import LoadedModel
 from canao.model.inventory.table import INERT, USED
@@ -180,7 +181,10 @@ def test_tokens_are_drawn_by_the_probabilities_of_transformers(settings: dict[st
         )
         scores = steps(torch.tensor([PROMPT]), torch.from_numpy(logits.copy()))
         want = torch.softmax(scores.double(), -1)[0].numpy()
-        got = distribution(chosen, np.array(PROMPT), logits[0])
+        own = logits[0]
+        for step in narrowing(chosen):
+            own = step(np.array(PROMPT), own)
+        got = softmax(own.astype(np.float64))
         assert ((got > 0) == (want > 0)).all()
         np.testing.assert_allclose(got, want, atol=1e-6)
 

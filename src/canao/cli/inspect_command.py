@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from canao.cli.printing import mb
 from canao.cli.understood import left_out_lines, understood
 from canao.compiler.heads import describe
 from canao.compiler.loading import (
@@ -197,7 +198,7 @@ def _compiled_lines(report: ModelReport) -> list[str]:
     kernels = sum(kernel["count"] for kernel in report["kernels"])
     rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
     kept = f" in {report['kv_cache']}" if report["kv_cache"] not in (None, PRECISION) else ""
-    cache = f"keys and values {_mb(memory['cache'])}{kept}, " if memory["cache"] else ""
+    cache = f"keys and values {mb(memory['cache'])}{kept}, " if memory["cache"] else ""
     forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
     lines = [
         _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),
@@ -207,9 +208,9 @@ def _compiled_lines(report: ModelReport) -> list[str]:
         _row("work", f"{report['flops'] / 1e9:.2f} GFLOPs at {length} tokens"),
         _row(
             "memory",
-            f"weights {_mb(memory['weights'])}, arena {_mb(memory['arena'])} "
-            f"({_mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
-            f"{cache}scratch {_mb(memory['scratch_per_thread'])} a thread",
+            f"weights {mb(memory['weights'])}, arena {mb(memory['arena'])} "
+            f"({mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
+            f"{cache}scratch {mb(memory['scratch_per_thread'])} a thread",
         ),
         _row("operators", f"{report['operators']} before fusion, {kernels} kernels after"),
         _row("rewrites", rewrites or "none"),
@@ -234,10 +235,6 @@ def _ops(ops: list[str]) -> str:
         else:
             runs.append([op, 1])
     return " ".join(op if count == 1 else f"{op} x{count}" for op, count in runs)
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _problem_lines(problems: list[ModelReport]) -> list[str]:

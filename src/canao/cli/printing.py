@@ -26,6 +26,11 @@ from canao.target import Target
 out = Console(highlight=False)
 
 
+def mb(size: int) -> str:
+    """A number of bytes, in millions of them."""
+    return f"{size / 1e6:.1f} MB"
+
+
 def timed() -> Callable[[str], None]:
     """A progress callback that prints each line with the seconds since it was made."""
     begun = time.monotonic()

@@ -176,13 +176,6 @@ def _drawn(narrow: Sequence[Step], random: np.random.Generator) -> Callable[...,
     return choose
 
 
-def distribution(settings: Settings, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The probabilities, float64, by which a token after `ids` is drawn, given its scores."""
-    for step in narrowing(settings):
-        scores = step(ids, scores)
-    return softmax(scores.astype(np.float64))
-
-
 def _ends_in(
     stops: Sequence[str], decode: Callable[[Sequence[int]], str]
 ) -> Callable[[np.ndarray], bool]:

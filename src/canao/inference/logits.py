@@ -72,9 +72,9 @@ def narrowing(settings: Settings) -> list[Step]:
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities, in the precision of the scores."""
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
+    """Probabilities over the last axis, in the precision of the scores."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def _plain(function: Callable[[np.ndarray], np.ndarray]) -> Step:

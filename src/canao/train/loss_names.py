@@ -18,6 +18,17 @@ STAGED = frozenset(["progressive"])  # trained on by themselves before the other
 OF_TASK = frozenset(["logits", "labels"])  # which plain text has none of
 
 
+class NamedLosses:
+    """Options that say in `losses` what is trained on."""
+
+    losses: str
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses by name, all above 0."""
+        return parse_losses(self.losses)
+
+
 def parse_losses(text: str) -> dict[str, float]:
     """Weights above 0 by name, in the table's order, of a text such as 'logits,relations=0.5'.
 

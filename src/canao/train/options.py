@@ -8,7 +8,7 @@ from typing import Any
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.train.loss_names import canonical, parse_losses
+from canao.train.loss_names import NamedLosses, canonical
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -25,7 +25,7 @@ _EPOCHS, _RATE = 3, 5e-5  # of BERT's own fine-tuning (Devlin et al. 2019, appen
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(NamedLosses):
     """How the teacher and its students are trained.
 
     max_length     tokens; longer sequences are truncated
@@ -155,11 +155,6 @@ class TrainOptions:
                 "training: relation_heads and relation_layer are of the loss 'relations', which is "
                 f"not among {self.losses}; add it, or leave them out"
             )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights of the losses by name, all above 0."""
-        return parse_losses(self.losses)
 
     @property
     def given_for_teacher(self) -> tuple[int, float] | None:

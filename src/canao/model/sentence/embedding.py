@@ -29,8 +29,6 @@ from canao.model.sentence.modules import (
 from canao.model.sentence.sentence import Sentence
 from canao.model.sentence.setfit import Head
 
-# An input of models that leave out the tokens of a prompt where they pool: 1 for each of them.
-PROMPT_MASK = "prompt_mask"
 # What modules hand on to each other beside the vectors.
 _IDS, _LAYERS, _WEIGHT, _MASK = "input_ids", "layers", "weight", "mask"
 

@@ -32,7 +32,7 @@ _AROUND = 8
 _LONGEST = 512
 
 
-class Source(Protocol):
+class Replacements(Protocol):
     """Where replacements come from. `words` are those that it can replace."""
 
     words: WholeWords
@@ -144,7 +144,7 @@ class MaskedModel:
 
 
 def altered(
-    examples: Sequence[Example], source: Source, copies: int, seed: int, no_label: Label,
+    examples: Sequence[Example], source: Replacements, copies: int, seed: int, no_label: Label,
     progress: Progress,
 ) -> tuple[Example, ...]:  # fmt: skip
     """At most `copies` altered copies of each example, the same for the same seed.
@@ -189,7 +189,7 @@ def _picked(
 
 
 def _replaced(
-    texts: Sequence[str], picked: Sequence[tuple[int, Spot]], source: Source,
+    texts: Sequence[str], picked: Sequence[tuple[int, Spot]], source: Replacements,
     found: Mapping[Hashable, tuple[str, ...]], draw: random.Random,
 ) -> tuple[str, ...]:  # fmt: skip
     new = list(texts)

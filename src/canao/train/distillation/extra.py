@@ -18,7 +18,7 @@ from canao.artifact.reading import read_json
 from canao.errors import InputError
 from canao.model.directory.checkpoint import content
 from canao.train.data import Example, TextData
-from canao.train.distillation.augment import MaskedModel, Neighbours, Source, altered
+from canao.train.distillation.augment import MaskedModel, Neighbours, Replacements, altered
 from canao.train.distillation.losses import LOSSES
 from canao.train.distillation.words import WholeWords
 from canao.train.engine.loop import Progress
@@ -98,7 +98,7 @@ class ExtraExamples:
                 return tuple(Example(text, pair, no_label) for text, pair in held.texts)
         except InputError:  # none yet, or damaged
             pass
-        source: Source | None = self.masked
+        source: Replacements | None = self.masked
         if source is None:
             assert self.words is not None
             source = Neighbours(self.words, embeddings())

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from canao.errors import InputError
-from canao.train.loss_names import OF_TASK, WEIGHTS, canonical, parse_losses
+from canao.train.loss_names import OF_TASK, WEIGHTS, NamedLosses, canonical
 from canao.train.options import DEVICES, DTYPES
 
 DEFAULT_LOSSES = "hidden=1,relations=1"
 
 
 @dataclass(frozen=True)
-class GeneralOptions:
+class GeneralOptions(NamedLosses):
     """How a student is distilled on plain text.
 
     tokens          that it sees in all; a text with fewer is gone through several times
@@ -51,11 +51,6 @@ class GeneralOptions:
                     f"distil: the loss '{name}' is of a task, and plain text has none; give some "
                     f"of {able}"
                 )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights of the losses by name, all above 0."""
-        return parse_losses(self.losses)
 
     def facts(self) -> dict[str, Any]:
         """What the student depends on: all but where and in which numbers it is computed."""

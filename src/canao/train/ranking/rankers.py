@@ -68,7 +68,7 @@ class Ranker(Protocol):
         """The score of an architecture: the larger, the better."""
 
 
-class _Short:
+class _ShortTraining:
     def key(self, shop: Workshop) -> list[Any]:
         options = shop.options
         return [options.quick_steps, options.student_lr, *options.losses_key]
@@ -77,7 +77,7 @@ class _Short:
         return shop.score(shop.shortly_trained(arch))
 
 
-class _Supernet:
+class _PartOfSupernet:
     def key(self, shop: Workshop) -> list[Any]:
         options = shop.options
         return ["supernet", options.supernet_steps, options.student_lr, *options.losses_key]
@@ -89,7 +89,7 @@ class _Supernet:
         return shop.score(student)
 
 
-class _Fitted:
+class _FittedStart:
     def key(self, shop: Workshop) -> list[Any]:
         return ["fitted"]
 
@@ -97,7 +97,7 @@ class _Fitted:
         return shop.score(shop.student(arch))
 
 
-class _Pruning:
+class _KeptShare:
     def key(self, shop: Workshop) -> list[Any]:
         return ["pruning"]
 
@@ -120,7 +120,8 @@ def _teacher_heads(shop: Workshop, arch: Arch, heads: int) -> int:
 
 
 _MAKERS: Mapping[str, Callable[[], Ranker]] = MappingProxyType(
-    {"short": _Short, "supernet": _Supernet, "fitted": _Fitted, "pruning": _Pruning}
+    {"short": _ShortTraining, "supernet": _PartOfSupernet, "fitted": _FittedStart,
+     "pruning": _KeptShare}  # fmt: skip
 )
 
 

@@ -176,7 +176,7 @@ def understand(
     for name in rest:
         if name in texts:
             continue
-        why = without_effect(table, name, label)
+        why = without_effect(table, name)
         if why is None and texts:
             why = "it is not among the columns named by --text-columns"
         if why is None:
@@ -201,7 +201,7 @@ def texts_alone(table: RawTable, texts: Sequence[str], label: str) -> str:
     rest = [name for name in dict.fromkeys(table.columns) if name not in texts]
     why = {
         name: "no label of this file is used" if name == label else
-        without_effect(table, name, label) or "it is no text of the labelled data"
+        without_effect(table, name) or "it is no text of the labelled data"
         for name in rest
     }  # fmt: skip
     left = Columns(tuple(texts), label, "", tuple(why.items())).left
@@ -257,7 +257,7 @@ def _texts(table: RawTable, left: Sequence[str], label: str) -> tuple[tuple[str,
     )
 
 
-def without_effect(table: RawTable, name: str, label: str) -> str | None:
+def without_effect(table: RawTable, name: str) -> str | None:
     """Why a column has no effect; None if it is text, or anything that is not known."""
     values = [v for v in table.column(name) if v is not MISSING and v is not None and v != ""]
     if not values:

@@ -58,6 +58,13 @@ class Asked:
     unlabelled: str | None = None
     separator: str | None = None
 
+    def label_column(self, table: RawTable, usual: Sequence[str]) -> str | None:
+        """The column of labels: the one that was named, else the first of the `usual` ones that is
+        there."""
+        if self.label is not None:
+            return self.label
+        return next((name for name in usual if name in table.columns), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -85,7 +92,7 @@ def read_texts(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     """Texts, or pairs of them, with a class or a value each; which of the two it is, the labels say
     where no task is asked for."""
     refuse_separator(asked)
-    refuse_words(train, dev, asked)
+    refuse_words(train, dev)
     columns = understand(train, asked.texts, asked.label)
     notes = dev_notes(train, dev, columns, asked.texts)
     texts = strings(train, columns.texts)
@@ -141,7 +148,7 @@ def refuse_separator(asked: Asked) -> None:
         )
 
 
-def refuse_words(train: RawTable, dev: RawTable | None, asked: Asked) -> None:
+def refuse_words(train: RawTable, dev: RawTable | None) -> None:
     """InputError if a table is of words with labels, and the task of whole texts."""
     for table in (train, *([dev] if dev else [])):
         if not is_of_words(table.place):

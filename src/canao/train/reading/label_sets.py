@@ -18,7 +18,7 @@ from canao.train.reading.examples import (
     strings,
     with_pairs,
 )
-from canao.train.reading.labels import many, ordered, require_known
+from canao.train.reading.labels import many, ordered, require_known, shares
 from canao.train.reading.tables import MISSING, RawTable, shown
 from canao.train.reading.word_labels import of_lists
 from canao.train.task_names import SEVERAL
@@ -37,15 +37,15 @@ class _Sets:
 
 def claims(table: RawTable, asked: Asked) -> bool:
     """Whether the labels of a table are lists."""
-    label = _label_column(table, asked)
+    label = asked.label_column(table, LABEL_COLUMNS)
     return label is not None and of_lists(table, label)
 
 
 def read_sets(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     """Texts, or pairs of them, with any number of labels each, none included. InputError names the
     line and the remedy."""
-    refuse_words(train, dev, asked)
-    columns = understand(train, asked.texts, _label_column(train, asked))
+    refuse_words(train, dev)
+    columns = understand(train, asked.texts, asked.label_column(train, LABEL_COLUMNS))
     notes = dev_notes(train, dev, columns, asked.texts)
     texts = strings(train, columns.texts)
     found = _sets(train, columns.label, asked, least=2)
@@ -63,12 +63,6 @@ def read_sets(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
         SEVERAL, _examples(texts, found, names), held, tuple(names), columns.texts, columns.label,
         f"{columns}, {_counted(names, counts, found.sets)}", columns.left, notes,
     )  # fmt: skip
-
-
-def _label_column(table: RawTable, asked: Asked) -> str | None:
-    if asked.label is not None:
-        return asked.label
-    return next((name for name in LABEL_COLUMNS if name in table.columns), None)
 
 
 def _sets(table: RawTable, column: str, asked: Asked, least: int = 1) -> _Sets:
@@ -165,7 +159,6 @@ def _counted(
     names: Sequence[str], counts: Counter[str], sets: Sequence[tuple[str, ...]]
 ) -> str:
     """How many examples each label has, and how many have none or several."""
-    shares = [f"{shown(name, 20)} ({counts[name]})" for name in names]
     none, several = sum(not own for own in sets), sum(len(own) > 1 for own in sets)
-    return (f"{len(names)} labels: {', '.join(shares[:8])}{', ...' if len(shares) > 8 else ''}; "
-            f"{many(several)} with several, {none} with none")  # fmt: skip
+    return (f"{len(names)} labels: {shares(names, counts)}; {many(several)} with several, {none} "
+            "with none")  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +133,13 @@ def counted(labels: Labels) -> str:
         values = [float(text) for text in labels.texts]
         return f"values from {min(values):g} to {max(values):g}"
     counts = Counter(labels.texts)
-    shares = [f"{shown(name, 20)} ({counts[name]})" for name in labels.names]
-    return f"{len(shares)} classes: {', '.join(shares[:8])}{', ...' if len(shares) > 8 else ''}"
+    return f"{len(labels.names)} classes: {shares(labels.names, counts)}"
+
+
+def shares(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    """How often each label stands, of the first eight at most."""
+    each = [f"{shown(name, 20)} ({counts[name]})" for name in names[:8]]
+    return ", ".join(each) + (", ..." if len(names) > 8 else "")
 
 
 def _labelled(

@@ -36,7 +36,7 @@ class _Columns:
 def read_sentences(train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
     """Texts, with scores of pairs where there are some. InputError names line and remedy."""
     refuse_separator(asked)
-    refuse_words(train, dev, asked)
+    refuse_words(train, dev)
     columns = _columns(train, asked)
     examples, notes = _examples(train, columns, asked, least=2)
     held = None

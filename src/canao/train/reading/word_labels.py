@@ -12,7 +12,7 @@ from canao.inference.tasks.scheme import scheme_of
 from canao.train.reading.columns import SINGLES, without_effect
 from canao.train.reading.conll import TAGS, TOKENS
 from canao.train.reading.examples import Asked, Example, Read, refuse_separator
-from canao.train.reading.labels import many, require_known
+from canao.train.reading.labels import many, require_known, shares
 from canao.train.reading.tables import MISSING, RawTable, is_of_words, listed, shown
 from canao.train.task_names import WORDS as TASK
 
@@ -28,7 +28,7 @@ def claims(table: RawTable, asked: Asked) -> bool:
     if is_of_words(table.place):
         return True
     words = next((name for name in WORD_COLUMNS if of_lists(table, name)), None)
-    label = _label_column(table, asked)
+    label = asked.label_column(table, LABEL_COLUMNS)
     if words is None or label is None or not of_lists(table, label):
         return False
     both = zip(table.column(words), table.column(label), strict=True)
@@ -98,7 +98,7 @@ def _columns(table: RawTable, asked: Asked, missing: str = "") -> tuple[str, str
     words = asked.texts[0] if asked.texts else (
         next((name for name in WORD_COLUMNS if name in table.columns), WORD_COLUMNS[0])
     )
-    label = _label_column(table, asked) or LABEL_COLUMNS[0]
+    label = asked.label_column(table, LABEL_COLUMNS) or LABEL_COLUMNS[0]
     for name, option in ((words, "--text-columns"), (label, "--label-column")):
         if name not in table.columns:
             remedy = missing or (
@@ -112,19 +112,13 @@ def _columns(table: RawTable, asked: Asked, missing: str = "") -> tuple[str, str
     return words, label
 
 
-def _label_column(table: RawTable, asked: Asked) -> str | None:
-    if asked.label is not None:
-        return asked.label
-    return next((name for name in LABEL_COLUMNS if name in table.columns), None)
-
-
 def _left(table: RawTable, words: str, label: str) -> str:
     """Which columns are not used, and why; InputError for one with text that nobody knows."""
     found = []
     for name in table.columns:
         if name in (words, label):
             continue
-        why = _OTHER if of_lists(table, name) else without_effect(table, name, label)
+        why = _OTHER if of_lists(table, name) else without_effect(table, name)
         if why is None and name in SINGLES:
             why = "the text whose words are used"
         if why is None:
@@ -195,6 +189,4 @@ def _examples(
 
 def _counted(names: Sequence[str], counts: Counter[str]) -> str:
     """How many words there are, and how many have each label."""
-    shares = [f"{shown(name, 20)} ({counts[name]})" for name in names]
-    return (f"{counts.total()} words with {len(names)} labels: {', '.join(shares[:8])}"
-            f"{', ...' if len(shares) > 8 else ''}")  # fmt: skip
+    return f"{counts.total()} words with {len(names)} labels: {shares(names, counts)}"
