@@ -134,7 +134,7 @@ def test_lengths(pair: Pair) -> None:
     assert compiled.generate(PROMPT, max_length=20).tolist() == written(model, max_length=20)
     assert len(compiled.generate(PROMPT)) == 64
     assert len(compiled.generate(PROMPT, max_length=500)) == LONGEST - len(PROMPT) + 1
-    with pytest.raises(InputError, match="prompt has 7 tokens, and max_length lets a text have 7"):
+    with pytest.raises(InputError, match="7 tokens, and max_length lets a sequence have 7"):
         compiled.generate(PROMPT, max_length=7)
     assert len(compiled.generate(PROMPT, 30, max_time=0.0)) == 1
 
