@@ -14,6 +14,7 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.train.data import Example, TextData
 from canao.train.engine import loop as module
+from canao.train.engine import tensor_files
 from canao.train.engine.batches import (
     Batch,
     Encoded,
@@ -226,7 +227,7 @@ def test_tensor_files_are_whole_or_not_there(
         Path(str(args[1])).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(InputError, match=r"cannot be used \(no space left"):
         write_tensors(path, {"a": torch.ones(2)}, {})
     assert read_tensors(path)[1] == note

@@ -314,7 +314,7 @@ def test_results_with_all_rows_are_not_taken_for_them(
     assert whole._key == trainer._key
     whole.proxy_score(SMALL)
     assert watch.steps[f"proxy score {SMALL}"] and not watch.steps["teacher"]
-    assert hf.load_config(whole.skeleton(SMALL)).vocab_size == len(whole.tokenizer)
+    assert hf.load_config(whole.skeleton(SMALL)).vocab_size == len(whole.texts.tokenizer)
     kept, _ = trainer.vocabulary() or (0, 0)
     assert hf.load_config(trainer.skeleton(SMALL)).vocab_size == kept
 
