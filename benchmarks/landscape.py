@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from landscape_controllers import compare
 from landscape_table import write_page
+from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 
@@ -140,7 +141,7 @@ class Latencies:
             ffn = (*SPACE.choices()["ffn"], teacher.ffn)
             for one in survey(base, SPACE.blocks_at(base)["heads"], ffn, teacher.layers):
                 if one not in self.table:
-                    _say(f"timing the kernels of {one}")
+                    say(f"timing the kernels of {one}")
                     with WorkingDirectory("canao-landscape") as folder:
                         self.table.record(one, self.device.profile(
                             self.library(one, folder / "library"), self.measure))  # fmt: skip
@@ -242,10 +243,6 @@ def _run(given: argparse.Namespace, results: Results) -> None:
         _accuracies(results, work, [*grid, *blocks], given.processes)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="where the teacher and the table are kept")
@@ -260,7 +257,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         records = Records(file_of(given, RECORDS), IDENTITY)
         if given.controllers:
-            compare(records.read(), SPACE, SHARES, given.seeds, _say)
+            compare(records.read(), SPACE, SHARES, given.seeds, say)
         elif given.table:
             write_page(records.read())
         else:
@@ -268,10 +265,10 @@ def main(arguments: Sequence[str]) -> int:
             _run(given, results)
             results.close()
     except CanaoError as error:
-        _say(f"landscape: error: {error}")
+        say(f"landscape: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("landscape: interrupted; the same command goes on where it was")
+        say("landscape: interrupted; the same command goes on where it was")
         return 130
     return 0
 

@@ -30,6 +30,7 @@ from typing import Any
 import embedding_precision
 import tagging
 import torch
+from peers.progress import report, say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from precision_tasks_table import FLOAT32, INT8, TRAINED, write_page
@@ -39,8 +40,8 @@ from canao.cli.demo_command import packaged_teacher
 from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError
 from canao.machine import local_machine
-from canao.train.compute import computes_in, training_device
 from canao.train.data import load_data
+from canao.train.engine.compute import computes_in, training_device
 from canao.train.options import DEVICES, DTYPES, TrainOptions
 from canao.train.trainer import Trainer
 
@@ -111,7 +112,7 @@ def run_task(study: Study, task: Task, seed: int) -> None:
     """Record what is missing of a task with a seed."""
     missing = study.wanted(task.name, seed, task.most)
     if not missing:
-        _say(f"{task.name}, seed {seed}: recorded already")
+        say(f"{task.name}, seed {seed}: recorded already")
         return
     held = measured_on(study, task)
     model, count = fine_tuned(study, task, seed, FLOAT32)
@@ -164,7 +165,7 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
             epochs, lr, seed, LENGTH, bool(trains), study.device, study.dtype
         )
         folder = study.data / task.folder
-        return tagging.train(source, folder, work / variant, recipe, task.most, _report)
+        return tagging.train(source, folder, work / variant, recipe, task.most, report)
     train_file = study.data / task.folder / "train.tsv"
     seen = load_data(train_file, task=task.kind, seed=seed)
     if task.most:
@@ -174,7 +175,7 @@ def fine_tuned(study: Study, task: Task, seed: int, variant: str) -> tuple[Path,
         max_length=LENGTH, seed=seed, teacher_epochs=task.epochs, teacher_lr=task.lr,
         metric=task.metric, device=study.device, dtype=study.dtype, **trains,
     )  # fmt: skip
-    trainer = Trainer(study.teacher, seen, work, options, _report)
+    trainer = Trainer(study.teacher, seen, work, options, report)
     # A student of the teacher's own shape starts from its weights.
     student = trainer.finish(trainer.teacher_arch()) if trains else trainer.teacher()
     return student.model_dir, len(seen.train)
@@ -186,7 +187,7 @@ def predicted(
     """What the library of a variant says of the examples."""
     precision = FLOAT32 if variant == FLOAT32 else INT8
     out = study.folder_of(task, seed) / f"library-{variant}"
-    _say(f"{task.name}, seed {seed}: {variant} on {len(held.dev)} examples")
+    say(f"{task.name}, seed {seed}: {variant} on {len(held.dev)} examples")
     return predictions(compile_model(model, out, precision=precision), held)
 
 
@@ -194,7 +195,7 @@ def run_embeddings(study: Study) -> None:
     """Record what is missing of sentence embeddings: of the teacher as it comes."""
     missing = study.wanted(embedding_precision.NAME, 0, SENTENCES)
     if not missing:
-        _say(f"{embedding_precision.NAME}: recorded already")
+        say(f"{embedding_precision.NAME}: recorded already")
         return
     texts = embedding_precision.sentences(study.data / "wiki-en" / "wiki_en.txt.gz", SENTENCES)
     pairs = measured_on(study, TASKS["STS-B"])
@@ -202,7 +203,7 @@ def run_embeddings(study: Study) -> None:
     for precision in (FLOAT32, INT8):
         out = study.work / f"{embedding_precision.NAME}-{precision}"
         artifact = compile_model(study.teacher, out, precision=precision)
-        _say(f"{embedding_precision.NAME}: {precision} on {len(texts)} sentences and STS-B")
+        say(f"{embedding_precision.NAME}: {precision} on {len(texts)} sentences and STS-B")
         vectors[precision] = embedding_precision.embedded(artifact, texts, pairs)
     for identity in missing:
         found = vectors[identity["variant"]]
@@ -214,15 +215,6 @@ def run_embeddings(study: Study) -> None:
                 "versions": {n: version(n) for n in ("canao", "torch", "transformers")},
             },
         )  # fmt: skip
-
-
-def _report(stage: str, done: int, total: int, note: str) -> None:
-    if done % 50 == 0 or done == total:
-        _say(f"{stage}: step {done} of {total}, {note}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -296,10 +288,10 @@ def main(arguments: Sequence[str]) -> int:
         _run(options, results)
         results.close()
     except CanaoError as error:
-        _say(f"precision_tasks: error: {error}")
+        say(f"precision_tasks: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("precision_tasks: interrupted; the same command goes on where it was")
+        say("precision_tasks: interrupted; the same command goes on where it was")
         return 130
     return 0
 

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from predictions_table import MIXED, write_page
@@ -83,7 +84,7 @@ class Study:
             asked = replace(first, blocks=blocks)
             for one in survey(asked, choices["heads"], choices["ffn"], self.space.layers):
                 if one not in self.table:
-                    _say(f"timing the kernels of {one}")
+                    say(f"timing the kernels of {one}")
                     with WorkingDirectory("canao-predictions") as folder:
                         artifact = self.library(one, folder / "library")
                         self.table.record(one, self.device.profile(artifact, self.measure))
@@ -149,10 +150,6 @@ def _run(options: argparse.Namespace, results: Results) -> None:
                 results.take(f"{arch}, {name}", lambda: record(study, name, arch))  # noqa: B023
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="where the table of kernels is kept")
@@ -172,10 +169,10 @@ def main(arguments: Sequence[str]) -> int:
         _run(options, results)
         results.close()
     except CanaoError as error:
-        _say(f"predictions: error: {error}")
+        say(f"predictions: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("predictions: interrupted; the same command goes on where it was")
+        say("predictions: interrupted; the same command goes on where it was")
         return 130
     return 0
 

@@ -29,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from peers.progress import report, say
 from peers.quiet import LIMIT, Watch
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
@@ -101,7 +102,7 @@ def run_task(study: Study, task: Task, fractions: Sequence[float]) -> None:
     """Run what is missing of one task and record it."""
     missing = [f for f in fractions if not study.results.holds(_identity(study, task, f))]
     if not missing:
-        _say(f"{task.name}: recorded already")
+        say(f"{task.name}: recorded already")
         return
     held = load_data(study.data / task.folder, task=task.kind, seed=study.seed)
     teacher = prepare_teacher(study, task, held)
@@ -127,7 +128,7 @@ def prepare_teacher(study: Study, task: Task, held: TextData) -> Record:
     )
     start = time.monotonic()
     seen = load_data(train_file, task=task.kind, seed=study.seed)
-    trainer = Trainer(study.teacher, seen, folder, options, _report)
+    trainer = Trainer(study.teacher, seen, folder, options, report)
     student = trainer.teacher()
     seconds = known.get("train_seconds") or time.monotonic() - start
     artifact = compile_model(student.model_dir, folder / "teacher-artifact")
@@ -172,7 +173,7 @@ def search(study: Study, task: Task, fraction: float, teacher: Record, held: Tex
         "--trials", str(study.trials), "--seed", str(study.seed), *study.extra,
     ]  # fmt: skip
     paths = ["--teacher", str(given), "--data", str(train_file), "--out", str(run)]
-    _say(f"{task.name}: searching a student within {budget:g} ms")
+    say(f"{task.name}: searching a student within {budget:g} ms")
     resumed, start = run.exists(), time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "canao.cli.app", "search", *paths, *options],
@@ -245,15 +246,6 @@ def _identity(study: Study, task: Task, fraction: float) -> Record:
             "options": list(study.extra)}  # fmt: skip
 
 
-def _report(stage: str, done: int, total: int, note: str) -> None:
-    if done % 50 == 0 or done == total:
-        _say(f"{stage}: step {done} of {total}, {note}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Options; what follows '--' is for `canao search`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -296,10 +288,10 @@ def main(arguments: Sequence[str]) -> int:
             run_task(study, known[name], [float(f) for f in options.fractions.split(",")])
         study.results.close()
     except CanaoError as error:
-        _say(f"real_data: error: {error}")
+        say(f"real_data: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("real_data: interrupted; the same command goes on where it was")
+        say("real_data: interrupted; the same command goes on where it was")
         return 130
     return 0
 

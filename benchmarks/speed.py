@@ -30,6 +30,7 @@ from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
 from peers.models import FAMILIES, MODELS, random_ids
+from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, file_of
 from peers.roofline import measure_kernels
@@ -77,7 +78,7 @@ class Study:
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):
             return True
-        _say(f"{_title(identity)}: recorded already")
+        say(f"{_title(identity)}: recorded already")
         return False
 
     def options(self) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _latency(
     with loaded(store, contestants, texts, cores) as field:
         field.unavailable |= missing
         sizes = block_sizes(field, study.block_s)
-        _say(f"{_title(identity)}: measuring")
+        say(f"{_title(identity)}: measuring")
         race(field, Machine(cores), study.rounds, lambda label, _: (0, sizes[label]))
         return _row(identity, field, store.case(texts), stamp, study.options())
 
@@ -136,7 +137,7 @@ def run_texts(study: Study, kind: str, folder: Path, count: int, threads: int) -
         stamp = local_device().environment(cores)
         with loaded(store, contestants, texts, cores) as field:
             field.unavailable |= missing
-            _say(f"{_title(identity)}: measuring")
+            say(f"{_title(identity)}: measuring")
             if kind == "mrpc":
                 starts = range(0, len(ids), TEXTS_PER_BLOCK)
                 blocks = [(start, min(TEXTS_PER_BLOCK, len(ids) - start)) for start in starts]
@@ -201,10 +202,6 @@ def _title(identity: Mapping[str, Any]) -> str:
     return f"{identity['kind']}: {identity['model']}{at}, {identity['threads']} thread(s)"
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _steps(options: argparse.Namespace, study: Study) -> Iterator[None]:
     """Each measurement that was asked for, done when the next is asked."""
     threads = numbers(options.threads, "threads")
@@ -250,10 +247,10 @@ def main(arguments: Sequence[str]) -> int:
             pass
         results.close()
     except CanaoError as error:
-        _say(f"speed: error: {error}")
+        say(f"speed: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("speed: interrupted; the same command goes on where it was")
+        say("speed: interrupted; the same command goes on where it was")
         return 130
     return 0
 

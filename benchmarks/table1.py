@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from table1_table import write_page
@@ -56,10 +57,10 @@ from canao.errors import BudgetError, CanaoError, DeviceError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.search.journal import read_run
+from canao.search.run_file import read_run
 from canao.search.space import Space
 from canao.train.data import TextData, load_data
-from canao.train.inherit import Kept, keep
+from canao.train.inheritance.inherit import Kept, keep
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 
@@ -120,7 +121,7 @@ class Study:
         result = api.search(
             teacher=teacher, data=self.folder, task=self.task.kind, budget_ms=budget, run_dir=run,
             length=LENGTH, trials=self.trials, precision="auto", metric=self.task.metric,
-            progress=lambda event: _say(f"{self.task.name} at 1/{share}: {event.text}"),
+            progress=lambda event: say(f"{self.task.name} at 1/{share}: {event.text}"),
         )  # fmt: skip
         return result.arch, str(read_run(run)["precision"])
 
@@ -150,10 +151,10 @@ class Study:
                 task=self.task.kind, budget_ms=1000 / share, run_dir=self.work / f"flops-{share}",
                 length=LENGTH, trials=self.trials, controller="tpe", device=device,
                 metric=self.task.metric,
-                progress=lambda e: _say(f"{self.task.name} at 1/{share}, by FLOPs: {e.text}"),
+                progress=lambda e: say(f"{self.task.name} at 1/{share}, by FLOPs: {e.text}"),
             ).arch  # fmt: skip
         except BudgetError:
-            _say(f"{self.task.name} at 1/{share}: no student of {space} has so few FLOPs")
+            say(f"{self.task.name} at 1/{share}: no student of {space} has so few FLOPs")
             return None
 
     def rows(self, share: int) -> Iterator[tuple[str, Arch, str]]:
@@ -290,11 +291,7 @@ def _take(
 
 def _report(stage: str, done: int, total: int, note: str) -> None:
     if done == total:
-        _say(f"  {stage}: {done} steps {note}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        say(f"  {stage}: {done} steps {note}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -319,10 +316,10 @@ def main(arguments: Sequence[str]) -> int:
         _run(results, given)
         results.close()
     except CanaoError as error:
-        _say(f"table1: error: {error}")
+        say(f"table1: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("table1: interrupted; the same command goes on where it was")
+        say("table1: interrupted; the same command goes on where it was")
         return 130
     return 0
 

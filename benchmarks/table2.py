@@ -27,6 +27,7 @@ from peers.host import python_of, without_folders
 from peers.interleave import block_sizes, joined, loaded, race
 from peers.machine import Machine
 from peers.models import MODELS, random_ids
+from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from peers.store import Store
@@ -64,7 +65,7 @@ def measure(
             cases[model] = {k: case[k] for k in ("flops", "parameters", "sensitivity")}
         whole = joined(fields)
         sizes = block_sizes(whole, block_s)
-        _say(f"measuring on {len(cores)} core(s)")
+        say(f"measuring on {len(cores)} core(s)")
         race(whole, Machine(cores), rounds, lambda label, _: (0, sizes[label]))
     return {
         **_identity("table2", ",".join(models), LENGTH, len(cores)), "cases": cases,
@@ -91,10 +92,6 @@ def _identity(kind: str, model: str, length: int, threads: int) -> dict[str, Any
     stamp = local_device().environment()
     return {"kind": kind, "model": model, "length": length, "threads": threads,
             "cpu": stamp["cpu"], "isa": stamp["isa"]}  # fmt: skip
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -164,10 +161,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(_parse(arguments))
     except CanaoError as error:
-        _say(f"table2: error: {error}")
+        say(f"table2: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("table2: interrupted; nothing of the run under way is recorded")
+        say("table2: interrupted; nothing of the run under way is recorded")
         return 130
     return 0
 

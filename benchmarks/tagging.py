@@ -19,9 +19,9 @@ from canao.accuracy.entities import TOKENS, entity_score
 from canao.accuracy.tagged import Sentence, read_tagged
 from canao.artifact.files import write_whole
 from canao.model import hf
-from canao.train.batches import Batch, Encoded, evaluation_batches
-from canao.train.compute import device_of, training_device
-from canao.train.loop import Loop, TrainingSchedule
+from canao.train.engine.batches import Batch, Encoded, evaluation_batches
+from canao.train.engine.compute import device_of, training_device
+from canao.train.engine.loop import Loop, TrainingSchedule
 from canao.train.options import TrainProgress
 
 _IGNORED = -100  # the label of tokens that no word begins with, as in Transformers
@@ -97,7 +97,7 @@ def _rounding(model: Any, recipe: Recipe) -> dict[str, Any]:
     """What is rounded as the library will, if anything is."""
     if not recipe.rounded:
         return {}
-    from canao.train.fake_quantization import FakeQuantization
+    from canao.train.engine.fake_quantization import FakeQuantization
 
     return {"rounding": FakeQuantization.of(model, model.config.max_position_embeddings)}
 

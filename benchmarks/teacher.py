@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 from marks import footnotes, marked
 from pages import fill, table
+from peers.progress import report, say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from precision_tasks_table import spread
@@ -75,7 +76,7 @@ def run_case(results: Results, options: argparse.Namespace, task: Task, identity
     """Fine-tune a teacher and record it, unless that was done."""
     title = ", ".join((task.name, f"seed {identity['seed']}", identity["variant"]))
     if results.holds(identity):
-        _say(f"{title}: recorded already")
+        say(f"{title}: recorded already")
         return
     data = load_data(options.data / task.folder, task=task.kind, seed=identity["seed"])
     if identity["most"]:
@@ -89,7 +90,7 @@ def run_case(results: Results, options: argparse.Namespace, task: Task, identity
     )  # fmt: skip
     work = options.work / "-".join(str(value) for value in identity.values())
     teacher = options.teacher or packaged_teacher()
-    found = Trainer(teacher, data, work, training, _report).teacher()
+    found = Trainer(teacher, data, work, training, report).teacher()
     results.put(title, dict(identity) | {
         "kind": "accuracy", "metric": task.metric, "metrics": dict(found.score.metrics),
         "train_examples": len(data.train), "examples": len(data.dev),
@@ -123,15 +124,6 @@ def _row(variant: str, of: Sequence[Record]) -> list[str]:
         ", ".join(dict.fromkeys(f"{r['rate']:g}" for r in recipes)),
         "; ".join(f"{r['best_epoch']}, {r['epochs']}" for r in recipes),
     ]  # fmt: skip
-
-
-def _report(stage: str, done: int, total: int, note: str) -> None:
-    if done % 50 == 0 or done == total:
-        _say(f"{stage}: step {done} of {total}, {note}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -187,10 +179,10 @@ def main(arguments: Sequence[str]) -> int:
             run_case(results, options, TASKS[identity["dataset"]], identity)
         results.close()
     except CanaoError as error:
-        _say(f"teacher: error: {error}")
+        say(f"teacher: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("teacher: interrupted; the same command goes on where it was")
+        say("teacher: interrupted; the same command goes on where it was")
         return 130
     return 0
 

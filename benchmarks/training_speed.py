@@ -41,13 +41,13 @@ from canao.defaults import silent
 from canao.errors import CanaoError, InputError
 from canao.machine import local_machine
 from canao.model import hf
-from canao.train.batches import Encoded, collate, encode, training_order
-from canao.train.compact import compact_words
-from canao.train.compute import autocast, computes_in, device_of
 from canao.train.data import load_data
-from canao.train.finetune import label_loss
-from canao.train.targets import TeacherTargets
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import Encoded, collate, encode, training_order
+from canao.train.engine.compact import compact_words
+from canao.train.engine.compute import autocast, computes_in, device_of
 from canao.train.tasks.task import TEMPERATURE
+from canao.train.teacher.finetune import label_loss
 
 HERE = Path(__file__).resolve().parent
 RECORDS, PAGE = HERE / "results" / "training_speed.jsonl", HERE.parent / "docs" / "training.md"

@@ -306,7 +306,7 @@ def test_no_room(compiler: Toolchain, cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("7", 7), ("1k", 1024), ("1.5K", 1536), ("2 MB", 2 << 20), ("3GiB", 3 << 30)],
+    [("0", 0), ("7", 7), ("1k", 1000), ("1.5K", 1500), ("2 MB", 2_000_000), ("3GiB", 3 << 30)],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text, "x") == size

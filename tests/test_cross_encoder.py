@@ -18,10 +18,10 @@ import canao
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.activations import ACTIVATIONS, activated
 from canao.inference.tasks.classify import classify
-from canao.model import cross_encoder
-from canao.model.cross_encoder import read_cross_encoder
-from canao.model.loaded_model import load_directory
-from canao.model.task import describe_head
+from canao.model.directory.loaded_model import load_directory
+from canao.model.directory.task import describe_head
+from canao.model.sentence import cross_encoder
+from canao.model.sentence.cross_encoder import read_cross_encoder
 from tests import tokens
 from tests.heads import save_model
 from tests.oracle import SHALLOW, assert_close

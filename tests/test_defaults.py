@@ -13,10 +13,11 @@ from typer.main import get_command
 from canao import api
 from canao.cli import app as cli
 from canao.cli.demo_command import DemoOptions
+from canao.cli.parsing import compiling, running, training
 from canao.defaults import DEVICE, TARGET, TOOLCHAIN, TUNE_SECONDS, field_defaults
 from canao.device.base import MeasureConfig
 from canao.search.options import DEFAULTS, SearchOptions
-from canao.train.general_options import GeneralOptions
+from canao.train.distillation.general_options import GeneralOptions
 from canao.train.options import TrainOptions
 
 PROTOCOL, TRAINING = MeasureConfig(), TrainOptions()
@@ -86,7 +87,7 @@ def test_a_command_takes_what_the_function_takes(command: str) -> None:
     assert parameters - only_python <= {named.get(option, option) for option in options}
 
 
-@pytest.mark.parametrize("module", [api, cli], ids=["api", "cli"])
+@pytest.mark.parametrize("module", [api, compiling, running, training], ids=lambda m: m.__name__)
 def test_no_default_is_written_out(module: ModuleType) -> None:
     """A signature of these modules holds no number or word: `length: int = 128` is a second 128."""
 

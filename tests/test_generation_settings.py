@@ -18,11 +18,12 @@ import canao as package
 from canao.compiler.pipeline import compile_model
 from canao.errors import InputError, UnsupportedError
 from canao.inference.compiled_model import CompiledModel
-from canao.inference.generation import SETTINGS, distribution, settings_of
-from canao.model.generation import describe_generation
+from canao.inference.generation import SETTINGS, settings_of
+from canao.inference.logits import narrowing, softmax
+from canao.model.directory.generation import describe_generation
+from canao.model.directory.loaded_model import LoadedModel
 from canao.model.inventory.table import INERT, USED
 from canao.model.inventory.tables.generation import GENERATION
-from canao.model.loaded_model import LoadedModel
 from tests import tokens
 from tests.test_cli import canao, refused  # noqa: F401  canao is a fixture
 
@@ -133,7 +134,7 @@ def test_lengths(pair: Pair) -> None:
     assert compiled.generate(PROMPT, max_length=20).tolist() == written(model, max_length=20)
     assert len(compiled.generate(PROMPT)) == 64
     assert len(compiled.generate(PROMPT, max_length=500)) == LONGEST - len(PROMPT) + 1
-    with pytest.raises(InputError, match="prompt has 7 tokens, and max_length lets a text have 7"):
+    with pytest.raises(InputError, match="7 tokens, and max_length lets a sequence have 7"):
         compiled.generate(PROMPT, max_length=7)
     assert len(compiled.generate(PROMPT, 30, max_time=0.0)) == 1
 
@@ -180,7 +181,10 @@ def test_tokens_are_drawn_by_the_probabilities_of_transformers(settings: dict[st
         )
         scores = steps(torch.tensor([PROMPT]), torch.from_numpy(logits.copy()))
         want = torch.softmax(scores.double(), -1)[0].numpy()
-        got = distribution(chosen, np.array(PROMPT), logits[0])
+        own = logits[0]
+        for step in narrowing(chosen):
+            own = step(np.array(PROMPT), own)
+        got = softmax(own.astype(np.float64))
         assert ((got > 0) == (want > 0)).all()
         np.testing.assert_allclose(got, want, atol=1e-6)
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 import canao as package
 from canao.cli.app import main
 from canao.errors import InputError
-from canao.model.hub import resolve
+from canao.model.directory.hub import resolve
 from canao.model.inventory.inventory import Finding, Inventory
 from canao.search.options import Event
 from tests.heads import save_model
@@ -37,7 +37,7 @@ from tests.train.tiny_bert import save_tiny, write_task
 SCRIPT = """
 import json, sys
 from canao.errors import CanaoError
-from canao.model.hub import resolve
+from canao.model.directory.hub import resolve
 from canao.model.inventory.inventory import Finding, Inventory
 for name, revision in json.loads(sys.argv[1]):
     try:

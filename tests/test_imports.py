@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def imports(known: Mapping[str, Path]) -> Iterator[Import]:
             for imported in _imported(node, known):
                 if imported != name:
                     yield Import(name, imported, when)
+
+
+@cache
+def all_imports() -> tuple[Import, ...]:
+    """Those of CANAO."""
+    return tuple(imports(modules(ROOT)))
 
 
 def _statements(node: ast.AST, when: str) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
@@ -101,18 +108,18 @@ def _reachable(start: str, following: Mapping[str, set[str]]) -> set[str]:
 
 
 def test_no_modules_load_each_other() -> None:
-    assert cycles(edge for edge in imports(modules(ROOT)) if edge.when == "loading") == set()
+    assert cycles(edge for edge in all_imports() if edge.when == "loading") == set()
 
 
 def test_late_imports_hide_no_cycle() -> None:
     """An import inside a function may put off a heavy package, but not hide a cycle."""
-    edges = [edge for edge in imports(modules(ROOT)) if edge.when != "typing"]
+    edges = [edge for edge in all_imports() if edge.when != "typing"]
     assert any(edge.when == "called" for edge in edges)
     assert cycles(edges) == set()
 
 
 def test_modules_name_no_importer_for_its_types() -> None:
-    found = cycles(imports(modules(ROOT)))
+    found = cycles(all_imports())
     assert found - TYPING_CYCLES == set(), "these modules name each other"
     assert TYPING_CYCLES - found == set(), "no longer a cycle: remove it from TYPING_CYCLES"
 
@@ -145,14 +152,76 @@ def test_the_graph_finds_a_cycle(package: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("room", [p.parent for p in sorted(ROOT.rglob("*/__init__.py"))],
-                         ids=lambda room: str(room.relative_to(ROOT)))  # fmt: skip
+ROOMS = [path.parent for path in sorted(ROOT.rglob("*/__init__.py"))]
+every_room = pytest.mark.parametrize("room", ROOMS, ids=lambda r: str(r.relative_to(ROOT)))
+
+
+def docstring(room: Path) -> str:
+    """What a room says of itself, in one line."""
+    tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    return " ".join((ast.get_docstring(tree) or "").split())
+
+
+def layers() -> list[set[str]]:
+    """The rooms of each layer, the highest first, as import-linter checks them."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'containers = \["canao"\]\nlayers = \[(.*?)\]', text, re.DOTALL)
+    assert found
+    return [set(layer.split(" | ")) for layer in re.findall(r'"(.*?)"', found[1])]
+
+
+def permitted(text: str) -> tuple[set[str], set[str]]:
+    """What a docstring names after 'May import', and what lies below that if it says so too."""
+    sentence = re.search(r"\bMay import\b(.*?)(?:;|\.(?=\s|$))", text)
+    assert sentence, "a room says what it 'May import'"
+    if "everything" in sentence[1]:
+        return set(), {"canao"}
+    named = set()
+    for word in re.findall(r"[a-z_]+(?:/[a-z_]+)*(?:\.py)?", sentence[1]):
+        if (ROOT / word / "__init__.py").is_file() or (ROOT / f"{word}.py").is_file():
+            named.add(f"canao.{word}".replace("/", "."))
+        elif word.endswith(".py"):
+            assert (ROOT / word).is_file(), f"{word} is no file"
+            named.add(f"canao.{word.removesuffix('.py')}".replace("/", "."))
+    below: set[str] = set()
+    if re.search(r"what is below (?:it|them)", sentence[1]):
+        order = layers()
+        tops = [i for i, layer in enumerate(order) if named & {f"canao.{r}" for r in layer}]
+        below = {f"canao.{room}" for layer in order[min(tops) + 1 :] for room in layer}
+    return named, below
+
+
+def within(name: str, rooms: Iterable[str]) -> bool:
+    """Whether a module is one of `rooms`, or inside of one."""
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+@every_room
 def test_a_room_says_what_belongs_in_it(room: Path) -> None:
     """A line of code should know its folder by the docstring: what is in it, what it may import."""
-    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
-    sentences = re.findall(r"[A-Z][^.]*(?:\.[a-z][^.]*)*\.(?=\s|$)", text)
+    sentences = re.findall(r"[A-Z][^.]*(?:\.[a-z][^.]*)*\.(?=\s|$)", docstring(room))
     assert len(sentences) >= 2
-    assert any(re.search(r"\bMay import\b", sentence) for sentence in sentences)
+
+
+@every_room
+def test_a_room_imports_what_it_says(room: Path) -> None:
+    """Nothing else, and all that it names."""
+    own = f"canao.{room.relative_to(ROOT)}".replace("/", ".")
+    named, below = permitted(docstring(room))
+    found = {edge.imported for edge in all_imports()
+             if within(edge.importer, {own}) and not within(edge.imported, {own})}  # fmt: skip
+    assert {name for name in found if not within(name, named | below)} == set(), "not named"
+    assert {name for name in named if not any(within(f, {name}) for f in found)} == set(), "unused"
+
+
+@pytest.mark.parametrize(("text", "named", "below"), [
+    ("Values. May import graph and errors; knows no fuse.", {"graph", "errors"}, set()),
+    ("Files. May import graph/dtypes.py and torch.", {"graph.dtypes"}, set()),
+    ("Sets. May import isa and what is below it.", {"isa"}, {"defaults", "errors"}),
+    ("Units. May import nothing of canao; no fuse either.", set(), set()),
+])  # fmt: skip
+def test_what_a_room_says_is_understood(text: str, named: set[str], below: set[str]) -> None:
+    assert permitted(text) == tuple({f"canao.{r}" for r in rooms} for rooms in (named, below))
 
 
 def test_every_folder_of_code_is_a_room() -> None:

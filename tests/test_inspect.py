@@ -10,8 +10,8 @@ import torch
 
 from canao.cli.inspect_command import format_report, inspect_model
 from canao.compiler.pipeline import compile_model
-from canao.model.onnx_sidecar import read_sidecar
-from canao.model.task import describe_head
+from canao.model.directory.onnx_sidecar import read_sidecar
+from canao.model.directory.task import describe_head
 from canao.target import get_target
 from tests.heads import save_model
 

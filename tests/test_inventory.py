@@ -17,11 +17,11 @@ from canao.artifact.reading import MAX_DEPTH, parse_json, read_bytes, read_json
 from canao.compiler.loading import inventory_of, load_model
 from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError, UnsupportedError
-from canao.model.config import read_config
+from canao.model.directory.config import read_config
+from canao.model.directory.loaded_model import load_directory
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT, REFUSED, USED, Table, inert, refused, used
 from canao.model.inventory.tables.config import CONFIG, UNREAD
-from canao.model.loaded_model import load_directory
 from tests.compiler.families import FAMILIES, make
 from tests.heads import save_model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -114,34 +113,6 @@ def test_the_stamp_holds_what_times_depend_on() -> None:
     for change in ({"release": "6.1"}, {"memory_bytes": 1}, {"allowed": (4, 1)}):
         assert replace(machine, **change).stamp == machine.stamp, change
     assert machine.stamp.startswith("Cortex-A76 + Cortex-A55 ")
-
-
-@pytest.mark.parametrize("text", [SERVER, BOARD, "uname:Linux x86_64"])
-def test_json_form(text: str) -> None:
-    machine = read_machine(text)
-    row = json.loads(json.dumps(machine.to_dict()))
-    assert Machine.from_dict(row) == machine and Machine.from_dict(row).stamp == machine.stamp
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"gpu": 1}, "'gpu' is not known"),
-        ({"cpu": 3}, "'cpu' is 3"),
-        ({"features": "avx2"}, "'features' is 'avx2'"),
-        ({"allowed": ["0"]}, "'allowed' is"),
-        ({"memory_bytes": True}, "'memory_bytes' is True"),
-        ({"clusters": [{"cores": [0]}]}, "'clusters': 'caches' is missing"),
-        ({"clusters": [3]}, "'clusters': is not a JSON object"),
-        ({"clusters": 3}, "'clusters' is 3"),
-    ],
-)
-def test_json_that_is_no_machine(change: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words) as raised:
-        Machine.from_dict(read_machine(SERVER).to_dict() | change)
-    assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match="'arch' is missing"):
-        Machine.from_dict({name: 0 for name in Machine().to_dict() if name != "arch"})
 
 
 def test_this_machine_through_a_shell_and_without_one() -> None:

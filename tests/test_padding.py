@@ -9,8 +9,8 @@ from transformers import RobertaConfig, RobertaForTokenClassification
 
 import canao
 from canao.inference.compiled_model import CompiledModel
-from canao.model.loaded_model import LoadedModel
-from canao.model.padding import ignores_left_padding
+from canao.model.directory.loaded_model import LoadedModel
+from canao.model.directory.padding import ignores_left_padding
 from tests.compiler.models import SPREAD, classifier, encoder, spans
 from tests.oracle import assert_close
 

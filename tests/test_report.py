@@ -10,7 +10,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import sealed
 from canao.errors import BudgetError, InputError
-from canao.report.page import write_report
+from canao.report.write import write_report
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options, run_search
 
 NASTY = "<script>alert('x')</script>&"

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 
 import canao
 from canao.inference.tasks.vectors import POOLINGS, pool
-from canao.model.modules import ACTIVATIONS
-from canao.model.sentence import read_sentence
-from canao.model.task import describe_head
+from canao.model.directory.task import describe_head
+from canao.model.sentence.modules import ACTIVATIONS
+from canao.model.sentence.sentence import read_sentence
 from tests import tokens
 from tests.heads import LONGEST, save_model
 from tests.oracle import SHALLOW, assert_close
@@ -200,7 +200,7 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
 
 def test_beside_an_onnx_file(tmp_path: Path) -> None:
     """Pooling of a graph that came without it is left to Python; Dense needs its weights."""
-    from canao.model.onnx_sidecar import read_sidecar
+    from canao.model.directory.onnx_sidecar import read_sidecar
 
     save_model("Model", tmp_path)
     write_modules(tmp_path, {"pooling_mode": "mean"}, "Normalize")

@@ -22,11 +22,11 @@ import canao
 from canao.artifact.files import file_digest
 from canao.compiler.loading import load_model, load_tokenizer
 from canao.inference.tasks.reader import Reader
-from canao.model.embedding import with_embedding
+from canao.model.directory.loaded_model import load_directory
+from canao.model.directory.task import describe_head
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import load_directory
-from canao.model.sentence import read_sentence
-from canao.model.task import describe_head
+from canao.model.sentence.embedding import with_embedding
+from canao.model.sentence.sentence import read_sentence
 from tests import tokens
 from tests.heads import LONGEST, fast_tokenizer, save_model
 from tests.oracle import assert_close

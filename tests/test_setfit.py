@@ -24,8 +24,8 @@ from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 import canao
 from canao.compiler.loading import load_model
 from canao.inference.tasks.classify import classify
-from canao.model.embedding import with_embedding
-from canao.model.task import describe_head
+from canao.model.directory.task import describe_head
+from canao.model.sentence.embedding import with_embedding
 from tests import tokens
 from tests.oracle import SHALLOW, assert_close
 from tests.sentence_models import WIDTH, encoded, saved, transformer

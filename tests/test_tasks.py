@@ -23,7 +23,8 @@ from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.classify import classify, regress
 from canao.inference.tasks.entities import trimmed
 from canao.inference.tasks.windows import cut_windows, joined
-from canao.model.tokenizer import describe_tokenizer, read_tokenizer
+from canao.model.tokenizing.files import describe_tokenizer
+from canao.model.tokenizing.tokenizer import read_tokenizer
 from tests import tokens
 from tests.heads import LONGEST, TAGS, fast_tokenizer, save_model
 from tests.oracle import SHALLOW, assert_close

@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 import canao
 from canao.compiler.loading import load_model
 from canao.graph.interp import outputs
-from canao.model.loaded_model import load_directory
+from canao.model.directory.loaded_model import load_directory
 from tests import tokens
 from tests.heads import fast_tokenizer
 from tests.oracle import assert_close

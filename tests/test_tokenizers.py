@@ -22,9 +22,10 @@ from canao.errors import CanaoError, InputError, UnsupportedError
 from canao.inference.tasks import Reader
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT, USED
-from canao.model.tokenizer import describe_tokenizer, read_tokenizer
-from canao.train.batches import encode
+from canao.model.tokenizing.files import describe_tokenizer
+from canao.model.tokenizing.tokenizer import read_tokenizer
 from canao.train.data import Example
+from canao.train.engine.batches import encode
 from tests import tokens
 from tests.heads import save_model
 from tests.text_tokenizers import CLASSES, PAIRS, TEXTS, auto, patch, reader, save

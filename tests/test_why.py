@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from canao.model.arch import Arch
-from canao.report.page import write_report
 from canao.report.why import why
+from canao.report.write import write_report
 from canao.search.trial import DOMINATED, MEASURED_OVER, PREDICTED_OVER, TRAINED, Trial
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options, run_search
 

@@ -14,7 +14,7 @@ import transformers
 from canao.artifact.directory import Artifact
 from canao.inference.tasks import Reader
 from canao.model.inventory.inventory import Inventory
-from canao.model.tokenizer import TokenizerFiles, read_tokenizer
+from canao.model.tokenizing.tokenizer import TokenizerFiles, read_tokenizer
 from tests import tokens
 
 # The class of the tokenizer, the model type that goes with it, and the kind of its vocabulary.

@@ -6,7 +6,6 @@ With --draft anything is written, and goes to a file that no table is made of.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from canao.errors import DeviceError, InputError
 from peers.catalog import ROOT
+from peers.progress import say
 from peers.quality import faults, unrecorded
 from peers.quiet import LIMIT, Watch
 from peers.records import Record
@@ -92,7 +92,7 @@ class Results:
         if against and not self.draft:
             return self._refuse(title, against)
         self.records.put(row | {"draft": True} if self.draft else row)
-        _say(f"{title}: {'draft' if self.draft else 'recorded'}"
+        say(f"{title}: {'draft' if self.draft else 'recorded'}"
              + "".join(f"\n  would be refused: {why}" for why in against))  # fmt: skip
         return True
 
@@ -106,15 +106,11 @@ class Results:
 
     def _refuse(self, title: str, against: list[str]) -> bool:
         self.refused.append(title)
-        _say(f"{title}: REFUSED, nothing is written")
+        say(f"{title}: REFUSED, nothing is written")
         for why in against:
-            _say(f"  {why}")
+            say(f"  {why}")
         return False
 
 
 def _used(share: float) -> str:
     return f"others use {share:.0%} of the cores (limit {LIMIT:.0%}): wait until they have ended"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from peers.catalog import ALL, HERE, OWN, UNFUSED, Contestant, Engine
 from peers.host import run_tool
 from peers.models import random_ids
+from peers.progress import say
 from peers.protocol import write_texts
 
 # What CANAO's engines take: the directories have the engines' names.
@@ -51,7 +51,7 @@ class Store:
 
     def compile(self, takes: str = "artifact") -> None:
         """What one of CANAO's engines takes, by the sources as they are now."""
-        _say(f"{self.model}: compiling with CANAO ({takes})")
+        say(f"{self.model}: compiling with CANAO ({takes})")
         engine = _ARTIFACTS[takes]
         out = self._own(engine)
         how = () if engine is UNFUSED else (engine.precision, *([self.isa] if self.isa else ()))
@@ -118,13 +118,9 @@ class Store:
     ) -> Path:  # fmt: skip
         path = self.folder / name
         if not path.exists():
-            _say(f"{self.model}: making {name}")
+            say(f"{self.model}: making {name}")
             part = self.folder / f"part-{name}"
             log = self.folder / f"{name}.log"
             run_tool(environment, module, (*before, str(part), *after), log)
             os.replace(part, path)
         return path
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -19,16 +19,16 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.search.options import DEFAULTS, SearchOptions
 from canao.target import Target, get_target
-from canao.train.general_options import GeneralOptions
+from canao.train.distillation.general_options import GeneralOptions
 from canao.train.options import TrainOptions, TrainProgress
 
 if TYPE_CHECKING:
     from canao.model.arch import Arch
-    from canao.model.hub import ModelPlace
+    from canao.model.directory.hub import ModelPlace
     from canao.search import SearchResult
     from canao.search.options import Event, Finish
     from canao.train.data import TextData
-    from canao.train.general import Distilled
+    from canao.train.distillation.general import Distilled
     from canao.train.trainer import Trainer
     from canao.tuning import TuningResult
 
@@ -218,15 +218,15 @@ def search(
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
     """
-    from canao.model.hub import resolve
+    from canao.model.directory.hub import resolve
     from canao.precision.quantize import AUTO, INT8
     from canao.search import run_search
     from canao.search.kernels import Imported
     from canao.search.sharing import FROM, TRAINED, sharing, trained_in
-    from canao.train.compute import training_device
     from canao.train.data import load_data
+    from canao.train.distillation.unlabelled import Unlabelled, read_unlabelled
+    from canao.train.engine.compute import training_device
     from canao.train.trainer import Trainer
-    from canao.train.unlabelled import Unlabelled, read_unlabelled
 
     # Options first: what is wrong with one is said before anything is downloaded or read. What
     # `auto` will be is measured later; int8 has all options that any other precision has.
@@ -305,9 +305,9 @@ def distil(
     cannot be used.
     """
     from canao.model.arch import Arch
-    from canao.model.hub import resolve
-    from canao.search.journal import locked
-    from canao.train.general import distil_text
+    from canao.model.directory.hub import resolve
+    from canao.search.run_file import locked
+    from canao.train.distillation.general import distil_text
 
     run_dir = Path(run_dir)
     shape = Arch.parse(arch) if isinstance(arch, str) else arch
@@ -347,8 +347,8 @@ def _fastest(
     """The precision of a run that is under way, or of the other run whose training is used; else
     the one in which the teacher is fastest."""
     from canao.accuracy.fastest import fastest_precision
-    from canao.search.journal import RUN_FILE, read_run
     from canao.search.options import Event
+    from canao.search.run_file import RUN_FILE, read_run
 
     for run in (options.run_dir, other):
         if run is not None and (run / RUN_FILE).is_file():

@@ -11,10 +11,9 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 from canao.errors import InputError
 
@@ -116,15 +115,6 @@ class Machine:
         facts = [self.cpu, self.arch, self.system, self.features, clusters]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{self.cpu} {digest}".strip()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Machine:
-        """The machine of a JSON form; InputError names the entry that is unknown or wrong."""
-        return _from_row(cls(), row, "machine")
 
     def _may_use(self, core: int) -> bool:
         return not self.allowed or core in self.allowed
@@ -283,29 +273,3 @@ def _numbers(text: str) -> tuple[int, ...]:
         return ()
     ranges = (part.partition("-") for part in text.split(","))
     return tuple(n for a, _, b in ranges for n in range(int(a), int(b or a) + 1))
-
-
-def _from_row(blank: Any, row: Any, what: str) -> Any:
-    """A value like `blank`, all of whose entries come from a JSON object."""
-    if not isinstance(row, Mapping):
-        raise InputError(f"{what}: is not a JSON object; read the machine again")
-    names = [field.name for field in fields(blank)]
-    if unknown := sorted(row.keys() - set(names)):
-        raise InputError(f"{what}: '{unknown[0]}' is not known to this CANAO; update it")
-    if missing := sorted(set(names) - row.keys()):
-        raise InputError(f"{what}: '{missing[0]}' is missing; read the machine again")
-    return type(blank)(**{
-        name: _value(name, getattr(blank, name), row[name], f"{what}: '{name}'") for name in names
-    })  # fmt: skip
-
-
-def _value(name: str, blank: Any, given: Any, what: str) -> Any:
-    if isinstance(blank, Caches):
-        return _from_row(blank, given, what)
-    if name == "clusters" and isinstance(given, list):
-        return tuple(_from_row(Cluster(), c, what) for c in given)
-    kind = list if isinstance(blank, tuple) else type(blank)
-    items = str if name == "features" else int
-    if type(given) is not kind or (kind is list and any(type(x) is not items for x in given)):
-        raise InputError(f"{what} is {given!r}, of another type; read the machine again")
-    return tuple(given) if kind is list else given

@@ -17,7 +17,7 @@ from canao.accuracy.tagged import Sentence, TaggedText, is_tagged, read_tagged
 from canao.compiler.pipeline import compile_model
 from canao.errors import InputError
 from canao.inference.tasks.scheme import scheme_of
-from canao.train.entities import spans
+from canao.train.tasks.entities import spans
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny, write_task
 
 LABELS = ("O", "B-per", "I-per", "B-loc", "I-loc")

@@ -22,7 +22,7 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.model.blocks import BlockBertModel
-from canao.model.loaded_model import load_directory
+from canao.model.directory.loaded_model import load_directory
 from canao.precision.quantize import in_precision, of_parts
 from tests.conftest import LENGTHS
 

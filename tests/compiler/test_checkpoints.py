@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from canao.compiler.loading import load_model
 from canao.errors import InputError, UnsupportedError
 from canao.graph.interp import outputs
-from canao.model.loaded_model import load_directory
+from canao.model.directory.loaded_model import load_directory
 from tests.compiler.families import FAMILIES, make, reference
 from tests.compiler.models import classifier
 from tests.oracle import assert_close

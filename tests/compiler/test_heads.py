@@ -16,7 +16,7 @@ from canao.compiler.heads import describe, end_of
 from canao.compiler.loading import load_model
 from canao.errors import UnsupportedError
 from canao.graph.interp import outputs
-from canao.model.loaded_model import LoadedModel
+from canao.model.directory.loaded_model import LoadedModel
 from tests.compiler.test_onnx import export
 from tests.heads import save_model
 from tests.oracle import SHALLOW

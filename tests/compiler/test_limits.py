@@ -16,9 +16,9 @@ import transformers
 
 from canao.defaults import Limits
 from canao.errors import InputError
+from canao.model.directory.limits import check_module, check_sizes, stored_layers, stored_shapes
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.tables.config import CONFIG
-from canao.model.limits import check_module, check_sizes, stored_layers, stored_shapes
 
 _SMALL = {"vocab_size": 60, "max_position_embeddings": 64}
 _BERT = {**_SMALL, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

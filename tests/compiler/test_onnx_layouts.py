@@ -13,10 +13,10 @@ import pytest
 
 from canao.compiler.loading import load_model, load_tokenizer
 from canao.errors import CanaoError, InputError, UnsupportedError
+from canao.model.directory.loaded_model import load_directory
+from canao.model.directory.onnx_sidecar import LoadedOnnxModel, read_sidecar, root
+from canao.model.directory.task import describe_head
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import load_directory
-from canao.model.onnx_sidecar import LoadedOnnxModel, read_sidecar, root
-from canao.model.task import describe_head
 from tests.tokens import save, wordpiece
 
 onnx = pytest.importorskip("onnx")

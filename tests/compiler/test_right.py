@@ -158,7 +158,7 @@ def test_minilm_with_a_classification_head(minilm: Path, tmp_path: Path, sentenc
 
 @pytest.mark.as_shipped
 def test_minilm_hidden_states(minilm: Path, tmp_path: Path, sentences) -> None:
-    from canao.model.loaded_model import load_directory
+    from canao.model.directory.loaded_model import load_directory
 
     module = load_directory(minilm).module
     with CompiledModel(compile_model(module, tmp_path / "out"), 2) as compiled:

@@ -23,7 +23,6 @@ from canao.graph.dtypes import (
     DType,
     by_name,
     by_numpy,
-    by_onnx,
     widest,
 )
 from canao.graph.ir import TOKENS, Type, constant_type
@@ -34,8 +33,6 @@ EVERY = tuple(DTYPES.values())
 @pytest.mark.parametrize("dtype", EVERY, ids=str)
 def test_a_dtype_is_found_by_each_of_its_names(dtype: DType) -> None:
     assert by_name(dtype.name) is dtype
-    if dtype not in QUANTIZED:  # which ONNX has no numbers for
-        assert by_onnx(dtype.onnx) is dtype
     if dtype.numpy is not None:
         assert by_numpy(np.zeros(1, dtype.numpy).dtype) is dtype
         assert by_numpy(np.dtype(dtype.numpy).newbyteorder(">")) is dtype
@@ -60,7 +57,6 @@ def test_what_is_not_known_is_refused_by_name() -> None:
     for find, argument, shown in (
         (by_name, "f64", "'f64'"),
         (by_numpy, np.dtype(np.float64), "'float64'"),
-        (by_onnx, 14, "14"),
     ):
         with pytest.raises(UnsupportedError, match=shown):
             find(argument)

@@ -15,7 +15,7 @@ from canao.artifact.directory import Artifact
 from canao.device.null import NullDevice
 from canao.inference.compiled_model import CompiledModel
 from canao.model.arch import Arch, Block
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search.allocate import Choice, allocated, least_error, widths
 from canao.search.space import Space
 from canao.search.trial import MEASURED_OVER

@@ -19,7 +19,7 @@ from canao.device.base import Timing
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search import Event, SearchResult
 from tests.search.landscape import (
     FormulaTrainer,

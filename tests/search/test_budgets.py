@@ -15,7 +15,7 @@ from canao.device.base import Timing
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, InputError
 from canao.model.arch import Arch
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search import Event
 from canao.search.budgets import Budgets, size_of
 from canao.search.evaluation import Evaluator

@@ -21,7 +21,7 @@ from canao.device.certify import UnsavedError, certify
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search import Event, SearchResult
 from canao.search.space import Space
 from tests.search.landscape import (

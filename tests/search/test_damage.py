@@ -20,7 +20,7 @@ import torch
 from canao.artifact.directory import Artifact
 from canao.errors import CanaoError, InputError
 from canao.model import hf
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search.certification import SearchResult
 from canao.search.journal import read_trials
 from canao.search.options import SearchOptions

@@ -19,7 +19,7 @@ from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.device.null import NullDevice
 from canao.errors import InputError
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.search import Event, SearchOptions, SearchResult
 from canao.search.options import Finished
 from canao.search.table import table_key

@@ -23,7 +23,8 @@ from canao.machine import Machine
 from canao.model.arch import Arch
 from canao.search import Event, Trial, place
 from canao.search.controller import NAMES
-from canao.search.journal import locked, read_trials
+from canao.search.journal import read_trials
+from canao.search.run_file import locked
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED
 from tests.search.landscape import (
     TEACHER,

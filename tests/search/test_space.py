@@ -9,8 +9,8 @@ from canao.errors import InputError
 from canao.model.arch import Arch, Block
 from canao.search import Space
 from canao.search.kernels import survey
-from canao.train.importance import Importance
-from canao.train.inherit import keep
+from canao.train.inheritance.importance import Importance
+from canao.train.inheritance.inherit import keep
 
 TEACHERS = [
     Arch.uniform(6, 384, 12, 1536),  # MiniLM

@@ -18,13 +18,13 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model.arch import Arch
 from canao.model.embedder import load_embedder
 from canao.model.hf import load_tokenizer
-from canao.report.page import write_report
-from canao.train.batches import encode
+from canao.report.write import write_report
 from canao.train.data import TextData, load_data
-from canao.train.finetune import predict
+from canao.train.engine.batches import encode
 from canao.train.metrics import score
 from canao.train.options import TrainOptions
 from canao.train.task_names import SEVERAL, VECTORS, WORDS
+from canao.train.teacher.finetune import predict
 from canao.train.trainer import Trainer
 from tests.train.tiny_bert import (
     TAGS,

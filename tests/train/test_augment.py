@@ -21,9 +21,9 @@ from transformers import (
 from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
-from canao.train.augment import MaskedModel, Neighbours, altered
 from canao.train.data import NO_CLASS, Example
-from canao.train.words import WholeWords
+from canao.train.distillation.augment import MaskedModel, Neighbours, altered
+from canao.train.distillation.words import WholeWords
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CASED = (*SPECIAL, "film", "Film", "FILM", "movie", "Movie", "story", "plot", "Paris", "Rome",

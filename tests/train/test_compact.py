@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from canao.defaults import silent
 from canao.model import hf
-from canao.train.batches import Encoded, collate, encode
-from canao.train.compact import as_compact, compact_words
 from canao.train.data import load_data
-from canao.train.fake_quantization import FakeQuantization
-from canao.train.finetune import finetune
-from canao.train.loop import TrainingSchedule
+from canao.train.engine.batches import Encoded, collate, encode
+from canao.train.engine.compact import as_compact, compact_words
+from canao.train.engine.fake_quantization import FakeQuantization
+from canao.train.engine.loop import TrainingSchedule
+from canao.train.teacher.finetune import finetune
 
 SCHEDULE = TrainingSchedule(epochs=1, batch=16, lr=2e-3, weight_decay=0.0)
 

@@ -15,14 +15,15 @@ from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.train import loop as module
-from canao.train.batches import Batch, Encoded, encode
-from canao.train.compute import computes_in, out_of_memory, training_device
 from canao.train.data import TextData
-from canao.train.fake_quantization import channel_levels, token_levels
-from canao.train.finetune import finetune, label_loss, predict_logits
-from canao.train.loop import Loop, TrainingSchedule, read_tensors
+from canao.train.engine import loop as module
+from canao.train.engine.batches import Batch, Encoded, encode
+from canao.train.engine.compute import computes_in, out_of_memory, training_device
+from canao.train.engine.fake_quantization import channel_levels, token_levels
+from canao.train.engine.loop import Loop, TrainingSchedule
+from canao.train.engine.tensor_files import read_tensors
 from canao.train.options import TrainOptions
+from canao.train.teacher.finetune import finetune, label_loss, predict_logits
 from canao.train.trainer import Trainer
 
 FOUND = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -134,10 +135,11 @@ def test_memory_that_runs_out_elsewhere_is_a_line(
     trainer = Trainer(tiny, task, tmp_path, options, silent)
     arch = Arch.uniform(1, trainer.teacher_arch().hidden, 1, 8)
     trainer.teacher()
-    for name, asked in (("predict", trainer.proxy_score), ("TeacherTargets", trainer.finish),
-                        ("inherit", trainer.skeleton)):  # fmt: skip
+    for name, asked in (("texts.predict", trainer.proxy_score),
+                        ("trainer.TeacherTargets", trainer.finish),
+                        ("trainer.inherit", trainer.skeleton)):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr(f"canao.train.trainer.{name}", full)
+            patch.setattr(f"canao.train.{name}", full)
             with pytest.raises(InputError, match=r"training: not enough memory on cpu; give a"):
                 asked(arch)
 

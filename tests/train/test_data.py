@@ -15,8 +15,8 @@ import pytest
 from canao.cli import app as cli
 from canao.errors import InputError
 from canao.model.inventory.table import INERT
-from canao.train.columns import COLUMNS, PAIRS
 from canao.train.data import Example, load_data
+from canao.train.reading.columns import COLUMNS, PAIRS
 
 
 def put(folder: Path, name: str, text: str | bytes) -> Path:

@@ -12,19 +12,19 @@ from transformers import PreTrainedModel
 from canao.defaults import silent
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.train import loop
-from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.distill import Objective, distill, needed
-from canao.train.fake_quantization import FakeQuantization
-from canao.train.finetune import finetune, predict_logits
-from canao.train.importance import measure_importance
-from canao.train.inherit import Kept, keep
-from canao.train.loop import TrainingSchedule
-from canao.train.losses import LOSSES
+from canao.train.distillation.distill import Objective, distill, needed
+from canao.train.distillation.losses import LOSSES
+from canao.train.distillation.signals import Pairing, Signal, observe
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine import loop
+from canao.train.engine.batches import Encoded, collate, encode
+from canao.train.engine.fake_quantization import FakeQuantization
+from canao.train.engine.loop import TrainingSchedule
+from canao.train.inheritance.importance import measure_importance
+from canao.train.inheritance.inherit import Kept, keep
 from canao.train.options import TrainOptions
-from canao.train.signals import Pairing, Signal, observe
-from canao.train.targets import TeacherTargets
+from canao.train.teacher.finetune import finetune, predict_logits
 
 SMALL = Arch.uniform(2, 24, 3, 32)
 

@@ -28,10 +28,10 @@ from canao.model import hf
 from canao.model.arch import Arch
 from canao.precision.quantize import PRECISIONS, channels, in_precision
 from canao.target import get_target
-from canao.train import loop
-from canao.train.batches import Encoded, encode
 from canao.train.data import TextData
-from canao.train.fake_quantization import (
+from canao.train.engine import loop
+from canao.train.engine.batches import Encoded, encode
+from canao.train.engine.fake_quantization import (
     FakeQuantization,
     _Product,
     _Rows,
@@ -40,9 +40,9 @@ from canao.train.fake_quantization import (
     rounded,
     token_levels,
 )
-from canao.train.finetune import finetune, predict_logits
-from canao.train.loop import Loop, TrainingSchedule
+from canao.train.engine.loop import Loop, TrainingSchedule
 from canao.train.options import TrainOptions
+from canao.train.teacher.finetune import finetune, predict_logits
 from canao.train.trainer import Trainer
 
 WIDTHS = (1, 7, 17, 31, 33, 127)

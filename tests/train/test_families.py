@@ -31,15 +31,15 @@ from canao.model.blocks import BlockBertForSequenceClassification
 from canao.model.families.parts import Attend, whole
 from canao.model.families.table import FAMILIES as TABLE
 from canao.model.families.table import family_of, half_of
-from canao.train.batches import Batch, Encoded, collate, encode
-from canao.train.contributions import contributions
 from canao.train.data import TextData
-from canao.train.finetune import label_loss
-from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, copy_kept, inherit, keep
-from canao.train.pruning import measure_errors
-from canao.train.signals import QUERY, STATES, Signal
-from canao.train.targets import TeacherTargets
+from canao.train.distillation.signals import QUERY, STATES, Signal
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import Batch, Encoded, collate, encode
+from canao.train.inheritance.contributions import contributions
+from canao.train.inheritance.importance import Importance, measure_importance
+from canao.train.inheritance.inherit import Kept, copy_kept, inherit, keep
+from canao.train.inheritance.pruning import measure_errors
+from canao.train.teacher.finetune import label_loss
 from tests.train.tiny_families import FAMILIES, FULL, save_tiny_of, smaller, uneven
 
 ALL = list(FAMILIES)

@@ -34,14 +34,14 @@ from canao.model.embedder import Embedder, load_embedder
 from canao.model.families.parts import Attend, whole
 from canao.model.heads import CLASS_OF_TOKEN, LABELS_OF_TEXT, VALUE_OF_TEXT
 from canao.search.space import Space
-from canao.train.batches import Batch, Encoded, collate, encode, logits_of
 from canao.train.data import TextData, load_data
-from canao.train.finetune import label_loss, predict
-from canao.train.importance import measure_importance
-from canao.train.inherit import inherit, keep
+from canao.train.engine.batches import Batch, Encoded, collate, encode, logits_of
+from canao.train.inheritance.importance import measure_importance
+from canao.train.inheritance.inherit import inherit, keep
 from canao.train.options import TrainOptions
-from canao.train.supernet import Supernet, drawn, smallest
+from canao.train.ranking.supernet import Supernet, drawn, smallest
 from canao.train.task_names import VECTORS
+from canao.train.teacher.finetune import label_loss, predict
 from canao.train.trainer import Trainer
 from tests import text_tokenizers
 from tests.train.test_families import attend_in
@@ -199,7 +199,7 @@ def test_students_of_vectors(name: str, tmp_path: Path) -> None:
     assert trainer.teacher().score.value == pytest.approx(1)
     parts = hf.parts_of(teacher)
     assert parts.averages and parts.pooler is None
-    found = predict(teacher, trainer._encode(texts.dev))
+    found = predict(teacher, trainer.texts.encode(texts.dev))
     found = found / np.linalg.norm(found, axis=1, keepdims=True)
     np.testing.assert_allclose(found, vectors(place, said), atol=1e-5)
     first = trainer.skeleton(uneven(name))

@@ -25,7 +25,7 @@ from canao.precision.quantize import in_precision
 from canao.search.kernels import Imported, KernelNames, Known
 from canao.target import get_target
 from canao.train.data import TextData
-from canao.train.fake_quantization import FakeQuantization
+from canao.train.engine.fake_quantization import FakeQuantization
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, write_task

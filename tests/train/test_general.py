@@ -17,9 +17,9 @@ import canao
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.train.batches import collate
-from canao.train.contributions import contributions
-from canao.train.general import pieces, start
+from canao.train.distillation.general import pieces, start
+from canao.train.engine.batches import collate
+from canao.train.inheritance.contributions import contributions
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny
 
 SMALL = {"tokens": 6000, "length": 16, "batch": 8, "lr": 2e-3}
@@ -80,8 +80,8 @@ def test_a_student_learns_and_is_a_plain_encoder(
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("canao.train.loop._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("canao.train.general._ROW_STEPS", 10)
+    monkeypatch.setattr("canao.train.engine.loop._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("canao.train.distillation.general._ROW_STEPS", 10)
     steps: list[int] = []
 
     def stop(stage: str, done: int, total: int, note: str) -> None:

@@ -11,12 +11,12 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.model.families.parts import both
-from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.finetune import label_loss
-from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import inherit, keep
-from canao.train.loop import read_tensors, write_tensors
+from canao.train.engine.batches import Encoded, collate, encode
+from canao.train.engine.tensor_files import read_tensors, write_tensors
+from canao.train.inheritance.importance import Importance, measure_importance
+from canao.train.inheritance.inherit import inherit, keep
+from canao.train.teacher.finetune import label_loss
 
 FULL = Arch.uniform(3, 32, 4, 64)
 

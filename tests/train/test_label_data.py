@@ -11,8 +11,8 @@ from tiny_bert import TAGS, write_several, write_words
 
 from canao.errors import InputError
 from canao.train.data import Example, TextData, load_data
+from canao.train.distillation.unlabelled import read_unlabelled
 from canao.train.task_names import SEVERAL, WORDS
-from canao.train.unlabelled import read_unlabelled
 
 
 def jsonl(path: Path, rows: Sequence[object]) -> Path:
@@ -257,8 +257,8 @@ def test_sets_that_do_not_fit(tmp_path: Path) -> None:
 def test_lists_of_data_sets_by_name() -> None:
     """Their classes are numbers with names, in the data set's own order."""
     datasets = pytest.importorskip("datasets")
-    from canao.train import named
-    from canao.train.reading import Asked
+    from canao.train.reading import named
+    from canao.train.reading.examples import Asked
     from canao.train.tasks import task_named
 
     names = datasets.ClassLabel(names=["O", "B-x", "A-y"])

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
-from canao.train import loop as module
-from canao.train.batches import (
+from canao.train.data import Example, TextData
+from canao.train.engine import loop as module
+from canao.train.engine import tensor_files
+from canao.train.engine.batches import (
     Batch,
     Encoded,
     collate,
@@ -21,10 +23,10 @@ from canao.train.batches import (
     evaluation_batches,
     training_order,
 )
-from canao.train.compute import threads
-from canao.train.data import Example, TextData
-from canao.train.finetune import finetune, label_loss, predict
-from canao.train.loop import Loop, TrainingSchedule, read_tensors, write_tensors
+from canao.train.engine.compute import threads
+from canao.train.engine.loop import Loop, TrainingSchedule
+from canao.train.engine.tensor_files import read_tensors, write_tensors
+from canao.train.teacher.finetune import finetune, label_loss, predict
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +227,7 @@ def test_tensor_files_are_whole_or_not_there(
         Path(str(args[1])).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(InputError, match=r"cannot be used \(no space left"):
         write_tensors(path, {"a": torch.ones(2)}, {})
     assert read_tensors(path)[1] == note

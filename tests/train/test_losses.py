@@ -17,16 +17,25 @@ from canao.defaults import silent
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch, Block
-from canao.train.batches import Batch, Encoded, collate
 from canao.train.data import NO_CLASS
-from canao.train.loss_names import OF_TASK, STAGED, WEIGHTS, canonical, parse_losses
-from canao.train.losses import (
+from canao.train.distillation.losses import (
     LOSSES,
     relation_scores,
 )
+from canao.train.distillation.signals import (
+    KEY,
+    QUERY,
+    STATES,
+    VALUE,
+    Pairing,
+    Seen,
+    Signal,
+    observe,
+)
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import Batch, Encoded, collate
+from canao.train.loss_names import OF_TASK, STAGED, WEIGHTS, canonical, parse_losses
 from canao.train.options import DEFAULT_LOSSES, TrainOptions
-from canao.train.signals import KEY, QUERY, STATES, VALUE, Pairing, Seen, Signal, observe
-from canao.train.targets import TeacherTargets
 
 LENGTHS = (1, 7, 31)
 TEACHER = Arch.uniform(3, 30, 5, 44)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from canao.model import hf
-from canao.train.batches import collate, encode
 from canao.train.data import load_data
-from canao.train.pruning import PruningErrors, errors, measure_errors
+from canao.train.engine.batches import collate, encode
+from canao.train.inheritance.pruning import PruningErrors, errors, measure_errors
 from tests.train.tiny_bert import save_tiny, write_task
 
 

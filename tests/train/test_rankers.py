@@ -15,7 +15,7 @@ from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.train.data import TextData, load_data
 from canao.train.options import RANKERS, TrainOptions
-from canao.train.rankers import KEPT
+from canao.train.ranking.rankers import KEPT
 from canao.train.records import digest, read_record
 from canao.train.trainer import Trainer
 

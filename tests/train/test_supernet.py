@@ -15,17 +15,17 @@ from canao.defaults import silent
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.families.parts import both
-from canao.train import loop
-from canao.train.batches import Encoded, collate, encode
 from canao.train.data import TextData
-from canao.train.finetune import finetune, label_loss
-from canao.train.importance import measure_importance
-from canao.train.inherit import Kept, inherit, keep
-from canao.train.loop import TrainingSchedule
+from canao.train.distillation.signals import Pairing
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine import loop
+from canao.train.engine.batches import Encoded, collate, encode
+from canao.train.engine.loop import TrainingSchedule
+from canao.train.inheritance.importance import measure_importance
+from canao.train.inheritance.inherit import Kept, inherit, keep
 from canao.train.options import TrainOptions
-from canao.train.signals import Pairing
-from canao.train.supernet import Keeps, Supernet, drawn, train_supernet
-from canao.train.targets import TeacherTargets
+from canao.train.ranking.supernet import Keeps, Supernet, drawn, train_supernet
+from canao.train.teacher.finetune import finetune, label_loss
 
 TEACHER = Arch.uniform(3, 32, 4, 64)
 SMALL = Arch.uniform(2, 24, 3, 32)

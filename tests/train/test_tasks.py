@@ -16,19 +16,19 @@ from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.heads import CLASS_OF_TOKEN, LABELS_OF_TEXT, head_of, require_fitting
-from canao.train import loop
-from canao.train.batches import Batch, Encoded, collate, encode, logits_of
 from canao.train.data import Example, TextData, load_data
-from canao.train.finetune import finetune, label_loss, predict
-from canao.train.head import fit_head
-from canao.train.importance import measure_importance
-from canao.train.inherit import inherit, keep
-from canao.train.losses import LOSSES
+from canao.train.distillation.losses import LOSSES
+from canao.train.distillation.signals import Pairing, Seen
+from canao.train.engine import loop
+from canao.train.engine.batches import Batch, Encoded, collate, encode, logits_of
+from canao.train.inheritance.importance import measure_importance
+from canao.train.inheritance.inherit import inherit, keep
 from canao.train.metrics import check_metric, metric_names, score
-from canao.train.signals import Pairing, Seen
 from canao.train.task_names import SEVERAL, TASKS, WORDS
 from canao.train.tasks import task_named
 from canao.train.tasks.task import TEMPERATURE
+from canao.train.teacher.finetune import finetune, label_loss, predict
+from canao.train.teacher.head import fit_head
 
 SMALL = Arch.uniform(2, 24, 3, 32)
 LONG = "good the bad film " * 20  # 80 words of a token each

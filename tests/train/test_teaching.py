@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 
 from canao.defaults import silent
 from canao.model import hf
-from canao.train import loop, teaching
-from canao.train.batches import Encoded, encode
 from canao.train.data import Example, TextData, hold_out, load_data
-from canao.train.finetune import predict
-from canao.train.head import fit_head
+from canao.train.engine import loop
+from canao.train.engine.batches import Encoded, encode
 from canao.train.options import TrainOptions
-from canao.train.teacher_recipe import TeacherRecipe, recipe_for
+from canao.train.teacher import teaching
+from canao.train.teacher.finetune import predict
+from canao.train.teacher.head import fit_head
+from canao.train.teacher.recipe import TeacherRecipe, recipe_for
 from canao.train.trainer import Trainer
 
 OPTIONS = TrainOptions(max_length=32, batch=16, threads=1, dtype="float32")

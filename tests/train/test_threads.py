@@ -10,8 +10,8 @@ from collections.abc import Collection
 import pytest
 import torch
 
-from canao.train import threads
-from canao.train.threads import FreeCores, Reading, adapt, read
+from canao.train.engine import threads
+from canao.train.engine.threads import FreeCores, Reading, adapt, read
 
 
 def busy(seconds: float) -> None:

@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.train import loop
 from canao.train.data import TextData, load_data
+from canao.train.engine import loop
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 

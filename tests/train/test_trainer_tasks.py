@@ -19,9 +19,10 @@ from transformers import (
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.train import loop, teaching
 from canao.train.data import Example, TextData, load_data
-from canao.train.teacher_recipe import TeacherRecipe
+from canao.train.engine import loop
+from canao.train.teacher import teaching
+from canao.train.teacher.recipe import TeacherRecipe
 from canao.train.trainer import Trainer
 
 ASKED = replace(OPTIONS, teacher_epochs=6)

@@ -19,10 +19,10 @@ from canao import api
 from canao.cli import entry as cli
 from canao.errors import InputError
 from canao.model import hf
-from canao.train import loop
 from canao.train.data import NO_CLASS, Example, TextData
+from canao.train.distillation.unlabelled import Unlabelled, read_unlabelled
+from canao.train.engine import loop
 from canao.train.trainer import Trainer
-from canao.train.unlabelled import Unlabelled, read_unlabelled
 
 SINGLE = TextData("t", (), (), ("no", "yes"), ("sentence",), source="t.tsv")
 PAIRS = replace(SINGLE, columns=("sentence1", "sentence2"))
@@ -110,10 +110,11 @@ def test_finalists_see_copies_and_texts_without_labels(trainer: Trainer, few: Te
     data = trainer._final_set()
     copies = len(data) - 48 - len(TEXTS)
     assert 75 < copies <= 96 and trainer.progress.steps["altered copies"]
-    assert [x.tolist() for x in data.ids[:48]] == [x.tolist() for x in trainer._train_set().ids]
-    assert np.array_equal(data.labels[:48], trainer._train_set().labels)
+    train_set = trainer.texts.train_set()
+    assert [x.tolist() for x in data.ids[:48]] == [x.tolist() for x in train_set.ids]
+    assert np.array_equal(data.labels[:48], train_set.labels)
     assert set(data.labels[48:]) == {NO_CLASS}
-    tokens = trainer.tokenizer
+    tokens = trainer.texts.tokenizer
     texts = [tokens.decode(x, skip_special_tokens=True) for x in data.ids[48:]]
     assert texts[copies:] == [e.text for e in TEXTS]
     assert not set(texts[:copies]) & {e.text for e in few.train}

@@ -20,18 +20,18 @@ from canao.errors import InputError, UnsupportedError
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.model.embedder import Embedder, Vectors, head_of_directory, load_embedder
-from canao.train.batches import collate, encode, logits_of
-from canao.train.contributions import contributions
 from canao.train.data import Example, TextData, load_data
-from canao.train.distill import distill
-from canao.train.finetune import predict
-from canao.train.inherit import inherit, keep
-from canao.train.loop import TrainingSchedule
+from canao.train.distillation.distill import distill
+from canao.train.distillation.signals import Pairing
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import collate, encode, logits_of
+from canao.train.engine.loop import TrainingSchedule
+from canao.train.inheritance.contributions import contributions
+from canao.train.inheritance.inherit import inherit, keep
 from canao.train.metrics import check_metric, score
-from canao.train.signals import Pairing
-from canao.train.targets import TeacherTargets
 from canao.train.task_names import VECTORS
 from canao.train.tasks.vectors import cosines
+from canao.train.teacher.finetune import predict
 from canao.train.trainer import Trainer
 
 ASKED = replace(OPTIONS, teacher_epochs=None, teacher_lr=None, quick_steps=10)
@@ -293,7 +293,7 @@ def test_scores_of_pairs_choose_the_epoch(
     student = trainer.finish(SMALL)
     assert student.score.primary == "spearmanr"
     assert student.score.value == pytest.approx(spearman(student.model_dir), abs=1e-4)
-    assert len(trainer._train_set()) == 320
+    assert len(trainer.texts.train_set()) == 320
 
 
 def test_skeletons_kernels_and_blocks(sentence: Path, texts: TextData, tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.model.tokenizing.corpus import PAIRS, TEXTS
 from canao.model.tokenizing.prune import needed, pruned
-from canao.report.page import write_report
+from canao.report.write import write_report
 from canao.train.data import Example, TextData, load_data
+from canao.train.inheritance.vocabulary import Vocabulary
 from canao.train.options import LEAST_TOKENS, TrainOptions
 from canao.train.trainer import Trainer
-from canao.train.vocabulary import Vocabulary
 from tests import text_tokenizers, tokens
 
 USED = tuple(Example(text, None, 0) for text in (*tokens.SENTENCES[:2], "Zürich, a café?"))
@@ -210,7 +210,7 @@ def test_a_tokenizer_that_does_not_cut_as_before_is_refused(
     """As one would be of which a token was left out that texts use."""
     tokenizer = opened(tmp_path / "t", "BertTokenizer")
     monkeypatch.setattr(
-        "canao.train.vocabulary.needed",
+        "canao.train.inheritance.vocabulary.needed",
         lambda place, form, used, least: needed(place, form, ()),
     )
     with pytest.raises(InputError, match="cannot be pruned: it cuts texts otherwise"):
@@ -263,7 +263,7 @@ def trainer(speller: Path, data: TextData, work: Path) -> Trainer:
 
 def test_students_have_the_rows_that_they_need(trainer: Trainer) -> None:
     kept, before = trainer.vocabulary() or (0, 0)
-    assert before - kept == len(UNSEEN) and before == len(trainer.tokenizer)
+    assert before - kept == len(UNSEEN) and before == len(trainer.texts.tokenizer)
     said = (f"vocabulary: students keep {kept} of the teacher's {before} tokens; 2 of the 32 "
             "development texts have others, which are cut into pieces")  # fmt: skip
     assert trainer.told() == (said,)
@@ -272,8 +272,8 @@ def test_students_have_the_rows_that_they_need(trainer: Trainer) -> None:
     folder = trainer.skeleton(trainer.teacher_arch())
     student = hf.load_classifier(folder, trainer.data.labels)
     mine, theirs = (hf.parts_of(m).words.weight for m in (student, teacher))
-    assert trainer._own.rows is not None
-    assert torch.equal(mine, theirs[trainer._own.rows.tolist()])
+    assert trainer.texts.own.rows is not None
+    assert torch.equal(mine, theirs[trainer.texts.own.rows.tolist()])
     assert student.config.vocab_size == len(mine) == kept
     blank = trainer.blank(SMALL)
     assert hf.parts_of(blank).words.num_embeddings == blank.config.vocab_size == kept
@@ -297,7 +297,7 @@ def test_scores_are_those_of_the_pruned_tokenizer(trainer: Trainer, data: TextDa
         with torch.no_grad():
             right += int(model(**ids).logits.argmax()) == example.label
     assert right / len(data.dev) == pytest.approx(student.score.metrics["accuracy"])
-    own, theirs = trainer._encode(data.dev, own=True), trainer._encode(data.dev)
+    own, theirs = trainer.texts.encode(data.dev, own=True), trainer.texts.encode(data.dev)
     same = [np.array_equal(*pair) for pair in zip(own.ids, theirs.ids, strict=True)]
     assert same == [True] * 30 + [False] * 2 and own.pad == theirs.pad
     assert trainer.finish(SMALL) == student and trainer.teacher().score
@@ -314,7 +314,7 @@ def test_results_with_all_rows_are_not_taken_for_them(
     assert whole._key == trainer._key
     whole.proxy_score(SMALL)
     assert watch.steps[f"proxy score {SMALL}"] and not watch.steps["teacher"]
-    assert hf.load_config(whole.skeleton(SMALL)).vocab_size == len(whole.tokenizer)
+    assert hf.load_config(whole.skeleton(SMALL)).vocab_size == len(whole.texts.tokenizer)
     kept, _ = trainer.vocabulary() or (0, 0)
     assert hf.load_config(trainer.skeleton(SMALL)).vocab_size == kept
 
@@ -324,7 +324,7 @@ def test_words_of_unlabelled_texts_are_kept(speller: Path, data: TextData, tmp_p
     found = Trainer(speller, data, tmp_path, ASKED, Watch(), unlabelled=texts)
     kept, before = found.vocabulary() or (0, 0)
     assert before - kept == len(UNSEEN) - 2
-    assert found._final_set().ids[-1].tolist() == found.tokenizer("a dull movie")["input_ids"]
+    assert found._final_set().ids[-1].tolist() == found.texts.tokenizer("a dull movie")["input_ids"]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -339,8 +339,8 @@ def test_copies_are_made_of_kept_words(
         options = replace(options, augment_model=str(model))
     trainer = Trainer(speller, few, tmp_path / "work", options, Watch())
     copies = trainer._final_set().ids[24:]
-    assert len(copies) > 24 and trainer._own.rows is not None
-    known = set(trainer._own.rows.tolist())
+    assert len(copies) > 24 and trainer.texts.own.rows is not None
+    known = set(trainer.texts.own.rows.tolist())
     assert {int(i) for ids in copies for i in ids} <= known
     whole = Trainer(speller, few, tmp_path / "work", replace(options, **WHOLE), Watch())
     others = {int(i) for ids in whole._final_set().ids[24:] for i in ids}

@@ -28,7 +28,7 @@ from canao.lower.scheduling import default_plan, default_plans, product_of, spac
 from canao.machine import local_machine
 from canao.precision.quantize import PRECISIONS
 from canao.target import Target, get_target
-from canao.tuning import measure, trial, tune_model, tuner
+from canao.tuning import measure, trial_library, tune_model, tuner
 from tests.compiler.models import classifier, decoder, reference
 from tests.oracle import assert_close
 
@@ -116,14 +116,14 @@ def test_finds_a_tile_for_one_kernel(model, tmp_path: Path, sentences) -> None:
 
 def test_a_wrong_plan_never_wins(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kc 367 is fastest and leaves out a part of the sum."""
-    emit = trial.emit
+    emit = trial_library.emit
 
     def broken(schedule, target):
         source = emit(schedule, target)
         code = source.code.replace("k0 < 1100; k0 += 367", "k0 < 734; k0 += 367")
         return dataclasses.replace(source, code=code)
 
-    monkeypatch.setattr(trial, "emit", broken)
+    monkeypatch.setattr(trial_library, "emit", broken)
     said: list[str] = []
     tune_model(
         model, length=33, budget_s=UNHURRIED, device=device(lambda n: planted(n, 367)),
@@ -136,7 +136,7 @@ def test_a_wrong_plan_never_wins(model, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_plan_that_crashes_does_not_count(
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emit = trial.emit
+    emit = trial_library.emit
 
     def broken(schedule, target):
         source = emit(schedule, target)
@@ -144,7 +144,7 @@ def test_a_plan_that_crashes_does_not_count(
         code = source.code.replace(loop, "__builtin_trap();" + loop)
         return dataclasses.replace(source, code=code)
 
-    monkeypatch.setattr(trial, "emit", broken)
+    monkeypatch.setattr(trial_library, "emit", broken)
     subjects = tuner.find_subjects(compile_graph(load_model(model)[1], HOST).program, HOST)
     deep = next(s for s in subjects if getattr(s.region.form, "k", 0) == 1100)
     crashing, sound = (next(p for p in space(deep.region, HOST) if p.kc == kc) for kc in (367, 550))
@@ -158,8 +158,8 @@ def test_a_plan_that_crashes_does_not_count(
 
 
 def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[trial.Pair] = []
-    build = trial.build_trial
+    built: list[trial_library.Pair] = []
+    build = trial_library.build_trial_library
 
     def logged(pairs, *args, **kwargs):
         built.extend(pairs)
@@ -169,7 +169,7 @@ def test_goes_on_where_it_was(model, monkeypatch: pytest.MonkeyPatch) -> None:
         if "plans nearby" in text:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "build_trial", logged)
+    monkeypatch.setattr(measure, "build_trial_library", logged)
     timer = device(lambda n: planted(n, 275))
     with pytest.raises(KeyboardInterrupt):
         tune_model(model, length=33, budget_s=UNHURRIED, device=timer, progress=interrupt)
@@ -246,7 +246,7 @@ def test_trials_of_narrow_products_are_right(model, precision: str, tmp_path: Pa
         pairs += [(s, default), (s, others[len(others) // 2])]
         if s.text.startswith("attention"):  # with several tiles of keys as well
             pairs += [(s, p) for p in others if p.keys < 128][:1]
-    made = trial.build_trial(pairs, target, tmp_path / "trial", copies=2)
+    made = trial_library.build_trial_library(pairs, target, tmp_path / "trial", copies=2)
     assert not made.wrong(128)
     times = made.times(local_device(), MeasureConfig(33, samples=2))
     assert list(times) == pairs and all(ms > 0 for ms in times.values())
@@ -264,7 +264,7 @@ def test_a_wrong_plan_of_narrow_rows_is_found(
     bad = next(p for p in others if p.tile != default.tile)
     region = makes_rows.region
     k, step = region.form.k, ISAS[target.isa].tiles[product_of(region, target)].kr
-    emit = trial.emit
+    emit = trial_library.emit
 
     def broken(schedule, target):
         source = emit(schedule, target)
@@ -274,9 +274,9 @@ def test_a_wrong_plan_of_narrow_rows_is_found(
             source, code=source.code.replace(tile, tile.replace(f"{k}, ", f"{k - step}, "))
         )
 
-    monkeypatch.setattr(trial, "emit", broken)
+    monkeypatch.setattr(trial_library, "emit", broken)
     pairs = [(makes_rows, bad), (makes_rows, default)]
-    made = trial.build_trial(pairs, target, tmp_path / "trial")
+    made = trial_library.build_trial_library(pairs, target, tmp_path / "trial")
     assert made.wrong(17) == ((makes_rows, bad),)
 
 
@@ -314,7 +314,7 @@ def test_decoders_are_tuned(tmp_path: Path) -> None:
     plans = [default_plan(region, HOST), *space(region, HOST)]
     pairs = [(subjects[0], plan) for plan in list(dict.fromkeys(plans))[:3]]
     assert len(pairs) == 3
-    made = trial.build_trial(pairs, HOST, tmp_path / "trial", copies=2)
+    made = trial_library.build_trial_library(pairs, HOST, tmp_path / "trial", copies=2)
     assert not made.wrong(33)
     times = made.times(device(lambda name: 1.0), MeasureConfig(33))
     assert list(times) == pairs and set(times.values()) == {2.0}

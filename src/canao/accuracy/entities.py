@@ -13,9 +13,9 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.results import Entity
 from canao.inference.tasks.scheme import outside_of
-from canao.train.entities import entity_metrics, metric_names
 from canao.train.metrics import Score
 from canao.train.task_names import WORDS
+from canao.train.tasks.entities import entity_metrics, metric_names
 
 TOKENS = WORDS
 _BATCH = 64  # sentences

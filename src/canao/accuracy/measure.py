@@ -18,7 +18,7 @@ from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
 from canao.train.data import Label, TextData, load_data
 from canao.train.metrics import Score, score
-from canao.train.reading import classes_in
+from canao.train.reading.examples import classes_in
 from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, VECTORS, WORDS
 from canao.train.tasks.vectors import cosines
 

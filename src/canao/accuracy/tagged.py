@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canao.errors import InputError
-from canao.train.conll import read_conll
 from canao.train.data import Example, TextData
-from canao.train.reading import classes_in
-from canao.train.tables import OF_WORDS, is_of_words, kind_of, listed
+from canao.train.reading.conll import read_conll
+from canao.train.reading.examples import classes_in
+from canao.train.reading.tables import OF_WORDS, is_of_words, kind_of, listed
 
 _DEV_NAMES = ("dev", "validation", "test")
 

@@ -157,7 +157,7 @@ class Manifest(_Strict):
 
 
 class PoolingEntry(Struct):
-    """`pooling`, as `model/sentence.py` writes it; other entries are its readers'."""
+    """`pooling`, as `model/sentence/sentence.py` writes it; other entries are its readers'."""
 
     modes: list[str]
     dense: list[tuple[Count, str]]
@@ -168,7 +168,7 @@ class PoolingEntry(Struct):
 
 
 class TokenizerEntry(Struct):
-    """`tokenizer`, as `model/tokenizer.py` writes it; other entries are its readers'."""
+    """`tokenizer`, as `model/tokenizing/tokenizer.py` writes it; other entries are its readers'."""
 
     kind: str
     file: str

@@ -89,7 +89,8 @@ def parse_json(data: bytes | str, place: str, kind: Any = dict[str, Any], *,
     except msgspec.ValidationError as error:
         raise InputError(f"{place}: {_plain(error)}; {remedy}") from None
     except ValueError as error:
-        raise InputError(f"{place}: cannot be read as JSON ({_short(error)}); {remedy}") from None
+        said = first_line(error)
+        raise InputError(f"{place}: cannot be read as JSON ({said}); {remedy}") from None
 
 
 def fits(value: object, kind: Any) -> str | None:
@@ -105,6 +106,13 @@ def shown(value: object) -> str:
     """A value of a JSON file as it may stand in a message: JSON, and not much of it."""
     text = json.dumps(value, ensure_ascii=True, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, as it may stand within a message; its type if it says
+    nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:_SHOWN].rstrip(".") if lines else type(error).__name__
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
@@ -161,8 +169,3 @@ def _plain(error: msgspec.ValidationError) -> str:
     said = said[:1].lower() + said[1:].replace("`", "")
     place = where.rstrip("`").removeprefix("$").removeprefix(".")
     return (f"'{place[:_SHOWN]}' " if place else "") + said[:_SHOWN]
-
-
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:_SHOWN] if lines else type(error).__name__

@@ -9,6 +9,8 @@ import msgspec
 
 from canao.errors import InputError
 
+# The input of models that leave out the tokens of a prompt where they pool: 1 for each of them.
+PROMPT_MASK = "prompt_mask"
 # What is removed from decoded text before it, as Transformers does it.
 _CLEANED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),

@@ -15,9 +15,10 @@ from canao.errors import InputError, ToolchainError
 
 # A library of a BERT has about 1 MB and the toolchain's own libraries for a target some 20 MB: this
 # is room for hundreds of builds, and little of a disk.
-DEFAULT_BYTES = 512 << 20
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+DEFAULT_BYTES = 512_000_000
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?(?:([KMGT]?)B?|([KMGT])iB)",
+                   re.IGNORECASE | re.ASCII)  # fmt: skip
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ELSEWHERE = "or name a directory of your own in CANAO_CACHE"
 
@@ -37,11 +38,14 @@ def cache_limit() -> int:
 
 
 def parse_size(text: str, name: str) -> int:
-    """Bytes, from text such as '300M'; InputError names the option or variable that it is of."""
+    """Bytes, from text such as '300M', which is 300,000,000, or '300MiB', of 1,048,576 bytes each;
+    InputError names the option or variable that it is of."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise InputError(f"{name} is '{text}'; give bytes, or a number with K, M, G or T")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    if found[3]:
+        return int(float(found[1]) * 1024 ** _POWERS[found[3].upper()])
+    return int(float(found[1]) * 1000 ** _POWERS[found[2].upper()])
 
 
 def own_directory(name: str) -> Path:

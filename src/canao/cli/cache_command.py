@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from canao.cache.prune import Usage, clear, prune, usage
+from canao.cli.printing import mb
 from canao.errors import InputError, ToolchainError
 
 
@@ -47,15 +48,11 @@ def format_cache(found: Usage, freed: int) -> str:
     builds = sum(entry.bytes for entry in found.entries)
     lines = [
         f"place      {found.place}",
-        f"size       {_mb(found.bytes)} of at most {_mb(found.limit)} (CANAO_CACHE_MAX)",
-        f"builds     {len(found.entries)}, {_mb(builds)}" + (f", {used} in use" if used else ""),
-        f"toolchain  {_mb(found.toolchain_bytes)}, its own libraries for each target",
-        f"tuning     {_mb(found.tuning_bytes)}, what `canao tune` measured; never pruned",
+        f"size       {mb(found.bytes)} of at most {mb(found.limit)} (CANAO_CACHE_MAX)",
+        f"builds     {len(found.entries)}, {mb(builds)}" + (f", {used} in use" if used else ""),
+        f"toolchain  {mb(found.toolchain_bytes)}, its own libraries for each target",
+        f"tuning     {mb(found.tuning_bytes)}, what `canao tune` measured; never pruned",
     ]
     if freed:
-        lines.append(f"freed      {_mb(freed)}")
+        lines.append(f"freed      {mb(freed)}")
     return "\n".join(lines) + "\n"
-
-
-def _mb(count: int) -> str:
-    return f"{count / (1 << 20):.1f} MB"

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from canao.cli.printing import mb
 from canao.cli.understood import left_out_lines, understood
 from canao.compiler.heads import describe
 from canao.compiler.loading import (
@@ -28,10 +29,10 @@ from canao.errors import InputError, UnsupportedError
 from canao.fuse.forms.form import form_name
 from canao.graph.ir import Graph
 from canao.lower.scheduling import schedule_program
-from canao.model.hub import format_source
-from canao.model.loaded_model import LoadedModel, load_directory
-from canao.model.task import describe_head
-from canao.model.tokenizer import describe_tokenizer
+from canao.model.directory.hub import format_source
+from canao.model.directory.loaded_model import LoadedModel, load_directory
+from canao.model.directory.task import describe_head
+from canao.model.tokenizing.files import describe_tokenizer
 from canao.precision.kv_cache import check_kv_cache
 from canao.precision.quantize import check_precision
 from canao.target import Target
@@ -197,7 +198,7 @@ def _compiled_lines(report: ModelReport) -> list[str]:
     kernels = sum(kernel["count"] for kernel in report["kernels"])
     rewrites = ", ".join(f"{k} x{v}" for k, v in report["rewrites"].items())
     kept = f" in {report['kv_cache']}" if report["kv_cache"] not in (None, PRECISION) else ""
-    cache = f"keys and values {_mb(memory['cache'])}{kept}, " if memory["cache"] else ""
+    cache = f"keys and values {mb(memory['cache'])}{kept}, " if memory["cache"] else ""
     forms = ", ".join(f"{v} {k}" for k, v in report["forms"].items())
     lines = [
         _row("inputs", f"{', '.join(report['inputs'])}; 1 to {report['max_length']} tokens"),
@@ -207,9 +208,9 @@ def _compiled_lines(report: ModelReport) -> list[str]:
         _row("work", f"{report['flops'] / 1e9:.2f} GFLOPs at {length} tokens"),
         _row(
             "memory",
-            f"weights {_mb(memory['weights'])}, arena {_mb(memory['arena'])} "
-            f"({_mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
-            f"{cache}scratch {_mb(memory['scratch_per_thread'])} a thread",
+            f"weights {mb(memory['weights'])}, arena {mb(memory['arena'])} "
+            f"({mb(memory['arena_if_max_length_is_length'])} with --max-length {length}), "
+            f"{cache}scratch {mb(memory['scratch_per_thread'])} a thread",
         ),
         _row("operators", f"{report['operators']} before fusion, {kernels} kernels after"),
         _row("rewrites", rewrites or "none"),
@@ -234,10 +235,6 @@ def _ops(ops: list[str]) -> str:
         else:
             runs.append([op, 1])
     return " ".join(op if count == 1 else f"{op} x{count}" for op, count in runs)
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _problem_lines(problems: list[ModelReport]) -> list[str]:

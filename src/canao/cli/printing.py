@@ -20,10 +20,15 @@ from canao.cli.understood import left_out_lines, understood
 from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
 from canao.device.base import MeasureConfig, Timing
 from canao.isa.table import FLOAT
-from canao.model.hub import format_source
+from canao.model.directory.hub import format_source
 from canao.target import Target
 
 out = Console(highlight=False)
+
+
+def mb(size: int) -> str:
+    """A number of bytes, in millions of them."""
+    return f"{size / 1e6:.1f} MB"
 
 
 def timed() -> Callable[[str], None]:

@@ -12,7 +12,7 @@ from canao.cli.printing import out, print_result
 
 def search_and_report(run_dir: Path, **options: Any) -> None:
     """`canao.search` with these options, as `canao search` and `canao demo` show it."""
-    from canao.report.page import write_report
+    from canao.report.write import write_report
 
     with SearchDisplay(out) as display:
         result = api.search(

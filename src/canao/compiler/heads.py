@@ -17,10 +17,10 @@ import numpy as np
 from canao.errors import UnsupportedError
 from canao.graph.ir import Graph, Node, shape_at
 from canao.graph.ops import OPS
-from canao.model.generation import describe_generation
+from canao.model.directory.generation import describe_generation
+from canao.model.directory.loaded_model import LoadedModel
+from canao.model.directory.task import describe_head
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import LoadedModel
-from canao.model.task import describe_head
 
 # Nodes whose results may be any numbers.
 _ANY = ("linear", "quantized_linear", "matmul", "distance_matmul", "causal_attention", "layer_norm",

@@ -10,19 +10,19 @@ from canao.defaults import LIMITS, Limits
 from canao.errors import InputError
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph, Ids
-from canao.model.embedding import with_embedding
-from canao.model.hub import ModelPlace, resolve
-from canao.model.inventory.inventory import Inventory
-from canao.model.inventory.table import INERT
-from canao.model.loaded_model import (
+from canao.model.directory.hub import ModelPlace, resolve
+from canao.model.directory.loaded_model import (
     LoadedModel,
     check_directory,
     load_directory,
     parts_of,
     survey,
 )
-from canao.model.onnx_sidecar import read_sidecar, root, tokenizer_folder
-from canao.model.tokenizer import TokenizerFiles, read_tokenizer
+from canao.model.directory.onnx_sidecar import read_sidecar, root, tokenizer_folder
+from canao.model.inventory.inventory import Inventory
+from canao.model.inventory.table import INERT
+from canao.model.sentence.embedding import with_embedding
+from canao.model.tokenizing.tokenizer import TokenizerFiles, read_tokenizer
 
 
 def locate(

@@ -28,10 +28,10 @@ from canao.errors import InputError
 from canao.fuse.group import Region
 from canao.isa.table import FLOAT
 from canao.lower.scheduling import product_of
+from canao.model.directory.loaded_model import LoadedModel
+from canao.model.directory.padding import ignores_left_padding
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import LoadedModel
-from canao.model.padding import ignores_left_padding
-from canao.model.tokenizer import TokenizerFiles
+from canao.model.tokenizing.tokenizer import TokenizerFiles
 from canao.precision.agreement import agreement
 from canao.precision.quantize import FLOAT32
 from canao.schedule.weights import file_parts

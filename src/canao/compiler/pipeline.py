@@ -122,7 +122,7 @@ def _require_memory(schedule: Schedule, limits: Limits) -> None:
     if size > limits.memory:
         longest = schedule.program.graph.max_length
         raise InputError(
-            f"texts of {longest} tokens need {size / 1e9:.1f} GB beside the weights, more than "
+            f"sequences of {longest} tokens need {size / 1e9:.1f} GB beside the weights, more than "
             f"{limits.memory / 1e9:.1f} GB; compile with a smaller --max-length, or give "
             f"--max-memory {math.ceil(size / 1e9)} if that is meant"
         )

@@ -133,7 +133,7 @@ def region_flops(graph: Graph, region: Region, length: int) -> int:
 
 
 def total_flops(stages: Stages, length: int) -> int:
-    """Floating-point operations of one text of `length` tokens."""
+    """Floating-point operations of one sequence of `length` tokens."""
     graph = stages.program.graph
     return sum(region_flops(graph, r, length) for r in stages.program.regions)
 

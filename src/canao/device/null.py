@@ -84,7 +84,7 @@ class NullDevice:
         return self._measure(artifact, config)
 
     def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
-        """As `measure`, of libraries that continue texts: the script knows of libraries only."""
+        """As `measure`, of libraries that continue a sequence: the script knows libraries only."""
         return self._measure(artifact, config, follows=True)
 
     def _measure(

@@ -84,7 +84,6 @@ COMPUTED = (F32, I32, BOOL, I8, F16, BF16)
 NARROW = (Q8, Q7, BF16, F16)
 QUANTIZED = (Q8, Q7)  # of these, rows of whole numbers, which products multiply by I8
 _OF_NUMPY = {d.numpy: d for d in DTYPES.values() if d.numpy is not None}
-_OF_ONNX = {d.onnx: d for d in DTYPES.values() if d.onnx}
 
 
 def by_name(name: str) -> DType:
@@ -95,11 +94,6 @@ def by_name(name: str) -> DType:
 def by_numpy(dtype: np.dtype[Any]) -> DType:
     """The element type that arrays of `dtype` hold; UnsupportedError if there is none."""
     return _found(_OF_NUMPY, dtype.newbyteorder("="), f"'{dtype.name}' of NumPy")
-
-
-def by_onnx(number: int) -> DType:
-    """The element type of ONNX's number; UnsupportedError if there is none."""
-    return _found(_OF_ONNX, number, f"{number} of ONNX")
 
 
 def _found(table: Mapping[Any, DType], key: Any, shown: str) -> DType:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from canao.artifact.directory import Artifact
+from canao.artifact.text_settings import PROMPT_MASK
 from canao.errors import InputError
 from canao.graph.dtypes import F32, I32
 
@@ -22,7 +23,7 @@ class Binding:
     def __init__(self, artifact: Artifact) -> None:
         self.inputs: list[dict[str, Any]] = artifact.manifest["inputs"]
         # The mask of a prompt's tokens is given by name only: in its place stands the padding mask.
-        self._positional = [i["name"] for i in self.inputs if i["name"] != "prompt_mask"]
+        self._positional = [i["name"] for i in self.inputs if i["name"] != PROMPT_MASK]
         self.max_length = artifact.max_length
         self.left_padding = bool(artifact.manifest.get("left_padding", False))
 

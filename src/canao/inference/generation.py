@@ -1,4 +1,4 @@
-"""Text generation: what decides a text, which token comes next, and when it ends.
+"""Text generation: what decides how a sequence goes on, which token comes next, and when it ends.
 
 Settings have the names, meanings and defaults that they have in Transformers' generate. An option
 counts before what the model's files say, and those before the defaults. The model is a function
@@ -22,7 +22,7 @@ from canao.model.inventory.tables.generation import GENERATION
 
 # What an incomplete character of several bytes decodes to.
 _INCOMPLETE = "\ufffd"
-# Where neither options nor files limit a text. Transformers' default is 20.
+# Where neither options nor files limit a sequence. Transformers' default is 20.
 MAX_NEW_TOKENS = 64
 # All settings, and what they are where nothing is said.
 SETTINGS = tuple(name for name, entry in GENERATION.entries.items()
@@ -43,7 +43,8 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(files: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a text: options that are not None, then what files say, then the defaults.
+    """What decides how a sequence goes on: options that are not None, then what files say, then the
+    defaults.
 
     A temperature says whether tokens are drawn: 0 takes the most probable one. InputError for an
     option that is unknown, out of range or without effect.
@@ -95,7 +96,7 @@ def _check(name: str, value: Any) -> None:
 def length_limit(settings: Settings, prompt: int, longest: int) -> int:
     """The most tokens after a prompt of `prompt` tokens, for a model that takes `longest`.
 
-    InputError if the prompt alone is as long as the model's files let a text be.
+    InputError if the prompt alone is as long as the model's files let a sequence be.
     """
     # The last token need not fit into the model: nothing is computed from it.
     room = longest - prompt + 1
@@ -104,8 +105,8 @@ def length_limit(settings: Settings, prompt: int, longest: int) -> int:
         most = whole - prompt
         if most < 1:
             raise InputError(
-                f"the prompt has {prompt} tokens, and max_length lets a text have {whole}; shorten "
-                "it, or give max_new_tokens (--max-new-tokens)"
+                f"the prompt has {prompt} tokens, and max_length lets a sequence have {whole}; "
+                "shorten it, or give max_new_tokens (--max-new-tokens)"
             )
     return int(min(MAX_NEW_TOKENS if most is None else most, room))
 
@@ -174,13 +175,6 @@ def _drawn(narrow: Sequence[Step], random: np.random.Generator) -> Callable[...,
         return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
 
     return choose
-
-
-def distribution(settings: Settings, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The probabilities, float64, by which a token after `ids` is drawn, given its scores."""
-    for step in narrowing(settings):
-        scores = step(ids, scores)
-    return softmax(scores.astype(np.float64))
 
 
 def _ends_in(

@@ -23,7 +23,7 @@ _TOP_H = 100
 def steps(
     settings: Settings, prompt: np.ndarray, longest: int, ends: Collection[int]
 ) -> list[Step]:
-    """The steps for a text that begins with `prompt` and has at most `longest` tokens with it."""
+    """The steps for a sequence that begins with `prompt`, of `longest` tokens at most in all."""
     s, last = settings, list(ends)
     first = len(prompt)
     # The count of new tokens counts in place of the other, even if it asks for fewer.
@@ -72,9 +72,9 @@ def narrowing(settings: Settings) -> list[Step]:
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities, in the precision of the scores."""
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
+    """Probabilities over the last axis, in the precision of the scores."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def _plain(function: Callable[[np.ndarray], np.ndarray]) -> Step:
@@ -123,11 +123,11 @@ def _penalised(penalty: float, tokens: np.ndarray | None = None) -> Step:
     return step
 
 
-def _unrepeated(size: int, text: np.ndarray | None = None) -> Step:
-    """No sequence of `size` tokens of `text`, or of all tokens so far, comes again."""
+def _unrepeated(size: int, given: np.ndarray | None = None) -> Step:
+    """No sequence of `size` tokens of `given`, or of all tokens so far, comes again."""
 
     def step(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        source = ids if text is None else text
+        source = ids if given is None else given
         if len(source) < size or len(ids) < size - 1:
             return scores
         windows = np.lib.stride_tricks.sliding_window_view(source, size)

@@ -20,14 +20,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from canao.artifact.files import staged_directory
 from canao.errors import InputError, UnsupportedError
-from canao.model.config import read_config
-from canao.model.embedding import with_embedding
+from canao.model.directory.config import read_config
+from canao.model.directory.loaded_model import load_directory
 from canao.model.families.table import family_of
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
-from canao.model.loaded_model import load_directory
-from canao.model.modules import SENTENCE, Dense, Module, Normalize, Pooling
-from canao.model.sentence import Sentence, read_sentence
+from canao.model.sentence.embedding import with_embedding
+from canao.model.sentence.modules import SENTENCE, Dense, Module, Normalize, Pooling
+from canao.model.sentence.sentence import Sentence, read_sentence
 
 _MODES = ("mean", "cls")
 _PACKAGE = "sentence_transformers.models"

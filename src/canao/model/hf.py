@@ -20,13 +20,20 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from canao.artifact.files import staged_directory
-from canao.artifact.reading import read_json
+from canao.artifact.reading import first_line, read_json
 from canao.defaults import LIMITS
 from canao.errors import InputError, UnsupportedError
 from canao.model import blocks
 from canao.model.arch import Arch
-from canao.model.checkpoint import weight_files
-from canao.model.config import FILE, read_config
+from canao.model.directory.checkpoint import weight_files
+from canao.model.directory.config import FILE, read_config
+from canao.model.directory.loaded_model import (
+    WEIGHTS,
+    check_finite,
+    check_left_over,
+    is_pooler,
+    survey,
+)
 from canao.model.embedder import Embedder, Vectors, load_embedder, save_embedder
 from canao.model.families.family import Family
 from canao.model.families.parts import Parts
@@ -34,8 +41,7 @@ from canao.model.families.table import FAMILIES, family_of
 from canao.model.heads import LABELS_OF_TEXT, Head, head_for
 from canao.model.inventory.inventory import Inventory
 from canao.model.inventory.table import INERT
-from canao.model.loaded_model import WEIGHTS, check_finite, check_left_over, is_pooler, survey
-from canao.model.tokenizer import open_tokenizer
+from canao.model.tokenizing.tokenizer import open_tokenizer
 
 # What transformers raises on a damaged or odd directory; it has no base class of its own.
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
@@ -86,7 +92,7 @@ def load_config(
         family.arch(config)
         refused = family.refused(config, kind.__name__)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {_first_line(error)}; correct the file") from None
+        raise InputError(f"{path}: {first_line(error)}; correct the file") from None
     if refused:
         raise UnsupportedError(f"{path}: {refused}")
     return config
@@ -176,7 +182,7 @@ def load_classifier(
                 output_loading_info=True,
             )
     except _ERRORS as error:
-        raise InputError(f"{directory}: weights cannot be read ({_first_line(error)})") from None
+        raise InputError(f"{directory}: weights cannot be read ({first_line(error)})") from None
     _check_loaded(directory, info, family, head)
     _note_pooler(directory, info, inventory)
     with _without_logs():  # of classes that are made to see whose weights are left
@@ -251,7 +257,7 @@ def _head_order(
                     rows = tensors.get_slice(last).get_shape()[0]
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{file}: not a whole safetensors file ({_first_line(error)}); download it again"
+                f"{file}: not a whole safetensors file ({first_line(error)}); download it again"
             ) from None
     if rows != max(1, len(labels)):
         return None
@@ -302,11 +308,6 @@ def _note_pooler(directory: Path, info: dict[str, Any], inventory: Inventory) ->
     for name in sorted(poolers):
         inventory.note(directory / WEIGHTS, name, INERT, "classifiers have a layer of their own")
     info["unexpected_keys"] = set(info["unexpected_keys"]) - poolers
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
 
 
 @contextmanager

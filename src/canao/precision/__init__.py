@@ -1,2 +1,2 @@
 """Graphs whose products run in another precision: which of them, and what they become. May import
-graph and errors; knows no machine."""
+graph, defaults and errors; knows no machine."""

@@ -1,2 +1,2 @@
 """A run of the search as one HTML page, and as tables for programs. May import search, whose files
-it reads, artifact and errors; measures nothing."""
+it reads, model/arch.py, artifact, defaults and errors; measures nothing."""

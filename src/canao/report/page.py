@@ -1,204 +1,25 @@
-"""The report of a search: a self-contained HTML page, trials.csv and summary.json.
-
-It only reads what the search left in its directory, finished or not, and measures nothing. A
-certificate that is not of the library beside it, or not of this search, is refused: the page says
-so, and nothing of it is shown.
-"""
+"""A run as one HTML page, which needs no other file."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
-
-from canao.artifact.certificate import Certificate, differences, load_certificate
+from canao.artifact.certificate import Certificate
 from canao.artifact.directory import Artifact
-from canao.artifact.files import write_whole
 from canao.artifact.manifest import otherwise
 from canao.artifact.measured import CONFIDENCE, Others
-from canao.defaults import PRECISION
-from canao.errors import InputError
 from canao.model.arch import Arch
+from canao.report.figures import reasons, summary
 from canao.report.plots import pareto_svg
-from canao.report.why import why
-from canao.search.budgets import Budgets, size_of
-from canao.search.certification import (
-    ARTIFACT_DIR,
-    RESULT_FILE,
-    Result,
-    read_profile,
-    read_result,
-)
-from canao.search.journal import read_run_file, read_trials
+from canao.report.run import Run
+from canao.search.budgets import size_of
+from canao.search.certification import RESULT_FILE, Result
 from canao.search.table import prediction_errors
-from canao.search.trial import Trial, best_first, pareto
-
-REPORT_FILE = "report.html"
-_COLUMNS = (
-    "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",
-    "bound_ms", "median_ms", "predicted_ms", "operators", "kernels", "flops", "utilisation",
-    "peak_bytes", "size_bytes", "seconds", "reason",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The content of a run directory. Until the run is finished, and where its certificate is
-    refused, the last four fields are empty; `refused` says why it was, in a line."""
-
-    facts: Mapping[str, Any]
-    data: Sequence[str]
-    trials: tuple[Trial, ...]
-    refused: str | None = None
-    result: Result | None = None
-    artifact: Artifact | None = None
-    certificate: Certificate | None = None
-    profile: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def state(self) -> str:
-        """'certified', 'missed' for a library that misses a budget now, as it was measured again or
-        the least score was raised, 'refused' or 'unfinished'."""
-        if self.certificate is None:
-            return "unfinished" if self.refused is None else "refused"
-        return "missed" if self.missed else "certified"
-
-    @property
-    def missed(self) -> str:
-        """Which budgets the library misses, and with what; '' where it keeps all, or there is none.
-        """
-        if self.certificate is None or self.artifact is None or self.result is None:
-            return ""
-        student = self.result.student
-        return Budgets.of(self.facts).missed(
-            self.certificate.measured_ms, size_of(self.artifact), self.certificate.peak_bytes,
-            student.metrics.get(student.primary),
-        )  # fmt: skip
-
-
-def write_report(run_dir: str | Path) -> Path:
-    """Write report.html, trials.csv and summary.json into the run directory.
-
-    Returns the path of the page. Raises InputError if the directory was not written by a search,
-    and also, once the page that says so is written, if its certificate is refused.
-    """
-    run_dir = Path(run_dir)
-    run = read(run_dir)
-    try:
-        write_whole(run_dir / "trials.csv", trials_csv(run.trials))
-        write_whole(run_dir / "summary.json", json.dumps(summary(run), indent=1) + "\n")
-        write_whole(run_dir / REPORT_FILE, page(run))
-    except OSError as error:
-        raise InputError(f"{run_dir}: the report cannot be written ({error.strerror})") from None
-    if run.refused is not None:
-        raise InputError(run.refused)
-    return run_dir / REPORT_FILE
-
-
-def read(run_dir: Path) -> Run:
-    """Read a run directory; InputError if there is no run in it, or a file is damaged."""
-    held, trials = read_run_file(run_dir), read_trials(run_dir)
-    result, profile = read_result(run_dir), read_profile(run_dir)
-    unfinished, place = Run(held.facts, held.data, trials), held.place or {}
-    if result is None and not os.path.lexists(run_dir / ARTIFACT_DIR):
-        return unfinished
-    try:
-        artifact = Artifact.load(run_dir / ARTIFACT_DIR)
-        certificate = load_certificate(artifact)
-        _require_own(certificate, held.facts, run_dir)
-    except InputError as error:
-        return replace(unfinished, refused=str(error))
-    if place.get("machine") not in (None, certificate.environment.get("machine")):
-        return unfinished  # the run went on elsewhere, and has not come to a library there
-    if result is None or result.digest != certificate.digest:
-        # The search ended between the two files: of the library that is there, nothing else is.
-        return replace(unfinished, refused=f"{run_dir}: {RESULT_FILE} is not of the library in "
-                       f"{ARTIFACT_DIR}/; the command of the search finishes it")  # fmt: skip
-    own = profile is not None and profile.digest == certificate.digest
-    kernels = tuple(profile.kernels) if profile is not None and own else ()
-    return replace(
-        unfinished, result=result, artifact=artifact, certificate=certificate, profile=kernels
-    )
-
-
-def _require_own(certificate: Certificate, facts: Mapping[str, Any], run_dir: Path) -> None:
-    """InputError unless the certificate answers the question of this search."""
-    measure = {name.removeprefix("measure."): value for name, value in facts.items()
-               if name.startswith("measure.")}  # fmt: skip
-    asked = {"budget": facts["budget_ms"], "percentile": facts["percentile"],
-             "device": facts["device"], **measure}  # fmt: skip
-    found = {name: value for name, value in certificate.protocol.items() if name != "machine"}
-    differing = differences(asked, found)
-    if differing:
-        raise InputError(
-            f"{run_dir / ARTIFACT_DIR}: its certificate is under another protocol than the search "
-            f"({differing}); certify with the search's options"
-        )
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """The figures of a run for programs; times are in milliseconds."""
-    result = msgspec.to_builtins(run.result) if run.result else {}
-    certified = run.certificate if run.state == "certified" else None
-    measured = certified.measured_ms if certified else None
-    teacher_ms = run.result.teacher.latency_ms if run.result else None
-    return {
-        "state": run.state,
-        "refused": run.refused,
-        "budget_ms": run.facts["budget_ms"],
-        "size_mb": run.facts.get("size_mb"),
-        "memory_mb": run.facts.get("memory_mb"),
-        "min_accuracy": run.facts.get("min_accuracy"),
-        "percentile": run.facts["percentile"],
-        "device": run.facts["device"],
-        "controller": run.facts["controller"],
-        "precision": _precision(run),
-        "check": run.artifact.manifest.get("check") if run.artifact else None,
-        "arch": result.get("arch"),
-        "why": list(_why(run)),
-        "student": result.get("student"),
-        "teacher": result.get("teacher"),
-        "certified_ms": measured,
-        "certified_at_most_ms": run.certificate.bound_ms if run.certificate and measured else None,
-        "vocabulary": result.get("vocabulary"),
-        "speedup": teacher_ms / measured if teacher_ms and measured else None,
-        "prediction_errors": list(prediction_errors(run.trials)),
-        "trials": dict(Counter(trial.verdict for trial in run.trials)),
-        "pareto": [
-            {"arch": str(t.arch), "latency_ms": t.latency_ms, "accuracy": t.accuracy}
-            for t in pareto(run.trials)
-        ],
-    }
-
-
-def _precision(run: Run) -> str:
-    """Of the library, or until there is one of the run; runs of earlier versions say of none."""
-    if run.certificate is not None:
-        return run.certificate.precision
-    return str(run.facts.get("precision", PRECISION))
-
-
-def trials_csv(trials: Sequence[Trial]) -> str:
-    """A CSV table with one row for each judged architecture, in order."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for number, trial in enumerate(trials):
-        row = trial.to_dict()
-        sizes = {name: getattr(trial.arch, name) for name in ("layers", "hidden", "heads", "ffn")}
-        row |= sizes | {"number": number, "arch": str(trial.arch)}
-        writer.writerow({name: "" if row[name] is None else row[name] for name in _COLUMNS})
-    return stream.getvalue()
+from canao.search.trial import Trial, best_first
 
 
 def page(run: Run) -> str:
@@ -206,7 +27,7 @@ def page(run: Run) -> str:
     parts = [
         _head(run),
         _section("Result", _scores(run)),
-        _section("Why this architecture", _lines(_why(run))),
+        _section("Why this architecture", _lines(reasons(run))),
         _section("Accuracy against latency", _plot(run)),
         _section("Certificate", _certificate(run.certificate)),
         _section("Where time goes", _bars(run.profile)),
@@ -227,7 +48,7 @@ def page(run: Run) -> str:
 def _head(run: Run) -> str:
     facts, budget = run.facts, f"{run.facts['budget_ms']:g} ms"
     counted = Counter("trained" if trial.trained else "rejected" for trial in run.trials)
-    cards = [("budget", f"{budget}, p{facts['percentile']:g}"), ("precision", _precision(run))]
+    cards = [("budget", f"{budget}, p{facts['percentile']:g}"), ("precision", run.precision)]
     for name in ("size_mb", "memory_mb"):
         if facts.get(name) is not None:
             cards.append((f"limit of {name.removesuffix('_mb')}", f"{facts[name]:g} MB"))
@@ -304,13 +125,6 @@ def _check(artifact: Artifact | None) -> str:
         f"{check['agreement']:.2%}. Of products and tables: {apart}."
     )
     return f"<p>{escape(text)}</p>"
-
-
-def _why(run: Run) -> tuple[str, ...]:
-    if run.result is None:
-        return ()
-    arch = Arch.of(run.result.arch, RESULT_FILE)
-    return why(arch, run.trials, run.facts, run.certificate)
 
 
 def _plot(run: Run) -> str:

@@ -1,5 +1,5 @@
 """Architecture search: the controllers, the loop, the latency table and the journal. May import
-train, device and what is below them; the compiler comes as an argument.
+train, compiler, device and what is below them.
 
 Names load when they are used: reading the options of a search must not load Optuna.
 """

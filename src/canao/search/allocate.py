@@ -1,10 +1,10 @@
 """Which blocks lose least of the teacher within a budget: an exact dynamic program.
 
 For each layer there are choices, a number of heads and one of FFN units; each has a time, which is
-that of its kernels in the latency table, and an error (`train/pruning.py`). Errors and times add
-up. So the choices of least error within a time are found layer by layer, for every time up to the
-budget in buckets (Kurtic et al. 2023, "ZipLM", section 3; Frantar and Alistarh 2022, "SPDY"). Times
-are rounded up to whole buckets, so that the sum of the times keeps the budget.
+that of its kernels in the latency table, and an error (`train/inheritance/pruning.py`). Errors and
+times add up. So the choices of least error within a time are found layer by layer, for every time
+up to the budget in buckets (Kurtic et al. 2023, "ZipLM", section 3; Frantar and Alistarh 2022,
+"SPDY"). Times are rounded up to whole buckets, so that the sum of the times keeps the budget.
 
 A budget of size or of memory limits the weights of the layers as well. Where what is best by time
 alone has more, the same is done for every time and every number of weights, with coarser buckets of

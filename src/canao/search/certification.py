@@ -106,7 +106,7 @@ class Result(msgspec.Struct):
     vocabulary: KeptVocabulary | None = None
 
 
-class Profile(msgspec.Struct):
+class ProfileFile(msgspec.Struct):
     """RUN/profile.json: [kernel name, median ms] in execution order, of the library with this
     digest. A report works without it."""
 
@@ -124,10 +124,10 @@ def read_result(run_dir: Path) -> Result | None:
     return found
 
 
-def read_profile(run_dir: Path) -> Profile | None:
+def read_profile(run_dir: Path) -> ProfileFile | None:
     """RUN/profile.json; None if there is none, InputError if it is damaged."""
     path = run_dir / PROFILE_FILE
-    return read_json(path, Profile, remedy=_AGAIN) if os.path.lexists(path) else None
+    return read_json(path, ProfileFile, remedy=_AGAIN) if os.path.lexists(path) else None
 
 
 def certify_best(

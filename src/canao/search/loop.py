@@ -15,15 +15,16 @@ from canao.search.allocate import widths
 from canao.search.certification import SearchResult, certify_best
 from canao.search.controller import BLOCKWISE
 from canao.search.evaluation import TRIES, Evaluator, judge_next
-from canao.search.journal import Journal, claim, locked, settle
+from canao.search.journal import Journal
 from canao.search.kernels import Kernels
 from canao.search.options import Compile, Event, Finish, Progress, SearchOptions, Trainer
 from canao.search.place import place_of
 from canao.search.refine import polished, polishing
+from canao.search.run_file import claim, locked, settle
 from canao.search.sharing import take_times
 from canao.search.space import Space
 from canao.search.trial import FAILED, Trial, best_first
-from canao.train.storing import storing
+from canao.train.engine.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up
 _BLOCKS = "blocks"  # note of the journal: for which widths blocks were chosen, and which

@@ -14,7 +14,7 @@ from typing import Any
 from canao.artifact.files import write_whole
 from canao.artifact.reading import read_bytes
 from canao.errors import InputError
-from canao.search.journal import ADDED, BEFORE, locked, read_run
+from canao.search.run_file import ADDED, BEFORE, locked, read_run
 
 TRAINED, TIMED = "train", "latency.json"  # in a run directory
 FROM = "from"  # the fact that names the run where another one trains

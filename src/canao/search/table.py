@@ -37,7 +37,7 @@ _MARGIN = 0.95
 _CLEARLY = 0.1  # of a budget: by less, an awkward width may be slower than the next larger one
 LEARNT_FROM = 8  # measured libraries that tell how far predictions are off
 
-Profile = Sequence[tuple[str, float]]
+KernelTimes = Sequence[tuple[str, float]]
 _REMEASURE = "delete it to measure again"
 _Times = list[Annotated[float, msgspec.Meta(ge=0)]]  # milliseconds
 
@@ -71,7 +71,7 @@ class LatencyTable:
         names = self.names.recalled(arch)
         return names is not None and not self._lacking(names)
 
-    def record(self, arch: Arch, profile: Profile) -> None:
+    def record(self, arch: Arch, profile: KernelTimes) -> None:
         """Record the times of the kernels that the library of `arch` runs.
 
         profile   (kernel name, median ms) in execution order, as `Device.profile` gives

@@ -1,8 +1,8 @@
 """Labelled text for a task: from files, or by the name of a data set of the Hugging Face Hub.
 
-tables.py and conll.py read files, named.py data sets by name, columns.py says what columns are for,
-and labels.py, label_sets.py and word_labels.py what labels are. Nothing of a file is left out in
-silence: `TextData.told` says what everything was taken for.
+The modules of reading/ know files (tables.py, conll.py), data sets by name (named.py), what columns
+are for (columns.py) and what labels are (labels.py, label_sets.py, word_labels.py). Nothing of a
+file is left out in silence: `TextData.told` says what everything was taken for.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canao.errors import InputError
-from canao.train.conll import table_of
-from canao.train.labels import many
-from canao.train.reading import NO_CLASS, Asked, Example, Label, Read, strings
-from canao.train.tables import (
+from canao.train.reading.conll import table_of
+from canao.train.reading.examples import NO_CLASS, Asked, Example, Label, Read, strings
+from canao.train.reading.labels import many
+from canao.train.reading.tables import (
     EXTENSIONS,
     RawTable,
     is_of_words,
@@ -116,9 +116,10 @@ def load_data(
     or JSON Lines; or .conll with a word and its label on each line; or .txt with a text on each,
     where texts need no label. Fields of TSV are as they stand, as in GLUE, unless the whole file is
     quoted as CSV is. Columns are known by their names
-    (columns.py) or named by `text_columns`, one or two, and `label_column`; a column of text that
-    would not be used is refused. Without a development file, a tenth of the training examples is
-    held out, with the same proportions of classes; the same seed holds out the same examples.
+    (reading/columns.py) or named by `text_columns`, one or two, and `label_column`; a column of
+    text that would not be used is refused. Without a development file, a tenth of the training
+    examples is held out, with the same proportions of classes; the same seed holds out the same
+    examples.
 
     task         one of TASKS; None: what the labels are: of words or lists if they plainly are, a
                  regression if they plainly are real numbers, else classes
@@ -171,7 +172,7 @@ def _tables(
     """Name and source of the data, the training table, the development table if there is one, and
     notes of how they were found. `plain` files have one text a line."""
     if not is_local(path):
-        from canao.train.named import load_named
+        from canao.train.reading.named import load_named
 
         return load_named(str(path), revision)
     path = Path(path)

@@ -9,13 +9,24 @@ from types import MappingProxyType
 from canao.errors import InputError
 
 # By name, in the order in which losses are shown: the weight of each where none is given. What they
-# are is in losses.py.
+# are is in distillation/losses.py.
 WEIGHTS: Mapping[str, float] = MappingProxyType({
     "logits": 1.0, "labels": 0.5, "hidden": 1.0, "attention": 1.0, "relations": 1.0,
     "progressive": 1.0,
 })  # fmt: skip
 STAGED = frozenset(["progressive"])  # trained on by themselves before the others
 OF_TASK = frozenset(["logits", "labels"])  # which plain text has none of
+
+
+class NamedLosses:
+    """Options that say in `losses` what is trained on."""
+
+    losses: str
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses by name, all above 0."""
+        return parse_losses(self.losses)
 
 
 def parse_losses(text: str) -> dict[str, float]:

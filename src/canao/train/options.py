@@ -8,7 +8,7 @@ from typing import Any
 
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.train.loss_names import canonical, parse_losses
+from canao.train.loss_names import NamedLosses, canonical
 
 TrainProgress = Callable[[str, int, int, str], None]  # stage, steps done, steps in all, note
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -25,15 +25,15 @@ _EPOCHS, _RATE = 3, 5e-5  # of BERT's own fine-tuning (Devlin et al. 2019, appen
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(NamedLosses):
     """How the teacher and its students are trained.
 
     max_length     tokens; longer sequences are truncated
     batch          examples a step, of students and of a teacher whose epochs or rate are given
-    teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher_recipe.py
+    teacher_epochs, teacher_lr   of the teacher's fine-tuning; None, both: as teacher/recipe.py
                    chooses. Where only one is given, the other is BERT's: 3 epochs, a rate of 5e-5
     metric         the one that ranks candidates; None: the task's usual one (see metrics.py)
-    ranker         what candidates' proxy scores are: see rankers.py
+    ranker         what candidates' proxy scores are: see ranking/rankers.py
     quick_steps    optimiser steps behind each candidate's proxy score, with the ranker 'short'
     supernet_steps   steps in which the supernet is trained, with the ranker 'supernet'
     final_epochs   passes over the training set for a finalist
@@ -45,14 +45,14 @@ class TrainOptions:
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
     losses         of the distillation, by name and with weights, as 'logits=1,relations=0.5'
-                   (see losses.py, which has them all); here they are written in one way only
+                   (distillation/losses.py has them all); here they are written in one way only
     relation_heads   parts that `relations` cuts vectors into; no more than they have dimensions
     relation_layer   the teacher's, counted from 1, that `relations` compares with; None: its last
     augment        altered copies of each training example, which finalists learn from the teacher
     augment_model  directory of a masked language model that says which words may stand in them;
                    None: words near in the teacher's embeddings
     prune_vocabulary   students keep those rows of the word embeddings alone that the training
-                   texts use, and what any other text needs (vocabulary.py)
+                   texts use, and what any other text needs (inheritance/vocabulary.py)
     vocabulary     tokens that they keep then at least: the teacher's commonest beside those;
                    0: none beside them
     """
@@ -155,11 +155,6 @@ class TrainOptions:
                 "training: relation_heads and relation_layer are of the loss 'relations', which is "
                 f"not among {self.losses}; add it, or leave them out"
             )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights of the losses by name, all above 0."""
-        return parse_losses(self.losses)
 
     @property
     def given_for_teacher(self) -> tuple[int, float] | None:

@@ -13,8 +13,8 @@ import msgspec
 from canao.artifact.files import fingerprint, write_whole
 from canao.artifact.reading import read_json
 from canao.errors import InputError
+from canao.train.engine.storing import storing
 from canao.train.metrics import Score
-from canao.train.storing import storing
 
 
 def digest(*parts: Any) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,34 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.model.checkpoint import content
+from canao.model.directory.checkpoint import content
 from canao.model.embedder import Embedder
-from canao.model.heads import require_fitting
+from canao.model.heads import Head, require_fitting
 from canao.model.inventory.inventory import Inventory
-from canao.train.batches import Encoded
-from canao.train.compact import compact_words
-from canao.train.compute import computing, training_device
-from canao.train.contributions import contributions
 from canao.train.data import Example, TextData
-from canao.train.distill import distill, needed
-from canao.train.extra import ExtraExamples
-from canao.train.fake_quantization import FakeQuantization, quantizes
-from canao.train.finetune import finetune, predict
-from canao.train.importance import Importance, measure_importance
-from canao.train.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
-from canao.train.loop import Progress, TrainingSchedule
-from canao.train.losses import LOSSES
-from canao.train.metrics import Score, check_metric, score
+from canao.train.distillation.distill import distill, needed
+from canao.train.distillation.losses import LOSSES
+from canao.train.distillation.signals import Pairing
+from canao.train.distillation.targets import TeacherTargets
+from canao.train.engine.batches import Encoded
+from canao.train.engine.compact import compact_words
+from canao.train.engine.compute import computing, training_device
+from canao.train.engine.fake_quantization import FakeQuantization, quantizes
+from canao.train.engine.loop import Progress, TrainingSchedule
+from canao.train.engine.storing import storing
+from canao.train.inheritance.contributions import contributions
+from canao.train.inheritance.importance import Importance, measure_importance
+from canao.train.inheritance.inherit import Kept, even_layers, inherit, keep, share_kept, width_kept
+from canao.train.inheritance.pruning import PruningErrors, measure_errors
+from canao.train.metrics import Score, check_metric
 from canao.train.options import TrainOptions, TrainProgress
-from canao.train.pruning import PruningErrors, measure_errors
-from canao.train.rankers import ranker
+from canao.train.ranking.rankers import ranker
+from canao.train.ranking.supernet import Supernet, train_supernet
 from canao.train.records import digest, read_record, score_of, write_record
-from canao.train.signals import Pairing
-from canao.train.storing import storing
-from canao.train.supernet import Supernet, train_supernet
-from canao.train.targets import TeacherTargets
-from canao.train.teacher_recipe import VERSION as RECIPE_VERSION
-from canao.train.teaching import Teaching
-from canao.train.vocabulary import Vocabulary
+from canao.train.teacher.finetune import finetune
+from canao.train.teacher.recipe import VERSION as RECIPE_VERSION
+from canao.train.teacher.teaching import Teaching
+from canao.train.texts import TrainingTexts
 
 _LONGEST = 120  # characters of an architecture in the name of a file
 _RECIPE = 1  # raise it when a change makes new scores incomparable with stored ones
@@ -104,12 +102,12 @@ class Trainer:
             hf.set_labels(self._config, data.labels, self._head)
         else:
             _check_unlabelled(options, data)
-        self._arch, self._takes = hf.arch_of(config), hf.takes(config)
+        self._arch, positions = hf.arch_of(config), hf.takes(config).tokens
         # A teacher of vectors may read less of a text than its positions allow.
-        self._longest = min(self._takes.tokens, getattr(self._head, "longest", self._takes.tokens))
-        if options.max_length > self._longest:
+        longest = min(positions, getattr(self._head, "longest", positions))
+        if options.max_length > longest:
             raise InputError(
-                f"{self.source}: at most {self._longest} tokens, max_length is "
+                f"{self.source}: at most {longest} tokens, max_length is "
                 f"{options.max_length}; give a smaller one"
             )
         if (options.relation_layer or 1) > self._arch.layers:
@@ -117,20 +115,9 @@ class Trainer:
                 f"{self.source}: has {self._arch.layers} layers, relation_layer is "
                 f"{options.relation_layer}; give one of them"
             )
-        self.tokenizer = hf.load_tokenizer(self.source, self._inventory)
-        if len(self.tokenizer) > config.vocab_size:
-            raise InputError(
-                f"{self.source}: the tokenizer has {len(self.tokenizer)} tokens, the model "
-                f"{config.vocab_size}; they do not belong together"
-            )
-        self._own = Vocabulary(self.tokenizer)
-        if options.prune_vocabulary:
-            texts = (*data.train, *unlabelled)
-            self._own = Vocabulary.of(
-                self.source, self.tokenizer, config, texts, options.vocabulary
-            )  # fmt: skip
-        self._extra = ExtraExamples(
-            options, data, unlabelled, self._own.tokenizer, self.source, self.device
+        self.texts = TrainingTexts(
+            self.source, config, data, options, self._inventory, longest=longest,
+            unlabelled=unlabelled, device=self.device, load=self._as_it_came,
         )  # fmt: skip
         self._key = digest(
             content(self.source),
@@ -139,10 +126,6 @@ class Trainer:
             [*(options.given_for_teacher or ("recipe", RECIPE_VERSION)), options.metric],
             *([] if data.task.labelled else [repr(self._head)]),
         )
-        self._train: Encoded | None = None
-        self._final: Encoded | None = None
-        self._dev: dict[bool, Encoded] = {}  # as the teacher reads it, and as students do
-        self._judged: TextData | None = None
         self._model: PreTrainedModel | None = None
         self._importance: Importance | None = None
         self._net: Supernet | None = None
@@ -161,13 +144,11 @@ class Trainer:
         recipe = None
         with computing(self.device, self.options.threads):
             torch.manual_seed(self.options.seed)
-            given = self.source, self.data.labels, self._inventory, self._head
-            model = hf.load_classifier(*given)
-            model.to(self.device)
-            if not hf.is_fine_tuned(*given):
+            model = self._as_it_came().to(self.device)
+            if not hf.is_fine_tuned(*self._given()):
                 recipe = self._finetune(model)
-            found = self.score(model, teacher=True)
-        _save_model(model, self.tokenizer, directory)
+            found = self.texts.score(model, teacher=True)
+        _save_model(model, self.texts.tokenizer, directory)
         write_record(record, self._key, found, directory, recipe)
         for checkpoint in (self.work / "checkpoints").glob("teacher*"):
             if checkpoint.is_file():
@@ -177,7 +158,7 @@ class Trainer:
     def skeleton(self, arch: Arch) -> Path:
         """A student directory with copied, untrained weights: enough to measure its latency."""
         directory, record = self._place("skeletons", arch)
-        key = self._own.key(self._key)
+        key = self.texts.own.key(self._key)
         if read_record(record, key, directory) is None:
             with computing(self.device, self.options.threads):
                 student = inherit(self._teacher_model(), arch, self.kept(arch), None)
@@ -189,7 +170,7 @@ class Trainer:
         """A model of that architecture for the data's labels, with random weights: enough to tell
         its kernels."""
         config = hf.student_config(self._config, arch)
-        self._own.configure(config)
+        self.texts.own.configure(config)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = hf.build_classifier(config, self._head).eval()
             for vector in (p for p in model.parameters() if p.ndim == 1):
@@ -200,7 +181,7 @@ class Trainer:
     def vocabulary(self) -> tuple[int, int] | None:
         """How many rows of the teacher's word embeddings students keep, and of how many; None: all.
         """
-        return self._own.sizes
+        return self.texts.own.sizes
 
     def word_width(self, arch: Arch) -> int:
         """How wide the word embeddings of that architecture are: some families' are narrow."""
@@ -209,11 +190,11 @@ class Trainer:
 
     def told(self) -> tuple[str, ...]:
         """What students keep of the vocabulary, in a line; nothing where they keep all."""
-        return self._own.told(self.tokenizer, self.data.dev)
+        return self.texts.own.told(self.texts.tokenizer, self.data.dev)
 
     def worth(self, arch: Arch) -> float:
-        """The share of the teacher's importance that the architecture keeps (importance.py): of its
-        heads' and FFN units', times that of its hidden dimensions."""
+        """The share of the teacher's importance (inheritance/importance.py) that the architecture
+        keeps: of its heads' and FFN units', times that of its hidden dimensions."""
         kept = self.kept(arch)
         assert self._importance is not None
         return share_kept(self._importance, kept)
@@ -229,7 +210,7 @@ class Trainer:
         found = PruningErrors.load(path, self._key, self._arch)
         if found is None:
             with computing(self.device, self.options.threads):
-                found = measure_errors(self._teacher_model(), self._train_set())
+                found = measure_errors(self._teacher_model(), self.texts.train_set())
             found.save(path, self._key)
         return found
 
@@ -240,7 +221,7 @@ class Trainer:
     def proxy_score(self, arch: Arch) -> Score:
         """The score of `arch` by the options' ranker: enough to rank candidates."""
         record, rank = self._place("proxy", arch)[1], ranker(self.options.ranker)
-        key = digest(self._key, *rank.key(self), *self._own.facts)
+        key = digest(self._key, *rank.key(self), *self.texts.own.facts)
         stored = score_of(read_record(record, key))
         if stored is not None:
             return stored
@@ -251,7 +232,7 @@ class Trainer:
 
     def shortly_trained(self, arch: Arch) -> PreTrainedModel:
         """A student after a few steps of distillation, `quick_steps` of the options."""
-        steps, data = self.options.quick_steps, self._train_set()
+        steps, data = self.options.quick_steps, self.texts.train_set()
         data = data.take(range(min(len(data), steps * self.options.batch)))
         student = self.student(arch)
         schedule = self._schedule(steps=steps, epochs=1)
@@ -263,7 +244,7 @@ class Trainer:
         if self._net is None:
             self.kept(self._arch)  # what is kept of it is measured now, where gradients are
             rank, path = ranker("supernet"), self.work / "supernet.safetensors"
-            key, data = digest(self._key, *rank.key(self)), self._train_set()
+            key, data = digest(self._key, *rank.key(self)), self.texts.train_set()
             net = Supernet(copy.deepcopy(self._teacher_model()), self.kept)
             if not net.load(path, key):
                 checkpoint = self._checkpoint("supernet")
@@ -290,7 +271,7 @@ class Trainer:
         key = digest(
             self._key, self.options.final_epochs, self.options.student_lr,
             *([rounded, self.options.precision] if rounded else ()),  # once, runs rounded none
-            *self.options.losses_key, *self._own.facts, *self._extra.key(),
+            *self.options.losses_key, *self.texts.own.facts, *self.texts.extra.key(),
         )  # fmt: skip
         stored = score_of(read_record(record, key, directory))
         if stored is not None:
@@ -320,7 +301,7 @@ class Trainer:
         options, pairing = self.options, self._pairing(student, self.kept(arch))
         targets = self._targets_of(data)
         targets.prepare(needed(options.weights, pairing)[1], self._stage("teacher targets"))
-        with compact_words(student, [data, self._dev_set()]):
+        with compact_words(student, [data, self.texts.dev_set()]):
             distill(
                 student, targets, pairing, data, schedule, self._stage(stage), options.weights,
                 evaluate=lambda: self.score(student).value, rounding=rounding,
@@ -338,7 +319,7 @@ class Trainer:
         """Fine-tune the teacher as it was asked for, else as its recipe says; returns how."""
         options, given = self.options, self.options.given_for_teacher
         if given is None:
-            data = self._encode(self.data.train)
+            data = self.texts.encode(self.data.train)
             with compact_words(model, [data]):
                 return Teaching(
                     model, self.data, data, metric=options.metric, seed=options.seed,
@@ -349,10 +330,10 @@ class Trainer:
         schedule = TrainingSchedule(
             epochs=epochs, batch=options.batch, lr=rate, seed=options.seed, dtype=options.dtype
         )
-        with compact_words(model, [self._train_set(), self._dev_set(teacher=True)]):
+        with compact_words(model, [self.texts.train_set(), self.texts.dev_set(teacher=True)]):
             history = finetune(
-                model, self._train_set(), schedule, self._stage("teacher"),
-                evaluate=lambda: self.score(model, teacher=True).value,
+                model, self.texts.train_set(), schedule, self._stage("teacher"),
+                evaluate=lambda: self.texts.score(model, teacher=True).value,
                 checkpoint=self._checkpoint("teacher"), key=self._key,
             )  # fmt: skip
         return {"rate": rate, "epochs": epochs, "best_epoch": 1 + history.index(max(history))}
@@ -375,7 +356,7 @@ class Trainer:
         return self.options.rounded_epochs if any(map(quantizes, precisions)) else 0
 
     def student(self, arch: Arch) -> PreTrainedModel:
-        return inherit(self._teacher_model(), arch, self.kept(arch), self._train_set())
+        return inherit(self._teacher_model(), arch, self.kept(arch), self.texts.train_set())
 
     def kept(self, arch: Arch) -> Kept:
         if self._importance is None:
@@ -383,9 +364,17 @@ class Trainer:
             self._importance = Importance.load(path, self._key, self._arch)
             if self._importance is None:
                 measure = measure_importance if self.data.task.labelled else contributions
-                self._importance = measure(self._teacher_model(), self._train_set())
+                self._importance = measure(self._teacher_model(), self.texts.train_set())
                 self._importance.save(path, self._key)
         return keep(self._arch, arch, self._importance)
+
+    def _given(self) -> tuple[Path, Sequence[str], Inventory, Head]:
+        """What the teacher is loaded from, before any training."""
+        return self.source, self.data.labels, self._inventory, self._head
+
+    def _as_it_came(self) -> PreTrainedModel:
+        """The teacher before any training."""
+        return hf.load_classifier(*self._given())
 
     def _teacher_model(self) -> PreTrainedModel:
         if self._model is None:
@@ -401,71 +390,25 @@ class Trainer:
             self._targets = {len(data): TeacherTargets(self._teacher_model(), data)}
         return self._targets[len(data)]
 
-    def _train_set(self) -> Encoded:
-        """The training examples, shuffled: files are often sorted, and parts of them are used."""
-        if self._train is None:
-            encoded = self._encode(self.data.train)
-            order = list(range(len(encoded)))
-            random.Random(self.options.seed).shuffle(order)
-            self._train = encoded.take(order)
-        return self._train
-
     def _final_set(self) -> Encoded:
-        """What finalists are trained on: the training examples, then those without a label."""
-        if self._final is None:
-            self._final = self._train_set()
-            if self._extra:
-                more = self._extra.examples(
-                    lambda: self._own.kept(hf.parts_of(self._teacher_model()).words.weight),
-                    self.work / "augmented.json", self._own.key(self._key),
-                    self._stage("altered copies"),
-                )  # fmt: skip
-                self._final = self._final.joined(self._encode(more, own=True))
-        return self._final
-
-    def _encode(
-        self, examples: Sequence[Example], *, own: bool = False, whole: bool = False
-    ) -> Encoded:
-        """As the teacher's tokenizer cuts them, or as the students' `own` does; `whole` texts are
-        as long as a library reads them."""
-        read, takes = self._own if own else Vocabulary(self.tokenizer), self._takes
-        length = self._longest if whole else self.options.max_length
-        return read.encode(
-            examples, length, takes.types, self.data.task, self.data.labels,
-            most=takes.tokens,
+        """What finalists are trained on."""
+        return self.texts.final_set(
+            lambda: hf.parts_of(self._teacher_model()).words.weight,
+            self.work / "augmented.json", self._key, self._stage("altered copies"),
         )  # fmt: skip
 
-    def score(self, model: PreTrainedModel, *, teacher: bool = False) -> Score:
-        """On the development set, as the tokenizer of students cuts it, or the teacher's."""
-        predictions = predict(model, self._dev_set(teacher=teacher))
-        return score(predictions, self.judged(), self.options.metric)
-
-    def _dev_set(self, *, teacher: bool = False) -> Encoded:
-        teacher = teacher or self._own.sizes is None
-        if teacher not in self._dev:
-            self._dev[teacher] = self._encode(self.data.dev, own=not teacher)
-        return self._dev[teacher]
+    def score(self, model: PreTrainedModel) -> Score:
+        """The score of a student on the development set."""
+        return self.texts.score(model)
 
     def judged(self) -> TextData:
-        """The data whose `dev` predictions are compared with: labelled by the teacher as it came,
-        where the task asks what it says."""
-        if not self.data.task.asks_teacher(self.data.dev):
-            return self.data
-        if self._judged is None:
-            given = self.source, self.data.labels, self._inventory, self._head
-            texts = self.data.task.inputs(self.data.dev)
-            # In the midst of training, whose draws must not depend on it.
-            with computing(self.device, self.options.threads), torch.random.fork_rng():
-                teacher = hf.load_classifier(*given).to(self.device)
-                said = predict(teacher, self._encode(texts, whole=True)).tolist()
-            dev = tuple(replace(e, label=tuple(v)) for e, v in zip(texts, said, strict=True))
-            self._judged = replace(self.data, dev=dev)
-        return self._judged
+        """The data whose `dev` predictions are compared with; see `TrainingTexts.judged`."""
+        return self.texts.judged()
 
     def _save_student(self, student: PreTrainedModel, directory: Path) -> None:
         """Write a student with the rows that it keeps alone: it has no others afterwards."""
-        self._own.shrink(student)
-        _save_model(student, self._own.tokenizer, directory)
+        self.texts.own.shrink(student)
+        _save_model(student, self.texts.own.tokenizer, directory)
 
     def _stage(self, name: str) -> Progress:
         return lambda done, total, note: self.progress(name, done, total, note)

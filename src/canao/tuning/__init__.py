@@ -1,5 +1,5 @@
-"""Which plan of each kernel is fastest here, by measurement; see docs/tuning.md. May import device,
-compiler and what is below them; knows no search."""
+"""Which plan of each kernel is fastest here, by measurement; see docs/tuning.md. May import
+compiler, device and what is below them; knows no search."""
 
 from canao.tuning.tuner import TunedKernel, TuningResult, tune_model
 

@@ -19,13 +19,13 @@ from canao.lower.scheduling import default_plan, space
 from canao.schedule.database import Database, Measured
 from canao.schedule.plan import Plan, order
 from canao.target import Target
-from canao.tuning.trial import Pair, Subject, TrialLibrary, build_trial
+from canao.tuning.trial_library import Pair, Subject, TrialLibrary, build_trial_library
 
 # A trial library repeats its regions until their weights take as many bytes as the model's, but no
 # more than this, which no cache holds.
 _FOOTPRINT = 64 << 20
-_MOST_STEPS = 32  # of one trial, unless it has more pairs
-_MOST_BYTES, _MOST_PAIRS = 256 << 20, 24  # of one trial
+_MOST_STEPS = 32  # of one library, unless it has more pairs
+_MOST_BYTES, _MOST_PAIRS = 256 << 20, 24  # of one library
 _QUICK, _FINAL = (3, 4), (8, 4)  # (rounds, samples in each)
 
 Say = Callable[[str], None]
@@ -55,8 +55,8 @@ class PlanTimer:
         }  # fmt: skip
         total = sum(s.calls * s.constant_bytes for s in subjects)
         self.footprint = min(total, _FOOTPRINT)
-        self.measured = self.trials = 0
-        self.build_s = self.run_s = 0.0  # of the longest trial
+        self.measured = self.built = 0
+        self.build_s = self.run_s = 0.0  # of the slowest library
         self.reference: TrialLibrary | None = None
         self.cut_short = False  # something was left out for lack of time
 
@@ -87,11 +87,11 @@ class PlanTimer:
         heavy = [s for s in self.subjects if weight[s] >= least * total]
         return sorted(heavy, key=lambda s: -weight[s])
 
-    def _affords(self, trials: int, rounds: int) -> bool:
-        """Whether there is time to build one more trial, to run it and `trials` others in turns
-        with the reference, and to confirm what comes of it."""
+    def _affords(self, libraries: int, rounds: int) -> bool:
+        """Whether there is time to build one more library, to run it in turns with `libraries`
+        others and the reference, and to confirm what comes of it."""
         confirming = 2 * self.build_s + 3 * _FINAL[0] * self.run_s
-        needed = self.build_s + (trials + 2) * rounds * self.run_s + confirming
+        needed = self.build_s + (libraries + 2) * rounds * self.run_s + confirming
         return time.monotonic() + needed < self.end
 
     def measure(self, pairs: Sequence[Pair], final: bool = False) -> bool:
@@ -100,23 +100,23 @@ class PlanTimer:
         if self.reference is None:
             self.reference = self._reference()
         rounds, samples = _FINAL if final else _QUICK
-        trials: list[TrialLibrary] = []
+        libraries: list[TrialLibrary] = []
         for part in _parts(pairs):
-            if not final and not self._affords(len(trials), rounds):
+            if not final and not self._affords(len(libraries), rounds):
                 self.cut_short = True
                 break
-            trials += self.admitted(part)
+            libraries += self.admitted(part)
         times: dict[Pair, list[float]] = {}
         config = MeasureConfig(self.config.length, self.config.threads, 1, samples)
-        for _ in range(rounds if trials or not pairs else 0):
-            for trial in (*trials, self.reference):
+        for _ in range(rounds if libraries or not pairs else 0):
+            for library in (*libraries, self.reference):
                 start = time.monotonic()
-                for pair, ms in trial.times(self.device, config).items():
+                for pair, ms in library.times(self.device, config).items():
                     times.setdefault(pair, []).append(ms)
                 self.run_s = max(self.run_s, time.monotonic() - start)
         self._record(times, final)
-        self.measured += sum(len(t.pairs) for t in trials)
-        return bool(trials)
+        self.measured += sum(len(t.pairs) for t in libraries)
+        return bool(libraries)
 
     def _record(self, times: dict[Pair, list[float]], final: bool) -> None:
         rows: dict[Subject, list[Measured]] = {}
@@ -140,30 +140,30 @@ class PlanTimer:
         self.database.add({s.text: several for s, several in rows.items()})
 
     def _reference(self) -> TrialLibrary:
-        trial = self._build([(s, self.default[s]) for s in self.subjects])
-        trial.times(self.device, self._once())  # if nothing can run, this says so
-        wrong = trial.wrong(self.config.length)
+        library = self._build([(s, self.default[s]) for s in self.subjects])
+        library.times(self.device, self._once())  # if nothing can run, this says so
+        wrong = library.wrong(self.config.length)
         if wrong:
             raise DeviceError(
                 f"{wrong[0][1].name}: the default plan computes wrong numbers on this machine "
                 f"({wrong[0][0].text[:80]}); nothing can be tuned"
             )
-        return trial
+        return library
 
     def admitted(self, pairs: Sequence[Pair]) -> list[TrialLibrary]:
         """Libraries of those pairs that run. Where a library crashes, each of its pairs is built
         alone to find the plan at fault. Plans that crash or compute wrong numbers are recorded as
         failed."""
-        trial = self._build(pairs)
+        library = self._build(pairs)
         try:
-            trial.times(self.device, self._once())
+            library.times(self.device, self._once())
         except DeviceError:
             if len(pairs) > 1:
                 return [t for pair in pairs for t in self.admitted([pair])]
             self._fail(pairs)
             return []
-        self._fail(trial.wrong(self.config.length))
-        return [trial]
+        self._fail(library.wrong(self.config.length))
+        return [library]
 
     def _once(self) -> MeasureConfig:
         return MeasureConfig(self.config.length, self.config.threads, 0, 1)
@@ -175,14 +175,16 @@ class PlanTimer:
             self.keep({s: [self._row(plan, None, base)]})
 
     def _build(self, pairs: Sequence[Pair]) -> TrialLibrary:
-        self.trials, start = self.trials + 1, time.monotonic()
+        self.built, start = self.built + 1, time.monotonic()
         size = sum(s.constant_bytes for s, _ in pairs)
         wanted = -(-self.footprint // max(1, size))
         copies = max(1, min(wanted, _MOST_STEPS // len(pairs)))
-        place = self.folder / str(self.trials)
-        trial = build_trial(pairs, self.target, place, copies=copies, toolchain=self.toolchain)
+        place = self.folder / str(self.built)
+        library = build_trial_library(
+            pairs, self.target, place, copies=copies, toolchain=self.toolchain
+        )
         self.build_s = max(self.build_s, time.monotonic() - start)
-        return trial
+        return library
 
 
 def _compared(ms: Sequence[float], base: Sequence[float], final: bool) -> tuple[float, float]:

@@ -35,7 +35,7 @@ from canao.schedule.database import region_text
 from canao.schedule.plan import Plan, distance, neighbours, order
 from canao.target import Target, get_target
 from canao.tuning.measure import PlanTimer, Say
-from canao.tuning.trial import Pair, Subject
+from canao.tuning.trial_library import Pair, Subject
 
 _PROTOCOL = MeasureConfig()
 _SCOUTED = 4  # other tiles of a heavy kernel

@@ -1,2 +1,2 @@
-"""The kinds of kernel that exist, and which groups of operators have them. May import graph, and
-from fuse only access."""
+"""The kinds of kernel that exist, and which groups of operators have them. May import
+fuse/access.py and graph."""

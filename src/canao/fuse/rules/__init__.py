@@ -1,2 +1,2 @@
-"""Rewrites that keep what a graph computes, a module for each purpose. May import the rewriting
-engine, access and forms from fuse, and graph."""
+"""Rewrites that keep what a graph computes, a module for each purpose. May import fuse/rewrite.py,
+fuse/access.py, fuse/forms, graph and errors."""

@@ -1,5 +1,5 @@
-"""ONNX files -> Graph: the file is checked, then walked over, with a rule for each operator.
-May import onnx and the modules of graph.
+"""ONNX files -> Graph: the file is checked, then walked over, with a rule for each operator. May
+import graph, artifact/reading.py, defaults and errors, and onnx.
 
 load.py      the file, which is not trusted -> a checked model and its tensors
 values.py    what is known at compile time: shapes, positions, masks

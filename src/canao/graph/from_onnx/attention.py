@@ -12,15 +12,11 @@ import numpy as np
 
 from canao.graph.dtypes import BOOL, F32
 from canao.graph.from_onnx import parts, views
-from canao.graph.from_onnx.values import Known, Value, known
+from canao.graph.from_onnx.values import Known, Value, known, number
 from canao.graph.ir import Dim, Shape, product
 
 if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
-
-
-def _number(value: float) -> Known:
-    return known(np.array(value, np.float32))
 
 
 def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = None,
@@ -45,10 +41,10 @@ def _attention(b: Builder, q: Value, k: Value, v: Value, mask: Value | None = No
     rank = len(b.shape(k))
     turned = views.transpose(b, k, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores: Value = b.emit("matmul", b.name(q), b.name(turned))
-    scores = b.pointwise("mul", scores, _number(factor))
+    scores = b.pointwise("mul", scores, number(factor))
     if softcap > 0:
-        scores = b.pointwise("tanh", b.pointwise("mul", scores, _number(1 / softcap)))
-        scores = b.pointwise("mul", scores, _number(softcap))
+        scores = b.pointwise("tanh", b.pointwise("mul", scores, number(1 / softcap)))
+        scores = b.pointwise("mul", scores, number(softcap))
     earlier = _earlier(b, *b.shape(scores)[-2:]) if is_causal else None
     if earlier is not None and mask is not None and b.dtype(mask) == BOOL:
         mask, earlier = b.pointwise("logical_and", mask, earlier), None
@@ -99,7 +95,7 @@ def _masked(b: Builder, scores: Value, mask: Value | None) -> Value:
             raise b.unsupported("a query that sees no key")
         mask = Known(np.where(mask.array, 0, -np.inf).astype(np.float32), mask.shape, F32)
         return b.pointwise("add", scores, mask)
-    return b.pointwise("where", mask, scores, _number(-math.inf))
+    return b.pointwise("where", mask, scores, number(-math.inf))
 
 
 def _earlier(b: Builder, queries: Dim, keys: Dim) -> Value:

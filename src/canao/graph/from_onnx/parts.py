@@ -42,7 +42,7 @@ def _cut(b: Builder, x: Value, at: int, start: Dim, end: Dim, step: int) -> Valu
     size = b.shape(x)[at]
     if step != 1:
         return _stepped(b, x, at, (start, end, step))
-    start, end = (_bound(b, bound, size) for bound in (start, end))
+    start, end = (_bound(bound, size) for bound in (start, end))
     b.fits(end, size)
     length = dim_add(end, dim_mul(start, -1))
     return part(b, x, at, start, max(0, length) if isinstance(length, int) else length)
@@ -57,7 +57,7 @@ def _stepped(b: Builder, x: Value, at: int, bounds: tuple[Dim, Dim, int]) -> Val
     return _take(b, x, known(np.array(picked, np.int64)), at)
 
 
-def _bound(b: Builder, bound: Dim, size: Dim) -> Dim:
+def _bound(bound: Dim, size: Dim) -> Dim:
     """A bound of a slice as ONNX reads it: negative from the end, and cut to the size."""
     if isinstance(bound, int):
         if bound < 0:

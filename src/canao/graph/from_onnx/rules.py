@@ -14,7 +14,7 @@ import numpy as np
 from canao.graph.dtypes import BOOL, F32
 from canao.graph.from_onnx import attention, parts, products, quantized, views
 from canao.graph.from_onnx.elements import ELEMENTS
-from canao.graph.from_onnx.values import Known, Ramp, Value, fill, has_length, known
+from canao.graph.from_onnx.values import Known, Ramp, Value, fill, has_length, known, number
 from canao.graph.from_onnx.views import OnnxRule
 from canao.graph.ir import Dim, Shape, product
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from canao.graph.from_onnx.builder import Builder
 
 LONGEST = 1 << 15  # tokens; no diagonal is farther off
-
-
-def _number(value: float) -> Known:
-    return known(np.array(value, np.float32))
 
 
 def _unary(op: str) -> OnnxRule:
@@ -49,7 +45,7 @@ def _many(op: str) -> OnnxRule:
 
 def _mean(b: Builder, *operands: Value) -> Value:
     total = _many("add")(b, *operands)
-    return b.pointwise("mul", total, _number(1 / len(operands))) if len(operands) > 1 else total
+    return b.pointwise("mul", total, number(1 / len(operands))) if len(operands) > 1 else total
 
 
 def _pass(b: Builder, x: Value) -> Value:
@@ -135,7 +131,7 @@ def _gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
 def _swish(b: Builder, x: Value, alpha: float = 1.0) -> Value:
     if alpha == 1:
         return b.emit("silu", b.name(x))
-    return b.pointwise("mul", x, b.pointwise("sigmoid", b.pointwise("mul", x, _number(alpha))))
+    return b.pointwise("mul", x, b.pointwise("sigmoid", b.pointwise("mul", x, number(alpha))))
 
 
 def _softplus(b: Builder, x: Value) -> Value:
@@ -144,18 +140,18 @@ def _softplus(b: Builder, x: Value) -> Value:
 
 def _mish(b: Builder, x: Value) -> Value:
     """x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2); n / (n + 2) is 1 from 20 on."""
-    e = b.pointwise("exp", b.pointwise("minimum", x, _number(20)))
-    n = b.pointwise("mul", e, b.pointwise("add", e, _number(2)))
-    return b.pointwise("mul", x, b.pointwise("div", n, b.pointwise("add", n, _number(2))))
+    e = b.pointwise("exp", b.pointwise("minimum", x, number(20)))
+    n = b.pointwise("mul", e, b.pointwise("add", e, number(2)))
+    return b.pointwise("mul", x, b.pointwise("div", n, b.pointwise("add", n, number(2))))
 
 
 def _leaky(b: Builder, x: Value, alpha: float = 0.01) -> Value:
-    low = b.pointwise("minimum", x, _number(0))
-    return b.pointwise("add", b.pointwise("relu", x), b.pointwise("mul", low, _number(alpha)))
+    low = b.pointwise("minimum", x, number(0))
+    return b.pointwise("add", b.pointwise("relu", x), b.pointwise("mul", low, number(alpha)))
 
 
 def _prelu(b: Builder, x: Value, slope: Value) -> Value:
-    low = b.pointwise("minimum", x, _number(0))
+    low = b.pointwise("minimum", x, number(0))
     return b.pointwise("add", b.pointwise("relu", x), b.pointwise("mul", low, slope))
 
 
@@ -165,14 +161,14 @@ def _elu(b: Builder, x: Value, alpha: float = 1.0) -> Value:
 
 def _selu(b: Builder, x: Value, alpha: float = 1.67326319217681884765625,
           gamma: float = 1.05070102214813232421875) -> Value:  # fmt: skip
-    low = b.pointwise("exp", b.pointwise("minimum", x, _number(0)))
-    low = b.pointwise("mul", b.pointwise("sub", low, _number(1)), _number(alpha))
-    return b.pointwise("mul", b.pointwise("add", b.pointwise("relu", x), low), _number(gamma))
+    low = b.pointwise("exp", b.pointwise("minimum", x, number(0)))
+    low = b.pointwise("mul", b.pointwise("sub", low, number(1)), number(alpha))
+    return b.pointwise("mul", b.pointwise("add", b.pointwise("relu", x), low), number(gamma))
 
 
 def _hard_sigmoid(b: Builder, x: Value, alpha: float = 0.2, beta: float = 0.5) -> Value:
-    line = b.pointwise("add", b.pointwise("mul", x, _number(alpha)), _number(beta))
-    return _clip(b, line, _number(0), _number(1))
+    line = b.pointwise("add", b.pointwise("mul", x, number(alpha)), number(beta))
+    return _clip(b, line, number(0), number(1))
 
 
 def _hard_swish(b: Builder, x: Value) -> Value:
@@ -180,7 +176,7 @@ def _hard_swish(b: Builder, x: Value) -> Value:
 
 
 def _softsign(b: Builder, x: Value) -> Value:
-    return b.pointwise("div", x, b.pointwise("add", b.pointwise("abs", x), _number(1)))
+    return b.pointwise("div", x, b.pointwise("add", b.pointwise("abs", x), number(1)))
 
 
 # Along dimensions.
@@ -284,7 +280,7 @@ def _rms_norm(b: Builder, x: Value, scale: Value, axis: int = -1,
     name = b.name(x)
     axes = list(range(views.dimension(b, axis, len(b.shape(x))), len(b.shape(x))))
     mean = _reduced(b, "reduce_mean", b.emit("mul", name, name), axes, 1)
-    root = b.pointwise("sqrt", b.pointwise("add", mean, _number(epsilon)))
+    root = b.pointwise("sqrt", b.pointwise("add", mean, number(epsilon)))
     return b.pointwise("mul", b.pointwise("div", name, root), scale)
 
 

@@ -83,6 +83,11 @@ def known(array: np.ndarray) -> Known:
     return _held(np.asarray(array), tuple(np.shape(array)), _dtype(np.asarray(array)))
 
 
+def number(value: float) -> Known:
+    """One number that rules compute with."""
+    return known(np.array(value, np.float32))
+
+
 def fill(value: Any, shape: Sequence[Dim], dtype: DType) -> Known:
     """The same element everywhere."""
     cell = np.empty((1,) * len(shape), object)

@@ -1,2 +1,2 @@
 """Programs of torch.export -> Graph: the walk over a program, and the rules for its ATen operators.
-May import torch and the modules of graph."""
+May import graph, artifact/text_settings.py, defaults and errors, and torch."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 
+from canao.artifact.text_settings import PROMPT_MASK
 from canao.defaults import LIMITS, Limits
 from canao.errors import InputError, Problem, UnsupportedError, plain
 from canao.graph.bounds import limited
@@ -37,7 +38,7 @@ from canao.graph.ir import (
 from canao.graph.verify import retype, verify
 
 RULES = joined(aten.RULES, aten_views.RULES, convolve.RULES)
-INPUT_NAMES = ("input_ids", "token_type_ids", "prompt_mask")
+INPUT_NAMES = ("input_ids", "token_type_ids", PROMPT_MASK)
 _INT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

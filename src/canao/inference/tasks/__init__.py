@@ -1,5 +1,5 @@
-"""From texts to results, with one module for each task. May import artifact and errors, but not the
-loaded model, which passes on its outputs.
+"""From texts to results, with one module for each task. May import inference/generation.py,
+inference/logits.py, artifact and errors; a task knows no loaded model, which passes on its outputs.
 
 `TASKS` lists the tasks and their options; `checked_options` refuses an option of another task;
 `interpret` turns the outputs of the library into results. A model of any other task takes token ids

@@ -7,12 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from canao.errors import InputError
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+from canao.inference.logits import softmax
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.artifact.reading import read_bytes
-from canao.artifact.text_settings import TextSettings
+from canao.artifact.text_settings import PROMPT_MASK, TextSettings
 from canao.errors import InputError
 from canao.inference.tasks.head import require_head
 from canao.inference.tasks.prompts import chosen_prompt, in_lower_case, reading, special_tokens
@@ -170,7 +170,7 @@ class Reader:
         than one type, else are 0. The first `skip` tokens are those of a prompt.
         """
         mask = [1] * skip + [0] * (len(window.ids) - skip)
-        given = {"input_ids": window.ids, "token_type_ids": window.type_ids, "prompt_mask": mask}
+        given = {"input_ids": window.ids, "token_type_ids": window.type_ids, PROMPT_MASK: mask}
         unknown = sorted(set(self.inputs) - set(given))
         if unknown:
             raise InputError(f"{self.artifact.path}: texts give no input '{unknown[0]}'")

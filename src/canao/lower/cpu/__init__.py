@@ -1,2 +1,2 @@
 """Kernels on the cores of a CPU: register tiles, panels of weights, vectors over rows. May import
-the protocol in lower/lowering.py, and what lower may import."""
+lower/lowering.py, schedule and what is below it."""

@@ -1,3 +1,3 @@
-"""A tokenizer's files before they are trusted: what tokenizer.json may hold, what it does to texts
-in a process of its own with limits, and the texts on which it must agree with Transformers.
-May import artifact, errors and the inventory's tables."""
+"""A directory's tokenizer: its files, which are not trusted, are judged and then tried in a process
+of its own with limits; and texts on which it must agree with Transformers. May import
+model/inventory, artifact and errors."""

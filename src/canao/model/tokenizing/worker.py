@@ -1,5 +1,5 @@
-"""Runs in a process of its own with limits on time and memory, as tokenizing/trial.py starts it: a
-tokenizer that nobody has looked at, on a few texts.
+"""Runs in a process of its own with limits on time and memory, as attempt.py starts it: a tokenizer
+that nobody has looked at, on a few texts.
 
 Standard input is one JSON object, the answer on standard output another. This file imports nothing
 of the package, so that it starts quickly.

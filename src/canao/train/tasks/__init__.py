@@ -1,6 +1,6 @@
 """What a task is to training, a module each: how its labels are read, the losses on labels and on
-what the teacher says, what a model predicts, its metrics and its head. May import what reads data
-and the heads of models, but nothing that trains, and no other part of training that asks for tasks.
+what the teacher says, what a model predicts, its metrics and its head. May import train/reading,
+train/task_names.py, model and inference/tasks/scheme.py; nothing that trains.
 
 Modules load when they are used: data are read where PyTorch need not be there yet.
 """

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from canao.model.heads import CLASS_OF_TEXT
-from canao.train.reading import Asked, Example, Label, Read, read_texts
-from canao.train.tables import RawTable
+from canao.train.reading.examples import Example
 from canao.train.task_names import CLASSIFICATION
-from canao.train.tasks.task import OfOneClass, indices
+from canao.train.tasks.task import OfOneClass, OfOneLabel, indices
 
 
-class Classes(OfOneClass):
+class Classes(OfOneLabel, OfOneClass):
     """Labels are class indices; a text without one has NO_CLASS."""
 
     name, head = CLASSIFICATION, CLASS_OF_TEXT
-
-    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
-        return read_texts(train, dev, asked)
-
-    def strata(self, labels: Sequence[Label]) -> list[int | float]:
-        return cast("list[int | float]", list(labels))
 
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return indices([e.label for e in examples])

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from canao.model.heads import LABELS_OF_TEXT
-from canao.train import label_sets
-from canao.train.reading import Asked, Example, Read, classes_in
-from canao.train.tables import RawTable
+from canao.train.reading import label_sets
+from canao.train.reading.examples import Asked, Example, Read, classes_in
+from canao.train.reading.tables import RawTable
 from canao.train.task_names import SEVERAL
 from canao.train.tasks.task import TEMPERATURE, Task, finite
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
-from canao.train.reading import NO_CLASS, Asked, Example, Label, Read
-from canao.train.tables import RawTable
+from canao.train.reading.examples import NO_CLASS, Asked, Example, Label, Read, read_texts
+from canao.train.reading.tables import RawTable
 
 TEMPERATURE = 2.0
 
@@ -99,6 +99,16 @@ class Task(ABC):
     @abstractmethod
     def predicted(self, logits: np.ndarray) -> np.ndarray:
         """What logits [units, outputs] predict, as `targets` has it."""
+
+
+class OfOneLabel(Task):
+    """What tasks have in common whose texts, or pairs of them, have one label each."""
+
+    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
+        return read_texts(train, dev, asked)
+
+    def strata(self, labels: Sequence[Label]) -> list[int | float]:
+        return cast("list[int | float]", list(labels))
 
 
 class OfOneClass(Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -11,22 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from canao.model.heads import VALUE_OF_TEXT
-from canao.train.reading import Asked, Example, Label, Read, read_texts
-from canao.train.tables import RawTable
+from canao.train.reading.examples import Example
 from canao.train.task_names import REGRESSION
-from canao.train.tasks.task import Task, finite
+from canao.train.tasks.task import OfOneLabel, finite
 
 
-class Values(Task):
+class Values(OfOneLabel):
     """Labels are numbers; a text without one has NaN. Models have one output."""
 
     name, head = REGRESSION, VALUE_OF_TEXT
-
-    def read(self, train: RawTable, dev: RawTable | None, asked: Asked) -> Read:
-        return read_texts(train, dev, asked)
-
-    def strata(self, labels: Sequence[Label]) -> list[int | float]:
-        return cast("list[int | float]", list(labels))
 
     def targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
         return np.asarray([e.label for e in examples]).astype(np.float32)

@@ -15,9 +15,9 @@ from torch.nn import functional
 from canao.model.embedder import Vectors, head_of_directory
 from canao.model.heads import Head
 from canao.model.inventory.inventory import Inventory
-from canao.train.reading import Asked, Example, Label, Read
-from canao.train.sentence_texts import read_sentences, single_texts
-from canao.train.tables import RawTable
+from canao.train.reading.examples import Asked, Example, Label, Read
+from canao.train.reading.sentence_texts import read_sentences, single_texts
+from canao.train.reading.tables import RawTable
 from canao.train.task_names import VECTORS
 from canao.train.tasks.task import Task
 from canao.train.tasks.values import correlation

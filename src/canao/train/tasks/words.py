@@ -9,9 +9,8 @@ import numpy as np
 
 from canao.inference.tasks.scheme import outside_of
 from canao.model.heads import CLASS_OF_TOKEN
-from canao.train import word_labels
-from canao.train.entities import entity_metrics, metric_names
-from canao.train.reading import (
+from canao.train.reading import word_labels
+from canao.train.reading.examples import (
     NO_CLASS,
     Asked,
     Example,
@@ -19,8 +18,9 @@ from canao.train.reading import (
     classes_in,
     word_spans,
 )
-from canao.train.tables import RawTable
+from canao.train.reading.tables import RawTable
 from canao.train.task_names import WORDS
+from canao.train.tasks.entities import entity_metrics, metric_names
 from canao.train.tasks.task import OfOneClass, indices
 
 NO_TOKEN = -1  # what is predicted of a word of which the model sees no token

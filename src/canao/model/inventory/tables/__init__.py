@@ -1,2 +1,2 @@
-"""The entries of each kind of settings file: tables only, a module for each kind of file.
-May import the types of tables (model/inventory/table.py)."""
+"""The entries of each kind of settings file: tables only, a module for each kind of file. May
+import model/inventory/table.py."""
