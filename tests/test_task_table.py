@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -28,7 +28,9 @@ class Largest(Task):
     """Which output is the largest: no task of CANAO's."""
 
     name = "largest-output"
-    options: Mapping[str, Option] = {"above": Option(0.0, valid=np.isfinite, remedy="a number")}
+    options: ClassVar[Mapping[str, Option]] = {
+        "above": Option(0.0, valid=np.isfinite, remedy="a number")
+    }
     per = OF_TEXT
 
     def interpret(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -136,7 +136,7 @@ class Answers(Task):
     """The answers to a question, a list of Answer; the second text is the context."""
 
     name = "question-answering"
-    options: Mapping[str, Option] = {
+    options: ClassVar[Mapping[str, Option]] = {
         "top": count(1),
         "max_answer_tokens": count(15),
         "null_threshold": Option(valid=lambda value: not math.isnan(value), remedy="a number"),

@@ -8,7 +8,7 @@ of one by itself, which must not happen twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class Classification(Task):
     """One label of a text or of a pair of texts, or several."""
 
     name = "text-classification"
-    options: Mapping[str, Option] = {
+    options: ClassVar[Mapping[str, Option]] = {
         "top": count(None),
         "threshold": Option(valid=lambda value: 0 <= value <= 1, remedy="0 to 1"),
         "prompt_name": Option(),
@@ -152,7 +152,7 @@ class Regression(Classification):
     """Values of a text or of a pair of texts, printed as scores are."""
 
     name = "text-regression"
-    options: Mapping[str, Option] = {"prompt_name": Option()}
+    options: ClassVar[Mapping[str, Option]] = {"prompt_name": Option()}
 
     def interpret(
         self, prepared: Prepared, outputs: Sequence[Outputs], manifest: Manifest, tokenizer: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from canao.inference.generation import SETTINGS, described, settings_of
 from canao.inference.tasks.prepared import Prepared
@@ -16,7 +16,7 @@ class Continuing(Task):
     """Its results are strings, which are read from no outputs here."""
 
     name = GENERATION
-    options: Mapping[str, Option] = dict.fromkeys((*SETTINGS, "seed", "stop"), Option())
+    options: ClassVar[Mapping[str, Option]] = dict.fromkeys((*SETTINGS, "seed", "stop"), Option())
     per, scored = OF_TOKENS, True
 
     def check(self, given: Mapping[str, Any], manifest: Manifest) -> None:

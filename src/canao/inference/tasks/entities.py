@@ -11,7 +11,7 @@ tokenizer, and offsets leave out blanks at the ends.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -151,7 +151,7 @@ class Entities(Task):
     """The entities of a text, a list of Entity."""
 
     name = "token-classification"
-    options: Mapping[str, Option] = {
+    options: ClassVar[Mapping[str, Option]] = {
         "aggregate": Option("word", choices=STRATEGIES),
         "ignore_labels": Option(
             valid=lambda value: not isinstance(value, str), remedy="a list of labels"

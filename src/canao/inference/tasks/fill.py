@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Fillings(Task):
     """For each mask of a text, a list of Filling."""
 
     name = "fill-mask"
-    options: Mapping[str, Option] = {"top": count(5)}
+    options: ClassVar[Mapping[str, Option]] = {"top": count(5)}
     per, scored = OF_TOKENS, True
 
     def require(self, prepared: Prepared, manifest: Manifest, tokenizer: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class TokenVectors(Task):
     """An array: a vector for each token [s, width], or pooled into one [width]."""
 
     name = "feature-extraction"
-    options: Mapping[str, Option] = {
+    options: ClassVar[Mapping[str, Option]] = {
         "pooling": Option(choices=(None, *POOLINGS)), "normalize": Option(False),
     }  # fmt: skip
 
@@ -89,7 +89,7 @@ class SentenceVector(TokenVectors):
     """One vector of a text, pooled as the model says."""
 
     name = "sentence-embedding"
-    options: Mapping[str, Option] = {"prompt_name": Option()}
+    options: ClassVar[Mapping[str, Option]] = {"prompt_name": Option()}
 
     def read(self, manifest: Manifest) -> tuple[str, Sequence[str]]:
         """The library's own output, or of a graph without one the vectors that are pooled here."""
