@@ -9,7 +9,7 @@ from typing import Any
 
 from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
-from peers.catalog import ALL, LEAST_COSINE, NO_FAULT, OWN_LABELS
+from peers.catalog import ALL, CANAO, LEAST_COSINE, NO_FAULT, OWN_LABELS
 from peers.ratios import fastest, is_own, median_ms, ratio, reduced
 from speed_table import rooflines
 
@@ -25,6 +25,9 @@ def speed(records: Sequence[Record]) -> str:
         rows = [["milliseconds (times as fast as its own float32)", *labels],
                 ["---", *["--:"] * len(cases)]]  # fmt: skip
         rows += [[name, *(_time(case, name) for case in cases)] for name in _labels(cases)]
+        leads = [_lead_in_float32(case) for case in cases]
+        if any(leads):
+            rows.append(["CANAO against the fastest peer, both in float32", *leads])
         parts += [f"{title}\n", table(rows), *_leads(cases, labels), footnotes(cases)]
     return "\n".join(part for part in parts if part)
 
@@ -57,6 +60,17 @@ def _time(case: Record, name: str) -> str:
     if name == fastest(case, is_own(name)):
         cell = f"**{cell}**"
     return cell if engine["right"] else f"{cell} {FAR if reduced(engine) else 'wrong'}"
+
+
+def _lead_in_float32(case: Record) -> str:
+    """How many times as fast CANAO is as the fastest right peer; '' where none took part."""
+    engines = case["engines"]
+    right = {k: median_ms(v) for k, v in engines.items() if v["right"] and not reduced(v)}
+    peers = [name for name in right if not is_own(name)]
+    if CANAO not in right or not peers:
+        return ""
+    peer = min(peers, key=lambda name: right[name])
+    return f"{ratio(case, peer, CANAO):.2f}x {peer}"
 
 
 def _leads(cases: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:

@@ -130,23 +130,31 @@ def both(records: Sequence[Record]) -> str:
 
 
 def layers(records: Sequence[Record]) -> str:
-    """Counts of layers and sizes of their results, DNNFusion's figures below ours."""
+    """Counts of layers and sizes of their results, DNNFusion's figures below ours.
+
+    They follow from the model alone, so that several machines have the same: a model has one row,
+    and another for each machine that counted otherwise.
+    """
     rows = [["model", "", "compute-intensive", "layers", "in primitive operators", "after fusion",
              "fewer", "results before, MB", "in primitive operators", "after, MB"],
             ["---", "---", *["--:"] * 8]]  # fmt: skip
-    for r in records:
-        if "why" in r:
-            rows.append([marked(r["model"], r), f"CANAO: {r['why']}", *["-"] * 8])
-        else:
-            fewer = f"{r['before'] / r['after']:.1f}x"
-            rows.append([marked(r["model"], r), "CANAO", str(r["intensive"]), str(r["before"]),
-                         str(r["primitive"]), str(r["after"]), fewer, f"{r['before_mb']:.0f}",
-                         f"{r['primitive_mb']:.0f}", f"{r['after_mb']:.0f}"])  # fmt: skip
-        if r["model"] in DNNFUSION:
-            intensive, before, after, mb, after_mb = DNNFUSION[r["model"]]
+    for model in dict.fromkeys(r["model"] for r in records):
+        rows += dict.fromkeys(_counts(r) for r in records if r["model"] == model)
+        if model in DNNFUSION:
+            intensive, before, after, mb, after_mb = DNNFUSION[model]
             rows.append(["", "DNNFusion", str(intensive), "", str(before), str(after),
                          f"{before / after:.1f}x", "", str(mb), str(after_mb)])  # fmt: skip
     return table(rows) + footnotes(records)
+
+
+def _counts(r: Record) -> tuple[str, ...]:
+    """The row of one count."""
+    if "why" in r:
+        return (marked(r["model"], r), f"CANAO: {r['why']}", *["-"] * 8)
+    sizes = (f"{r[name]:.0f}" for name in ("before_mb", "primitive_mb", "after_mb"))
+    return (marked(r["model"], r), "CANAO", str(r["intensive"]), str(r["before"]),
+            str(r["primitive"]), str(r["after"]), f"{r['before'] / r['after']:.1f}x",
+            *sizes)  # fmt: skip
 
 
 def conditions(records: Sequence[Record]) -> str:

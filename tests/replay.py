@@ -23,32 +23,60 @@ from typing import Any
 import torch
 import transformers
 
+from canao.build import library_files
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
 from canao.graph.from_torch.trace import trace
 from canao.graph.ir import Graph
+from canao.isa.registry import isas_of
 from canao.lower.scheduling import default_plans, space
+from canao.precision.kv_cache import KV_CACHES
+from canao.precision.quantize import FLOAT32, PRECISIONS
 from canao.target import Target, get_target
 from tests.compiler import families, models
 
 RECORD = Path(__file__).with_suffix(".json")
 X86, ARM = get_target("x86_64-linux"), get_target("aarch64-linux")
 TARGETS = (*(X86.with_isa(isa) for isa in ("scalar", "avx2", "avx512")), ARM)
+EVERY = tuple(t.with_isa(isa.name) for t in (X86, ARM) for isa in isas_of(t.triple)
+              if isa.name != "scalar" or t is X86)  # fmt: skip
+# Libraries for processors that differ, of which each has its own kernels.
+LEVELS = (X86.with_isa("scalar,avx2"), X86.with_isa("avx2,avx512amx"),
+          ARM.with_isa("neon,neon_i8mm"))  # fmt: skip
+# Instruction sets whose products of a precision have ways of their own: dot products, and blocks.
+OWN_WAYS = ((X86.with_isa("avx512vnni"), "int8"), (X86.with_isa("avx512amx"), "bf16"),
+            (X86.with_isa("avx2"), "int8-7bit"), (ARM.with_isa("neon_i8mm"), "int8"))  # fmt: skip
+# The models that are compiled in every precision for every instruction set.
+ENCODER, DECODER = "bert-odd", "gpt2-three_heads"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One program of the corpus: `plans` is how each region runs, by default or otherwise."""
+    """One program of the corpus: `plans` is how each region runs, by default or otherwise. Results
+    in precisions that a target has no instructions for are emulated."""
 
     name: str
     graph: Graph
     target: Target
     fusion: bool = True
     plans: str = "default"
+    precision: str = FLOAT32
+    kv_cache: str = FLOAT32
 
     def stages(self) -> Stages:
         planner = default_plans if self.plans == "default" else other_plans
-        return compile_graph(self.graph, self.target, fusion=self.fusion, planner=planner)
+        return compile_graph(
+            self.graph, self.target, fusion=self.fusion, planner=planner, allow_emulation=True,
+            precision=self.precision, kv_cache=self.kv_cache,
+        )  # fmt: skip
+
+    def text(self) -> str:
+        """The C of its kernels, and for several instruction sets of what chooses among them."""
+        stages = self.stages()
+        text = "".join(level.source.code + level.source.header for level in stages.levels)
+        if len(stages.levels) > 1:
+            text += library_files([level.source for level in stages.levels])["cpu_levels.c"].text
+        return text
 
 
 def other_plans(program: Any, target: Target) -> list[Any]:
@@ -78,7 +106,8 @@ def graphs() -> Iterator[tuple[str, Callable[[], Graph]]]:
 
 
 def corpus(only: str = "") -> Iterator[Case]:
-    """Every graph on every target, fused; unfused and under other plans on one or two."""
+    """Every graph on every target, fused; unfused and under other plans on one or two; in fewer
+    bits where that is done in other ways. Two of them in all precisions on all targets."""
     for name, capture in graphs():
         if only not in name:
             continue
@@ -88,11 +117,40 @@ def corpus(only: str = "") -> Iterator[Case]:
         yield Case(name, graph, X86.with_isa("avx512"), fusion=False)
         for target in (X86, ARM):
             yield Case(name, graph, target, plans="other")
+        for target, precision in OWN_WAYS:
+            yield Case(name, graph, target, precision=precision)
+        if name in (ENCODER, DECODER):
+            yield from in_fewer_bits(name, graph)
+
+
+def in_fewer_bits(name: str, graph: Graph) -> Iterator[Case]:
+    """Every precision, what a cache may hold, and several instruction sets in one library."""
+    own = {(target.isa, precision) for target, precision in OWN_WAYS}
+    for target in EVERY:
+        for precision in PRECISIONS:
+            known = precision == FLOAT32 and target in TARGETS
+            if not known and (target.isa, precision) not in own:
+                yield Case(name, graph, target, precision=precision)
+    for target, precision in OWN_WAYS:
+        yield Case(name, graph, target, plans="other", precision=precision)
+        yield Case(name, graph, target, fusion=False, precision=precision)
+    for target in LEVELS:
+        for precision in (FLOAT32, "int8"):
+            yield Case(name, graph, target, precision=precision)
+    if name != DECODER:
+        return
+    for kept in KV_CACHES:
+        for target in EVERY if kept != FLOAT32 else ():
+            yield Case(name, graph, target, kv_cache=kept)
+        yield Case(name, graph, X86.with_isa("avx512vnni"), precision="int8", kv_cache=kept)
 
 
 def key(case: Case) -> str:
+    isas = "+".join(target.isa for target in case.target.levels)
     fusion = "fused" if case.fusion else "unfused"
-    return f"{case.name} {case.target.name}-{case.target.isa} {fusion} {case.plans} plans"
+    text = f"{case.name} {case.target.name}-{isas} {fusion} {case.plans} plans"
+    text += f" {case.precision}" if case.precision != FLOAT32 else ""
+    return text + (f" cache {case.kv_cache}" if case.kv_cache != FLOAT32 else "")
 
 
 def digests(only: str = "", dump: Path | None = None) -> dict[str, str]:
@@ -100,8 +158,7 @@ def digests(only: str = "", dump: Path | None = None) -> dict[str, str]:
     found = {}
     for case in corpus(only):
         try:
-            source = case.stages().source
-            text = source.code + source.header
+            text = case.text()
         except Exception as error:  # noqa: BLE001 - what is refused is part of the record
             text = f"{type(error).__name__}: {error}"
         found[key(case)] = hashlib.sha256(text.encode()).hexdigest()[:24]

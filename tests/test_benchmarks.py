@@ -288,6 +288,9 @@ def test_a_peer_far_off_in_int8_is_told_and_canao_is_refused() -> None:
     assert "| than ort-int8 | 0.80x |" in text and "| canao-int8 | **0.5 (2.00x)** |" in text
     assert "| ort-int8 | 0.50000, 0.5 far off |" in int8_table.accuracy([far])
     assert "| canao |" not in int8_table.accuracy([far])
+    assert "fastest peer, both in float32 | 1.00x ort |" in text
+    alone = {k: v for k, v in far["engines"].items() if k != "ort"}
+    assert "fastest peer" not in int8_table.speed([far | {"engines": alone}])
     (why,) = faults(int8_row(canao_int8=low(right=False)))
     assert why.startswith("canao-int8 differs from the reference by 5.0e-01, cosine 0.500")
 
@@ -471,6 +474,9 @@ def test_published_pages_are_those_of_the_records() -> None:
     page = (ROOT / "benchmarks" / "table2.md").read_text(encoding="utf-8")
     for build in table2_table.SECTIONS.values():
         assert by_machine(records, "table2", build) in page
+    counted = [r for r in records if r["kind"] == "layers"]
+    text, models = table2_table.layers(counted), {r["model"] for r in counted}
+    assert text in page and text.count("| CANAO |") == len(models) < len(counted)
     records = Records(results_module.PUBLISHED / "speed.jsonl").read()
     page = (ROOT / "benchmarks" / "speed.md").read_text(encoding="utf-8")
     for kind, build in speed_table.SECTIONS.items():

@@ -14,6 +14,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import make_files_page  # noqa: E402
 
+from tests.compiler import test_families, test_random_families  # noqa: E402
+from tests.conftest import LENGTHS  # noqa: E402
+from tests.oracle import FLOAT32  # noqa: E402
+
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Where a path in a document may begin.
 BASES = [ROOT, ROOT / "src/canao", ROOT / "tests", ROOT / "tests/compiler", ROOT / "docs"]
@@ -90,3 +94,21 @@ def test_the_page_of_files_is_that_of_the_tables() -> None:
     text = make_files_page.PAGE.read_text(encoding="utf-8")
     assert text == make_files_page.page(text), "run tools/make_files_page.py"
     assert "`pruned_heads`" in text and "refused" in text
+
+
+def test_what_is_compared_is_what_the_tests_compare() -> None:
+    """The numbers at the top of docs/models.md, and the tolerance in docs/onnx.md."""
+    drawn, pairs = test_random_families, test_families.PAIRS
+    compiled = {family: [f for f, _ in test_families.COMPILED].count(family) for family, _ in pairs}
+    lengths = f"{', '.join(map(str, LENGTHS[:-1]))} and {LENGTHS[-1]} tokens"
+    bound = f"{FLOAT32:.0e}".replace("e-0", "e-")
+    assert set(compiled.values()) == {2} and len(pairs) == 5 * len(compiled)
+    models, onnx = (" ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+                    for name in ("models.md", "onnx.md"))  # fmt: skip
+    for said in (
+        f"differ by more than {bound}", f"at {lengths}", "Two heads of each family are compiled",
+        "The other three heads", f"{drawn.GRAPHS} on the rewritten graph in NumPy, "
+        f"{drawn.LIBRARIES} compiled, and {drawn.MORE_GRAPHS} and {drawn.MORE_LIBRARIES} more",
+    ):  # fmt: skip
+        assert said in models, said
+    assert f"differs by more than {bound}" in onnx

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from canao.graph.ops import OPS
 from canao.isa.registry import ISAS
 
-# A prefix that is renamed is renamed in these two lines and in docs/kernels.md.
-GEMM, BATCHED_GEMM = "gemm", "batched_gemm"
+# A prefix that is renamed is renamed in this line and in docs/kernels.md.
+GEMM, BATCHED_GEMM, CAUSAL = "gemm", "batched_gemm", "causal"
 # Prefix -> what its sizes are, whether operators follow, and the parts of the plan after the ISA.
 PREFIXES: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {
     GEMM: (("inputs", "outputs"), True, ("tile", "kc", "mc")),
     "attention": (("heads", "head size"), False, ("tile", "keys")),
-    "causal": (("heads", "head size"), False, ("tile", "keys")),
+    CAUSAL: (("heads", "head size"), False, ("tile", "keys")),
     BATCHED_GEMM: (("batch", "m", "k", "n"), False, ()),
     "rows": (("width",), True, ()),
     "concat": (("width",), False, ()),
@@ -29,13 +29,14 @@ _NAME = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)"
     rf"(?:_(?P<pieces>[0-9]+))?(?P<near>_near)?(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>{'|'.join(ISAS)})"
     r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
-    r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?"
+    r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?(?P<appends>_append)?"
 )
 
 
 @dataclass(frozen=True)
 class KernelName:
-    """The parts of a name; `plan` holds tile, kc, mc, keys as far as there are any."""
+    """The parts of a name; `plan` holds tile, kc, mc, keys as far as there are any. `appends`: it
+    puts keys and values into the cache, before the kernel that is named by the rest."""
 
     prefix: str
     sizes: tuple[str, ...]
@@ -46,6 +47,7 @@ class KernelName:
     near: bool = False
     product: str = ""
     version: int = 1
+    appends: bool = False
 
 
 def parse(name: str) -> KernelName:
@@ -61,10 +63,11 @@ def parse(name: str) -> KernelName:
         len(sizes) != len(known), set(plan) - set(parts), ("tile" in parts) != ("tile" in plan),
         bool(ops) and not with_ops, bool(found["pieces"]) != (prefix == "concat"),
         bool(found["near"]) and prefix != BATCHED_GEMM,
-        bool(found["product"]) and prefix not in (GEMM, "attention", "causal"),
+        bool(found["product"]) and prefix not in (GEMM, "attention", CAUSAL),
+        bool(found["appends"]) and prefix != CAUSAL,
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
     return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
                       bool(found["near"]), found["product"] or "",
-                      int(found["version"] or 1))  # fmt: skip
+                      int(found["version"] or 1), bool(found["appends"]))  # fmt: skip

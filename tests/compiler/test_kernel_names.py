@@ -50,6 +50,8 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
         steps = zip(
             stages.schedule.kernel_names(), stages.program.regions, stages.plans, strict=True
         )
+        for step in stages.schedule.steps:
+            assert parse(step.name).appends is step.appends
         for name, region, plan in steps:
             if isinstance(region.form, Alias):
                 assert name == ""
@@ -101,7 +103,9 @@ def test_every_kind_of_kernel_comes_up(graphs: dict[str, Graph]) -> None:
     ["", f"{GEMM}_64x64", f"{GEMM}_64_avx2_8x32_kc64_mc256", f"{GEMM}_64x64_avx2",
      "rows_64_avx2_8x32", f"{BATCHED_GEMM}_4xsx16_avx2", f"{BATCHED_GEMM}_4xsx16xs_gelu_avx2",
      "rows_64_nothing_avx2",
-     "attention_4x16_avx2_8x16_kc64", "rows_64_copy_avx3", "concat_64_avx2", "unknown_64_avx2"],
+     f"{GEMM}_64x64_avx2_8x32_kc64_mc256_append", "causal_4x16_avx2_8x16_keys512_append_v2",
+     "attention_4x16_avx2_8x16_keys512_append", "attention_4x16_avx2_8x16_kc64",
+     "rows_64_copy_avx3", "concat_64_avx2", "unknown_64_avx2"],
 )  # fmt: skip
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"that no kernel|no name of a kernel"):
@@ -114,6 +118,8 @@ def test_parts() -> None:
     assert name.plan == {"tile": "8x48", "kc": "384", "mc": "256"}
     assert parse("rows_64_gather_add_layer_norm_neon").ops == ("gather", "add", "layer_norm")
     assert parse(f"{BATCHED_GEMM}_12xsx32x2sp1_near_scalar").near
+    appending = parse("causal_3x16_i8_neon_5x16_keys512_v2_append")
+    assert (appending.appends, appending.version, appending.product) == (True, 2, "i8")
 
 
 def test_the_documented_grammar_is_this_one() -> None:

@@ -104,13 +104,18 @@ OF_FAMILY: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+# How many are drawn: graphs and libraries, and how many more with the mark `thorough`.
+GRAPHS, LIBRARIES = 8, 4
+MORE_GRAPHS, MORE_LIBRARIES = 40, 20
+
+
 def _settings(examples: int) -> settings:
     """What fails is shown as it was drawn: to look for less would compile for minutes."""
     return settings(max_examples=examples, phases=(Phase.generate,), deadline=None,
                     derandomize=True, suppress_health_check=list(HealthCheck))  # fmt: skip
 
 
-@_settings(8)
+@_settings(GRAPHS)
 @given(configurations())
 def test_graphs(drawn: Drawn) -> None:
     """The rewritten graph, computed in NumPy."""
@@ -118,7 +123,7 @@ def test_graphs(drawn: Drawn) -> None:
 
 
 @pytest.mark.thorough
-@_settings(40)
+@_settings(MORE_GRAPHS)
 @given(configurations())
 def test_more_graphs(drawn: Drawn) -> None:
     _assert_graph(drawn)
@@ -131,14 +136,14 @@ def _assert_graph(drawn: Drawn) -> None:
     assert_graph(model, staged, (1, 8, staged.program.graph.max_length))
 
 
-@_settings(4)
+@_settings(LIBRARIES)
 @given(configurations())
 def test_libraries(drawn: Drawn) -> None:
     _assert_library(drawn)
 
 
 @pytest.mark.thorough
-@_settings(20)
+@_settings(MORE_LIBRARIES)
 @given(configurations())
 def test_more_libraries(drawn: Drawn) -> None:
     _assert_library(drawn)

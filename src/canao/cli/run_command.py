@@ -16,10 +16,8 @@ import numpy as np
 from canao.artifact.reading import MAX_BYTES
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
-from canao.inference.tasks import GENERATION, Prediction, Prepared, task_of
+from canao.inference.tasks import GENERATION, Prepared, Task, task_of
 
-# How many labels of a classification are printed without --top; JSON has all of them.
-_TOP_PRINTED = 3
 # Texts that run as one batch: enough to keep the threads busy, and few enough that the first
 # results come soon.
 _BATCH_PER_THREAD = 16
@@ -141,7 +139,8 @@ def run_texts(
     def say(line: str) -> None:
         write(f"{line}\n")
 
-    if model.artifact.manifest.get("task") == GENERATION and not as_json:
+    task = task_of(model.artifact.manifest)
+    if task.name == GENERATION and not as_json:
         for item in items:
             ready = _prepare(model, item, truncate, options, note)
             for piece in chain([item.text], model.stream_prepared(ready), ["\n"]):
@@ -156,12 +155,12 @@ def run_texts(
             batch, prepared, model.predict_prepared(prepared), strict=True
         ):
             if as_json:
-                say(_as_json(item, _json_form(item, ready, result)))
+                say(_as_json(item, _json_form(task, item, ready, result)))
                 continue
             is_vector = isinstance(result, np.ndarray)
             if heads and not is_vector:
                 say(item.text if item.pair is None else f"{item.text} | {item.pair}")
-            for line in _printed_lines(result, options):
+            for line in task.lines(result, options):
                 say(line)
 
 
@@ -191,65 +190,13 @@ def _as_json(item: InputText, form: Mapping[str, Any]) -> str:
                          "weights") from None  # fmt: skip
 
 
-def _json_form(item: InputText, ready: Prepared, result: Any) -> dict[str, Any]:
+def _json_form(
+    task: Task, item: InputText, ready: Prepared, result: Any
+) -> dict[str, Any]:
     """The JSON form of one result, with its text."""
     form: dict[str, Any] = {"text": item.text}
     if item.pair is not None:
         form["pair"] = item.pair
     if ready.cut:
         form["cut_from"] = ready.cut
-    if isinstance(result, str):
-        return form | {"generated": result}
-    if isinstance(result, Prediction):
-        return form | result.to_dict()
-    if isinstance(result, np.ndarray):
-        if result.ndim == 1:
-            return form | {"vector": _numbers(result)}
-        return form | {"tokens": ready.windows[0].tokens, "vectors": _numbers(result)}
-    if result and isinstance(result[0], list):
-        return form | {"masks": [[f.to_dict() for f in mask] for mask in result]}
-    name = "answers" if item.pair is not None else "entities"
-    return form | {name: [r.to_dict() for r in result]}
-
-
-def _numbers(array: np.ndarray) -> Any:
-    """Nested lists of numbers with the fewest digits that read back as the same float32."""
-    if array.ndim > 1:
-        return [_numbers(row) for row in array]
-    return [float(str(x)) for x in array]
-
-
-def _printed_lines(result: Any, options: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(result, np.ndarray):
-        yield json.dumps(_numbers(result))
-    elif isinstance(result, Prediction):
-        yield from _printed_labels(result, options)
-    elif not result:
-        yield "          nothing found"
-    elif isinstance(result[0], list):
-        for i, mask in enumerate(result, 1):
-            if len(result) > 1:
-                yield f"mask {i}"
-            for f in mask:
-                yield f"{f.score:8.4f}  {f.token}"
-    else:
-        first = result[0]
-        null = getattr(first, "null_score", None)
-        if null is not None and null > first.score and first.text:
-            yield f"{null:8.4f}  no answer (--null-threshold 0 gives this one)"
-        for found in result:
-            label = f"{found.label}  " if hasattr(found, "label") else ""
-            place = f"{found.start}-{found.end}  {found.text}" if found.text else "no answer"
-            yield f"{found.score:8.4f}  {label}{place}"
-
-
-def _printed_labels(result: Prediction, options: Mapping[str, Any]) -> Iterator[str]:
-    """The labels that have the threshold that was asked for; without one the best."""
-    if options.get("threshold") is None or result.chosen is None:
-        shown = result.scores[: options.get("top") or _TOP_PRINTED]
-    else:
-        shown = tuple(pair for pair in result.scores if pair[0] in result.chosen)
-        if not shown:
-            yield f"          no label has {options['threshold']:g}"
-    for label, value in shown:
-        yield f"{value:8.4f}  {label}"
+    return form | task.form(ready, result)

@@ -6,15 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from canao.inference.generation import described
-from canao.inference.tasks.classify import activation_of
-from canao.inference.tasks.scheme import scheme_of
+from canao.inference.tasks import TASKS
 
 _SHOWN = 6  # names on a line
-_SCORES = {
-    "softmax": "softmax over the labels", "sigmoid": "a sigmoid for each label",
-    "identity": "the outputs as they are", "exp": "the exponentials of the outputs",
-}  # fmt: skip
 
 
 def understood(head: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -72,13 +66,8 @@ def _tokenizer(found: Mapping[str, Any] | None, texts: Mapping[str, Any]) -> str
 
 
 def _scores(head: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    task = head["task"]
     if head.get("head_end"):
         yield "scores", str(head["head_end"])
-    elif task in ("text-classification", "text-regression"):
-        activation = activation_of(head, len(head.get("labels") or []) or 1)
-        yield "scores", _SCORES.get(activation, f"{activation} of each output")
-    if task == "token-classification":
-        yield "scheme", str(scheme_of(head["labels"]))
-    if task == "text-generation" and "generation" in head:
-        yield "decoding", described(head.get("generation") or {}, head.get("stop_tokens") or ())
+    task = TASKS.get(head["task"])
+    if task is not None:
+        yield from task.described(head)

@@ -9,7 +9,7 @@ on random numbers, and its results tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from canao.errors import UnsupportedError
 from canao.graph.ir import Graph, Node, shape_at
 from canao.graph.ops import OPS
+from canao.inference.tasks.table import TASKS
 from canao.model.directory.generation import describe_generation
 from canao.model.directory.loaded_model import LoadedModel
 from canao.model.directory.task import describe_head
@@ -45,9 +46,6 @@ _SAID: Mapping[str, str] = {
     "half": "the graph ends in a function with one bound, like relu: its values are the scores",
 }
 _BOUNDS = ("bounded", "half")
-# Tasks that make scores of the first output.
-_SCORED = ("text-classification", "text-regression", "token-classification", "question-answering",
-           "fill-mask", "text-generation")  # fmt: skip
 
 
 def describe(
@@ -60,22 +58,29 @@ def describe(
     head_end     "" or what the graph ends in, for people
     """
     head = describe_head(loaded, [name for name, _ in graph.outputs])
-    end = ""
-    if head["task"] in _SCORED:
-        end = end_of(graph, graph.outputs[0][1])
-        if head["task"] == "question-answering" and len(graph.outputs) > 1:
-            other = end_of(graph, graph.outputs[1][1])
-            if other != end:
-                raise UnsupportedError(
-                    f"output '{graph.outputs[0][0]}' ends in {end or 'logits'} and "
-                    f"'{graph.outputs[1][0]}' in {other or 'logits'}; export both alike"
-                )
-    if end in _BOUNDS and not head["task"].endswith(("classification", "regression")):
-        end = ""  # softmax is taken of these as of any logits
+    task, end = TASKS.get(head["task"]), ""
+    if task is not None and task.scored:
+        end = _end_of_all(graph, graph.outputs[: max(1, len(task.outputs))])
+        if end in _BOUNDS and not task.bounded:
+            end = ""  # softmax is taken of these as of any logits
     if end:
         head["activation"] = _ENDS[end]
     generation = describe_generation(loaded, head["task"], inventory)
     return {**head, "head_end": _SAID.get(end, ""), **generation}
+
+
+def _end_of_all(graph: Graph, outputs: Sequence[tuple[str, str]]) -> str:
+    """What several outputs end in, as `end_of` has it; UnsupportedError if they differ."""
+    (first, value), *others = outputs
+    end = end_of(graph, value)
+    for name, other_value in others:
+        other = end_of(graph, other_value)
+        if other != end:
+            raise UnsupportedError(
+                f"output '{first}' ends in {end or 'logits'} and '{name}' in "
+                f"{other or 'logits'}; export both alike"
+            )
+    return end
 
 
 def end_of(graph: Graph, output: str) -> str:

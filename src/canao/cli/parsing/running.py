@@ -59,7 +59,7 @@ def run(
                                    "several can")
     ] = None,
     max_answer_tokens: Annotated[
-        int | None, typer.Option(help=f"longest answer; {_ANSWERS['max_answer_tokens']}")
+        int | None, typer.Option(help=f"longest answer; {_ANSWERS['max_answer_tokens'].default}")
     ] = None,
     null_threshold: Annotated[
         float | None, typer.Option(help="by how much 'no answer' must exceed the best answer to be "

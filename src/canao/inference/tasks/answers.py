@@ -13,13 +13,26 @@ only if no window holds one: the lowest null score of all counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from canao.errors import InputError
+from canao.inference.tasks.classify import as_logits
 from canao.inference.tasks.entities import trimmed
+from canao.inference.tasks.prepared import Prepared
 from canao.inference.tasks.results import Answer
+from canao.inference.tasks.task import (
+    CONTEXT,
+    NOTHING,
+    OF_TOKENS,
+    Manifest,
+    Option,
+    Outputs,
+    Task,
+    count,
+)
 
 _Logits = Sequence[np.ndarray]
 
@@ -117,3 +130,45 @@ def _span(context: str, window: Any, first: int, last: int) -> tuple[int, int]:
         one, other = window.word_to_chars(left, 1), window.word_to_chars(right, 1)
         start, end = (one or (start, end))[0], (other or (start, end))[1]
     return trimmed(context, start, end)
+
+
+class Answers(Task):
+    """The answers to a question, a list of Answer; the second text is the context."""
+
+    name = "question-answering"
+    options: ClassVar[Mapping[str, Option]] = {
+        "top": count(1),
+        "max_answer_tokens": count(15),
+        "null_threshold": Option(valid=lambda value: not math.isnan(value), remedy="a number"),
+    }
+    pairs, per, outputs, scored = CONTEXT, OF_TOKENS, ("start_logits", "end_logits"), True
+
+    def interpret(
+        self, prepared: Prepared, outputs: Sequence[Outputs], manifest: Manifest, tokenizer: Any
+    ) -> list[Answer]:
+        activation, asked = manifest.get("activation"), prepared.options
+        starts, ends = ([as_logits(_named(o, name), activation) for o in outputs]
+                        for name in self.outputs)  # fmt: skip
+        return find_answers(prepared.pair or "", prepared.windows, starts, ends, asked["top"],
+                            asked["max_answer_tokens"], asked["null_threshold"])  # fmt: skip
+
+    def form(self, prepared: Prepared, result: Any) -> dict[str, Any]:
+        return {"answers": [answer.to_dict() for answer in result]}
+
+    def lines(self, result: Any, options: Mapping[str, Any]) -> Iterator[str]:
+        if not result:
+            yield NOTHING
+            return
+        best = result[0]
+        if best.null_score is not None and best.null_score > best.score and best.text:
+            yield f"{best.null_score:8.4f}  no answer (--null-threshold 0 gives this one)"
+        for a in result:
+            place = f"{a.start}-{a.end}  {a.text}" if a.text else "no answer"
+            yield f"{a.score:8.4f}  {place}"
+
+
+def _named(outputs: Outputs, name: str) -> np.ndarray:
+    found = outputs.get(name)
+    if found is None:
+        raise InputError(f"the model has no output {name}; it cannot answer questions")
+    return found

@@ -10,14 +10,25 @@ tokenizer, and offsets leave out blanks at the ends.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from canao.inference.tasks.classify import label_names, scores_of
+from canao.inference.tasks.prepared import Prepared
 from canao.inference.tasks.results import Entity
 from canao.inference.tasks.scheme import Scheme, scheme_of
+from canao.inference.tasks.task import (
+    NOTHING,
+    OF_TOKENS,
+    Manifest,
+    Option,
+    Outputs,
+    Task,
+    first_of,
+)
+from canao.inference.tasks.windows import joined
 
 # How a word gets its label: that of its first token, of the mean of its tokens, or of its most
 # confident token. With none and simple each token keeps its own; none joins nothing.
@@ -134,3 +145,47 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without the blanks at its ends: tokens of some tokenizers begin with a blank."""
     part = text[start:end]
     return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
+
+
+class Entities(Task):
+    """The entities of a text, a list of Entity."""
+
+    name = "token-classification"
+    options: ClassVar[Mapping[str, Option]] = {
+        "aggregate": Option("word", choices=STRATEGIES),
+        "ignore_labels": Option(
+            valid=lambda value: not isinstance(value, str), remedy="a list of labels"
+        ),
+    }
+    windows, per, scored, bounded = True, OF_TOKENS, True, True
+
+    def interpret(
+        self, prepared: Prepared, outputs: Sequence[Outputs], manifest: Manifest, tokenizer: Any
+    ) -> list[Entity]:
+        window, logits, asked = prepared.windows[0], first_of(outputs[0]), prepared.options
+        if prepared.whole is not None:
+            rows = [first_of(o).reshape(len(w.ids), -1)
+                    for o, w in zip(outputs, prepared.windows, strict=True)]  # fmt: skip
+            window, logits = prepared.whole, joined(prepared.whole, prepared.windows, rows)
+        return find_entities(prepared.text, window, logits, manifest, asked["aggregate"],
+                             asked["ignore_labels"], *_words_of(tokenizer))  # fmt: skip
+
+    def form(self, prepared: Prepared, result: Any) -> dict[str, Any]:
+        return {"entities": [entity.to_dict() for entity in result]}
+
+    def lines(self, result: Any, options: Mapping[str, Any]) -> Iterator[str]:
+        for e in result:
+            yield f"{e.score:8.4f}  {e.label}  {e.start}-{e.end}  {e.text}"
+        if not result:
+            yield NOTHING
+
+    def described(self, head: Manifest) -> Iterator[tuple[str, str]]:
+        yield "scheme", str(scheme_of(head["labels"]))
+
+
+def _words_of(tokenizer: Any) -> tuple[bool, int | None]:
+    """Whether a tokenizer's vocabulary marks tokens inside of words, and its unknown token's id."""
+    model = tokenizer.library.model
+    unknown = getattr(model, "unk_token", None)
+    found = tokenizer.token_to_id(unknown) if unknown else getattr(model, "unk_id", None)
+    return bool(getattr(model, "continuing_subword_prefix", None)), found

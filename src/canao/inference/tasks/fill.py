@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from canao.errors import InputError
 from canao.inference.tasks.classify import scores_of
+from canao.inference.tasks.prepared import Prepared
 from canao.inference.tasks.results import Filling
+from canao.inference.tasks.task import OF_TOKENS, Manifest, Option, Outputs, Task, count, first_of
 
 
 def mask_id(tokenizer: Any, mask: str | None) -> int:
@@ -52,3 +55,36 @@ def _fillings(
             )
         )
     return out
+
+
+class Fillings(Task):
+    """For each mask of a text, a list of Filling."""
+
+    name = "fill-mask"
+    options: ClassVar[Mapping[str, Option]] = {"top": count(5)}
+    per, scored = OF_TOKENS, True
+
+    def require(self, prepared: Prepared, manifest: Manifest, tokenizer: Any) -> None:
+        require_mask(prepared.windows[0].ids, tokenizer, _mask(manifest))
+
+    def interpret(
+        self, prepared: Prepared, outputs: Sequence[Outputs], manifest: Manifest, tokenizer: Any
+    ) -> list[list[Filling]]:
+        return fill_masks(
+            prepared.windows[0], first_of(outputs[0]), tokenizer, _mask(manifest) or "",
+            prepared.options["top"], manifest.get("activation"),
+        )  # fmt: skip
+
+    def form(self, prepared: Prepared, result: Any) -> dict[str, Any]:
+        return {"masks": [[filling.to_dict() for filling in mask] for mask in result]}
+
+    def lines(self, result: Any, options: Mapping[str, Any]) -> Iterator[str]:
+        for i, mask in enumerate(result, 1):
+            if len(result) > 1:
+                yield f"mask {i}"
+            for filling in mask:
+                yield f"{filling.score:8.4f}  {filling.token}"
+
+
+def _mask(manifest: Manifest) -> str | None:
+    return (manifest.get("tokenizer") or {}).get("mask")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,11 @@ from canao.artifact.reading import read_bytes
 from canao.artifact.text_settings import PROMPT_MASK, TextSettings
 from canao.errors import InputError
 from canao.inference.tasks.head import require_head
+from canao.inference.tasks.prepared import Prepared
 from canao.inference.tasks.prompts import chosen_prompt, in_lower_case, reading, special_tokens
+from canao.inference.tasks.table import TASKS
+from canao.inference.tasks.task import CONTEXT
 from canao.inference.tasks.windows import SHARED, cut_windows
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A text or a pair of texts as token ids.
-
-    windows   one or more encodings of the `tokenizers` library, several for a long context; or
-              several of `Window` for a long text
-    options   of the task, with their defaults
-    cut       number of tokens before truncation, if the text was truncated; else 0
-    whole     the encoding of the whole text, if `windows` are parts of it
-    skip      the first tokens, of a prompt, that are not pooled into the text's vector
-    """
-
-    text: str
-    pair: str | None
-    windows: tuple[Any, ...]
-    options: dict[str, Any]
-    cut: int = 0
-    whole: Any = None
-    skip: int = 0
 
 
 class Reader:
@@ -46,7 +27,7 @@ class Reader:
     shortened           how many tokens are left of a text that is truncated; not above `limit`
     truncates           long texts are truncated without being asked
     windowed_context    the second text is a context, which is read in windows if it is long
-    classifies_tokens   so that a long text is read in windows
+    windowed_text       a long text is read in windows
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -62,8 +43,9 @@ class Reader:
         self.shortened = min(self.limit, usual)
         # Where Sentence-Transformers truncates, and nowhere else.
         self.truncates = own is not None and own <= artifact.max_length
-        self.windowed_context = manifest.get("task") == "question-answering"
-        self.classifies_tokens = manifest.get("task") == "token-classification"
+        task = TASKS.get(manifest.get("task", "none"))
+        self.windowed_context = task is not None and task.pairs == CONTEXT
+        self.windowed_text = task is not None and task.windows
         self.inputs = {i["name"]: i["limit"] for i in manifest["inputs"]}
         library = _tokenizer(artifact, self.settings)
         if self.texts.get("lowercase"):
@@ -128,7 +110,7 @@ class Reader:
         _check_text("text", text)
         if pair is not None:
             _check_text("context" if self.windowed_context else "second text", pair)
-        if self.classifies_tokens and not truncate:
+        if self.windowed_text and not truncate:
             whole = self.whole(text)
             if len(whole.ids) > self.limit:
                 return Prepared(text, None, cut_windows(whole, self.limit), options, whole=whole)
