@@ -1,3 +1,3 @@
 """The compile flow as a list of steps: model, graph, fuse, schedule, emit, build, artifact. Loading
-a model, choosing plans and packaging what was built lie beside it. May import build and what is
-below it; knows no device and no search."""
+a model, choosing plans and packaging what was built lie beside it. May import build, what is
+below it, and inference/tasks/table.py; knows no device and no search."""
