@@ -202,8 +202,9 @@ def test_families(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "op"), [("int8", "quantize"), ("fp16", "narrow")])
 def test_rows_are_rounded_by_the_product_that_makes_them(precision: str, op: str) -> None:
-    """In encoders; in decoders threads share out the columns of a token, so no kernel has rows."""
-    for model, fused in ((classifier("small", layers=1), 1), (decoder(), 0)):
+    """In encoders, with and without a residual connection that reads the row as well; in decoders
+    threads share out the columns of a token, so no kernel has rows."""
+    for model, fused in ((classifier("small", layers=1), 2), (decoder(), 0)):
         graph = load_model(model)[1]
         program = compile_graph(graph, HOST, precision=precision, planner=default_plans).program
         forms = [r.form for r in program.regions if isinstance(r.form, PackedGemm)]

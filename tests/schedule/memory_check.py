@@ -17,7 +17,10 @@ from canao.fuse.access import Access
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.group import Region
-from canao.graph.ir import Graph, dim_at
+from canao.graph.dtypes import NARROW
+from canao.graph.ir import Graph, Type, dim_at
+from canao.isa.table import SIZES
+from canao.lower.cpu.quantized import row_layout, tile_of
 from canao.schedule.schedule import Schedule, Step
 from canao.schedule.work import ROWS
 
@@ -27,24 +30,28 @@ Touched = dict[str, np.ndarray]  # value -> numbers of the elements, from its ow
 
 @dataclass(frozen=True)
 class Run:
-    """A run of so many tokens, of which the last `wanted` are asked for, by so many threads."""
+    """A run of so many tokens, of which the last `wanted` are asked for, by so many threads. `isa`
+    lays out narrow rows."""
 
     tokens: int
     wanted: int
     threads: int
+    isa: str = "avx512"
 
 
 def faults(schedule: Schedule, run: Run) -> list[str]:
     """What goes wrong in the arena in a run by a schedule."""
     owner = np.full(schedule.memory.size // ELEMENT, -1)
-    values = [r.output for r in schedule.program.regions]
+    values = [value for r in schedule.program.regions for value in r.outputs]
     found: list[str] = []
     together: list[tuple[Step, int, np.ndarray, np.ndarray]] = []  # since the last barrier
     for step in schedule.steps:
         if step.waits:
             together = []
+        made: list[Touched] = []
         for thread in range(run.threads):
-            reads, writes = _touched(schedule, step, thread, run)
+            reads, written = _touched(schedule, step, thread, run)
+            writes = np.concatenate(list(written.values()))
             for value, places in reads.items():
                 if (owner[places] != values.index(value)).any():
                     found.append(f"{step.name} reads {value}, which is no longer there")
@@ -54,8 +61,9 @@ def faults(schedule: Schedule, run: Run) -> list[str]:
                       if by != thread and other is not step
                       and (_meet(writes, others_read) or _meet(others_written, read))]  # fmt: skip
             together.append((step, thread, read, writes))
-        for _, _, _, written in together[-run.threads :]:
-            owner[written] = values.index(step.writes.value)
+            made.append(written)
+        for value, places in (item for written in made for item in written.items()):
+            owner[places] = values.index(value)
     for _, value in schedule.program.graph.outputs:
         root = _root(schedule, value)
         places = _whole(schedule, root, run)
@@ -75,12 +83,21 @@ def _root(schedule: Schedule, value: str) -> str:
 
 
 def _whole(schedule: Schedule, value: str, run: Run) -> np.ndarray:
-    size = dim_at(schedule.program.graph.types[value].elements, run.tokens)
+    kind = schedule.program.graph.types[value]
+    size = dim_at(kind.elements, run.tokens)
+    if kind.dtype in NARROW:
+        size = size // dim_at(kind.shape[-1], run.tokens) * _pitch(kind, run.isa)
     return schedule.memory.place(value) // ELEMENT + np.arange(size)
 
 
-def _touched(schedule: Schedule, step: Step, thread: int, run: Run) -> tuple[Touched, np.ndarray]:
-    """The elements of the arena that a thread reads, by value, and those that it writes. A step
+def _pitch(kind: Type, isa: str) -> int:
+    """Elements of the arena from one narrow row to the next."""
+    layout, size = row_layout(kind.shape[-1], kind.dtype, isa), tile_of(kind.dtype, isa).activations
+    return -(-layout.pitch * SIZES[size] // ELEMENT)
+
+
+def _touched(schedule: Schedule, step: Step, thread: int, run: Run) -> tuple[Touched, Touched]:
+    """The elements of the arena that a thread reads, and those that it writes, by value. A step
     that shares out anything but rows may touch all of its values."""
     graph, memory, region = schedule.program.graph, schedule.memory, step.region
     reads: dict[str, list[np.ndarray]] = {}
@@ -95,12 +112,15 @@ def _touched(schedule: Schedule, step: Step, thread: int, run: Run) -> tuple[Tou
         root = _root(schedule, operand.value)
         if root in memory.offsets and operand.value not in indexed:
             reads.setdefault(root, []).append(_whole(schedule, root, run))
-    # What an appending step writes is in the cache.
-    writes = _whole(schedule, step.writes.value, run)[: 0 if step.appends else None]
-    if by_row:
-        width = len(writes) // dim_at(step.work.count, run.tokens)
-        writes = writes[0] + (rows[:, None] * width + np.arange(width)).ravel()
-    return {value: np.unique(np.concatenate(all_)) for value, all_ in reads.items()}, writes
+    written: Touched = {}
+    for operand in step.writes:
+        # What an appending step writes is in the cache.
+        places = _whole(schedule, operand.value, run)[: 0 if step.appends else None]
+        if by_row:
+            width = len(places) // dim_at(step.work.count, run.tokens)
+            places = places[0] + (rows[:, None] * width + np.arange(width)).ravel()
+        written[operand.value] = places
+    return {value: np.unique(np.concatenate(all_)) for value, all_ in reads.items()}, written
 
 
 def _share(step: Step, thread: int, run: Run) -> np.ndarray:
@@ -135,6 +155,10 @@ def _rows_read(
         if value in graph.constants:
             continue
         left = isinstance(form, PackedGemm) and access is form.a
+        if left and form.rows in NARROW:
+            pitch = _pitch(graph.types[value], run.isa)
+            yield value, (rows[:, None] * pitch + np.arange(pitch)).ravel()
+            continue
         lead = access.shape[:-1] if left else inner.lead
         sizes = [dim_at(d, run.tokens) for d in lead]
         shape = [dim_at(d, run.tokens) for d in access.shape]

@@ -107,6 +107,19 @@ def test_no_thread_writes_over_what_another_needs(name, isa):
             assert faults(schedule, run) == []
 
 
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+@pytest.mark.parametrize("name", ["bert-odd", "gpt2-three_heads", "family-ModernBert"])
+@pytest.mark.parametrize("isa", ["avx512vnni", "avx512amx", "neon_i8mm"])
+def test_nor_where_kernels_make_narrow_rows_as_well(name, isa, precision):
+    """Two values of a kernel at a time, of which one may be in use for longer than the other."""
+    target = TARGETS["neon" if "neon" in isa else "avx512"].with_isa(isa)
+    stages = compile_graph(graph(name), target, planner=default_plans, precision=precision,
+                           allow_emulation=True)  # fmt: skip
+    assert any(region.beside for region in stages.program.regions)
+    for run in runs(stages.program.graph.max_length):
+        assert faults(stages.schedule, replace(run, isa=stages.target.isa)) == []
+
+
 @pytest.mark.parametrize("name", ["bert-odd", "gpt2-three_heads"])
 def test_the_check_sees_a_missing_barrier(name):
     schedule = staged(name, "avx512").schedule

@@ -60,7 +60,8 @@ class OutputEntry(_Strict):
 
 class KernelEntry(_Strict):
     """A kernel, in the order in which they run. `product` is the row of an instruction set's tiles
-    that its products are by; it is there only where these are not of float32."""
+    that its products are by; it is there only where these are not of float32. `beside` are narrow
+    rows that it makes as well as `output`."""
 
     name: str
     plan: str
@@ -68,6 +69,7 @@ class KernelEntry(_Strict):
     ops: list[str]
     output: str
     flops: Count
+    beside: str | UnsetType = UNSET
     product: str | UnsetType = UNSET
 
 

@@ -34,7 +34,7 @@ def _fused(stages: Stages) -> str:
     for i, region in enumerate(program.regions):
         lines.append(f"region {i}: {form_name(region.form)}, {region.mapping} {{")
         lines += [f"  {format_node(program.graph, n)}" for n in region.nodes]
-        lines.append(f"}} -> {region.output}")
+        lines.append(f"}} -> {', '.join(region.outputs)}")
     return "\n".join(lines) + "\n"
 
 
@@ -48,12 +48,12 @@ def _plan(level: Level) -> str:
     rows = zip(program.regions, level.plans, level.tuned, schedule.kernel_names(),
                memory.barriers, strict=True)  # fmt: skip
     for i, (region, plan, tuned, name, waits) in enumerate(rows):
-        place = memory.offsets.get(region.output)
+        made = ", ".join(f"{name} at {memory.offsets.get(name, '-')}" for name in region.outputs)
         flops = region_flops(program.graph, region, NOMINAL_LENGTH)
         how = f"{plan.name} tuned" if tuned else plan.name
         lines.append(
             f"{'wait ' if waits else '     '}{i}: {name or 'alias'} plan {how} "
-            f"-> {region.output} at {'-' if place is None else place}, "
+            f"-> {made}, "
             f"{flops} flops at {NOMINAL_LENGTH}"
         )
     return "\n".join(lines) + "\n"

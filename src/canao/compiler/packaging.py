@@ -147,6 +147,7 @@ def _kernels(level: Level) -> list[dict[str, Any]]:
             "ops": list(region.ops),
             "output": region.output,
             "flops": region_flops(program.graph, region, NOMINAL_LENGTH),
+            **({"beside": region.beside} if region.beside else {}),
             **_product(region, level.target),
         }
         for name, plan, tuned, region in rows

@@ -11,6 +11,7 @@ from canao.emit.vecmath import RARE, vector_code
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import (
+    BESIDE_SLOT,
     OUTPUT_SLOT,
     Gather,
     Local,
@@ -44,7 +45,7 @@ class RowStyle:
     chains    partial results of a reduction
     width     floats in a vector
     upto      whether the count of lanes in use may be a whole vector's or more
-    layout    of the output row, where that is narrow
+    layout    of the narrow row, where one is stored
     block     whether the first scratch buffer holds a row for each of the rows, and not one
     """
 
@@ -57,7 +58,8 @@ class RowStyle:
 
 
 class RowCode:
-    """Emits the passes over a row. `r` is the row, `j` the column, `o` the output row in C.
+    """Emits the passes over a row. `r` is the row, `j` the column, `o` the output row in C, `b` a
+    narrow row beside it.
 
     `source` is the C of the value that a GEMM puts into each row. `needs` are the functions of the
     whole file that the code calls.
@@ -75,9 +77,11 @@ class RowCode:
         self.pointers: dict[Outside, str] = {}
         self.needs: set[str] = set()
         self.source = ""
-        # The largest magnitude of a row that is quantised; of levels that are given, what makes
-        # their scale 1.
-        self.top = f"{program.writes.levels}.0f"
+        # The slot of the narrow row, and its type; the largest magnitude of a row that is
+        # quantised, or of levels that are given, what makes their scale 1.
+        row: tuple[int | None, DType] = program.narrow_row or (None, F32)
+        self.narrow_slot, self.narrow = row
+        self.top = f"{self.narrow.levels}.0f"
 
     # Operands.
 
@@ -152,6 +156,8 @@ class RowCode:
         one place for what they store."""
         if self.style.upto:
             return "o"
+        if slot == BESIDE_SLOT:
+            return "b"
         if slot == 1 and self.style.block:
             return f"{self.scratch[0].name} + (r - begin) * {expression(self.rows.width)}"
         return self.scratch[slot - 1].name if slot else "o"
@@ -240,8 +246,8 @@ class RowCode:
         for x, slot in stage.stores:
             place = f"{self._slot(slot)} + j"
             value = self.operand(x, partial)
-            if slot == OUTPUT_SLOT and self.style.layout is not None:
-                kind = row_type(self.program.writes)
+            if slot == self.narrow_slot:
+                kind = row_type(self.narrow)
                 store = f"{kind}_store_n({place}, {value}, {partial})" if partial else (
                     f"{kind}_store({place}, {value})")  # fmt: skip
                 w.line(f"{store};")
@@ -317,7 +323,7 @@ class RowCode:
             "max": f"vf_top({lanes})",
             "inverse": f"1.0f / vf_sum({lanes})",
             "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
-            "levels": f"{row_type(self.program.writes)}_inverse({self.top})",
+            "levels": f"{row_type(self.narrow)}_inverse({self.top})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
@@ -325,21 +331,34 @@ class RowCode:
         """All of `stages` for each row r in [begin, end)."""
         result = self.program.result
         scalar = result.name if isinstance(result, Scalar) else ""
-        width, kind = "1" if scalar else expression(self.rows.width), "float"
-        layout = self.style.layout
-        if layout is not None:
-            width, kind = str(layout.pitch), row_type(self.program.writes)
-            self.needs.add(kind)
+        width, layout = expression(self.rows.width), self.style.layout
         with w.block(f"for ({self.long} r = begin; r < end; r++)"):
-            w.line(f"{self.pointer}{kind} *const o = out + r * {width};")
+            if self.narrow_slot != OUTPUT_SLOT:
+                pitch = "1" if scalar else width
+                w.line(f"{self.pointer}float *const o = out + r * {pitch};")
+            if layout is not None:
+                self._open_narrow(w, layout)
             self.open_row(w, stages)
             for stage in stages:
                 self.stage(w, stage)
             if scalar:
                 w.line(f"o[0] = {self.local[scalar]};")
             if layout is not None:
-                top = f", {self.top}" if self.program.writes in QUANTIZED else ""
-                w.line(f"{kind}_end(o, {expression(self.rows.width)}, {layout.scale}{top});")
+                self._end_narrow(w, layout)
+
+    def _open_narrow(self, w: Writer, layout: RowLayout) -> None:
+        """Declare the pointer to the narrow row."""
+        kind = row_type(self.narrow)
+        self.needs.add(kind)
+        name, start = ("o", "out") if self.narrow_slot == OUTPUT_SLOT else ("b", "beside")
+        w.line(f"{self.pointer}{kind} *const {name} = {start} + r * {layout.pitch};")
+
+    def _end_narrow(self, w: Writer, layout: RowLayout) -> None:
+        """What follows the elements of the narrow row."""
+        assert self.narrow_slot is not None
+        top = f", {self.top}" if self.narrow in QUANTIZED else ""
+        w.line(f"{row_type(self.narrow)}_end({self._slot(self.narrow_slot)}, "
+               f"{expression(self.rows.width)}, {layout.scale}{top});")  # fmt: skip
 
 
 def _one_stride(access: Access) -> Dim | None:

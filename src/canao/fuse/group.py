@@ -2,9 +2,10 @@
 
 The planner of DNNFusion (PLDI 2021, Listing 1): seeds are one-to-one ops, smallest result first;
 a block grows to its successors, then to its predecessors, as the table of mapping types allows.
-Three things are added. A merge must have a form (a kernel that computes it), and must stay
+Four things are added. A merge must have a form (a kernel that computes it), and must stay
 convex. A RED cell is allowed where the form is a schedule by tiles. Blocks that hold no
-one-to-one op grow too, after all seeds.
+one-to-one op grow too, after all seeds. A block may have a second result, narrow rows, as products
+read what a norm makes, where a residual connection reads it in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from canao.errors import UnsupportedError
 from canao.fuse.forms.attention import ScorePaths
 from canao.fuse.forms.form import Form, form_of
 from canao.fuse.yellow_cells import YellowCellPolicy
+from canao.graph.dtypes import NARROW
 from canao.graph.ir import Graph, Node, dim_at
 from canao.graph.ops import (
     MANY_TO_MANY,
@@ -49,16 +51,25 @@ _NOMINAL_TOKENS = 128
 
 # Whether a backend has a kernel for a form.
 Legal = Callable[[Graph, Form], bool]
+# The output of a region, and what is beside it or ''.
+Results = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Nodes that run as one kernel: `form` says how, `output` is the one value it stores."""
+    """Nodes that run as one kernel: `form` says how, `output` is the value it stores. `beside` is
+    one of narrow rows that it stores as well, made of the rows that the output has, or ''."""
 
     nodes: tuple[Node, ...]
     output: str
     form: Form
     mapping: str
+    beside: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All values that it stores."""
+        return (self.output, self.beside) if self.beside else (self.output,)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -94,7 +105,7 @@ class _Block:
 def unfused(graph: Graph, legal: Legal) -> Program:
     """One region for each node: the baseline that fusion is compared with."""
     return Program(
-        graph, tuple(_region(graph, legal, [n], n.output, m) for n, m in _mappings(graph))
+        graph, tuple(_region(graph, legal, [n], (n.output, ""), m) for n, m in _mappings(graph))
     )
 
 
@@ -116,16 +127,17 @@ def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 
 def _region(
-    graph: Graph, legal: Legal, nodes: Sequence[Node], output: str, mapping: str
+    graph: Graph, legal: Legal, nodes: Sequence[Node], results: Results, mapping: str
 ) -> Region:
-    form = form_of(graph, nodes, output)
+    output, beside = results
+    form = form_of(graph, nodes, output, beside)
     if form is None or not legal(graph, form):
         n = next((n for n in nodes if n.output == output), nodes[0])
         raise UnsupportedError(
             f"operator {n.op} {graph.types[n.output]} at {n.where or 'the top of the model'}: "
             "no kernel computes it yet; remove it from the model"
         )
-    return Region(tuple(nodes), output, form, mapping)
+    return Region(tuple(nodes), output, form, mapping, beside)
 
 
 class _Planner:
@@ -147,7 +159,7 @@ class _Planner:
         blocks = {id(b): b for b in self.block.values()}
         last = sorted(blocks.values(), key=lambda b: self.order[self._output(b.nodes)])
         regions = tuple(
-            _region(self.graph, self.legal, b.nodes, self._output(b.nodes), b.mapping)
+            _region(self.graph, self.legal, b.nodes, self._results(b.nodes), b.mapping)
             for b in last
         )
         return Program(self.graph, regions, tuple(self.log))
@@ -203,14 +215,16 @@ class _Planner:
         return self._merge([producer, consumer], mapping, colour)
 
     def _merge(self, blocks: Sequence[_Block], mapping: str, colour: str) -> bool:
-        """Make one block of several if it has one output, is convex and has a form."""
+        """Make one block of several if it has the outputs of one, is convex and has a form."""
         if sum(len(b.nodes) for b in blocks) > _MOST_NODES:
             return False
         nodes = sorted({n for b in blocks for n in b.nodes}, key=lambda n: self.order[n.output])
-        outputs = self._outputs(nodes)
-        if len(outputs) != 1 or not self._convex(nodes):
+        output, beside = self._results(nodes)
+        if len(self._outputs(nodes)) != 1 + bool(beside) or not self._convex(nodes):
             return False
-        form = form_of(self.graph, nodes, outputs[0])
+        if beside and not self._ready(nodes, output):
+            return False
+        form = form_of(self.graph, nodes, output, beside)
         if form is None or not self.legal(self.graph, form):
             self._note(blocks[0], blocks[-1], colour, "no kernel")
             return False
@@ -231,7 +245,21 @@ class _Planner:
                 or any(u.output not in inside for u in self.users[n.output])]  # fmt: skip
 
     def _output(self, nodes: Sequence[Node]) -> str:
-        return (self._outputs(nodes) or [nodes[-1].output])[0]
+        return self._results(nodes)[0]
+
+    def _results(self, nodes: Sequence[Node]) -> Results:
+        """The first output that is not narrow, and the first narrow one beside that."""
+        outputs = self._outputs(nodes) or [nodes[-1].output]
+        narrow = [name for name in outputs if self.graph.types[name].dtype in NARROW]
+        wide = [name for name in outputs if name not in narrow]
+        return (wide[0], narrow[0] if narrow else "") if wide else (narrow[0], "")
+
+    def _ready(self, nodes: Sequence[Node], output: str) -> bool:
+        """Whether all that the nodes read is there when `output` can be made. Regions run in the
+        order of their outputs, so what is beside one may not wait for any other."""
+        inside = {n.output for n in nodes}
+        return all(self.order.get(i, -1) < self.order[output]
+                   for n in nodes for i in n.inputs if i not in inside)  # fmt: skip
 
     def _convex(self, nodes: Sequence[Node]) -> bool:
         """Whether no path leaves the block and comes back, as one along a residual edge can."""

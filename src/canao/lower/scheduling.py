@@ -126,7 +126,7 @@ def schedule_program(program: Program, plans: Sequence[Plan], target: Target) ->
         kernel = kernels.get(region.output)
         if kernel is not None:
             name = names[region.output]
-            writes = _written(region.output, program.graph.types[region.output])
+            writes = tuple(_written(v, program.graph.types[v]) for v in region.outputs)
             steps += _steps(region, plan, name, kernel, writes, waits, memory, cache)
     weights = lay_out(program.graph, (o for step in steps for o in step.reads))
     scratch = scratch_bytes([s.scratch for s in steps], program.graph.max_length)
@@ -134,8 +134,8 @@ def schedule_program(program: Program, plans: Sequence[Plan], target: Target) ->
 
 
 def _steps(
-    region: Region, plan: Plan, name: str, kernel: Kernel, writes: Operand, waits: bool,
-    memory: MemoryPlan, cache: CachePlan,
+    region: Region, plan: Plan, name: str, kernel: Kernel, writes: tuple[Operand, ...],
+    waits: bool, memory: MemoryPlan, cache: CachePlan,
 ) -> list[Step]:  # fmt: skip
     """The steps of a region: causal attention first puts its keys and values into the cache."""
     last = region.output in memory.last

@@ -83,7 +83,8 @@ def region_text(graph: Graph, region: Region) -> str:
         names[n.output] = f"v{len(names)}"
         shown = " ".join(f"{key}={_plain(value)}" for key, value in n.attributes)
         parts.append(f"{names[n.output]} = {n.op}({', '.join(operands)}) {shown}".rstrip())
-    return "; ".join([*parts, f"-> {names[region.output]}: {graph.types[region.output]}"])
+    made = ", ".join(f"{names[value]}: {graph.types[value]}" for value in region.outputs)
+    return "; ".join([*parts, f"-> {made}"])
 
 
 def _plain(value: object) -> str:

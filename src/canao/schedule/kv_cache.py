@@ -89,10 +89,10 @@ def last_rows(program: Program) -> frozenset[str]:
         return frozenset()
     users = _users(program)
     for region in reversed(program.regions):
-        name = region.output
-        last = all(u.output in found and _by_row(u, name) for u in users.get(name, ()))
+        last = all(u.output in found and _by_row(u, name)
+                   for name in region.outputs for u in users.get(name, ()))  # fmt: skip
         if last and _in_order(region):
-            found.add(name)
+            found.update(region.outputs)
     return frozenset(found)
 
 
@@ -101,7 +101,7 @@ def _users(program: Program) -> Mapping[str, Sequence[Region]]:
     found: dict[str, list[Region]] = {}
     for region in program.regions:
         for name in dict.fromkeys(i for n in region.nodes for i in n.inputs):
-            if name != region.output:
+            if name not in region.outputs:
                 found.setdefault(name, []).append(region)
     return found
 

@@ -174,7 +174,7 @@ class _Planner:
             if needs:
                 since.clear()
             waits.append(needs)
-            since[region.output] = region
+            since.update(dict.fromkeys(region.outputs, region))
         return tuple(waits)
 
     def _spans(self, epochs: Sequence[int]) -> dict[str, _Span]:
@@ -186,10 +186,10 @@ class _Planner:
                 if source in spans:
                     own = self._own_rows(region, name) if source == name else None
                     spans[source].touched(i, at, own)
-            if region.output not in self.aliases:
-                size = self.bytes_of(self.graph.types[region.output], self.graph.max_length)
-                rows = self._written_rows(region)
-                spans[region.output] = _Span(at, at, i, i, aligned(size), rows, rows)
+            for name in region.outputs if region.output not in self.aliases else ():
+                size = self.bytes_of(self.graph.types[name], self.graph.max_length)
+                rows = self._written_rows(region, name)
+                spans[name] = _Span(at, at, i, i, aligned(size), rows, rows)
         for _, value in self.graph.outputs:
             spans[_root(value, self.aliases)].touched(len(epochs), epochs[-1], None)
         return spans
@@ -222,12 +222,12 @@ class _Planner:
                 return None
         return shared, pitch, region.output in self.last
 
-    def _written_rows(self, region: Region) -> _Own | None:
+    def _written_rows(self, region: Region, name: str) -> _Own | None:
         """The rows of a result whose row r is written by the thread that has row r."""
-        shared, shape = self._shared(region), self.graph.shape(region.output)
+        shared, shape = self._shared(region), self.graph.shape(name)
         if shared is None or isinstance(shared, int) or not shape:
             return None
-        whole = dim_mul(shape[-1], shared) == self.graph.types[region.output].elements
+        whole = dim_mul(shape[-1], shared) == self.graph.types[name].elements
         return (shared, shape[-1], region.output in self.last) if whole else None
 
 

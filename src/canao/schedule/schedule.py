@@ -52,7 +52,7 @@ class Step:
 
     region      what it computes, by `plan`
     name        of its kernel; steps of one name share their code
-    reads       its pointers, in their order; `writes` is the value that it stores
+    reads       its pointers, in their order; `writes` are those of the values that it stores
     work        how the threads share it out
     waits       whether a barrier is before it, where steps share out rows
     last_only   whether it may leave out rows of tokens whose outputs are not wanted
@@ -65,7 +65,7 @@ class Step:
     plan: Plan
     name: str
     reads: tuple[Operand, ...]
-    writes: Operand
+    writes: tuple[Operand, ...]
     work: Work
     waits: bool
     last_only: bool = False

@@ -5,7 +5,7 @@ several times. Each copy reads activations that a gather has just written, or a 
 that gathered, as the kernel before it would in the model, and has constants of its own, so that
 caches hold no more of them than in the model.
 
-Libraries give out float32. Of a region that makes narrow rows, a product is given out: few columns,
+Libraries give out float32. Of narrow rows that a region makes, a product is given out: few columns,
 each the sum of some of the row's elements, all of which are in one of the sums.
 """
 
@@ -48,6 +48,7 @@ _STEPS = {F32: 0.0, BF16: 2.0**-7, F16: 2.0**-10} | {d: 1 / d.levels for d in QU
 _MOVED = 2  # elements of one sum that may
 _SUMS = 64  # that a narrow row is checked by
 _CHECKED_LENGTHS = (1, 37)  # besides the measured one
+_Expected = tuple[np.ndarray, float]  # a result, and how far another may be from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,15 @@ Pair = tuple[Subject, Plan]
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a library gives out, by its `name`: `value`, which tells of a region's `result`."""
+
+    name: str
+    value: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrialLibrary:
     """A built library in which every pair is a step or several, that can be timed."""
 
@@ -76,8 +86,7 @@ class TrialLibrary:
     artifact: Artifact
     program: Program
     nodes: Mapping[Pair, tuple[Node, ...]]  # of the first copy, what makes its activations included
-    results: Mapping[Pair, str]  # of the first copy, the value that the region makes
-    outputs: Mapping[Pair, str]
+    outputs: Mapping[Pair, tuple[Shown, ...]]  # of the first copy
     steps: Mapping[Pair, tuple[tuple[int, ...], ...]]  # of each copy; causal attention has two
 
     def times(self, device: Device, config: MeasureConfig) -> dict[Pair, float]:
@@ -96,29 +105,33 @@ class TrialLibrary:
         with CompiledModel(self.artifact) as model:
             for s in sorted({min(n, graph.max_length) for n in (length, *_CHECKED_LENGTHS)}):
                 ids = np.random.default_rng(s).integers(0, ROWS, s).astype(np.int32)
-                got, expected = model.run(ids[None]), dict[Subject, tuple[np.ndarray, float]]()
+                got, expected = model.run(ids[None]), dict[Subject, list[_Expected]]()
                 for pair in self.pairs:
                     if pair[0] not in expected:
                         expected[pair[0]] = self._expected(pair, ids)
-                    if not _close(got[self.outputs[pair]], *expected[pair[0]]):
+                    wanted = zip(self.outputs[pair], expected[pair[0]], strict=True)
+                    if not all(_close(got[shown.name], *of) for shown, of in wanted):
                         found.append(pair)
         return tuple(dict.fromkeys(found))
 
-    def _expected(self, pair: Pair, ids: np.ndarray) -> tuple[np.ndarray, float]:
+    def _expected(self, pair: Pair, ids: np.ndarray) -> list[_Expected]:
         """What is given out of a pair, and how far a library's may be from it."""
         graph, nodes = self.program.graph, self.nodes[pair]
         read = {name for n in nodes for name in n.inputs}
         constants = {k: v for k, v in graph.constants.items() if k in read}
         values = interpret(graph.replace(nodes=nodes, constants=constants), [ids])
-        expected, result = values[nodes[-1].output], self.results[pair]
-        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
-        dtype = graph.types[result].dtype
-        largest = _largest(values[result], dtype) if dtype in NARROW else 0.0
         # Weights of values that attention rounds, on the other side of half a step, or relative to
         # the largest of some keys and not of all.
-        if any("rounded" in dict(n.attributes) for n in nodes):
-            allowed += _STEPS[BF16] * float(np.abs(expected).max(initial=0.0))
-        return expected, allowed + _MOVED * _STEPS[dtype] * largest
+        rounded = any("rounded" in dict(n.attributes) for n in nodes)
+        found = []
+        for shown in self.outputs[pair]:
+            expected, dtype = values[shown.value], graph.types[shown.result].dtype
+            most = float(np.abs(expected).max(initial=0.0))
+            allowed = TOLERANCE * max(1.0, most) + (_STEPS[BF16] * most if rounded else 0.0)
+            if dtype in NARROW:
+                allowed += _MOVED * _STEPS[dtype] * _largest(values[shown.result], dtype)
+            found.append((expected, allowed))
+        return found
 
 
 def _as(ones: np.ndarray, dtype: DType) -> np.ndarray:
@@ -165,13 +178,12 @@ def build_trial_library(
     }
     places: dict[str, list[int]] = {r.output: [] for r in made.program.regions}
     for i, step in enumerate(schedule.steps):
-        places[step.writes.value].append(i)
+        places[step.writes[0].value].append(i)
     steps = {pair: tuple(tuple(places[output]) for output in outputs)
              for pair, outputs in made.places.items()}  # fmt: skip
     return TrialLibrary(
-        tuple(pairs), Artifact(folder, manifest), made.program, made.nodes,
-        {pair: outputs[0] for pair, outputs in made.places.items()}, made.outputs, steps,
-    )  # fmt: skip
+        tuple(pairs), Artifact(folder, manifest), made.program, made.nodes, made.outputs, steps
+    )
 
 
 class _Assembly:
@@ -182,9 +194,9 @@ class _Assembly:
         self.constants: dict[str, np.ndarray] = {}
         self.types = {IDS: Type(I32, (1, TOKENS))}
         self.all_nodes: list[Node] = []
-        self.cut: list[tuple[tuple[Node, ...], str, Plan | None, str]] = []
+        self.cut: list[tuple[tuple[Node, ...], tuple[str, str], Plan | None, str]] = []
         self.nodes: dict[Pair, tuple[Node, ...]] = {}
-        self.outputs: dict[Pair, str] = {}
+        self.outputs: dict[Pair, tuple[Shown, ...]] = {}
         self.places: dict[Pair, list[str]] = {pair: [] for pair in pairs}
         for copy in range(copies):
             for i, pair in enumerate(pairs):
@@ -207,15 +219,16 @@ class _Assembly:
                for n in subject.region.nodes]  # fmt: skip
         for n in own:
             self._add(n)
-        result = names[subject.region.output]
-        self.places[pair].append(result)
-        self.cut.append((tuple(own), result, plan, subject.region.mapping))
+        results = [names[value] for value in subject.region.outputs]
+        self.places[pair].append(results[0])
+        both = (results[0], results[1] if len(results) > 1 else "")
+        self.cut.append((tuple(own), both, plan, subject.region.mapping))
         if first:
-            # The region's result comes last, whatever else its nodes make.
-            block = self.all_nodes[start:]
-            last = next(n for n in block if n.output == result)
-            self.nodes[pair] = (*(n for n in block if n is not last), last, *self._sums(result))
-            self.outputs[pair] = f"{tag}.out"
+            self.outputs[pair] = tuple(
+                Shown(f"{tag}.out{i or ''}", self._shown(result), result)
+                for i, result in enumerate(results)
+            )
+            self.nodes[pair] = tuple(self.all_nodes[start:])
 
     def _activation(self, graph: Graph, name: str, result: str) -> str:
         """Nodes that make a value of the type of `name`, out of rows of a table."""
@@ -239,11 +252,11 @@ class _Assembly:
             value = self._alone(node(op, operands or (value,), output, **attributes))
         return value
 
-    def _sums(self, rows: str) -> tuple[Node, ...]:
-        """Of narrow rows, a node that makes sums of their elements; none of others."""
+    def _shown(self, rows: str) -> str:
+        """What is given out of a result: of narrow rows, sums of their elements."""
         dtype = self.types[rows].dtype
         if dtype not in NARROW:
-            return ()
+            return rows
         width = self.types[rows].shape[-1]
         assert isinstance(width, int)
         ones = np.arange(width) % _SUMS == np.arange(min(_SUMS, width))[:, None]
@@ -252,9 +265,7 @@ class _Assembly:
             scales = np.ones(len(ones), np.float32)
             operands.append(self._constant(f"sums{width}.scales", scales))
         op = "quantized_linear" if dtype in QUANTIZED else "linear"
-        made = node(op, tuple(operands), f"{rows}.sums")
-        self._alone(made)
-        return (made,)
+        return self._alone(node(op, tuple(operands), f"{rows}.sums"))
 
     def _constant(self, name: str, value: np.ndarray) -> str:
         """A constant that all blocks share."""
@@ -265,7 +276,7 @@ class _Assembly:
     def _alone(self, n: Node) -> str:
         """The value of a node that is a region by itself."""
         self._add(n)
-        self.cut.append(((n,), n.output, None, ""))
+        self.cut.append(((n,), (n.output, ""), None, ""))
         return n.output
 
     def _add(self, n: Node) -> None:
@@ -273,15 +284,15 @@ class _Assembly:
         self.all_nodes.append(n)
 
     def _finish(self, max_length: int) -> None:
-        shown = tuple((name, self.nodes[pair][-1].output) for pair, name in self.outputs.items())
+        shown = tuple((x.name, x.value) for several in self.outputs.values() for x in several)
         slot = Input(IDS, self.types[IDS], Ids(ROWS))
         graph = Graph(
             (slot,), self.constants, tuple(self.all_nodes), shown, self.types, max_length
         )
         regions, plans = [], []
-        for nodes, output, plan, mapping in self.cut:
-            form = form_of(graph, nodes, output)
+        for nodes, (output, beside), plan, mapping in self.cut:
+            form = form_of(graph, nodes, output, beside)
             assert form is not None, f"{output}: a region of the model that has no form here"
-            regions.append(Region(nodes, output, form, mapping))
+            regions.append(Region(nodes, output, form, mapping, beside))
             plans.append(plan or default_plan(regions[-1], self.target))
         self.program, self.plans = Program(graph, tuple(regions)), tuple(plans)

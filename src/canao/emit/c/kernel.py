@@ -12,6 +12,9 @@ from canao.emit.writer import Writer
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
 
+# What kernels call the values that they write.
+RESULTS = ("out", "beside")
+
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
@@ -25,17 +28,23 @@ class KernelText:
 
 
 def signature(
-    name: str, arguments: Arguments, more: str = "", out: Operand | None = None
+    name: str, arguments: Arguments, more: str = "", writes: Sequence[Operand] = ()
 ) -> str:
-    """The head of a kernel whose result is `out`, or floats."""
+    """The head of a kernel whose results are `writes`, or floats."""
     language = arguments.language
     floats, long = f"{language.pointer}float *{language.restrict}", language.int64
-    kind = c_type(out, language) if out else "float"
-    result = f"{language.pointer}{kind} *{language.restrict}"
+    results = declared(declared_results(writes, language)) or f"{floats} out, "
     return (
-        f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{result} out, "
+        f"{language.kernel} {name}({long} s, {declared(arguments.declarations())}{results}"
         f"{floats} scratch, {long} begin, {long} end{more})"
     )
+
+
+def declared_results(writes: Sequence[Operand], language: Language = C11) -> list[str]:
+    """Parameters for what a kernel writes: `out`, and what it may write beside that."""
+    kinds = [c_type(x, language) for x in writes]
+    return [f"{language.pointer}{kind} *{language.restrict} {name}"
+            for kind, name in zip(kinds, RESULTS, strict=False)]  # fmt: skip
 
 
 def buffer_pointers(buffers: Sequence[Buffer], language: Language = C11) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from canao.emit.arguments import Arguments, c_type, row_type
+from canao.emit.arguments import Arguments, row_type
 from canao.emit.c.kernel import (
+    RESULTS,
     KernelText,
     buffer_pointers,
     declared,
+    declared_results,
     mark_unused,
     passed,
     signature,
@@ -48,10 +50,10 @@ class PackedGemmCode:
         self.each_row = f"{'' if self.tile.blocks else 'UNROLL '}for (int i = 0; i < m; i++)"
         self.layout = row_layout(form.k, form.rows, isa.name) if form.rows in NARROW else None
         self.program = row_program(graph, form.epilogue)
-        written = step.writes.dtype
-        self.written = row_layout(form.n, written, isa.name) if written in NARROW else None
-        # Where that is narrow, tiles write into a block of rows in scratch memory.
-        self.out = c_type(step.writes)
+        narrow = self.program.narrow_row
+        layout = row_layout(form.n, narrow[1], isa.name) if narrow else None
+        # Where the output is narrow, tiles write into a block of rows in scratch memory.
+        self.written = self.program.narrow
         self.stages = split(self.program)
         self.passes = -(-form.k // plan.kc)
         self.by_columns = step.work.columns > 0
@@ -62,7 +64,7 @@ class PackedGemmCode:
         )  # fmt: skip
         self.rows_code = RowCode(
             graph, form.epilogue, self.program, self.arguments, step.scratch,
-            RowStyle(plan.chains, isa.width, layout=self.written, block=self.written is not None),
+            RowStyle(plan.chains, isa.width, layout=layout, block=self.written),
         )  # fmt: skip
 
     def kernel(self) -> KernelText:
@@ -106,7 +108,8 @@ class PackedGemmCode:
         w.line("/* What needs whole rows, on rows that are still in cache. */")
         w.line(
             f"static void {self.name}_rows(int64_t s, {self._declared(self.rows_uses)}"
-            f"{self.out} *restrict out, float *restrict scratch, int64_t begin, int64_t end)"
+            f"{declared(declared_results(self.step.writes))}float *restrict scratch, "
+            "int64_t begin, int64_t end)"
         )
         w.line("{")
         w.depth = 1
@@ -270,7 +273,8 @@ class PackedGemmCode:
                         self._tiles(w, str(rest))
             if later:
                 names = self._passed(self.rows_uses)
-                w.line(f"{self.name}_rows(s, {names}out, scratch, top, top + rows);")
+                names += passed(RESULTS[: len(self.step.writes)])
+                w.line(f"{self.name}_rows(s, {names}scratch, top, top + rows);")
         if self.tile.blocks:
             w.line("blocks_done();")
         w.depth -= 1

@@ -20,8 +20,9 @@ def rows_text(graph: Graph, step: Step, isa: Isa, language: Language = C11) -> K
     rows, plan = step.region.form, step.plan
     assert isinstance(rows, Rows) and isinstance(plan, RowsPlan)
     arguments, body = Arguments(step.reads, language), Writer()
-    program, out = row_program(graph, rows), step.writes.dtype
-    layout = row_layout(rows.width, out, isa.name) if program.narrow else None
+    program = row_program(graph, rows)
+    narrow = program.narrow_row
+    layout = row_layout(rows.width, narrow[1], isa.name) if narrow else None
     style = RowStyle(plan.chains, isa.width, language=language, layout=layout)
     code = RowCode(graph, rows, program, arguments, step.scratch, style)
     body.depth = 1
@@ -31,7 +32,7 @@ def rows_text(graph: Graph, step: Step, isa: Isa, language: Language = C11) -> K
     code.row_pass(body, code.program.stages)
     w = Writer()
     w.line(f"/* {', '.join(step.region.ops)} on rows of {rows.width} */")
-    w.line(signature(step.name, arguments, out=step.writes))
+    w.line(signature(step.name, arguments, writes=step.writes))
     w.line("{")
     w.raw(body.text())
     w.line("}")

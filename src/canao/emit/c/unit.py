@@ -119,8 +119,8 @@ class _Unit:
 
     def _step(self, w: Writer, name: str, step: Step) -> None:
         pointers = "".join(f"{self._pointer(x)}, " for x in step.reads)
-        work = step.work
-        w.line(f"static void {name}(const struct canao_call *c) /* {step.writes.value} */")
+        work, written = step.work, ", ".join(x.value for x in step.writes)
+        w.line(f"static void {name}(const struct canao_call *c) /* {written} */")
         with w.block(""):
             w.line("int64_t begin, end;")
             if step.appends:
@@ -143,8 +143,8 @@ class _Unit:
                     f"canao_share_columns({units(step)}, {int(step.last_only)}, {work.columns}, "
                     f"{work.panel}, c, &begin, &end, &left, &right);"
                 )
-            out = self._pointer(step.writes, written=True)
-            operands = f"s, {state}{pointers}{out}, (float *)c->scratch"
+            out = "".join(f"{self._pointer(x, written=True)}, " for x in step.writes)
+            operands = f"s, {state}{pointers}{out}(float *)c->scratch"
             w.line(f"{step.name}({operands}, begin, end{columns});")
 
     def _cache(self, step: Step) -> str:

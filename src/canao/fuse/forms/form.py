@@ -8,6 +8,8 @@
     BatchedGemm  matmul of two activations, such as a GEMM for each head
     Attention    softmax(q k^T * scale + bias) v by tiles of queries and keys, no scores stored
 
+Rows, and the epilogue of a PackedGemm, may store narrow rows beside their result in float32.
+
 A norm in the epilogue of a packed GEMM, and Attention, join many-to-many ops, which DNNFusion's
 table forbids; they are legal because a schedule by tiles exists (blocks of rows; online softmax).
 
@@ -86,17 +88,22 @@ def form_name(form: Form) -> str:
     return _NAMES[type(form)]
 
 
-def form_of(graph: Graph, nodes: Sequence[Node], output: str) -> Form | None:
-    """The form of a region of `nodes` (in execution order) whose one result is `output`."""
+def form_of(
+    graph: Graph, nodes: Sequence[Node], output: str, beside: str = ""
+) -> Form | None:
+    """The form of a region of `nodes` (in execution order) whose result is `output`; or results,
+    where a row computation also stores the narrow rows `beside`."""
     heavy = [n.op for n in nodes if n.op in HEAVY]
+    if len(heavy) == 1 and heavy[0] in LINEAR:
+        return _product(graph, nodes, output, beside)
+    if beside:
+        return None if heavy else rows_form(graph, nodes, output, beside=beside)
     if not heavy:
         if any(n.op == "concat" for n in nodes):
             return concat_form(graph, nodes, output)
         if graph.types[output].dtype not in _WRITTEN and not all(OPS[n.op].view for n in nodes):
             return scan_form(graph, nodes, output)
         return _alias(graph, nodes) or rows_form(graph, nodes, output)
-    if len(heavy) == 1 and heavy[0] in LINEAR:
-        return _product(graph, nodes, output)
     if heavy in (["matmul"], ["distance_matmul"]):
         return _matmul(graph, nodes, output)
     if heavy == ["causal_attention"]:
@@ -116,7 +123,9 @@ def _inputs(graph: Graph, name: str) -> bool:
     return any(i.name == name for i in graph.inputs)
 
 
-def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = "") -> Rows | None:
+def rows_form(
+    graph: Graph, nodes: Sequence[Node], output: str, source: str = "", beside: str = ""
+) -> Rows | None:
     """The Rows form, if every node computes within rows of one shape; `source` is given."""
     computed = [n for n in nodes if not OPS[n.op].view and n.output != source]
     anchor = computed[-1].output if computed else (source or output)
@@ -148,8 +157,18 @@ def rows_form(graph: Graph, nodes: Sequence[Node], output: str, source: str = ""
         names[output] = output
     if output not in names:
         return None
-    body = tuple(n for n in computed)
-    return Rows(lead, width, body, reads, names, names[output], source)
+    rows = Rows(lead, width, tuple(computed), reads, names, names[output], source, beside)
+    return rows if not beside or _stores_both(graph, rows) else None
+
+
+def _stores_both(graph: Graph, rows: Rows) -> bool:
+    """Whether the output is whole rows of float32 that the body makes, and what is beside it the
+    last that the body makes."""
+    kind = graph.types[rows.output]
+    made = rows.output in (rows.source, *(n.output for n in rows.body))
+    whole = kind.dtype == F32 and kind.shape[-1:] == (rows.width,)
+    last = rows.body[-1] if rows.body else None
+    return made and whole and last is not None and last.output == rows.beside
 
 
 def _width(graph: Graph, computed: Sequence[Node], full: Shape) -> Dim:
@@ -208,7 +227,9 @@ def _read_as(graph: Graph, n: Node, position: int, width: Dim) -> Shape:
     return shape[:-1] if n.op in TABLES else (*shape[:-1], width)
 
 
-def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | None:
+def _product(
+    graph: Graph, nodes: Sequence[Node], output: str, beside: str
+) -> PackedGemm | None:
     linear = next(n for n in nodes if n.op in LINEAR)
     a = resolve(graph, producers(nodes), linear.inputs[0])
     weights, scales = linear.inputs[1:], ""
@@ -224,7 +245,7 @@ def _product(graph: Graph, nodes: Sequence[Node], output: str) -> PackedGemm | N
     before = {x.output for x in nodes[: nodes.index(linear)]}
     feeding = _feeding(nodes, linear)
     rest = [x for x in nodes if x.output not in before or x.output not in feeding]
-    epilogue = rows_form(graph, rest, output, linear.output)
+    epilogue = rows_form(graph, rest, output, linear.output, beside)
     if epilogue is None:
         return None
     bias = weights[1] if len(weights) == 2 else ""

@@ -32,6 +32,8 @@ class Rows:
     names    value inside the region -> the computed value that it is a view of
     output   the computed value (or read) that is stored
     source   the value that a packed GEMM has put into each row before the body runs, or ''
+    beside   the last value of the body, of narrow rows, that is stored besides a float32 output,
+             or ''
     """
 
     lead: Shape
@@ -41,6 +43,7 @@ class Rows:
     names: Mapping[str, str]
     output: str
     source: str = ""
+    beside: str = ""
 
     @property
     def rows(self) -> Dim:
@@ -56,7 +59,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A row that an earlier stage has stored: 0 is the output row, others are scratch."""
+    """A row that an earlier stage has stored: 0 is the output row, those from 1 are scratch."""
 
     index: int
 
@@ -132,6 +135,8 @@ class Stage:
 
 
 OUTPUT_SLOT = 0
+# A narrow row beside the output row. No stage reads it.
+BESIDE_SLOT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +145,25 @@ class RowProgram:
 
     writes      type of the output row. If it is narrow, the last stage stores it and nothing
                 before goes there
+    beside      type of a narrow row that the last stage stores besides, if there is one
     """
 
     stages: tuple[Stage, ...]
     slots: int
     result: RowOperand
     writes: DType = F32
+    beside: DType | None = None
 
     @property
     def narrow(self) -> bool:
         return self.writes in NARROW
+
+    @property
+    def narrow_row(self) -> tuple[int, DType] | None:
+        """The slot and the type of the one narrow row that is stored; None where there is none."""
+        if self.beside is not None:
+            return BESIDE_SLOT, self.beside
+        return (OUTPUT_SLOT, self.writes) if self.narrow else None
 
 
 class _Stages:
@@ -165,7 +179,10 @@ class _Stages:
         self.writes = graph.types[rows.output].dtype
         # What later stages read is float32, for which a narrow row has no room.
         self.slots = 1 if self.writes in NARROW else 0
-        self.serial = 0
+        self.serial = self.position = 0
+        self.last_reader = _last_readers(rows)
+        order = [n.output for n in rows.body]
+        self.output_made = order.index(rows.output) if rows.output in order else -1
 
     def fresh(self) -> str:
         self.serial += 1
@@ -195,10 +212,32 @@ class _Stages:
         if not isinstance(value, Local):
             return value
         if value.name not in self.stores:
-            self.stores[value.name] = self.slots
-            self.pending.append((value, self.slots))
-            self.slots += 1
+            self.stores[value.name] = slot = self._slot(value.name)
+            self.pending.append((value, slot))
         return Slot(self.stores[value.name])
+
+    def _slot(self, name: str) -> int:
+        """The slot to keep a value in: the output row until the output is there, then scratch."""
+        if self.rows.beside:
+            if name == self.rows.output:
+                self.slots = max(self.slots, 1)
+                return OUTPUT_SLOT
+            last = max(self.position, self.last_reader.get(name, 0))
+            if last > self.output_made:
+                self.slots = max(self.slots, 1)
+        self.slots += 1
+        return self.slots - 1
+
+    def keep_live(self) -> None:
+        """Store what was computed in this stage and is read after the node that ends it."""
+        for name in sorted(self.local):
+            if self.last_reader.get(name, -1) > self.position:
+                self.keep(Local(name))
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether this stage runs on tiles, which have a part of a row."""
+        return bool(self.rows.source) and not self.stages
 
     def end_stage(self) -> None:
         self.stages.append(Stage(tuple(self.steps), tuple(self.pending), tuple(self.reductions)))
@@ -215,10 +254,10 @@ class _Stages:
 def row_program(graph: Graph, rows: Rows) -> RowProgram:
     """The stages of a row-local form."""
     state = _Stages(graph, rows)
-    last_reader = _last_readers(rows)
     for position, n in enumerate(rows.body):
-        if n.op in REDUCTIONS:
-            _keep_live(state, last_reader, position)
+        state.position = position
+        if n.op in REDUCTIONS or (n.op in MAKES_NARROW and state.in_parts):
+            state.keep_live()
         _NODE.get(n.op, _pointwise)(state, n)
     result = state.operand(rows.output)
     if isinstance(result, Local):
@@ -227,8 +266,11 @@ def row_program(graph: Graph, rows: Rows) -> RowProgram:
     elif isinstance(result, Read) or not state.stages:
         copied = state.step("copy", result)
         state.pending.append((copied, OUTPUT_SLOT))
+    beside = graph.types[rows.beside].dtype if rows.beside else None
+    if beside is not None:
+        state.pending.append((Local(rows.beside), BESIDE_SLOT))
     state.end_stage()
-    return RowProgram(tuple(state.stages), max(state.slots, 1), result, state.writes)
+    return RowProgram(tuple(state.stages), max(state.slots, 1), result, state.writes, beside)
 
 
 def _last_readers(rows: Rows) -> dict[str, int]:
@@ -238,13 +280,6 @@ def _last_readers(rows: Rows) -> dict[str, int]:
             last[rows.names.get(name, name)] = position
     last[rows.output] = len(rows.body)
     return last
-
-
-def _keep_live(state: _Stages, last_reader: dict[str, int], position: int) -> None:
-    """Store what was computed in this stage and is read after the node at `position`."""
-    for name in sorted(state.local):
-        if last_reader.get(name, -1) > position:
-            state.keep(Local(name))
 
 
 def _pointwise(state: _Stages, n: Node) -> None:
@@ -303,7 +338,7 @@ def _quantize(state: _Stages, n: Node) -> None:
 
 def _narrow(state: _Stages, n: Node) -> None:
     x = state.operand(n.inputs[0])
-    if state.rows.source:  # what a tile has is a part of a row
+    if state.in_parts:
         x = state.keep(x)
         state.end_stage()
     state.step("copy", x, target=n.output)

@@ -50,7 +50,11 @@ class AttentionLowering:
     plans = AttentionPlan
 
     def legal(self, graph: Graph, form: Attention) -> bool:
-        """Tiles read and write consecutive elements of a head; there is one stride for heads."""
+        """Tiles read and write consecutive elements of a head; there is one stride for heads.
+
+        Narrow rows are not made here: a row has one scale for all its heads, and no thread has all
+        of them. Tiles run head after head, as a thread packs one head's keys and values at a time.
+        """
         consecutive = form.q.strides[-1] == 1 and form.store[-1] == 1
         return consecutive and one_batch(form.q.shape[:-2])
 

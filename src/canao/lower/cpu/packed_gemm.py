@@ -76,7 +76,7 @@ class PackedGemmLowering:
         if form.a.strides[-1] != 1 or form.a.rows() is None:
             return False
         program = row_program(graph, form.epilogue)
-        if program.narrow and any(n.op == "causal_attention" for n in graph.nodes):
+        if program.narrow_row and any(n.op == "causal_attention" for n in graph.nodes):
             return False  # threads share out the columns of a single token
         return _tiles_suffice(program)
 
