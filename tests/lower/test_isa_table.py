@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from canao.graph.dtypes import DTYPES
+from canao.graph.dtypes import DTYPES, F32
 from canao.isa.registry import ISAS, isas_of
-from canao.isa.table import OPERATIONS, SIZES
+from canao.isa.table import FLOAT, OPERATIONS, SIZES
 
 BYTES = {"__m256": 32, "__m512": 64, "float32x4_t": 16, "float": 4}
 
@@ -16,6 +16,14 @@ def test_every_isa_has_the_same_types_of_weights_and_they_are_element_types():
     assert kinds == {frozenset({"f32", "i8", "q7_i8", "bf16", "f16", "f32_i8", "f32_f16"})}
     assert {frozenset(isa.loads) for isa in ISAS.values()} == {frozenset({"i8", "bf16", "f16"})}
     assert {frozenset(isa.keeps) for isa in ISAS.values()} == {frozenset({"i8", "f16"})}
+
+
+def test_what_the_table_repeats_of_the_element_types_agrees_with_them():
+    """Instruction sets import nothing, so that a new one is a file by itself."""
+    assert FLOAT == F32.name
+    sizes = {dtype.c: dtype.bytes for dtype in DTYPES.values()}
+    assert {c: sizes[c] for c in SIZES if c in sizes} == {c: SIZES[c] for c in SIZES if c in sizes}
+    assert set(SIZES) - set(sizes) == {"int16_t"}, "what levels are widened to is no element type"
 
 
 @pytest.mark.parametrize("name", ISAS)

@@ -26,12 +26,11 @@ from canao.fuse.forms.rows import (
     Slot,
     Stage,
     TakeAlongAxis,
+    outside,
 )
 from canao.graph.dtypes import F32, QUANTIZED, DType
 from canao.graph.ir import Dim, Graph, dim_mul
-from canao.lower.cpu.quantized import RowLayout
-from canao.lower.cpu.rows import outside
-from canao.schedule.operands import Operand
+from canao.schedule.operands import Operand, RowLayout
 from canao.schedule.schedule import Buffer
 
 # How partial results of a reduction are put together, where they are not added.
@@ -72,7 +71,8 @@ class RowCode:
         self.graph, self.rows, self.program, self.style = graph, rows, program, style
         self.arguments, self.scratch = arguments, scratch
         self.long, self.pointer = style.language.int64, style.language.pointer
-        self.local: dict[str, str] = {}
+        # The C of values, and of what a reduction has beside its result.
+        self.local: dict[str | tuple[str, str], str] = {}
         self.lanes: dict[str, str] = {}
         self.pointers: dict[Outside, str] = {}
         self.needs: set[str] = set()
@@ -85,7 +85,7 @@ class RowCode:
 
     # Operands.
 
-    def _named(self, value: str, op: str) -> str:
+    def _named(self, value: str | tuple[str, str], op: str) -> str:
         if value not in self.local:
             self.local[value] = f"{op}_{len(self.local)}"
         return self.local[value]
@@ -264,7 +264,7 @@ class RowCode:
         for r in stage.reductions:
             least = f"-{self.style.language.infinity}" if r.kind == "max" else "0.0f"
             start = f"vf_set1({least})"
-            self.lanes[r.scalar] = name = self._named(f"{r.scalar} lanes", r.kind)
+            self.lanes[r.scalar] = name = self._named((r.scalar, "lanes"), r.kind)
             w.line(f"vf {name}[{chains}] = {{{', '.join([start] * chains)}}};")
         if isinstance(width, int):
             full = width - width % vector
@@ -315,7 +315,7 @@ class RowCode:
         eps = number(r.eps, self.style.language)
         width = f"(float){expression(self.rows.width)}"
         if r.finish == "levels":
-            self.top = self._named(f"{r.scalar} top", "top")
+            self.top = self._named((r.scalar, "top"), "top")
             w.line(f"const float {self.top} = vf_top({lanes});")
         text = {
             "sum": f"vf_sum({lanes})",

@@ -44,6 +44,22 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
+class RowLayout:
+    """A row, in elements as the instruction set has them in memory.
+
+    scale   where the elements end, and of levels the scale is     pitch   from row to row
+    start   where the first sums of a product are; 0 where these are zeros
+
+    Where instructions multiply blocks, of several rows at once, rows begin on cache lines, an odd
+    number of them apart: these are not in the same few sets of the cache.
+    """
+
+    scale: int
+    pitch: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NarrowRows:
     """Row after row of Q8, Q7, bf16 or f16, as lower/cpu/quantized.py lays them out."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, DType
 from canao.graph.ir import Dim, dim_at
 from canao.schedule.kv_cache import Cache, CachePlan
 from canao.schedule.memory import MemoryPlan
@@ -33,17 +33,23 @@ _SLACK = 256
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """`count` elements rounded up to a multiple, `times` over, in a thread's scratch memory."""
+    """`count` elements rounded up to a multiple, `times` over, in a thread's scratch memory. None
+    has wider elements than the one before it, so that all lie on boundaries of their elements."""
 
     name: str
     count: Dim
     multiple: int = 1
     times: Dim = 1
+    dtype: DType = F32
 
     def elements(self, s: int) -> int:
         """How many there are at a length of s tokens."""
         whole = -(-dim_at(self.count, s) // self.multiple) * self.multiple
         return whole * dim_at(self.times, s)
+
+    def bytes(self, s: int) -> int:
+        """How many these take."""
+        return self.dtype.bytes * self.elements(s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Step:
     work        how the threads share it out
     waits       whether a barrier is before it, where steps share out rows
     last_only   whether it may leave out rows of tokens whose outputs are not wanted
-    scratch     buffers of float32 in the thread's scratch memory, one after another
+    scratch     buffers in the thread's scratch memory, one after another
     cache       the part of the cache that causal attention keeps keys and values in
     appends     whether it is the step of such attention that puts keys and values there
     """
@@ -119,7 +125,7 @@ class Schedule:
 
 def scratch_bytes(buffers: Sequence[Sequence[Buffer]], max_length: int) -> int:
     """Bytes of scratch memory that a thread needs for any of the steps."""
-    sizes = (F32.bytes * sum(b.elements(max_length) for b in several) for several in buffers)
+    sizes = (sum(b.bytes(max_length) for b in several) for several in buffers)
     most = max(sizes, default=0)
     return aligned(most + _SLACK)
 

@@ -89,7 +89,7 @@ def _rounded(
         "mix_so_far": fill(templates.MIX_OF_BLOCKS, **words), "later": ", key == first, shapes",
         "shapes": "    uint64_t shapes = 0;\n", "done": "    blocks_done();\n",
         "round_queries": fill(templates.ROUND_QUERIES, **words, deep=deep, kept=kept),
-        "query": f"qn, {deep}", "part": "pn", "cast": f"({kept} *)(void *)",
+        "query": f"qn, {deep}", "part": "pn",
         "keep_whole": f"{kept}_store(pn + i * {plan.keys} + j, y)",
         "keep_rest": f"{kept}_store(pn + i * {plan.keys} + whole, vf_keep(y, rest, 0.0f))",
         "room": f"(({keys} + {kr - 1}) / {kr} * {kr})",
@@ -104,7 +104,7 @@ def _kept(cache: CacheLayout | None, words: Mapping[str, object]) -> dict[str, o
         "fma": f"panel_fma_{tile_name(F32, dtype)}_{words['shape']}", "pack": "pack_panel",
         "deep": words["d"], "each": "UNROLL for", "narrow": "",
         "zeros": fill(templates.ZEROS, **words), "mix_so_far": fill(templates.MIX, **words),
-        "round_queries": "", "query": f"q, {words['q_row']}", "part": "p", "cast": "",
+        "round_queries": "", "query": f"q, {words['q_row']}", "part": "p",
         **dict.fromkeys(("fresh", "later", "shapes", "done"), ""),
     }  # fmt: skip
     for part, column in (("whole", "j"), ("rest", "whole")):
@@ -133,8 +133,7 @@ def _run(
     rows = "rows" if cache else "part(m, tiles, t % tiles + 1) - row"
     buffers = "from, kt, vp, p, mix, "
     if form.rounded != F32:
-        kt, vp, qn, pn = (f"({row_type(BF16)} *)(void *){x}" for x in ("kt", "vp", "qn", "pn"))
-        buffers = f"from, {kt}, {vp}, p, mix, {qn}, {pn}, &shapes, "
+        buffers = "from, kt, vp, p, mix, qn, pn, &shapes, "
         return f"        {name}_tile((int)({rows}), s, {operands}{buffers}o);\n"
     cases = "\n".join(
         f"            case {m}: {name}_tile({m}, s, {operands}{buffers}o); break;"

@@ -120,10 +120,10 @@ ${shapes}    int64_t ready = -1;
         if (h != ready) {
             for (int64_t j = 0; j < keys; j += $NR)
                 ${pack}_${shape}(${d}, keys, ${k} + ${k0} + h * ${k_head}, ${k_d}, ${k_key}, j,
-                                    ${cast}kt + j * ${deep});
+                                    kt + j * ${deep});
             for (int64_t j = 0; j < ${dv}; j += $NR)
                 ${pack}_${shape}(keys, ${dv}, ${v} + ${v0} + h * ${v_head}, ${v_key}, ${v_d}, j,
-                                    ${cast}vp + j * ${room});
+                                    vp + j * ${room});
             ready = h;
         }
         const float *const from = ${q} + ${q0} + h * ${q_head} + row * ${q_row};

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canao.emit.arguments import Arguments, c_type
+from canao.emit.arguments import Arguments, c_type, row_type
 from canao.emit.expressions import buffer_size
 from canao.emit.language import C11, Language
 from canao.emit.writer import Writer
+from canao.graph.dtypes import F32, NARROW
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
 
@@ -49,10 +50,13 @@ def declared_results(writes: Sequence[Operand], language: Language = C11) -> lis
 
 def buffer_pointers(buffers: Sequence[Buffer], language: Language = C11) -> list[str]:
     """Declarations of pointers to buffers in the scratch memory, by their names."""
-    lines, place = [], "scratch"
+    lines, place, before = [], "scratch", F32
     for buffer in buffers:
-        lines.append(f"{language.pointer}float *const {buffer.name} = {place};")
-        place = f"{buffer.name} + {buffer_size(buffer)}"
+        kind = row_type(buffer.dtype) if buffer.dtype in NARROW else buffer.dtype.c
+        if buffer.dtype != before:
+            place = f"({language.pointer}{kind} *)({language.pointer}void *)({place})"
+        lines.append(f"{language.pointer}{kind} *const {buffer.name} = {place};")
+        place, before = f"{buffer.name} + {buffer_size(buffer)}", buffer.dtype
     return lines
 
 

@@ -7,7 +7,7 @@ scratch rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from canao.fuse.access import Access
@@ -249,6 +249,14 @@ class _Stages:
         self.reductions.append(Reduction(scalar, kind, value, finish, eps))
         self.scalars.add(scalar)
         return Scalar(scalar)
+
+
+def outside(stages: Iterable[Stage]) -> tuple[Outside, ...]:
+    """What stages read from outside, in the order of its first use."""
+    used = [x for stage in stages
+            for x in (*(x for step in stage.steps for x in step.operands),
+                      *(r.value for r in stage.reductions))]  # fmt: skip
+    return tuple(dict.fromkeys(x for x in used if isinstance(x, (Read, Gather, TakeAlongAxis))))
 
 
 def row_program(graph: Graph, rows: Rows) -> RowProgram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from canao.fuse.forms.attention import Attention
@@ -132,8 +133,8 @@ def _operands(form: Attention) -> Iterator[Operand]:
 
 def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...]:
     """The scores of a tile and its mix of values; a head's keys and values in panels, where they
-    do not lie in the cache. Of bf16, two numbers take the place of one: a tile's queries and its
-    rounded weights of values have places of their own."""
+    do not lie in the cache. Where these are bf16, a tile's queries and its weights of values are
+    too, in places of their own."""
     d, dv = depth(form)
     wide, keys = rounded(dv, plan.nr), form.k.shape[-1]
     tile = (Buffer("p", plan.mr * plan.keys), Buffer("mix", plan.mr * wide))
@@ -141,11 +142,11 @@ def buffers(form: Attention, plan: AttentionPlan, isa: str) -> tuple[Buffer, ...
         return tile
     if form.rounded == F32:
         return (*tile, Buffer("kt", keys, plan.nr, d), Buffer("vp", product((keys, wide))))
-    deep = deep_row(form, isa)
+    deep, kr = deep_row(form, isa), ISAS[isa].tiles[form.rounded.name].kr
+    narrow = partial(Buffer, dtype=form.rounded)
     return (
-        *tile, Buffer("qn", plan.mr * deep // 2), Buffer("pn", plan.mr * plan.keys // 2),
-        Buffer("kt", keys, plan.nr, deep // 2),
-        Buffer("vp", keys, ISAS[isa].tiles[form.rounded.name].kr, wide // 2),
+        *tile, narrow("qn", plan.mr * deep), narrow("pn", plan.mr * plan.keys),
+        narrow("kt", keys, plan.nr, deep), narrow("vp", keys, kr, wide),
     )  # fmt: skip
 
 

@@ -4,31 +4,14 @@ of 4 bytes, and where weights have an offset what a product starts with, an int3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from canao.graph.dtypes import F32, I8, I32, Q8, QUANTIZED, DType
 from canao.graph.ir import Dim, Type, dim_at
 from canao.isa.registry import ISAS
 from canao.isa.table import SIZES, TileOps
 from canao.lower.cpu.tiles import rounded
+from canao.schedule.operands import RowLayout
 
 CACHE_LINE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class RowLayout:
-    """A row, in elements as the instruction set has them in memory.
-
-    scale   where the elements end, and of levels the scale is     pitch   from row to row
-    start   where the first sums of a product are; 0 where these are zeros
-
-    Where instructions multiply blocks, of several rows at once, rows begin on cache lines, an odd
-    number of them apart: these are not in the same few sets of the cache.
-    """
-
-    scale: int
-    pitch: int
-    start: int = 0
 
 
 def tile_name(rows: DType, weights: DType) -> str:

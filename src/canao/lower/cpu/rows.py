@@ -9,12 +9,12 @@ from typing import ClassVar
 from canao.fuse.access import Access
 from canao.fuse.forms.rows import (
     Gather,
-    Outside,
     Read,
     RowProgram,
     Rows,
     Stage,
     TakeAlongAxis,
+    outside,
     row_program,
 )
 from canao.fuse.group import Region
@@ -87,14 +87,6 @@ def row_buffers(width: Dim, program: RowProgram, block: int = 1) -> tuple[Buffer
                dim_add(dim_mul(width, block if program.narrow and slot == 1 else 1), _SPILL))
         for slot in range(1, program.slots)
     )  # fmt: skip
-
-
-def outside(stages: Iterable[Stage]) -> tuple[Outside, ...]:
-    """What stages read from outside, in the order of its first use."""
-    used = [x for stage in stages
-            for x in (*(x for step in stage.steps for x in step.operands),
-                      *(r.value for r in stage.reductions))]  # fmt: skip
-    return tuple(dict.fromkeys(x for x in used if isinstance(x, (Read, Gather, TakeAlongAxis))))
 
 
 def row_operands(context: Context, form: Rows, stages: Iterable[Stage]) -> Iterator[Operand]:
