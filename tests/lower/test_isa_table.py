@@ -20,7 +20,7 @@ def test_every_isa_has_the_same_types_of_weights_and_they_are_element_types():
 
 def test_what_the_table_repeats_of_the_element_types_agrees_with_them():
     """Instruction sets import nothing, so that a new one is a file by itself."""
-    assert FLOAT == F32.name
+    assert F32.name == FLOAT
     sizes = {dtype.c: dtype.bytes for dtype in DTYPES.values()}
     assert {c: sizes[c] for c in SIZES if c in sizes} == {c: SIZES[c] for c in SIZES if c in sizes}
     assert set(SIZES) - set(sizes) == {"int16_t"}, "what levels are widened to is no element type"
