@@ -20,6 +20,7 @@ from canao.compiler.pipeline import compile_model
 from canao.errors import CanaoError, InputError
 from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import decoder
+from tests.oracle import assert_close
 
 LIMIT_S = 60
 
@@ -98,12 +99,12 @@ def test_a_sequence_goes_on_in_the_child(artifact: Artifact) -> None:
             return next(iter(model.extend(IDS[4:]).values()))
 
         def work() -> None:
-            np.testing.assert_allclose(rest()[-1], whole, atol=1e-4)
+            assert_close(rest()[-1], whole)
 
         with CompiledModel(artifact) as other:
             whole = other(IDS)[-1]
         in_child(work)
-        np.testing.assert_allclose(rest()[-1], whole, atol=1e-4)
+        assert_close(rest()[-1], whole)
 
 
 def test_workers_of_multiprocessing(artifact: Artifact) -> None:

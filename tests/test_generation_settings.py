@@ -25,6 +25,7 @@ from canao.model.directory.loaded_model import LoadedModel
 from canao.model.inventory.table import INERT, USED
 from canao.model.inventory.tables.generation import GENERATION
 from tests import tokens
+from tests.oracle import SAME, assert_close
 from tests.test_cli import canao, refused  # noqa: F401  canao is a fixture
 
 VOCABULARY, LONGEST, NEW = 60, 80, 40
@@ -186,7 +187,7 @@ def test_tokens_are_drawn_by_the_probabilities_of_transformers(settings: dict[st
             own = step(np.array(PROMPT), own)
         got = softmax(own.astype(np.float64))
         assert ((got > 0) == (want > 0)).all()
-        np.testing.assert_allclose(got, want, atol=1e-6)
+        assert_close(got, want, tolerance=SAME)
 
 
 def test_what_says_whether_tokens_are_drawn() -> None:

@@ -31,6 +31,7 @@ from canao.model.inventory.inventory import Finding, Inventory
 from canao.search.options import Event
 from tests.heads import save_model
 from tests.hub_server import GRANTED, TOKEN, Hub, _Handler
+from tests.oracle import assert_close
 from tests.train.tiny_bert import save_tiny, write_task
 
 # Resolves (name, revision) pairs in a process of its own: the library reads its settings once.
@@ -264,7 +265,7 @@ def test_the_folders_of_sentence_transformers(hub: Hub, cache: Path, tmp_path: P
     with package.compile(row["path"]) as compiled:
         found = [list(compiled.predict(text)) for text in texts]
     want = made.encode(texts)
-    assert found == [pytest.approx(w, abs=1e-4) for w in want]
+    assert_close(found, want)
     # Its Dense module as a pickle only, as versions before 3 saved it.
     del files["2_Dense/model.safetensors"]
     hub.add("model", "org/older", files | {"2_Dense/pytorch_model.bin": b"x"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.oracle import FLOAT32, SHALLOW, assert_close
+from tests.oracle import FLOAT32, OF_STATES, SHALLOW, assert_close
 
 NUMBERS = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
 
@@ -45,6 +45,17 @@ def test_what_agrees() -> None:
 def test_what_does_not(got: np.ndarray, want: np.ndarray, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         assert_close(got, want, "here")
+
+
+def test_a_part_of_large_numbers() -> None:
+    """`relative` is of the oracle's own number, beside the tolerance."""
+    large = NUMBERS * 100
+    got = large.copy()
+    got[-1, -1] += 0.9 * 200 * OF_STATES
+    assert_close(got, large, tolerance=SHALLOW, relative=OF_STATES)
+    got[1, 2] += 0.9 * 200 * OF_STATES  # where the number is less than half as large
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_close(got, large, tolerance=SHALLOW, relative=OF_STATES)
 
 
 def test_the_smaller_tolerance_is_smaller() -> None:

@@ -20,6 +20,7 @@ import pytest
 
 import canao
 from tests.heads import save_model
+from tests.oracle import FLOAT32
 from tests.train.tiny_bert import save_tiny
 
 pytestmark = pytest.mark.as_shipped
@@ -165,7 +166,7 @@ def test_a_model_compiles_and_runs_without_the_checkout(environment: Path, tmp_p
         "text-classification", model=model, tokenizer=tokenizer, top_k=None
     )
     want = {row["label"]: row["score"] for row in classify(["wake me at seven"])[0]}
-    assert dict(found) == pytest.approx(want, abs=1e-4)
+    assert dict(found) == pytest.approx(want, abs=FLOAT32)
     assert (tmp_path / "out/model.so").is_file()
 
 

@@ -25,6 +25,7 @@ from canao.model.blocks import BlockBertModel
 from canao.model.directory.loaded_model import load_directory
 from canao.precision.quantize import in_precision, of_parts
 from tests.conftest import LENGTHS
+from tests.oracle import HALF_COST, OF_STATES, ONE_LEVEL, SAME, SHALLOW, assert_close
 
 SHAPE = Arch(40, 8, (Block(5, 33), Block(2, 0), Block(0, 70), Block(1, 9)))
 CONFIG = BertConfig(
@@ -71,7 +72,7 @@ def test_blocks_are_what_is_left_of_whole_layers() -> None:
             hooks.append(layer.output.register_forward_hook(lambda module, given, out: given[1]))
     for length in (1, 31):
         ids = text(length)
-        np.testing.assert_allclose(logits(model, ids), logits(whole, ids), rtol=1e-4, atol=1e-5)
+        assert_close(logits(model, ids), logits(whole, ids), tolerance=SHALLOW, relative=OF_STATES)
 
 
 def test_uniform_blocks_are_plain_bert() -> None:
@@ -91,7 +92,7 @@ def test_libraries_are_right(tmp_path: Path) -> None:
         for length in LENGTHS:
             ids = text(length)
             found = np.ravel(compiled(ids, np.zeros_like(ids)))
-            np.testing.assert_allclose(found, logits(model, ids), rtol=1e-4, atol=2e-5)
+            assert_close(found, logits(model, ids), tolerance=SHALLOW, relative=OF_STATES)
 
 
 def test_layers_have_precisions_of_their_own(tmp_path: Path) -> None:
@@ -114,8 +115,8 @@ def test_layers_have_precisions_of_their_own(tmp_path: Path) -> None:
             given = [ids, np.zeros_like(ids)]
             want = interpret(narrow, given, np.float32)[narrow.outputs[0][1]]
             found = np.ravel(compiled(*given))
-            np.testing.assert_allclose(found, np.ravel(want), rtol=0.02, atol=0.02)
-            np.testing.assert_allclose(found, logits(model, ids), rtol=0.2, atol=0.2)
+            assert_close(found, np.ravel(want), tolerance=ONE_LEVEL)
+            assert_close(found, logits(model, ids), tolerance=HALF_COST)
     assert graph.parts == (("bert.encoder.layer.1", "int8"), ("bert.encoder.layer.2", "bf16"))
 
 
@@ -131,7 +132,7 @@ def test_transformers_reads_them_by_the_module_alone(tmp_path: Path) -> None:
         [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
     )
     want = logits(model, np.arange(9, dtype=np.int32))
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), want, rtol=1e-5, atol=1e-6)
+    assert_close(json.loads(done.stdout.splitlines()[-1]), want, tolerance=SAME)
 
 
 def test_token_vectors_alone(tmp_path: Path) -> None:

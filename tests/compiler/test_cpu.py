@@ -26,6 +26,7 @@ from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 from tests.compiler import programs
 from tests.compiler.models import classifier, reference
+from tests.oracle import assert_close
 
 pytestmark = pytest.mark.as_shipped
 
@@ -103,7 +104,7 @@ def test_opening_on_a_processor(
     status, *values = shown.split()
     ids = np.array([1, 2, 3]), np.array([0, 0, 1])
     want = np.concatenate([v.ravel() for v in reference(classifier("small"), *ids)])
-    np.testing.assert_allclose(np.array(values, float), want, atol=1e-4)
+    assert_close(np.array(values, float), want)
     assert status == "0"
 
 

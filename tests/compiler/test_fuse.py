@@ -22,7 +22,7 @@ from canao.lower.cpu.backend import CPU
 from canao.lower.scheduling import default_plans, schedule_program
 from canao.target import get_target
 from tests.compiler.models import classifier
-from tests.oracle import SHALLOW, assert_close
+from tests.oracle import SAME, SHALLOW, assert_close
 
 TARGET = get_target("x86_64-linux")
 RNG = np.random.default_rng(0)
@@ -365,8 +365,7 @@ def same_values(before: Graph, after: Graph) -> None:
     for s in (1, 2, 7, 16):
         ids = np.arange(s) % 9
         for a, b in zip(outputs(before, [ids]), outputs(after, [ids]), strict=True):
-            assert a.shape == b.shape
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=False)
+            assert_close(a, b, tolerance=SAME, relative=SHALLOW)
 
 
 def _hides(hidden: np.ndarray, other: float = 0.0) -> np.ndarray:

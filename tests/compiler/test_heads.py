@@ -19,7 +19,7 @@ from canao.graph.interp import outputs
 from canao.model.directory.loaded_model import LoadedModel
 from tests.compiler.test_onnx import export
 from tests.heads import save_model
-from tests.oracle import SHALLOW
+from tests.oracle import SHALLOW, assert_close
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 TEXT = "Ada Lovelace worked in London."
@@ -134,10 +134,10 @@ def test_logarithms_are_compiled(tmp_path: Path) -> None:
         want = [w.numpy() for w in model(torch.from_numpy(ids))]
     graph = load_model(model, 16)[1]
     for w, got in zip(want, outputs(graph, [ids[0]]), strict=True):
-        np.testing.assert_allclose(got, w, atol=2e-5)
+        assert_close(got, w, tolerance=SHALLOW)
     compiled = canao.compile(model, tmp_path / "out")
     for w, got in zip(want, compiled.run(ids).values(), strict=True):
-        np.testing.assert_allclose(got, w, atol=2e-5)
+        assert_close(got, w, tolerance=SHALLOW)
 
 
 class Scored(torch.nn.Module):

@@ -21,6 +21,7 @@ from canao.graph.ops import OPS, POINTWISE
 from canao.isa.registry import ISAS
 from canao.isa.table import OPERATIONS
 from canao.target import Target, get_target
+from tests.oracle import SAME, assert_close
 
 pytestmark = pytest.mark.as_shipped
 
@@ -270,7 +271,7 @@ def test_vector_code_is_the_meaning_of_its_op(op: str, machine: tuple[str, str])
     operands = list(data[: OPS[op].arity[0]]) if op in OPS else list(data)
     want = OPS[op].meaning(operands, {}) if op in OPS else STEP_MEANINGS[op](operands)
     assert len(got) == COUNT and width
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    assert_close(got, want, tolerance=SAME, relative=SAME)
 
 
 @pytest.mark.parametrize("op", WHOLE)

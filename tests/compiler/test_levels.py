@@ -22,6 +22,7 @@ from canao.lower.scheduling import default_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 from tests.compiler.models import classifier, reference
+from tests.oracle import ONE_LEVEL, SHALLOW, assert_close
 
 pytestmark = pytest.mark.as_shipped
 
@@ -70,10 +71,10 @@ def test_the_processor_decides(precision: str, qemu_x86: str, tmp_path: Path) ->
     for text, *rows in zip(TEXTS, found["scalar"][1], found["avx2"][1], strict=True):
         scalar, avx2 = (np.array(row, float) for row in rows)
         # In int8 a rounding may move a whole number by one.
-        np.testing.assert_allclose(scalar, avx2, atol=1e-5 if precision == "float32" else 2e-2)
+        assert_close(scalar, avx2, tolerance=SHALLOW if precision == "float32" else ONE_LEVEL)
         if precision == "float32":
             want = np.concatenate([v.ravel() for v in reference(classifier("odd"), *text)])
-            np.testing.assert_allclose(avx2, want, atol=1e-4)
+            assert_close(avx2, want)
 
 
 @pytest.mark.cross
@@ -141,7 +142,7 @@ def test_the_artifact_says_which_there_are_and_which_runs(artifact: Artifact) ->
     with CompiledModel(artifact) as compiled:
         assert compiled.isa == host.isa
         got = compiled(TEXTS[1][0], TEXTS[1][1])
-    np.testing.assert_allclose(got, reference(classifier("small"), *TEXTS[1])[0][0], atol=1e-4)
+    assert_close(got, reference(classifier("small"), *TEXTS[1])[0][0])
 
 
 def test_figures_say_which_ran(artifact: Artifact) -> None:

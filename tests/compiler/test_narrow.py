@@ -30,13 +30,10 @@ from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
 from tests.compiler.test_int8 import ARM, HOST, runnable
 from tests.conftest import LENGTHS
-from tests.oracle import assert_close
+from tests.oracle import FEWER_BITS, NARROW_COST, SAME, assert_close
 
 pytestmark = pytest.mark.as_shipped
 
-# Sums of rounded numbers, rounded in another order: of float32, a part of 2^-23 of the largest for
-# each; a later row may then round to the next bf16, a part of 2^-8, or the next fp16, 2^-11.
-TOLERANCE = {"bf16": 8e-3, "fp16": 1e-3, "int8-weights": 1e-4}
 SIZES = ((31, 33), (770, 17))
 ROUNDED = {"bf16": BF16, "fp16": F16, "int8-weights": F32}
 
@@ -99,7 +96,7 @@ def test_exact_sums_where_instructions_are_emulated(isa: str, tmp_path: Path) ->
     expect_exact(emulated(isa), tmp_path, (), *EMULATION, rows=3)
 
 
-@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_models(precision: str, kind: str, tmp_path: Path) -> None:
     """The library gives what the interpreter gives of the same graph, near what float32 gives."""
@@ -119,13 +116,13 @@ def test_models(precision: str, kind: str, tmp_path: Path) -> None:
             got, want = compiled(*given), interpret(graph, given, np.float32)[name][0]
             near = interpret(float32, given, np.float32)[float32.outputs[0][1]][0]
             scale = max(1.0, float(want.std()))
-            assert_close(got, want, f"at {length}", tolerance=TOLERANCE[precision], scale=scale)
-            assert_close(got, near, f"at {length}", tolerance=0.05, scale=scale)
-            assert not np.allclose(want, near, rtol=0, atol=1e-6)
+            assert_close(got, want, f"at {length}", tolerance=FEWER_BITS[precision], scale=scale)
+            assert_close(got, near, f"at {length}", tolerance=NARROW_COST, scale=scale)
+            assert not np.allclose(want, near, rtol=0, atol=SAME)
 
 
 def test_a_precision_is_one_of_those_that_there_are() -> None:
-    assert set(TOLERANCE) | {"float32", "int8", "int8-7bit"} == set(PRECISIONS)
+    assert set(ROUNDED) | {"float32", "int8", "int8-7bit"} == set(PRECISIONS)
 
 
 def test_bf16_is_torchs() -> None:

@@ -21,7 +21,7 @@ from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
 from tests.compiler.test_families import QUICK
 from tests.conftest import LENGTHS, thoroughly
-from tests.oracle import FLOAT32, SHALLOW, assert_close
+from tests.oracle import FLOAT32, ONNX_LEVEL, SHALLOW, assert_close
 
 pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -31,8 +31,6 @@ from canao.onnx_backend import TensorLibrary  # noqa: E402
 F, U8, S8 = TensorProto.FLOAT, np.uint8, np.int8
 # Depths and widths off every step, panel and vector.
 SIZES = ((1, 1), (5, 17), (31, 33), (127, 49), (770, 100))
-# A float32 that is rounded otherwise moves a level by one now and then, and all that follows.
-LEVEL = 0.05
 # At lengths where that happens nowhere, the outputs are those of ONNX Runtime to rounding. In these
 # small models that is so at most lengths.
 UNMOVED = 0.6
@@ -305,7 +303,8 @@ def compare(path: Path, folder: Path, static: bool) -> None:
             for given, want in zip(texts, wants, strict=True):
                 got = next(iter(compiled.run(*(given[s] for s in slots)).values()))
                 scale = max(1.0, float(np.abs(want).max()))
-                assert_close(got, want, str(given["input_ids"].size), tolerance=LEVEL, scale=scale)
+                length = str(given["input_ids"].size)
+                assert_close(got, want, length, tolerance=ONNX_LEVEL, scale=scale)
                 unmoved += bool(np.abs(got - want).max() <= FLOAT32 * scale)
             assert unmoved >= UNMOVED * len(LENGTHS), f"{unmoved} of {len(LENGTHS)} lengths"
 

@@ -24,14 +24,12 @@ from tests.compiler import programs
 from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
-from tests.compiler.test_int8 import HOST, LEVEL, runnable
+from tests.compiler.test_int8 import HOST, runnable
 from tests.conftest import LENGTHS
-from tests.oracle import assert_close
+from tests.oracle import FEWER_BITS, assert_close
 
 BLOCKS = [isa.name for isa in ISAS.values() if isa.tiles["bf16"].blocks]
-# Weights of values, of which a few are rounded up in one place and down in the other; then rows
-# that are rounded again: to bf16, of which a step is a part of 2^-8, or to levels.
-TOLERANCE = {"bf16": 8e-3, "int8": LEVEL}
+PRECISIONS = ("bf16", "int8")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -64,14 +62,14 @@ def expect(schedule: Schedule, target: Target, folder: Path, precision: str, *fl
         for given, got in zip(texts, programs.run([*command, threads], texts), strict=True):
             want = interpret(graph, given, np.float32)[graph.outputs[0][1]].ravel()
             assert_close(
-                got, want, f"at {len(given[0])}", tolerance=TOLERANCE[precision],
+                got, want, f"at {len(given[0])}", tolerance=FEWER_BITS[precision],
                 scale=max(1.0, float(want.std())),
             )  # fmt: skip
 
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
 @pytest.mark.parametrize("isa", BLOCKS)
-@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("few", [False, True], ids=["one tile of keys", "several"])
 def test_where_instructions_are_emulated(
     isa: str, precision: str, few: bool, tmp_path: Path
@@ -91,7 +89,7 @@ def test_under_sanitizers(isa: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("isa", [isa for isa in runnable() if isa in BLOCKS])
-@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_on_this_machine(isa: str, precision: str, tmp_path: Path) -> None:
     target = HOST.with_isa(isa)
     schedule = schedule_of(classifier("odd", layers=1), target, precision)

@@ -19,6 +19,7 @@ from canao.report.write import write_report
 from canao.search.allocate import Choice, allocated, least_error, widths
 from canao.search.space import Space
 from canao.search.trial import MEASURED_OVER
+from tests.oracle import assert_close
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,
@@ -171,6 +172,6 @@ def test_a_student_with_blocks_of_its_own_is_trained_and_certified(tmp_path: Pat
     with CompiledModel(found.artifact) as compiled, torch.no_grad():
         want = model(torch.from_numpy(ids)[None].long()).logits[0].numpy()
         got = np.ravel(compiled(ids, np.zeros_like(ids)))
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert_close(got, want)
     page = write_report(tmp_path / "run").read_text()
     assert str(found.arch) in page and "Latency table: off by" in page

@@ -19,6 +19,7 @@ from canao.train.engine.compact import as_compact, compact_words
 from canao.train.engine.fake_quantization import FakeQuantization
 from canao.train.engine.loop import TrainingSchedule
 from canao.train.teacher.finetune import finetune
+from tests.oracle import OF_STATES, SHALLOW, assert_close
 
 SCHEDULE = TrainingSchedule(epochs=1, batch=16, lr=2e-3, weight_decay=0.0)
 
@@ -48,7 +49,7 @@ def test_the_same_weights_come_of_it(wide: Path, data: Encoded) -> None:
         assert rows == len(np.unique(np.concatenate([*data.ids, [data.pad]])))
         finetune(cut, data, SCHEDULE, silent)
     for (name, a), b in zip(whole.state_dict().items(), cut.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+        assert_close(a, b, name, tolerance=SHALLOW, relative=OF_STATES)
     assert hf.parts_of(cut).words.num_embeddings == 300
 
 

@@ -40,6 +40,7 @@ from canao.train.inheritance.importance import Importance, measure_importance
 from canao.train.inheritance.inherit import Kept, copy_kept, inherit, keep
 from canao.train.inheritance.pruning import measure_errors
 from canao.train.teacher.finetune import label_loss
+from tests.oracle import OF_GRADIENTS, OF_STATES, SAME, SHALLOW, assert_close
 from tests.train.tiny_families import FAMILIES, FULL, save_tiny_of, smaller, uneven
 
 ALL = list(FAMILIES)
@@ -103,13 +104,13 @@ def test_parts_compute_what_the_model_does(name: str, data: Encoded) -> None:
     with torch.no_grad():
         out = model(**batch.inputs, output_hidden_states=True)
         state = parts.embeddings(batch.ids, batch.types)[real]
-        torch.testing.assert_close(state, out.hidden_states[0][real], rtol=1e-4, atol=1e-5)
+        assert_close(state, out.hidden_states[0][real], tolerance=SHALLOW, relative=OF_STATES)
         for layer, want in zip(parts.layers, out.hidden_states[1:], strict=True):
             state = layer.inside(state, attend_in(batch)).end
-            torch.testing.assert_close(state, want[real], rtol=1e-4, atol=1e-5)
+            assert_close(state, want[real], tolerance=SHALLOW, relative=OF_STATES)
         first = state[real.sum(1).cumsum(0) - real.sum(1)]
         made = parts.head(parts.pooled(first))
-        torch.testing.assert_close(made, out.logits, rtol=1e-4, atol=1e-5)
+        assert_close(made, out.logits, tolerance=SHALLOW, relative=OF_STATES)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -172,12 +173,12 @@ def test_blocks_of_full_size_are_the_teacher(name: str, data: Encoded) -> None:
     with torch.no_grad():
         copy_kept(hf.parts_of(model), hf.parts_of(student), all_of(full))
     batch = collate(data, range(16))
-    torch.testing.assert_close(logits(student, batch), logits(model, batch), rtol=1e-5, atol=1e-5)
+    assert_close(logits(student, batch), logits(model, batch), tolerance=SHALLOW)
     assert hf.takes(config).tokens == hf.takes(model.config).tokens
     longest = torch.full((1, hf.takes(config).tokens), 7)
     with torch.no_grad():
         one, two = student(longest).logits, model(longest).logits
-    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    assert_close(one, two, tolerance=SHALLOW)
 
 
 @contextmanager
@@ -216,15 +217,15 @@ def test_what_mobileberts_halves_add_is_what_it_loses_without_them(task: TextDat
         added = functional.relu(inside.up) @ bert.ffn.down.weight.T
         context = seen[1][real] @ bert.attention.output.weight.T
     hook.remove()
-    torch.testing.assert_close(inside.end, end, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(inside.middle, middle, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(end - middle, added, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(middle - bare, context, rtol=1e-4, atol=1e-5)
+    assert_close(inside.end, end, tolerance=SHALLOW, relative=OF_STATES)
+    assert_close(inside.middle, middle, tolerance=SHALLOW, relative=OF_STATES)
+    assert_close(end - middle, added, tolerance=SHALLOW, relative=OF_STATES)
+    assert_close(middle - bare, context, tolerance=SHALLOW, relative=OF_STATES)
     assert float(added.abs().mean()) > 1e-3 < float(context.abs().mean())
     with torch.no_grad():
         for mine, want in ((bert.attention.query, inside.query), (bert.attention.key, inside.key),
                            (bert.attention.value, inside.value)):  # fmt: skip
-            torch.testing.assert_close(mine(state), want, rtol=1e-4, atol=1e-5)
+            assert_close(mine(state), want, tolerance=SHALLOW, relative=OF_STATES)
 
 
 def test_tokens_that_are_far_larger_hide_no_others(task: TextData) -> None:
@@ -243,7 +244,7 @@ def test_tokens_that_are_far_larger_hide_no_others(task: TextData) -> None:
         mine, want = getattr(aims, name), getattr(usual, name)
         assert float(mine[0].abs().max()) < 100, name
         torch.testing.assert_close(mine[1:], want[1:], rtol=0.1, atol=0.1)
-        assert bool((want - getattr(plain, name)).abs().max() < 1e-5) == (
+        assert bool((want - getattr(plain, name)).abs().max() < SHALLOW) == (
             name in ("query", "key", "value", "up")
         )
     # Kept in half precision for students, they are finite.
@@ -278,13 +279,13 @@ def test_importance_is_the_gradient_of_masks(name: str, data: Encoded) -> None:
         hook.remove()
     for i, (heads, *units) in enumerate(masks):
         want = heads.grad
-        torch.testing.assert_close(found.values[i], want.abs(), rtol=1e-3, atol=1e-6)
+        assert_close(found.values[i], want.abs(), tolerance=SAME, relative=OF_GRADIENTS)
         sums = want.view(full.heads, full.head_size).sum(1).abs()
-        torch.testing.assert_close(found.heads[i], sums, rtol=1e-3, atol=1e-6)
+        assert_close(found.heads[i], sums, tolerance=SAME, relative=OF_GRADIENTS)
         got = torch.cat([mask.grad for mask in units]).abs()
         assert got.shape == found.ffn_units[i].shape == (full.ffn,)
-        assert (found.ffn_units[i] >= got - 1e-5).all()
-    assert (found.hidden >= stream.grad.abs() - 1e-5).all()
+        assert (found.ffn_units[i] >= got - SHALLOW).all()
+    assert (found.hidden >= stream.grad.abs() - SHALLOW).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -295,7 +296,7 @@ def test_errors_and_contributions_of_every_family(name: str, data: Encoded) -> N
     assert found.ffn.shape == (full.layers, full.ffn + 1)
     for shares in (found.heads, found.ffn):
         assert (shares[:, 0] == 1).all() and (shares[:, -1] == 0).all()
-        assert (shares.diff(dim=1) <= 1e-6).all() and float(shares[:, 1:-1].max()) > 0.01
+        assert (shares.diff(dim=1) <= SAME).all() and float(shares[:, 1:-1].max()) > 0.01
     # A unit, and a head, that nothing is written by.
     with torch.no_grad():
         _, ffns = whole(hf.parts_of(model).layers[1])
@@ -434,7 +435,7 @@ def test_embeddings_as_wide_as_the_student_keep_their_projection(
     with torch.no_grad():
         mine = hf.parts_of(student).embeddings(batch.ids, batch.types)
         want = hf.parts_of(teacher(name)).embeddings(batch.ids, batch.types)[..., kept.hidden]
-    torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-5)
+    assert_close(mine, want, tolerance=SHALLOW, relative=OF_STATES)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from canao.train.task_names import VECTORS
 from canao.train.teacher.finetune import label_loss, predict
 from canao.train.trainer import Trainer
 from tests import text_tokenizers
+from tests.oracle import FLOAT32, OF_STATES, SHALLOW, assert_close
 from tests.train.test_families import attend_in
 from tests.train.tiny_families import FAMILIES, FULL, save_tiny_of, smaller, uneven
 
@@ -98,7 +99,7 @@ def test_a_head_of_words_is_known_by_its_role(name: str, words: TextData, tmp_pa
     with torch.no_grad():
         found = parts.head(parts.pooled(states(model, batch, attend_in(batch))))
         want = model(**batch.inputs).logits[batch.padding_mask.bool()]
-    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+    assert_close(found, want, tolerance=SHALLOW, relative=OF_STATES)
     hf.save_model(model, hf.load_tokenizer(folder(name)), tmp_path / "t")
     given = tmp_path / "t", TAGS[::-1]
     assert hf.is_fine_tuned(*given, head=CLASS_OF_TOKEN)
@@ -145,7 +146,7 @@ def test_a_student_of_words_from_teacher_to_library(
         given = [ids, np.zeros_like(ids)][: len(library.artifact.manifest["inputs"])]
         with torch.no_grad():
             want = model(torch.from_numpy(ids)[None].long()).logits[0].numpy()
-        np.testing.assert_allclose(library(*given), want, rtol=1e-4, atol=1e-4)
+        assert_close(library(*given), want)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -201,16 +202,16 @@ def test_students_of_vectors(name: str, tmp_path: Path) -> None:
     assert parts.averages and parts.pooler is None
     found = predict(teacher, trainer.texts.encode(texts.dev))
     found = found / np.linalg.norm(found, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, vectors(place, said), atol=1e-5)
+    assert_close(found, vectors(place, said), tolerance=SHALLOW)
     first = trainer.skeleton(uneven(name))
     assert isinstance(load_embedder(first), Embedder)
     student = trainer.finish(smaller(name))
     own = vectors(student.model_dir, said)
     cosine = float((own * vectors(place, said)).sum(1).mean())
-    assert cosine == pytest.approx(student.score.value, abs=1e-4) and cosine > 0.7
+    assert cosine == pytest.approx(student.score.value, abs=FLOAT32) and cosine > 0.7
     with CompiledModel(compile_model(student.model_dir, tmp_path / "out")) as library:
         found = library.predict(said[:2])
-    np.testing.assert_allclose(found, own[:2], rtol=1e-3, atol=1e-4)
+    assert_close(found, own[:2])
 
 
 # Supernets.

@@ -28,6 +28,7 @@ from canao.train.data import TextData
 from canao.train.engine.fake_quantization import FakeQuantization
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
+from tests.oracle import assert_close
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, write_task
 from tests.train.tiny_families import FULL, save_tiny_of, smaller, uneven
 
@@ -72,7 +73,7 @@ def test_a_student_from_teacher_to_library(name: str, task: TextData, tmp_path: 
         for ids in texts(model):
             given = [ids, np.zeros_like(ids)][: len(artifact.manifest["inputs"])]
             found = np.ravel(library(*given))
-            np.testing.assert_allclose(found, logits(model, ids), rtol=1e-4, atol=1e-4)
+            assert_close(found, logits(model, ids))
     assert predictions(artifact, task).score.value == pytest.approx(student.score.value)
 
 
@@ -149,7 +150,7 @@ def test_a_student_of_plain_text(name: str, tmp_path: Path) -> None:
         want = model.eval()(torch.from_numpy(ids)[None].long()).last_hidden_state[0].numpy()
     given = [ids, np.zeros_like(ids)][: len(compiled.artifact.manifest["inputs"])]
     got = compiled.run(*given)["last_hidden_state"]
-    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+    assert_close(got, want)
 
 
 @pytest.mark.parametrize("name", ["distilbert", "mobilebert"])

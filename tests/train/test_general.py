@@ -20,6 +20,7 @@ from canao.model.arch import Arch
 from canao.train.distillation.general import pieces, start
 from canao.train.engine.batches import collate
 from canao.train.inheritance.contributions import contributions
+from tests.oracle import OF_STATES, SAME, assert_close
 from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny
 
 SMALL = {"tokens": 6000, "length": 16, "batch": 8, "lr": 2e-3}
@@ -71,7 +72,7 @@ def test_a_student_learns_and_is_a_plain_encoder(
     with torch.no_grad():
         want = model.eval()(torch.from_numpy(ids)[None].long()).last_hidden_state[0].numpy()
     got = compiled.run(ids, np.zeros_like(ids))["last_hidden_state"]
-    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+    assert_close(got, want)
     assert distil(teacher, text, arch, tmp_path / "run", losses=losses).curve == found.curve
     with pytest.raises(InputError, match="holds another student"):
         distil(teacher, text, arch, tmp_path / "run", losses=losses, seed=1)
@@ -132,7 +133,7 @@ def test_what_contributes_nothing_is_not_kept(teacher: Path, text: Path) -> None
         x = model.bert.embeddings(batch.ids, batch.types)[batch.padding_mask.bool()]
         own = model.bert.encoder.layer[0].attention.self
         want = own.query(x).square().mean(0) * own.key(x).square().mean(0)
-    torch.testing.assert_close(found.scores[0], want, rtol=1e-4, atol=1e-6)
+    assert_close(found.scores[0], want, tolerance=SAME, relative=OF_STATES)
 
 
 def test_deeper_students_are_compared_by_their_share_of_the_depth(

@@ -17,6 +17,7 @@ from canao.train.engine.tensor_files import read_tensors, write_tensors
 from canao.train.inheritance.importance import Importance, measure_importance
 from canao.train.inheritance.inherit import inherit, keep
 from canao.train.teacher.finetune import label_loss
+from tests.oracle import OF_GRADIENTS, OF_STATES, SAME, SHALLOW, assert_close
 
 FULL = Arch.uniform(3, 32, 4, 64)
 
@@ -71,9 +72,9 @@ def test_importance_is_the_gradient_of_masks(teacher: PreTrainedModel, data: Enc
         hook.remove()
     for i in range(len(layers)):
         heads = context[i].grad.view(4, 8).sum(1).abs()
-        torch.testing.assert_close(found.heads[i], heads, rtol=1e-3, atol=1e-6)
-        torch.testing.assert_close(found.values[i], context[i].grad.abs(), rtol=1e-3, atol=1e-6)
-        assert (found.ffn_units[i] >= inner[i].grad.abs() - 1e-5).all()
+        assert_close(found.heads[i], heads, tolerance=SAME, relative=OF_GRADIENTS)
+        assert_close(found.values[i], context[i].grad.abs(), tolerance=SAME, relative=OF_GRADIENTS)
+        assert (found.ffn_units[i] >= inner[i].grad.abs() - SHALLOW).all()
 
 
 def test_the_teachers_own_shape_is_an_exact_copy(
@@ -95,7 +96,7 @@ def test_lower_layers_alone_stay_what_they_were(
     names = [name for name in kept if "encoder" in name or "embeddings" in name]
     assert len(names) > 2 * 16, "a layer has 16 tensors"
     for name in names:
-        torch.testing.assert_close(kept[name], wanted[name], rtol=1e-3, atol=1e-4)
+        assert_close(kept[name], wanted[name], name)
 
 
 def blocks(hidden: int, *halves: tuple[int, int]) -> Arch:
@@ -135,7 +136,7 @@ def test_scores_keep_their_scale(
     mine = mine.unflatten(1, (heads, -1)).sum(2) / arch.head_size**0.5
     joined = max(1, arch.head_size // 8)
     theirs = theirs.unflatten(1, (heads, -1)).sum(2) / 8**0.5 / joined
-    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert_close(mine, theirs, tolerance=SHALLOW, relative=OF_STATES)
 
 
 def test_what_matters_most_is_kept(importance: Importance) -> None:

@@ -36,6 +36,7 @@ from canao.train.distillation.targets import TeacherTargets
 from canao.train.engine.batches import Batch, Encoded, collate
 from canao.train.loss_names import OF_TASK, STAGED, WEIGHTS, canonical, parse_losses
 from canao.train.options import DEFAULT_LOSSES, TrainOptions
+from tests.oracle import HALF, assert_close
 
 LENGTHS = (1, 7, 31)
 TEACHER = Arch.uniform(3, 30, 5, 44)
@@ -300,9 +301,10 @@ def test_targets_that_are_kept_are_those_that_are_computed_again(
     for seen in found[:2]:
         assert torch.equal(seen.logits, found[2].logits)
         for signal in wanted:
-            torch.testing.assert_close(
-                seen.signals[signal][real], found[2].signals[signal][real], rtol=1e-3, atol=1e-3
-            )
+            assert_close(
+                seen.signals[signal][real], found[2].signals[signal][real],
+                tolerance=HALF, relative=HALF,
+            )  # fmt: skip
 
 
 def test_targets_are_computed_once_and_give_way_where_memory_is_short(

@@ -33,6 +33,7 @@ from canao.train.task_names import VECTORS
 from canao.train.tasks.vectors import cosines
 from canao.train.teacher.finetune import predict
 from canao.train.trainer import Trainer
+from tests.oracle import SAME, SHALLOW, assert_close
 
 ASKED = replace(OPTIONS, teacher_epochs=None, teacher_lr=None, quick_steps=10)
 
@@ -114,10 +115,10 @@ def test_a_teacher_is_that_of_sentence_transformers(
         found = logits_of(model, collate(data, range(30))).numpy()
     if not dense:
         found = found / np.linalg.norm(found, axis=1, keepdims=True)
-    assert np.allclose(found, vectors(folder, said), atol=1e-5)
+    assert_close(found, vectors(folder, said), tolerance=SHALLOW)
     assert model.maps == bool(dense)
     hf.save_model(model, hf.load_tokenizer(folder), tmp_path / "again")
-    assert np.allclose(vectors(tmp_path / "again", said), vectors(folder, said), atol=1e-6)
+    assert_close(vectors(tmp_path / "again", said), vectors(folder, said), tolerance=SAME)
     assert head_of_directory(tmp_path / "again") == head
 
 
@@ -240,7 +241,7 @@ def test_a_student_is_a_directory_of_sentence_transformers(
     assert teacher.score.metrics == {"cosine": pytest.approx(1.0)}
     assert not trainer.progress.steps, "a teacher is as it comes"
     said = [e.text for e in texts.dev]
-    assert np.allclose(vectors(teacher.model_dir, said), vectors(sentence, said), atol=1e-6)
+    assert_close(vectors(teacher.model_dir, said), vectors(sentence, said), tolerance=SAME)
     first = trainer.proxy_score(SMALL)
     student = trainer.finish(SMALL)
     assert student.score.value >= first.value > 0.9
