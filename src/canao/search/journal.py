@@ -15,7 +15,7 @@ import os
 import sqlite3
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -34,7 +34,7 @@ from canao.defaults import PRECISION
 from canao.errors import CanaoError, InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives
-from canao.search.options import SearchOptions
+from canao.search.options import LEFT_OUT, SearchOptions
 from canao.search.place import Place
 from canao.search.samplers import make_controller
 from canao.search.space import Space
@@ -87,6 +87,8 @@ class _Facts(msgspec.Struct):
     size_mb: float | None = None
     memory_mb: float | None = None
     min_accuracy: float | None = None
+    precision: str = PRECISION
+    left_out: list[tuple[str, float, str]] = []
 
 
 class RunFile(msgspec.Struct):
@@ -135,8 +137,9 @@ class Journal:
         sampler = make_controller(options.controller, space, options.seed)
         with _unreadable(self.path):
             self._storage = _open_storage(self.path)
+            own = options.precision if options.left_out else None
             self._study = _open_study(
-                options, sampler, self._storage, _study_name(place.to_dict())
+                options, sampler, self._storage, _study_name(place.to_dict(), own)
             )
             self._check()
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -150,7 +153,8 @@ class Journal:
         return tuple(_record(one, self.path) for one in done if _REPEATS not in one.user_attrs)
 
     def trained_elsewhere(self) -> tuple[Trial, ...]:
-        """Architectures that were trained when the run was at other places, the best first."""
+        """Architectures that were trained when the run was at other places, or in a precision that
+        was left out, the best first."""
         with _unreadable(self.path):
             names = optuna.get_all_study_names(self._storage)
             others = [name for name in names if name != self._study.study_name]
@@ -364,6 +368,15 @@ def settle(
     write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
 
 
+def turn(run_dir: Path, changed: Mapping[str, Any], gone: Collection[str] = ()) -> None:
+    """Write other facts into run.json, and none of those in `gone`: the run goes on with them."""
+    with locked(run_dir):
+        held = read_run_file(run_dir)
+        facts = {k: v for k, v in held.facts.items() if k not in gone} | dict(changed)
+        row = msgspec.to_builtins(msgspec.structs.replace(held, facts=facts))
+        write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
+
+
 def read_run_file(run_dir: Path) -> RunFile:
     """What run.json holds; InputError if the directory has none, or it is damaged."""
     path = run_dir / RUN_FILE
@@ -393,7 +406,9 @@ def read_place(run_dir: Path) -> dict[str, str] | None:
 def read_trials(run_dir: Path) -> tuple[Trial, ...]:
     """The trials journaled so far where the run was last, for reports; nothing is changed."""
     path = run_dir / STUDY_FILE
-    name = _study_name(read_place(run_dir))
+    held = read_run_file(run_dir)
+    own = str(held.facts.get("precision")) if held.facts.get(LEFT_OUT) else None
+    name = _study_name(held.place, own)
     with _unreadable(path):
         if not _has_study(path):
             return ()
@@ -410,9 +425,11 @@ def _judged(storage: RDBStorage, name: str, path: Path) -> tuple[Trial, ...]:
     return tuple(_record(trial, path) for trial in done if _REPEATS not in trial.user_attrs)
 
 
-def _study_name(place: Mapping[str, Any] | None) -> str:
-    """The study of a place; runs of versions that told of none have one for all."""
-    return _STUDY if place is None else " ".join([_STUDY, *map(str, place.values())])
+def _study_name(place: Mapping[str, Any] | None, precision: str | None = None) -> str:
+    """The study of a place; runs of versions that told of none have one for all. A run that left a
+    precision out has one for each `precision` that it went on in."""
+    parts = [_STUDY, *map(str, (place or {}).values()), *([precision] if precision else [])]
+    return " ".join(parts)
 
 
 def _has_study(path: Path) -> bool:

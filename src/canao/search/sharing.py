@@ -15,13 +15,14 @@ from canao.artifact.files import write_whole
 from canao.artifact.reading import read_bytes
 from canao.errors import InputError
 from canao.search.journal import ADDED, BEFORE, locked, read_run
+from canao.search.options import LEFT_OUT
 
 TRAINED, TIMED = "train", "latency.json"  # in a run directory
 FROM = "from"  # the fact that names the run where another one trains
 # Facts of a search that have no part in what is trained: budgets, and how candidates are found.
 _OWN = frozenset((
     "budget_ms", "size_mb", "memory_mb", "min_accuracy", "percentile", "controller", "seed",
-    "search_samples", "device", "target", "teacher_arch", "space", FROM,
+    "search_samples", "device", "target", "teacher_arch", "space", LEFT_OUT, FROM,
 ))  # fmt: skip
 _OWN_MEASURE = "measure."
 _MOST = 1 << 26  # bytes of a latency table
