@@ -380,3 +380,16 @@ def test_precision_that_cannot_be(
 ) -> None:
     refused(canao("compile", str(model_dir), "-o", str(tmp_path / "out"), *options), *words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_a_check_on_data_without_labels(
+    canao, model_dir: Path, tmp_path: Path, precision: str
+) -> None:
+    data = tmp_path / "texts.tsv"
+    data.write_text("sentence\tstars\nwake me\t1\nat seven\t2\n")
+    command = ("compile", str(model_dir), "-o", str(tmp_path / "out"), "--precision", precision,
+               "--check", str(data))  # fmt: skip
+    done = canao(*command)
+    refused(done, "texts.tsv", "label", "--label-column")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()

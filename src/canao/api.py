@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from canao.model.arch import Arch
     from canao.model.directory.hub import ModelPlace
     from canao.search import SearchResult
+    from canao.search.fallback import Precisions
     from canao.search.options import Event, Finish
     from canao.train.data import TextData
     from canao.train.distillation.general import Distilled
@@ -188,8 +189,9 @@ def search(
     length       tokens of the measured sequence; training sequences are truncated to it, too
     others_limit share of a core that other programs may take while a library is judged
     precision    of the products of all libraries; 'auto': the one in which the teacher is fastest
-                 on the device. In another one than float32 the best student's is run on the
-                 development set, and its score is the library's
+                 on the device, and the next more precise one where the best student's library
+                 loses more than `max_loss` in it. In another one than float32 the best student's
+                 is run on the development set, and its score is the library's
     max_loss     points of the metric that it may lose there against float32; where it loses more,
                  products go back to float32, and that library is measured
     quantized_epochs   the last of `epochs`, in which the student is rounded as its library will be;
@@ -220,7 +222,7 @@ def search(
     """
     from canao.model.directory.hub import resolve
     from canao.precision.quantize import AUTO, INT8
-    from canao.search import run_search
+    from canao.search import fallback, run_search
     from canao.search.kernels import Imported
     from canao.search.sharing import FROM, TRAINED, sharing, trained_in
     from canao.train.data import load_data
@@ -263,26 +265,37 @@ def search(
     })  # fmt: skip
     say, told_of = train_progress or silent, progress or silent
 
-    def a_trainer(work: Path) -> Trainer:
-        return Trainer(
-            place.path, texts, work, options.training, say, ignored, more.examples
-        )  # fmt: skip
+    def a_trainer(work: Path, training: TrainOptions) -> Trainer:
+        return Trainer(place.path, texts, work, training, say, ignored, more.examples)
 
     with sharing(run_dir, None if from_run is None else Path(from_run)) as other:
+        asked = replace(options, left_out=fallback.left_out(run_dir))
+        options, theirs = asked, asked
+        among = _precisions(lambda: a_trainer(run_dir / TRAINED, asked.training), where, asked)
         if precision == AUTO:
-            precision = _fastest(a_trainer(run_dir / TRAINED), where, options, other, told_of)
-            options = options.in_precision(precision)
-        trainer = a_trainer(trained_in(run_dir, other, options.facts()))
-        source = {} if other is None else {FROM: str(other)}
-        options = replace(
-            options, data_told=(*told, *trainer.told()), times_of=other,
-            identity={**options.identity, **source},
-        )  # fmt: skip
-        return run_search(
-            options, trainer, _compiler(where, precision), where,
-            Imported(trainer.blank, where.target, precision), told_of,
-            _finisher(where, texts, options, trainer.judged),
-        )  # fmt: skip
+            options = fallback.chosen(asked, other, among, told_of)
+            # The other run may be in another precision than this one is by now.
+            theirs = asked if other is None else fallback.like(asked, other)
+        work = trained_in(run_dir, other, theirs.facts())
+
+        def searched(options: SearchOptions, told_of: Callable[[Event], None]) -> SearchResult:
+            trainer = a_trainer(work, options.training)
+            source = {} if other is None else {FROM: str(other)}
+            options = replace(
+                options, data_told=(*told, *trainer.told()), times_of=other,
+                identity={**options.identity, **source},
+            )  # fmt: skip
+            return run_search(
+                options, trainer, _compiler(where, options.precision), where,
+                Imported(trainer.blank, where.target, options.precision), told_of,
+                _finisher(where, texts, options, trainer.judged),
+            )  # fmt: skip
+
+        if precision != AUTO:
+            return searched(options, told_of)
+        return fallback.in_turn(
+            searched, options, told_of, lambda left: fallback.after(left, asked, among, told_of)
+        )
 
 
 def distil(
@@ -340,26 +353,19 @@ def _label_facts(data: TextData, separator: str | None) -> dict[str, str]:
     return found | ({} if separator is None else {"label_separator": separator})
 
 
-def _fastest(
-    trainer: Trainer, device: Device, options: SearchOptions, other: Path | None,
-    progress: Callable[[Event], None],
-) -> str:  # fmt: skip
-    """The precision of a run that is under way, or of the other run whose training is used; else
-    the one in which the teacher is fastest."""
-    from canao.accuracy.fastest import fastest_precision
-    from canao.search.options import Event
-    from canao.search.run_file import RUN_FILE, read_run
+def _precisions(
+    trainer: Callable[[], Trainer], device: Device, options: SearchOptions
+) -> Precisions:
+    """What `auto` may choose for a device, and how: by libraries of the teacher's shape."""
+    from canao.accuracy.fastest import candidates, fastest_precision
+    from canao.search.fallback import Precisions
 
-    for run in (options.run_dir, other):
-        if run is not None and (run / RUN_FILE).is_file():
-            return str(read_run(run).get("precision", PRECISION))
-    progress(Event("check", "measuring the teacher's shape in each precision"))
-    model = trainer.blank(trainer.teacher_arch())
-    found = fastest_precision(
-        model, device, options.search_measure, lambda line: progress(Event("check", line))
-    )
-    progress(Event("check", f"libraries are in {found}"))
-    return found
+    def fastest(among: Sequence[str], say: Callable[[str], None]) -> str:
+        made = trainer()
+        model = made.blank(made.teacher_arch())
+        return fastest_precision(model, device, options.search_measure, say, among)
+
+    return Precisions(candidates(device.target), fastest)
 
 
 def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:

@@ -47,6 +47,11 @@ class AccuracyError(InputError):
     """A precision loses more of a model's answers than was allowed, or cannot hold its numbers."""
 
 
+class NotFiniteError(AccuracyError):
+    """A model has weights, or computes numbers, that are infinite or none at all, in float32
+    already: no other precision of it can be judged, and none should be chosen instead."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An operator that CANAO does not compile.

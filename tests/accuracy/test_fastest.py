@@ -9,11 +9,14 @@ import pytest
 
 from canao.accuracy import fastest
 from canao.accuracy.fastest import candidates, compile_fastest
+from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model, target_for
+from canao.device.base import MeasureConfig, Timing
+from canao.device.null import NullDevice
 from canao.errors import AccuracyError, InputError
 from canao.precision.quantize import PRECISIONS
 from canao.target import Target, get_target
-from tests.compiler.models import classifier
+from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
 
 HOST = get_target()
@@ -31,6 +34,14 @@ def test_seven_bits_are_a_candidate_where_they_are_multiplied_in_another_way() -
     assert candidates(avx2) == ("float32", "int8", "int8-7bit")
     assert "int8-7bit" not in candidates(replace(avx2, extensions=("avxvnni",)))
     assert "int8-7bit" in candidates(VNNI.with_isa("avx2,avx512vnni"))
+
+
+def test_weights_alone_are_a_candidate_for_decoders() -> None:
+    """Between what is rounded less and what is rounded more."""
+    assert candidates(get_target("aarch64-linux"), resumes=True) == (
+        "float32", "int8-weights", "int8"
+    )  # fmt: skip
+    assert candidates(VNNI, resumes=True) == ("float32", "bf16", "int8-weights", "int8")
 
 
 def test_the_instruction_set_follows_the_precision() -> None:
@@ -76,6 +87,28 @@ def test_libraries_are_timed_here(tmp_path: Path) -> None:
     times = {t.precision: t.ms for t in found.tried}
     assert set(times) == set(candidates(HOST)) and all(ms and ms > 0 for ms in times.values())
     assert found.artifact.manifest["precision"] in times
+
+
+def test_a_decoder_is_timed_reading_and_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a text, and that of as many tokens after it as it has."""
+    device = NullDevice(lambda a: 10.0 if a.precision == "int8" else 20.0)
+    taken = {"float32": 3.0, "int8-weights": 1.0}
+
+    def one_token(artifact: Artifact, config: MeasureConfig) -> Timing:
+        timing = device.measure(artifact, config)
+        assert isinstance(timing, Timing)
+        return replace(timing, samples_ms=(taken.get(artifact.precision, 2.0),) * 3)
+
+    monkeypatch.setattr(device, "measure_next", one_token)
+    monkeypatch.setattr(fastest, "local_device", lambda: device)
+    found = compile_fastest(decoder(layers=1, max_length=100), tmp_path / "out", build_flags=QUICK)
+    times = {t.precision: t.ms for t in found.tried}
+    assert times["float32"] == 20.0 + 50 * 3.0 and times["int8-weights"] == 20.0 + 50 * 1.0
+    assert times["int8"] == 10.0 + 50 * 2.0
+    assert found.artifact.precision == "int8-weights"
+    assert {t.why for t in found.tried} == {"50 tokens read, and as many written"}
 
 
 def test_a_precision_that_is_far_is_left_out(tmp_path: Path, monkeypatch) -> None:

@@ -18,12 +18,21 @@ from canao.accuracy.measure import labelled_text, predictions
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
 from canao.compiler.pipeline import compile_model
-from canao.errors import InputError
+from canao.errors import AccuracyError, InputError
 from canao.model import hf
 from canao.target import get_target
-from canao.train.data import TextData
+from canao.train.data import TextData, load_data
 from tests.accuracy.test_fastest import VNNI
-from tests.train.tiny_bert import BAD, GOOD, PLAIN, save_tiny, write_task
+from tests.train.tiny_bert import (
+    BAD,
+    GOOD,
+    PLAIN,
+    save_sentence_model,
+    save_tiny,
+    write_several,
+    write_task,
+    write_words,
+)
 
 
 def save_model(folder: Path, labels: tuple[str, ...], outlier: float = 1.0) -> Path:
@@ -150,9 +159,40 @@ def test_nothing_is_written_where_too_much_is_lost(
         return replace(found, score=replace(found.score, metrics=worse))
 
     monkeypatch.setattr(gate, "predictions", falling)
-    with pytest.raises(InputError, match=r"40\.00 with 11 of 12 .* is 1 points: give 40\.00"):
+    words = (r"40\.00 with 11 of 12 .*; it moves outputs most at bert\.\S+ \(\S+e-\d+\), .*; "
+             r"--max-loss is 1 points: give 40\.00 or more, which holds with all 12 products")
+    with pytest.raises(InputError, match=words) as refused:
         compile_checked(plain, tmp_path / "out", data, precision="int8", max_loss=1)
     assert not (tmp_path / "out").exists()
+    assert "\n" not in str(refused.value) and str(refused.value).count("bert.") == 5
+
+
+@pytest.mark.parametrize("lost", [0.4902, 1 / 3, 0.5, 100 * (0.785 - 0.7825), 99.99999])
+def test_the_loss_that_is_named_is_enough(lost: float) -> None:
+    """It is rounded up: the same command with it succeeds."""
+    attempt = gate._Attempt((), "", {}, (gate.Sensitivity("a", "layer.a", 0.25),))
+    said = gate._too_much("int8", [gate._Tried(lost, attempt)], 0.1)
+    named = float(said.partition(": give ")[2].partition(" ")[0])
+    assert lost <= named + gate._NOISE and named - lost < 0.01 + gate._NOISE
+    assert "it moves outputs most at layer.a (2.5e-01)" in said
+    endless = gate._too_much("int8", [gate._Tried(np.inf, attempt)], 0.1)
+    assert "loses all with all 1 products" in endless and "give" not in endless
+
+
+def test_what_no_library_holds_is_a_loss_of_it(
+    plain: Path, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A precision whose sums overflow is not given up before products go back."""
+    real = gate.compile_model
+
+    def narrow(model: Path, out: Path, **options: object) -> Artifact:
+        if options.get("precision") == "int8" and len(options["kept"]) < 2:
+            raise AccuracyError("layer.0: the results are not finite in int8")
+        return real(model, out, **options)
+
+    monkeypatch.setattr(gate, "compile_model", narrow)
+    found = compile_checked(plain, tmp_path / "out", data, precision="int8", max_loss=100)
+    assert len(found.kept) == 2
 
 
 def test_all_of_a_single_file_is_checked_with(tmp_path: Path) -> None:
@@ -260,3 +300,88 @@ def test_a_model_of_several_precisions_is_checked_as_it_is(data: TextData, tmp_p
         tmp_path / "mixed", tmp_path / "out2", truth, precision="float32", max_loss=0
     )
     assert strict.loss <= 0 and strict.kept and strict.back == "float32"
+
+
+def save_value_model(folder: Path) -> Path:
+    """A small model that predicts a value."""
+    model = save_model(folder, ("value",))
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"problem_type": "regression"}))
+    return model
+
+
+def write_ratings(path: Path, labels: tuple[str, ...], columns: str = "sentence") -> Path:
+    words = [*GOOD, *BAD, *PLAIN]
+    texts = [" ".join(words[i % 20 :: 3]) for i in range(40)]
+    rows = [f"{text}\t{text if '2' in columns else labels[i % len(labels)]}"
+            f"{chr(9) + labels[i % len(labels)] if '2' in columns else ''}"
+            for i, text in enumerate(texts)]  # fmt: skip
+    path.write_text(f"{columns}\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_whole_numbers_are_what_the_model_says_they_are(plain: Path, tmp_path: Path) -> None:
+    """Ratings from 0 to 5 are values to a model that predicts one, and classes to one that chooses
+    among them."""
+    ratings = write_ratings(tmp_path / "ratings.tsv", ("0", "1", "2", "3", "4", "5"))
+    found = compile_checked(save_value_model(tmp_path / "value"), tmp_path / "out", ratings,
+                            precision="int8", max_loss=100)  # fmt: skip
+    check = found.artifact.manifest["check"]
+    assert (check["metric"], check["examples"]) == ("pearson_spearman", 40)
+    assert check["float32"] != 0 and found.compiled.values.dtype.kind == "f"
+    stars = save_model(tmp_path / "stars", ("0", "1", "2", "3", "4", "5"))
+    found = compile_checked(stars, tmp_path / "out2", ratings, precision="int8", max_loss=100)
+    assert found.artifact.manifest["check"]["metric"] == "accuracy"
+    with pytest.raises(InputError, match=r"labels 0, 1, .*, and the model neg, pos"):
+        compile_checked(plain, tmp_path / "out3", ratings, precision="int8")
+
+
+def test_numbers_that_are_names(tmp_path: Path) -> None:
+    """Half stars are real numbers, of which a model has classes; however they are written."""
+    stars = save_model(tmp_path / "stars", ("0.5", "1.0", "1.5"))
+    data = write_ratings(tmp_path / "stars.tsv", ("0.5", "1", "1.50"))
+    found = compile_checked(stars, tmp_path / "out", data, precision="int8", max_loss=100)
+    assert found.artifact.manifest["check"]["metric"] == "accuracy"
+    assert set(found.float32.values) <= {0, 1, 2} and found.float32.score.value > 0
+
+
+def test_pairs_with_whole_scores_judge_vectors(tmp_path: Path) -> None:
+    model = save_sentence_model(tmp_path / "sentence")
+    pairs = tmp_path / "pairs.tsv"
+    rows = [f"{a} film\t{b} film\t{int((a in GOOD) == (b in GOOD))}"
+            for a in (*GOOD, *BAD) for b in (*GOOD, *BAD)]  # fmt: skip
+    pairs.write_text("sentence1\tsentence2\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    found = compile_checked(model, tmp_path / "out", pairs, precision="int8", max_loss=100)
+    assert found.artifact.manifest["check"]["metric"] == "spearmanr"
+
+
+def test_data_of_another_kind_are_still_refused(tmp_path: Path) -> None:
+    """Lists, and names, are not made values of."""
+    value = save_value_model(tmp_path / "value")
+    several = write_several(tmp_path / "several", 10, 4)
+    with pytest.raises(InputError, match=r"is data for .*, and the model is for text-regression"):
+        compile_checked(value, tmp_path / "out", several, precision="int8")
+    with pytest.raises(InputError, match=r"label '(pos|neg)' is not a finite number, as text-regr"):
+        compile_checked(value, tmp_path / "out", write_task(tmp_path / "task"), precision="int8")
+    with pytest.raises(InputError, match=r"nowhere\.tsv: no such file or directory"):
+        compile_checked(tmp_path / "no model", tmp_path / "out", "nowhere.tsv", precision="int8")
+
+
+@pytest.mark.parametrize("kind", ["classes", "several", "words"])
+def test_development_examples_are_enough(kind: str, tmp_path: Path) -> None:
+    """Nothing is trained, so nobody has to have a training file."""
+    write = {"classes": write_task, "several": write_several,
+             "words": lambda *a: write_words(*a, table=True)}[kind]  # fmt: skip
+    folder = write(tmp_path / "task")
+    both = labelled_text(folder)
+    for file in folder.glob("train.*"):
+        file.unlink()
+    alone = labelled_text(folder)
+    assert [e.text for e in alone.dev] == [e.text for e in both.dev]
+    assert alone.train == () and alone.kind == both.kind and set(alone.labels) <= set(both.labels)
+    with pytest.raises(InputError, match=r"no train\.tsv, train\.csv"):
+        load_data(folder)
+    for file in folder.glob("dev.*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"no dev\.tsv, validation\.tsv, test\.tsv, train\.tsv"):
+        labelled_text(folder)

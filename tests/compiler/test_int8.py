@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from canao.build import get_toolchain
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph, compile_model
-from canao.errors import InputError
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.group import fuse
 from canao.graph.dtypes import I32, Q7, Q8
@@ -243,13 +241,3 @@ def test_a_decoder_in_pieces(precision: str, tmp_path: Path) -> None:
                     for p in np.split(ids, list(cuts))]  # fmt: skip
             scale = max(1.0, float(whole.std()))
             assert_close(np.concatenate(rows), whole, tolerance=bound, scale=scale)
-
-
-def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    model = classifier("small")
-    with torch.no_grad():
-        model.bert.encoder.layer[0].intermediate.dense.bias[1] = 3e38
-        model.bert.encoder.layer[0].intermediate.dense.weight[1, 0] = 3e38
-    with pytest.raises(InputError, match=r"layer.*: .* not finite.* compile in float32"):
-        compile_model(model, tmp_path / "out", precision="int8")
-    assert not (tmp_path / "out").exists()

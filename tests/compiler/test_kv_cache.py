@@ -265,10 +265,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
         staged(decoder(layers=1), "int4")
     assert not (tmp_path / "out").exists()
     assert staged(classifier(layers=1), "float32").schedule.cache.size == 0
-    model = decoder(layers=1)
-    model.transformer.h[0].attn.c_attn.bias.data[-1] = np.inf
-    with pytest.raises(InputError, match="keys or values of a random text are not finite"):
-        compile_model(model, tmp_path / "out", kv_cache="int8")
 
 
 def test_float32_is_the_graph_as_it_was() -> None:

@@ -197,6 +197,16 @@ REFUSED = {
                     node("MatMul", "x v", "y")], "'v'.*blocks of 2.*by tensor or by channel"),
     "shape": ([node("DequantizeLinear", "w c", "v"), node("MatMul", "x v", "y")],
               r"'v'.*scales of shape \[3\].*by channel"),
+    "axis": ([node("DequantizeLinear", "w c", "v", axis=2), node("MatMul", "x v", "y")],
+             r"DequantizeLinear.*'v'.*dimension 2 of 2"),
+    "axis of activations": ([node("QuantizeLinear", "x e", "q", axis=-3),
+                             node("DequantizeLinear", "q e", "y", axis=-3)],
+                            r"QuantizeLinear.*'q'.*dimension -3 of 2"),
+    "zeros": ([node("DequantizeLinear", "w s k", "v", axis=0), node("MatMul", "x v", "y")],
+              r"'v'.*zero points of shape \[3\].*by channel"),
+    "zeros of activations": ([node("QuantizeLinear", "x s u", "q", axis=1),
+                              node("DequantizeLinear", "q s u", "y")],
+                             r"'q'.*zero points of shape \[3\].*by channel"),
     "scale": ([node("QuantizeLinear", "x n", "q"), node("DequantizeLinear", "q n", "y")],
               "'q'.*not positive and finite.*quantise the model anew"),
     "float8": ([node("QuantizeLinear", "x s", "q", output_dtype=TensorProto.FLOAT8E4M3FN),
@@ -218,7 +228,8 @@ def test_what_is_refused_is_named(case: str) -> None:
     nodes, message = REFUSED[case]
     constants = {"w": np.ones((4, 5), S8), "b": np.ones((2, 5), np.float32), "s": np.float32(1),
                  "c": np.ones(3, np.float32), "n": np.float32(-1), "i": np.ones((4, 5), np.int32),
-                 "j": np.array(3, np.int32)}  # fmt: skip
+                 "j": np.array(3, np.int32), "e": np.ones(4, np.float32), "k": np.ones(3, S8),
+                 "u": np.ones(3, U8)}  # fmt: skip
     model = model_of(nodes, constants, [2, 4])
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(UnsupportedError, match=message) as error:

@@ -13,14 +13,17 @@ import pytest
 
 import canao
 from canao import api
+from canao.accuracy import gate
+from canao.accuracy.fastest import candidates
 from canao.accuracy.measure import labelled_text, predictions
 from canao.artifact.certificate import load_certificate
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.device.null import NullDevice
-from canao.errors import InputError
+from canao.errors import AccuracyError, BudgetError, InputError
 from canao.report.write import write_report
 from canao.search import Event, SearchOptions, SearchResult
+from canao.search.journal import read_trials
 from canao.search.options import Finished
 from canao.search.table import table_key
 from canao.target import get_target
@@ -206,3 +209,91 @@ def test_auto_takes_the_precision_in_which_the_teacher_is_fastest(
     now = {"int8": 1.9, "float32": 0.1} if chosen == "int8" else {"int8": 0.1, "float32": 1.9}
     assert search(**now).artifact.manifest["precision"] == chosen
     assert not any("libraries are in" in line for line in told)
+
+
+def losing(monkeypatch: pytest.MonkeyPatch, points: float) -> None:
+    """Every precision but float32 loses so many points of any data."""
+    real = gate.compile_checked
+
+    def checked(*given: object, precision: str, max_loss: float, **options: object) -> object:
+        if max_loss < points:
+            most = f"--max-loss is {max_loss}"
+            raise AccuracyError(f"{precision} loses {points:.2f} with all; {most}")
+        return real(*given, precision=precision, max_loss=100, **options)
+
+    monkeypatch.setattr(gate, "compile_checked", checked)
+
+
+def test_auto_goes_on_in_the_next_more_precise_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a finished library loses too much. It says so, a resumed run stays there, and one with
+    a larger --max-loss tries again what was left out."""
+    losing(monkeypatch, 3.0)
+    run, known = tmp_path / "run", candidates(get_target())
+    times = {name: 1.0 - 0.2 * i for i, name in enumerate(known)}  # the least precise is fastest
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    data = write_task(tmp_path / "task", train=160)
+    told, steps = list[str](), list[str]()
+
+    def search(max_loss: float) -> SearchResult:
+        told.clear()
+        steps.clear()
+        return canao.search(
+            teacher=teacher, data=data, budget_ms=2.0, run_dir=run, precision="auto",
+            device=NullDevice(lambda a: times[a.precision]), max_loss=max_loss,
+            progress=lambda event: told.append(event.text),
+            train_progress=lambda stage, *_: steps.append(stage), **SMALL,
+        )  # fmt: skip
+
+    result = search(0.5)
+    assert result.artifact.precision == result.certificate.precision == "float32"
+    left = [name for name in reversed(known) if name != "float32"]
+    assert [line.split()[0] for line in told if "was left out: " in line] == left
+    assert len([line for line in told if line.startswith("resuming in ")]) == len(left)
+    assert len([line for line in told if "to train on" in line]) == 1, "the data are told of once"
+    facts = json.loads((run / "run.json").read_text())["facts"]
+    assert facts["precision"] == "float32" and [one[0] for one in facts["left_out"]] == left
+    page, summary = write_report(run).read_text(), json.loads((run / "summary.json").read_text())
+    for name in left:
+        assert f"{name} was left out: {name} loses 3.00 with all; --max-loss is 0.5" in page
+    assert [one[0] for one in summary["left_out"]] == left and summary["precision"] == "float32"
+    assert len(read_trials(run)) == len(result.trials) > 0
+
+    for most in (0.5, 0.25):
+        assert search(most).artifact.precision == "float32" and not steps
+        assert sum("was left out: " in line for line in told) == len(left)
+    result = search(10)
+    assert result.artifact.precision == left[0]
+    assert any(line == f"{left[0]} is tried again with --max-loss 10" for line in told)
+    assert "left_out" not in json.loads((run / "run.json").read_text())["facts"]
+    assert "was left out" not in write_report(run).read_text()
+
+
+def test_a_budget_that_only_a_precision_kept_that_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losing(monkeypatch, 3.0)
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    words = r"lost more than --max-loss, which a larger one may allow"
+    with pytest.raises(BudgetError, match=words) as missed:
+        canao.search(
+            teacher=teacher, data=write_task(tmp_path / "task", train=160), budget_ms=2.0,
+            run_dir=tmp_path / "run", precision="auto",
+            device=NullDevice(lambda a: 5.0 if a.precision == "float32" else 1.0), **SMALL,
+        )  # fmt: skip
+    first = candidates(get_target())[1]
+    assert missed.value.exit_code == 1 and f"{first} lost more" in str(missed.value)
+    assert "\n" not in str(missed.value)
+
+
+def test_a_precision_that_was_asked_for_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losing(monkeypatch, 3.0)
+    teacher = save_tiny(tmp_path / "teacher", num_hidden_layers=2)
+    with pytest.raises(AccuracyError, match=r"int8 loses 3\.00"):
+        canao.search(
+            teacher=teacher, data=write_task(tmp_path / "task", train=160), budget_ms=2.0,
+            run_dir=tmp_path / "run", precision="int8", device="null", **SMALL,
+        )  # fmt: skip

@@ -145,6 +145,8 @@ def test_what_cannot_be_had_is_told_in_a_line(hub: Hub, home: Path) -> None:
         assert said in result["error"], name
         assert "\n" not in result["error"]
     assert "no such revision on the Hub" in found[-1]["error"]
+    (alone,) = load(hub, home, {"name": "some/unsplit", "split": False})
+    assert alone["train"] == [] and alone["dev"], "nothing is trained on, so no one asks for it"
     assert not (home / "ran").exists()
     granted = load(hub, home, "some/gated", "some/private", token=GRANTED)
     assert [result["labels"] for result in granted] == [["0", "1"]] * 2

@@ -21,24 +21,26 @@ TOKENS = WORDS
 _BATCH = 64  # sentences
 
 
-def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score]:
-    """The place of each word's label among the model's labels, int64 [words of all sentences], and
-    how right they are. A word has the label of its first token; one that the tokenizer leaves out
-    is outside of all entities. Long sentences are read in windows.
+def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score, bool]:
+    """The place of each word's label among the model's labels, int64 [words of all sentences], how
+    right they are, and whether all their scores are numbers. A word has the label of its first
+    token; one that the tokenizer leaves out is outside of all entities. Long sentences are read in
+    windows.
 
     InputError if it is a model for another task, or without some of the labels.
     """
     labels = _require_labels(artifact, data)
     order = {name: i for i, name in enumerate(labels)}
     outside = outside_of(labels)
-    found: list[list[str]] = []
+    found, finite = list[list[str]](), True
     with CompiledModel(artifact) as model:
         for start in range(0, len(data.dev), _BATCH):
             part = data.dev[start : start + _BATCH]
             pieces = model.predict([s.text for s in part], aggregate="none", ignore_labels=[])
             found += [_of_words(s, p, outside) for s, p in zip(part, pieces, strict=True)]
+            finite &= all(np.isfinite(piece.score) for own in pieces for piece in own)
     values = np.array([order[tag] for tags in found for tag in tags], np.int64)
-    return values, entity_score([s.tags for s in data.dev], found, labels)
+    return values, entity_score([s.tags for s in data.dev], found, labels), finite
 
 
 def _of_words(sentence: Sentence, pieces: Sequence[Entity], outside: str) -> list[str]:

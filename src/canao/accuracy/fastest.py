@@ -4,33 +4,38 @@ Each precision that may be faster on the target is compiled, and checked: on lab
 is any, else by the outputs of random texts. Those that pass are timed in turns, so that whatever
 else the machine does meets all of them alike. What is not clearly faster loses to what is more
 precise.
+
+A decoder reads a text at once and writes one token by one, which waits for weights and not for
+products: its time is that of a text that it reads and one of the same length that it writes.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from canao.accuracy.gate import Checked, compile_checked, require_runnable
-from canao.accuracy.measure import labelled_text
+from canao.accuracy.gate import NO_COLUMNS, Checked, compile_checked, require_runnable
+from canao.accuracy.measure import labelled_text, require_there
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
+from canao.compiler.heads import read_model
 from canao.compiler.packaging import check_destination
-from canao.compiler.pipeline import compile_model
-from canao.defaults import MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
-from canao.device.base import Device, Failure, MeasureConfig
+from canao.compiler.pipeline import compile_model, has_instructions
+from canao.defaults import LIMITS, MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
+from canao.device.base import Device, Failure, MeasureConfig, Measurement
 from canao.device.bench import local_device
-from canao.errors import AccuracyError, DeviceError, InputError
+from canao.errors import AccuracyError, DeviceError, InputError, NotFiniteError
+from canao.fuse.simplify import rewritten
 from canao.isa.registry import ISAS
 from canao.isa.table import TileOps
 from canao.lower.scheduling import product_in, target_in
-from canao.precision.quantize import FLOAT32, INT8, SEVEN_BITS
+from canao.precision.quantize import FLOAT32, INT8, SEVEN_BITS, WEIGHTS
 from canao.target import Target, get_target
 
 _ROUNDS, _SAMPLES = 7, 16
@@ -40,7 +45,7 @@ _CLEARLY = 0.97  # of a more precise library's time: less is faster
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A precision, and what became of it: milliseconds, or why it was left out."""
+    """A precision, and what became of it: milliseconds, and of what, or why it was left out."""
 
     precision: str
     ms: float | None
@@ -55,13 +60,15 @@ class Fastest:
     tried: tuple[Tried, ...]
 
 
-def candidates(target: Target) -> tuple[str, ...]:
+def candidates(target: Target, resumes: bool = False) -> tuple[str, ...]:
     """Precisions that may be the fastest on a target, the most precise first: float32, those of
     half precision that it has instructions for, int8, and that of 7 bits where these are multiplied
-    in another way."""
+    in another way. For a model that continues texts also weights of int8 alone, which is all that a
+    token waits for."""
     half = (name for name in ("fp16", "bf16") if target_in(target, name) != target)
+    weights = (WEIGHTS,) if resumes and has_instructions(target, WEIGHTS) else ()
     seven = (SEVEN_BITS,) if _loops(target, SEVEN_BITS) != _loops(target, INT8) else ()
-    return (FLOAT32, *half, INT8, *seven)
+    return (FLOAT32, *half, *weights, INT8, *seven)
 
 
 def _loops(target: Target, precision: str) -> list[TileOps]:
@@ -72,32 +79,44 @@ def _loops(target: Target, precision: str) -> list[TileOps]:
 
 def compile_fastest(
     model: str | Path | Any, out: str | Path, data: Any = None, *, max_loss: float = MAX_LOSS,
-    metric: str | None = None, progress: Callable[[str], None] = silent, **options: Any,
+    metric: str | None = None, columns: Mapping[str, Any] = NO_COLUMNS,
+    progress: Callable[[str], None] = silent, **options: Any,
 ) -> Fastest:  # fmt: skip
     """`compile_model` with the same options, in the precision that runs fastest here among those
     that lose `max_loss` points of labelled text `data` at most, or without data have outputs near
-    float32's (precision/agreement.py).
+    float32's (precision/agreement.py). Data are given as for `compile_checked`.
 
     A model whose layers have precisions of their own has them in every other candidate than
     float32. For a target that is not this machine nothing can be timed, and the least precise that
     passes is chosen. InputError if data are given for such a target, as they can't be checked.
+    NotFiniteError if the model's numbers are none in float32 already: no precision mends that.
     """
     target, out = options.get("target") or get_target(), Path(out)
     check_destination(out)
-    data = labelled_text(data) if isinstance(data, str | Path) else data
+    if isinstance(data, str | Path):
+        require_there(data)
+    read = read_model(model, **options)
+    data = labelled_text(data, read.head, **columns) if isinstance(data, str | Path) else data
+    given = options.get("fusion", True), options.get("limits", LIMITS)
+    resumes = rewritten(read.graph, *given)[0].resumes
+    del read  # its weights need not wait in memory
     with WorkingDirectory("canao-fastest") as folder:
         made, tried = dict[str, Artifact](), list[Tried]()
-        for name in candidates(target):
+        for name in candidates(target, resumes):
             try:
                 made[name] = _compiled(
                     model, folder / name, data, name, max_loss, metric, progress, options
                 )
+            except NotFiniteError:
+                raise
             except AccuracyError as error:
                 progress(f"{name} is left out: {error}")
                 tried.append(Tried(name, None, str(error)))
         times = _times(made, target, progress)
         chosen = _chosen(made, times)
-        tried += [Tried(name, times.get(name)) for name in made]
+        length = _length(made.values())
+        what = f"{length} tokens read, and as many written" if resumes else f"{length} tokens"
+        tried += [Tried(n, times.get(n), what if n in times else "") for n in made]
         manifest = dict(made[chosen].manifest) | {
             "tried": [[t.precision, t.ms, t.why] for t in tried]
         }
@@ -108,15 +127,18 @@ def compile_fastest(
 
 
 def fastest_precision(
-    model: Any, device: Device, config: MeasureConfig, progress: Callable[[str], None] = silent
-) -> str:
-    """The precision in which the library of a model takes least time on a device, under a protocol;
-    of those that take about as long, the most precise. Its weights may be random: what a precision
-    loses is not looked at. DeviceError if one cannot be measured."""
+    model: Any, device: Device, config: MeasureConfig, progress: Callable[[str], None] = silent,
+    among: Sequence[str] | None = None,
+) -> str:  # fmt: skip
+    """The precision in which the library of an encoder takes least time on a device, under a
+    protocol; of those that take about as long, the most precise. Its weights may be random: what a
+    precision loses is not looked at. `among` are those that may be chosen, the most precise first;
+    None: all `candidates`. DeviceError if one cannot be measured."""
+    names = candidates(device.target) if among is None else among
     with WorkingDirectory("canao-fastest") as folder:
         made = {
             name: compile_model(model, folder / name, target=device.target, precision=name)
-            for name in candidates(device.target)
+            for name in names
         }
         return _chosen(made, _in_turns(made, device, config, progress))
 
@@ -153,9 +175,15 @@ def _times(
         require_runnable(target, "")
     except InputError:
         return {}
-    longest = min(int(artifact.manifest["max_length"]) for artifact in made.values())
-    config = MeasureConfig(length=min(_LENGTH, longest), warmup=2, samples=_SAMPLES)
+    config = MeasureConfig(length=_length(made.values()), warmup=2, samples=_SAMPLES)
     return _in_turns(made, local_device(), config, progress)
+
+
+def _length(made: Iterable[Artifact]) -> int:
+    """Tokens of the text that libraries are timed with: a decoder writes as many after it."""
+    return min(_LENGTH, *(
+        max(1, a.max_length // 2) if a.resumes else a.max_length for a in made
+    ))  # fmt: skip
 
 
 def _in_turns(
@@ -167,13 +195,24 @@ def _in_turns(
     turns = dict[str, list[float]]()
     for _ in range(_ROUNDS):
         for name, artifact in made.items():
-            timing = device.measure(artifact, config)
-            if isinstance(timing, Failure):
-                raise DeviceError(f"{name}: {timing.stage} failed: {timing.message}")
-            turns.setdefault(name, []).append(timing.percentile(50))
+            turns.setdefault(name, []).append(_of_text(name, artifact, device, config))
     times = {name: median(several) for name, several in turns.items()}
     progress(", ".join(f"{name} {ms:.3f} ms" for name, ms in times.items()))
     return times
+
+
+def _of_text(name: str, artifact: Artifact, device: Device, config: MeasureConfig) -> float:
+    """Milliseconds of a text; of a decoder, with as many tokens after it, one by one."""
+    ms = _median_ms(name, device.measure(artifact, config))
+    if artifact.resumes and config.length < artifact.max_length:
+        ms += config.length * _median_ms(name, device.measure_next(artifact, config))
+    return ms
+
+
+def _median_ms(name: str, timing: Measurement) -> float:
+    if isinstance(timing, Failure):
+        raise DeviceError(f"{name}: {timing.stage} failed: {timing.message}")
+    return timing.percentile(50)
 
 
 def _chosen(made: Mapping[str, Artifact], times: Mapping[str, float]) -> str:

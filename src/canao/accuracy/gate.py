@@ -10,10 +10,12 @@ One at least stays in int8: a library without any is one in float32.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,18 +26,18 @@ from canao.accuracy.measure import (
     for_task_of,
     labelled_text,
     predictions,
+    require_there,
     truncated,
 )
-from canao.accuracy.tagged import TaggedText
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
-from canao.compiler.loading import load_graph
+from canao.compiler.heads import Model, read_model
 from canao.compiler.packaging import check_destination
 from canao.compiler.pipeline import compile_model, has_instructions, target_for
 from canao.defaults import LIMITS, MAX_LOSS, Limits, silent
-from canao.errors import AccuracyError, InputError
+from canao.errors import AccuracyError, InputError, NotFiniteError
 from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
@@ -57,7 +59,9 @@ from canao.train.data import TextData
 from canao.train.metrics import check_metric
 
 _SAMPLE = 4  # texts on which outputs are compared
-_NAMED = 5  # products that a manifest names
+_NAMED = 5  # products that a manifest, or an error, names
+NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # of data whose columns say what they are
+_NOISE = 1e-9  # points: what rounding adds to the difference of two scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +98,17 @@ class Checked:
 def compile_checked(
     model: str | Path | Any, out: str | Path, data: Labelled | str | Path, *, precision: str,
     max_loss: float = MAX_LOSS, metric: str | None = None,
-    progress: Callable[[str], None] = silent, **options: Any,
+    columns: Mapping[str, Any] = NO_COLUMNS, progress: Callable[[str], None] = silent,
+    **options: Any,
 ) -> Checked:  # fmt: skip
     """`compile_model` with the same options, and what the library loses on `data.dev`. Data may be
-    given as a path or a name, as for `labelled_text`; what is lost is by `metric`, the task's usual
-    one where none is named.
+    given as a path or a name, as for `labelled_text`, with its options as `columns`; what is lost
+    is by `metric`, the task's usual one where none is named.
 
     AccuracyError if it loses more than `max_loss` points though all but one of its products went
-    back; nothing is written then.
+    back, NotFiniteError if the model's own numbers are none; nothing is written then.
     """
     check_precision(precision)
-    if precision == FLOAT32 and not load_graph(model, **_loading(options)).parts:
-        raise InputError(
-            f"a check compares another precision with {FLOAT32}; give --precision int8, for one"
-        )
     if not 0 <= max_loss <= 100:
         raise InputError(f"--max-loss {max_loss:g}: give points of the metric, from 0 to 100")
     target = options.get("target") or get_target()
@@ -115,13 +116,14 @@ def compile_checked(
     target_for(target, precision, allow_emulation=emulation)
     require_runnable(target, "check without --target and --isa, then compile with them")
     check_destination(Path(out))
-    data = data if isinstance(data, TextData | TaggedText) else labelled_text(data)
-    if isinstance(data, TextData):
-        check_metric(metric, data)
-    elif metric is not None:
+    if isinstance(data, str | Path):
+        require_there(data)
+    read = read_model(model, **options)
+    if precision == FLOAT32 and not read.graph.parts:
         raise InputError(
-            f"--metric {metric}: of words with labels it is the F1 of entities; leave it out"
+            f"a check compares another precision with {FLOAT32}; give --precision int8, for one"
         )
+    data = _data_for(read, data, columns, metric)
     for line in data.told:
         progress(line)
     with WorkingDirectory("canao-check") as folder:
@@ -129,28 +131,92 @@ def compile_checked(
         reference = compile_model(model, folder / "reference", parts=False, **exact)
         data = for_task_of(reference, data)
         want = _by(metric, predictions(reference, data))
+        if not want.finite:
+            raise NotFiniteError(
+                f"{data.source or data.name}: in {FLOAT32} the model says numbers of some examples "
+                "that are infinite or none, which nothing can be compared with; correct its weights"
+            )
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
         if cut := truncated(reference, data):
             progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
-        graph, texts = _float32(model, **options), _sample(reference, data)
-        tried, best = list[str](), 100.0
-        for a in _attempts(graph, texts, target, precision, emulation, progress):
-            artifact = compile_model(
-                model, folder / "library", precision=precision,
-                kept={s.name: a.back for s in a.kept}, smoothing=a.smoothing, **options,
-            )  # fmt: skip
+        float32 = rewritten(read.graph, options.get("fusion", True), _limits(options))[1]
+        tried = list[_Tried]()
+        for a in _attempts(float32, _sample(reference, data), target, precision, emulation,
+                           progress):  # fmt: skip
+            artifact = _library(model, folder / "library", a, precision, progress, options)
+            if artifact is None:
+                tried.append(_Tried(np.inf, a))
+                continue
             got = _by(metric, predictions(artifact, data))
             places = tuple(s.where for s in a.kept)
             checked = Checked(artifact, want, got, places, a.back, a.hurting)
-            progress(f"{precision}, {a}: {shown(got)}, {checked.loss:.2f} points lost")
-            if checked.loss <= max_loss:
+            lost = checked.loss if got.finite else np.inf
+            tried.append(_Tried(lost, a))
+            progress(f"{precision}, {a}: {shown(got)}, {_points(lost)} lost")
+            if lost <= max_loss + _NOISE:
                 return replace(checked, artifact=_written(checked, data, Path(out)))
-            tried.append(f"{checked.loss:.2f} with {a}")
-            best = min(best, checked.loss)
-    raise AccuracyError(
-        f"{precision} loses {', '.join(tried)}; --max-loss is {max_loss:g} points: give {best:.2f} "
-        f"or more, or compile in {FLOAT32}"
+    raise AccuracyError(_too_much(precision, tried, max_loss))
+
+
+def _data_for(
+    read: Model, data: Labelled | str | Path, columns: Mapping[str, Any], metric: str | None
+) -> Labelled:
+    """The data of a check, read for the model's task; InputError where the metric is not theirs."""
+    found = labelled_text(data, read.head, **columns) if isinstance(data, str | Path) else data
+    if isinstance(found, TextData):
+        check_metric(metric, found)
+    elif metric is not None:
+        raise InputError(
+            f"--metric {metric}: of words with labels it is the F1 of entities; leave it out"
+        )
+    return found
+
+
+def _library(
+    model: Any, place: Path, a: _Attempt, precision: str, progress: Callable[[str], None],
+    options: Mapping[str, Any],
+) -> Artifact | None:  # fmt: skip
+    """The library of an attempt; None where the precision does not hold its numbers, which fewer
+    products in it may."""
+    try:
+        return compile_model(
+            model, place, precision=precision, kept={s.name: a.back for s in a.kept},
+            smoothing=a.smoothing, **options,
+        )  # fmt: skip
+    except NotFiniteError:
+        raise
+    except AccuracyError as error:
+        progress(f"{precision}, {a}: {error}")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A library that was tried, and the points it lost; infinite where it says no numbers."""
+
+    lost: float
+    attempt: _Attempt
+
+
+def _points(lost: float) -> str:
+    return f"{lost:.2f} points" if np.isfinite(lost) else "all, as some numbers are infinite,"
+
+
+def _too_much(precision: str, tried: Sequence[_Tried], max_loss: float) -> str:
+    """What an error says where nothing that was tried loses little enough: all of it, the products
+    that move the output most, and what would have been allowed."""
+    listed = ", ".join(
+        f"{t.lost:.2f} with {t.attempt}" if np.isfinite(t.lost) else f"all with {t.attempt}"
+        for t in tried
     )
+    nearest = min(tried, key=lambda t: t.lost)
+    worst = ", ".join(f"{s.where} ({s.moved:.1e})" for s in nearest.attempt.hurting[:_NAMED])
+    enough = math.ceil(100 * nearest.lost - 100 * _NOISE) / 100 if nearest.lost <= 100 else None
+    remedy = "" if enough is None else (
+        f"give {enough:.2f} or more, which holds with {nearest.attempt}, or "
+    )
+    return (f"{precision} loses {listed}; it moves outputs most at {worst}; --max-loss is "
+            f"{max_loss:g} points: {remedy}compile in {FLOAT32}")  # fmt: skip
 
 
 def require_runnable(target: Target, remedy: str) -> None:
@@ -248,21 +314,9 @@ def _counts(most: int) -> Iterator[int]:
         yield most
 
 
-def _loading(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options of `compile_model` that `load_graph` takes."""
-    names = ("revision", "max_length", "ignored", "limits")
-    return {name: options[name] for name in names if name in options}
-
-
-def _float32(
-    model: str | Path | Any, *, revision: str | None = None, fusion: bool = True,
-    max_length: int | None = None, ignored: Collection[str] = (), limits: Limits = LIMITS, **_: Any,
-) -> Graph:  # fmt: skip
-    """The graph whose products `compile_model` puts into another precision."""
-    graph = load_graph(
-        model, revision=revision, max_length=max_length, ignored=ignored, limits=limits
-    )
-    return rewritten(graph, fusion, limits)[1]
+def _limits(options: Mapping[str, Any]) -> Limits:
+    limits: Limits = options.get("limits", LIMITS)
+    return limits
 
 
 def _sample(artifact: Artifact, data: Labelled) -> list[list[np.ndarray]]:

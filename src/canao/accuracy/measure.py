@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,23 +18,27 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
-from canao.train.data import Label, TextData, load_data
+from canao.train.data import Label, TextData, is_local, load_data
 from canao.train.metrics import Score, score
 from canao.train.reading.examples import classes_in
+from canao.train.reading.labels import as_number, class_name
 from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, VECTORS, WORDS
 from canao.train.tasks.vectors import cosines
 
 Labelled = TextData | TaggedText
+NO_HEAD: Mapping[str, Any] = MappingProxyType({})  # of a model that nothing is known of
 _BATCH = 64  # texts
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """Of each example its class, its value, or which labels it has [examples, labels]; or of each
-    word its label. `score` is how right they are."""
+    word its label. `score` is how right they are, and `finite` whether all numbers that they were
+    made of are numbers."""
 
     values: np.ndarray
     score: Score
+    finite: bool = True
 
     def agreement(self, other: Predictions) -> float:
         """The share of equal classes, or of equal yes and no; of values the correlation, and of
@@ -45,9 +51,15 @@ class Predictions:
         return float(np.mean(self.values == other.values))
 
 
-def labelled_text(path: str | Path, **options: Any) -> Labelled:
+def labelled_text(
+    path: str | Path, head: Mapping[str, Any] = NO_HEAD, **options: Any
+) -> Labelled:
     """The examples to check with, as `dev`: those of the development file where there is one, else
-    all of the file. Options as for `load_data`; .conll files, of words with labels, have none."""
+    all of the file. Options as for `load_data`; .conll files, of words with labels, have none.
+
+    `head` is what the manifest says of the model's head. It decides where labels alone do not, as
+    of whole numbers, which may be classes and values.
+    """
     if is_tagged(path):
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
         if given:
@@ -56,7 +68,25 @@ def labelled_text(path: str | Path, **options: Any) -> Labelled:
                 f"out {' and '.join(given)}"
             )
         return read_tagged(path)
-    return load_data(path, split=False, **options)
+    return load_data(path, split=False, **{"doubtful": task_of(head)} | options)
+
+
+def task_of(head: Mapping[str, Any]) -> str | None:
+    """The task that texts with a label each are for, as a model's head has it; None where the
+    labels say what they are."""
+    task = head.get("task")
+    if task in (REGRESSION, VECTORS):
+        return str(task)
+    names = [as_number(_own(name)) for name in head.get("labels", ())]
+    real = any(n is not None and not n.is_integer() for n in names)
+    return CLASSIFICATION if task == CLASSIFICATION and real and None not in names else None
+
+
+def require_there(path: str | Path) -> None:
+    """InputError if data are to be in a file or directory that does not exist: that is said before
+    a model is loaded. Names of the Hub are looked up when they are read."""
+    if is_local(path) and not os.path.exists(path):
+        raise InputError(f"{path}: no such file or directory; give labelled text")
 
 
 def predictions(artifact: Artifact, data: Labelled) -> Predictions:
@@ -65,7 +95,11 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
 
     InputError if it is a model for another task, or for other labels.
     """
-    data = for_task_of(artifact, data)
+    with np.errstate(all="ignore"):  # `finite` says what there is to say of such numbers
+        return _predictions(artifact, for_task_of(artifact, data))
+
+
+def _predictions(artifact: Artifact, data: Labelled) -> Predictions:
     if isinstance(data, TextData) and data.kind == WORDS:
         data = tagged(data)
     if isinstance(data, TaggedText):
@@ -73,10 +107,11 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
     data = in_labels_of(artifact, data)
     if data.kind == VECTORS:
         values = np.stack(_said(artifact, data))
-        return Predictions(values, score(values, data))
+        return Predictions(values, score(values, data), bool(np.isfinite(values).all()))
     found = _said(artifact, data)
     values = _several(found, data.labels) if data.kind == SEVERAL else _single(found, data.labels)
-    return Predictions(values, score(values, data))
+    finite = all(np.isfinite(value) for p in found for _, value in p.scores)
+    return Predictions(values, score(values, data), finite)
 
 
 def for_task_of(artifact: Artifact, data: Labelled) -> Labelled:
@@ -129,6 +164,8 @@ def in_labels_of(artifact: Artifact, data: TextData) -> TextData:
     InputError if the model is for another task, or has other labels.
     """
     manifest, source = artifact.manifest, data.source or data.name
+    names = tuple(map(class_name, data.labels))
+    data = replace(data, labels=names) if len(set(names)) == len(names) else data
     task, labels = manifest["task"], tuple(_own(name) for name in manifest["labels"])
     if VECTORS in (task, data.kind) and task != data.kind:
         raise InputError(
@@ -185,5 +222,7 @@ def _renumbered(label: Label, before: Sequence[str], now: Sequence[str]) -> Labe
 
 
 def _own(name: str) -> str:
-    """A label's name; of those that Transformers makes up, LABEL_3, the number."""
-    return name.removeprefix("LABEL_") if name.removeprefix("LABEL_").isdecimal() else name
+    """A label's name as data have it: of those that Transformers makes up, LABEL_3, the number, and
+    numbers alike however they are written."""
+    number = name.removeprefix("LABEL_")
+    return class_name(number if number.isdecimal() else name)

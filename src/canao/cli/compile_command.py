@@ -10,7 +10,6 @@ from typing import Any
 
 from canao.accuracy.fastest import compile_fastest
 from canao.accuracy.gate import compile_checked
-from canao.accuracy.measure import labelled_text
 from canao.build import get_toolchain
 from canao.cli.printing import print_compiled, timed
 from canao.cli.stage_text import format_stage
@@ -52,16 +51,12 @@ def compile_and_print(
     """Compile, compare with float32 on the labelled text `check` if there is any, and say what came
     of it."""
     options |= {"target": target, "toolchain": get_toolchain(toolchain)}
-    data = None if check is None else labelled_text(check, **columns)
+    judged: dict[str, Any] = {"max_loss": max_loss, "columns": columns, "progress": timed()}
     if options["precision"] == AUTO:
         del options["precision"]
-        fastest = compile_fastest(
-            model, out, data, max_loss=max_loss, progress=timed(), **options
-        )
+        fastest = compile_fastest(model, out, check, **judged, **options)
         print_compiled(fastest.artifact, target)
-        return
-    if data is None:
+    elif check is None:
         print_compiled(compile_model(model, out, **options), target)
-        return
-    found = compile_checked(model, out, data, max_loss=max_loss, progress=timed(), **options)
-    print_compiled(found.artifact, target)
+    else:
+        print_compiled(compile_checked(model, out, check, **judged, **options).artifact, target)

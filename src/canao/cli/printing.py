@@ -140,7 +140,8 @@ def _precision(manifest: Mapping[str, Any]) -> Iterator[str]:
         worst = ", ".join(f"{where} ({moved:.1e})" for where, moved in check["hurting"])
         yield f"          {name} moves outputs most at {worst}"
     for other, ms, why in manifest.get("tried", ()):
-        yield f"tried     {other}: {f'{ms:.3f} ms' if ms is not None else why or 'not timed'}"
+        of = f", {why}" if why else ""
+        yield f"tried     {other}: {f'{ms:.3f} ms{of}' if ms is not None else why or 'not timed'}"
 
 
 def print_tuning(report: Any) -> None:

@@ -9,11 +9,15 @@ on random numbers, and its results tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from canao.compiler.loading import inventory_of, load_model, locate
+from canao.defaults import LIMITS, Limits
 from canao.errors import UnsupportedError
 from canao.graph.ir import Graph, Node, shape_at
 from canao.graph.ops import OPS
@@ -81,6 +85,25 @@ def _end_of_all(graph: Graph, outputs: Sequence[tuple[str, str]]) -> str:
                 f"{other or 'logits'}; export both alike"
             )
     return end
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as it was imported: what the manifest will say of its head, and its graph."""
+
+    head: Mapping[str, Any]
+    graph: Graph
+
+
+def read_model(
+    model: str | Path | Any, *, revision: str | None = None, max_length: int | None = None,
+    ignored: Collection[str] = (), limits: Limits = LIMITS, **_: Any,
+) -> Model:  # fmt: skip
+    """What `compile_model` takes, by the same options, of which the others have no effect on it."""
+    found, place = locate(model, revision, ignored)
+    inventory = inventory_of(found, ignored, place)
+    source, graph = load_model(found, max_length, inventory, limits)
+    return Model(describe(source, graph, inventory), graph)
 
 
 def end_of(graph: Graph, output: str) -> str:

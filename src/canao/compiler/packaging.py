@@ -27,7 +27,7 @@ from canao.emit.c.interface import interface
 from canao.errors import InputError
 from canao.fuse.group import Region
 from canao.isa.table import FLOAT
-from canao.lower.scheduling import product_of
+from canao.lower.scheduling import half_block, product_of
 from canao.model.directory.loaded_model import LoadedModel
 from canao.model.directory.padding import ignores_left_padding
 from canao.model.inventory.inventory import Inventory
@@ -79,7 +79,11 @@ def compared(stages: Stages) -> dict[str, float] | None:
     exact = stages.precision == stages.kv_cache == FLOAT32
     if exact and not any(map(stages.kept_in, stages.others)):
         return None
-    return asdict(agreement(stages.float32, stages.program.graph))
+    called = stages.precision if stages.kv_cache == FLOAT32 else (
+        f"{stages.precision} with keys and values in {stages.kv_cache}"
+    )
+    block = half_block(stages.target)
+    return asdict(agreement(stages.float32, stages.program.graph, called, block))
 
 
 def _kv_cache(stages: Stages) -> dict[str, Any] | None:

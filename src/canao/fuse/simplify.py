@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from canao.defaults import Limits
 from canao.fuse.rewrite import Firing, apply, shared, stored
 from canao.fuse.rules.algebra import ALGEBRA, CLEANUP
@@ -15,8 +17,9 @@ def rewritten(
 ) -> tuple[Graph, Graph, tuple[Firing, ...]]:
     """The captured graph without what computes nothing, the same ready for a precision and for
     regions, and the rules that fired."""
-    cleaned, cleanup = apply(graph, CLEANUP, limits)
-    cleaned = resuming(cleaned)
-    simpler, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
-    float32 = stored(require_bounds(shared(simpler) if fusion else simpler))
+    with np.errstate(all="ignore"):  # constants may overflow: what is wrong with them is said later
+        cleaned, cleanup = apply(graph, CLEANUP, limits)
+        cleaned = resuming(cleaned)
+        simpler, algebra = apply(cleaned, ALGEBRA, limits) if fusion else (cleaned, ())
+        float32 = stored(require_bounds(shared(simpler) if fusion else simpler))
     return cleaned, float32, (*cleanup, *algebra)

@@ -22,7 +22,10 @@ def interpret(
     dtype: type[np.floating] = np.float64,
     cache: Cache | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every value of the graph for int inputs of shape [tokens] or float tensors, by name."""
+    """Every value of the graph for int inputs of shape [tokens] or float tensors, by name.
+
+    NumPy says nothing of what overflows or is not a number: who asks for the values looks at them.
+    """
     cache = {} if cache is None else cache
     given = [i for i in graph.inputs if i.given]
     s = next((len(a) for a, i in zip(inputs, given, strict=True) if isinstance(i.kind, Ids)), 1)
@@ -38,12 +41,13 @@ def interpret(
             values[slot.name] = np.arange(past, past + s).reshape(shape_at(slot.type.shape, s))
     for name, array in graph.constants.items():
         values[name] = array.astype(dtype, copy=False) if array.dtype == np.float32 else array
-    for n in graph.nodes:
-        attributes = dict(n.attributes) | {"s": s}
-        operands = [values[i] for i in n.inputs]
-        if n.op == "causal_attention":
-            operands = _remembered(n, operands, cache)
-        values[n.output] = OPS[n.op].meaning(operands, attributes)
+    with np.errstate(all="ignore"):
+        for n in graph.nodes:
+            attributes = dict(n.attributes) | {"s": s}
+            operands = [values[i] for i in n.inputs]
+            if n.op == "causal_attention":
+                operands = _remembered(n, operands, cache)
+            values[n.output] = OPS[n.op].meaning(operands, attributes)
     return values
 
 

@@ -70,9 +70,32 @@ def arange(_: Sequence[Array], a: Attributes) -> Array:
     return np.arange(dim_at(a["stop"], a["s"]))
 
 
-def linear(x: Sequence[Array], _: Attributes) -> Array:
-    a, weights = widened(x[0]), widened(x[1])
-    return a @ weights.T + (x[2] if len(x) == 3 else 0)
+def linear(x: Sequence[Array], a: Attributes) -> Array:
+    """x0 by x1, and the bias x2. Sums are of the operands' type; of halves in blocks of
+    `half_block`, which only the comparison of precisions asks for."""
+    block = a.get("half_block")
+    rows, weights = widened(x[0]), widened(x[1])
+    product = rows @ weights.T if block is None else half_sums(rows, weights, block)
+    return product + (x[2] if len(x) == 3 else 0)
+
+
+def half_sums(rows: Array, weights: Array, block: int) -> Array:
+    """[..., k] by [n, k], both of halves, as instructions add them up that multiply and add in half
+    precision: each of the sums of `block` products is rounded to it step by step, and these sums
+    are added in float32."""
+    depth = rows.shape[-1]
+    flat, columns = rows.reshape(-1, depth), np.ascontiguousarray(weights.T)
+    sums = np.zeros((len(flat), len(weights)), np.float32)
+    for begin in range(0, depth, block):
+        part = np.zeros(sums.shape, np.float16)
+        for p in range(begin, min(begin + block, depth)):
+            # A product of halves is exact in float32. Its sum is rounded there first, which now and
+            # then moves the last bit of a half.
+            step = flat[:, p : p + 1] * columns[p]
+            step += part
+            part = step.astype(np.float16)
+        sums += part
+    return sums.reshape(*rows.shape[:-1], len(weights))
 
 
 def narrow(x: Sequence[Array], a: Attributes) -> Array:

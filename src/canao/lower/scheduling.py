@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from canao.fuse.forms.form import Alias
 from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F32, NARROW, DType
+from canao.graph.dtypes import F16, F32, NARROW, DType
 from canao.graph.ir import Graph, Type
 from canao.isa.registry import ISAS
 from canao.lower.cpu.backend import CPU
@@ -55,6 +55,13 @@ def target_in(target: Target, *precisions: str) -> Target:
 def multiplies_blocks(target: Target, dtype: DType) -> bool:
     """Whether all instruction sets of a target multiply whole blocks of a type."""
     return all(ISAS[t.isa].tiles[dtype.name].blocks is not None for t in target.levels)
+
+
+def half_block(target: Target) -> int | None:
+    """How many products of halves an instruction set of a target adds up in half precision, before
+    it goes on in float32; None where none adds so. Of a library of several, one is enough."""
+    blocks = (ISAS[t.isa].tiles[F16.name].block for t in target.levels)
+    return max((b.depth for b in blocks if b is not None), default=None)
 
 
 def product_in(precision: str) -> str:

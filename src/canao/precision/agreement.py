@@ -8,17 +8,21 @@ breaks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from canao.errors import AccuracyError
-from canao.graph.dtypes import I8
+from canao.errors import AccuracyError, NotFiniteError
+from canao.graph.dtypes import F16
 from canao.graph.interp import interpret
-from canao.graph.ir import Graph, Ids, shape_at
+from canao.graph.ir import Graph, Ids, Node, shape_at
 
 _LENGTHS = (8, 32, 64)  # tokens of the texts, where the model takes so many
 _IDS = 1000  # ids are below this where a model does not say what it takes
+_PRODUCTS = ("linear", "quantized_linear")
+# How many operands of an op have to be numbers: rows, and queries, keys and values.
+_READ = {"quantize": 1, "narrow": 1, "linear": 1, "quantized_linear": 1, "causal_attention": 3}
+_HALF_SUMS = 2_000_000_000  # products of halves that are added up one by one: some seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,39 @@ class Agreement:
     largest: float
 
 
-def agreement(float32: Graph, other: Graph) -> Agreement:
+def agreement(
+    float32: Graph, other: Graph, called: str = "this precision", half_block: int | None = None
+) -> Agreement:
     """Of two graphs that compute the same in two precisions; inputs and outputs are the same.
 
-    AccuracyError if a product has rows, or a cache of int8 keys or values, that are not finite: no
-    levels stand for these.
+    called       what errors call the other precision
+    half_block   how many products of halves the target adds up in half precision, as `Block` in
+                 isa/table.py has it: the sums of the other graph are then rounded so, on as many of
+                 the texts as take seconds, the shortest first; None: sums are of float32
+
+    NotFiniteError where an output, or what a product reads or gives, is infinite or no number in
+    float32; AccuracyError where it is so in the other precision only. Neither says how near the
+    outputs are, and int8 and fp16 would hide it: no levels stand for such numbers.
     """
-    cosines, differences = [1.0], [0.0]
+    cosines, differences, room = list[float](), list[float](), _HALF_SUMS
     for given in _texts(float32):
-        want, got = (interpret(g, given, np.float32) for g in (float32, other))
-        _require_finite(other, got)
+        want = interpret(float32, given, np.float32)
+        if (wrong := not_finite(float32, want)) is not None:
+            raise NotFiniteError(
+                f"{wrong} of a random text are not finite in float32, which no other precision can "
+                "be compared with; correct the weights, or compile in float32"
+            )
+        halves = _with_half_sums(other, half_block)
+        work = _half_products(halves, want)
+        if half_block is not None and (room == _HALF_SUMS or work <= room):
+            got, room = interpret(halves, given, np.float32), room - work
+        else:
+            got = interpret(other, given, np.float32)
+        if (wrong := not_finite(other, got)) is not None:
+            raise AccuracyError(
+                f"{wrong} of a random text are not finite in {called}, and are in float32; compile "
+                "in float32, or in another precision"
+            )
         pairs = zip(float32.outputs, other.outputs, strict=True)
         for a, b in ((want[x], got[y]) for (_, x), (_, y) in pairs):
             a, b = (array.astype(np.float64).ravel() for array in (a, b))
@@ -50,22 +77,50 @@ def agreement(float32: Graph, other: Graph) -> Agreement:
             cosines.append(float(a @ b / norms) if norms else float(np.array_equal(a, b)))
             spread = a.std() or np.abs(a).max() or 1.0
             differences.append(float(np.abs(a - b).max() / spread))
-    return Agreement(min(cosines), max(differences))
+    return Agreement(min(1.0, *cosines), max(differences))
 
 
-def _require_finite(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
+def not_finite(graph: Graph, values: Mapping[str, np.ndarray]) -> str | None:
+    """What of a graph's values is infinite or no number, in words with its place; None where all
+    outputs are numbers, and all that products, and attention that keeps keys, read and give.
+
+    Other values may be infinite: masks are, where softmax makes zeros of them."""
     for n in graph.nodes:
-        if n.op == "quantize" and not np.isfinite(values[n.inputs[0]]).all():
-            raise AccuracyError(
-                f"{n.where}: the activations of a random text are not finite, and int8 cannot hold "
-                "them; compile in float32, or correct the weights"
-            )
-        kept = n.inputs[1:] if dict(n.attributes).get("cache") == I8 else ()
-        if not all(np.isfinite(values[name]).all() for name in kept):
-            raise AccuracyError(
-                f"{n.where}: keys or values of a random text are not finite, and int8 cannot hold "
-                "them; leave --kv-cache out, or correct the weights"
-            )
+        if not all(_finite(values[name]) for name in n.inputs[: _READ.get(n.op, 0)]):
+            keeps = n.op == "causal_attention"
+            return f"{n.where}: {'queries, keys or values' if keeps else 'the activations'}"
+        if n.op in _PRODUCTS and not _finite(values[n.output]):
+            return f"{n.where}: the results"
+    wrong = next((name for name, v in graph.outputs if not _finite(values[v])), None)
+    return None if wrong is None else f"output '{wrong}': the numbers"
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether all are numbers; rows of levels are looked at before they are rounded."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _with_half_sums(graph: Graph, block: int | None) -> Graph:
+    """The graph for the interpreter, whose products of halves are added up in blocks."""
+    if block is None:
+        return graph
+    return graph.replace(nodes=tuple(
+        replace(n, attributes=tuple(sorted({**dict(n.attributes), "half_block": block}.items())))
+        if _of_halves(graph, n) else n
+        for n in graph.nodes
+    ))  # fmt: skip
+
+
+def _of_halves(graph: Graph, n: Node) -> bool:
+    return n.op == "linear" and graph.types[n.inputs[0]].dtype == F16
+
+
+def _half_products(graph: Graph, values: Mapping[str, np.ndarray]) -> int:
+    """Multiplications of halves, by the sizes of a text's values in float32."""
+    return sum(
+        values[n.output].size * graph.constants[n.inputs[1]].shape[1]
+        for n in graph.nodes if _of_halves(graph, n)
+    )  # fmt: skip
 
 
 def _texts(graph: Graph) -> Iterator[list[np.ndarray]]:
@@ -85,13 +140,17 @@ def distances(
     float32: Graph, others: Iterable[Graph], texts: Sequence[Sequence[np.ndarray]]
 ) -> Iterator[float]:
     """How far the first output of each of the others is from that of `float32`, over given texts:
-    the root of the mean square, in standard deviations of the output."""
+    the root of the mean square, in standard deviations of the output; infinite where numbers are
+    not finite."""
     wanted = [_first(float32, given) for given in texts]
-    spread = sum(float(np.var(a)) or float(np.mean(a**2)) for a in wanted) or 1.0
+    with np.errstate(all="ignore"):
+        spread = sum(float(np.var(a)) or float(np.mean(a**2)) for a in wanted) or 1.0
     for other in others:
         pairs = zip(wanted, texts, strict=True)
-        square = sum(float(np.mean((a - _first(other, given)) ** 2)) for a, given in pairs)
-        yield float(np.sqrt(square / spread))
+        with np.errstate(all="ignore"):
+            square = sum(float(np.mean((a - _first(other, given)) ** 2)) for a, given in pairs)
+            moved = float(np.sqrt(square / spread))
+        yield moved if np.isfinite(moved) else np.inf
 
 
 def _first(graph: Graph, given: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,14 +17,14 @@ row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from canao.defaults import PRECISION
-from canao.errors import InputError
+from canao.errors import InputError, NotFiniteError
 from canao.graph.dtypes import BF16, F16, F32, I8, NARROW, Q7, Q8, QUANTIZED, DType
 from canao.graph.ir import Graph, Node, Poly, node
 from canao.graph.meanings import narrowed
@@ -47,6 +47,7 @@ class Precision:
 
 
 FLOAT32, BFLOAT16, INT8, SEVEN_BITS = PRECISION, "bf16", "int8", "int8-7bit"
+WEIGHTS = "int8-weights"
 _TABLE: Mapping[str, Precision] = {
     p.name: p
     for p in (
@@ -55,7 +56,7 @@ _TABLE: Mapping[str, Precision] = {
         Precision("fp16", F16, F16),
         Precision(INT8, Q8, I8),
         Precision(SEVEN_BITS, Q7, I8),
-        Precision("int8-weights", F32, I8),
+        Precision(WEIGHTS, F32, I8),
     )
 }
 ALL_ALIKE: Mapping[str, str] = MappingProxyType({})  # no product in another precision than the rest
@@ -120,7 +121,9 @@ def with_one(graph: Graph, name: str, precision: str = INT8) -> Graph:
 
 def in_precision(graph: Graph, precision: str, kept: Mapping[str, str] = ALL_ALIKE) -> Graph:
     """A float32 graph in a precision, but for what `quantizable` leaves out, and for those nodes
-    whose results are named by `kept`: these are in the precision that it has for them."""
+    whose results are named by `kept`: these are in the precision that it has for them.
+
+    NotFiniteError if a product or table that is to be rounded has constants that are no numbers."""
     check_precision(precision)
     wanted = {n.output: kept.get(n.output, precision) for n in quantizable(graph)}
     chosen = {name: precision_of(own) for name, own in wanted.items()}
@@ -157,6 +160,7 @@ class _Rewriting:
 
     def _look_up(self, n: Node, precision: Precision) -> None:
         table, ids = n.inputs
+        self._require_finite(n, (table,))
         weights, scales = self._weights(table, precision.weights)
         if not scales:
             self._add("gather", (weights, ids), n)
@@ -167,12 +171,27 @@ class _Rewriting:
 
     def _multiply(self, n: Node, precision: Precision) -> None:
         x, weight, *bias = n.inputs
+        self._require_finite(n, (weight, *bias))
         weights, scales = self._weights(weight, precision.weights)
         rows = self._rows(x, n, precision.rows)
         if not scales:
             self._add("linear", (rows, weights, *bias), n)
             return
         self._add("quantized_linear", (rows, weights, scales, *bias), n)
+
+    def _require_finite(self, n: Node, names: Sequence[str]) -> None:
+        """NotFiniteError if weights, a bias or a table are not numbers, which no whole numbers
+        stand for. Other constants may be infinite, as masks are."""
+        for name in names:
+            wrong = int((~np.isfinite(self.graph.constants[name])).sum())
+            if wrong:
+                what = "table" if n.op == "gather" else "product"
+                raise NotFiniteError(
+                    f"{n.where}: the {what} has constants that are infinite or no numbers ({wrong} "
+                    f"of {self.graph.constants[name].size} in {name}), which no precision can "
+                    "round; correct the weights, or take a checkpoint from before training went "
+                    "wrong"
+                )
 
     def _add(self, op: str, inputs: tuple[str, ...], n: Node) -> None:
         self.nodes.append(node(op, inputs, n.output, where=n.where))

@@ -14,6 +14,7 @@ from canao.model.arch import Arch
 from canao.report.run import Run
 from canao.report.why import why
 from canao.search.certification import RESULT_FILE
+from canao.search.options import LeftOut
 from canao.search.table import prediction_errors
 from canao.search.trial import Trial, pareto
 
@@ -41,6 +42,7 @@ def summary(run: Run) -> dict[str, Any]:
         "device": run.facts["device"],
         "controller": run.facts["controller"],
         "precision": run.precision,
+        "left_out": [[one.precision, one.max_loss, one.why] for one in LeftOut.of(run.facts)],
         "check": run.artifact.manifest.get("check") if run.artifact else None,
         "arch": result.get("arch"),
         "why": list(reasons(run)),

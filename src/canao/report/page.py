@@ -18,6 +18,7 @@ from canao.report.plots import pareto_svg
 from canao.report.run import Run
 from canao.search.budgets import size_of
 from canao.search.certification import RESULT_FILE, Result
+from canao.search.options import LEFT_OUT, LeftOut
 from canao.search.table import prediction_errors
 from canao.search.trial import Trial, best_first
 
@@ -34,7 +35,9 @@ def page(run: Run) -> str:
         _section("What was fused", _fused(run.artifact)),
         _section("Candidates", _candidates(run.trials)),
         _section("Data", _lines(run.data)),
-        _section("Options of the run", _facts(run.facts.items())),
+        _section("Options of the run", _facts(
+            (name, value) for name, value in run.facts.items() if name != LEFT_OUT
+        )),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -87,10 +90,11 @@ def _scores(run: Run) -> str:
     if run.result is None:
         best = best_first(run.trials)[:1]
         if not best:
-            return "<p>Nothing has been trained yet.</p>"
+            return "<p>Nothing has been trained yet.</p>" + _left_out(run)
         accuracy, ms = _number(best[0].accuracy), _number(best[0].latency_ms)
         arch = escape(str(best[0].arch))
-        return f"<p>Best candidate so far: {arch}, proxy score {accuracy} at {ms} ms.</p>"
+        said = f"<p>Best candidate so far: {arch}, proxy score {accuracy} at {ms} ms.</p>"
+        return said + _left_out(run)
     teacher, student = run.result.teacher, run.result.student
     rows = []
     for name, value in student.metrics.items():
@@ -99,7 +103,12 @@ def _scores(run: Run) -> str:
     measured = run.certificate.measured_ms if run.certificate else None
     rows.append(("latency, ms", _number(teacher.latency_ms), _number(measured)))
     table = _table(("", "teacher", "student"), rows)
-    return table + _vocabulary(run.result) + _check(run.artifact)
+    return table + _vocabulary(run.result) + _check(run.artifact) + _left_out(run)
+
+
+def _left_out(run: Run) -> str:
+    """Which precisions the run began in and left, as a library lost too much in them."""
+    return _lines([f"{one}." for one in LeftOut.of(run.facts)])
 
 
 def _vocabulary(result: Result) -> str:

@@ -27,7 +27,7 @@ from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives
 from canao.search.options import SearchOptions
 from canao.search.place import Place
-from canao.search.run_file import OTHER_RUN, STUDY_FILE, read_place
+from canao.search.run_file import OTHER_RUN, STUDY_FILE, read_run_file
 from canao.search.samplers import make_controller
 from canao.search.space import Space
 from canao.search.study_storage import (
@@ -84,8 +84,9 @@ class Journal:
         sampler = make_controller(options.controller, space, options.seed)
         with unreadable(self.path):
             self._storage = open_storage(self.path)
+            own = options.precision if options.left_out else None
             self._study = open_study(
-                options, sampler, self._storage, study_name(place.to_dict())
+                options, sampler, self._storage, study_name(place.to_dict(), own)
             )
             self._check()
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -99,7 +100,8 @@ class Journal:
         return tuple(_record(one, self.path) for one in done if _REPEATS not in one.user_attrs)
 
     def trained_elsewhere(self) -> tuple[Trial, ...]:
-        """Architectures that were trained when the run was at other places, the best first."""
+        """Architectures that were trained when the run was at other places, or in a precision that
+        was left out, the best first."""
         with unreadable(self.path):
             names = optuna.get_all_study_names(self._storage)
             others = [name for name in names if name != self._study.study_name]
@@ -255,7 +257,9 @@ def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def read_trials(run_dir: Path) -> tuple[Trial, ...]:
     """The trials journaled so far where the run was last, for reports; nothing is changed."""
     path = run_dir / STUDY_FILE
-    name = study_name(read_place(run_dir))
+    held = read_run_file(run_dir)
+    own = str(held.facts.get("precision")) if held.facts.get(LEFT_OUT) else None
+    name = study_name(held.place, own)
     with unreadable(path):
         if not has_study(path):
             return ()

@@ -72,6 +72,9 @@ def run_search(
             _take_over(journal, moved, progress)
             # Only now: if the run is killed before, the next one takes over as well.
             settle(options.run_dir, facts, place, options.data_told)
+        elif options.left_out and not journal.trials:
+            left = options.left_out[-1].precision
+            _take_over(journal, f"in {options.precision} instead of {left}", progress)
         if journal.trials:
             done = sum(trial.trained for trial in journal.trials)
             text = f"resuming: {done} of {options.trials} trials done"

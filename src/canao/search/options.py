@@ -32,6 +32,24 @@ if TYPE_CHECKING:  # these load Optuna and scikit-learn, and the command line mu
     from canao.train.metrics import Score
 
 Compile = Callable[[Path, Path], Artifact]
+LEFT_OUT = "left_out"  # the fact of a run that names precisions that were left out
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A precision that was left out, the loss that was allowed then, and why, in words."""
+
+    precision: str
+    max_loss: float
+    why: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> tuple[LeftOut, ...]:
+        """Those of a run, from the facts in its run.json."""
+        return tuple(cls(*row) for row in facts.get(LEFT_OUT, ()))
+
+    def __str__(self) -> str:
+        return f"{self.precision} was left out: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +145,8 @@ class SearchOptions:
     identity         more facts that must not change when the run resumes: teacher and data
     times_of         a run whose kernel times are taken where this one has none
     data_told        how the data were understood, in lines: told at the start, kept for the report
+    left_out         precisions in which a finished library lost too much, where `auto` chose them,
+                     in that order: the run went on in `precision`
     """
 
     budget_ms: float
@@ -151,6 +171,7 @@ class SearchOptions:
     size_mb: float | None = None
     memory_mb: float | None = None
     min_accuracy: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         check_budget(self.budget_ms, self.percentile)
@@ -222,8 +243,10 @@ class SearchOptions:
             **{f"measure.{name}": value for name, value in measure.items()},
             **{f"training.{name}": str(value) for name, value in training.items()},
             "task": self.task or TASKS[0],
+            **({LEFT_OUT: [list(asdict(one).values()) for one in self.left_out]}
+               if self.left_out else {}),
             **self.identity,
-        }
+        }  # fmt: skip
 
 
 # The defaults of the command line and of `canao.search`, too.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +47,8 @@ class _Facts(msgspec.Struct):
     size_mb: float | None = None
     memory_mb: float | None = None
     min_accuracy: float | None = None
+    precision: str = PRECISION
+    left_out: list[tuple[str, float, str]] = []
 
 
 class RunFile(msgspec.Struct):
@@ -122,6 +124,15 @@ def settle(
     """Write run.json: the run is at `place` from now on."""
     row = {"format": FORMAT, "facts": dict(facts), "place": place.to_dict(), "data": list(data)}
     write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
+
+
+def turn(run_dir: Path, changed: Mapping[str, Any], gone: Collection[str] = ()) -> None:
+    """Write other facts into run.json, and none of those in `gone`: the run goes on with them."""
+    with locked(run_dir):
+        held = read_run_file(run_dir)
+        facts = {k: v for k, v in held.facts.items() if k not in gone} | dict(changed)
+        row = msgspec.to_builtins(msgspec.structs.replace(held, facts=facts))
+        write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
 
 
 def read_run_file(run_dir: Path) -> RunFile:

@@ -14,6 +14,7 @@ from typing import Any
 from canao.artifact.files import write_whole
 from canao.artifact.reading import read_bytes
 from canao.errors import InputError
+from canao.search.options import LEFT_OUT
 from canao.search.run_file import ADDED, BEFORE, locked, read_run
 
 TRAINED, TIMED = "train", "latency.json"  # in a run directory
@@ -21,7 +22,7 @@ FROM = "from"  # the fact that names the run where another one trains
 # Facts of a search that have no part in what is trained: budgets, and how candidates are found.
 _OWN = frozenset((
     "budget_ms", "size_mb", "memory_mb", "min_accuracy", "percentile", "controller", "seed",
-    "search_samples", "device", "target", "teacher_arch", "space", FROM,
+    "search_samples", "device", "target", "teacher_arch", "space", LEFT_OUT, FROM,
 ))  # fmt: skip
 _OWN_MEASURE = "measure."
 _MOST = 1 << 26  # bytes of a latency table

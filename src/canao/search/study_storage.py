@@ -37,9 +37,11 @@ _REMEDIES = {
 }
 
 
-def study_name(place: Mapping[str, Any] | None) -> str:
-    """The study of a place; runs of versions that told of none have one for all."""
-    return _STUDY if place is None else " ".join([_STUDY, *map(str, place.values())])
+def study_name(place: Mapping[str, Any] | None, precision: str | None = None) -> str:
+    """The study of a place; runs of versions that told of none have one for all. A run that left a
+    precision out has one for each `precision` that it went on in."""
+    parts = [_STUDY, *map(str, (place or {}).values()), *([precision] if precision else [])]
+    return " ".join(parts)
 
 
 def has_study(path: Path) -> bool:

@@ -12,7 +12,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def load_data(
     path: str | Path, task: str | None = None, seed: int = 0, *,
     text_columns: Sequence[str] = (), label_column: str | None = None,
     unlabelled: str | None = None, revision: str | None = None, split: bool = True,
-    label_separator: str | None = None,
+    label_separator: str | None = None, doubtful: str | None = None,
 ) -> TextData:  # fmt: skip
     """The data in a file, in a directory with train.* and dev.* (validation.*, test.*), or called
     `path` on the Hugging Face Hub, as 'glue/mrpc'. What exists here comes first.
@@ -126,8 +126,10 @@ def load_data(
     unlabelled   what the label column has where there is no label: such examples are left out
     revision     of a data set by name: a branch, tag or commit
     split        without it, nothing is to be trained on: where there is no development file, all
-                 examples are to compare with
+                 examples are to compare with, and a development file may be alone
     label_separator   what stands between two labels of an example, where labels are text
+    doubtful     one of TASKS, taken without `task` where each text has one label: such labels may
+                 be names, numbers that are names, and values
 
     InputError names the file, the line and what to do.
     """
@@ -135,9 +137,13 @@ def load_data(
         raise InputError(f"task '{task}' is not one of {', '.join(TASKS)}")
     if label_separator == "":
         raise InputError("--label-separator is empty; give what stands between two labels")
-    name, source, train, dev, notes = _tables(path, revision, plain=task == VECTORS)
+    plain = VECTORS in (task, doubtful)
+    name, source, train, dev, notes = _tables(path, revision, plain, split)
     asked = Asked(task, text_columns, label_column, unlabelled, label_separator)
-    kind = task or next((n for n in TASKS if task_named(n).claims(train, asked)), CLASSIFICATION)
+    claimed = next((n for n in TASKS if task_named(n).claims(train, asked)), None)
+    if task is None and claimed is None:
+        asked = replace(asked, task=doubtful)
+    kind = task or claimed or doubtful or CLASSIFICATION
     read = task_named(kind).read(train, dev, asked)
     examples, held = read.train, read.dev
     if held is not None and dev is not None:
@@ -167,19 +173,20 @@ def is_local(path: str | Path) -> bool:
 
 
 def _tables(
-    path: str | Path, revision: str | None, plain: bool
+    path: str | Path, revision: str | None, plain: bool, split: bool
 ) -> tuple[str, str, RawTable, RawTable | None, tuple[str, ...]]:
     """Name and source of the data, the training table, the development table if there is one, and
-    notes of how they were found. `plain` files have one text a line."""
+    notes of how they were found. `plain` files have one text a line. Without `split` the only table
+    may be that of development, which is then the first of the two."""
     if not is_local(path):
         from canao.train.reading.named import load_named
 
-        return load_named(str(path), revision)
+        return load_named(str(path), revision, split)
     path = Path(path)
     if revision is not None:
         raise InputError(f"{path}: is read from files, which have no revision; leave out "
                          "--data-revision")  # fmt: skip
-    train_path, dev_path = _files(path, plain)
+    train_path, dev_path = _files(path, plain, split)
     train = _table(train_path, plain)
     dev = _table(dev_path, plain) if dev_path else None
     name = path.name.removesuffix(".gz").rpartition(".")[0] or path.stem
@@ -196,25 +203,26 @@ def _table(path: Path, plain: bool) -> RawTable:
     return table_of_lines(path) if plain and is_plain(path) else read_table(path)
 
 
-def _files(path: Path, plain: bool) -> tuple[Path, Path | None]:
+def _files(path: Path, plain: bool, split: bool) -> tuple[Path, Path | None]:
     """The training file and, if there is one, the development file."""
     if os.path.isdir(path):
-        return _in_folder(path, plain)
+        return _in_folder(path, plain, split)
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or directory; give the task's data")
     return path, None
 
 
-def _in_folder(folder: Path, plain: bool) -> tuple[Path, Path | None]:
+def _in_folder(folder: Path, plain: bool, split: bool) -> tuple[Path, Path | None]:
     train = _named(folder, "train", plain)
-    if train is None:
-        raise InputError(f"{folder}: no train.tsv, train.csv, train.jsonl or train.conll; add one "
-                         "of them")  # fmt: skip
-    for name in _DEV_NAMES:
-        dev = _named(folder, name, plain)
-        if dev is not None:
-            return train, dev
-    return train, None
+    found = (_named(folder, name, plain) for name in _DEV_NAMES)
+    dev = next((file for file in found if file is not None), None)
+    if train is not None:
+        return train, dev
+    if dev is not None and not split:
+        return dev, None
+    more = "" if split else f"{', '.join(f'{name}.tsv' for name in _DEV_NAMES)}, "
+    raise InputError(f"{folder}: no {more}train.tsv, train.csv, train.jsonl or train.conll; add "
+                     "one of them")  # fmt: skip
 
 
 def _others(folder: Path, used: set[Path | None]) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ def compile(
     cc: Compiler = TOOLCHAIN,
     no_tuned: Annotated[bool, typer.Option("--no-tuned", help="default plans only")] = False,
     precision: Annotated[
-        str, typer.Option(help="as of search; auto: the fastest that loses little enough")
+        str, typer.Option(help="of products: float32, bf16, fp16, int8, int8-7bit, int8-weights, "
+                               "or auto, the fastest that loses little enough")
     ] = PRECISION,
     allow_emulation: Annotated[
         bool, typer.Option("--allow-emulation", help="a precision without instructions for it")
@@ -62,7 +63,8 @@ def compile(
         typer.Option(help="labelled text, as --data of search, or .conll: compare with float32"),
     ] = None,
     max_loss: Annotated[
-        float, typer.Option(help="points of the metric that int8 may lose; with --check")
+        float, typer.Option(help="points of the metric that another --precision than float32 "
+                                 "may lose; with --check")
     ] = MAX_LOSS,
     text_columns: TextColumns = None,
     label_column: LabelColumn = None,

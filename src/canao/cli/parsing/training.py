@@ -103,7 +103,8 @@ def search(
     ] = _TRAINING.teacher_lr,
     precision: Annotated[
         str, typer.Option(help="of products: float32, bf16, fp16, int8, int8-7bit, or auto, which "
-                               "is that in which the teacher is fastest")
+                               "is that in which the teacher is fastest and a student loses "
+                               "little enough")
     ] = PRECISION,
     max_loss: Annotated[
         float, typer.Option(help="points of the metric that the student's library may lose against "

@@ -39,4 +39,5 @@ def activated(logits: np.ndarray, name: str) -> np.ndarray:
             f"the manifest's activation '{name}' is none of {', '.join(ACTIVATIONS)}; "
             "compile the model again"
         )
-    return ACTIVATIONS[name](logits.astype(np.float64))
+    with np.errstate(all="ignore"):  # of logits that are no numbers there are no scores
+        return ACTIVATIONS[name](logits.astype(np.float64))

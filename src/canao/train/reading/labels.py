@@ -57,7 +57,7 @@ def read_labels(
     if known is not None and task != REGRESSION:
         _check_differ(table, texts)
         return Labels(known, rows, texts, note)
-    numbers = [_number(text) for text in texts]
+    numbers = [as_number(text) for text in texts]
     _check_numbers(table, rows, texts, numbers, task)
     real = None not in numbers and not all(n is not None and n.is_integer() for n in numbers)
     if task == REGRESSION or (real and task is None):
@@ -86,7 +86,7 @@ def read_dev_labels(
     """
     rows, texts, note = _labelled(table, column, without)
     if not names:
-        numbers = [_number(text) for text in texts]
+        numbers = [as_number(text) for text in texts]
         _check_numbers(table, rows, texts, numbers, REGRESSION)
         return Labels((), rows, texts, note)
     given = set(names)
@@ -115,7 +115,7 @@ def require_known(
 
 def class_name(text: str) -> str:
     """What a class is called: numbers alike however they are written, other text as it is."""
-    number = _number(text)
+    number = as_number(text)
     if number is None or not math.isfinite(number) or _WHOLE.fullmatch(text):
         return text
     whole = number.is_integer() and abs(number) < _EXACT
@@ -179,7 +179,7 @@ def _text(table: RawTable, row: int, column: str, value: Any) -> str:
     return text
 
 
-def _number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
     """A label as a number, which may be infinite or NaN; None if it is none."""
     if _NUMBER.fullmatch(text) or text.lstrip("+-").lower() in _NOT_FINITE:
         return float(text)
@@ -211,8 +211,9 @@ def _check_numbers(
             raise InputError(f"{table.at(row)}: label '{shown(text)}' is not a number, {whose}; "
                              "correct it, or remove the line")  # fmt: skip
         if task == REGRESSION and (number is None or not math.isfinite(number)):
-            raise InputError(f"{table.at(row)}: label '{shown(text)}' is not a finite number; "
-                             f"correct it, or give --task {CLASSIFICATION}")  # fmt: skip
+            raise InputError(f"{table.at(row)}: label '{shown(text)}' is not a finite number, as "
+                             f"{REGRESSION} needs; correct it, or search with --task "
+                             f"{CLASSIFICATION}")  # fmt: skip
 
 
 def _check_differ(table: RawTable, texts: Sequence[str]) -> None:

@@ -19,12 +19,14 @@ _EXTRA = "pip install 'canao[data]' brings it"
 
 
 def load_named(
-    name: str, revision: str | None
+    name: str, revision: str | None, split: bool = True
 ) -> tuple[str, str, RawTable, RawTable | None, tuple[str, ...]]:
     """The data set `name`: OWNER/NAME, OWNER/NAME/CONFIGURATION or NAME/CONFIGURATION.
 
     Returns its name, where it came from with the commit, the training table, the one to compare
-    with, and notes. InputError in one line if it is missing, gated or offline, or no labelled text.
+    with, and notes. Without `split` nothing is trained on, and the table to compare with may be the
+    only one, which is then the first of the two. InputError in one line if it is missing, gated or
+    offline, or no labelled text.
     """
     try:
         import datasets
@@ -39,17 +41,19 @@ def load_named(
     repo, config, commit = _found(name, revision)
     with _told(name, repo), _silent(datasets):
         held = _load(datasets, repo, config, commit or revision, name)
-    tables = {split: held[split] for split in held}
-    if _TRAIN not in tables:
-        raise InputError(f"{name}: has no split 'train', only {listed(list(tables))}; choose "
-                         "another data set, or export a split to a file")  # fmt: skip
+    tables = {part: held[part] for part in held}
     where = " ".join(filter(None, (repo, config)))
     source = f"{where} at {commit or revision or 'the copy that was loaded before'}"
     with _told(name, repo):
-        train = _table(datasets, tables[_TRAIN], f"{where} {_TRAIN}")
-        chosen = next((split for split in _DEV if _labelled(tables.get(split))), None)
-        dev = None if chosen is None else _table(datasets, tables[chosen], f"{where} {chosen}")
-    left = [split for split in tables if split not in (_TRAIN, chosen)]
+        chosen = next((part for part in _DEV if _labelled(tables.get(part))), None)
+        first = chosen if _TRAIN not in tables and not split else _TRAIN
+        if first not in tables:
+            raise InputError(f"{name}: has no split 'train', only {listed(list(tables))}; choose "
+                             "another data set, or export a split to a file")  # fmt: skip
+        train = _table(datasets, tables[first], f"{where} {first}")
+        alone = chosen is None or chosen == first
+        dev = None if alone else _table(datasets, tables[chosen], f"{where} {chosen}")
+    left = [part for part in tables if part not in (first, chosen)]
     note = f"splits that are not used: {listed(left)}" if left else ""
     return config or repo.rpartition("/")[2], source, train, dev, (note,)
 
