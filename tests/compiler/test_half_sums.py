@@ -12,11 +12,11 @@ from canao.fuse.group import fuse
 from canao.graph.dtypes import F16, I32
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
-from canao.graph.meanings import narrowed
+from canao.graph.meanings import half_sums, narrowed
 from canao.graph.verify import retype, verify
 from canao.isa.registry import ISAS
 from canao.lower.cpu.packed_gemm import PackedGemmPlan
-from canao.lower.scheduling import backend_of, default_plans, schedule_program
+from canao.lower.scheduling import backend_of, default_plans, half_block, schedule_program
 from tests.compiler import programs
 from tests.compiler.test_families import QUICK
 from tests.compiler.test_int8 import ARM
@@ -98,3 +98,20 @@ def test_half_sums_under_qemu(qemu: str, tmp_path: Path) -> None:
                 usual = np.sqrt(np.mean(error**2)) / (HALF * size)
                 if k > 1:
                     assert 0.1 < usual < max(1.0, np.sqrt(steps / 6)), (name, len(ids), usual)
+
+
+def test_the_comparison_of_precisions_adds_up_alike() -> None:
+    """But for a last bit now and then: it rounds to float32 before it rounds to halves."""
+    block = ISAS[TARGET.isa].tiles["f16"].block
+    assert block is not None and half_block(TARGET) == block.depth
+    assert half_block(ARM) is None
+    for k, n in SIZES:
+        rng = np.random.default_rng(k)
+        x = rng.standard_normal((7, k)).astype(np.float16)
+        w = rng.standard_normal((n, k)).astype(np.float16)
+        want = added_up(x, w, np.zeros(n, np.float32), block.depth)
+        got = half_sums(x.astype(np.float32), w.astype(np.float32), block.depth)
+        assert np.mean(got == want) > 0.98, (k, n)
+        plain = x.astype(np.float32) @ w.astype(np.float32).T
+        assert k == 1 or np.mean(plain == want) < 0.5, (k, n)
+        assert np.abs(got - want).max() <= HALF * np.abs(want).max()
