@@ -25,7 +25,7 @@ from canao.artifact.reading import fits, parse_json
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search.controller import LATENCY, objectives
-from canao.search.options import SearchOptions
+from canao.search.options import LEFT_OUT, SearchOptions
 from canao.search.place import Place
 from canao.search.run_file import OTHER_RUN, STUDY_FILE, read_run_file
 from canao.search.samplers import make_controller
