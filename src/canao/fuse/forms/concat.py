@@ -116,6 +116,8 @@ def _piece(graph: Graph, made: Mapping[str, Node], name: str, at: _Place) -> Pie
         table, ids = n.inputs[0], resolve(graph, made, n.inputs[1])
         if table not in graph.constants or ids is None or ids.base in graph.constants:
             return None
+        if graph.types[table].dtype != F32:  # copies convert nothing
+            return None
         return Piece(at.column, width, at.bounds, ids.shifted(at.shifts), table)
     access = resolve(graph, made, name)
     if access is None:
