@@ -72,6 +72,12 @@ class Region:
         return (self.output, self.beside) if self.beside else (self.output,)
 
     @property
+    def made_of(self) -> tuple[Node, ...]:
+        """The nodes up to the one that makes the output: what follows makes what is beside it."""
+        made = next(i for i, n in enumerate(self.nodes) if n.output == self.output)
+        return self.nodes[: made + 1] if self.beside else self.nodes
+
+    @property
     def ops(self) -> tuple[str, ...]:
         return tuple(n.op for n in self.nodes)
 

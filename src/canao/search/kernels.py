@@ -3,14 +3,16 @@
 A kernel's name says what it computes and how, so that equal names are equal code. The kernels of a
 library are those outside of the layers, and those of each half of a layer: its attention, its FFN.
 A half has the same kernels wherever it stands in libraries for one instruction set, which follows
-from the precisions of all blocks. So one model in which a half occurs, imported and
-cut into kernels but not compiled, tells those of every sequence of blocks with that half.
+from the precisions of all blocks; but for its last, which may round its rows for the half after it.
+So one model in which a half occurs, imported and cut into kernels but not compiled, tells those of
+every sequence of blocks with that half: exactly where the same precision, or nothing, followed it
+there too, and elsewhere but for the rounding, which takes a hundredth of a layer's time or so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -36,7 +38,8 @@ class Kernels(Protocol):
 
 class Known(msgspec.Struct):
     """What is known, by instruction set: kernels outside of the layers by width, and those of each
-    half. A library that turned out to run others than its halves say is in `whole`."""
+    half, in any place and before each precision. A library that turned out to run others than its
+    halves say is in `whole`."""
 
     outside: dict[str, list[str]] = {}
     halves: dict[str, list[str]] = {}
@@ -72,20 +75,20 @@ class KernelNames:
         """The same from what is known already; None where a half is not."""
         if str(arch) in self.known.whole:
             return Counter(self.known.whole[str(arch)])
-        names = self.known.outside.get(self._outside(arch))
+        names = self.outside(arch)
         if names is None:
             return None
-        total = Counter(names)
-        for half in _halves(arch):
-            names = self.known.halves.get(self._half(arch, half))
-            if names is None:
+        total, halves = Counter(names), _halves(arch.blocks)
+        for (_, half), after in zip(halves, _after(halves), strict=True):
+            known = _known(self.known.halves, self._half(arch, half), after)
+            if known is None:
                 return None
-            total.update(names)
+            total.update(known)
         return total
 
     def outside(self, arch: Arch) -> Counter[str] | None:
         """The kernels outside of the layers, if they are known."""
-        names = self.known.outside.get(self._outside(arch))
+        names = _known(self.known.outside, self._outside(arch), _first(arch))
         return None if names is None else Counter(names)
 
     def learn(self, arch: Arch, names: Sequence[str]) -> None:
@@ -94,15 +97,16 @@ class KernelNames:
             self.known.whole[str(arch)] = sorted(names)
 
     def _ask(self, arch: Arch) -> None:
-        """Import a model with each of the halves once."""
-        asked = replace(arch, blocks=tuple(dict.fromkeys(arch.blocks)))
+        """Import a model with each of the halves before another; the first comes last again."""
+        once = tuple(dict.fromkeys(arch.blocks))
+        asked = replace(arch, blocks=(*once, *once[:1]))
         found: dict[int, list[str]] = {}
         for name, place in self._kernels(asked):
             found.setdefault(place, []).append(name)
-        self.known.outside[self._outside(arch)] = found.get(-1, [])
-        for i, block in enumerate(asked.blocks):
-            for at, half in _halves_of(block):
-                self.known.halves[self._half(arch, half)] = found.get(2 * i + at, [])
+        halves = _halves(asked.blocks)
+        _note(self.known.outside, self._outside(arch), _first(arch), found.get(-1, []))
+        for (place, half), after in zip(halves, _after(halves), strict=True):
+            _note(self.known.halves, self._half(arch, half), after, found.get(place, []))
 
 
 class Imported:
@@ -121,7 +125,7 @@ class Imported:
         stages = compile_graph(graph, self._target, precision=self._precision)
         names, regions = stages.schedule.kernel_names(), stages.program.regions
         return [
-            (name, max((half_of(n.where) for n in region.nodes), default=-1))
+            (name, max((half_of(n.where) for n in region.made_of), default=-1))
             for name, region in zip(names, regions, strict=True)
             if name
         ]
@@ -146,14 +150,44 @@ def survey(arch: Arch, heads: Sequence[int], ffn: Sequence[int], layers: int) ->
         yield replace(arch, blocks=tuple(blocks[start : start + layers]))
 
 
-def _halves(arch: Arch) -> Iterator[Block]:
-    for block in arch.blocks:
-        for _, half in _halves_of(block):
-            yield half
+def _halves(blocks: Sequence[Block]) -> list[tuple[int, Block]]:
+    """The halves of blocks, each with its place."""
+    found = []
+    for i, block in enumerate(blocks):
+        if block.heads:
+            found.append((2 * i, replace(block, ffn=0)))
+        if block.ffn:
+            found.append((2 * i + 1, replace(block, heads=0)))
+    return found
 
 
-def _halves_of(block: Block) -> Iterator[tuple[int, Block]]:
-    if block.heads:
-        yield 0, replace(block, ffn=0)
-    if block.ffn:
-        yield 1, replace(block, heads=0)
+# What is known of a half, or of what is outside, wherever that stood, has this after its name.
+_ANYWHERE, _LAST = "", " last"
+
+
+def _before(half: Block) -> str:
+    """What a name has after it where a half of this precision follows."""
+    return f" before {half.precision or 'the same'}"
+
+
+def _first(arch: Arch) -> str:
+    """What follows what is before the layers."""
+    return _before(arch.blocks[0]) if arch.blocks else _LAST
+
+
+def _after(halves: Sequence[tuple[int, Block]]) -> list[str]:
+    """What follows each half."""
+    return [*(_before(half) for _, half in halves[1:]), *([_LAST] if halves else [])]
+
+
+def _known(names: Mapping[str, list[str]], name: str, after: str) -> list[str] | None:
+    """The kernels of a half where this follows it, or those that it has elsewhere."""
+    return names.get(name + after, names.get(name + _ANYWHERE))
+
+
+def _note(names: dict[str, list[str]], name: str, after: str, kernels: list[str]) -> None:
+    """Note the kernels of a half where this follows it; elsewhere they are those before another."""
+    names[name + after] = kernels
+    if after != _LAST:
+        names[name + _ANYWHERE] = kernels
+    names.setdefault(name + _ANYWHERE, kernels)
