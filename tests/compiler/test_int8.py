@@ -48,6 +48,9 @@ MOVED = {INT8: LEVEL, SEVEN_BITS: 2 * LEVEL}  # whose levels are twice as far ap
 WAYS = {i.name: i.tiles["q7_i8"] != i.tiles["i8"] for i in ISAS.values()}
 # What int8 changes in outputs of unit scale of these small random models, at most.
 COST = 0.25
+# Texts up to the longest that models of the BERT family take.
+LONGEST = 512
+LONG = (*LENGTHS, LONGEST - 1, LONGEST)
 # Depths and widths off every step, panel and vector, and one that fills several panels.
 SIZES = ((1, 1), (2, 3), (3, 16), (5, 17), (31, 33), (64, 48), (127, 49), (770, 100))
 
@@ -77,7 +80,7 @@ def products(
         ]
         outputs.append((name, name))
     slot = Input("ids", Type(I32, (1, TOKENS)), Ids(40))
-    return verify(retype(Graph((slot,), constants, tuple(nodes), tuple(outputs), {}, 128)))
+    return verify(retype(Graph((slot,), constants, tuple(nodes), tuple(outputs), {}, LONGEST)))
 
 
 def texts(lengths: tuple[int, ...]) -> list[tuple[np.ndarray]]:
@@ -88,7 +91,7 @@ def texts(lengths: tuple[int, ...]) -> list[tuple[np.ndarray]]:
 def expect_exact(
     target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str,
     sizes: tuple[tuple[int, int], ...] = SIZES, seven: tuple[tuple[int, int], ...] = (),
-    deepest: int = 1 << 20, rows: int = 99,
+    deepest: int = 1 << 20, rows: int = 99, lengths: tuple[int, ...] = LENGTHS,
 ) -> None:  # fmt: skip
     """Sums equal the interpreter's. deepest: of a pass over the depth; rows: of a register tile."""
     graph = products(sizes, seven)
@@ -100,7 +103,7 @@ def expect_exact(
     ]  # fmt: skip
     schedule = schedule_program(program, plans, target)
     built = programs.build_schedule(schedule, target, folder, None, (*QUICK, *flags))
-    given = texts(LENGTHS)
+    given = texts(lengths)
     assert {7, 8, 9} <= set(np.concatenate([ids for (ids,) in given]))
     programs.expect_equal([*command, *built], graph, given)
 
@@ -114,7 +117,7 @@ def runnable() -> list[str]:
 
 @pytest.mark.parametrize("isa", runnable())
 def test_accumulators_are_exact(isa: str, tmp_path: Path) -> None:
-    expect_exact(HOST.with_isa(isa), tmp_path)
+    expect_exact(HOST.with_isa(isa), tmp_path, lengths=LONG)
 
 
 @pytest.mark.parametrize("isa", runnable())
@@ -142,7 +145,8 @@ def test_levels_and_scales_are_the_interpreters(isa: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("isa", [i for i in runnable() if WAYS[i] or i == "scalar"])
 def test_accumulators_of_seven_bits_are_exact(isa: str, tmp_path: Path) -> None:
     """Where they are multiplied in another way, at all sizes, and in one and several passes."""
-    expect_exact(HOST.with_isa(isa), tmp_path, sizes=(), seven=SIZES if WAYS[isa] else SIZES[3:5])
+    expect_exact(HOST.with_isa(isa), tmp_path, sizes=(), seven=SIZES if WAYS[isa] else SIZES[3:5],
+                 lengths=LONG)  # fmt: skip
     if WAYS[isa]:
         expect_exact(HOST.with_isa(isa), tmp_path, sizes=((127, 49),), seven=SIZES[-2:],
                      deepest=64)  # fmt: skip
