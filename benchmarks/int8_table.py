@@ -9,12 +9,18 @@ from typing import Any
 
 from marks import footnotes, marked
 from pages import Record, by_machine, fill, table, threads_of
-from peers.catalog import ALL, CANAO, LEAST_COSINE, NO_FAULT, OWN_LABELS
+from peers.catalog import ALL, CANAO, LEAST_COSINE, NO_FAULT, OWN_LABELS, own_label
 from peers.ratios import fastest, is_own, median_ms, ratio, reduced
 from speed_table import rooflines
 
+from canao.precision.quantize import INT8, SEVEN_BITS
+
 PAGE = Path(__file__).resolve().parent / "int8.md"
 FAR = "far off"  # what is under the gate: told, never hidden
+# Times as fast as its own float32, at 128 tokens on one core with dot products of bytes.
+AIMS = {"minilm-l6": 3.1, "distilbert": 3.5, "bert-base": 3.5, "deep-narrow": 2.6}
+AIMED_LENGTH, UNAIMED = 128, ("avx2",)  # instruction sets that have none
+INT8_LABEL, SEVEN_LABEL = own_label(INT8), own_label(SEVEN_BITS)
 
 
 def speed(records: Sequence[Record]) -> str:
@@ -112,6 +118,36 @@ def _error(engine: Mapping[str, Any] | None) -> str:
     return cell if engine["right"] else f"{cell} {FAR}"
 
 
+def aims(records: Sequence[Record]) -> str:
+    """What was aimed at and what was reached: models down, machines and instruction sets across."""
+    found = {
+        (r["model"], _place(r)): r for r in records
+        if r["model"] in AIMS
+        and (r["kind"], r["length"], r["threads"]) == (INT8, AIMED_LENGTH, 1)
+    }  # fmt: skip
+    places = list(dict.fromkeys(place for _, place in found))
+    rows = [["model", "aim", *places], ["---", *["--:"] * (1 + len(places))]]
+    rows += [[model, f"{aim:g}x", *(_reached(found.get((model, place)), aim) for place in places)]
+             for model, aim in AIMS.items()]
+    return table(rows) + footnotes(found.values()) if found else "No records yet.\n"
+
+
+def _place(record: Record) -> str:
+    return f"{record['cpu']}, {record['isa']}"
+
+
+def _reached(record: Record | None, aim: float) -> str:
+    """How many times as fast the faster of CANAO's libraries in whole numbers is."""
+    if record is None:
+        return "-"
+    low = [name for name in (INT8_LABEL, SEVEN_LABEL) if name in record["engines"]]
+    fast, name = max((ratio(record, CANAO, name), name) for name in low)
+    cell = f"{fast:.2f}x" + (" in 7 bits" if name == SEVEN_LABEL else "")
+    if record["isa"].partition(" ")[0] not in UNAIMED:
+        cell = f"{cell}, reached" if fast >= aim else f"**{cell}, missed**"
+    return marked(cell, record)
+
+
 def conditions(records: Sequence[Record]) -> str:
     """Versions, and which engines did not run for a reason that lies in the machine."""
     versions = {k: v for r in records for k, v in r["versions"].items()}
@@ -132,6 +168,7 @@ def sections(records: Sequence[Record]) -> dict[str, str]:
         for kind in ("int8", "bf16")
         for name, build in BUILDERS.items()
     }
+    found["int8-aims"] = aims(records)
     for kind in ("int8-roofline", "bf16-roofline"):
         found[kind] = by_machine(records, kind, rooflines)
     return found

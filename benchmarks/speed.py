@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from int8_table import write_page as write_int8_page
-from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants, own_label
+from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants, isa_label, own_label
 from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
@@ -69,11 +69,7 @@ class Study:
         """What tells one record from another."""
         stamp = local_device().environment()
         return {"kind": kind, "model": model, "length": length, "threads": threads,
-                "cpu": stamp["cpu"], "isa": self._isa(stamp["isa"])}  # fmt: skip
-
-    def _isa(self, own: str) -> str:
-        """The instruction set of CANAO's libraries; which machine has more, where it has."""
-        return own if self.isa in ("", own) else f"{self.isa} on {own}"
+                "cpu": stamp["cpu"], "isa": isa_label(self.isa, stamp["isa"])}  # fmt: skip
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):

@@ -21,8 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import arm_loops  # noqa: E402
+import attention  # noqa: E402
+import generation  # noqa: E402
+import generation_table  # noqa: E402
 import int8_table  # noqa: E402
 import real_data_table  # noqa: E402
+import seven_bits  # noqa: E402
 import speed  # noqa: E402
 import speed_table  # noqa: E402
 import table2_table  # noqa: E402
@@ -38,11 +42,12 @@ from peers.catalog import (  # noqa: E402
     OWN_LABELS,
     Contestant,
     entrants,
+    isa_label,
 )
 from peers.interleave import distances  # noqa: E402
 from peers.quality import faults, unrecorded  # noqa: E402
 from peers.quiet import LIMIT, Clock, Watch, others  # noqa: E402
-from peers.ratios import interval  # noqa: E402
+from peers.ratios import interval, is_own  # noqa: E402
 from peers.records import Records  # noqa: E402
 from peers.results import Results, file_of  # noqa: E402
 from peers.source import Source  # noqa: E402
@@ -51,6 +56,7 @@ from speed_options import parse  # noqa: E402
 
 from canao.device.bench import local_device  # noqa: E402
 from canao.errors import DeviceError, InputError  # noqa: E402
+from canao.machine import local_machine  # noqa: E402
 from canao.target import get_target  # noqa: E402
 
 COMMITTED = Source("c0ffee", ())
@@ -333,6 +339,92 @@ def test_both_of_canaos_ratios_of_generation_are_sure() -> None:
     assert "token/canao took" in told and "as long as token/canao-int8-weights, which" in told
 
 
+def test_who_generates(tmp_path: Path) -> None:
+    """Peers only beside what is CANAO's by default; another library beside float32 is a variant."""
+    usual = generation.field_of("float32", "float32", "")
+    assert usual.kind == "generation" and usual.labels == ["canao", OWN_INT8, "ort", "torch"]
+    narrow = generation.field_of("float32", "float32", "avx2")
+    assert narrow.kind == "generation" and narrow.labels == ["canao", OWN_INT8]
+    for options, kind, label in (
+        (("int8", "float32"), "generation-int8", "canao-int8"),
+        (("float32", "fp16"), "generation-kv-fp16", "canao,kv-fp16"),
+        (("int8", "int8"), "generation-int8-kv-int8", "canao-int8,kv-int8"),
+    ):  # fmt: skip
+        field = generation.field_of(*options, "")
+        assert field.kind == kind and field.labels == ["canao", label]
+        assert field.precision(label) == kind.removeprefix("generation-")
+        assert field.precision("canao") == "float32" and is_own(label)
+    own = get_target().isa
+    with pytest.raises(InputError, match="this machine's own"):
+        generation.main(["--work", str(tmp_path), "--isa", own])
+    assert isa_label("scalar", own) == f"scalar on {own}"
+
+
+OWN_INT8 = "canao-int8-weights"
+
+
+def variant(us: int, **changes: Any) -> dict[str, Any]:
+    """A row of generation in full int8, of which tokens take `us`."""
+    plain = low(1000) | {"precision": "float32", "cosine": 1.0, "difference": 1e-6}
+    engines = {f"{part}/{name}": engine for part in ("prompt", "token")
+               for name, engine in (("canao", plain), ("canao-int8", low(us)))}  # fmt: skip
+    return row(kind="generation-int8", engines=engines, length=32) | changes
+
+
+def test_tables_of_generation() -> None:
+    """A variant stands beside CANAO's float32; where nobody has an engine, it has no column."""
+    narrow = variant(400, kind="generation", isa="avx2 on avx512")
+    text = generation_table.sections([narrow, variant(250), row(kind="generation-kv-fp16")])
+    assert "ort" not in text["generation"] and "x, avx2 on avx512\n" in text["generation"]
+    assert "| m | token after 32, 1 thread | 1 | 0.4 | 2.50x |" in text["generation"]
+    of = "| m | token after 32, 1 thread | canao-int8 | 0.25 | 1 | 4.00x | 0.99000 |"
+    assert of in text["generation-variants"] and of not in text["generation"]
+
+
+def test_what_makes_canao_slower_is_sure_as_well() -> None:
+    """Where it is alone, its float32 may be the fastest: how much that is, the rounds must tell."""
+    assert faults(variant(1200)) == []
+    unsure = variant(1200)
+    unsure["engines"]["token/canao-int8"] = low(1200, spread=200)
+    (why,) = faults(unsure)
+    assert "token/canao-int8 took 1.00 to 1.40 times as long as token/canao, which" in why
+
+
+def test_aims_of_int8_are_held_against_what_was_reached() -> None:
+    """On processors with dot products of bytes, by the faster of CANAO's libraries."""
+    of = [int8_row() | {"model": model, "length": 128, "isa": isa}
+          for model in ("bert-base", "minilm-l6", "mobilebert") for isa in ("avx512", "avx2 on x")]
+    of[0]["engines"]["canao-int8"] = low(200)
+    of[3]["engines"]["canao-int8-7bit"] = low(250)
+    text = int8_table.aims(of)
+    assert "| bert-base | 3.5x | 5.00x, reached | 2.00x |" in text
+    assert "| minilm-l6 | 3.1x | **2.00x, missed** | 4.00x in 7 bits |" in text
+    assert "| distilbert | 3.5x | - | - |" in text and "mobilebert" not in text
+    assert int8_table.aims([int8_row()]) == "No records yet.\n"
+
+
+AVX2 = pytest.mark.skipif("avx2" not in local_machine().features, reason="needs AVX2")
+
+
+@AVX2
+def test_the_loops_of_seven_bits_compute_the_same() -> None:
+    """Of the largest levels as well, whose sums fill 16 bits; a wrong loop is told."""
+    tile = seven_bits.DEFAULT_TILE
+    times = seven_bits.run(get_target(), (tile,), 2, CORES[0])
+    assert times.keys() == {(seven_bits.shape(tile), product) for product in seven_bits.LOOPS}
+    assert all(len(of) == 2 and min(of) > 0 for of in times.values())
+
+
+@AVX2
+def test_a_loop_that_overflows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights with 128 added, as those of 8 bits have them, are too large for two steps."""
+    tiles = {**seven_bits.ISA.tiles}
+    tiles["q7_q7"] = replace(tiles["q7_q7"], offset=128)
+    monkeypatch.setattr(seven_bits, "ISA", replace(seven_bits.ISA, tiles=tiles))
+    with pytest.raises(DeviceError, match="wrong 6x16 q7_q7"):
+        seven_bits.run(get_target(), ((6, 16),), 1, CORES[0])
+
+
 def test_tables_of_int8_mark_bad_rows() -> None:
     bad = without(int8_row(), "busy_others")
     assert f"| 8 {BAD} |" in int8_table.speed([bad]) and BAD not in int8_table.speed([int8_row()])
@@ -484,6 +576,13 @@ def test_published_pages_are_those_of_the_records() -> None:
     records = Records(results_module.PUBLISHED / "int8.jsonl").read()
     page = (ROOT / "benchmarks" / "int8.md").read_text(encoding="utf-8")
     assert all(f"begin -->\n{text}" in page for text in int8_table.sections(records).values())
+    for script, page in ((generation_table, "docs/generation.md"), (attention, "docs/precision.md"),
+                         (seven_bits, "benchmarks/seven_bits.md")):  # fmt: skip
+        name = script.__name__.removesuffix("_table")
+        records = Records(results_module.PUBLISHED / f"{name}.jsonl").read()
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for place, part in script.sections(records).items():
+            assert f"<!-- {place}: begin -->\n{part}<!-- {place}: end -->" in text
     records = Records(results_module.PUBLISHED / "arm_loops.jsonl").read()
     assert arm_loops.page(records) in (ROOT / "benchmarks" / "arm_loops.md").read_text("utf-8")
     records = Records(results_module.PUBLISHED / "real_data.jsonl").read()

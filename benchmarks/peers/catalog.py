@@ -65,6 +65,12 @@ def own_label(precision: str) -> str:
     return CANAO if precision == FLOAT32 else f"{CANAO}-{precision}"
 
 
+def isa_label(isa: str, own: str) -> str:
+    """The instruction set of CANAO's libraries in records: the one that was asked for, or ''; which
+    machine it was measured on, where that has more."""
+    return own if isa in ("", own) else f"{isa} on {own}"
+
+
 ENGINES = {
     engine.name: engine
     for engine in (

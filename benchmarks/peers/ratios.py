@@ -104,6 +104,9 @@ def uncertain(record: Record) -> Iterator[str]:
             # Its table also sets CANAO in float32 beside peers in float32.
             pairs += [(other, plain) for other, _ in pairs
                       if other != plain and not reduced(record["engines"][other])]  # fmt: skip
+        if own == plain and not pairs:  # CANAO alone, slower in fewer bits
+            pairs = [(other, plain) for other in record["engines"]
+                     if _case(other) == case and other != plain]  # fmt: skip
         for other, own in pairs:
             values = by_round(record, other, own)
             low, high = interval(values)

@@ -93,9 +93,10 @@ def _shift(model: torch.nn.Module) -> None:
 
 
 def classifier(name: str = "small", *, layers: int = 2, max_length: int = 512, labels: int = 3,
-               seed: int = 0) -> BertForSequenceClassification:  # fmt: skip
+               seed: int = 0, vocabulary: int = 99) -> BertForSequenceClassification:  # fmt: skip
     torch.manual_seed(seed)
-    return BertForSequenceClassification(_config(name, layers, max_length, labels)).eval()
+    config = _config(name, layers, max_length, labels, vocabulary)
+    return BertForSequenceClassification(config).eval()
 
 
 def spans(name: str = "small") -> BertForQuestionAnswering:
@@ -108,9 +109,11 @@ def encoder(name: str = "small", *, layers: int = 2, max_length: int = 512) -> B
     return BertModel(_config(name, layers, max_length, 2)).eval()
 
 
-def _config(name: str, layers: int, max_length: int, labels: int) -> BertConfig:
+def _config(
+    name: str, layers: int, max_length: int, labels: int, vocabulary: int = 99
+) -> BertConfig:
     return BertConfig(
-        vocab_size=99, num_hidden_layers=layers, max_position_embeddings=max_length,
+        vocab_size=vocabulary, num_hidden_layers=layers, max_position_embeddings=max_length,
         num_labels=labels, initializer_range=SPREAD, **SHAPES[name],
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,16 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
 from canao.emit.c.unit import Source, emit
+from canao.fuse.group import Program
 from canao.graph.interp import interpret
 from canao.graph.ir import Graph
+from canao.lower.cpu.attention import AttentionPlan
+from canao.lower.cpu.packed_gemm import PackedGemmPlan
+from canao.lower.scheduling import default_plans, schedule_program
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import file_parts
 from canao.target import Target
+from tests.oracle import assert_close
 
 HARNESS = "harness.c"
 
@@ -65,6 +71,15 @@ def build_schedule(
     return [str(executable), str(weights)]
 
 
+def few_rows(program: Program, target: Target, rows: int = 3) -> Schedule:
+    """By default plans, but for register tiles of few rows: where a build would take long."""
+    plans = [
+        replace(p, mr=min(p.mr, rows)) if isinstance(p, PackedGemmPlan | AttentionPlan) else p
+        for p in default_plans(program, target)
+    ]
+    return schedule_program(program, plans, target)
+
+
 def run(command: Sequence[str], texts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """All outputs of each text, flat. The program must end well and say nothing on stderr."""
     lines = [" ".join(map(str, [len(t[0]), *(i for ids in t for i in ids)])) for t in texts]
@@ -90,3 +105,23 @@ def expect_equal(
                 assert same, (name, len(given[0]), threads)
                 at += want.size
             assert at == flat.size
+
+
+def expect_near(
+    command: Sequence[str], graph: Graph, texts: Sequence[Sequence[np.ndarray]],
+    tolerance: float, threads: Sequence[str] = ("1", "2"), exact: float | None = None,
+) -> None:  # fmt: skip
+    """The outputs are the interpreter's to `tolerance` of what they spread, those of at least one
+    text to `exact`: not all have a number that another order of its sum rounds the other way."""
+    want = []
+    for given in texts:
+        values = interpret(graph, given, np.float32)
+        want.append(np.concatenate([values[name].ravel() for _, name in graph.outputs]))
+    for count in threads:
+        differences = []
+        for given, flat, near in zip(texts, run([*command, count], texts), want, strict=True):
+            where = f"{len(given[0])} tokens, {count} thread(s)"
+            scale = max(1.0, float(near.std()))
+            assert_close(flat, near, where, tolerance=tolerance, scale=scale)
+            differences.append(float(np.abs(flat - near).max()) / scale)
+        assert exact is None or min(differences) <= exact, differences

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from canao.build import get_toolchain
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph, compile_model
 from canao.fuse.group import fuse
-from canao.graph.dtypes import BF16, F16, F32, I32, NARROW
+from canao.graph.dtypes import BF16, F16, F32, I8, I32, NARROW
 from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
 from canao.graph.meanings import narrowed, widened
@@ -28,13 +29,15 @@ from tests.compiler import programs
 from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
-from tests.compiler.test_int8 import ARM, HOST, runnable
-from tests.conftest import LENGTHS
+from tests.compiler.test_int8 import ARM, HOST, LONG, LONGEST, runnable
+from tests.compiler.test_programs import SANITIZERS, gcc
+from tests.conftest import LENGTHS, thoroughly
 from tests.oracle import FEWER_BITS, NARROW_COST, SAME, assert_close
 
 pytestmark = pytest.mark.as_shipped
 
 SIZES = ((31, 33), (770, 17))
+VOCABULARY = 1800  # of words whose table is large enough to be rounded
 ROUNDED = {"bf16": BF16, "fp16": F16, "int8-weights": F32}
 
 
@@ -60,12 +63,13 @@ def products() -> Graph:
                 nodes.append(node("quantized_linear", (x, w, f"{w} scales", bias), name))
             outputs.append((name, name))
     slot = Input("ids", Type(I32, (1, TOKENS)), Ids(40))
-    return verify(retype(Graph((slot,), constants, tuple(nodes), tuple(outputs), {}, 128)))
+    return verify(retype(Graph((slot,), constants, tuple(nodes), tuple(outputs), {}, LONGEST)))
 
 
 def expect_exact(
-    target: Target, folder: Path, command: tuple[str, ...], *flags: str, rows: int = 99
-) -> None:
+    target: Target, folder: Path, command: tuple[str, ...], *flags: str, rows: int = 99,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> None:  # fmt: skip
     """rows: of a register tile, where builds would take minutes."""
     graph = products()
     program = fuse(graph, backend_of(target).legal, lambda *_: True)
@@ -75,13 +79,13 @@ def expect_exact(
     ]
     schedule = schedule_program(program, plans, target)
     built = programs.build_schedule(schedule, target, folder, None, (*QUICK, *flags))
-    given = [(np.arange(length) % 40,) for length in LENGTHS]
+    given = [(np.arange(length) % 40,) for length in lengths]
     programs.expect_equal([*command, *built], graph, given)
 
 
 @pytest.mark.parametrize("isa", runnable())
 def test_exact_sums(isa: str, tmp_path: Path) -> None:
-    expect_exact(HOST.with_isa(isa), tmp_path, ())
+    expect_exact(HOST.with_isa(isa), tmp_path, (), lengths=LONG)
 
 
 @pytest.mark.cross
@@ -119,6 +123,33 @@ def test_models(precision: str, kind: str, tmp_path: Path) -> None:
             assert_close(got, want, f"at {length}", tolerance=FEWER_BITS[precision], scale=scale)
             assert_close(got, near, f"at {length}", tolerance=NARROW_COST, scale=scale)
             assert not np.allclose(want, near, rtol=0, atol=SAME)
+
+
+# A layer in each precision in one program, and the table of words in one of them.
+LAYERS = ("bf16", "fp16", "int8-weights")
+SANITIZED = [("scalar", "bf16"), (HOST.isa, "int8-weights")]
+EVERY_SANITIZED = [(isa, table) for isa in ("scalar", HOST.isa) for table in LAYERS]
+
+
+@pytest.mark.parametrize(("isa", "table"), thoroughly(SANITIZED, EVERY_SANITIZED))
+def test_under_sanitizers(isa: str, table: str, tmp_path: Path) -> None:
+    """Rows whose ends no vector and no step divides, on several threads."""
+    model = classifier("prime", layers=len(LAYERS), vocabulary=VOCABULARY)
+    layers = [(f"bert.encoder.layer.{i}", precision) for i, precision in enumerate(LAYERS)]
+    target = HOST.with_isa(isa)
+    stages = compile_graph(load_model(model)[1].replace(parts=tuple(layers)), target,
+                           precision=table, allow_emulation=True)  # fmt: skip
+    graph = stages.program.graph
+    (words,) = (graph.types[name] for name, a in graph.constants.items() if len(a) == VOCABULARY
+                and a.ndim == 2 and a.shape[1] > 1)  # fmt: skip
+    assert words.dtype == (I8 if table == "int8-weights" else ROUNDED[table])
+    weights = {graph.types[n.inputs[1]].dtype for n in graph.nodes if n.op.endswith("linear")}
+    assert weights == {BF16, F16, I8, F32}
+    schedule = programs.few_rows(stages.program, target)
+    built = programs.build_schedule(schedule, target, tmp_path, get_toolchain(gcc()), SANITIZERS)
+    rng = np.random.default_rng(0)
+    given = [[rng.integers(0, VOCABULARY, n), np.zeros(n, int)] for n in (1, 7, 17, 33, 130)]
+    programs.expect_near(built, graph, given, FEWER_BITS["bf16"], ("1", "3"))
 
 
 def test_a_precision_is_one_of_those_that_there_are() -> None:

@@ -13,7 +13,6 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import BF16
-from canao.graph.interp import interpret
 from canao.graph.meanings import matmul
 from canao.isa.registry import ISAS
 from canao.lower.cpu.attention import AttentionPlan
@@ -24,12 +23,13 @@ from tests.compiler import programs
 from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.models import classifier, decoder
 from tests.compiler.test_families import QUICK
-from tests.compiler.test_int8 import HOST, runnable
+from tests.compiler.test_int8 import HOST, LONG, runnable
 from tests.conftest import LENGTHS
-from tests.oracle import FEWER_BITS, assert_close
+from tests.oracle import FEWER_BITS
 
 BLOCKS = [isa.name for isa in ISAS.values() if isa.tiles["bf16"].blocks]
 PRECISIONS = ("bf16", "int8")
+FEW_LENGTHS = (1, 7, 17, 33, 65)  # where each instruction takes many
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -50,21 +50,17 @@ def rounded(schedule: Schedule) -> list[bool]:
     return [f.rounded == BF16 for f in forms if isinstance(f, Attention)]
 
 
-def expect(schedule: Schedule, target: Target, folder: Path, precision: str, *flags: str) -> None:
+def expect(
+    schedule: Schedule, target: Target, folder: Path, precision: str, *flags: str,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> None:  # fmt: skip
     assert rounded(schedule) and all(rounded(schedule))
     command = programs.build_schedule(schedule, target, folder, None, (*QUICK, *flags))
-    graph = schedule.program.graph
     texts = [
         (np.random.default_rng(length).integers(0, 40, length), np.zeros(length, int))
-        for length in LENGTHS
+        for length in lengths
     ]
-    for threads in ("1", "2"):
-        for given, got in zip(texts, programs.run([*command, threads], texts), strict=True):
-            want = interpret(graph, given, np.float32)[graph.outputs[0][1]].ravel()
-            assert_close(
-                got, want, f"at {len(given[0])}", tolerance=FEWER_BITS[precision],
-                scale=max(1.0, float(want.std())),
-            )  # fmt: skip
+    programs.expect_near(command, schedule.program.graph, texts, FEWER_BITS[precision])
 
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
@@ -81,11 +77,12 @@ def test_where_instructions_are_emulated(
 
 @pytest.mark.skipif(HOST.isa not in ("avx2", "avx512"), reason="needs AVX2")
 @pytest.mark.parametrize("isa", BLOCKS)
-def test_under_sanitizers(isa: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_under_sanitizers(isa: str, precision: str, tmp_path: Path) -> None:
     """Emulated, so that they see what memory blocks are read from and written to."""
     target = emulated(isa)
-    schedule = schedule_of(classifier("odd", layers=1), target, "int8")
-    expect(schedule, target, tmp_path, "int8", *EMULATION, *SANITIZED)
+    schedule = schedule_of(classifier("odd", layers=1), target, precision)
+    expect(schedule, target, tmp_path, precision, *EMULATION, *SANITIZED, lengths=FEW_LENGTHS)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in runnable() if isa in BLOCKS])
@@ -93,7 +90,7 @@ def test_under_sanitizers(isa: str, tmp_path: Path) -> None:
 def test_on_this_machine(isa: str, precision: str, tmp_path: Path) -> None:
     target = HOST.with_isa(isa)
     schedule = schedule_of(classifier("odd", layers=1), target, precision)
-    expect(schedule, target, tmp_path, precision)
+    expect(schedule, target, tmp_path, precision, lengths=LONG)
 
 
 def test_what_is_rounded() -> None:
