@@ -28,7 +28,7 @@ from tests.compiler.emulated import EMULATION, emulated
 from tests.compiler.models import bare_decoder, classifier
 from tests.compiler.test_families import QUICK
 from tests.compiler.test_int8 import ARM, HOST, runnable
-from tests.compiler.test_programs import SANITIZERS, gcc
+from tests.compiler.test_programs import RACES, SANITIZERS, gcc
 from tests.conftest import LENGTHS, thoroughly
 
 pytestmark = pytest.mark.as_shipped
@@ -221,10 +221,11 @@ def test_numbers_where_instructions_are_emulated(isa: str, tmp_path: Path) -> No
     expect_alike(emulated(isa), tmp_path, g, (), *EMULATION)
 
 
-def test_under_sanitizers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [SANITIZERS, RACES], ids=["address", "thread"])
+def test_under_sanitizers(flags: tuple[str, ...], tmp_path: Path) -> None:
     """Rows whose ends no vector and no step divides, on several threads."""
     g = graph(tuple(KINDS)[1:], (Q8, F16), (33,))
-    built = build(both_ways(g)[0], HOST, tmp_path / "built", *SANITIZERS,
+    built = build(both_ways(g)[0], HOST, tmp_path / "built", *flags,
                   toolchain=get_toolchain(gcc()))  # fmt: skip
     one, three = (programs.run([*built, threads], texts()) for threads in ("1", "3"))
     assert all(np.array_equal(a, b) for a, b in zip(one, three, strict=True))
