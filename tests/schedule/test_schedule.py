@@ -53,9 +53,12 @@ def test_scratch_memory_holds_the_buffers_of_every_step(name):
             for length in (1, 7, stages.program.graph.max_length):
                 size = sum(
                     -(-dim_at(b.count, length) // b.multiple) * b.multiple
-                    * dim_at(b.times, length) for b in step.scratch
+                    * dim_at(b.times, length) * b.dtype.bytes for b in step.scratch
                 )  # fmt: skip
-                assert size * FLOAT <= stages.schedule.scratch
+                assert size <= stages.schedule.scratch
+            # Each begins where the one before it ends, which is a boundary of narrower elements.
+            widths = [b.dtype.bytes for b in step.scratch]
+            assert widths == sorted(widths, reverse=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
