@@ -35,7 +35,7 @@ from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
 from real_data_table import write_page
 
-from canao.artifact.certificate import load_certificate
+from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import write_whole
 from canao.compiler.pipeline import compile_model

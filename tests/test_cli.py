@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from canao.artifact.certificate import load_certificate, read_certificate
+from canao.artifact.certificate_file import load_certificate, read_certificate
 from canao.artifact.directory import Artifact, digest_of
 from canao.cli.app import main
 from canao.compiler.pipeline import compile_model

@@ -23,9 +23,10 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, distil, load, search, tune
+    from canao.api import compile, distil, load, search, search_budgets, tune
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
+    from canao.inference.pick import pick
     from canao.model.arch import Arch, Block
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "compile",
     "distil",
     "load",
+    "pick",
     "search",
+    "search_budgets",
     "tune",
 ]
 _HOMES = {
@@ -53,7 +56,9 @@ _HOMES = {
     "compile": "canao.api",
     "distil": "canao.api",
     "load": "canao.api",
+    "pick": "canao.inference.pick",
     "search": "canao.api",
+    "search_budgets": "canao.api",
     "tune": "canao.api",
 }
 

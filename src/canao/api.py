@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canao.artifact.certificate import unfitting
+from canao.artifact.certificate_file import unfitting
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
+from canao.machine import local_machine
 from canao.search.options import DEFAULTS, SearchOptions
 from canao.target import Target, get_target
 from canao.train.distillation.general_options import GeneralOptions
@@ -109,13 +110,13 @@ def load(
     """Load an artifact directory, after checking every file against its manifest.
 
     Weights are checked by size and fingerprint; with `verify` they are read whole, as `canao bench`
-    and `canao certify` do. A certificate beside it that is not of these files is worth a note on
-    standard error.
+    and `canao certify` do. A certificate beside it that is not of these files, or of another
+    machine, is worth a note on standard error.
     """
     artifact = Artifact.load(path)
     artifact.verify(whole=verify)
     model = CompiledModel(artifact, threads)
-    note = unfitting(artifact)
+    note = unfitting(artifact, local_machine().stamp)
     if note is not None:
         print(f"canao: note: {note}", file=sys.stderr)
     return model
@@ -298,6 +299,28 @@ def search(
         )
 
 
+def search_budgets(
+    budgets: Sequence[float], *, run_dir: str | Path = DEFAULTS.run_dir,
+    from_run: str | Path | None = None, progress: Callable[[Event], None] | None = None,
+    **options: Any,
+) -> dict[float, SearchResult]:  # fmt: skip
+    """A student for each of several latency budgets in milliseconds, with the options of `search`.
+
+    Each is in a run directory below `run_dir`, as '4ms', and they share the teacher and all that is
+    trained; RUN/students.json names them for `pick`. BudgetError, once all were tried, if a budget
+    is kept by none.
+    """
+    from canao.search.several import search_each
+
+    def one(budget: float, place: Path, other: Path | None) -> SearchResult:
+        return search(
+            budget_ms=budget, run_dir=place, from_run=other, progress=progress, **options
+        )
+
+    other = None if from_run is None else Path(from_run)
+    return search_each(budgets, Path(run_dir), other, one, progress or silent)[0]
+
+
 def distil(
     *, teacher: str | Path, text: str | Path, arch: str | Arch, revision: str | None = None,
     ignored: Collection[str] = (), run_dir: str | Path = DISTIL_DIR, tokens: int = _GENERAL.tokens,
@@ -379,24 +402,32 @@ def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact
 def _finisher(
     device: Device, data: TextData, options: SearchOptions,
     judged: Callable[[], TextData] | None = None,
-) -> Finish | None:  # fmt: skip
-    """Compiles a finished student and checks what its precision loses on `data.dev`, or that of
-    `judged()`, which the teacher labels; None in float32, which loses nothing."""
-    from canao.accuracy.gate import compile_checked, require_runnable
-    from canao.compiler.pipeline import target_for
+) -> Finish:  # fmt: skip
+    """Compiles a finished student and has its library say what `data.dev` is, or that of
+    `judged()`, which the teacher labels: in another precision than float32 to check what that
+    loses, and always, where this machine runs it, for the certificate."""
+    from canao.accuracy.certified import scored
+    from canao.accuracy.gate import compile_checked, require_runnable, runs_here
+    from canao.compiler.pipeline import compile_model, target_for
     from canao.search.options import Finished
 
-    if options.precision == PRECISION:
-        return None
-    target_for(device.target, options.precision)  # before anything is trained
-    require_runnable(device.target, f"search in {PRECISION}")
+    metric, target = options.training.metric, device.target
+    if options.precision != PRECISION:
+        target_for(target, options.precision)  # before anything is trained
+        require_runnable(target, f"search in {PRECISION}")
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
-        found = compile_checked(
-            model_dir, out, replace(judged() if judged else data, told=()),
-            precision=options.precision, max_loss=options.max_loss,
-            metric=options.training.metric, target=device.target, progress=say,
-        )  # fmt: skip
-        return Finished(found.artifact, found.compiled.score)
+        texts = replace(judged() if judged else data, told=())
+        if options.precision == PRECISION:
+            artifact = compile_model(model_dir, out, target=target)
+        else:
+            artifact = compile_checked(
+                model_dir, out, texts, precision=options.precision, max_loss=options.max_loss,
+                metric=metric, target=target, progress=say,
+            ).artifact  # fmt: skip
+        if not runs_here(target):
+            return Finished(artifact)
+        say("running the library on the development set")
+        return Finished(artifact, *scored(artifact, texts, metric))
 
     return finish

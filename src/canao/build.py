@@ -131,7 +131,7 @@ def library_files(sources: Sequence[Source]) -> dict[str, Unit]:
     before it is known which kernels this processor can run."""
     least = sources[0].target.least
     files = {
-        **runtime_files("canao_runtime.h", "thread_pool.c", "cpu.c", "model.c"),
+        **runtime_files("canao_runtime.h", "thread_pool.c", "cpu.c", "model.c", "self_check.c"),
         "canao_model.h": sources[0].header,
         "cpu_levels.c": cpu_levels([s.target for s in sources]),
     }

@@ -16,9 +16,10 @@ from canao import api
 from canao.accuracy import gate
 from canao.accuracy.fastest import candidates
 from canao.accuracy.measure import labelled_text, predictions
-from canao.artifact.certificate import load_certificate
+from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
+from canao.defaults import silent
 from canao.device.null import NullDevice
 from canao.errors import AccuracyError, BudgetError, InputError
 from canao.report.write import write_report
@@ -54,7 +55,7 @@ def test_everything_knows_the_precision(tmp_path: Path) -> None:
     assert result.score == LIBRARYS and len(finished) == 1
     assert any(e.stage == "finish" and e.text.startswith("float32: acc") for e in events)
     certificate = load_certificate(Artifact.load(result.artifact.path))
-    assert certificate.precision == "int8" and "(int8, 1024 samples" in str(certificate)
+    assert certificate.precision == "int8" and "(int8, 1025 samples of 5" in str(certificate)
     assert list(json.loads((tmp_path / "run" / "latency.json").read_text())["tables"]) == [
         table_key(where, asked.measure, "int8")
     ]
@@ -180,7 +181,9 @@ def test_a_device_whose_libraries_do_not_run_here(tmp_path: Path) -> None:
     data = labelled_text(write_task(tmp_path / "task"))
     with pytest.raises(InputError, match=r"runs none for aarch64-linux .*; search in float32"):
         api._finisher(arm, data, asked)
-    assert api._finisher(arm, data, replace(asked, training=TrainOptions())) is None
+    finish = api._finisher(arm, data, replace(asked, training=TrainOptions()))
+    found = finish(save_tiny(tmp_path / "student"), tmp_path / "library", silent)
+    assert found.score is found.scored is None  # nothing was asked of it here
 
 
 @pytest.mark.parametrize(("int8_ms", "chosen"), [(0.5, "int8"), (1.2, "float32")])

@@ -221,14 +221,17 @@ def _too_much(precision: str, tried: Sequence[_Tried], max_loss: float) -> str:
 
 def require_runnable(target: Target, remedy: str) -> None:
     """InputError unless libraries for the target run here, as a check has to run them."""
-    host = get_target()
-    least = target.levels[0].isa
-    missing = set(ISAS[least].features).difference(local_machine().features)
-    if target.triple != host.triple or missing:
+    if not runs_here(target):
         raise InputError(
-            f"a check runs the library, and this machine ({host.isa}) runs none for {target.name} "
-            f"({target.isa}); {remedy}"
+            f"a check runs the library, and this machine ({get_target().isa}) runs none for "
+            f"{target.name} ({target.isa}); {remedy}"
         )
+
+
+def runs_here(target: Target) -> bool:
+    """Whether libraries for the target run on this machine."""
+    missing = set(ISAS[target.levels[0].isa].features).difference(local_machine().features)
+    return target.triple == get_target().triple and not missing
 
 
 def _by(metric: str | None, found: Predictions) -> Predictions:

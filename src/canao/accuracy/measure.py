@@ -96,15 +96,23 @@ def predictions(artifact: Artifact, data: Labelled) -> Predictions:
     InputError if it is a model for another task, or for other labels.
     """
     with np.errstate(all="ignore"):  # `finite` says what there is to say of such numbers
-        return _predictions(artifact, for_task_of(artifact, data))
+        return _predictions(artifact, as_its_own(artifact, data))
+
+
+def as_its_own(artifact: Artifact, data: Labelled) -> Labelled:
+    """The data as what the library is for has them, in its labels; words with labels as sentences.
+
+    InputError if it is a model for another task, or has other labels.
+    """
+    data = for_task_of(artifact, data)
+    if isinstance(data, TextData) and data.kind == WORDS:
+        return tagged(data)
+    return data if isinstance(data, TaggedText) else in_labels_of(artifact, data)
 
 
 def _predictions(artifact: Artifact, data: Labelled) -> Predictions:
-    if isinstance(data, TextData) and data.kind == WORDS:
-        data = tagged(data)
     if isinstance(data, TaggedText):
         return Predictions(*tag_words(artifact, data))
-    data = in_labels_of(artifact, data)
     if data.kind == VECTORS:
         values = np.stack(_said(artifact, data))
         return Predictions(values, score(values, data), bool(np.isfinite(values).all()))

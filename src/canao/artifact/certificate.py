@@ -1,44 +1,91 @@
 """Certificate: what one compiled library was measured to take, kept beside it as JSON.
 
 A certificate is of files: it holds the digest of each file of its artifact, and is of no use with
-others. It holds every sample as well. Its verdict and its figures follow from the samples: they are
-computed anew when it is read, and one that says something else is refused.
+others. It holds every sample of every process as well. Its verdict and its figures follow from the
+samples: they are computed anew when it is read, and one that says something else is refused, as is
+one that was changed after it was written.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from statistics import median
+from typing import Any
 
-import msgspec
-from msgspec import Meta
-
-from canao.artifact.directory import Artifact, digest_of
-from canao.artifact.files import file_digest, write_whole
-from canao.artifact.measured import CONFIDENCE, Others, are_enough, percentile, summary, upper_bound
-from canao.artifact.reading import fits, read_json, shown
+from canao.artifact.budgets import MB, OtherBudgets, Scored
+from canao.artifact.directory import digest_of
+from canao.artifact.files import write_whole
+from canao.artifact.manifest import sealed
+from canao.artifact.measured import (
+    CONFIDENCE,
+    Clock,
+    Others,
+    are_enough,
+    percentile,
+    summary,
+    upper_bound_of_runs,
+)
 from canao.errors import BudgetError, InputError
 
-CERTIFICATE_FORMAT = 3
+CERTIFICATE_FORMAT = 4
 CERTIFICATE_FILE = "certificate.json"
 # The percentile of the samples that a budget limits, and the least number of samples that MLPerf
 # Mobile takes for it (single inferences).
 PERCENTILE = 90.0
 CERTIFIED_SAMPLES = 1024
+# Of how many fresh processes samples are at least, and seconds from the start of the first to that
+# of the last: a process keeps the memory pages that it got, and a moment its clock.
+PROCESSES, SPREAD_S = 5, 30.0
 # Who had a certificate made. One of a search belongs to its run, and to the report of it.
 BY_SEARCH, BY_HAND = "search", "certify"
 
-_MANIFEST = "manifest.json"
-_AGAIN = "run `canao certify` again"
-# Figures are written with all their digits; this leaves room for another way of adding up.
-_SAME = 1e-9
+AGAIN = "run `canao certify` again"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one fresh process measured; times in ms.
+
+    at_s           seconds from the start of the first process to that of this one
+    samples_ms     every sample, in the order in which they were taken
+    load_ms        time to open the library; cold_ms the first inference after that
+    peak_bytes     the most memory that the process held
+    others         what else ran meanwhile; None where the device does not tell
+    clock          how fast the core was; None where the device does not tell
+    """
+
+    at_s: float
+    samples_ms: tuple[float, ...]
+    load_ms: float
+    cold_ms: float
+    peak_bytes: int
+    others: Others | None = None
+    clock: Clock | None = None
+
+    def disturbed(self, limit: float) -> bool:
+        """Whether others took more of a core than the limit."""
+        return self.others is not None and self.others.exceeds(limit)
+
+    def to_dict(self, *, raw: bool = True) -> dict[str, Any]:
+        """JSON form; without the samples unless `raw`."""
+        row: dict[str, Any] = {"at_s": self.at_s, "samples_ms": list(self.samples_ms)}
+        row |= {"load_ms": self.load_ms, "cold_ms": self.cold_ms, "peak_bytes": self.peak_bytes}
+        row["others"] = None if self.others is None else self.others.to_dict()
+        row["clock"] = None if self.clock is None else self.clock.to_dict()
+        return row if raw else {k: v for k, v in row.items() if k != "samples_ms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier certificate of the same files under the same protocol said."""
+
+    date: str
+    measured_ms: float
+    bound_ms: float
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +93,16 @@ class Certificate:
     """One library measured against a budget, on one device under one protocol; times in ms.
 
     precision      of the library's products, as its manifest says it
+    other_budgets  those besides that of latency
     predicted_ms   prediction of the latency table; None without a table
-    samples_ms     every sample, in the order in which they were taken
-    load_ms        time to open the library; cold_ms the first inference after that
-    others         what else ran meanwhile; None where the device does not tell
+    runs           what each process measured, in order
+    set_aside      processes that were disturbed, in whose place others were measured
+    size_bytes     of all files of the artifact
+    score          of the library's own predictions; None if they were not asked for
     others_limit   the share of a core that others were allowed to take
     config         the measurement protocol
     made_by        BY_SEARCH or BY_HAND
+    earlier        certificates of the same files under the same protocol before, the first first
     files          digest of each file of the artifact; the certificate is valid for no others
     date           UTC, ISO 8601
     """
@@ -60,30 +110,56 @@ class Certificate:
     precision: str
     budget_ms: float
     percentile: float
+    other_budgets: OtherBudgets
     predicted_ms: float | None
-    samples_ms: tuple[float, ...]
-    load_ms: float
-    cold_ms: float
-    peak_bytes: int
-    others: Others | None
+    runs: tuple[Run, ...]
+    set_aside: tuple[Run, ...]
+    size_bytes: int
+    score: Scored | None
     others_limit: float
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     device: str
     made_by: str
+    earlier: tuple[Earlier, ...]
     files: Mapping[str, str]
     date: str
 
     @property
+    def samples_ms(self) -> tuple[float, ...]:
+        """The samples of all processes."""
+        return tuple(ms for run in self.runs for ms in run.samples_ms)
+
+    @property
+    def load_ms(self) -> float:
+        """The median of all processes, as is `cold_ms`."""
+        return median(run.load_ms for run in self.runs)
+
+    @property
+    def cold_ms(self) -> float:
+        return median(run.cold_ms for run in self.runs)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the process that held most memory."""
+        return max(run.peak_bytes for run in self.runs)
+
+    @property
+    def others(self) -> Others | None:
+        """What others took while that process ran of which they took most."""
+        told = [run.others for run in self.runs if run.others is not None]
+        return max(told, key=lambda o: max(o.of_its_cores, (o.beside or 0.0) / 2), default=None)
+
+    @property
     def measured_ms(self) -> float:
-        """The latency that the budget limits."""
+        """The percentile of all samples."""
         return percentile(self.samples_ms, self.percentile)
 
     @property
     def bound_ms(self) -> float:
-        """What that latency is at most for all runs, with a confidence of 95 %, by the samples. The
-        budget limits the measured one."""
-        return upper_bound(self.samples_ms, self.percentile)
+        """What that is at most for all runs, with a confidence of 95 %, by the samples. This is
+        what the budget limits."""
+        return upper_bound_of_runs([run.samples_ms for run in self.runs], self.percentile)
 
     @property
     def bound_is(self) -> str:
@@ -93,9 +169,18 @@ class Certificate:
         return "at most, of these samples"
 
     @property
+    def missed(self) -> str:
+        """Which budgets are missed, and with what; '' if all are kept."""
+        late = [f"p{self.percentile:g} of {self.bound_ms:.4g} ms {self.bound_is}, and the budget "
+                f"is {self.budget_ms:g} ms"] if self.bound_ms > self.budget_ms else []  # fmt: skip
+        value = None if self.score is None else self.score.value
+        rest = self.other_budgets.missed(self.size_bytes, self.peak_bytes, value)
+        return "; ".join([*late, *rest])
+
+    @property
     def holds(self) -> bool:
-        """Whether the measured percentile is within the budget."""
-        return self.measured_ms <= self.budget_ms
+        """Whether all budgets are kept: of latency by its bound."""
+        return not self.missed
 
     @property
     def error(self) -> float | None:
@@ -111,7 +196,7 @@ class Certificate:
     @property
     def disturbed(self) -> bool:
         """Whether others took more of a core than the limit."""
-        return self.others is not None and self.others.exceeds(self.others_limit)
+        return any(run.disturbed(self.others_limit) for run in self.runs)
 
     @property
     def digest(self) -> str:
@@ -119,42 +204,86 @@ class Certificate:
         return digest_of(self.files)
 
     @property
+    def machine(self) -> str | None:
+        """The stamp of the machine that the library ran on."""
+        return self.environment.get("machine")
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """What was asked, and of which machine: figures under another protocol say other things."""
-        machine = self.environment.get("machine")
-        return protocol(self.budget_ms, self.percentile, self.config, self.device, machine)
+        return protocol(
+            self.budget_ms, self.percentile, self.config, self.device, self.machine,
+            self.other_budgets,
+        )  # fmt: skip
 
     def to_dict(self, *, raw: bool = True) -> dict[str, Any]:
         """JSON form, with verdict and figures; without the samples unless `raw`."""
-        row: dict[str, Any] = {"format": CERTIFICATE_FORMAT, **asdict(self), **self._derived()}
-        row["samples_ms"] = list(self.samples_ms)
-        if self.others is not None:
-            row["others"] = self.others.to_dict()
-        if not raw:
-            del row["samples_ms"]
-        return row
+        row: dict[str, Any] = {
+            "format": CERTIFICATE_FORMAT,
+            "precision": self.precision,
+            "budget_ms": self.budget_ms,
+            "percentile": self.percentile,
+            "other_budgets": asdict(self.other_budgets),
+            "predicted_ms": self.predicted_ms,
+            "runs": [run.to_dict(raw=raw) for run in self.runs],
+            "set_aside": [run.to_dict(raw=raw) for run in self.set_aside],
+            "size_bytes": self.size_bytes,
+            "score": None if self.score is None else asdict(self.score),
+            "others_limit": self.others_limit,
+            "config": dict(self.config),
+            "environment": dict(self.environment),
+            "device": self.device,
+            "made_by": self.made_by,
+            "earlier": [asdict(one) for one in self.earlier],
+            "files": dict(self.files),
+            "date": self.date,
+            **self.derived(),
+        }
+        return sealed(row) if raw else row
 
-    def _derived(self) -> dict[str, Any]:
+    def derived(self) -> dict[str, Any]:
         """What follows from the rest, and is written for those who read the file themselves."""
-        return {"holds": self.holds, "measured_ms": self.measured_ms, "error": self.error,
-                "latency_ms": self.latency_ms, "disturbed": self.disturbed,
+        return {"holds": self.holds, "measured_ms": self.measured_ms, "bound_ms": self.bound_ms,
+                "error": self.error, "latency_ms": self.latency_ms, "disturbed": self.disturbed,
                 "digest": self.digest}  # fmt: skip
 
     def __str__(self) -> str:
         others = "what others did is not told" if self.others is None else str(self.others)
         return (
-            f"p{self.percentile:g} {self.measured_ms:.4g} ms on {self.device} "
-            f"({self.precision}, {len(self.samples_ms)} samples, {self.config['length']} tokens, "
+            f"p{self.percentile:g} {self.measured_ms:.4g} ms, {self.bound_ms:.4g} ms "
+            f"{self.bound_is}, on {self.device} ({self.precision}, {len(self.samples_ms)} samples "
+            f"of {len(self.runs)} processes, {self.config['length']} tokens, "
             f"{self.config['threads']} threads; {others}), budget {self.budget_ms:g} ms"
         )
 
+    @property
+    def told(self) -> list[str]:
+        """What there is to say besides, a line each: of other budgets, of processes that were set
+        aside, and of earlier certificates that say something else."""
+        value = None if self.score is None else self.score.value
+        rest = self.other_budgets.told(self.size_bytes, self.peak_bytes, value)
+        lines = [f"budgets: {', '.join(rest)}"] if rest else []
+        if self.score is not None:
+            lines.append(str(self.score))
+        if self.set_aside:
+            worst = max(o.of_its_cores for run in self.set_aside if (o := run.others))
+            lines.append(f"{len(self.set_aside)} more processes were set aside, because others "
+                         f"took up to {worst:.0%} of a core meanwhile")  # fmt: skip
+        missed = [one for one in self.earlier if one.holds != self.holds]
+        if missed:
+            said = ", ".join(f"{one.bound_ms:.4g} ms" for one in missed)
+            lines.append(f"{len(missed)} of {len(self.earlier)} measurements of these files before "
+                         f"{'missed' if self.holds else 'kept'} the budget: at most {said}")
+        return lines
+
 
 def protocol(
-    budget_ms: float, q: float, config: Mapping[str, Any], device: str, machine: str | None
-) -> dict[str, Any]:
+    budget_ms: float, q: float, config: Mapping[str, Any], device: str, machine: str | None,
+    other_budgets: OtherBudgets,
+) -> dict[str, Any]:  # fmt: skip
     """What tells one certificate's question from another's, by name."""
     asked = {"budget": float(budget_ms), "percentile": float(q), "device": device,
-             "machine": machine}  # fmt: skip
+             "machine": machine, **asdict(other_budgets)}  # fmt: skip
     return asked | {name: value for name, value in config.items() if name != "cores"} | {
         "cores": list(config["cores"])
     }
@@ -179,184 +308,50 @@ def certificate_text(certificate: Certificate) -> str:
     return json.dumps(certificate.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def load_certificate(artifact: Artifact) -> Certificate:
-    """The certificate beside an artifact; InputError if there is none, if it says something that
-    does not follow from its samples, or if a file is not the one that was measured."""
-    path = artifact.path / CERTIFICATE_FILE
-    if not os.path.lexists(path):
-        raise InputError(f"{artifact.path}: no {CERTIFICATE_FILE}; run `canao certify`")
-    certificate = read_certificate(path)
-    _check_files(certificate, path, artifact, artifact.digests())
-    return certificate
-
-
-def unfitting(artifact: Artifact) -> str | None:
-    """Why the certificate beside an artifact is not one of its files; None if it is, or if there is
-    no certificate. For an artifact that was just verified: its files are not hashed again."""
-    path = artifact.path / CERTIFICATE_FILE
-    if not os.path.lexists(path):
-        return None
-    try:
-        manifest = {_MANIFEST: file_digest(artifact.path / _MANIFEST)}
-        now = manifest | artifact.manifest["files"]
-        _check_files(read_certificate(path), path, artifact, now)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def read_certificate(path: Path) -> Certificate:
-    """The certificate in a file, whatever files it is of; InputError if it is damaged, of another
-    format, or contradicts its own samples."""
-    row = read_json(path, remedy=_AGAIN)
-    if row.get("format") != CERTIFICATE_FORMAT:
+def check_machine(certificate: Certificate, path: Path, machine: str | None) -> None:
+    """InputError if a certificate is of another machine than that with the stamp `machine`; None:
+    any will do."""
+    if machine is not None and certificate.machine != machine:
         raise InputError(
-            f"{path}: format {shown(row.get('format'))}, this CANAO reads {CERTIFICATE_FORMAT}; "
-            f"{_AGAIN}"
+            f"{path}: was measured on {certificate.machine}, and this machine is {machine}: it "
+            f"says nothing of the latency here; {AGAIN} on this one"
         )
-    wrong = fits(row, _Row)
-    if wrong is not None:
-        raise InputError(f"{path}: {wrong}; {_AGAIN}")
-    stored = msgspec.convert(row, _Row)
-    certificate = _certificate(stored)
-    for said in _contradictions(certificate, stored):
-        raise InputError(f"{path}: {said}; {_AGAIN}")
-    return certificate
 
 
 def require_budget(certificate: Certificate) -> None:
-    """Raise BudgetError unless the certificate says that the budget was kept."""
+    """Raise BudgetError unless the certificate says that all budgets were kept."""
     if not certificate.holds:
         raise BudgetError(
-            f"budget missed: {certificate}; search again for a smaller model, "
-            "or give a larger budget"
+            f"budget missed: {certificate.missed} ({certificate}); search again for a smaller "
+            "model, or give a larger budget"
         )
 
 
-# Times are in milliseconds; the bound keeps out infinity, which no measurement gives.
-_Time = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
-_Sample = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
-_Share = Annotated[float, Meta(ge=0, le=1)]
-_Count = Annotated[int, Meta(ge=0, le=1 << 62)]
-_Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-# What is printed as it stands.
-_Word = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=300)]
-_Name = Annotated[str, Meta(pattern=r"^[^/\x00-\x1f\x7f]+$", max_length=300)]
+def require_baseline(certificate: Certificate, baseline: Certificate, most: float) -> None:
+    """Raise BudgetError if latency, memory or size grew by more than `most` percent of what the
+    baseline says; InputError if that is of another machine or protocol, whose figures say nothing
+    here. Budgets may differ."""
+    budgets = {"budget", "size_mb", "memory_mb", "min_accuracy"}
+    was, now = ({name: value for name, value in one.protocol.items() if name not in budgets}
+                for one in (baseline, certificate))  # fmt: skip
+    differing = differences(was, now)
+    if differing:
+        raise InputError(f"the baseline is under another protocol ({differing}); certify it again "
+                         "as this one, or give the baseline's options")  # fmt: skip
+    grown = [
+        f"{name} {of(certificate):.4g} {unit}, {of(certificate) / of(baseline) - 1:+.1%} against "
+        f"{of(baseline):.4g}"
+        for name, unit, of in _COMPARED
+        if of(certificate) > (1 + most / 100) * of(baseline)
+    ]
+    if grown:
+        raise BudgetError(f"regression of more than {most:g} %: {'; '.join(grown)}; undo what made "
+                          "it so, or give a larger --max-regression")  # fmt: skip
 
 
-class _Config(msgspec.Struct, forbid_unknown_fields=True):
-    length: Annotated[int, Meta(ge=1)]
-    threads: Annotated[int, Meta(ge=1)]
-    warmup: _Count
-    samples: Annotated[int, Meta(ge=1)]
-    seconds: _Time
-    max_seconds: _Time
-    cores: list[_Count]
-
-
-class _Others(msgspec.Struct, forbid_unknown_fields=True):
-    cores: dict[Annotated[str, Meta(pattern="^[0-9]{1,6}$")], _Share]
-    used: Annotated[list[_Count], Meta(min_length=1)]
-    waited: _Share
-
-
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    """The file. What follows from the rest is here to be compared with it."""
-
-    format: int
-    holds: bool
-    precision: _Name
-    budget_ms: _Sample
-    percentile: Annotated[float, Meta(gt=0, le=100)]
-    measured_ms: float
-    predicted_ms: _Sample | None
-    error: float | None
-    latency_ms: dict[str, float]
-    samples_ms: list[_Sample]
-    load_ms: _Time
-    cold_ms: _Time
-    peak_bytes: _Count
-    others: _Others | None
-    others_limit: _Share
-    disturbed: bool
-    config: _Config
-    environment: dict[_Word, Any]
-    device: _Word
-    made_by: Literal["search", "certify"]
-    files: dict[_Name, _Digest]
-    digest: str
-    date: str
-
-
-def _certificate(row: _Row) -> Certificate:
-    others = None
-    if row.others is not None:
-        cores = {int(core): share for core, share in row.others.cores.items()}
-        others = Others(cores, tuple(row.others.used), row.others.waited)
-    return Certificate(
-        precision=row.precision,
-        budget_ms=row.budget_ms,
-        percentile=row.percentile,
-        predicted_ms=row.predicted_ms,
-        samples_ms=tuple(row.samples_ms),
-        load_ms=row.load_ms,
-        cold_ms=row.cold_ms,
-        peak_bytes=row.peak_bytes,
-        others=others,
-        others_limit=row.others_limit,
-        config=msgspec.to_builtins(row.config),
-        environment=row.environment,
-        device=row.device,
-        made_by=row.made_by,
-        files=row.files,
-        date=row.date,
-    )
-
-
-def _contradictions(certificate: Certificate, row: _Row) -> Iterator[str]:
-    """What the file says that does not follow from its samples and files."""
-    n, asked = len(certificate.samples_ms), row.config.samples
-    if n < CERTIFIED_SAMPLES:
-        yield f"has {n} samples, and a certificate takes at least {CERTIFIED_SAMPLES}"
-        return
-    if n < asked and not row.config.max_seconds:
-        yield f"has {n} samples of {asked} that its protocol asks for"
-    if certificate.others and not set(certificate.others.used) <= certificate.others.cores.keys():
-        yield "'others' does not tell of every core that the library ran on"
-        return
-    try:
-        datetime.fromisoformat(row.date)
-    except ValueError:
-        yield f"'date' is {shown(row.date)}, no date of ISO 8601"
-    for name, value in certificate._derived().items():
-        said = getattr(row, name)
-        if not _same(said, value):
-            yield f"says '{name}' {shown(said)}, and its samples and files make it {shown(value)}"
-
-
-def _same(said: Any, value: Any) -> bool:
-    if isinstance(value, dict):
-        return said.keys() == value.keys() and all(_same(said[k], value[k]) for k in value)
-    if isinstance(value, float) and isinstance(said, int | float):
-        return math.isclose(said, value, rel_tol=_SAME, abs_tol=_SAME)
-    return bool(said == value)
-
-
-def _check_files(
-    certificate: Certificate, path: Path, artifact: Artifact, now: Mapping[str, str]
-) -> None:
-    """InputError unless the files whose digests are `now` are those that were measured, and are
-    what the certificate says of them."""
-    for name in sorted(now.keys() | certificate.files.keys()):
-        if name not in certificate.files:
-            raise InputError(f"{path}: was made without {artifact.path / name}; {_AGAIN}")
-        if now.get(name) != certificate.files[name]:
-            raise InputError(
-                f"{path}: is not of {artifact.path / name} as it is now; restore the file, or "
-                f"{_AGAIN}"
-            )
-    if certificate.precision != artifact.precision:
-        raise InputError(
-            f"{path}: says precision {shown(certificate.precision)}, and the library's is "
-            f"{artifact.precision}; {_AGAIN}"
-        )
+# What a regression is looked for in: name, unit, and the figure of a certificate.
+_COMPARED: tuple[tuple[str, str, Callable[[Certificate], float]], ...] = (
+    ("latency", "ms", lambda one: one.measured_ms),
+    ("memory", "MB", lambda one: one.peak_bytes / MB),
+    ("size", "MB", lambda one: one.size_bytes / MB),
+)

@@ -2,6 +2,7 @@
 
     model.so            the library; needs nothing but libc
     canao_model.h       its C interface, with this model's constants
+    canao_pick.h        picks one of several such libraries, by how fast each is on the device
     weights.bin         packed weights, 64-byte aligned, memory-mapped by the library
     tokenizer.json      when the model came with one
     manifest.json       what it is: versions, hashes, target, inputs, outputs, kernels

@@ -1,11 +1,12 @@
-"""What a measurement consists of, wherever it is kept: figures of its samples, and what else ran
-on the machine meanwhile."""
+"""What a measurement consists of, wherever it is kept: figures of its samples, what else ran on the
+machine meanwhile, and how fast its clock was."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from canao.errors import InputError
@@ -42,6 +43,44 @@ def upper_bound(samples: Sequence[float], q: float, confidence: float = CONFIDEN
     return ordered[k - 1]
 
 
+def upper_bound_of_runs(
+    runs: Sequence[Sequence[float]], q: float, confidence: float = CONFIDENCE
+) -> float:
+    """What the q-th percentile is at most, with a confidence of 95 % if no other is asked for, by
+    the samples of several processes (at least two).
+
+    Samples of one process are alike: it has its own pages of memory, and its own minute. So a
+    process counts as one observation of how many runs are at most x, and x is a bound if the lower
+    confidence bound of the mean of these shares is q (Woodruff 1952, Confidence intervals for
+    medians and other position measures, with processes as clusters). Where processes happen to
+    agree better than their own samples could, the bound is that of all samples as if they were
+    independent, `upper_bound`.
+    """
+    everything = [ms for run in runs for ms in run]
+    bound = upper_bound(everything, q, confidence)
+    many, factor = len(runs), student_t(len(runs) - 1, confidence) / math.sqrt(len(runs))
+    below = [len(run) for run in runs]  # samples that are at most the one that is looked at
+    ordered = sorted(((ms, i) for i, run in enumerate(runs) for ms in run), reverse=True)
+    highest = ordered[0][0]
+    for place, (ms, i) in enumerate(ordered):
+        if place == 0 or ms < ordered[place - 1][0]:  # equal samples are looked at once
+            shares = [below[k] / len(runs[k]) for k in range(many)]
+            if fmean(shares) - factor * stdev(shares) < q / 100 - 1e-9 or ms < bound:
+                break
+            highest = ms
+        below[i] -= 1
+    return max(bound, highest)
+
+
+def student_t(freedom: int, confidence: float) -> float:
+    """The quantile of Student's t, to a thousandth from 4 degrees of freedom on (Abramowitz and
+    Stegun 1964, 26.7.5)."""
+    z = NormalDist().inv_cdf(confidence)
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+             (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)  # fmt: skip
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
 def are_enough(n: int, q: float) -> bool:
     """Whether so many samples can bound the q-th percentile with a confidence of 95 %."""
     return bool((q / 100) ** n <= 1 - CONFIDENCE)
@@ -63,6 +102,24 @@ def summary(
     row["mean"] = math.fsum(samples) / len(samples)
     row |= {f"p{q:g}": percentile(samples, q) for q in percentiles}
     return row | {"max": max(samples)}
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How fast the clock of the library's first core was, before and after samples were taken.
+
+    loop_ns    of a fixed loop before and after: it takes longer where the clock is slower
+    khz        what the system says of it, before and after; 0: it does not say
+    governor   who sets it, as the system calls it; '' if that is not told
+    """
+
+    loop_ns: tuple[int, int]
+    khz: tuple[int, int] = (0, 0)
+    governor: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self) | {"loop_ns": list(self.loop_ns), "khz": list(self.khz)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,9 @@ from canao.device.base import MeasureConfig, Timing
 from canao.isa.table import FLOAT
 from canao.model.directory.hub import format_source
 from canao.target import Target
+
+if TYPE_CHECKING:
+    from canao.inference.pick import Student
 
 out = Console(highlight=False)
 
@@ -75,6 +78,18 @@ def print_result(result: Any, page: Path) -> None:
         out.print(f"{name:8} {escape(str(path))}", soft_wrap=True)
 
 
+def print_students(run_dir: Path, students: Sequence[Student]) -> None:
+    """The students of several budgets, the best first."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("budget, ms", "at most, ms", students[0].metric, "library"):
+        table.add_column(head, justify="left" if head == "library" else "right")
+    for one in students:
+        table.add_row(f"{one.budget_ms:g}", f"{one.bound_ms:.2f}", f"{one.score:.4f}",
+                      str(run_dir / one.artifact))  # fmt: skip
+    out.print()
+    out.print(table)
+
+
 def print_certificate(
     certificate: Certificate, *, as_json: bool = False, whole: bool = False
 ) -> None:
@@ -85,7 +100,8 @@ def print_certificate(
     elif as_json:
         sys.stdout.write(json.dumps(certificate.to_dict(raw=False), indent=2) + "\n")
     else:
-        out.print(str(certificate), soft_wrap=True, markup=False)
+        for line in (str(certificate), *certificate.told):
+            out.print(line, soft_wrap=True, markup=False)
 
 
 def print_compiled(artifact: Artifact, target: Target) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from canao import api
 from canao.cli.console import SearchDisplay
-from canao.cli.printing import out, print_result
+from canao.cli.parsing.options import numbers_of
+from canao.cli.printing import out, print_result, print_students
 
 
 def search_and_report(run_dir: Path, **options: Any) -> None:
@@ -19,3 +20,25 @@ def search_and_report(run_dir: Path, **options: Any) -> None:
             run_dir=run_dir, progress=display.event, train_progress=display.training, **options
         )
     print_result(result, write_report(run_dir))
+
+
+def search_each_and_report(
+    budgets: str, run_dir: Path, from_run: Path | None, **options: Any
+) -> None:
+    """`search_and_report` for each of several budgets, and the students in one table."""
+    from canao.report.write import write_report
+    from canao.search.certification import SearchResult
+    from canao.search.several import search_each
+
+    def one(budget: float, place: Path, other: Path | None) -> SearchResult:
+        with SearchDisplay(out) as display:
+            result = api.search(
+                run_dir=place, budget_ms=budget, from_run=other, progress=display.event,
+                train_progress=display.training, **options,
+            )  # fmt: skip
+        print_result(result, write_report(place))
+        return result
+
+    asked = numbers_of("--budgets", budgets, float)
+    found = search_each(asked, run_dir, from_run, one, lambda event: out.print(event.text))
+    print_students(run_dir, found[1])

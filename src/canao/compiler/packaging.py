@@ -12,7 +12,7 @@ from canao.artifact.directory import ARTIFACT_FORMAT, Artifact
 from canao.artifact.files import file_digest, fingerprint, staged_directory, write_json
 from canao.artifact.manifest import sealed
 from canao.artifact.temporary import WorkingDirectory
-from canao.build import Toolchain
+from canao.build import Toolchain, runtime_files
 from canao.compiler.heads import describe
 from canao.compiler.stages import (
     NOMINAL_LENGTH,
@@ -62,7 +62,9 @@ def write_artifact(
     """Write an artifact whole, or not at all."""
     with staged_directory(out) as staged:
         shutil.copyfile(library, staged / "model.so")
-        (staged / "canao_model.h").write_text(stages.source.header, encoding="utf-8")
+        headers = {"canao_model.h": stages.source.header, **runtime_files("canao_pick.h")}
+        for name, text in headers.items():
+            (staged / name).write_text(text, encoding="utf-8")
         with open(staged / "weights.bin", "wb") as stream:
             for part in file_parts(stages.program.graph, stages.schedule.weights):
                 stream.write(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -13,6 +14,7 @@ from canao.artifact.directory import Artifact
 from canao.artifact.measured import (
     CONFIDENCE,
     PERCENTILES,
+    Clock,
     Others,
     percentile,
     summary,
@@ -65,7 +67,7 @@ class Timing:
 
     `samples_ms` are the raw steady-state samples in the order they were taken; `load_ms` is the
     time to open the library and map its weights, `cold_ms` the first inference after that; `others`
-    is what else ran meanwhile, None where the device does not tell.
+    is what else ran meanwhile, `clock` how fast the core was; None where the device does not tell.
     """
 
     samples_ms: tuple[float, ...]
@@ -75,6 +77,7 @@ class Timing:
     config: MeasureConfig
     environment: Mapping[str, Any] = field(default_factory=dict)
     others: Others | None = None
+    clock: Clock | None = None
 
     def percentile(self, q: float) -> float:
         """The smallest sample that at least q percent of the samples do not exceed."""
@@ -110,12 +113,31 @@ class Failure:
 Measurement = Timing | Failure
 
 
+class Timer(Protocol):
+    """Time as a device's measurements have it, in seconds."""
+
+    def now(self) -> float: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+
+class WallTimer:
+    """The time of this machine's clock."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
 class Device(Protocol):
     """Where a library runs.
 
     name      what `--device` takes ('local', 'null')
     machine   facts of the machine; its stamp is that of every figure taken on it
     target    what libraries for it are compiled for
+    timer     the time in which measurements lie
 
     `tests/device/suite.py` says what every device must do.
     """
@@ -123,6 +145,7 @@ class Device(Protocol):
     name: str
     machine: Machine
     target: Target
+    timer: Timer
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         """The library's output for int inputs of shape [tokens]."""

@@ -20,7 +20,9 @@ from canao.device.base import (
     MeasureConfig,
     Measurement,
     Statistic,
+    Timer,
     Timing,
+    WallTimer,
     require_measurable,
 )
 from canao.device.benchmark_report import read_steps, read_times
@@ -47,6 +49,7 @@ class BenchDevice:
         self.machine, self.transport = machine, transport
         self.name = transport.name
         self.target: Target = target_of(machine)
+        self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
@@ -84,8 +87,8 @@ class BenchDevice:
             return Failure("measure", str(error))
         return Timing(
             times.samples_ms, times.load_ms, times.cold_ms, times.peak_bytes, config, environment,
-            others_of(rows, self.pinned(config), self.machine.cores),
-        )
+            others_of(rows, self.pinned(config), self.machine.cores), times.clock,
+        )  # fmt: skip
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median

@@ -6,27 +6,31 @@ were asked for, or with what is no time, is no measurement.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from canao.artifact.measured import Clock
 from canao.device.base import MeasureConfig
 from canao.errors import DeviceError
 
 _REMEDY = "measure again, after `canao cache --clear`"
 _MOST = 10**18  # nanoseconds, or bytes
+_WORD = re.compile(r"[\w.-]{1,31}\Z", re.ASCII)
 # Lines by their first word, and the words after it.
 Rows = Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a report says: milliseconds, bytes, and the instruction set whose kernels ran."""
+    """What a report says: milliseconds, bytes, the instruction set whose kernels ran, the clock."""
 
     samples_ms: tuple[float, ...]
     load_ms: float
     cold_ms: float
     peak_bytes: int
     isa: str
+    clock: Clock
 
 
 def read_times(rows: Rows, config: MeasureConfig, known: Sequence[str]) -> Times:
@@ -44,8 +48,21 @@ def read_times(rows: Rows, config: MeasureConfig, known: Sequence[str]) -> Times
     if len(isas) != 1 or len(isas[0]) != 1 or isas[0][0] not in known:
         raise _wrong("it does not name the instruction set that ran")
     return Times(
-        tuple(ns / 1e6 for ns in samples), load[0] / 1e6, cold[0] / 1e6, peak[0], isas[0][0]
-    )
+        tuple(ns / 1e6 for ns in samples), load[0] / 1e6, cold[0] / 1e6, peak[0], isas[0][0],
+        _clock(rows),
+    )  # fmt: skip
+
+
+def _clock(rows: Rows) -> Clock:
+    found = {row[0]: row[1:] for row in rows.get("clock", []) if len(row) == 4}
+    if found.keys() != {"begin", "end"}:
+        raise _wrong("it has no line 'clock' from before and after the samples")
+    both = [_checked("clock", words[:2], least=0) for words in found.values()]
+    (before, khz), (after, khz_after) = both
+    governor = found["end"][2]
+    if min(before, after) < 1 or not _WORD.match(governor):
+        raise _wrong("its line 'clock' tells nothing of a clock")
+    return Clock((before, after), (khz, khz_after), "" if governor == "-" else governor)
 
 
 def read_steps(rows: Rows, samples: int) -> list[tuple[str, tuple[float, ...]]]:

@@ -1,4 +1,4 @@
-"""Certification of one library: it is measured on a device and held to a latency budget.
+"""Certification of one library: it is measured on a device and held to its budgets.
 
 `certify` is the whole of it; a search calls its two halves, `judge` and `keep`, by themselves.
 """
@@ -8,38 +8,48 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from canao.artifact.budgets import OtherBudgets, Scored, size_of
 from canao.artifact.certificate import (
     BY_HAND,
     BY_SEARCH,
     CERTIFICATE_FILE,
     CERTIFIED_SAMPLES,
     PERCENTILE,
+    PROCESSES,
+    SPREAD_S,
     Certificate,
+    Earlier,
+    Run,
     certificate_text,
     differences,
     protocol,
-    read_certificate,
     write_certificate,
 )
+from canao.artifact.certificate_file import read_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_file, write_whole
-from canao.device.base import Device, Failure, MeasureConfig
+from canao.defaults import silent
+from canao.device.base import Device, Failure, MeasureConfig, Timing
 from canao.errors import DeviceError, InputError
 
-__all__ = ["CERTIFIED_SAMPLES", "OTHERS_LIMIT", "PERCENTILE", "DisturbedError", "UnsavedError",
-           "certify", "check_budget", "check_others_limit", "check_samples", "judge", "keep",
-           "room_for", "saved_elsewhere"]  # fmt: skip
+__all__ = ["CERTIFIED_SAMPLES", "OTHERS_LIMIT", "PERCENTILE", "DisturbedError", "Runs",
+           "UnsavedError", "certify", "check_budget", "check_others_limit", "check_samples",
+           "judge", "keep", "measure_runs", "room_for", "saved_elsewhere"]  # fmt: skip
 
 # Of a core that the library runs on, others may take so much before nothing is judged: it is the
 # slowest tenth of the samples that sets p90 (docs/measurement.md).
 OTHERS_LIMIT = 0.05
 # Bytes of a certificate, at most: its samples, and all else that is in it.
-_SAMPLE_BYTES, _OTHER_BYTES = 30, 1 << 16
+_SAMPLE_BYTES, _OTHER_BYTES = 60, 1 << 16
+_MORE = PROCESSES  # processes, at most, that are measured in the place of disturbed ones
+
+Say = Callable[[str], None]
 
 
 class DisturbedError(DeviceError):
@@ -68,6 +78,20 @@ class _EnoughRoomError(Exception):
     """There is room for a certificate; what was written to find out is removed again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What fresh processes measured of one library, one after the other.
+
+    kept, set_aside   those that count, and those in whose place others were measured
+    environment       what the last of them was measured in
+    """
+
+    kept: tuple[Run, ...]
+    set_aside: tuple[Run, ...]
+    config: MeasureConfig
+    environment: Mapping[str, Any]
+
+
 def certify(
     artifact: Artifact,
     device: Device,
@@ -76,7 +100,10 @@ def certify(
     *,
     percentile: float = PERCENTILE,
     others_limit: float = OTHERS_LIMIT,
+    other_budgets: OtherBudgets = OtherBudgets(),  # noqa: B008 - it is frozen
+    score: Scored | None = None,
     out: Path | None = None,
+    say: Say = silent,
 ) -> Certificate:
     """Measure the library of `artifact` and write its certificate, beside it or to the file `out`.
 
@@ -90,13 +117,16 @@ def certify(
     check_samples(config.samples)
     check_others_limit(others_limit)
     place = artifact.path / CERTIFICATE_FILE if out is None else out
-    asked = protocol(budget_ms, percentile, _form(config), device.name, device.machine.stamp)
-    earlier = _replaced(place, artifact, asked)
+    asked = protocol(
+        budget_ms, percentile, _form(config), device.name, device.machine.stamp, other_budgets
+    )  # fmt: skip
+    replaced = _replaced(place, artifact, asked)
     room_for(place, config.samples)
     certificate = judge(
         artifact, device, budget_ms, config, percentile=percentile, others_limit=others_limit,
-        predicted_ms=earlier.predicted_ms if earlier else None,
-        made_by=earlier.made_by if earlier else BY_HAND,
+        other_budgets=other_budgets, score=score, say=say,
+        predicted_ms=replaced.predicted_ms if replaced else None,
+        made_by=replaced.made_by if replaced else BY_HAND,
     )  # fmt: skip
     if certificate.disturbed:
         raise DisturbedError(
@@ -106,6 +136,8 @@ def certify(
             "--others-limit",
             certificate,
         )
+    if replaced is not None:
+        certificate = replace(certificate, earlier=(*replaced.earlier, _in_short(replaced)))
     keep(certificate, place)
     return certificate
 
@@ -118,42 +150,99 @@ def judge(
     *,
     percentile: float = PERCENTILE,
     others_limit: float = OTHERS_LIMIT,
+    other_budgets: OtherBudgets = OtherBudgets(),  # noqa: B008 - it is frozen
+    score: Scored | None = None,
     predicted_ms: float | None = None,
     made_by: str = BY_SEARCH,
+    say: Say = silent,
 ) -> Certificate:
     """Measure the library of `artifact`, and certify what was found; nothing is written.
 
     The files are hashed before and after, so that the certificate is of what was measured.
     """
     artifact.verify()
-    files = artifact.digests()
-    measured = device.measure(artifact, config)
-    if isinstance(measured, Failure):
-        raise DeviceError(
-            f"{artifact.path}: could not be measured on {device.name} "
-            f"({measured.stage}: {measured.message})"
-        )
-    check_samples(len(measured.samples_ms))  # `max_seconds` may have ended it early
+    files, size = artifact.digests(), size_of(artifact)
+    measured = measure_runs(artifact, device, config, others_limit, say)
+    check_samples(sum(len(run.samples_ms) for run in measured.kept))  # `max_seconds` may end it
     if artifact.digests() != files:
         raise InputError(f"{artifact.path}: was changed while it was measured; certify again")
     return Certificate(
         precision=artifact.precision,
         budget_ms=float(budget_ms),
         percentile=float(percentile),
+        other_budgets=other_budgets,
         predicted_ms=predicted_ms,
-        samples_ms=measured.samples_ms,
-        load_ms=measured.load_ms,
-        cold_ms=measured.cold_ms,
-        peak_bytes=measured.peak_bytes,
-        others=measured.others,
+        runs=measured.kept,
+        set_aside=measured.set_aside,
+        size_bytes=size,
+        score=score,
         others_limit=float(others_limit),
-        config=_form(measured.config),
-        environment=dict(measured.environment),
+        config=_form(config),
+        environment={"toolchain": artifact.manifest.get("toolchain"), **measured.environment},
         device=device.name,
         made_by=made_by,
+        earlier=(),
         files=files,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def measure_runs(
+    artifact: Artifact, device: Device, config: MeasureConfig, others_limit: float = OTHERS_LIMIT,
+    say: Say = silent, what: str | None = None,
+) -> Runs:  # fmt: skip
+    """The library in fresh processes, spread over SPREAD_S seconds, that share out the samples and
+    times of `config`.
+
+    One that others disturbed is set aside whatever it measured, and another one takes its place; so
+    long as there are not enough without, those count that were disturbed least. DeviceError if the
+    library, called `what`, cannot be measured.
+    """
+    what = f"{artifact.path}:" if what is None else what
+    share = replace(
+        config, samples=math.ceil(config.samples / PROCESSES), seconds=config.seconds / PROCESSES,
+        max_seconds=config.max_seconds / PROCESSES,
+    )  # fmt: skip
+    kept: list[Run] = []
+    aside: list[Run] = []
+    begun, environment = device.timer.now(), {}
+    while len(kept) < PROCESSES and len(kept) + len(aside) < PROCESSES + _MORE:
+        due = begun + (len(kept) + len(aside)) * SPREAD_S / (PROCESSES - 1)
+        device.timer.wait(max(0.0, due - device.timer.now()))
+        at = device.timer.now() - begun
+        timing = _measured(artifact, device, share, what)
+        environment = dict(timing.environment)
+        run = _run(at, timing)
+        (aside if run.disturbed(others_limit) else kept).append(run)
+        how = f", disturbed: {run.others}" if run.disturbed(others_limit) else ""
+        say(f"process {len(kept) + len(aside)}, {len(kept)} of {PROCESSES} measured{how}")
+    return Runs(*_enough(kept, aside), config, environment)
+
+
+def _enough(kept: Sequence[Run], aside: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """The processes that count, and the rest: all count, in order, if too few were undisturbed."""
+    if len(kept) >= PROCESSES:
+        return tuple(kept), tuple(aside)
+    return tuple(sorted((*kept, *aside), key=lambda run: run.at_s)), ()
+
+
+def _measured(artifact: Artifact, device: Device, config: MeasureConfig, what: str) -> Timing:
+    measured = device.measure(artifact, config)
+    if isinstance(measured, Failure):
+        raise DeviceError(
+            f"{what} could not be measured on {device.name} ({measured.stage}: {measured.message})"
+        )
+    return measured
+
+
+def _run(at_s: float, timing: Timing) -> Run:
+    return Run(at_s, timing.samples_ms, timing.load_ms, timing.cold_ms, timing.peak_bytes,
+               timing.others, timing.clock)  # fmt: skip
+
+
+def _in_short(certificate: Certificate) -> Earlier:
+    measured, bound = certificate.measured_ms, certificate.bound_ms
+    return Earlier(certificate.date, measured, bound, certificate.holds)
 
 
 def keep(certificate: Certificate, place: Path) -> None:
@@ -227,8 +316,8 @@ def _form(config: MeasureConfig) -> dict[str, Any]:
 
 
 def _replaced(place: Path, artifact: Artifact, asked: dict[str, Any]) -> Certificate | None:
-    """The search's certificate that a new one is to replace, measured again; None if the place
-    holds none. A search's certificate makes way for one under its own protocol only."""
+    """The certificate of the same files that a new one is to replace; None if the place holds none.
+    A search's certificate makes way for one under its own protocol only."""
     if not os.path.lexists(place):
         return None
     try:
@@ -237,9 +326,11 @@ def _replaced(place: Path, artifact: Artifact, asked: dict[str, Any]) -> Certifi
         if place.name == CERTIFICATE_FILE:
             return None  # damaged, or of an earlier format: of no use to anyone
         raise InputError(f"{place}: is not a certificate; name another file with --out") from None
-    if earlier.made_by != BY_SEARCH or earlier.files != artifact.digests():
+    if earlier.files != artifact.digests():
         return None
     differing = differences(earlier.protocol, asked)
+    if differing and earlier.made_by != BY_SEARCH:
+        return None
     if differing:
         raise InputError(
             f"{place}: is the search's, under another protocol ({differing}), and is not replaced; "

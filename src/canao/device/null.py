@@ -18,6 +18,7 @@ from canao.device.base import (
     MeasureConfig,
     Measurement,
     Statistic,
+    Timer,
     Timing,
     require_measurable,
 )
@@ -29,6 +30,19 @@ from canao.target import Target, get_target
 Script = float | Sequence[float] | Callable[[Artifact], float]
 KernelScript = Callable[[Artifact], Sequence[tuple[str, float]]]
 _NOWHERE = Machine(cpu="none")
+
+
+class ScriptedTimer:
+    """A time that passes only while something waits."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        return self._now
+
+    def wait(self, seconds: float) -> None:
+        self._now += seconds
 
 
 class NullDevice:
@@ -67,6 +81,7 @@ class NullDevice:
             raise InputError(f"null device: noise {noise:g} or peak {peak} is out of range")
         self.target = get_target("host") if target is None else target
         self.machine = machine
+        self.timer: Timer = ScriptedTimer()
         self._script = latency_ms
         self._noise = noise
         self._random = np.random.default_rng(seed)

@@ -135,6 +135,26 @@ class CompiledModel:
                 raise InputError(f"sequence {i}: {error}") from None
         return [next(iter(row.values()))[0] for row in self._many(bound)]
 
+    def time(self, length: int, runs: int = 256, percentile: float = 90.0) -> float:
+        """Milliseconds that a sequence of `length` tokens takes here: that percentile of `runs`
+        runs of a made-up one, measured within the library. A decoder's sequence is empty after it.
+
+        InputError for a length, a number of runs or a percentile out of range.
+        """
+        if not _is_whole(length) or not 1 <= length <= self.artifact.max_length:
+            raise InputError(f"length {length} is outside 1 to {self.artifact.max_length}")
+        if not _is_whole(runs) or not 1 <= runs <= 1_000_000 or not 0 < percentile <= 100:
+            raise InputError(f"runs {runs}, percentile {percentile}: give 1 to 1,000,000, and over "
+                             "0 up to 100")  # fmt: skip
+        function = getattr(self._library, "canao_time", None)
+        if function is None:
+            raise DeviceError(f"{self.artifact.path}: the library is older than self-checks; "
+                              "compile again")  # fmt: skip
+        found = ctypes.c_double()
+        self._locked(function, length, runs, ctypes.c_double(percentile), ctypes.byref(found))
+        self._sequence_length = 0
+        return found.value
+
     @property
     def sequence_length(self) -> int:
         """Tokens that `extend` has appended so far, whose keys and values the library keeps."""

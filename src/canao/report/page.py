@@ -8,15 +8,15 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from canao.artifact.budgets import size_of
 from canao.artifact.certificate import Certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
-from canao.artifact.measured import CONFIDENCE, Others
+from canao.artifact.measured import CONFIDENCE, Others, percentile
 from canao.model.arch import Arch
 from canao.report.figures import reasons, summary
 from canao.report.plots import pareto_svg
 from canao.report.run import Run
-from canao.search.budgets import size_of
 from canao.search.certification import RESULT_FILE, Result
 from canao.search.options import LEFT_OUT, LeftOut
 from canao.search.table import prediction_errors
@@ -150,12 +150,14 @@ def _certificate(certificate: Certificate | None) -> str:
         ("precision", certificate.precision),
     ]
     rows.insert(2, (certificate.bound_is, f"{certificate.bound_ms:.4g} ms"))
+    rows += [("", line) for line in certificate.told]
     if certificate.predicted_ms is not None and certificate.error is not None:
         off = f"{certificate.predicted_ms:.4g} ms; measured over predicted {certificate.error:+.1%}"
         rows.append(("predicted by the latency table", off))
     rows += [(name, _number(value)) for name, value in certificate.latency_ms.items()]
     if certificate.others is not None:
         rows.append(("others' work", _others(certificate.others, certificate.others_limit)))
+    rows.append(("processes", _processes(certificate)))
     rows += [("library", certificate.digest), ("date", certificate.date)]
     rows += [(name, str(value)) for name, value in certificate.environment.items()]
     return _facts(rows) + (
@@ -163,6 +165,18 @@ def _certificate(certificate: Certificate | None) -> str:
         "on this device only, with no more work of others beside it than it names; "
         "<code>canao certify</code> measures again.</p>"
     )
+
+
+def _processes(certificate: Certificate) -> str:
+    """When each process began, what it measured, and how fast its clock was."""
+    parts = []
+    for run in certificate.runs:
+        own = percentile(run.samples_ms, certificate.percentile)
+        clock = "" if run.clock is None else (
+            f", a fixed loop {run.clock.loop_ns[0] / 1e3:.1f} µs before and "
+            f"{run.clock.loop_ns[1] / 1e3:.1f} after")  # fmt: skip
+        parts.append(f"{own:.4g} ms at {run.at_s:.0f} s{clock}")
+    return "; ".join(parts)
 
 
 def _others(others: Others, limit: float) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from canao.artifact.certificate import Certificate, differences, load_certificate
+from canao.artifact.budgets import size_of
+from canao.artifact.certificate import Certificate, differences
+from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.search.budgets import Budgets, size_of
+from canao.search.budgets import Budgets
 from canao.search.certification import (
     ARTIFACT_DIR,
     RESULT_FILE,
@@ -62,7 +64,7 @@ class Run:
             return ""
         student = self.result.student
         return Budgets.of(self.facts).missed(
-            self.certificate.measured_ms, size_of(self.artifact), self.certificate.peak_bytes,
+            self.certificate.bound_ms, size_of(self.artifact), self.certificate.peak_bytes,
             student.metrics.get(student.primary),
         )  # fmt: skip
 
@@ -98,8 +100,11 @@ def _require_own(certificate: Certificate, facts: Mapping[str, Any], run_dir: Pa
     measure = {name.removeprefix("measure."): value for name, value in facts.items()
                if name.startswith("measure.")}  # fmt: skip
     asked = {"budget": facts["budget_ms"], "percentile": facts["percentile"],
-             "device": facts["device"], **measure}  # fmt: skip
-    found = {name: value for name, value in certificate.protocol.items() if name != "machine"}
+             "device": facts["device"], **measure,
+             **{name: facts.get(name) for name in ("size_mb", "memory_mb")}}  # fmt: skip
+    # The least score may change while a run is resumed.
+    found = {name: value for name, value in certificate.protocol.items()
+             if name not in ("machine", "min_accuracy")}  # fmt: skip
     differing = differences(asked, found)
     if differing:
         raise InputError(

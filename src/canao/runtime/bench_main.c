@@ -76,18 +76,6 @@ static int load(const char *path, struct library *l)
            (!l->extend || find(handle, "canao_reset", &l->reset));
 }
 
-/* Ids spread over each input's table, the same in every run. */
-static int32_t *make_input(const struct canao_input *input, int32_t length)
-{
-    int32_t *ids = malloc((size_t)length * sizeof *ids);
-    uint32_t state = 12345;
-    for (int32_t i = 0; ids && i < length; i++) {
-        state = state * 1664525u + 1013904223u;
-        ids[i] = input->limit ? (int32_t)((state >> 8) % (uint32_t)input->limit) : 0;
-    }
-    return ids;
-}
-
 /* The most memory this process held. Not getrusage: its figure outlives exec, so that it would tell
  * of the program that started this one. */
 static long peak_bytes(void)
@@ -125,6 +113,7 @@ static int time_runs(const struct library *l, canao_model *m, const struct reque
     if (!others)
         return fail("samples", "not enough memory");
     const int own = q->pinned ? q->cores[0] : -1;
+    read_clock(others, "begin", own);
     read_others(others, "begin", own); /* before the warm-up: reading leaves the caches cold */
     if (q->next)
         l->extend(m, in, q->length, 0, out);
@@ -153,6 +142,7 @@ static int time_runs(const struct library *l, canao_model *m, const struct reque
     if (!ns)
         return fail("samples", "not enough memory");
     read_others(others, "end", own);
+    read_clock(others, "end", own);
     fclose(others);
     printf("%ssamples", readings);
     free(readings);
@@ -267,7 +257,7 @@ int main(int argc, char **argv)
     if (p->input_count > MAX_INPUTS || p->output_count > MAX_OUTPUTS)
         return fail(argv[1], "too many inputs or outputs");
     for (int i = 0; i < p->input_count; i++)
-        if (!(in[i] = make_input(&p->inputs[i], q.length)))
+        if (!(in[i] = canao_made_up_ids(p->inputs[i].limit, q.length)))
             return fail("inputs", "not enough memory");
     for (int i = 0; i < p->output_count; i++)
         if (!(out[i] = malloc((size_t)l.output_size(i, q.length) * sizeof(float) + 64)))

@@ -4,12 +4,14 @@
  *   at WHEN nanoseconds ticks_a_second
  *   core WHEN number user nice system idle iowait irq softirq steal       in ticks
  *   thread WHEN id core ran waited                                        in nanoseconds, of its own
+ *   clock WHEN nanoseconds kHz governor     of a fixed loop; 0 and - where the system does not tell
  *
  * What the system does not tell has no line. */
 #ifndef CANAO_BENCH_OTHERS_H
 #define CANAO_BENCH_OTHERS_H
 
 #include <dirent.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,15 +79,68 @@ static void read_threads(FILE *to, const char *when, int own)
         closedir(folder);
 }
 
+static uint64_t others_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* The least of several times of a chain of multiplications that each wait for the one before: how
+ * long that takes follows from the core's clock alone. */
+static uint64_t fixed_loop(void)
+{
+    static volatile uint64_t seed = 1;
+    uint64_t least = UINT64_MAX;
+    for (int turn = 0; turn < 5; turn++) {
+        const uint64_t before = others_now();
+        uint64_t x = seed;
+        for (int i = 0; i < 20000; i++)
+            x = x * 6364136223846793005u + 1442695040888963407u;
+        seed = x;
+        const uint64_t taken = others_now() - before;
+        least = taken < least ? taken : least;
+    }
+    return least;
+}
+
+/* One word of a file of a core's clock, or `none`. */
+static void clock_word(int core, const char *name, const char *none, char *word)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cpufreq/%s", core, name);
+    FILE *file = fopen(path, "r");
+    if (!file || fscanf(file, "%31s", word) != 1)
+        strcpy(word, none);
+    if (file)
+        fclose(file);
+}
+
+/* own: the core that is looked at; less than 0: the one that this thread is on. */
+static void read_clock(FILE *to, const char *when, int own)
+{
+    cpu_set_t before, one;
+    const int pinned = own >= 0 && !sched_getaffinity(0, sizeof before, &before);
+    if (pinned) {
+        CPU_ZERO(&one);
+        CPU_SET(own, &one);
+        sched_setaffinity(0, sizeof one, &one);
+    }
+    const uint64_t taken = fixed_loop();
+    char khz[32], governor[32];
+    const int core = own >= 0 ? own : sched_getcpu();
+    clock_word(core, "scaling_cur_freq", "0", khz);
+    clock_word(core, "scaling_governor", "-", governor);
+    if (pinned)
+        sched_setaffinity(0, sizeof before, &before);
+    fprintf(to, "clock %s %llu %s %s\n", when, (unsigned long long)taken, khz, governor);
+}
+
 /* own: the core of the thread that reads, which it is pinned to during calls only, and may have left
  * by now; less than 0 if it is pinned to none. */
 static void read_others(FILE *to, const char *when, int own)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    fprintf(to, "at %s %llu %ld\n", when,
-            (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec,
-            sysconf(_SC_CLK_TCK));
+    fprintf(to, "at %s %llu %ld\n", when, (unsigned long long)others_now(), sysconf(_SC_CLK_TCK));
     read_cores(to, when);
     read_threads(to, when, own);
 }

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #define CANAO_EXPORT __attribute__((visibility("default")))
 
@@ -130,6 +131,18 @@ static inline void canao_share_columns(int64_t total, int last_only, int64_t col
     canao_share((columns + nr - 1) / nr, call, left, right);
     *left *= nr;
     *right = *right * nr < columns ? *right * nr : columns;
+}
+
+/* Ids spread over an input's table, the same in every run; free() them. NULL: no memory. */
+static inline int32_t *canao_made_up_ids(int32_t limit, int32_t length)
+{
+    int32_t *ids = (int32_t *)malloc((size_t)length * sizeof *ids);
+    uint32_t state = 12345;
+    for (int32_t i = 0; ids && i < length; i++) {
+        state = state * 1664525u + 1013904223u;
+        ids[i] = limit ? (int32_t)((state >> 8) % (uint32_t)limit) : 0;
+    }
+    return ids;
 }
 
 /* thread_pool.c: `threads` - 1 workers, which wait for work by spinning briefly and then sleeping.

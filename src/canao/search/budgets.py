@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from canao.artifact.certificate import CERTIFICATE_FILE
-from canao.artifact.directory import Artifact
+from canao.artifact.budgets import MB, OtherBudgets
 from canao.errors import InputError
-
-_MB = 1e6  # a megabyte, as stores of apps count
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +54,35 @@ class Budgets:
     ) -> str:
         """Which budgets are missed, and with what; '' where all are kept. `score` is that of a
         finished student."""
-        shares = self._shares(latency_ms, size, memory)
-        said = [told for told, share in shares if share > 1]
-        if score is not None and self.min_accuracy is not None and score < self.min_accuracy:
-            said.append(f"a score of {score:.4f}, least is {self.min_accuracy:g}")
-        return ", ".join(said)
+        late = [told for told, share in self._latency(latency_ms) if share > 1]
+        return ", ".join([*late, *self.other_budgets.missed(size, memory, score)])
+
+    @property
+    def other_budgets(self) -> OtherBudgets:
+        """Those besides latency."""
+        return OtherBudgets(self.size_mb, self.memory_mb, self.min_accuracy)
 
     @property
     def further(self) -> bool:
         """Whether there is any besides that of latency."""
-        return any(b is not None for b in (self.size_mb, self.memory_mb, self.min_accuracy))
+        return bool(self.other_budgets)
 
     def told(self, latency_ms: float, size: int, memory: int, score: float) -> str:
         """All budgets, and what a finished student needs of each."""
-        said = [told for told, _ in self._shares(latency_ms, size, memory)]
-        if self.min_accuracy is not None:
-            said.append(f"a score of {score:.4f}, least is {self.min_accuracy:g}")
-        return ", ".join(said)
+        late = [told for told, _ in self._latency(latency_ms)]
+        return ", ".join([*late, *self.other_budgets.told(size, memory, score)])
 
     def room(self, size: int, memory: int) -> float:
         """The bytes that are left of the budget of size or of memory, whichever is less; negative
         where one is missed, infinite where there is neither."""
-        limits = ((self.size_mb, size), (self.memory_mb, memory))
-        left = [limit * _MB - used for limit, used in limits if limit is not None]
+        given = ((self.size_mb, size), (self.memory_mb, memory))
+        left = [limit * MB - used for limit, used in given if limit is not None]
         return min(left, default=math.inf)
 
     def least(self, latency_ms: float, size: int, memory: int) -> dict[str, float]:
         """The options of those budgets that are missed, and with what value they would be kept, by
         a twentieth."""
-        needed = {"budget-ms": latency_ms, "size-mb": size / _MB, "memory-mb": memory / _MB}
+        needed = {"budget-ms": latency_ms, "size-mb": size / MB, "memory-mb": memory / MB}
         given = {"budget-ms": self.ms, "size-mb": self.size_mb, "memory-mb": self.memory_mb}
         return {name: 1.05 * value for name, value in needed.items()
                 if (limit := given[name]) is not None and value > limit}  # fmt: skip
@@ -98,16 +95,7 @@ class Budgets:
         return ", ".join(parts)
 
     def _shares(self, latency_ms: float, size: int, memory: int) -> list[tuple[str, float]]:
-        shares = [(f"{latency_ms:.4g} of {self.ms:g} ms", latency_ms / self.ms)]
-        further = (("", size, self.size_mb), (" of memory", memory, self.memory_mb))
-        for what, value, limit in further:
-            if limit is not None:
-                said = f"{value / _MB:.4g} of {limit:g} MB{what}"
-                shares.append((said, value / _MB / limit))
-        return shares
+        return [*self._latency(latency_ms), *self.other_budgets.shares(size, memory)]
 
-
-def size_of(artifact: Artifact) -> int:
-    """Bytes of all files of an artifact, but for its certificate, which no application needs."""
-    return sum(path.stat().st_size for path in artifact.path.iterdir()
-               if path.is_file() and path.name != CERTIFICATE_FILE)  # fmt: skip
+    def _latency(self, latency_ms: float) -> list[tuple[str, float]]:
+        return [(f"{latency_ms:.4g} of {self.ms:g} ms", latency_ms / self.ms)]

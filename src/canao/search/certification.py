@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from canao.artifact.budgets import size_of
 from canao.artifact.certificate import CERTIFICATE_FILE, Certificate, write_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import replace_directory, write_whole
@@ -23,10 +23,10 @@ from canao.device.certify import UnsavedError, judge, saved_elsewhere
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
 from canao.precision.quantize import precision_of
-from canao.search.budgets import Budgets, size_of
+from canao.search.budgets import Budgets
 from canao.search.evaluation import Evaluator, disturbed, judge_next, workspace
 from canao.search.journal import Journal
-from canao.search.options import Event, Progress
+from canao.search.options import Event, Finished, Progress
 from canao.search.refine import repaired
 from canao.search.space import Space
 from canao.search.trial import Trial, best_first, pareto
@@ -36,7 +36,9 @@ ARTIFACT_DIR = "artifact"
 RESULT_FILE = "result.json"
 PROFILE_FILE = "profile.json"
 _AGAIN = "search again to write it"
-_SCORES = "scores"  # note of the journal: of students that were finished and missed a budget
+# Notes of the journal, of students that were finished and missed a budget: their scores, and of
+# those that took too long how long, at most.
+_SCORES, _LATE = "scores", "late"
 _REPAIRS = 3  # architectures that are judged because others missed the budget, at most each time
 
 
@@ -79,7 +81,7 @@ class SearchResult:
         """All budgets, and what the student needs of each."""
         measured = self.certificate
         return self.budgets.told(
-            measured.measured_ms, self.size_bytes, measured.peak_bytes, self.score.value
+            measured.bound_ms, self.size_bytes, measured.peak_bytes, self.score.value
         )
 
 
@@ -135,10 +137,11 @@ def certify_best(
 ) -> SearchResult:
     """Train candidates in full, best proxy score first, until the library of one keeps the budget.
 
-    Each candidate is measured under the full protocol before it is trained, and the upper bound of
-    its latency has to keep the budget. A finished library that misses the budget is measured once
-    more, because another program may have been running. Of what then misses a budget of latency,
-    size or memory, the nearest architecture that fits becomes a candidate as well.
+    Each candidate is measured under the protocol of a certificate before it is trained: the upper
+    bound of its latency has to keep the budget, and so has that of its finished library, which is
+    measured once. What missed the budget so is not measured again when the run is resumed: luck
+    would select it. Of what misses a budget of latency, size or memory, the nearest architecture
+    that fits becomes a candidate as well.
     Raises BudgetError if none keeps it, naming the nearest points of the Pareto front; DeviceError
     if others took so much of a core that nobody can tell.
     """
@@ -152,7 +155,7 @@ def certify_best(
         waiting.sort(key=lambda t: slack * (t.latency_ms or 0.0) > options.budget_ms)
         trial = waiting.pop(0)
         progress(Event("finish", f"checking {trial.arch} under the full protocol", trial))
-        missed = _checked(evaluator, trial)
+        missed = _checked(evaluator, trial, progress)
         if not missed.why:
             finished += 1
             result = _finish(evaluator, journal, trial, progress)
@@ -162,7 +165,7 @@ def certify_best(
                     _write_result(result)
                     _write_profile(evaluator.device, result, options.search_measure)
                 return result
-            _note_score(evaluator, journal, trial.arch, result.score)
+            _note(evaluator, journal, trial.arch, result)
         if missed.measured_ms <= options.budget_ms:  # which the points named in the end don't tell
             told.append(f"{trial.arch} has {missed.why}")
         progress(Event("certify", f"{trial.arch} misses a budget with {missed.why}", trial))
@@ -194,10 +197,12 @@ class _Needs:
     why: str
 
 
-def _checked(evaluator: Evaluator, trial: Trial) -> _Needs:
-    """What the library of a candidate needs before it is trained, at most. A latency that only its
-    upper bound takes over the budget may be a miss of the finished library by noise alone."""
-    check, budgets = evaluator.checked(trial.arch), evaluator.options.budgets
+def _checked(evaluator: Evaluator, trial: Trial, progress: Progress) -> _Needs:
+    """What the library of a candidate needs before it is trained, at most."""
+    check = evaluator.checked(
+        trial.arch, lambda line: progress(Event("finish", f"checking {trial.arch}: {line}", trial))
+    )
+    budgets = evaluator.options.budgets
     why = budgets.missed(check.most_ms, check.size, check.memory)
     if check.ms <= budgets.ms < check.most_ms:
         why += f" (a latency at most, with 95 % confidence; measured are {check.ms:.4g} ms)"
@@ -206,23 +211,33 @@ def _checked(evaluator: Evaluator, trial: Trial) -> _Needs:
 
 def _missed(result: SearchResult) -> _Needs:
     """What a finished library needs."""
-    used = result.certificate.measured_ms, result.size_bytes, result.certificate.peak_bytes
-    return _Needs(used[0], *used, result.budgets.missed(*used, result.score.value))
+    certificate = result.certificate
+    used = certificate.bound_ms, result.size_bytes, certificate.peak_bytes
+    missed = result.budgets.missed(*used, result.score.value)
+    return _Needs(certificate.measured_ms, *used, missed)
 
 
 def _below(evaluator: Evaluator, journal: Journal, trial: Trial, told: list[str]) -> bool:
-    """Whether a candidate was finished before and scored less than the least; which is told."""
-    budgets = evaluator.options.budgets
-    score = (journal.note(_SCORES) or {}).get(_scored(evaluator, trial.arch))
+    """Whether a candidate was finished before, and missed the budget or scored less than the least;
+    which is told."""
+    budgets, key = evaluator.options.budgets, _scored(evaluator, trial.arch)
+    late = (journal.note(_LATE) or {}).get(key)
+    if late is not None:
+        told.append(f"{trial.arch} was finished before and missed the budget, with {late:.4g} ms")
+        return True
+    score = (journal.note(_SCORES) or {}).get(key)
     if score is None or budgets.min_accuracy is None or score >= budgets.min_accuracy:
         return False
     told.append(f"{trial.arch} has a score of {score:.4f}, least is {budgets.min_accuracy:g}")
     return True
 
 
-def _note_score(evaluator: Evaluator, journal: Journal, arch: Arch, score: Score) -> None:
-    noted = {_scored(evaluator, arch): score.value}
-    journal.set_note(_SCORES, (journal.note(_SCORES) or {}) | noted)
+def _note(evaluator: Evaluator, journal: Journal, arch: Arch, result: SearchResult) -> None:
+    """Note the score of a finished student, and its latency where that misses the budget."""
+    key, bound = _scored(evaluator, arch), result.certificate.bound_ms
+    journal.set_note(_SCORES, (journal.note(_SCORES) or {}) | {key: result.score.value})
+    if bound > result.budgets.ms:
+        journal.set_note(_LATE, (journal.note(_LATE) or {}) | {key: bound})
 
 
 def _scored(evaluator: Evaluator, arch: Arch) -> str:
@@ -276,9 +291,7 @@ def _finish(
             )  # fmt: skip
         artifact = finished.artifact
         progress(Event("certify", f"measuring the library of {trial.arch}", trial))
-        certificate = _judged(evaluator, artifact, trial, progress)
-        if not certificate.holds:  # it was trained in full, which is worth a second measurement
-            certificate = _judged(evaluator, artifact, trial, progress)
+        certificate = _judged(evaluator, finished, trial, progress)
         result = SearchResult(
             run_dir=options.run_dir,
             arch=trial.arch,
@@ -312,26 +325,29 @@ def _vocabulary(evaluator: Evaluator, arch: Arch) -> KeptVocabulary | None:
 
 
 def _judged(
-    evaluator: Evaluator, artifact: Artifact, trial: Trial, progress: Progress
+    evaluator: Evaluator, finished: Finished, trial: Trial, progress: Progress
 ) -> Certificate:
     """The measurement of a finished library, repeated while others take too much of a core.
 
     Others can only make a library slower. So one that keeps the budget in spite of them keeps it,
     and its certificate says what they took; DeviceError if it misses the budget beside them.
     """
-    options = evaluator.options
+    options, other_budgets = evaluator.options, evaluator.options.budgets.other_budgets
+    if finished.scored is None:  # a certificate is of the library's own predictions
+        other_budgets = replace(other_budgets, min_accuracy=None)
     for pause in (*options.pauses_s, None):
         certificate = judge(
-            artifact, evaluator.device, options.budget_ms, options.measure,
+            finished.artifact, evaluator.device, options.budget_ms, options.measure,
             percentile=options.percentile, others_limit=options.others_limit,
-            predicted_ms=trial.predicted_ms,
+            other_budgets=other_budgets, score=finished.scored, predicted_ms=trial.predicted_ms,
+            say=lambda line: progress(Event("certify", f"certifying {trial.arch}: {line}", trial)),
         )  # fmt: skip
         if not certificate.disturbed:
             return certificate
         told = f"{trial.arch} was disturbed: {certificate.others} while it was measured"
         if pause is not None:
             progress(Event("certify", f"{told}; measuring again in {pause:g} s", trial))
-            time.sleep(pause)
+            evaluator.device.timer.wait(pause)
     if not certificate.holds:
         raise disturbed(
             f"the library of {trial.arch}", certificate.others, len(options.pauses_s) + 1

@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from canao.artifact.budgets import size_of
 from canao.artifact.directory import Artifact
-from canao.artifact.measured import CONFIDENCE, Others
+from canao.artifact.measured import Others, percentile, upper_bound_of_runs
 from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
+from canao.device.certify import measure_runs
 from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import precision_of
 from canao.search.allocate import allocated
-from canao.search.budgets import size_of
 from canao.search.journal import Journal
 from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
@@ -42,7 +43,6 @@ from canao.search.trial import (
 
 _PAUSES = 2  # of those of the options, before a candidate is measured again beside others' work
 TRIES = 3  # measurements of a candidate that the table predicts to keep the budget
-_Ms = Callable[[Timing], float]  # of a measurement, what is compared with the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +145,16 @@ class Evaluator:
 
     def _timed(
         self, artifact: Artifact, config: MeasureConfig, tries: int = 1,
-        pauses: Sequence[float] = (), ms: _Ms | None = None,
+        pauses: Sequence[float] = (),
     ) -> Measurement:  # fmt: skip
         """The measurement of a library.
 
-        One over the budget, by its percentile or by `ms`, is measured up to `tries` times, and the
-        fastest measurement counts, because another program may have been running. The search may do
-        so, because it only looks for candidates; a certificate rests on a single measurement. While
-        others take too much of a core, it is measured once more after each of `pauses`, in seconds.
+        One over the budget is measured up to `tries` times, and the fastest measurement counts,
+        because another program may have been running. The search may do so, because it only looks
+        for candidates; a certificate rests on a single measurement. While others take too much of a
+        core, it is measured once more after each of `pauses`, in seconds.
         """
-        ms = self._percentile if ms is None else ms
+        ms = self._percentile
         best = self.device.measure(artifact, config)
         for pause in (*[0.0] * (tries - 1), *pauses):
             if isinstance(best, Failure) or ms(best) <= self.options.budget_ms:
@@ -163,17 +163,31 @@ class Evaluator:
                 break
             time.sleep(pause)
             again = self.device.measure(artifact, config)
-            if isinstance(again, Timing) and self._tells_more(again, best, ms):
+            if isinstance(again, Timing) and self._tells_more(again, best):
                 best = again
         return best
 
-    def checked(self, arch: Arch) -> Check:
-        """What its library needs under the full protocol, as `needs`. It is measured again where
-        the upper bound of its latency is over the budget."""
-        measured, size = self._needed(arch, self.options.measure, TRIES, True, self._at_most)
-        return Check(
-            self._percentile(measured), self._at_most(measured), size, measured.peak_bytes
-        )
+    def checked(self, arch: Arch, say: Callable[[str], None] = silent) -> Check:
+        """What its library needs under the protocol of a certificate; DeviceError if it cannot be
+        measured, or if it is over the budget while others take too much of a core."""
+        options, q = self.options, self.options.percentile
+        with self.skeleton(arch) as artifact:
+            size = size_of(artifact)
+            for pause in (*options.pauses_s, None):
+                runs = measure_runs(
+                    artifact, self.device, options.measure, options.others_limit, say,
+                    str(arch),
+                )  # fmt: skip
+                found = [run.samples_ms for run in runs.kept]
+                most = upper_bound_of_runs(found, q)
+                bothered = [run for run in runs.kept if run.disturbed(options.others_limit)]
+                if most <= options.budget_ms or not bothered:
+                    measured = percentile([ms for run in found for ms in run], q)
+                    memory = max(run.peak_bytes for run in runs.kept)
+                    return Check(measured, most, size, memory)
+                if pause is not None:
+                    self.device.timer.wait(pause)
+        raise disturbed(str(arch), bothered[0].others, len(options.pauses_s) + 1)
 
     def needs(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
@@ -184,15 +198,16 @@ class Evaluator:
         final   the verdict on it ends a search: where it is over the budget while others take too
                 much of a core, it is measured again a few times, and then nothing is judged
         """
-        measured, size = self._needed(arch, config, tries, final, self._percentile)
+        measured, size = self._needed(arch, config, tries, final)
         return self._percentile(measured), size, measured.peak_bytes
 
     def _needed(
-        self, arch: Arch, config: MeasureConfig, tries: int, final: bool, ms: _Ms
+        self, arch: Arch, config: MeasureConfig, tries: int, final: bool
     ) -> tuple[Timing, int]:
+        ms = self._percentile
         with self.skeleton(arch) as artifact:
             pauses = self.options.pauses_s if final else ()
-            measured = self._timed(artifact, config, tries, pauses, ms)
+            measured = self._timed(artifact, config, tries, pauses)
             size = size_of(artifact)
         if isinstance(measured, Failure):
             raise DeviceError(
@@ -206,18 +221,14 @@ class Evaluator:
     def _disturbed(self, timing: Timing) -> bool:
         return timing.others is not None and timing.others.exceeds(self.options.others_limit)
 
-    def _tells_more(self, again: Timing, best: Timing, ms: _Ms) -> bool:
+    def _tells_more(self, again: Timing, best: Timing) -> bool:
         """Whether a repeated measurement replaces the one before: the faster one does, and one that
         nobody disturbed."""
-        return ms(again) < ms(best) or (self._disturbed(best) and not self._disturbed(again))
+        faster = self._percentile(again) < self._percentile(best)
+        return faster or (self._disturbed(best) and not self._disturbed(again))
 
     def _percentile(self, timing: Timing) -> float:
         return timing.percentile(self.options.percentile)
-
-    def _at_most(self, timing: Timing) -> float:
-        """Each of all measurements that a candidate may have is as sure as that all are at once."""
-        most = TRIES + len(self.options.pauses_s)
-        return timing.upper_bound(self.options.percentile, 1 - (1 - CONFIDENCE) / most)
 
     def expected(self, arch: Arch, near: Trial) -> float:
         """What share of the budget is used that is used most, times the milliseconds of that of
@@ -315,7 +326,7 @@ class Evaluator:
             MEASURED_OVER if excess > 0 else TRAINED,
             excess,
             latency_ms=latency,
-            bound_ms=self._at_most(measured),
+            bound_ms=measured.upper_bound(self.options.percentile),
             median_ms=median,
             predicted_ms=predicted,
             operators=artifact.operators,

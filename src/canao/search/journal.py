@@ -194,7 +194,8 @@ class Journal:
         for name, kind in ((_MISSES, list[tuple[float, float]] | None),
                            ("note:teacher_ms", float | None),
                            ("note:blocks", list[tuple[int, str]] | None),
-                           ("note:scores", dict[str, float] | None)):  # fmt: skip
+                           ("note:scores", dict[str, float] | None),
+                           ("note:late", dict[str, float] | None)):  # fmt: skip
             wrong = fits(self._attribute(name, None), kind)
             if wrong is not None:
                 raise InputError(f"{self.path}: '{name}' {wrong}; restore it, or {OTHER_RUN}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from canao.artifact.budgets import Scored
 from canao.artifact.directory import Artifact
 from canao.defaults import MAX_LOSS, PRECISION, field_defaults
 from canao.device.base import MeasureConfig
@@ -54,11 +55,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The library of a finished student, and its score on the development set; None where nothing
-    but the student was scored."""
+    """The library of a finished student, and the score of its own predictions on the development
+    set, in full and as a certificate holds it; None where nothing but the student was scored."""
 
     artifact: Artifact
     score: Score | None = None
+    scored: Scored | None = None
 
 
 # Of a student's directory, where its library goes, and what is called with lines of progress.

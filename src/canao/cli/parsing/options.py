@@ -51,6 +51,13 @@ Precision = Annotated[
 KvCache = Annotated[
     str, typer.Option(help="what a decoder keeps keys and values in: float32, fp16 or int8")
 ]
+SizeMb = Annotated[
+    float | None, typer.Option(help="limit for all files of the artifact, in megabytes")
+]
+MemoryMb = Annotated[
+    float | None, typer.Option(help="limit for the memory of a process that runs the library, in "
+                               "megabytes")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 

@@ -9,20 +9,27 @@ from typing import Annotated
 import typer
 
 from canao import api
+from canao.artifact.budgets import OtherBudgets
 from canao.cli.parsing.options import (
     PROTOCOL,
     AsJson,
     DeviceName,
     Dir,
+    LabelColumn,
+    LabelSeparator,
     Length,
+    MemoryMb,
     OthersLimit,
     Percentile,
     Samples,
+    SizeMb,
+    TextColumns,
     Threads,
     listed,
+    names_of,
     numbers_of,
 )
-from canao.defaults import DEVICE
+from canao.defaults import DEVICE, MAX_REGRESSION
 from canao.device.base import PERCENTILES, MeasureConfig
 from canao.errors import InputError
 from canao.inference.generation import MAX_NEW_TOKENS
@@ -177,24 +184,61 @@ def bench(
 
 def certify(
     artifact: Dir,
-    budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
+    budget_ms: Annotated[
+        float | None, typer.Option(help="latency budget in milliseconds; default that of "
+                                   "--baseline")
+    ] = None,
     device: DeviceName = DEVICE,
     length: Length = PROTOCOL.length,
     threads: Threads = PROTOCOL.threads,
     samples: Samples = PROTOCOL.samples,
     percentile: Percentile = DEFAULTS.percentile,
     others_limit: OthersLimit = DEFAULTS.others_limit,
+    size_mb: SizeMb = DEFAULTS.size_mb,
+    memory_mb: MemoryMb = DEFAULTS.memory_mb,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="least score of the library, by --metric, on --check: 0.9 "
+                                   "is 90 %")
+    ] = DEFAULTS.min_accuracy,
+    check: Annotated[
+        str | None, typer.Option(help="labelled text, as --data of search, or .conll: what the "
+                                 "library says of it is in the certificate")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="of --check; default the task's")] = None,
+    text_columns: TextColumns = None,
+    label_column: LabelColumn = None,
+    label_separator: LabelSeparator = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="certificate of an earlier library, to compare with")
+    ] = None,
+    max_regression: Annotated[
+        float, typer.Option(help="percent that latency, memory and size may be over --baseline")
+    ] = MAX_REGRESSION,
     out_file: Annotated[
         Path | None, typer.Option("--out", "-o", help="file for the certificate; default DIR/"
                                   "certificate.json")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a library against a budget; exit code 0 only if it holds."""
-    config = MeasureConfig(length=length, threads=threads, samples=samples)
+    """Measure a library against its budgets; exit code 0 only if all hold."""
     from canao.cli.certify_command import certify_and_print
 
+    columns = {"text_columns": names_of(text_columns), "label_column": label_column,
+               "label_separator": label_separator}  # fmt: skip
+    if check is None and (metric or min_accuracy is not None or any(
+        value not in (None, []) for value in columns.values()
+    )):  # fmt: skip
+        raise InputError(
+            "--metric, --min-accuracy, --text-columns, --label-column and --label-separator belong "
+            "to --check; give it labelled text, or leave them out"
+        )
+    if baseline is None and max_regression != MAX_REGRESSION:
+        raise InputError("--max-regression belongs to --baseline; give it a certificate, or leave "
+                         "it out")  # fmt: skip
     certify_and_print(
-        artifact, device, budget_ms, config, percentile=percentile, others_limit=others_limit,
-        out=out_file, as_json=as_json,
+        artifact, device, budget_ms, baseline=baseline, max_regression=max_regression, check=check,
+        metric=metric, columns=columns, as_json=as_json,
+        config=MeasureConfig(length=length, threads=threads, samples=samples),
+        percentile=percentile, others_limit=others_limit, out=out_file,
+        other_budgets=OtherBudgets(size_mb, memory_mb, min_accuracy),
     )  # fmt: skip

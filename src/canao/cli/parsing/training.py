@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,17 +16,20 @@ from canao.cli.parsing.options import (
     LabelColumn,
     LabelSeparator,
     Length,
+    MemoryMb,
     OthersLimit,
     Percentile,
     Revision,
     Samples,
+    SizeMb,
     TextColumns,
     Threads,
     names_of,
 )
 from canao.cli.printing import out
-from canao.cli.search_command import search_and_report
+from canao.cli.search_command import search_and_report, search_each_and_report
 from canao.defaults import DEVICE, PRECISION, field_defaults
+from canao.errors import InputError
 from canao.search.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
 from canao.train.data import TASKS
@@ -47,7 +50,12 @@ def search(
         str, typer.Option(help="TSV, CSV or JSONL file, directory of train and dev, or a data set "
                           "of the Hugging Face Hub, as glue/mrpc")
     ],
-    budget_ms: Annotated[float, typer.Option(help="latency budget in milliseconds")],
+    budget_ms: Annotated[
+        float | None, typer.Option(help="latency budget in milliseconds")
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="several of them instead, as 2,4,8: a student for each")
+    ] = None,
     revision: Revision = None,
     ignore: Ignore = None,
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="run directory; resumes")] = (
@@ -153,13 +161,8 @@ def search(
         str, typer.Option(help="of products in training: float32, bf16; auto: bf16 where that is "
                           "faster")
     ] = _TRAINING.dtype,
-    size_mb: Annotated[
-        float | None, typer.Option(help="limit for all files of the artifact, in megabytes")
-    ] = DEFAULTS.size_mb,
-    memory_mb: Annotated[
-        float | None, typer.Option(help="limit for the memory of a process that runs the library, "
-                                   "in megabytes")
-    ] = DEFAULTS.memory_mb,
+    size_mb: SizeMb = DEFAULTS.size_mb,
+    memory_mb: MemoryMb = DEFAULTS.memory_mb,
     min_accuracy: Annotated[
         float | None, typer.Option(help="least score of the student, by --metric: 0.9 is 90 %")
     ] = DEFAULTS.min_accuracy,
@@ -169,9 +172,9 @@ def search(
     ] = None,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
-    search_and_report(
-        out_dir, teacher=teacher, revision=revision, ignored=ignore or (), data=data,
-        budget_ms=budget_ms, device=device, task=task,
+    options: dict[str, Any] = dict(
+        teacher=teacher, revision=revision, ignored=ignore or (), data=data, device=device,
+        task=task,
         text_columns=names_of(text_columns), label_column=label_column, unlabelled=unlabelled,
         label_separator=label_separator, data_revision=data_revision, length=length,
         threads=threads, trials=trials, controller=controller, seed=seed, percentile=percentile,
@@ -183,8 +186,13 @@ def search(
         augment_model=augment_model, prune_vocabulary=prune_vocabulary,
         vocabulary=vocabulary, unlabelled_text=unlabelled_text, train_device=train_device,
         train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
-        from_run=from_run,
     )  # fmt: skip
+    if (budget_ms is None) == (budgets is None):
+        raise InputError("give --budget-ms, or several with --budgets, and not both")
+    if budgets is not None:
+        search_each_and_report(budgets, out_dir, from_run, **options)
+    else:
+        search_and_report(out_dir, budget_ms=budget_ms, from_run=from_run, **options)
 
 
 def distil(

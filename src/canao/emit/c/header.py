@@ -115,6 +115,12 @@ int canao_run_batch(canao_model *model, int count, const int32_t *const *const *
 {resumes}/* Floats of an output at a length; 0 for an index or a length out of range. */
 int64_t canao_output_size(int index, int32_t length);
 
+/* How long a sequence of `length` tokens takes on this device: it runs a made-up one `runs` times,
+ * of 1 to a million, after a tenth as many that do not count, and `*ms` is that percentile of the
+ * times, over 0 up to 100. An application that carries several models finds out so which are fast
+ * enough; canao_pick.h does it. A model whose inputs are not all ids is CANAO_ARGUMENT. */
+int canao_time(canao_model *model, int32_t length, int32_t runs, double percentile, double *ms);
+
 /* What the library takes and gives, as JSON: inputs, outputs, max_length and resumes as in the
  * manifest. */
 const char *canao_interface(void);
