@@ -11,15 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from canao.artifact.certificate import write_certificate
 from canao.artifact.certificate_file import load_certificate, read_certificate
 from canao.artifact.directory import Artifact, digest_of
 from canao.cli.app import main
 from canao.compiler.pipeline import compile_model
+from canao.device.null import ScriptedTimer
 from tests.compiler.models import classifier
 
 
@@ -34,7 +36,9 @@ class Done:
 def canao(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """The command line, run in this process: its exit code and what it printed."""
+    """The command line, run in this process: its exit code and what it printed. Certificates' half
+    minute passes at once."""
+    monkeypatch.setattr("canao.device.bench.WallTimer", ScriptedTimer)
 
     def run(*arguments: str, **environment: str) -> Done:
         with monkeypatch.context() as patch:
@@ -147,11 +151,41 @@ def test_certify(canao, artifact: Path) -> None:
     missed = certify("0.00001")
     refused(missed, "budget missed", "budget 1e-05 ms")
     assert missed.returncode == 1
+    small = certify("10000", "--size-mb", "0.001", "--memory-mb", "1")
+    refused(small, "budget missed", "of 0.001 MB", "of 1 MB of memory")
+    assert small.returncode == 1 and "budgets: " in small.stdout
     for budget in ("0", "-3", "nan", "inf"):
         refused(certify(budget), "budget")
     few = certify("10000", "--samples", "64")
     refused(few, "at least 1024 samples, not 64")
     refused(canao("certify", str(artifact), "--budget-ms", "9", "--others-limit", "2"), "0 to 1")
+
+
+def test_certify_against_a_baseline(canao, artifact: Path, tmp_path: Path) -> None:
+    copy, old, new = bare(artifact, tmp_path), tmp_path / "old.json", tmp_path / "new.json"
+    asked = ("certify", str(copy), "--others-limit", "1", "--out")
+    assert canao(*asked, str(old), "--budget-ms", "10000").returncode == 0
+    gate = (*asked, str(new), "--baseline", str(old), "--max-regression")
+    assert canao(*gate, "100000").returncode == 0  # under the budget of the baseline
+    assert json.loads(new.read_text())["budget_ms"] == 10000
+    row = json.loads(old.read_text())
+    fast = [run | {"samples_ms": [ms / 100 for ms in run["samples_ms"]]} for run in row["runs"]]
+    kept = replace(read_certificate(old), runs=tuple(
+        replace(run, samples_ms=tuple(other["samples_ms"]))
+        for run, other in zip(read_certificate(old).runs, fast, strict=True)
+    ))  # fmt: skip
+    write_certificate(old, kept)
+    done = canao(*gate, "5")
+    refused(done, "regression of more than 5 %: latency")
+    assert done.returncode == 1
+    elsewhere = replace(kept, environment=dict(kept.environment) | {"machine": "a phone"})
+    write_certificate(old, elsewhere)
+    refused(canao(*gate, "5"), "a phone", "this machine is")
+    refused(canao(*gate, "-1"), "--max-regression")
+    refused(canao(*asked, str(new)), "--budget-ms", "--baseline")
+    refused(canao(*asked, str(new), "--budget-ms", "1", "--max-regression", "3"), "--baseline")
+    refused(canao(*asked, str(new), "--budget-ms", "1", "--min-accuracy", "0.9"), "--check")
+    refused(canao(*asked, str(new), "--baseline", str(tmp_path / "none.json")), "none.json")
 
 
 def bare(artifact: Path, folder: Path) -> Path:
@@ -165,7 +199,7 @@ def certified(canao, artifact: Path, folder: Path) -> Path:
     copy = bare(artifact, folder)
     done = canao("certify", str(copy), "--budget-ms", "10000", "--others-limit", "1")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"samples, 128 tokens, 1 threads; others took .* of core \d", done.stdout)
+    assert re.search(r"samples of 5 processes, 128 tokens, 1 threads; others took .* of core \d", done.stdout)
     return copy
 
 
@@ -179,7 +213,7 @@ def test_run_notes_a_certificate_that_does_not_fit(canao, artifact: Path, tmp_pa
     for text, word in (
         ("{}", "format null"),
         (json.dumps(row | {"measured_ms": 1e-6}), "says 'measured_ms' 1e-06"),
-        (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 3"),
+        (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 4"),
         (json.dumps(row | {"files": other, "digest": digest_of(other)}), "model.so as it is now"),
     ):
         (copy / "certificate.json").write_text(text)
@@ -196,7 +230,8 @@ def test_certify_elsewhere(canao, artifact: Path, tmp_path: Path) -> None:
     done = canao(*asked, str(out), "--json")
     assert done.returncode == 0, done.stderr
     printed, written = json.loads(done.stdout), json.loads(out.read_text())
-    assert len(written.pop("samples_ms")) == 1024 and printed == written
+    assert sum(len(run.pop("samples_ms")) for run in written["runs"]) == 1025
+    assert written.pop("checksum") and not written["set_aside"] and printed == written
     assert not (copy / "certificate.json").exists()
     for place in (copy / "weights.bin", tmp_path, tmp_path / "no" / "c.json", Path("/proc/c.json")):
         refused(canao(*asked, str(place)), str(place), "--out")

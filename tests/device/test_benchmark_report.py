@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from canao.artifact.directory import Artifact
+from canao.artifact.measured import Clock
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import BenchDevice
 from canao.device.benchmark_report import Rows, read_steps, read_times
@@ -20,13 +21,18 @@ TWO = MeasureConfig(samples=2)
 def rows(samples: Sequence[str] = ("1000000", "2000000"), **others: Sequence[str]) -> Rows:
     named = {"samples": samples, "load": ["5"], "cold": ["6"], "peak": ["7"], "isa": ["neon"]}
     named |= others
-    return {name: [list(words)] for name, words in named.items()}
+    clock = [["begin", "90000", "0", "-"], ["end", "91000", "0", "-"]]
+    return {name: [list(words)] for name, words in named.items()} | {"clock": clock}
 
 
 def test_what_a_report_says() -> None:
     times = read_times(rows(), TWO, ("neon",))
     assert times.samples_ms == (1.0, 2.0) and times.peak_bytes == 7
     assert (times.load_ms, times.cold_ms, times.isa) == (5e-6, 6e-6, "neon")
+    assert times.clock == Clock((90_000, 91_000))
+    told = [["begin", "90000", "2400000", "schedutil"], ["end", "95000", "2300000", "schedutil"]]
+    times = read_times({**rows(), "clock": told}, TWO, ("neon",))
+    assert times.clock == Clock((90_000, 95_000), (2_400_000, 2_300_000), "schedutil")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +48,11 @@ def test_what_a_report_says() -> None:
         ({}, "no line 'samples'"), ({**rows(), "samples": [["1", "2"], ["1", "2"]]}, "several l"),
         ({k: v for k, v in rows().items() if k != "peak"}, "no line 'peak'"),
         ({k: v for k, v in rows().items() if k != "isa"}, "does not name the instruction set"),
+        ({k: v for k, v in rows().items() if k != "clock"}, "no line 'clock' from before and aft"),
+        ({**rows(), "clock": [["begin", "1", "0", "-"]] * 2}, "no line 'clock' from before"),
+        ({**rows(), "clock": [["begin", "1", "0", "-"], ["end", "x", "0", "-"]]}, "'x' is no time"),
+        ({**rows(), "clock": [["begin", "1", "0", "-"], ["end", "0", "0", "-"]]}, "of a clock"),
+        ({**rows(), "clock": [["begin", "1", "0", "-"], ["end", "1", "0", "\x1b[0m"]]}, "a clock"),
         (rows(isa=["neon", "avx2"]), "not name the ins"), (rows(isa=["mmx"]), "not name the ins"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from canao.artifact.budgets import Scored
 from canao.artifact.certificate import Certificate, check_machine, require_baseline, require_budget
 from canao.artifact.certificate_file import read_certificate
 from canao.artifact.directory import Artifact
-from canao.cli.printing import print_certificate, timed
+from canao.cli.printing import print_certificate, shown_live, timed
 from canao.defaults import silent
 from canao.device.certify import UnsavedError, certify
 from canao.errors import InputError
@@ -35,10 +35,10 @@ def certify_and_print(
     budget = before.budget_ms if budget_ms is None and before is not None else budget_ms
     if budget is None:
         raise InputError("no budget; give --budget-ms, or a certificate with --baseline")
-    say = silent if as_json else timed()
+    say, live = (silent, silent) if as_json else (timed(), shown_live())
     score = None if check is None else _scored(loaded, check, metric, columns, say)
     try:
-        certificate = certify(loaded, where, budget, score=score, say=say, **options)
+        certificate = certify(loaded, where, budget, score=score, say=live, **options)
     except UnsavedError as error:  # what was measured is shown all the same
         print_certificate(error.certificate, as_json=as_json, whole=error.saved is None)
         raise
@@ -64,6 +64,4 @@ def _scored(
     texts = labelled_text(data, artifact.manifest, **columns)
     for line in texts.told:
         say(line)
-    found = scored(artifact, texts, metric)[1]
-    say(str(found))
-    return found
+    return scored(artifact, texts, metric)[1]

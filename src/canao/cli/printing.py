@@ -17,7 +17,7 @@ from canao.artifact.certificate import Certificate, certificate_text
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
 from canao.cli.understood import left_out_lines, understood
-from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION
+from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION, silent
 from canao.device.base import MeasureConfig, Timing
 from canao.isa.table import FLOAT
 from canao.model.directory.hub import format_source
@@ -42,6 +42,11 @@ def timed() -> Callable[[str], None]:
         out.print(f"[{time.monotonic() - begun:5.1f}] {text}", markup=False, soft_wrap=True)
 
     return say
+
+
+def shown_live() -> Callable[[str], None]:
+    """A progress callback as `timed`, for a terminal; elsewhere it says nothing."""
+    return timed() if out.is_terminal else silent
 
 
 def print_result(result: Any, page: Path) -> None:
