@@ -438,6 +438,8 @@ def test_other_budgets_are_of_the_files(artifact: Artifact) -> None:
         low.told
     )
     assert load_certificate(artifact) == low
+    again = certify(artifact, NullDevice(), 8.0, CONFIG, other_budgets=floor)
+    assert again.score == score and not again.holds  # the same files say the same
 
 
 def test_a_regression_against_a_baseline(artifact: Artifact) -> None:
