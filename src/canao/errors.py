@@ -5,7 +5,7 @@
     ├── UnsupportedError       3  a model uses something that CANAO does not compile
     ├── ToolchainError         4  the C compiler failed, or there is no room for its output
     ├── DeviceError            5  the device could not run or measure a library
-    └── BudgetError            1  a latency budget is missed, or nothing fits it
+    └── BudgetError            1  a budget is missed, or nothing keeps it
 
 Every message is one line that names what is wrong and how to put it right. The command line prints
 it and ends with the exit code. Anything else that is raised ends with 70 (`cli/ending.py`): 1 is a
@@ -117,6 +117,6 @@ class DeviceError(CanaoError):
 
 
 class BudgetError(CanaoError):
-    """The latency budget is missed, or no candidate can meet it."""
+    """A budget is missed, or no candidate can keep it."""
 
     exit_code = 1
