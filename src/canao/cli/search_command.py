@@ -19,3 +19,12 @@ def search_and_report(run_dir: Path, **options: Any) -> None:
             run_dir=run_dir, progress=display.event, train_progress=display.training, **options
         )
     print_result(result, write_report(run_dir))
+
+
+def work_and_report(**options: Any) -> None:
+    """`canao.worker` with these options, as `canao worker` shows it."""
+    with SearchDisplay(out) as display:
+        judged = api.worker(
+            progress=display.event, train_progress=display.training, **options
+        )
+    out.print(f"judged {judged} candidate{'' if judged == 1 else 's'}", markup=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from canao.api import DISTIL_DIR
+from canao.api import DISTIL_DIR, EXECUTORS
 from canao.cli.demo_command import DemoOptions, run_demo
 from canao.cli.parsing.options import (
     PROTOCOL,
@@ -25,7 +25,7 @@ from canao.cli.parsing.options import (
     names_of,
 )
 from canao.cli.printing import out
-from canao.cli.search_command import search_and_report
+from canao.cli.search_command import search_and_report, work_and_report
 from canao.defaults import DEVICE, PRECISION, field_defaults
 from canao.search.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
@@ -167,6 +167,15 @@ def search(
         Path | None, typer.Option("--from", help="another run of the same teacher, data and "
                                   "training, whose teacher and students are used")
     ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="database of the trials, so that `canao worker` can join: "
+                                 "postgresql://USER@HOST/DATABASE or grpc://HOST:PORT, and a "
+                                 "name behind #")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help=f"where proxy scores are computed: {', '.join(EXECUTORS)}; "
+                                 "default in this process")
+    ] = None,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     search_and_report(
@@ -183,7 +192,36 @@ def search(
         augment_model=augment_model, prune_vocabulary=prune_vocabulary,
         vocabulary=vocabulary, unlabelled_text=unlabelled_text, train_device=train_device,
         train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
-        from_run=from_run,
+        from_run=from_run, study=study, executor=executor,
+    )  # fmt: skip
+
+
+def worker(
+    study: Annotated[str, typer.Option(help="database of the search, as of search")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", "-o", help="own run directory; default the first of "
+                                  "runs/worker-1, -2, ... that is free")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="the search's, where this machine has it elsewhere")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="alike")] = None,
+    augment_model: Annotated[str | None, typer.Option(help="alike")] = None,
+    unlabelled_text: Annotated[Path | None, typer.Option(help="alike")] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="run directory of the search as it is seen from here; "
+                                  "default by its path there")
+    ] = None,
+    train_device: Annotated[str, typer.Option(help="as of search")] = _TRAINING.device,
+    train_dtype: Annotated[
+        str | None, typer.Option(help="as of search; default that of the search")
+    ] = None,
+) -> None:
+    """Judge candidates of a search that another process runs, until it has enough."""
+    work_and_report(
+        study=study, run_dir=out_dir, teacher=teacher, data=data, augment_model=augment_model,
+        unlabelled_text=unlabelled_text, shared=shared, train_device=train_device,
+        train_dtype=train_dtype,
     )  # fmt: skip
 
 
