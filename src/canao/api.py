@@ -225,8 +225,8 @@ def search(
     from_run     directory of another run with the same teacher, data and training, whose teacher,
                  students and kernel times are used and added to: for a second budget
     study        a database in which trials are kept, so that other processes judge, too (`worker`):
-                 'postgresql://USER@HOST/DATABASE', 'sqlite:///FILE', or 'grpc://HOST:PORT' of Optuna's
-                 proxy, and behind # a name, if there are several searches in it
+                 'postgresql://USER@HOST/DATABASE', 'sqlite:///FILE', or 'grpc://HOST:PORT' of
+                 Optuna's proxy, and behind # a name, if there are several searches in it
     executor     'ray': proxy scores are computed on a Ray cluster; None: in this process
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if

@@ -279,10 +279,15 @@ class _Search:
         if not enough and not self.exhausted:
             return True
         # What is under way may be the best one, or come back from a process that is lost.
-        if self.shares and (self.journal.count_under_way() or (self.journal.waiting and not enough)):
-            return self.leads or not enough
-        if self.exhausted:
+        under_way = self.shares and self.journal.count_under_way() > 0
+        if under_way and (self.leads or not enough):
+            return True
+        if not enough and self.shares and self.journal.waiting:
+            return True
+        if not enough:
             self.progress(Event("search", "every architecture in the space has been judged"))
+        elif not self.leads:
+            self.progress(Event("search", "the search has enough candidates"))
         return False
 
     def _step(self) -> Sequence[Trial]:
@@ -359,8 +364,9 @@ def _suggest_blocks(
     rows = list(journal.note(_BLOCKS) or ())  # of a width, what was chosen for it; '' if nothing
     under_way = set(journal.under_way)
     judged = {trial.arch: trial for trial in journal.trials}
+    known = judged.keys() | under_way
     for _, text in rows:  # a kill may have come between choosing and suggesting
-        if text and Arch.from_json(text) not in judged.keys() | under_way:
+        if text and Arch.from_json(text) not in known:
             journal.suggest(Arch.from_json(text))
             return
     for hidden in widths(space):
@@ -375,7 +381,7 @@ def _suggest_blocks(
         arch = evaluator.allocate(
             space, hidden, journal.trials, lambda line: progress(Event("search", line))
         )
-        arch = None if arch in judged.keys() | under_way else arch
+        arch = None if arch in known else arch
         rows.append((hidden, "" if arch is None else arch.to_json()))
         journal.set_note(_BLOCKS, rows)
         if arch is not None:

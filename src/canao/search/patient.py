@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from canao.errors import InputError
 
 REACH_S = 600.0  # for which a database that is away is waited for
-_PAUSES_S = (0.5, 1.0, 2.0, 5.0)  # between two attempts, the last one from then on
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between two attempts, the last one from then on
 # What a proxy answers while it, or the database behind it, is away. UNKNOWN is any error there.
 _AWAY = frozenset(("UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED"))
 

@@ -114,6 +114,8 @@ def _refused(shown: str, error: Exception) -> InputError:
     if is_away(error):
         return InputError(f"{shown}: cannot be reached ({reason}); start it, or correct the "
                           "address")  # fmt: skip
+    if "version_info" in reason:  # Optuna's first table
+        return InputError(f"{shown}: holds no search; start one with `canao search --study` first")
     return InputError(f"{shown}: has no study of this version ({reason}); start one with `canao "
                       "search --study`, or name another database")  # fmt: skip
 
@@ -125,8 +127,8 @@ def _database(study: StudyUrl, new: bool) -> BaseStorage:
     if sqlite:
         path = Path(str(url.database))
         if not has_study(path) and not new:
-            raise InputError(f"--study {study.shown}: no search in it; start one with `canao search"
-                             " --study`")  # fmt: skip
+            raise InputError(f"--study {study.shown}: holds no search; start one with `canao "
+                             "search --study` first")  # fmt: skip
         connect = partial(
             sqlite3.connect, path, timeout=_LOCKED_S, check_same_thread=False, isolation_level=None
         )
@@ -151,7 +153,7 @@ def _proxy(host: str, port: int) -> BaseStorage:
     import grpc
     from optuna.storages import GrpcStorageProxy
 
-    class Bounded(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    class Bounded(grpc.UnaryUnaryClientInterceptor):
         """A proxy that hangs would be waited for without end."""
 
         def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:

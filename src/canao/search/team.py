@@ -148,7 +148,8 @@ class Team:
         thread = threading.Thread(target=self._beating, name="canao-beat", daemon=True)
         thread.start()
         try:
-            yield
+            with quiet():  # what a database that goes away makes Optuna say is said in one line
+                yield
         finally:
             self._ended.set()
             thread.join(2 * self.waits.beat_s)
