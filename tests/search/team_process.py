@@ -27,12 +27,19 @@ CONTENTS = {"the teacher": "one", "the text": "one"}
 
 @dataclass
 class SlowTrainer(FormulaTrainer):
-    """Takes a while for each proxy score, and has something in common with other processes."""
+    """Takes a while for each proxy score, from the second on until a file `hold` is gone, and has
+    something in common with other processes."""
 
     seconds: float = 0.0
+    hold: str = ""
 
     def __post_init__(self) -> None:
-        self.on_proxy = lambda count: time.sleep(self.seconds)
+        self.on_proxy = self._sleep
+
+    def _sleep(self, count: int) -> None:
+        time.sleep(self.seconds)
+        while count > 1 and self.hold and os.path.exists(self.hold):
+            time.sleep(0.02)
 
     def prepare(self) -> None:
         pass
@@ -44,7 +51,9 @@ class SlowTrainer(FormulaTrainer):
         assert shared == self.shared() and host
 
 
-def run(role: str, study: str, run_dir: str, seconds: float = 0.2, **more: Any) -> str:
+def run(
+    role: str, study: str, run_dir: str, seconds: float = 0.2, hold: str = "", **more: Any
+) -> str:
     """A search's outcome, or how many candidates a worker judged; prints what happens."""
     from canao.search.loop import Shared, run_search, run_worker
     from canao.search.study_url import parse_study
@@ -55,7 +64,7 @@ def run(role: str, study: str, run_dir: str, seconds: float = 0.2, **more: Any) 
 
     waits, contents = Waits(**WAITS | more.pop("waits", {})), CONTENTS | more.pop("contents", {})
     asked, place = options(Path(run_dir), **more), Path(run_dir)
-    trainer = SlowTrainer(place.parent / f"{place.name}-work", seconds=seconds)
+    trainer = SlowTrainer(place.parent / f"{place.name}-work", seconds=seconds, hold=hold)
     team = Team(parse_study(study), say, new=role == "search", waits=waits)
     shared = Shared(team, Offer({}, contents, str(trainer.work)))
     given = (asked, trainer, compile_by_formula, device(), kernels_by_formula)

@@ -14,7 +14,7 @@ The study is not trusted: whatever is wrong with it is an InputError of one line
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +55,6 @@ from canao.search.turns import REPEATS
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form
 _OWNER = "owner"  # user attribute: the process that judges a trial, or did
-_LOSSES = "losses"  # user attribute: how many processes were lost that judged the same before
 _FIXED = "fixed_params"  # Optuna's name for the parameters of a trial that was suggested
 _MISSES = "misses"
 _PATIENCE = 12  # proposals in a row that lead to no training before a neighbour is tried
@@ -146,15 +145,12 @@ class Journal:
         """Store a JSON value with the study."""
         self._study.set_user_attr(f"note:{name}", value)
 
+    @_stored
     def suggest(self, arch: Arch) -> None:
         """Make `arch` the next proposal, after others that were suggested before and still wait.
 
         The controller is told of one whose blocks differ as of the nearest that it could propose.
         """
-        self._enqueue(arch, 0)
-
-    @_stored
-    def _enqueue(self, arch: Arch, losses: int) -> None:
         if not self._space.admits(arch):
             raise InputError(f"architecture {arch} is not in the search space ({self._space})")
         params = self._space.encode(self._space.nearest(arch))
@@ -162,8 +158,7 @@ class Journal:
         # A run that was killed between suggesting and judging finds its suggestion here.
         if all(trial.system_attrs.get(_FIXED) != params or _own(trial.user_attrs) != own
                for trial in self._in_state(TrialState.WAITING)):  # fmt: skip
-            more = {_LOSSES: losses} if losses else {}
-            self._study.enqueue_trial(params, user_attrs=own | more)
+            self._study.enqueue_trial(params, user_attrs=own)
 
     @property
     def waiting(self) -> bool:
@@ -202,10 +197,15 @@ class Journal:
                 if arch is None:
                     return None
                 self.suggest(arch)
-            proposal = self._propose()
+            try:
+                proposal = self._propose()
+            except UpdateFinishedTrialError:
+                if self.team is None:
+                    raise
+                continue  # others took this process for lost
             if proposal.arch in judged:
                 self.tell(proposal, judged[proposal.arch], repeated=True)
-            elif self._costly(proposal):
+            elif self._losses()[proposal.arch] >= _MOST_LOSSES:
                 reason = f"{_MOST_LOSSES} processes were lost that judged it"
                 self.tell(proposal, Trial(proposal.arch, FAILED, 1.0, reason=reason))
             elif self._clashing(proposal):
@@ -257,11 +257,15 @@ class Journal:
                 self.team.say(f"trial {trial.number} of {self.team.name_of(owner)} is judged anew")
         known = set(self.under_way)
         known |= {trial.arch for trial in self.trials}
-        for trial in self._in_state(TrialState.FAIL):
-            arch = None if REPEATS in trial.user_attrs else self._arch_of(trial)
-            if arch is not None and arch not in known:
-                losses = trial.user_attrs.get(_LOSSES, 0)
-                self._enqueue(arch, 1 + (losses if isinstance(losses, int) else 0))
+        for arch in self._losses():
+            if arch not in known:
+                self.suggest(arch)
+
+    def _losses(self) -> Counter[Arch]:
+        """How many processes were lost that judged an architecture."""
+        closed = self._in_state(TrialState.FAIL)
+        found = (self._arch_of(trial) for trial in closed if REPEATS not in trial.user_attrs)
+        return Counter(arch for arch in found if arch is not None)
 
     def _closed(self, trial: FrozenTrial) -> bool:
         """Whether this process closed a trial that is under way: one can."""
@@ -274,10 +278,6 @@ class Journal:
             if self.team is not None:  # of nobody until who takes it says so
                 self._storage.set_trial_user_attr(trial, _OWNER, "")
             self._storage.set_trial_state_values(trial, TrialState.WAITING)
-
-    def _costly(self, proposal: Proposal) -> bool:
-        losses = proposal.handle.user_attrs.get(_LOSSES, 0)
-        return isinstance(losses, int) and losses >= _MOST_LOSSES
 
     def _clashing(self, proposal: Proposal) -> bool:
         """Whether another process began to judge the same earlier; then the proposal is closed, as
@@ -310,10 +310,15 @@ class Journal:
     def _propose(self) -> Proposal:
         with quiet():  # a model that cannot be fitted yet is told of in several lines
             handle = self._study.ask()
-            if self.team is not None:
-                handle.set_user_attr(_OWNER, self.team.id)
-            for name, distribution in self._space.distributions().items():
-                handle._suggest(name, distribution)
+            try:
+                if self.team is not None:
+                    handle.set_user_attr(_OWNER, self.team.id)
+                for name, distribution in self._space.distributions().items():
+                    handle._suggest(name, distribution)
+            except KeyboardInterrupt:
+                with suppress(Exception):  # of a database that is away; then it is put back later
+                    self._put_back(handle._trial_id)
+                raise
         held = handle.user_attrs.get(_ARCH)
         if held is None:
             return Proposal(self._space.decode(handle.params), handle)

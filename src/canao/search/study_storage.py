@@ -18,10 +18,11 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, get_storage
 from sqlalchemy.exc import SQLAlchemyError
 
 from canao.errors import CanaoError, InputError
+from canao.search.bulk_storage import BulkStorage
 from canao.search.controller import objectives
 from canao.search.options import SearchOptions
 from canao.search.patient import is_away, reason_of
@@ -82,7 +83,7 @@ def open_storage(path: Path) -> BaseStorage:
     has_study(path)
     # A path may have characters that have a meaning in a URL, such as a question mark.
     connect = partial(sqlite3.connect, path, check_same_thread=False)
-    return get_storage(RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}))
+    return get_storage(BulkStorage("sqlite:///study.db", engine_kwargs={"creator": connect}))
 
 
 def open_shared(study: StudyUrl, *, new: bool) -> BaseStorage:
@@ -137,7 +138,7 @@ def _database(study: StudyUrl, new: bool) -> BaseStorage:
         options["connect_args"] = {"connect_timeout": _CONNECT_S}
     # Optuna fills in what stands between braces.
     text = study.url.replace("{", "{{").replace("}", "}}")
-    storage = RDBStorage(text, engine_kwargs=options, skip_table_creation=not new)
+    storage = BulkStorage(text, engine_kwargs=options, skip_table_creation=not new)
     if sqlite:
         # SQLite has no locks of rows: who begins to read what it will write waits for the others.
         sqlalchemy.event.listen(storage.engine, "begin", _immediately)

@@ -65,7 +65,7 @@ def parse_study(text: str) -> StudyUrl:
     parsed = parsed.set(drivername=_DRIVERS.get(driver, driver))
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise InputError(f"--study {url:.100}: a database in memory is of one process; {_FORMS}")
-    shown = parsed.set(drivername=driver, password=None)
+    shown = parsed._replace(drivername=driver, password=None)
     return StudyUrl(
         parsed.render_as_string(hide_password=False), name,
         shown.render_as_string(hide_password=False),
