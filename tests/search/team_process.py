@@ -37,6 +37,7 @@ class SlowTrainer(FormulaTrainer):
         self.on_proxy = self._sleep
 
     def _sleep(self, count: int) -> None:
+        print("in training", flush=True)
         time.sleep(self.seconds)
         while count > 1 and self.hold and os.path.exists(self.hold):
             time.sleep(0.02)

@@ -19,6 +19,7 @@ from canao.search import Space, place
 from canao.search.bulk_storage import BulkStorage
 from canao.search.journal import Journal, read_trials
 from canao.search.place import Place, place_of
+from canao.search.study_storage import study_name
 from canao.search.study_url import parse_study
 from canao.search.team import Offer, Team, Waits
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED, Trial
@@ -114,33 +115,18 @@ def test_a_killed_worker_loses_its_trial_to_another(
     search = started("search", database, "run", trials=6).says("trial 1 ")
     # It would take longer for a single one than the test may.
     worker = started("worker", database, "w", trials=6, seconds=600.0)
-    journal = opened(database, tmp_path / "run")
-    until(lambda: journal.owners() > 1, "the worker to begin a trial")
+    worker.says("in training")
     worker.kill()
     let_go(tmp_path)
     search.says("has not been heard of").says("is judged anew")
     assert search.outcome == f"found {best_of(judged_right(tmp_path / 'run', 6, 1))}"
 
 
-class opened:  # noqa: N801 - reads as a function
-    """The study of a run, looked at from outside."""
-
-    def __init__(self, database: str, run_dir: Path, name: str = "canao") -> None:
-        self.storage = optuna.storages.RDBStorage(
-            database.replace("postgresql://", "postgresql+psycopg://")
-        )
-        kept = place_of(device()).to_dict()
-        self.study = optuna.load_study(
-            study_name=" ".join([name, *kept.values()]), storage=self.storage
-        )
-
-    def in_state(self, state: str) -> list[optuna.trial.FrozenTrial]:
-        kind = optuna.trial.TrialState[state]
-        return self.study.get_trials(deepcopy=False, states=(kind,))
-
-    def owners(self) -> int:
-        """How many processes judge at the moment."""
-        return len({t.user_attrs.get("owner") for t in self.in_state("RUNNING")} - {None})
+def closed_in(database: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were given up."""
+    name = study_name(place_of(device()).to_dict())
+    study = optuna.load_study(study_name=name, storage=parse_study(database).url)
+    return study.get_trials(states=(optuna.trial.TrialState.FAIL,))
 
 
 def test_a_database_and_a_proxy_may_go_away_and_come_back(
@@ -185,15 +171,15 @@ def test_an_interrupted_worker_gives_its_trial_back(
 ) -> None:
     search = started("search", database, "run", trials=4).says("trial 1 ")
     worker = started("worker", database, "w", trials=4, seconds=600.0)
-    study = opened(database, tmp_path / "run")
-    until(lambda: study.owners() > 1, "the worker to begin a trial")
+    worker.says("in training")
     worker.send(signal.SIGINT)
     assert worker.outcome == "interrupted"
     let_go(tmp_path)
     assert search.outcome.startswith("found ")
     assert any("works no longer on the search" in line for line in search.lines)
     judged_right(tmp_path / "run", 4, 2)
-    assert all("repeats" in trial.user_attrs for trial in study.in_state("FAIL"))
+    closed = closed_in(database)
+    assert all("repeats" in trial.user_attrs for trial in closed)
 
 
 def test_a_worker_that_stood_still_is_not_believed(
@@ -202,8 +188,7 @@ def test_a_worker_that_stood_still_is_not_believed(
     """Stopped for longer than others wait: its trial is another's, and so is the verdict."""
     search = started("search", database, "run", trials=8, seconds=0.4).says("trial 1 ")
     worker = started("worker", database, "w", trials=8, seconds=1.0)
-    study = opened(database, tmp_path / "run")
-    until(lambda: study.owners() > 1, "the worker to begin a trial")
+    worker.says("in training")
     worker.send(signal.SIGSTOP)
     let_go(tmp_path)
     search.says("is judged anew")
