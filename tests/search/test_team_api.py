@@ -20,6 +20,7 @@ from canao.search.study_url import parse_study
 from canao.search.team import Team
 from tests.train.tiny_bert import save_tiny, write_task
 
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The arguments of a search that takes seconds."""
