@@ -23,7 +23,7 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, distil, load, search, tune
+    from canao.api import compile, distil, load, search, tune, worker
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
     from canao.model.arch import Arch, Block
@@ -44,6 +44,7 @@ __all__ = [
     "load",
     "search",
     "tune",
+    "worker",
 ]
 _HOMES = {
     "Arch": "canao.model.arch",
@@ -55,6 +56,7 @@ _HOMES = {
     "load": "canao.api",
     "search": "canao.api",
     "tune": "canao.api",
+    "worker": "canao.api",
 }
 
 

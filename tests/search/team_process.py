@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from canao.device.lease import Lease, Leased
 from tests.search.databases import until
 from tests.search.landscape import (
     FormulaTrainer,
@@ -52,8 +53,17 @@ class SlowTrainer(FormulaTrainer):
         assert shared == self.shared() and host
 
 
+def hold_device(cache: str) -> None:
+    """Hold the device, as who measures and does not end."""
+    os.environ["CANAO_CACHE"] = cache
+    with Lease("null").alone():
+        print("held", flush=True)
+        time.sleep(600)
+
+
 def run(
-    role: str, study: str, run_dir: str, seconds: float = 0.2, hold: str = "", **more: Any
+    role: str, study: str, run_dir: str, seconds: float = 0.2, hold: str = "", cache: str = "",
+    **more: Any,
 ) -> str:
     """A search's outcome, or how many candidates a worker judged; prints what happens."""
     from canao.search.loop import Shared, run_search, run_worker
@@ -68,7 +78,11 @@ def run(
     trainer = SlowTrainer(place.parent / f"{place.name}-work", seconds=seconds, hold=hold)
     team = Team(parse_study(study), say, new=role == "search", waits=waits)
     shared = Shared(team, Offer({}, contents, str(trainer.work)))
-    given = (asked, trainer, compile_by_formula, device(), kernels_by_formula)
+    where: Any = device()
+    if cache:
+        os.environ["CANAO_CACHE"] = cache
+        where = Leased(where, Lease("null", say, told_s=(0.2, 60.0)))
+    given = (asked, trainer, compile_by_formula, where, kernels_by_formula)
     if role == "worker":
         place.mkdir(parents=True, exist_ok=True)
         judged = run_worker(*given, lambda event: say(event.text), shared)
@@ -81,6 +95,8 @@ def main(given: dict[str, Any]) -> None:
     from canao.errors import CanaoError
 
     try:
+        if given["role"] == "device":
+            hold_device(given["cache"])
         print("END", run(**given), flush=True)
     except CanaoError as error:
         print("END error:", error, flush=True)

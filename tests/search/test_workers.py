@@ -153,6 +153,22 @@ def test_a_database_and_a_proxy_may_go_away_and_come_back(
         proxy.close()
 
 
+def test_a_device_whose_holder_dies_is_measured_on(
+    database: str, started: Callable[..., Started], tmp_path: Path
+) -> None:
+    """In the middle of a search, whose worker waits for the same device."""
+    cache = str(tmp_path / "cache")
+    search = started("search", database, "run", trials=6, cache=cache).says("trial 1 ")
+    holder = started("device", database, "none", cache=cache).says("held")
+    worker = started("worker", database, "w", trials=6, cache=cache)
+    let_go(tmp_path)
+    for one in (search, worker):
+        one.says(f"device null: waiting for process {holder.process.pid}")
+    holder.kill()
+    assert search.outcome == f"found {best_of(judged_right(tmp_path / 'run', 6, 2))}"
+    assert worker.outcome.startswith("judged ")
+
+
 def test_a_search_that_is_killed_goes_on_with_what_workers_did_meanwhile(
     database: str, started: Callable[..., Started], tmp_path: Path
 ) -> None:

@@ -274,10 +274,12 @@ class Journal:
         return False
 
     def _put_back(self, trial: int) -> None:
-        with suppress(UpdateFinishedTrialError):  # others took this process for lost
+        """InputError at once where the database is away: then others find it in a while."""
+        storage = self._storage if self.team is None else self.team.hasty
+        with unreadable(self.path), suppress(UpdateFinishedTrialError):
             if self.team is not None:  # of nobody until who takes it says so
-                self._storage.set_trial_user_attr(trial, _OWNER, "")
-            self._storage.set_trial_state_values(trial, TrialState.WAITING)
+                storage.set_trial_user_attr(trial, _OWNER, "")
+            storage.set_trial_state_values(trial, TrialState.WAITING)
 
     def _clashing(self, proposal: Proposal) -> bool:
         """Whether another process began to judge the same earlier; then the proposal is closed, as

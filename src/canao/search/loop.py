@@ -260,10 +260,9 @@ class _Search:
             while self._goes_on():
                 for trial in self._step():
                     self._note(trial)
-        except BaseException:
+        finally:
             if self.flights is not None:
-                self.flights.give_up()
-            raise
+                self.flights.give_up()  # there are some after an error only
         return self.judged
 
     def _goes_on(self) -> bool:

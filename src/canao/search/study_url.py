@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -65,6 +66,8 @@ def parse_study(text: str) -> StudyUrl:
     parsed = parsed.set(drivername=_DRIVERS.get(driver, driver))
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise InputError(f"--study {url:.100}: a database in memory is of one process; {_FORMS}")
+    if driver.startswith("sqlite") and not str(parsed.database).startswith("file:"):
+        parsed = parsed.set(database=str(Path(str(parsed.database)).resolve()))
     shown = parsed._replace(drivername=driver, password=None)
     return StudyUrl(
         parsed.render_as_string(hide_password=False), name,

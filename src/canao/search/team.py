@@ -115,8 +115,8 @@ class Team:
         self.study, self.say, self.waits = study, say, waits
         self.shown = study.kept
         self.id, self.who = "", f"{socket.gethostname()}, process {os.getpid()}"
-        self._held = open_shared(study, new=new)
-        self.storage = patient(self._held, study.shown, say, waits.reach_s)
+        self.hasty = open_shared(study, new=new)  # which does not wait for a database
+        self.storage = patient(self.hasty, study.shown, say, waits.reach_s)
         self._head = self._found(new)
         self._members: dict[str, _Member] = {}
         self._looks, self._looked_at, self._strange = 0, time.monotonic(), dict[int, int]()
@@ -142,7 +142,7 @@ class Team:
     def present(self, run_dir: Path) -> Iterator[None]:
         """Inside the block the others see that this process is there. It is known by its run
         directory, which it has for itself."""
-        self.id = _id_in(run_dir)
+        self.id, self._ended = _id_in(run_dir), threading.Event()
         self._beat(0)
         self.look()
         thread = threading.Thread(target=self._beating, name="canao-beat", daemon=True)
@@ -163,7 +163,7 @@ class Team:
         """Say what is searched, before anybody can join; InputError if the name is that of a search
         in another run directory."""
         held = self._record()
-        if held is not None and held.id != self.id:
+        if held is not None and held.id != self.id and not self._follows(held.id):
             raise InputError(
                 f"--study {self.shown}: is of the search in {held.run} on {held.host}; join it "
                 "with `canao worker --study`, go on there, or give another name behind #"
@@ -174,6 +174,19 @@ class Team:
         )  # fmt: skip
         self.set_phase(PREPARING)
         self._write(_SEARCH, json.loads(json.dumps(msgspec.to_builtins(row))))
+
+    def _follows(self, id: str) -> bool:
+        """Whether this process works in the run directory of another one, which is there no more:
+        on a machine that has another name by now."""
+        if id.split()[0] != self.id.split()[0]:
+            return False
+        self.say(f"waiting whether {self.name_of(id)} is still there")
+        number = self._members[id].number if id in self._members else _GONE
+        while not self._gone(id):
+            self.wait()
+            if self._members[id].number not in (number, _GONE):
+                return False
+        return True
 
     @property
     def record(self) -> Record:
@@ -260,7 +273,7 @@ class Team:
 
     def look(self) -> None:
         """See who is there."""
-        found = self._held.get_study_user_attrs(self._head)
+        found = self.hasty.get_study_user_attrs(self._head)
         now, beats = time.monotonic(), {k: v for k, v in found.items() if k.startswith(_BEAT)}
         # While nothing could be seen, nobody grows old.
         passed = min(now - self._looked_at, 2 * self.waits.beat_s)
@@ -301,7 +314,7 @@ class Team:
             number += 1
 
     def _beat(self, number: int) -> None:
-        self._held.set_study_user_attr(self._head, f"{_BEAT}{self.id}", [number, self.who])
+        self.hasty.set_study_user_attr(self._head, f"{_BEAT}{self.id}", [number, self.who])
 
     def _record(self) -> Record | None:
         row = self._attributes().get(_SEARCH)
