@@ -50,6 +50,7 @@ COMMANDS = {
     "bench": BENCHED | {"device": DEVICE, "cores": "", "percentile": "50,90,95,99"},
     "certify": MEASURED | {"samples": PROTOCOL.samples, "percentile": DEFAULTS.percentile,
                            "device": DEVICE},
+    "worker": {"out_dir": None, "train_device": TRAINING.device, "train_dtype": None},
     "distil": DISTILLED | {"out_dir": api.DISTIL_DIR},
     "inspect": {"length": PROTOCOL.length, "target": TARGET},
     "run": {"threads": PROTOCOL.threads},
@@ -59,6 +60,7 @@ COMMANDS = {
 FUNCTIONS = {
     "search": SEARCHED,
     "tune": TUNED,
+    "worker": {"run_dir": None, "train_device": TRAINING.device, "train_dtype": None},
     "distil": DISTILLED | {"run_dir": api.DISTIL_DIR},
     "compile": {"target": TARGET, "threads": PROTOCOL.threads},
     "load": {"threads": PROTOCOL.threads},
@@ -77,12 +79,12 @@ def test_function(name: str) -> None:
     assert {key: parameters[key].default for key in FUNCTIONS[name]} == FUNCTIONS[name]
 
 
-@pytest.mark.parametrize("command", ["search", "tune"])
+@pytest.mark.parametrize("command", ["search", "tune", "worker"])
 def test_a_command_takes_what_the_function_takes(command: str) -> None:
     """Nothing of the Python interface is missing on the command line, callbacks apart."""
     options = {p.name for p in get_command(cli.app).commands[command].params}
     parameters = set(inspect.signature(getattr(api, command)).parameters)
-    named = {"ignore": "ignored"} | ({"out_dir": "run_dir"} if command == "search" else {})
+    named = {"ignore": "ignored"} | ({"out_dir": "run_dir"} if command != "tune" else {})
     only_python = {"progress", "train_progress"}
     assert parameters - only_python <= {named.get(option, option) for option in options}
 

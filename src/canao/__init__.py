@@ -23,7 +23,7 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, distil, load, search, search_budgets, tune
+    from canao.api import compile, distil, load, search, search_budgets, tune, worker
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
     from canao.inference.pick import pick
@@ -47,6 +47,7 @@ __all__ = [
     "search",
     "search_budgets",
     "tune",
+    "worker",
 ]
 _HOMES = {
     "Arch": "canao.model.arch",
@@ -60,6 +61,7 @@ _HOMES = {
     "search": "canao.api",
     "search_budgets": "canao.api",
     "tune": "canao.api",
+    "worker": "canao.api",
 }
 
 

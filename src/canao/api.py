@@ -6,7 +6,8 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
+from canao.device.lease import Lease, Leased
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.machine import local_machine
-from canao.search.options import DEFAULTS, SearchOptions
+from canao.search.options import DEFAULTS, Event, SearchOptions
 from canao.target import Target, get_target
 from canao.train.distillation.general_options import GeneralOptions
 from canao.train.options import TrainOptions, TrainProgress
@@ -27,14 +29,19 @@ if TYPE_CHECKING:
     from canao.model.arch import Arch
     from canao.model.directory.hub import ModelPlace
     from canao.search import SearchResult
+    from canao.search.executor import Executor
     from canao.search.fallback import Precisions
-    from canao.search.options import Event, Finish
+    from canao.search.joining import Joined
+    from canao.search.options import Finish
+    from canao.search.team import Team
     from canao.train.data import TextData
     from canao.train.distillation.general import Distilled
     from canao.train.trainer import Trainer
     from canao.tuning import TuningResult
 
-DEVICES = ("local", "null")
+NOWHERE = "null"
+DEVICES = (DEVICE, NOWHERE)
+EXECUTORS = ("ray",)
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 _GENERAL, DISTIL_DIR = GeneralOptions(), Path("runs/distil")
 
@@ -161,7 +168,8 @@ def search(
     train_device: str = _TRAINING.device, train_dtype: str = _TRAINING.dtype,
     size_mb: float | None = DEFAULTS.size_mb, memory_mb: float | None = DEFAULTS.memory_mb,
     min_accuracy: float | None = DEFAULTS.min_accuracy,
-    from_run: str | Path | None = None,
+    from_run: str | Path | None = None, study: str | Joined | None = None,
+    executor: str | None = None,
     progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
 ) -> SearchResult:  # fmt: skip
     """Search the student architecture, distil it, compile it and certify its library.
@@ -217,18 +225,29 @@ def search(
     min_accuracy the least score of the finished student, by the metric that ranks candidates
     from_run     directory of another run with the same teacher, data and training, whose teacher,
                  students and kernel times are used and added to: for a second budget
+    study        a database in which trials are kept, so that other processes judge, too (`worker`):
+                 'postgresql://USER@HOST/DATABASE', 'sqlite:///FILE', or 'grpc://HOST:PORT' of
+                 Optuna's proxy, and behind # a name, if there are several searches in it
+    executor     'ray': proxy scores are computed on a Ray cluster; None: in this process
 
     Called again with the same `run_dir`, it continues where it stopped. Raises BudgetError if
     nothing keeps the budget, InputError if an argument cannot be used.
     """
+    given = dict(locals())  # what another process is told that is to do the same
+    from canao.model.directory.checkpoint import content
     from canao.model.directory.hub import resolve
     from canao.precision.quantize import AUTO, INT8
-    from canao.search import fallback, run_search
+    from canao.search import fallback
+    from canao.search.joining import Joined, arguments_of
     from canao.search.kernels import Imported
+    from canao.search.loop import Shared, run_search
     from canao.search.sharing import FROM, TRAINED, sharing, trained_in
+    from canao.search.team import Offer
     from canao.train.data import load_data
     from canao.train.distillation.unlabelled import Unlabelled, read_unlabelled
     from canao.train.engine.compute import training_device
+    from canao.train.engine.threads import making_way
+    from canao.train.records import digest
     from canao.train.trainer import Trainer
 
     # Options first: what is wrong with one is said before anything is downloaded or read. What
@@ -251,7 +270,14 @@ def search(
         max_loss=max_loss, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
     )  # fmt: skip
     training_device(train_device)
+    if executor not in (None, *EXECUTORS):
+        raise InputError(f"--executor '{executor}' is not one of {', '.join(EXECUTORS)}")
+    say, told_of = train_progress or silent, progress or silent
+    team = study.team if isinstance(study, Joined) else _team(study, told_of)
     where = get_device(device) if isinstance(device, str) else device
+    lease = Lease(where.name, lambda line: told_of(Event("team", line)))
+    if where.name != NOWHERE:
+        where = Leased(where, lease)
     place = resolve(teacher, revision, ignored)
     texts = load_data(
         data, task, seed, text_columns=text_columns, label_column=label_column,
@@ -264,12 +290,20 @@ def search(
         "columns": ", ".join((*texts.columns, texts.label_column)),
         **_text_facts(unlabelled_text), **_label_facts(texts, label_separator),
     })  # fmt: skip
-    say, told_of = train_progress or silent, progress or silent
+    contents = {} if team is None else {
+        "the teacher": digest(content(place.path)),
+        "the text": digest(texts.content(), [asdict(example) for example in more.examples]),
+    }
 
     def a_trainer(work: Path, training: TrainOptions) -> Trainer:
         return Trainer(place.path, texts, work, training, say, ignored, more.examples)
 
-    with sharing(run_dir, None if from_run is None else Path(from_run)) as other:
+    with sharing(run_dir, None if from_run is None else Path(from_run)) as other, making_way(lease):
+        if isinstance(study, Joined):
+            return study.run(
+                options, a_trainer, where, lambda name: _compiler(where, name, lease), contents,
+                told_of,
+            )  # fmt: skip
         asked = replace(options, left_out=fallback.left_out(run_dir))
         options, theirs = asked, asked
         among = _precisions(lambda: a_trainer(run_dir / TRAINED, asked.training), where, asked)
@@ -286,10 +320,16 @@ def search(
                 options, data_told=(*told, *trainer.told()), times_of=other,
                 identity={**options.identity, **source},
             )  # fmt: skip
+            offer = Offer(arguments_of(given, place.commit), contents, str(work.resolve()))
+            shared = Shared(team, None if team is None else offer, _executor(
+                executor, partial(Trainer, place.path, texts, work.resolve(), options.training,
+                                  silent, ignored, more.examples),
+                (place.path, work), where.name, options.training,
+            ))  # fmt: skip
             return run_search(
-                options, trainer, _compiler(where, options.precision), where,
+                options, trainer, _compiler(where, options.precision, lease), where,
                 Imported(trainer.blank, where.target, options.precision), told_of,
-                _finisher(where, texts, options, trainer.judged),
+                _finisher(where, texts, options, trainer.judged), shared,
             )  # fmt: skip
 
         if precision != AUTO:
@@ -319,6 +359,49 @@ def search_budgets(
 
     other = None if from_run is None else Path(from_run)
     return search_each(budgets, Path(run_dir), other, one, progress or silent)[0]
+
+
+def worker(
+    *, study: str, run_dir: str | Path | None = None, teacher: str | Path | None = None,
+    data: str | Path | None = None, augment_model: str | Path | None = None,
+    unlabelled_text: str | Path | None = None, shared: str | Path | None = None,
+    train_device: str = _TRAINING.device, train_dtype: str | None = None,
+    progress: Callable[[Event], None] | None = None, train_progress: TrainProgress | None = None,
+) -> int:  # fmt: skip
+    """Judge candidates of a search that was started with the same `study`, until it has enough of
+    them; returns how many. docs/search.md says more.
+
+    study        the database of the search, as `canao.search` has it
+    run_dir      where this process trains and measures; None: the first of runs/worker-1, -2, ...
+                 that is free
+    teacher, data, augment_model, unlabelled_text   of the search, where this machine has them
+                 elsewhere; None: by the paths that the search was given
+    shared       the run directory of the search as this machine sees it, from which the fine-tuned
+                 teacher comes; None: by its path there
+    train_device, train_dtype   as of `canao.search`; None: that of the search
+
+    InputError names what differs where this process would not judge as the search does.
+    """
+    from canao.search.joining import Joined, own_place
+    from canao.search.study_url import parse_study
+    from canao.search.team import Team
+
+    told_of = progress or silent
+    team = Team(parse_study(study), lambda line: told_of(Event("team", line)))
+    given = {"teacher": teacher, "data": data, "augment_model": augment_model,
+             "unlabelled_text": unlabelled_text, "train_dtype": train_dtype}  # fmt: skip
+    if teacher is not None:
+        given["revision"] = None
+    with own_place(None if run_dir is None else Path(run_dir)) as folder:
+        joined = Joined(team, folder, None if shared is None else Path(shared))
+        arguments = joined.arguments(search.__annotations__)
+        arguments |= {name: value for name, value in given.items()
+                      if value is not None or name == "revision"}  # fmt: skip
+        search(
+            **arguments | {"train_device": train_device}, run_dir=folder, study=joined,
+            progress=progress, train_progress=train_progress,
+        )  # fmt: skip
+        return joined.judged
 
 
 def distil(
@@ -391,11 +474,37 @@ def _precisions(
     return Precisions(candidates(device.target), fastest)
 
 
-def _compiler(device: Device, precision: str) -> Callable[[Path, Path], Artifact]:
+def _compiler(device: Device, precision: str, lease: Lease) -> Callable[[Path, Path], Artifact]:
     from canao.compiler.pipeline import compile_model
 
-    return lambda model_dir, out: compile_model(
-        model_dir, out, target=device.target, precision=precision
+    def compiled(model_dir: Path, out: Path) -> Artifact:
+        with lease.working():
+            return compile_model(model_dir, out, target=device.target, precision=precision)
+
+    return compiled
+
+
+def _team(study: str | None, progress: Callable[[Event], None]) -> Team | None:
+    """The processes that work on a study, of which this one begins the search."""
+    if study is None:
+        return None
+    from canao.search.study_url import parse_study
+    from canao.search.team import Team
+
+    return Team(parse_study(study), lambda line: progress(Event("team", line)), new=True)
+
+
+def _executor(
+    name: str | None, make: Callable[[], Trainer], needed: Sequence[Path], device: str,
+    training: TrainOptions,
+) -> Executor | None:  # fmt: skip
+    """Where proxy scores are computed; None: in this process."""
+    if name is None:
+        return None
+    from canao.search.ray_executor import RayExecutor
+
+    return RayExecutor(
+        make, needed, device, cpus=training.threads or 1, gpus=int(training.device == "cuda")
     )
 
 

@@ -8,7 +8,7 @@ import typer
 from canao.cli.ending import end
 from canao.cli.parsing.compiling import cache, compile, inspect, tune
 from canao.cli.parsing.running import bench, certify, run
-from canao.cli.parsing.training import demo, distil, report, search
+from canao.cli.parsing.training import demo, distil, report, search, worker
 
 app = typer.Typer(
     help="Latency budget in, certified native language model out.",
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 # In the order in which help lists them.
 for command in (
-    search, distil, demo, compile, tune, run, inspect, bench, certify, report, cache
+    search, worker, distil, demo, compile, tune, run, inspect, bench, certify, report, cache
 ):  # fmt: skip
     app.command()(command)
 

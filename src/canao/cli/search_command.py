@@ -42,3 +42,12 @@ def search_each_and_report(
     asked = numbers_of("--budgets", budgets, float)
     found = search_each(asked, run_dir, from_run, one, lambda event: out.print(event.text))
     print_students(run_dir, found[1])
+
+
+def work_and_report(**options: Any) -> None:
+    """`canao.worker` with these options, as `canao worker` shows it."""
+    with SearchDisplay(out) as display:
+        judged = api.worker(
+            progress=display.event, train_progress=display.training, **options
+        )
+    out.print(f"judged {judged} candidate{'' if judged == 1 else 's'}", markup=False)

@@ -75,8 +75,8 @@ def trials_csv(trials: Sequence[Trial]) -> str:
     writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     for number, trial in enumerate(trials):
-        row = trial.to_dict()
         sizes = {name: getattr(trial.arch, name) for name in ("layers", "hidden", "heads", "ffn")}
-        row |= sizes | {"number": number, "arch": str(trial.arch)}
-        writer.writerow({name: "" if row[name] is None else row[name] for name in _COLUMNS})
+        row = sizes | {"number": number, "arch": str(trial.arch)}
+        found = {name: row[name] if name in row else getattr(trial, name) for name in _COLUMNS}
+        writer.writerow({name: "" if value is None else value for name, value in found.items()})
     return stream.getvalue()

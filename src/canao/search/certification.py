@@ -267,7 +267,8 @@ def _repaired(
     progress(Event("finish", f"trying {near}, the nearest to {missed.arch} that should fit"))
     journal.suggest(near)
     found: list[Trial] = []
-    while not found or found[-1].arch != near:  # after what waited already
+    # After what waited already; it may be that another process took it in that moment.
+    while near not in {trial.arch for trial in journal.trials}:
         trial = judge_next(evaluator, journal)
         if trial is None:
             break

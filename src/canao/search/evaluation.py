@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from canao.artifact.budgets import size_of
 from canao.artifact.directory import Artifact
@@ -40,6 +41,9 @@ from canao.search.trial import (
     TRAINED,
     Trial,
 )
+
+if TYPE_CHECKING:
+    from canao.train.metrics import Score
 
 _PAUSES = 2  # of those of the options, before a candidate is measured again beside others' work
 TRIES = 3  # measurements of a candidate that the table predicts to keep the budget
@@ -268,13 +272,21 @@ class Evaluator:
 
         misses   (predicted, measured) ms of finished libraries that broke the budget
         """
+        trial = self.timed(arch, trials, misses)
+        if trial.verdict != TRAINED:
+            return trial
+        start = time.monotonic()
+        score = self.trainer.proxy_score(arch)
+        return scored(trial, score, time.monotonic() - start)
+
+    def timed(
+        self, arch: Arch, trials: Sequence[Trial], misses: Sequence[tuple[float, float]]
+    ) -> Trial:
+        """The same but for the proxy score, of which nothing is said yet."""
         start = time.monotonic()
         trial = self._reject(arch, trials, misses)
         if trial is None:
             trial = self._measured(arch, lower_bound_factor(trials, misses))
-        if trial.verdict == TRAINED:
-            score = self.trainer.proxy_score(arch)
-            trial = replace(trial, accuracy=score.value, metrics=dict(score.metrics))
         return replace(trial, seconds=time.monotonic() - start)
 
     def _reject(
@@ -337,6 +349,13 @@ class Evaluator:
             size_bytes=size,
             reason=budgets.missed(*used),
         )
+
+
+def scored(trial: Trial, score: Score, seconds: float) -> Trial:
+    """A trial that was timed, with its proxy score, which took so many seconds."""
+    return replace(
+        trial, accuracy=score.value, metrics=dict(score.metrics), seconds=trial.seconds + seconds
+    )
 
 
 def judge_next(evaluator: Evaluator, journal: Journal) -> Trial | None:

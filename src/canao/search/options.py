@@ -121,6 +121,20 @@ class Trainer(Protocol):
         """The architecture trained in full."""
         ...
 
+    def prepare(self) -> None:
+        """Make what the proxy scores of all candidates need, before several are computed at once.
+        """
+        ...
+
+    def shared(self) -> str:
+        """What says that `prepare` made the same bits here as elsewhere."""
+        ...
+
+    def take(self, work: str, shared: str, host: str) -> None:
+        """Take what `prepare` made in another directory, of a process on `host`, and require that
+        it is what `shared` says; InputError if it cannot be had."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
@@ -259,7 +273,8 @@ DEFAULTS = field_defaults(SearchOptions)
 class Event:
     """One line of progress.
 
-    stage           'data', 'resume', 'check', 'search', 'finish' or 'certify'
+    stage           'data', 'resume', 'check', 'search', 'finish', 'certify', or 'team': what is
+                    said of the database, of the device and of other processes
     text            the line for people; the other fields hold the same for programs
     done, total     candidates with a proxy score so far, and asked for
     seconds_left    estimate for the rest of the search; None before the first trial

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from canao.search.controller import LATENCY
 from canao.search.space import Space
+from canao.search.turns import proposed_before
 
 _WIDTH = 24  # of the LSTM state
 _CENTRES = 6  # radial basis functions for the values of one parameter
@@ -74,6 +75,7 @@ class PolicySampler(BaseSampler):
         self._seed = seed
         self._depth_trials = min(space.layers, 6) if depth_trials is None else depth_trials
         self._policy = _Policy(space, seed, self._depth_trials)
+        self._learnt: set[int] = set()  # numbers of the trials that the policy has learnt from
         self._independent = RandomSampler(seed=seed)
 
     def infer_relative_search_space(
@@ -85,11 +87,15 @@ class PolicySampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(done) < self._policy.learnt:  # another study, or one that lost trials
+        if not self._learnt <= {past.number for past in done}:  # another study
             self._policy = _Policy(self._space, self._seed, self._depth_trials)
-        for past in done[self._policy.learnt :]:
-            self._policy.learn(self._outcome(past))
-        indices = self._policy.propose(np.random.default_rng((self._seed, len(done))))
+            self._learnt = set()
+        for past in done:  # of several processes a later trial may end before an earlier one
+            if past.number not in self._learnt:
+                self._learnt.add(past.number)
+                self._policy.learn(self._outcome(past))
+        turn = proposed_before(study, trial)
+        indices = self._policy.propose(np.random.default_rng((self._seed, turn)))
         choices = self._space.choices()
         return {name: choices[name][index] for name, index in zip(choices, indices, strict=True)}
 

@@ -6,7 +6,7 @@ steps here move by steps of the space, and ask the latency table before anything
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from canao.model.arch import Arch
 from canao.search.space import Space
@@ -51,17 +51,17 @@ def polishing(trials: Sequence[Trial], asked: int, minutes: float = 0.0) -> bool
 
 def polished(
     space: Space, trials: Sequence[Trial], expected: Expect, budget_ms: float,
-    worth: Callable[[Arch], float],
+    worth: Callable[[Arch], float], under_way: Collection[Arch] = (),
 ) -> Arch | None:  # fmt: skip
     """The next candidate near the best one: a step away from it in one dimension, or larger in one
     and smaller in another, so that what is saved in one place is spent in another. The same is done
     with single blocks. Of those that were not judged and are expected to keep the budget, the one
     that uses most of it; of those that use as much but for 3 %, the one of most `worth`, which says
     how much of the teacher's importance is kept. None if no one is left that uses as much as the
-    best one, or nine tenths of the budget.
+    best one, or nine tenths of the budget. What is `under_way` is judged already.
     """
     best = best_first(trials)[0]
-    known = {trial.arch for trial in trials}
+    known = {trial.arch for trial in trials} | set(under_way)
     near = [arch for arch in dict.fromkeys(_moves(space, best.arch)) if arch not in known]
     timed = [(expected(arch, best), arch) for arch in near]
     least = min(_FULL * budget_ms, expected(best.arch, best))

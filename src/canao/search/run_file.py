@@ -57,12 +57,18 @@ class RunFile(msgspec.Struct):
     facts   options that may not change when the run is resumed
     place   where it was measured last; None for runs of versions that did not say so
     data    how the data were understood, a line each
+    study   where its trials are, as --study has it without a password; None: in the directory
     """
 
     format: int
     facts: dict[str, Any]
     place: dict[str, str] | None = None
     data: tuple[str, ...] = ()
+    study: str | None = None
+
+
+class BusyError(InputError):
+    """Another process works in the run directory."""
 
 
 @contextmanager
@@ -80,16 +86,18 @@ def locked(run_dir: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InputError(f"{run_dir}: another search is running in it; wait or choose another "
-                         "run directory") from None  # fmt: skip
+        raise BusyError(f"{run_dir}: another search is running in it; wait or choose another "
+                        "run directory") from None  # fmt: skip
     finally:
         os.close(handle)
 
 
 def claim(
-    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = ()
-) -> str:
-    """Write run.json if there is none; InputError if the directory belongs to a different search.
+    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = (),
+    study: str | None = None,
+) -> str:  # fmt: skip
+    """Write run.json if there is none; InputError if the directory belongs to a different search,
+    or its trials are not in `study`.
 
     What comes back says in words how the place differs from that of the search so far; '' if it
     does not, or if the search is new. Where it differs, `settle` writes the new place.
@@ -98,9 +106,10 @@ def claim(
     if not os.path.lexists(path):
         if os.path.lexists(run_dir / STUDY_FILE):
             raise InputError(f"{run_dir}: has {STUDY_FILE} but no {RUN_FILE}; {OTHER_RUN}")
-        settle(run_dir, facts, place, data)
+        settle(run_dir, facts, place, data, study)
         return ""
     held = read_run_file(run_dir)
+    _require_study(run_dir, held.study, study)
     # Compared in JSON form, as the file holds it.
     asked, before = json.loads(json.dumps(dict(facts))), BEFORE | held.facts
     compared = (before.keys() | asked.keys()) - _OF_PLACE - (ADDED - before.keys())
@@ -113,16 +122,29 @@ def claim(
         raise InputError(f"{run_dir}: was started with other options ({'; '.join(differing)}); "
                          "give the same options or another run directory")  # fmt: skip
     moved = place.instead_of(held.place)
-    if changed and not moved:
-        settle(run_dir, facts, place, data)
+    if (changed or held.study != study) and not moved:
+        settle(run_dir, facts, place, data, study)
     return moved
 
 
+def _require_study(run_dir: Path, held: str | None, study: str | None) -> None:
+    """InputError where a run would go on without its trials. A database may have several addresses,
+    as those of its proxies."""
+    if held is not None and study is None:
+        raise InputError(f"{run_dir}: its trials are in {held}; give --study {held}, or "
+                         f"{OTHER_RUN}")  # fmt: skip
+    if held is None and study is not None:
+        raise InputError(f"{run_dir}: its trials are in {STUDY_FILE} there; leave out --study, or "
+                         f"{OTHER_RUN}")  # fmt: skip
+
+
 def settle(
-    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = ()
-) -> None:
+    run_dir: Path, facts: Mapping[str, Any], place: Place, data: Sequence[str] = (),
+    study: str | None = None,
+) -> None:  # fmt: skip
     """Write run.json: the run is at `place` from now on."""
     row = {"format": FORMAT, "facts": dict(facts), "place": place.to_dict(), "data": list(data)}
+    row |= {} if study is None else {"study": study}
     write_whole(run_dir / RUN_FILE, json.dumps(row, indent=1) + "\n")
 
 

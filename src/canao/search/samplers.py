@@ -2,7 +2,7 @@
 
 A study resumed in another process must continue as if it had never stopped, but Optuna's samplers
 keep a random state in memory. `Replayed` therefore builds the sampler anew for each proposal,
-from a seed that follows from the run's seed and the number of finished trials.
+from a seed that follows from the run's seed and the number of trials that were proposed before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from canao.errors import InputError
 from canao.search.controller import BLOCKWISE, NAMES
 from canao.search.space import Space
+from canao.search.turns import proposed_before
 
 _STARTUP = 8  # random proposals before a model is fitted: a search has tens of trials
 _POPULATION = 10
@@ -37,7 +38,7 @@ def make_controller(name: str, space: Space, seed: int) -> BaseSampler:
 
 
 class Replayed(BaseSampler):
-    """Another sampler, made anew from (seed, finished trials) before each proposal."""
+    """Another sampler, made anew from (seed, trials proposed before) before each proposal."""
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
         self._make = make
@@ -45,8 +46,7 @@ class Replayed(BaseSampler):
         self._sampler = make(seed % 2**32)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        self._sampler = self._make(_derived(self._seed, len(done)))
+        self._sampler = self._make(_derived(self._seed, proposed_before(study, trial)))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(

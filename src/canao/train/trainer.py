@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from canao.artifact.files import file_digest, staged_directory, staged_file
 from canao.errors import InputError
 from canao.model import hf
 from canao.model.arch import Arch
@@ -259,6 +261,50 @@ class Trainer:
                 checkpoint.unlink(missing_ok=True)
             self._net = net
         return self._net
+
+    def prepare(self) -> None:
+        """Make what the proxy scores of all candidates need: the fine-tuned teacher, how much its
+        parts matter, and what else the ranker asks of it."""
+        with computing(self.device, self.options.threads):
+            self.kept(self._arch)
+            if self.options.ranker == "supernet":
+                self.supernet()
+        if self.options.ranker == "pruning":
+            self.errors()
+
+    def shared(self) -> str:
+        """What says that `prepare` made the same bits here as elsewhere; '' where it made nothing.
+        """
+        teacher, more = self.work / "teacher", [self.work / name for name in self._common()]
+        if not (teacher.is_dir() and all(path.is_file() for path in more)):
+            return ""
+        files = sorted(path for path in teacher.rglob("*") if path.is_file())
+        return digest(self._key, [file_digest(path) for path in (*files, *more)])
+
+    def take(self, work: str, shared: str, host: str) -> None:
+        """Take what `prepare` made in the directory `work` of another process, on `host`, unless it
+        is here, and require that it is what `shared` says."""
+        source, remedy = Path(work), f"copy {work} of {host} to {self.work}, or name the directory"
+        if self.shared() == shared:
+            return
+        if not (source / "teacher").is_dir():
+            raise InputError(f"{work}: no fine-tuned teacher of the search is there; {remedy} of "
+                             "the search as it is seen from here with --shared")  # fmt: skip
+        with storing(self.work):
+            with staged_directory(self.work / "teacher") as staged:
+                shutil.copytree(source / "teacher", staged, dirs_exist_ok=True)
+            for name in self._common():
+                with staged_file(self.work / name) as staged:
+                    shutil.copyfile(source / name, staged)
+        self._model = self._importance = self._net = None
+        if self.shared() != shared:
+            raise InputError(f"{work}: another teacher than the search's is there; {remedy} of "
+                             "the search as it is seen from here with --shared")  # fmt: skip
+
+    def _common(self) -> tuple[str, ...]:
+        """The files that `prepare` leaves beside the teacher's directory."""
+        more = {"supernet": ("supernet.safetensors",), "pruning": ("errors.safetensors",)}
+        return ("teacher.json", "importance.safetensors", *more.get(self.options.ranker, ()))
 
     def finish(self, arch: Arch) -> Student:
         """The student with this architecture, distilled in full, with its best epoch's weights.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from canao.api import DISTIL_DIR
+from canao.api import DISTIL_DIR, EXECUTORS
 from canao.cli.demo_command import DemoOptions, run_demo
 from canao.cli.parsing.options import (
     PROTOCOL,
@@ -27,7 +27,11 @@ from canao.cli.parsing.options import (
     names_of,
 )
 from canao.cli.printing import out
-from canao.cli.search_command import search_and_report, search_each_and_report
+from canao.cli.search_command import (
+    search_and_report,
+    search_each_and_report,
+    work_and_report,
+)
 from canao.defaults import DEVICE, PRECISION, field_defaults
 from canao.errors import InputError
 from canao.search.controller import NAMES as CONTROLLERS
@@ -170,6 +174,15 @@ def search(
         Path | None, typer.Option("--from", help="another run of the same teacher, data and "
                                   "training, whose teacher and students are used")
     ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="database of the trials, so that `canao worker` can join: "
+                                 "postgresql://USER@HOST/DATABASE or grpc://HOST:PORT, and a "
+                                 "name behind #")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help=f"where proxy scores are computed: {', '.join(EXECUTORS)}; "
+                                 "default in this process")
+    ] = None,
 ) -> None:
     """Search, distil, compile and certify a student within a latency budget."""
     options: dict[str, Any] = dict(
@@ -186,13 +199,46 @@ def search(
         augment_model=augment_model, prune_vocabulary=prune_vocabulary,
         vocabulary=vocabulary, unlabelled_text=unlabelled_text, train_device=train_device,
         train_dtype=train_dtype, size_mb=size_mb, memory_mb=memory_mb, min_accuracy=min_accuracy,
+        study=study, executor=executor,
     )  # fmt: skip
     if (budget_ms is None) == (budgets is None):
         raise InputError("give --budget-ms, or several with --budgets, and not both")
+    if budgets is not None and study is not None:
+        raise InputError("--study is of a search with one budget; start one for each of --budgets, "
+                         "with --from")  # fmt: skip
     if budgets is not None:
         search_each_and_report(budgets, out_dir, from_run, **options)
     else:
         search_and_report(out_dir, budget_ms=budget_ms, from_run=from_run, **options)
+
+
+def worker(
+    study: Annotated[str, typer.Option(help="database of the search, as of search")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", "-o", help="own run directory; default the first of "
+                                  "runs/worker-1, -2, ... that is free")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="the search's, where this machine has it elsewhere")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="alike")] = None,
+    augment_model: Annotated[str | None, typer.Option(help="alike")] = None,
+    unlabelled_text: Annotated[Path | None, typer.Option(help="alike")] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="run directory of the search as it is seen from here; "
+                                  "default by its path there")
+    ] = None,
+    train_device: Annotated[str, typer.Option(help="as of search")] = _TRAINING.device,
+    train_dtype: Annotated[
+        str | None, typer.Option(help="as of search; default that of the search")
+    ] = None,
+) -> None:
+    """Judge candidates of a search that another process runs, until it has enough."""
+    work_and_report(
+        study=study, run_dir=out_dir, teacher=teacher, data=data, augment_model=augment_model,
+        unlabelled_text=unlabelled_text, shared=shared, train_device=train_device,
+        train_dtype=train_dtype,
+    )  # fmt: skip
 
 
 def distil(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -86,8 +87,26 @@ class FreeCores:
 _watching: FreeCores | None = None
 
 
+class Way(Protocol):
+    """What training makes way for, such as a measurement of another process on the machine."""
+
+    def working(self) -> AbstractContextManager[None]:
+        """A block in which it computes; waits until it may."""
+        ...
+
+    def pause(self) -> None:
+        """Wait in such a block while it may not compute."""
+        ...
+
+
+_way: Way | None = None
+
+
 def adapt() -> None:
-    """Inside of `threads(None)`: take as many threads as there are free cores; else nothing."""
+    """Between two steps of training. Inside of `making_way`: wait where it has to. Inside of
+    `threads(None)`: take as many threads as there are free cores. Else nothing."""
+    if _way is not None:
+        _way.pause()
     if _watching is not None:
         wanted = _watching.look()
         if wanted != torch.get_num_threads():
@@ -97,14 +116,27 @@ def adapt() -> None:
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let PyTorch compute with `count` threads inside the block. None: with as many as it is set to
-    and, wherever `adapt` is called, with fewer while others use the cores."""
+    and, wherever `adapt` is called, with fewer while others use the cores. Inside of
+    `making_way` it waits where it has to."""
     global _watching
     before, watched = torch.get_num_threads(), _watching
     torch.set_num_threads(count or before)
     cores = local_machine().cores if count is None and before > 1 else ()
     _watching = FreeCores(cores, before) if cores else None
     try:
-        yield
+        with nullcontext() if _way is None else _way.working():
+            yield
     finally:
         torch.set_num_threads(before)
         _watching = watched
+
+
+@contextmanager
+def making_way(way: Way) -> Iterator[None]:
+    """Inside the block, whatever computes makes way."""
+    global _way
+    before, _way = _way, way
+    try:
+        yield
+    finally:
+        _way = before
