@@ -357,6 +357,8 @@ def search_budgets(
             budget_ms=budget, run_dir=place, from_run=other, progress=progress, **options
         )
 
+    if options.get("study") is not None:
+        raise InputError("study is of a search with one budget; search for each with from_run")
     other = None if from_run is None else Path(from_run)
     return search_each(budgets, Path(run_dir), other, one, progress or silent)[0]
 
