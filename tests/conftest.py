@@ -141,6 +141,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_compile", reusing(build._compile, folder))
         yield
+    shutil.rmtree(folder)  # some 5 MB for each header
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,5 @@
-"""Objects that the libraries of the tests share: the runtime is the same C in each of them."""
+"""What builds of the tests share: objects of the runtime, which is the same C in each library, and
+headers as the compiler has read them."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def reusing(compile_: Compile, folder: Path) -> Compile:
         linked = [*command, *map(str, objects.values())]
         if "ziglang" in command and not any(c.startswith("-fsanitize") for c in command):
             alone = [name for name in rest if name.endswith(".c") and name not in apart]
-            apart = {**apart, **dict.fromkeys(alone, _compiling(command))}
+            every = {**apart, **dict.fromkeys(alone, _compiling(command))}
+            apart = {name: [*how, *_intrinsics(folder, sources[name], how)]
+                     for name, how in every.items()}  # fmt: skip
             linked.append("-O3")
         compile_(work, product, rest, apart, linked)
 
@@ -49,6 +52,26 @@ def reusing(compile_: Compile, folder: Path) -> Compile:
 def _compiling(command: Sequence[str]) -> list[str]:
     """A command that compiles and links, but for what it says of linking."""
     return [c for c in command if c not in build._LINKING and not c.startswith("-l")]
+
+
+def _intrinsics(folder: Path, text: str, command: Sequence[str]) -> list[str]:
+    """What makes clang read the header of intrinsics, if a text includes one, as it left it when it
+    was read before: reading it anew takes longer than a small kernel. Made for a second use."""
+    included = re.search(r"^#include <(immintrin|arm_neon)\.h>$", text, re.MULTILINE)
+    if included is None:
+        return []
+    chosen = _compiling(command)
+    h = hashlib.sha256("\0".join([included[0], *chosen]).encode())
+    place = folder / h.hexdigest()[:32]
+    made = place / "header.pch"
+    with _lock:
+        if not place.is_dir():
+            place.mkdir()
+            return []
+        if not made.is_file():
+            (place / "header.h").write_text(f"{included[0]}\n", encoding="utf-8")
+            build._call(place, [*chosen, "-x", "c-header", "header.h", "-o", made.name])
+    return ["-include-pch", str(made)]
 
 
 def _object(folder: Path, name: str, sources: Mapping[str, str], command: Sequence[str]) -> Path:
