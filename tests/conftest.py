@@ -15,11 +15,19 @@ import numpy as np
 import pytest
 
 from canao import build
+from canao.cache.place import cache_directory
+from canao.cache.prune import prune
 from canao.compiler import loading
 from tests.captured import remembering
+from tests.objects import reusing
 
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Processes that tests start must not wait for threads that the other tests keep from running.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests build several times what a user's cache holds, and their processes use all of it to the
+# end: beyond the bound each build would remove the toolchain's own libraries, and make them again.
+os.environ.setdefault("CANAO_CACHE_MAX", "8G")
 
 # The lengths at which every compiled model is compared: tiles and their neighbours.
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)
@@ -123,6 +131,26 @@ def captured_once() -> Iterator[None]:
     """A model that is compiled by several tests is captured for the first of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "trace", remembering(loading.trace))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What libraries have in common is compiled for the first of them."""
+    folder = tmp_path_factory.mktemp("objects")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_compile", reusing(build._compile, folder))
+        yield
+    shutil.rmtree(folder)  # some 5 MB for each header
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pruned_by_others() -> Iterator[None]:
+    """To look through the common cache after each build takes longer than many a build does. Where
+    tests have a cache of their own, it is kept within its bound as ever."""
+    common = cache_directory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "prune", lambda: prune() if cache_directory() != common else 0)
         yield
 
 

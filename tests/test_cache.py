@@ -239,6 +239,14 @@ def test_the_toolchains_files_are_bounded_too(compiler: Toolchain) -> None:
     assert usage().toolchain_bytes < 10_000
 
 
+def test_the_toolchains_files_stay_where_builds_in_use_take_more(compiler: Toolchain) -> None:
+    """Nothing would be within the bound without them, and each build would make them again."""
+    (own_directory(TOOLCHAIN) / "libc").write_bytes(b"x" * 1000)
+    mine = program(1, compiler)
+    prune(usage().entries[0].bytes - 1)
+    assert mine.exists() and (own_directory(TOOLCHAIN) / "libc").exists()
+
+
 HANGING = """
 import sys
 from canao.build import Toolchain, build_program

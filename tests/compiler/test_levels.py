@@ -23,6 +23,7 @@ from canao.lower.scheduling import default_plans
 from canao.schedule.weights import file_parts
 from canao.target import Target, get_target
 from tests.compiler.models import classifier, reference
+from tests.compiler.test_families import QUICK
 from tests.oracle import ONE_LEVEL, SHALLOW, assert_close
 
 pytestmark = pytest.mark.as_shipped
@@ -39,16 +40,18 @@ static int told(int status) { printf("isa %s\\n", canao_isa()); return status; }
 
 
 def staged(target: Target, precision: str = "float32") -> Stages:
-    graph = load_model(classifier("odd"))[1]
+    graph = load_model(classifier("odd", layers=1))[1]
     return compile_graph(graph, target, planner=default_plans, precision=precision)
 
 
-def outputs(stages: Stages, folder: Path, emulator: str, cpu: str) -> tuple[str, list[list[str]]]:
+def outputs(
+    stages: Stages, folder: Path, emulator: str, cpu: str, *flags: str
+) -> tuple[str, list[list[str]]]:
     """The instruction set that runs on an emulated processor, and the outputs of each text."""
     text = Path(__file__).with_name("harness.c").read_text(encoding="utf-8")
     main = text.replace("int main", f"{MAIN}\nint main", 1)
     units: dict[str, str | Unit] = {**library_files([level.source for level in stages.levels])}
-    program = build_program(units | {"main.c": main}, X86.least, None)
+    program = build_program(units | {"main.c": main}, X86.least, None, flags)
     weights = folder / "weights.bin"
     weights.write_bytes(b"".join(file_parts(stages.program.graph, stages.schedule.weights)))
     lines = [" ".join(map(str, [len(a), *a, *b])) for a, b in TEXTS]
@@ -63,29 +66,29 @@ def outputs(stages: Stages, folder: Path, emulator: str, cpu: str) -> tuple[str,
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_processor_decides(precision: str, qemu_x86: str, tmp_path: Path) -> None:
     """Each level computes to the bit what a library of it alone does, and near the other's."""
-    found = {}
+    found, flags = {}, () if precision == "float32" else QUICK
     for cpu, isa in (("Nehalem", "scalar"), ("max", "avx2")):
-        found[isa] = outputs(staged(BOTH, precision), tmp_path, qemu_x86, cpu)
+        found[isa] = outputs(staged(BOTH, precision), tmp_path, qemu_x86, cpu, *flags)
         assert found[isa][0] == isa
-        alone = outputs(staged(X86.with_isa(isa), precision), tmp_path, qemu_x86, cpu)
+        alone = outputs(staged(X86.with_isa(isa), precision), tmp_path, qemu_x86, cpu, *flags)
         assert found[isa] == alone
     for text, *rows in zip(TEXTS, found["scalar"][1], found["avx2"][1], strict=True):
         scalar, avx2 = (np.array(row, float) for row in rows)
         # In int8 a rounding may move a whole number by one.
         assert_close(scalar, avx2, tolerance=SHALLOW if precision == "float32" else ONE_LEVEL)
         if precision == "float32":
-            want = np.concatenate([v.ravel() for v in reference(classifier("odd"), *text)])
-            assert_close(avx2, want)
+            want = reference(classifier("odd", layers=1), *text)
+            assert_close(avx2, np.concatenate([v.ravel() for v in want]))
 
 
 @pytest.mark.cross
 def test_the_widest_that_the_processor_has_runs(qemu_x86: str, tmp_path: Path) -> None:
     """Emulated processors have no AVX-512; what the least level lacks is what is told."""
     three = staged(X86.with_isa("avx512,scalar,avx2"))
-    assert outputs(three, tmp_path, qemu_x86, "max")[0] == "avx2"
-    assert outputs(three, tmp_path, qemu_x86, "Nehalem")[0] == "scalar"
+    assert outputs(three, tmp_path, qemu_x86, "max", *QUICK)[0] == "avx2"
+    assert outputs(three, tmp_path, qemu_x86, "Nehalem", *QUICK)[0] == "scalar"
     with pytest.raises(subprocess.CalledProcessError) as error:
-        outputs(staged(X86.with_isa("avx2,avx512")), tmp_path, qemu_x86, "Nehalem")
+        outputs(staged(X86.with_isa("avx2,avx512")), tmp_path, qemu_x86, "Nehalem", *QUICK)
     assert error.value.returncode == 20 and "kernels for avx2: it lacks movbe" in error.value.stderr
 
 

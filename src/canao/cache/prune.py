@@ -88,7 +88,8 @@ def prune(limit: int | None = None) -> int:
                 os.replace(folder / entry.key, bin_ / entry.key)
                 total -= entry.bytes
                 freed += entry.bytes
-    if total > most:
+    # Where builds in use take more by themselves, each build would make the toolchain's files anew.
+    if total > most and (total - kept <= most or not most):
         freed += _clear_toolchain(toolchain)
     return freed
 
