@@ -19,6 +19,7 @@ import pytest
 from canao.artifact.certificate import write_certificate
 from canao.artifact.certificate_file import load_certificate, read_certificate
 from canao.artifact.directory import Artifact, digest_of
+from canao.artifact.manifest import sealed
 from canao.cli.app import main
 from canao.compiler.pipeline import compile_model
 from canao.device.null import ScriptedTimer
@@ -215,7 +216,8 @@ def test_run_notes_a_certificate_that_does_not_fit(canao, artifact: Path, tmp_pa
         ("{}", "format null"),
         (json.dumps(row | {"measured_ms": 1e-6}), "says 'measured_ms' 1e-06"),
         (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 4"),
-        (json.dumps(row | {"files": other, "digest": digest_of(other)}), "model.so as it is now"),
+        (json.dumps(sealed(row | {"files": other, "digest": digest_of(other)})),
+         "model.so as it is now"),
     ):
         (copy / "certificate.json").write_text(text)
         noted = canao("run", str(copy), "wake me", "--top", "1")
