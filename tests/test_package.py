@@ -36,8 +36,8 @@ QUICK = ("--trials", "1", "--quick-steps", "2", "--epochs", "1", "--teacher-epoc
 # The command, which waits for no quieter moment to measure in: the other tests leave none. The half
 # minute of a certificate passes at once.
 WITHOUT_PAUSES = (
-    "import time; time.sleep = lambda s: None; import canao.device.bench as b, canao.device.null as n;"
-    " b.WallTimer = n.ScriptedTimer; from canao.cli.entry import main; main()"
+    "import time; time.sleep = lambda s: None; from canao.device import bench, null; "
+    "bench.WallTimer = null.ScriptedTimer; from canao.cli.entry import main; main()"
 )
 
 
