@@ -45,8 +45,8 @@ def search_each(
     without = [one for one in students if not one.artifact]
     if without:
         named = ", ".join(f"{one.budget_ms:g} ms" for one in without)
-        raise BudgetError(f"{run_dir}: no student keeps {named} ({without[0].why}); "
-                          f"{len(found)} others are in {STUDENTS_FILE}")  # fmt: skip
+        raise BudgetError(f"{run_dir}: no student keeps {named} ({without[0].why}); those of the "
+                          f"other {len(found)} budgets are in {STUDENTS_FILE}")  # fmt: skip
     return found, sorted(students, key=_rank)
 
 
