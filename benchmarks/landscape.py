@@ -40,6 +40,7 @@ from landscape_table import write_page
 from peers.progress import say
 from peers.records import Record, Records
 from peers.results import Results, add_options, file_of
+from peers.script import ended, recorded
 
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
@@ -48,7 +49,7 @@ from canao.compiler.pipeline import compile_model
 from canao.defaults import PRECISION, silent
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import local_device
-from canao.errors import CanaoError, DeviceError, InputError
+from canao.errors import DeviceError, InputError
 from canao.machine import local_machine
 from canao.model.arch import Arch
 from canao.search.allocate import allocated
@@ -254,23 +255,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", action="store_true", help="write landscape.md")
     add_options(parser, RECORDS)
     given = parser.parse_args(arguments)
-    try:
-        records = Records(file_of(given, RECORDS), IDENTITY)
-        if given.controllers:
-            compare(records.read(), SPACE, SHARES, given.seeds, say)
-        elif given.table:
-            write_page(records.read())
-        else:
-            results = Results.start(records, given.draft)
-            _run(given, results)
-            results.close()
-    except CanaoError as error:
-        say(f"landscape: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("landscape: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+    return ended("landscape", lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> None:
+    if given.controllers:
+        records = Records(file_of(given, RECORDS), IDENTITY).read()
+        compare(records, SPACE, SHARES, given.seeds, say)
+    else:
+        recorded(given, RECORDS, IDENTITY, write_page, lambda results: _run(given, results))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ import embedding_precision
 import tagging
 import torch
 from peers.progress import report, say
-from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.records import Record
+from peers.results import Results, add_options
+from peers.script import ended, recorded
 from precision_tasks_table import FLOAT32, INT8, TRAINED, write_page
 
 from canao.accuracy.measure import Labelled, Predictions, labelled_text, predictions
 from canao.cli.demo_command import packaged_teacher
 from canao.compiler.pipeline import compile_model
-from canao.errors import CanaoError, InputError
+from canao.errors import InputError
 from canao.machine import local_machine
 from canao.train.data import load_data
 from canao.train.engine.compute import computes_in, training_device
@@ -279,21 +281,10 @@ def _run(options: argparse.Namespace, results: Results) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    try:
-        records = Records(file_of(options, RECORDS), IDENTITY)
-        if options.table:
-            write_page(tuple(TASKS), records.read())
-            return 0
-        results = Results.start(records, options.draft)
-        _run(options, results)
-        results.close()
-    except CanaoError as error:
-        say(f"precision_tasks: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("precision_tasks: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+    return ended("precision_tasks", lambda: recorded(
+        options, RECORDS, IDENTITY, partial(write_page, tuple(TASKS)),
+        lambda results: _run(options, results),
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

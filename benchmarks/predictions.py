@@ -24,8 +24,9 @@ from pathlib import Path
 
 import numpy as np
 from peers.progress import say
-from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.records import Record
+from peers.results import Results, add_options
+from peers.script import ended, recorded
 from predictions_table import MIXED, write_page
 
 from canao.artifact.directory import Artifact
@@ -35,7 +36,7 @@ from canao.compiler.pipeline import compile_model
 from canao.defaults import PRECISION
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import local_device
-from canao.errors import CanaoError, DeviceError, InputError
+from canao.errors import DeviceError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch, Block
@@ -160,21 +161,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", action="store_true", help="write predictions.md")
     add_options(parser, RECORDS)
     options = parser.parse_args(arguments)
-    try:
-        records = Records(file_of(options, RECORDS), IDENTITY)
-        if options.table:
-            write_page(records.read())
-            return 0
-        results = Results.start(records, options.draft)
-        _run(options, results)
-        results.close()
-    except CanaoError as error:
-        say(f"predictions: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("predictions: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+    return ended("predictions", lambda: recorded(
+        options, RECORDS, IDENTITY, write_page, lambda results: _run(options, results)
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

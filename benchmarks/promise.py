@@ -30,8 +30,9 @@ from typing import Any
 
 import numpy as np
 from peers.progress import say
-from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.records import Record
+from peers.results import Results, add_options
+from peers.script import ended, recorded
 from promise_table import write_page
 
 from canao import api
@@ -43,7 +44,7 @@ from canao.compiler.pipeline import compile_model
 from canao.device.base import Device, MeasureConfig, Timing
 from canao.device.bench import local_device
 from canao.device.certify import judge
-from canao.errors import BudgetError, CanaoError, DeviceError, InputError
+from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import local_machine
 from canao.search.journal import read_trials
 from canao.search.trial import best_first
@@ -185,21 +186,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", action="store_true", help="write promise.md")
     add_options(parser, RECORDS)
     options = parser.parse_args(arguments)
-    try:
-        records = Records(file_of(options, RECORDS), IDENTITY)
-        if options.table:
-            write_page(records.read())
-            return 0
-        results = Results.start(records, options.draft)
-        _run(options, results)
-        results.close()
-    except CanaoError as error:
-        say(f"promise: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("promise: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+    return ended("promise", lambda: recorded(
+        options, RECORDS, IDENTITY, write_page, lambda results: _run(options, results)
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

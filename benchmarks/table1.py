@@ -36,8 +36,9 @@ from pathlib import Path
 
 import torch
 from peers.progress import say
-from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.records import Record
+from peers.results import Results, add_options
+from peers.script import ended, recorded
 from table1_table import write_page
 from teacher import TASKS, Task
 
@@ -53,7 +54,7 @@ from canao.defaults import PRECISION, silent
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import local_device
 from canao.device.null import NullDevice
-from canao.errors import BudgetError, CanaoError, DeviceError, InputError
+from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch
@@ -307,21 +308,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", action="store_true", help="write table1.md")
     add_options(parser, RECORDS)
     given = parser.parse_args(arguments)
-    try:
-        records = Records(file_of(given, RECORDS), IDENTITY)
-        if given.table:
-            write_page(records.read())
-            return 0
-        results = Results.start(records, given.draft)
-        _run(results, given)
-        results.close()
-    except CanaoError as error:
-        say(f"table1: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("table1: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+    return ended("table1", lambda: recorded(
+        given, RECORDS, IDENTITY, write_page, lambda results: _run(results, given)
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

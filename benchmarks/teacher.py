@@ -32,12 +32,13 @@ import msgspec
 from marks import footnotes, marked
 from pages import fill, table
 from peers.progress import report, say
-from peers.records import Record, Records
-from peers.results import Results, add_options, file_of
+from peers.records import Record
+from peers.results import Results, add_options
+from peers.script import ended, recorded
 from precision_tasks_table import spread
 
 from canao.cli.demo_command import packaged_teacher
-from canao.errors import CanaoError, InputError
+from canao.errors import InputError
 from canao.train.data import load_data
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
@@ -168,23 +169,15 @@ def _cases(options: argparse.Namespace) -> list[Record]:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    try:
-        records = Records(file_of(options, RECORDS), IDENTITY)
-        if options.table:
-            fill(PAGE, {"tasks": rows_of(records.read())})
-            return 0
-        cases = _cases(options)
-        results = Results.start(records, options.draft)
-        for identity in cases:
+
+    def run(results: Results) -> None:
+        for identity in _cases(options):
             run_case(results, options, TASKS[identity["dataset"]], identity)
-        results.close()
-    except CanaoError as error:
-        say(f"teacher: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("teacher: interrupted; the same command goes on where it was")
-        return 130
-    return 0
+
+    def write(records: Sequence[Record]) -> None:
+        fill(PAGE, {"tasks": rows_of(records)})
+
+    return ended("teacher", lambda: recorded(options, RECORDS, IDENTITY, write, run))
 
 
 if __name__ == "__main__":

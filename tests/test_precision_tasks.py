@@ -22,6 +22,7 @@ import precision_tasks  # noqa: E402
 import precision_tasks_table  # noqa: E402
 import tagging  # noqa: E402
 from marks import BAD  # noqa: E402
+from peers.records import Records  # noqa: E402
 from peers.results import PUBLISHED, Results  # noqa: E402
 from peers.source import Source  # noqa: E402
 from precision_tasks_table import FLOAT32, INT8, TRAINED  # noqa: E402
@@ -78,7 +79,7 @@ def learnable(count: int) -> tuple[Sentence, ...]:
 
 def rows_of(arguments: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
     path = Path(arguments[arguments.index("--out") + 1])
-    held = precision_tasks.Records(path, precision_tasks.IDENTITY).read()
+    held = Records(path, precision_tasks.IDENTITY).read()
     return {(r["dataset"], r["variant"]): r for r in held}
 
 
@@ -99,7 +100,7 @@ def test_a_run_is_recorded_and_not_repeated(
     assert precision_tasks.main(study) == 0
     assert capsys.readouterr().err.count("recorded already") == 2
     assert precision_tasks.main([*study, "--most", "40", "--tasks", "RTE"]) == 0
-    held = precision_tasks.Records(Path(study[7])).read()
+    held = Records(Path(study[7])).read()
     assert [r["train_examples"] for r in held] == [432, 432, 80, 80, 40, 40]
 
 
@@ -229,7 +230,7 @@ def test_tables() -> None:
 
 
 def test_the_published_page_is_that_of_the_records() -> None:
-    held = precision_tasks.Records(PUBLISHED / "precision_tasks.jsonl").read()
+    held = Records(PUBLISHED / "precision_tasks.jsonl").read()
     page = (ROOT / "benchmarks" / "precision_tasks.md").read_text(encoding="utf-8")
     made = precision_tasks_table.sections(tuple(precision_tasks.TASKS), held)
     assert all(f"begin -->\n{text}" in page for text in made.values())
@@ -238,6 +239,6 @@ def test_the_published_page_is_that_of_the_records() -> None:
 def test_accuracy_needs_no_quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Source, "read", staticmethod(lambda: Source("c0ffee", ())))
     path = tmp_path / "rows.jsonl"
-    results = Results.start(precision_tasks.Records(path, precision_tasks.IDENTITY))
+    results = Results.start(Records(path, precision_tasks.IDENTITY))
     row = {k: v for k, v in record(INT8, 0.8).items() if k != "source"}
     assert results.put("m", row) and results.holds(row)
