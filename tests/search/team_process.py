@@ -22,7 +22,7 @@ from tests.search.landscape import (
     options,
 )
 
-WAITS = {"beat_s": 0.2, "lost_s": 1.2, "look_s": 0.05, "reach_s": 40.0}
+WAITS = {"beat_s": 0.2, "lost_s": 3.0, "look_s": 0.05, "reach_s": 120.0}
 CONTENTS = {"the teacher": "one", "the text": "one"}
 
 

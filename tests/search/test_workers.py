@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from canao.search import Space, place
 from canao.search.bulk_storage import BulkStorage
 from canao.search.journal import Journal, read_trials
 from canao.search.place import Place, place_of
-from canao.search.study_storage import study_name
+from canao.search.study_storage import open_shared, study_name
 from canao.search.study_url import parse_study
 from canao.search.team import Offer, Team, Waits
 from canao.search.trial import FAILED, MEASURED_OVER, TRAINED, Trial
@@ -31,6 +32,7 @@ from tests.search.team_process import CONTENTS, WAITS, Started, run
 # Several processes compile, as users do, and only with the same flags.
 pytestmark = pytest.mark.as_shipped
 SPACE = Space.of_teacher(TEACHER)
+RUNNING, WAITING = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
 HERE = Place("a machine", "host-avx2", "code")
 
 
@@ -233,6 +235,26 @@ def test_two_that_claim_one_trial(database: str, tmp_path: Path) -> None:
         second.suggest(TEACHER)
         again = second.ask()
         assert again is not None and again.arch not in archs
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_a_claim_is_made_once_however_many_try(
+    database: str, tmp_path: Path, kind: str
+) -> None:
+    """Of eight threads with connections of their own, each claims what it can of twenty trials."""
+    url = database if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
+    study, waiting = parse_study(url), optuna.trial.create_trial(state=WAITING)
+    made = open_shared(study, new=True)
+    head = made.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "one")
+    trials = [made.create_new_trial(head, waiting) for _ in range(20)]
+
+    def claims(_: int) -> list[int]:
+        own = open_shared(study, new=False)
+        return [id for id in trials if own.set_trial_state_values(id, RUNNING)]
+
+    with ThreadPoolExecutor(8) as pool:
+        had = Counter(id for found in pool.map(claims, range(8)) for id in found)
+    assert had == Counter(trials)
 
 
 def test_a_candidate_that_costs_processes_is_given_up(database: str, tmp_path: Path) -> None:
