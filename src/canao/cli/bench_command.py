@@ -10,8 +10,10 @@ from typing import Any
 
 from canao.api import get_device
 from canao.artifact.directory import Artifact
-from canao.cli.printing import print_profile, print_timing
+from canao.cli.printing import print_profile, print_timing, timed
+from canao.defaults import silent
 from canao.device.base import Failure, MeasureConfig, Timing
+from canao.device.lease import leased
 from canao.errors import DeviceError
 from canao.isa.table import FLOAT
 
@@ -21,7 +23,8 @@ def bench_and_print(
     profile: bool, as_json: bool, raw: bool,
 ) -> None:  # fmt: skip
     """Measure a library, with `profile` its kernels as well; with `raw` print every sample."""
-    loaded, where = Artifact.load(artifact), get_device(device)
+    say = silent if as_json or raw else timed()
+    loaded, where = Artifact.load(artifact), leased(get_device(device), say)
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()

@@ -14,6 +14,7 @@ from canao.artifact.directory import Artifact
 from canao.cli.printing import print_certificate, shown_live, timed
 from canao.defaults import silent
 from canao.device.certify import UnsavedError, certify
+from canao.device.lease import leased
 from canao.errors import InputError
 
 
@@ -27,7 +28,8 @@ def certify_and_print(
     `certify`."""
     if not 0 <= max_regression < float("inf"):
         raise InputError(f"--max-regression {max_regression:g}: give a percentage from 0")
-    where, loaded = get_device(device), Artifact.load(artifact)
+    say, live = (silent, silent) if as_json else (timed(), shown_live())
+    where, loaded = leased(get_device(device), say), Artifact.load(artifact)
     before = None
     if baseline is not None:  # what is wrong with it is said before anything is measured
         before = read_certificate(baseline)
@@ -35,7 +37,6 @@ def certify_and_print(
     budget = before.budget_ms if budget_ms is None and before is not None else budget_ms
     if budget is None:
         raise InputError("no budget; give --budget-ms, or a certificate with --baseline")
-    say, live = (silent, silent) if as_json else (timed(), shown_live())
     score = None if check is None else _scored(loaded, check, metric, columns, say)
     try:
         certificate = certify(loaded, where, budget, score=score, say=live, **options)

@@ -146,6 +146,11 @@ class Leased:
         return getattr(self._device, name)
 
 
+def leased(device: Device, say: Callable[[str], None] = silent) -> Leased:
+    """A device that this process measures on alone."""
+    return Leased(device, Lease(device.name, say))
+
+
 def _opened(name: str) -> int | None:
     """A handle of a lock; None where there can be none. Homes may be shared by machines, so the
     name has the machine's."""
