@@ -183,6 +183,20 @@ def test_certify_against_a_baseline(canao, artifact: Path, tmp_path: Path) -> No
     write_certificate(old, elsewhere)
     refused(canao(*gate, "5"), "a phone", "this machine is")
     refused(canao(*gate, "-1"), "--max-regression")
+    write_certificate(old, kept)
+    told = canao(*gate, "1000000")
+    assert told.returncode == 0 and f"against {old}: latency +" in told.stdout
+    told = canao(*gate, "1000000", "--json")
+    assert [one["name"] for one in json.loads(told.stdout)["baseline"]] == [
+        "latency", "memory", "size"]  # fmt: skip
+    before = old.read_bytes()
+    same = ("certify", str(copy), "--others-limit", "1", "--baseline", str(old), "--out", str(old))
+    refused(canao(*same), "is the baseline", "--out")
+    refused(canao(*gate, "5", "--length", "8"), "under another protocol", "length 128, now 8")
+    assert old.read_bytes() == before
+    for wrong in (("--size-mb", "nan"), ("--memory-mb", "0"), ("--size-mb=-1",)):
+        refused(canao(*asked, str(new), "--budget-ms", "9", *wrong), "megabytes above 0")
+    refused(canao(*asked, str(new), "--budget-ms", "9", "--length", "513"), "513", "--length")
     refused(canao(*asked, str(new)), "--budget-ms", "--baseline")
     refused(canao(*asked, str(new), "--budget-ms", "1", "--max-regression", "3"), "--baseline")
     refused(canao(*asked, str(new), "--budget-ms", "1", "--min-accuracy", "0.9"), "--check")

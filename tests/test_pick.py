@@ -43,6 +43,8 @@ int main(int argc, char **argv)
         printf(" %d %.6f %d", picked.run(picked.model, in, 3, out), out[0][0], picked.ms > 0);
         free(out[0]);
     }
+    else
+        printf(" %s", picked.why);
     printf("\n");
     canao_unpick(&picked);
     return 0;
@@ -108,8 +110,15 @@ def test_what_does_not_run_here_is_passed_over(students: list[Path], tmp_path: P
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match="no students"):
         canao.pick([], 1.0)
-    with pytest.raises(InputError, match="budget nan"):
-        canao.pick(students, float("nan"))
+    for place in (tmp_path / "typo", [students[0], tmp_path]):
+        with pytest.raises(InputError, match="holds no library; give a run directory"):
+            canao.pick(place, 1.0)
+    for wrong, named in (({"budget_ms": float("nan")}, "budget nan"), ({"budget_ms": "5"}, "'5'"),
+                         ({"length": 0}, "length 0"), ({"runs": 0}, "runs 0"),
+                         ({"percentile": 200}, "percentile 200"), ({"threads": 0}, "threads"),
+                         ({"budget_ms": None}, "budget None")):  # fmt: skip
+        with pytest.raises(InputError, match=named):
+            canao.pick(students, **{"budget_ms": 1.0, **wrong})
 
 
 def test_times_that_cannot_be_taken(students: list[Path]) -> None:
@@ -117,7 +126,7 @@ def test_times_that_cannot_be_taken(students: list[Path]) -> None:
         for asked in ({"length": 0}, {"length": 10**6}, {"length": 4, "runs": 0},
                       {"length": 4, "percentile": 0.0}, {"length": 4, "percentile": 101.0},
                       {"length": 4, "runs": 2**31}, {"length": True}):  # fmt: skip
-            with pytest.raises(InputError, match=r"length|runs"):
+            with pytest.raises(InputError, match=r"length|runs|percentile"):
                 model.time(**asked)
         assert model.time(1, 1, 100.0) > 0
 
@@ -146,9 +155,12 @@ def test_in_c(students: list[Path], tmp_path: Path, flags: tuple[str, ...]) -> N
     assert pick(1e-6, *students) == ["0", "1", "0", "0", want[1], "1"]
     assert pick(1e6, tmp_path, students[1]) == ["0", "1", "1", "0", want[1], "1"]
     assert pick(1e6, tmp_path)[:3] == ["-1", "-1", "0"]
-    assert pick(1e6)[:2] == ["-1", "-1"]
+    assert "cannot open shared object" in " ".join(pick(1e6, tmp_path))
+    assert pick(1e6) == ["-1", "-1", "0", "no", "students", "were", "given"]
+    assert pick(float("nan"), *students)[:3] == ["1", "-1", "0"]
     crossed = tmp_path / "crossed"
     crossed.mkdir()
     shutil.copy(students[0] / "model.so", crossed)
     shutil.copy(students[1] / "weights.bin", crossed)
     assert pick(1e6, crossed)[:2] == ["5", "-1"]  # CANAO_FORMAT
+    assert "belongs to another library" in " ".join(pick(1e6, crossed))

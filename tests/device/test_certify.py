@@ -15,6 +15,8 @@ import pytest
 from canao.artifact.budgets import OtherBudgets, Scored
 from canao.artifact.certificate import (
     BY_SEARCH,
+    check_baseline,
+    compared,
     require_baseline,
     require_budget,
     write_certificate,
@@ -25,7 +27,7 @@ from canao.artifact.files import file_digest
 from canao.artifact.manifest import sealed
 from canao.artifact.measured import Others
 from canao.device.base import MeasureConfig, Measurement, Timing
-from canao.device.certify import DisturbedError, UnsavedError, certify, judge
+from canao.device.certify import DisturbedError, UnsavedError, asked_of, certify, judge
 from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
@@ -449,9 +451,36 @@ def test_a_regression_against_a_baseline(artifact: Artifact) -> None:
     slower = certify(artifact, NullDevice(7.5), 8.0, CONFIG)
     with pytest.raises(BudgetError, match=r"regression of more than 5 %: latency 7\.5 ms, \+7\.1%"):
         require_baseline(slower, before, 5.0)
-    other = certify(artifact, NullDevice(7.0), 8.0, MeasureConfig(length=8))
+    assert {one.name: one.grown for one in compared(slower, before)} == {
+        "latency": pytest.approx(0.5 / 7), "memory": 0.0, "size": 0.0}  # fmt: skip
+
+
+def test_a_baseline_of_another_question_is_refused(artifact: Artifact) -> None:
+    before = certify(artifact, NullDevice(7.0), 8.0, CONFIG)
+    path, none = artifact.path / "certificate.json", OtherBudgets()
+
+    def asked(device: NullDevice, config: MeasureConfig = CONFIG) -> Any:
+        return asked_of(device, 9.0, config, 90.0, none)
+
+    check_baseline(before, path, asked(NullDevice()))
     with pytest.raises(InputError, match=r"under another protocol \(length 128, now 8\)"):
-        require_baseline(other, before, 5.0)
+        check_baseline(before, path, asked(NullDevice(), MeasureConfig(length=8)))
+    with pytest.raises(InputError, match=r"and this machine is phone"):
+        check_baseline(before, path, asked(NullDevice(machine=Machine(cpu="phone"))))
+
+
+@pytest.mark.parametrize("wrong", [
+    {"size_mb": -1.0}, {"size_mb": 0.0}, {"size_mb": float("nan")}, {"memory_mb": float("inf")},
+    {"min_accuracy": 90.0}, {"min_accuracy": float("nan")},
+])  # fmt: skip
+def test_other_budgets_that_are_none(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        OtherBudgets(**wrong)
+
+
+def test_more_tokens_than_the_model_takes(artifact: Artifact) -> None:
+    with pytest.raises(InputError, match=r"length 9999 is over the model's maximum, \d+; give"):
+        certify(artifact, NullDevice([]), 8.0, MeasureConfig(length=9999))
 
 
 def test_the_limit_can_be_lifted(artifact: Artifact) -> None:

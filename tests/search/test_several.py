@@ -12,8 +12,8 @@ import pytest
 import canao
 from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
+from canao.artifact.students import read_students
 from canao.errors import BudgetError, InputError
-from canao.inference.pick import read_students
 from tests.train.tiny_bert import save_tiny, write_task
 
 
@@ -58,7 +58,8 @@ def test_a_student_for_each(place: Path) -> None:
 
 def test_a_budget_that_none_keeps(place: Path) -> None:
     """Is named in the end; the others are there. The null device takes 1 ms for everything."""
-    with pytest.raises(BudgetError, match=r"keeps 0.5 ms \(.*other 1 budgets are in") as raised:
+    said = r"keeps 0.5 ms .*--budgets .*has 1 of 2 students"
+    with pytest.raises(BudgetError, match=said) as raised:
         search(place, [0.5, 4.0], "some", from_run=place / "runs" / "3ms")
     assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
     rows = json.loads((place / "some" / "students.json").read_text())["students"]

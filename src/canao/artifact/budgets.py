@@ -3,9 +3,11 @@ must be."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from canao.artifact.directory import Artifact
+from canao.errors import InputError
 
 MB = 1e6  # a megabyte, as stores of apps count
 
@@ -22,6 +24,18 @@ class OtherBudgets:
     size_mb: float | None = None
     memory_mb: float | None = None
     min_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        """InputError for what is no limit."""
+        for name in ("size_mb", "memory_mb"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value:g}; give megabytes above 0")
+        least = self.min_accuracy
+        if least is not None and not -1 <= least <= 1:
+            raise InputError(
+                f"min_accuracy is {least:g}; give a value of the metric, such as 0.9 for 90 %"
+            )
 
     def __bool__(self) -> bool:
         return any(b is not None for b in (self.size_mb, self.memory_mb, self.min_accuracy))

@@ -9,7 +9,8 @@ one that was changed after it was written.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -322,36 +323,58 @@ def require_budget(certificate: Certificate) -> None:
     """Raise BudgetError unless the certificate says that all budgets were kept."""
     if not certificate.holds:
         raise BudgetError(
-            f"budget missed: {certificate.missed} ({certificate}); search again for a smaller "
-            "model, or give a larger budget"
+            f"budget missed: {certificate.missed} ({certificate}); search again for a model that "
+            "keeps it, or give another budget"
         )
 
 
 def require_baseline(certificate: Certificate, baseline: Certificate, most: float) -> None:
     """Raise BudgetError if latency, memory or size grew by more than `most` percent of what the
-    baseline says; InputError if that is of another machine or protocol, whose figures say nothing
-    here. Budgets may differ."""
-    budgets = {"budget", "size_mb", "memory_mb", "min_accuracy"}
-    was, now = ({name: value for name, value in one.protocol.items() if name not in budgets}
-                for one in (baseline, certificate))  # fmt: skip
-    differing = differences(was, now)
-    if differing:
-        raise InputError(f"the baseline is under another protocol ({differing}); certify it again "
-                         "as this one, or give the baseline's options")  # fmt: skip
+    baseline says."""
     grown = [
-        f"{name} {of(certificate):.4g} {unit}, {of(certificate) / of(baseline) - 1:+.1%} against "
-        f"{of(baseline):.4g}"
-        for name, unit, of in _COMPARED
-        if of(certificate) > (1 + most / 100) * of(baseline)
-    ]
+        f"{one.name} {one.now:.4g} {one.unit}, {one.grown:+.1%} against {one.was:.4g}"
+        for one in compared(certificate, baseline) if one.now > (1 + most / 100) * one.was
+    ]  # fmt: skip
     if grown:
         raise BudgetError(f"regression of more than {most:g} %: {'; '.join(grown)}; undo what made "
                           "it so, or give a larger --max-regression")  # fmt: skip
 
 
-# What a regression is looked for in: name, unit, and the figure of a certificate.
-_COMPARED: tuple[tuple[str, str, Callable[[Certificate], float]], ...] = (
-    ("latency", "ms", lambda one: one.measured_ms),
-    ("memory", "MB", lambda one: one.peak_bytes / MB),
-    ("size", "MB", lambda one: one.size_bytes / MB),
-)
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A figure of a baseline and of a later certificate."""
+
+    name: str
+    unit: str
+    was: float
+    now: float
+
+    @property
+    def grown(self) -> float:
+        """now / was - 1; 0 where nothing was and is."""
+        return self.now / self.was - 1 if self.was else math.inf if self.now else 0.0
+
+
+def compared(certificate: Certificate, baseline: Certificate) -> tuple[Compared, ...]:
+    """Latency, memory and size of a certificate beside those of a baseline."""
+    return tuple(
+        Compared(name, unit, of(baseline), of(certificate))
+        for name, unit, of in (
+            ("latency", "ms", lambda one: one.measured_ms),
+            ("memory", "MB", lambda one: one.peak_bytes / MB),
+            ("size", "MB", lambda one: one.size_bytes / MB),
+        )
+    )
+
+
+def check_baseline(baseline: Certificate, path: Path, asked: Mapping[str, Any]) -> None:
+    """InputError if a baseline is of another machine or protocol than what is `asked` now: its
+    figures say nothing then. Budgets may differ."""
+    check_machine(baseline, path, asked["machine"])
+    budgets = {"budget", "size_mb", "memory_mb", "min_accuracy"}
+    was, now = ({name: value for name, value in one.items() if name not in budgets}
+                for one in (baseline.protocol, asked))  # fmt: skip
+    differing = differences(was, now)
+    if differing:
+        raise InputError(f"{path}: is under another protocol ({differing}); certify it again as "
+                         "this one, or give its options")  # fmt: skip

@@ -12,7 +12,7 @@ from canao.api import get_device
 from canao.artifact.directory import Artifact
 from canao.cli.printing import print_profile, print_timing, timed
 from canao.defaults import silent
-from canao.device.base import Failure, MeasureConfig, Timing
+from canao.device.base import Failure, MeasureConfig, Timing, check_length
 from canao.device.lease import leased
 from canao.errors import DeviceError
 from canao.isa.table import FLOAT
@@ -25,6 +25,7 @@ def bench_and_print(
     """Measure a library, with `profile` its kernels as well; with `raw` print every sample."""
     say = silent if as_json or raw else timed()
     loaded, where = Artifact.load(artifact), leased(get_device(device), say)
+    check_length(loaded, config)
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from canao.artifact.certificate import Certificate, certificate_text
+from canao.artifact.certificate import Certificate, certificate_text, compared
 from canao.artifact.directory import Artifact
 from canao.artifact.manifest import otherwise
 from canao.cli.understood import left_out_lines, understood
@@ -24,7 +25,7 @@ from canao.model.directory.hub import format_source
 from canao.target import Target
 
 if TYPE_CHECKING:
-    from canao.inference.pick import Student
+    from canao.artifact.students import Student
 
 out = Console(highlight=False)
 
@@ -96,14 +97,18 @@ def print_students(run_dir: Path, students: Sequence[Student]) -> None:
 
 
 def print_certificate(
-    certificate: Certificate, *, as_json: bool = False, whole: bool = False
-) -> None:
-    """Print what was measured, in a line or as JSON; `whole`: as JSON with every sample, for a
-    certificate that is kept nowhere else."""
+    certificate: Certificate, *, as_json: bool = False, whole: bool = False,
+    baseline: Certificate | None = None,
+) -> None:  # fmt: skip
+    """Print what was measured, in a line or as JSON, beside a baseline if there is one; `whole`: as
+    JSON with every sample, for a certificate that is kept nowhere else."""
     if whole:
         sys.stdout.write(certificate_text(certificate))
     elif as_json:
-        sys.stdout.write(json.dumps(certificate.to_dict(raw=False), indent=2) + "\n")
+        row = certificate.to_dict(raw=False)
+        if baseline is not None:
+            row["baseline"] = [asdict(one) for one in compared(certificate, baseline)]
+        sys.stdout.write(json.dumps(row, indent=2) + "\n")
     else:
         for line in (str(certificate), *certificate.told):
             out.print(line, soft_wrap=True, markup=False)

@@ -174,6 +174,15 @@ class Device(Protocol):
         ...
 
 
+def check_length(artifact: Artifact, config: MeasureConfig) -> None:
+    """InputError for more tokens than the model takes."""
+    if config.length > artifact.max_length:
+        raise InputError(
+            f"length {config.length} is over the model's maximum, {artifact.max_length}; give a "
+            "shorter --length"
+        )
+
+
 def require_measurable(
     artifact: Artifact, device: Device, config: MeasureConfig, *, follows: bool = False
 ) -> None:

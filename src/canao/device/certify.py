@@ -35,12 +35,13 @@ from canao.artifact.certificate_file import read_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_file, write_whole
 from canao.defaults import silent
-from canao.device.base import Device, Failure, MeasureConfig, Timing
+from canao.device.base import Device, Failure, MeasureConfig, Timing, check_length
 from canao.errors import DeviceError, InputError
 
 __all__ = ["CERTIFIED_SAMPLES", "OTHERS_LIMIT", "PERCENTILE", "DisturbedError", "Runs",
-           "UnsavedError", "certify", "check_budget", "check_others_limit", "check_samples",
-           "judge", "keep", "measure_runs", "room_for", "saved_elsewhere"]  # fmt: skip
+           "UnsavedError", "asked_of", "certify", "check_budget", "check_others_limit",
+           "check_samples", "judge", "keep", "measure_runs", "room_for",
+           "saved_elsewhere"]  # fmt: skip
 
 # Of a core that the library runs on, others may take so much before nothing is judged: it is the
 # slowest tenth of the samples that sets p90 (docs/measurement.md).
@@ -117,9 +118,8 @@ def certify(
     check_samples(config.samples)
     check_others_limit(others_limit)
     place = artifact.path / CERTIFICATE_FILE if out is None else out
-    asked = protocol(
-        budget_ms, percentile, _form(config), device.name, device.machine.stamp, other_budgets
-    )  # fmt: skip
+    check_length(artifact, config)
+    asked = asked_of(device, budget_ms, config, percentile, other_budgets)
     replaced = _replaced(place, artifact, asked)
     if score is None and replaced is not None:
         score = replaced.score  # the same files say the same
@@ -142,6 +142,15 @@ def certify(
         certificate = replace(certificate, earlier=(*replaced.earlier, _in_short(replaced)))
     keep(certificate, place)
     return certificate
+
+
+def asked_of(
+    device: Device, budget_ms: float, config: MeasureConfig, percentile: float,
+    other_budgets: OtherBudgets,
+) -> dict[str, Any]:  # fmt: skip
+    """The protocol of a certificate that is to be made."""
+    stamp = device.machine.stamp
+    return protocol(budget_ms, percentile, _form(config), device.name, stamp, other_budgets)
 
 
 def judge(

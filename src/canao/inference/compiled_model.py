@@ -49,7 +49,7 @@ class CompiledModel:
         self, artifact: Artifact | str | Path, threads: int = 1, cores: Sequence[int] = ()
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
-        _check_threads(threads, cores)
+        check_threads(threads, cores)
         self.threads = threads
         require_runnable(self.artifact, get_target())
         self._binding = Binding(self.artifact)
@@ -141,11 +141,9 @@ class CompiledModel:
 
         InputError for a length, a number of runs or a percentile out of range.
         """
-        if not _is_whole(length) or not 1 <= length <= self.artifact.max_length:
+        check_time(length, runs, percentile)
+        if length > self.artifact.max_length:
             raise InputError(f"length {length} is outside 1 to {self.artifact.max_length}")
-        if not _is_whole(runs) or not 1 <= runs <= 1_000_000 or not 0 < percentile <= 100:
-            raise InputError(f"runs {runs}, percentile {percentile}: give 1 to 1,000,000, and over "
-                             "0 up to 100")  # fmt: skip
         function = getattr(self._library, "canao_time", None)
         if function is None:
             raise DeviceError(f"{self.artifact.path}: the library is older than self-checks; "
@@ -411,7 +409,17 @@ class CompiledModel:
             raise DeviceError(f"{self.artifact.path}: {message}")
 
 
-def _check_threads(threads: int, cores: Sequence[int]) -> None:
+def check_time(length: int, runs: int, percentile: float) -> None:
+    """InputError unless these can be asked of `CompiledModel.time`, whatever the model."""
+    if not _is_whole(length) or length < 1:
+        raise InputError(f"length {length!r} cannot be used; give tokens, from 1")
+    if not _is_whole(runs) or not 1 <= runs <= 1_000_000:
+        raise InputError(f"runs {runs!r} cannot be used; give 1 to 1,000,000")
+    if not isinstance(percentile, int | float) or not 0 < percentile <= 100:
+        raise InputError(f"percentile {percentile!r} cannot be used; give over 0, up to 100")
+
+
+def check_threads(threads: int, cores: Sequence[int]) -> None:
     """InputError unless these are a number of threads, and a core for each or none."""
     if not _is_whole(threads) or not 1 <= threads <= 64:
         raise InputError(f"threads is {threads}; give 1 to 64")

@@ -6,41 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from canao.artifact.certificate import PERCENTILE
-from canao.artifact.reading import fits, read_json
+from canao.artifact.manifest import MANIFEST
+from canao.artifact.students import STUDENTS_FILE, read_students
 from canao.errors import CanaoError, DeviceError, InputError
-from canao.inference.compiled_model import CompiledModel
+from canao.inference.compiled_model import CompiledModel, check_threads, check_time
 
-STUDENTS_FILE = "students.json"
-_REMEDY = "search again with --budgets, or give the artifacts' directories"
-
-
-class Student(msgspec.Struct):
-    """One student of RUN/students.json; the best comes first.
-
-    artifact     its directory below RUN; '' where no student keeps the budget
-    why          what is missing then
-    bound_ms     the upper bound of its latency, by its certificate
-    """
-
-    budget_ms: Annotated[float, Meta(gt=0)]
-    artifact: Annotated[str, Meta(pattern=r"^([\w.-]+(/[\w.-]+)*)?$", max_length=200)]
-    why: str = ""
-    metric: str = ""
-    score: float | None = None
-    bound_ms: float | None = None
-
-
-class Students(msgspec.Struct):
-    """RUN/students.json."""
-
-    format: int
-    students: list[Student]
+RUN_ARTIFACT = "artifact"  # in the run directory of a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +43,13 @@ def pick(
                  first
     budget_ms    for the latency at `percentile`, of `runs` runs with sequences of `length` tokens
 
-    DeviceError if none of them runs here, InputError if an argument cannot be used.
+    DeviceError if none of them runs here, InputError if an argument cannot be used, or no artifact
+    is where they are said to be.
     """
-    if not budget_ms > 0:
+    check_time(length, runs, percentile)
+    check_threads(threads, cores)
+    number = isinstance(budget_ms, int | float) and not isinstance(budget_ms, bool)
+    if not number or not budget_ms > 0:
         raise InputError(f"budget {budget_ms!r} cannot be used; give milliseconds over 0")
     tried: list[tuple[Path, float | str]] = []
     best: Picked | None = None
@@ -97,27 +74,20 @@ def pick(
     return Picked(best.model, best.keeps, best.ms, tuple(tried))
 
 
-def read_students(run_dir: Path) -> list[Student]:
-    """The students of a run with several budgets; InputError if the file is damaged."""
-    path = run_dir / STUDENTS_FILE
-    row = read_json(path, remedy=_REMEDY)
-    wrong = fits(row, Students)
-    if wrong is not None:
-        raise InputError(f"{path}: {wrong}; {_REMEDY}")
-    found = msgspec.convert(row, Students)
-    if found.format != 1 or any(".." in one.artifact.split("/") for one in found.students):
-        raise InputError(f"{path}: is of another format, or names a directory elsewhere; {_REMEDY}")
-    return found.students
-
-
 def _places(students: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(students, str | Path):
         places = [Path(one) for one in students]
     elif os.path.lexists(Path(students) / STUDENTS_FILE):
         places = [Path(students) / one.artifact for one in read_students(Path(students))
                   if one.artifact]  # fmt: skip
+    elif (Path(students) / RUN_ARTIFACT).is_dir():
+        places = [Path(students) / RUN_ARTIFACT]
     else:
         places = [Path(students)]
     if not places:
         raise InputError("no students; give the directories of artifacts")
+    for place in places:
+        if not (place / MANIFEST).is_file():
+            raise InputError(f"{place}: holds no library; give a run directory of `canao search "
+                             "--budgets`, or directories written by `canao compile`")  # fmt: skip
     return places

@@ -17,6 +17,7 @@
 #include <dlfcn.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 struct canao_student {
@@ -34,12 +35,14 @@ struct canao_question {
 };
 
 /* What was picked. `index` is its place among the students, -1 if none could be run. `status` is that
- * of the last student that could not be run: of the enum canao_status, or CANAO_NOT_LOADED. */
+ * of the last student that could not be run: of the enum canao_status, or CANAO_NOT_LOADED; `why` says
+ * in English which that was, and what was wrong with it. */
 struct canao_picked {
     int index;
     int keeps; /* whether it keeps the budget; 0: none does, and this one is the fastest */
     double ms; /* the percentile of its times */
     int status;
+    char why[256];
     void *library;
     struct canao_model *model;
     int (*run)(struct canao_model *, const int32_t *const *, int32_t, float *const *);
@@ -74,8 +77,11 @@ static inline int canao_timed_(const struct canao_student *student,
     int (*open)(const char *, int, const int *, struct canao_model **);
     int (*time)(struct canao_model *, int32_t, int32_t, double, double *);
     void *library = dlopen(student->library, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
+    if (!library) {
+        const char *why = dlerror();
+        snprintf(one->why, sizeof one->why, "%s", why ? why : student->library);
         return CANAO_NOT_LOADED;
+    }
     int status = CANAO_NOT_LOADED;
     if (canao_found_(library, "canao_open", &open) && canao_found_(library, "canao_time", &time) &&
         canao_found_(library, "canao_run", &one->run) &&
@@ -83,14 +89,19 @@ static inline int canao_timed_(const struct canao_student *student,
         canao_found_(library, "canao_close", &one->close) &&
         canao_found_(library, "canao_message", &one->message))
         status = open(student->weights, q->threads, q->cores, &one->model);
-    if (status) {
-        dlclose(library);
-        return status;
+    else
+        snprintf(one->why, sizeof one->why, "%s: is no library of CANAO that times itself",
+                 student->library);
+    if (!status) {
+        one->library = library;
+        status = time(one->model, q->length, q->runs, q->percentile, &one->ms);
     }
-    one->library = library;
-    status = time(one->model, q->length, q->runs, q->percentile, &one->ms);
-    if (status)
+    if (status && !one->why[0])
+        snprintf(one->why, sizeof one->why, "%s: %s", student->library, one->message(status));
+    if (status && one->library)
         canao_unpick(one);
+    else if (status)
+        dlclose(library);
     return status;
 }
 
@@ -102,12 +113,19 @@ static inline int canao_pick(const struct canao_student *students, int count,
     memset(picked, 0, sizeof *picked);
     picked->index = -1;
     picked->status = CANAO_NOT_LOADED;
+    snprintf(picked->why, sizeof picked->why, "no students were given");
+    if (!(question->budget_ms > 0)) {
+        picked->status = 1; /* CANAO_ARGUMENT */
+        snprintf(picked->why, sizeof picked->why, "the budget is not over 0");
+        return picked->status;
+    }
     for (int i = 0; i < count; i++) {
         struct canao_picked one;
         memset(&one, 0, sizeof one);
         one.status = canao_timed_(&students[i], question, &one);
         if (one.status) {
             picked->status = one.status;
+            memcpy(picked->why, one.why, sizeof one.why);
             continue;
         }
         one.index = i;

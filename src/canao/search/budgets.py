@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from canao.artifact.budgets import MB, OtherBudgets
-from canao.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +26,7 @@ class Budgets:
     min_accuracy: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size_mb", "memory_mb"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"search: {name} is {value:g}; give megabytes above 0")
-        least = self.min_accuracy
-        if least is not None and not -1 <= least <= 1:
-            raise InputError(
-                f"search: min_accuracy is {least:g}; give a value of the metric, such as 0.9 for "
-                "90 %"
-            )
+        _ = self.other_budgets  # which refuses what is no limit
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Budgets:

@@ -18,6 +18,7 @@ import msgspec
 
 from canao.artifact.files import write_whole
 from canao.artifact.reading import fits, read_json
+from canao.artifact.students import STUDENTS_FILE
 from canao.defaults import PRECISION
 from canao.errors import InputError
 from canao.search.place import Place
@@ -160,6 +161,8 @@ def turn(run_dir: Path, changed: Mapping[str, Any], gone: Collection[str] = ()) 
 def read_run_file(run_dir: Path) -> RunFile:
     """What run.json holds; InputError if the directory has none, or it is damaged."""
     path = run_dir / RUN_FILE
+    if os.path.lexists(run_dir / STUDENTS_FILE) and not os.path.lexists(path):
+        raise InputError(f"{run_dir}: is of several budgets; give one of the directories in it")
     if not os.path.lexists(path):
         raise InputError(f"{run_dir}: no {RUN_FILE}; give a directory written by `canao search`")
     remedy = f"restore it, or {OTHER_RUN}"

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from canao.artifact.files import write_whole
+from canao.artifact.students import STUDENTS_FILE, Student, Students
 from canao.errors import BudgetError, InputError
-from canao.inference.pick import STUDENTS_FILE, Student, Students
 from canao.search.certification import SearchResult
 from canao.search.options import Event, Progress
 
@@ -44,19 +44,19 @@ def search_each(
         other = place if other is None else other
     without = [one for one in students if not one.artifact]
     if without:
-        named = ", ".join(f"{one.budget_ms:g} ms" for one in without)
-        raise BudgetError(f"{run_dir}: no student keeps {named} ({without[0].why}); those of the "
-                          f"other {len(found)} budgets are in {STUDENTS_FILE}")  # fmt: skip
+        why = "; ".join(one.why.replace("--budget-ms", "--budgets") for one in without)
+        raise BudgetError(f"{why} ({run_dir / STUDENTS_FILE} has {len(found)} of {len(students)} "
+                          "students)")  # fmt: skip
     return found, sorted(students, key=_rank)
 
 
 def check_budgets(budgets: Sequence[float]) -> Sequence[float]:
     """InputError unless these are several different numbers of milliseconds."""
-    if len(budgets) < 2 or len({f"{b:g}" for b in budgets}) != len(budgets):
-        raise InputError("--budgets: give two different numbers of milliseconds at least, as 4,8")
     for budget in budgets:
         if not (math.isfinite(budget) and budget > 0):
             raise InputError(f"--budgets: {budget:g} cannot be used; give milliseconds over 0")
+    if len(budgets) < 2 or len({f"{b:g}" for b in budgets}) != len(budgets):
+        raise InputError("--budgets: give two different numbers of milliseconds at least, as 4,8")
     return budgets
 
 

@@ -27,7 +27,7 @@ from canao.search.controller import objectives
 from canao.search.options import SearchOptions
 from canao.search.patient import is_away, reason_of
 from canao.search.run_file import OTHER_RUN
-from canao.search.study_url import NAME, StudyUrl
+from canao.search.study_url import FORMS, NAME, StudyUrl
 
 # Of Optuna, in the order in which it makes them: a full disk or a kill may leave the first only.
 _TABLES = {"studies", "version_info", "study_directions", "study_user_attributes", "trials",
@@ -44,6 +44,7 @@ _CONNECT_S = 10  # for which a database or a proxy is waited for when it is open
 _ANSWER_S = 60.0  # for which an answer of a proxy is waited for
 _LOCKED_S = 30.0  # for which another process may hold an SQLite file
 _EXTRA = "install it with: pip install 'canao[workers]'"
+_OF_EXTRA = ("psycopg", "grpc")
 
 
 def study_name(
@@ -100,7 +101,10 @@ def open_shared(study: StudyUrl, *, new: bool) -> BaseStorage:
         raise
     except ImportError as error:
         missing = getattr(error.__cause__, "name", None) or error.name or "a driver"
-        raise InputError(f"{shown}: {missing} is not installed; {_EXTRA}") from None
+        how = _EXTRA if missing.partition(".")[0] in _OF_EXTRA else "install it with pip"
+        raise InputError(f"{shown}: {missing} is not installed; {how}") from None
+    except sqlalchemy.exc.NoSuchModuleError:
+        raise InputError(f"{shown}: no kind of database that SQLAlchemy has; {FORMS}") from None
     except Exception as error:  # noqa: BLE001 - drivers have errors of their own
         raise _refused(shown, error) from None
 
@@ -115,6 +119,8 @@ def _refused(shown: str, error: Exception) -> InputError:
     if is_away(error):
         return InputError(f"{shown}: cannot be reached ({reason}); start it, or correct the "
                           "address")  # fmt: skip
+    if "unable to open" in reason:
+        return InputError(f"{shown}: cannot be opened; make its directory, or name another file")
     if "version_info" in reason:  # Optuna's first table
         return InputError(f"{shown}: holds no search; start one with `canao search --study` first")
     return InputError(f"{shown}: has no study of this version ({reason}); start one with `canao "

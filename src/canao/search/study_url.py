@@ -23,7 +23,7 @@ NAME = "canao"  # of a search, unless it has one of its own
 GRPC = "grpc"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _GRPC = re.compile(r"grpc://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})/?")
-_FORMS = "give postgresql://USER@HOST/DATABASE, sqlite:///FILE or grpc://HOST:PORT"
+FORMS = "give postgresql://USER@HOST/DATABASE, sqlite:///FILE or grpc://HOST:PORT"
 # SQLAlchemy's own choice of a driver for PostgreSQL is one that the extra `workers` does not have.
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -61,11 +61,11 @@ def parse_study(text: str) -> StudyUrl:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise InputError(f"--study: no URL of a database; {_FORMS}") from None
+        raise InputError(f"--study: no URL of a database; {FORMS}") from None
     driver = parsed.drivername
     parsed = parsed.set(drivername=_DRIVERS.get(driver, driver))
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
-        raise InputError(f"--study {url:.100}: a database in memory is of one process; {_FORMS}")
+        raise InputError(f"--study {url:.100}: a database in memory is of one process; {FORMS}")
     if driver.startswith("sqlite") and not str(parsed.database).startswith("file:"):
         parsed = parsed.set(database=str(Path(str(parsed.database)).resolve()))
     shown = parsed._replace(drivername=driver, password=None)

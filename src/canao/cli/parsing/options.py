@@ -76,7 +76,7 @@ def listed(numbers: Sequence[float]) -> str:
 def numbers_of(name: str, text: str, kind: type) -> list[Any]:
     """The numbers of an option."""
     try:
-        return [kind(part) for part in text.split(",") if part.strip()]
+        return [kind(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
         raise InputError(f"{name} '{text}' is not a comma-separated list of numbers") from None
 

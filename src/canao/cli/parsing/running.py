@@ -235,10 +235,10 @@ def certify(
     if baseline is None and max_regression != MAX_REGRESSION:
         raise InputError("--max-regression belongs to --baseline; give it a certificate, or leave "
                          "it out")  # fmt: skip
+    config = MeasureConfig(length=length, threads=threads, samples=samples)
     certify_and_print(
-        artifact, device, budget_ms, baseline=baseline, max_regression=max_regression, check=check,
-        metric=metric, columns=columns, as_json=as_json,
-        config=MeasureConfig(length=length, threads=threads, samples=samples),
-        percentile=percentile, others_limit=others_limit, out=out_file,
-        other_budgets=OtherBudgets(size_mb, memory_mb, min_accuracy),
+        artifact, device, budget_ms, config, percentile=percentile, others_limit=others_limit,
+        other_budgets=OtherBudgets(size_mb, memory_mb, min_accuracy), baseline=baseline,
+        max_regression=max_regression, check=check, metric=metric, columns=columns, out=out_file,
+        as_json=as_json,
     )  # fmt: skip
