@@ -1,4 +1,5 @@
 /* canao_time: how long a sequence takes on this device, for an application that has to know. */
+#define _GNU_SOURCE
 #include "canao_model.h"
 #include "canao_runtime.h"
 
