@@ -58,7 +58,7 @@ def _intrinsics(folder: Path, text: str, command: Sequence[str]) -> list[str]:
     """What makes clang read the header of intrinsics, if a text includes one, as it left it when it
     was read before: reading it anew takes longer than a small kernel. Made for a second use."""
     included = re.search(r"^#include <(immintrin|arm_neon)\.h>$", text, re.MULTILINE)
-    if included is None:
+    if included is None or "_GNU_SOURCE" in text:  # which has to come before all headers
         return []
     chosen = _compiling(command)
     h = hashlib.sha256("\0".join([included[0], *chosen]).encode())
