@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ def run(
 def main(given: dict[str, Any]) -> None:
     from canao.errors import CanaoError
 
+    # Who runs tests in the background may have it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if given["role"] == "device":
             hold_device(given["cache"])
