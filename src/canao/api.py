@@ -515,8 +515,8 @@ def _finisher(
     judged: Callable[[], TextData] | None = None,
 ) -> Finish:  # fmt: skip
     """Compiles a finished student and has its library say what `data.dev` is, or that of
-    `judged()`, which the teacher labels: in another precision than float32 to check what that
-    loses, and always, where this machine runs it, for the certificate."""
+    `judged()`, which the teacher labels: for the certificate, where this machine runs it, and in
+    another precision than float32 to check what that loses."""
     from canao.accuracy.certified import scored
     from canao.accuracy.gate import compile_checked, require_runnable, runs_here
     from canao.compiler.pipeline import compile_model, target_for
@@ -529,13 +529,13 @@ def _finisher(
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         texts = replace(judged() if judged else data, told=())
-        if options.precision == PRECISION:
-            artifact = compile_model(model_dir, out, target=target)
-        else:
-            artifact = compile_checked(
+        if options.precision != PRECISION:
+            found = compile_checked(
                 model_dir, out, texts, precision=options.precision, max_loss=options.max_loss,
                 metric=metric, target=target, progress=say,
-            ).artifact  # fmt: skip
+            )  # fmt: skip
+            return Finished(found.artifact, *scored(found.artifact, texts, metric, found.compiled))
+        artifact = compile_model(model_dir, out, target=target)
         if not runs_here(target):
             return Finished(artifact)
         say("running the library on the development set")

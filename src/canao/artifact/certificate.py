@@ -149,7 +149,7 @@ class Certificate:
     def others(self) -> Others | None:
         """What others took while that process ran of which they took most."""
         told = [run.others for run in self.runs if run.others is not None]
-        return max(told, key=lambda o: max(o.of_its_cores, (o.beside or 0.0) / 2), default=None)
+        return max(told, key=lambda others: others.most, default=None)
 
     @property
     def measured_ms(self) -> float:
@@ -267,9 +267,10 @@ class Certificate:
         if self.score is not None:
             lines.append(str(self.score))
         if self.set_aside:
-            worst = max(o.of_its_cores for run in self.set_aside if (o := run.others))
-            lines.append(f"{len(self.set_aside)} more processes were set aside, because others "
-                         f"took up to {worst:.0%} of a core meanwhile")  # fmt: skip
+            told = [run.others for run in self.set_aside if run.others is not None]
+            worst = max(told, key=lambda others: others.most)
+            lines.append(f"{len(self.set_aside)} more processes were set aside, of which one ran "
+                         f"while {worst}")  # fmt: skip
         missed = [one for one in self.earlier if one.holds != self.holds]
         if missed:
             said = ", ".join(f"{one.bound_ms:.4g} ms" for one in missed)

@@ -149,11 +149,16 @@ class Others:
         rest = [share for core, share in self.cores.items() if core not in self.used]
         return sum(rest) / len(rest) if rest else None
 
+    @property
+    def most(self) -> float:
+        """What a limit is compared with: the most that was taken of a core that the library ran on,
+        or half of that of those beside it. They share caches and memory with it, and in virtual
+        machines often the very core."""
+        return max(self.of_its_cores, (self.beside or 0.0) / 2)
+
     def exceeds(self, limit: float) -> bool:
-        """Whether this is more than `limit` of a core that the library ran on, or than twice that
-        of those beside it: they share caches and memory with it, and in virtual machines often the
-        very core."""
-        return self.of_its_cores > limit or (self.beside or 0.0) > 2 * limit
+        """Whether this is more than `limit` of a core, by `most`."""
+        return self.most > limit
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -165,7 +165,7 @@ class Evaluator:
                 break
             if pause and not self._disturbed(best):
                 break
-            time.sleep(pause)
+            self.device.timer.wait(pause)
             again = self.device.measure(artifact, config)
             if isinstance(again, Timing) and self._tells_more(again, best):
                 best = again
