@@ -328,7 +328,7 @@ def _vocabulary(evaluator: Evaluator, arch: Arch) -> KeptVocabulary | None:
 def _judged(
     evaluator: Evaluator, finished: Finished, trial: Trial, progress: Progress
 ) -> Certificate:
-    """The measurement of a finished library, repeated while others take too much of a core.
+    """The measurement of a finished library.
 
     Others can only make a library slower. So one that keeps the budget in spite of them keeps it,
     and its certificate says what they took; DeviceError if it misses the budget beside them.
@@ -336,24 +336,18 @@ def _judged(
     options, other_budgets = evaluator.options, evaluator.options.budgets.other_budgets
     if finished.scored is None:  # a certificate is of the library's own predictions
         other_budgets = replace(other_budgets, min_accuracy=None)
-    for pause in (*options.pauses_s, None):
-        certificate = judge(
-            finished.artifact, evaluator.device, options.budget_ms, options.measure,
-            percentile=options.percentile, others_limit=options.others_limit,
-            other_budgets=other_budgets, score=finished.scored, predicted_ms=trial.predicted_ms,
-            say=lambda line: progress(Event("certify", f"certifying {trial.arch}: {line}", trial)),
-        )  # fmt: skip
-        if not certificate.disturbed:
-            return certificate
+    certificate = judge(
+        finished.artifact, evaluator.device, options.budget_ms, options.measure,
+        percentile=options.percentile, others_limit=options.others_limit,
+        other_budgets=other_budgets, score=finished.scored, predicted_ms=trial.predicted_ms,
+        say=lambda line: progress(Event("certify", f"certifying {trial.arch}: {line}", trial)),
+    )  # fmt: skip
+    if certificate.disturbed and not certificate.holds:
+        often = f"in {len(certificate.runs)} processes"
+        raise disturbed(f"the library of {trial.arch}", certificate.others, often)
+    if certificate.disturbed:
         told = f"{trial.arch} was disturbed: {certificate.others} while it was measured"
-        if pause is not None:
-            progress(Event("certify", f"{told}; measuring again in {pause:g} s", trial))
-            evaluator.device.timer.wait(pause)
-    if not certificate.holds:
-        raise disturbed(
-            f"the library of {trial.arch}", certificate.others, len(options.pauses_s) + 1
-        )
-    progress(Event("certify", f"{told}, and it keeps the budget in spite of that", trial))
+        progress(Event("certify", f"{told}, and it keeps the budget in spite of that", trial))
     return certificate
 
 

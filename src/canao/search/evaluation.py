@@ -177,21 +177,15 @@ class Evaluator:
         options, q = self.options, self.options.percentile
         with self.skeleton(arch) as artifact:
             size = size_of(artifact)
-            for pause in (*options.pauses_s, None):
-                runs = measure_runs(
-                    artifact, self.device, options.measure, options.others_limit, say,
-                    str(arch),
-                )  # fmt: skip
-                found = [run.samples_ms for run in runs.kept]
-                most = upper_bound_of_runs(found, q)
-                bothered = [run for run in runs.kept if run.disturbed(options.others_limit)]
-                if most <= options.budget_ms or not bothered:
-                    measured = percentile([ms for run in found for ms in run], q)
-                    memory = max(run.peak_bytes for run in runs.kept)
-                    return Check(measured, most, size, memory)
-                if pause is not None:
-                    self.device.timer.wait(pause)
-        raise disturbed(str(arch), bothered[0].others, len(options.pauses_s) + 1)
+            kept = measure_runs(
+                artifact, self.device, options.measure, options.others_limit, say, str(arch)
+            ).kept
+        most = upper_bound_of_runs([run.samples_ms for run in kept], q)
+        bothered = [run for run in kept if run.disturbed(options.others_limit)]
+        if most > options.budget_ms and bothered:
+            raise disturbed(str(arch), bothered[0].others, f"in {len(bothered)} processes")
+        measured = percentile([ms for run in kept for ms in run.samples_ms], q)
+        return Check(measured, most, size, max(run.peak_bytes for run in kept))
 
     def needs(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
@@ -219,7 +213,8 @@ class Evaluator:
                 f"({measured.stage}: {measured.message})"
             )
         if final and ms(measured) > self.options.budget_ms and self._disturbed(measured):
-            raise disturbed(str(arch), measured.others, len(self.options.pauses_s) + 1)
+            times = len(self.options.pauses_s) + 1
+            raise disturbed(str(arch), measured.others, f"{times} times")
         return measured, size
 
     def _disturbed(self, timing: Timing) -> bool:
@@ -374,11 +369,11 @@ def judge_next(evaluator: Evaluator, journal: Journal) -> Trial | None:
     return trial
 
 
-def disturbed(what: str, others: Others | None, times: int) -> DeviceError:
-    """The error of a verdict that cannot be given, however often it was looked for."""
+def disturbed(what: str, others: Others | None, often: str) -> DeviceError:
+    """The error of a verdict that cannot be given, however `often` it was looked for."""
     return DeviceError(
-        f"{what}: the measurement was disturbed, {times} times: {others}; nothing is judged: end "
-        "other programs, then the same command continues where it stopped, or give a larger "
+        f"{what}: the measurement was disturbed, {often}: {others}; nothing is judged: end other "
+        "programs, then the same command continues where it stopped, or give a larger "
         "--others-limit"
     )
 
