@@ -121,8 +121,9 @@ def test_a_budget_missed_beside_others_is_not_judged(tmp_path: Path) -> None:
         asked = options(tmp_path / "run", trials=2, **AT_ONCE)
         return run_search(asked, trainer, compile_by_formula, where)
 
-    with pytest.raises(DeviceError, match=r"was disturbed, in 10 processes: others took 40% of core "
-                       r"0; nothing is judged: .* continues where it stopped") as raised:  # fmt: skip
+    said = (r"was disturbed, in 10 processes: others took 40% of core 0; nothing is judged: .* "
+            r"continues where it stopped")  # fmt: skip
+    with pytest.raises(DeviceError, match=said) as raised:
         search([BUSY], slow_at_last)
     assert raised.value.exit_code == 5 and "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "artifact").exists()
