@@ -23,7 +23,16 @@ from canao.errors import (
 )
 
 if TYPE_CHECKING:
-    from canao.api import compile, distil, load, search, search_budgets, tune, worker
+    from canao.api import (
+        compile,
+        distil,
+        load,
+        search,
+        search_budgets,
+        search_devices,
+        tune,
+        worker,
+    )
     from canao.artifact.directory import Artifact
     from canao.inference.compiled_model import CompiledModel
     from canao.inference.pick import pick
@@ -46,6 +55,7 @@ __all__ = [
     "pick",
     "search",
     "search_budgets",
+    "search_devices",
     "tune",
     "worker",
 ]
@@ -60,6 +70,7 @@ _HOMES = {
     "pick": "canao.inference.pick",
     "search": "canao.api",
     "search_budgets": "canao.api",
+    "search_devices": "canao.api",
     "tune": "canao.api",
     "worker": "canao.api",
 }

@@ -16,7 +16,10 @@ from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
 from canao.defaults import DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
+from canao.device.certify import check_budget
+from canao.device.cores import named_cores
 from canao.device.lease import Lease, Leased
+from canao.device.null import NOWHERE
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.machine import local_machine
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
     from canao.train.trainer import Trainer
     from canao.tuning import TuningResult
 
-NOWHERE = "null"
 DEVICES = (DEVICE, NOWHERE)
 EXECUTORS = ("ray",)
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
@@ -143,13 +145,13 @@ def get_device(name: str = DEVICE) -> Device:
 
 
 def search(
-    *, teacher: str | Path, data: str | Path, budget_ms: float, revision: str | None = None,
-    ignored: Collection[str] = (),
-    run_dir: str | Path = DEFAULTS.run_dir, device: str | Device = DEVICE,
+    *, teacher: str | Path, data: str | Path, budget_ms: float | Sequence[float],
+    revision: str | None = None, ignored: Collection[str] = (),
+    run_dir: str | Path = DEFAULTS.run_dir, device: str | Device | Sequence[Device] = DEVICE,
     task: str | None = DEFAULTS.task, text_columns: Sequence[str] = (),
     label_column: str | None = None, unlabelled: str | None = None,
     label_separator: str | None = None, data_revision: str | None = None,
-    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
+    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads, cores: str = "",
     trials: int = DEFAULTS.trials, controller: str = DEFAULTS.controller,
     seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
     others_limit: float = DEFAULTS.others_limit,
@@ -188,7 +190,10 @@ def search(
     unlabelled   what the label column has where there is no label: such examples are left out
     label_separator   what stands between two labels of an example, if it may have several and they
                  are no lists
-    budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens
+    budget_ms    limit for the latency at `percentile`, with sequences of `length` tokens; with
+                 several devices one for each, or one for all
+    device       where libraries run (docs/devices.md); several, 'adb:A,adb:B', for one student that
+                 keeps its budget on each: it has a library for each, RUN/artifact, artifact-2, ...
     teacher_epochs, teacher_lr   of the teacher's fine-tuning. None: rate, epochs and all else are
                  chosen on a held-out part of the training set (docs/training.md)
     ranker       what candidates' proxy scores are: 'short', the score after `quick_steps` of
@@ -196,6 +201,8 @@ def search(
                  `supernet_steps` once; 'fitted', that before any training; 'pruning', the share of
                  the teacher that is kept
     length       tokens of the measured sequence; training sequences are truncated to it, too
+    cores        that threads are pinned to: 'big', 'middle' or 'little' ones, or numbers, as '4,5';
+                 '': the fastest
     others_limit share of a core that other programs may take while a library is judged
     precision    of the products of all libraries; 'auto': the one in which the teacher is fastest
                  on the device, and the next more precise one where the best student's library
@@ -238,6 +245,7 @@ def search(
     from canao.model.directory.hub import resolve
     from canao.precision.quantize import AUTO, INT8
     from canao.search import fallback
+    from canao.search.elsewhere import Elsewhere
     from canao.search.joining import Joined, arguments_of
     from canao.search.kernels import Imported
     from canao.search.loop import Shared, run_search
@@ -253,9 +261,11 @@ def search(
     # Options first: what is wrong with one is said before anything is downloaded or read. What
     # `auto` will be is measured later; int8 has all options that any other precision has.
     run_dir = Path(run_dir)
+    budgets = [budget_ms] if isinstance(budget_ms, int | float) else list(budget_ms)
     options = SearchOptions(
-        budget_ms=budget_ms, run_dir=run_dir, task=task, trials=trials, max_minutes=max_minutes,
-        controller=controller, seed=seed, percentile=percentile, others_limit=others_limit,
+        budget_ms=budgets[0] if budgets else 0.0, run_dir=run_dir, task=task, trials=trials,
+        max_minutes=max_minutes, controller=controller, seed=seed, percentile=percentile,
+        others_limit=others_limit,
         measure=MeasureConfig(length=length, threads=threads, samples=samples),
         training=TrainOptions(
             max_length=length, seed=seed, metric=metric, ranker=ranker, quick_steps=quick_steps,
@@ -274,10 +284,14 @@ def search(
         raise InputError(f"--executor '{executor}' is not one of {', '.join(EXECUTORS)}")
     say, told_of = train_progress or silent, progress or silent
     team = study.team if isinstance(study, Joined) else _team(study, told_of)
-    where = get_device(device) if isinstance(device, str) else device
-    lease = Lease(where.name, lambda line: told_of(Event("team", line)))
-    if where.name != NOWHERE:
-        where = Leased(where, lease)
+    where, *further = several = devices_of(device)
+    budgets = budgets_of(budgets, several)
+    if further and study is not None:
+        raise InputError("--study is of a search on one device; leave it out")
+    options = replace(options, measure=replace(
+        options.measure, cores=named_cores(cores, where.machine, threads)
+    ))  # fmt: skip
+    (where, lease), *others = (_leased(one, told_of) for one in several)
     place = resolve(teacher, revision, ignored)
     texts = load_data(
         data, task, seed, text_columns=text_columns, label_column=label_column,
@@ -326,10 +340,18 @@ def search(
                                   silent, ignored, more.examples),
                 (place.path, work), where.name, options.training,
             ))  # fmt: skip
+            elsewhere = tuple(
+                Elsewhere(
+                    one, budget, named_cores(cores, one.machine, threads),
+                    _compiler(one, options.precision, own),
+                    _finisher(one, texts, options, trainer.judged),
+                )
+                for (one, own), budget in zip(others, budgets[1:], strict=True)
+            )  # fmt: skip
             return run_search(
                 options, trainer, _compiler(where, options.precision, lease), where,
                 Imported(trainer.blank, where.target, options.precision), told_of,
-                _finisher(where, texts, options, trainer.judged), shared,
+                _finisher(where, texts, options, trainer.judged), shared, elsewhere,
             )  # fmt: skip
 
         if precision != AUTO:
@@ -337,6 +359,69 @@ def search(
         return fallback.in_turn(
             searched, options, told_of, lambda left: fallback.after(left, asked, among, told_of)
         )
+
+
+def devices_of(given: str | Device | Sequence[Device]) -> list[Device]:
+    """The devices of a search, the first of which it finds its way by."""
+    if isinstance(given, str):
+        names = [name.strip() for name in given.split(",")]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"--device {given}: names {name} twice; name each once")
+        return [get_device(name) for name in names]
+    found = list(given) if isinstance(given, Sequence) else [given]
+    if not found:
+        raise InputError("no device; give one, as 'local'")
+    return found
+
+
+def budgets_of(given: Sequence[float], devices: Sequence[Device]) -> list[float]:
+    """A budget of latency for each device."""
+    budgets = list(given) * (len(devices) if len(given) == 1 else 1)
+    if len(budgets) != len(devices):
+        raise InputError(
+            f"{len(budgets)} latency budgets for {len(devices)} "
+            f"device{'' if len(devices) == 1 else 's'} ({', '.join(d.name for d in devices)}); "
+            "give one for each, or one for all"
+        )
+    for budget in budgets:
+        check_budget(budget, DEFAULTS.percentile)
+    return budgets
+
+
+def _leased(device: Device, told_of: Callable[[Event], None]) -> tuple[Device, Lease]:
+    """A device that is measured on alone, and its lease."""
+    lease = Lease(device.name, lambda line: told_of(Event("team", line)), remote=device.remote)
+    return (device if device.name == NOWHERE else Leased(device, lease)), lease
+
+
+def search_devices(
+    devices: Sequence[str | Device], budgets: Sequence[float], *,
+    run_dir: str | Path = DEFAULTS.run_dir, from_run: str | Path | None = None,
+    progress: Callable[[Event], None] | None = None, **options: Any,
+) -> dict[str, SearchResult]:  # fmt: skip
+    """A student for each of several devices, by the device's name, with the options of `search`;
+    for one student that keeps its budget on all of them give these to `search`.
+
+    budgets   one for each device in milliseconds, or one for all
+
+    Each is in a run directory below `run_dir`, and they share the teacher and all that is trained.
+    BudgetError, once all were tried, if a budget is kept by none.
+    """
+    from canao.search.several import search_each_device
+
+    def one(device: Device, budget: float, place: Path, other: Path | None) -> SearchResult:
+        return search(
+            device=device, budget_ms=budget, run_dir=place, from_run=other, progress=progress,
+            **options,
+        )  # fmt: skip
+
+    if options.get("study") is not None:
+        raise InputError("study is of a search on one device; search for each with from_run")
+    made = [device for given in devices for device in devices_of(given)]
+    other = None if from_run is None else Path(from_run)
+    pairs = list(zip(made, budgets_of(budgets, made), strict=True))
+    return search_each_device(pairs, Path(run_dir), other, one, progress or silent)
 
 
 def search_budgets(
@@ -515,30 +600,33 @@ def _finisher(
     judged: Callable[[], TextData] | None = None,
 ) -> Finish:  # fmt: skip
     """Compiles a finished student and has its library say what `data.dev` is, or that of
-    `judged()`, which the teacher labels: for the certificate, where this machine runs it, and in
+    `judged()`, which the teacher labels: for the certificate, where the device runs it, and in
     another precision than float32 to check what that loses."""
     from canao.accuracy.certified import scored
     from canao.accuracy.gate import compile_checked, require_runnable, runs_here
     from canao.compiler.pipeline import compile_model, target_for
+    from canao.device.device_model import opened_on
     from canao.search.options import Finished
 
-    metric, target = options.training.metric, device.target
+    metric, target, opened = options.training.metric, device.target, opened_on(device)
+    here = opened is CompiledModel
     if options.precision != PRECISION:
         target_for(target, options.precision)  # before anything is trained
-        require_runnable(target, f"search in {PRECISION}")
+        if here:
+            require_runnable(target, f"search in {PRECISION}")
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         texts = replace(judged() if judged else data, told=())
         if options.precision != PRECISION:
             found = compile_checked(
                 model_dir, out, texts, precision=options.precision, max_loss=options.max_loss,
-                metric=metric, target=target, progress=say,
+                metric=metric, target=target, progress=say, opened=opened,
             )  # fmt: skip
             return Finished(found.artifact, *scored(found.artifact, texts, metric, found.compiled))
         artifact = compile_model(model_dir, out, target=target)
-        if not runs_here(target):
+        if here and not runs_here(target):
             return Finished(artifact)
         say("running the library on the development set")
-        return Finished(artifact, *scored(artifact, texts, metric))
+        return Finished(artifact, *scored(artifact, texts, metric, opened=opened))
 
     return finish

@@ -21,6 +21,7 @@ class EchoTransport:
     """Sends everything back to this machine, by way of a folder and a shell."""
 
     name = "echo"
+    remote = True
     folder = "."
 
     def __init__(self, root: Path) -> None:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from canao.accuracy.entities import entity_score
-from canao.accuracy.measure import Labelled, Predictions, as_its_own, predictions
+from canao.accuracy.measure import Labelled, Opened, Predictions, as_its_own, predictions
 from canao.accuracy.tagged import TaggedText
 from canao.artifact.budgets import Scored
 from canao.artifact.directory import Artifact
 from canao.errors import InputError, NotFiniteError
+from canao.inference.compiled_model import CompiledModel
 from canao.train.data import TextData
 from canao.train.metrics import Score, score
 
@@ -22,18 +23,19 @@ _CONFIDENCE = 0.95
 
 
 def scored(
-    artifact: Artifact, data: Labelled, metric: str | None = None, said: Predictions | None = None
+    artifact: Artifact, data: Labelled, metric: str | None = None,
+    said: Predictions | None = None, opened: Opened = CompiledModel,
 ) -> tuple[Score, Scored]:  # fmt: skip
     """All metrics of what the library says of `data.dev`, and one of them with the interval in
     which it lies with a confidence of 95 %: of `metric`, or of the task's usual one. `said` are its
-    predictions where they were made before.
+    predictions where they were made before; `opened` says where it runs.
 
     The interval is that of the bootstrap: the metric of examples drawn from these with replacement,
     many times (Efron 1979). NotFiniteError if the library says numbers that are none; InputError if
     it is for another task, or there is no such metric.
     """
     own = as_its_own(artifact, data)
-    said = predictions(artifact, own) if said is None else said
+    said = predictions(artifact, own, opened) if said is None else said
     if not said.finite:
         raise NotFiniteError(f"{artifact.path}: the library says numbers of some examples of "
                              f"{_name(data)} that are infinite or none; compile it in float32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.results import Entity
 from canao.inference.tasks.scheme import outside_of
+from canao.inference.text_model import TextModel
 from canao.train.metrics import Score
 from canao.train.task_names import WORDS
 from canao.train.tasks.entities import entity_metrics, metric_names
@@ -21,7 +22,9 @@ TOKENS = WORDS
 _BATCH = 64  # sentences
 
 
-def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score, bool]:
+def tag_words(
+    artifact: Artifact, data: TaggedText, opened: Callable[[Artifact], TextModel] = CompiledModel
+) -> tuple[np.ndarray, Score, bool]:
     """The place of each word's label among the model's labels, int64 [words of all sentences], how
     right they are, and whether all their scores are numbers. A word has the label of its first
     token; one that the tokenizer leaves out is outside of all entities. Long sentences are read in
@@ -33,7 +36,7 @@ def tag_words(artifact: Artifact, data: TaggedText) -> tuple[np.ndarray, Score, 
     order = {name: i for i, name in enumerate(labels)}
     outside = outside_of(labels)
     found, finite = list[list[str]](), True
-    with CompiledModel(artifact) as model:
+    with opened(artifact) as model:
         for start in range(0, len(data.dev), _BATCH):
             part = data.dev[start : start + _BATCH]
             pieces = model.predict([s.text for s in part], aggregate="none", ignore_labels=[])

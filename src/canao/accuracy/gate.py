@@ -22,6 +22,7 @@ import numpy as np
 
 from canao.accuracy.measure import (
     Labelled,
+    Opened,
     Predictions,
     for_task_of,
     labelled_text,
@@ -41,6 +42,7 @@ from canao.errors import AccuracyError, InputError, NotFiniteError
 from canao.fuse.simplify import rewritten
 from canao.graph.ir import Graph
 from canao.inference.compiled_model import CompiledModel
+from canao.inference.text_model import TextModel
 from canao.isa.registry import ISAS
 from canao.machine import local_machine
 from canao.precision.agreement import distances
@@ -99,11 +101,12 @@ def compile_checked(
     model: str | Path | Any, out: str | Path, data: Labelled | str | Path, *, precision: str,
     max_loss: float = MAX_LOSS, metric: str | None = None,
     columns: Mapping[str, Any] = NO_COLUMNS, progress: Callable[[str], None] = silent,
-    **options: Any,
+    opened: Opened | None = None, **options: Any,
 ) -> Checked:  # fmt: skip
     """`compile_model` with the same options, and what the library loses on `data.dev`. Data may be
     given as a path or a name, as for `labelled_text`, with its options as `columns`; what is lost
-    is by `metric`, the task's usual one where none is named.
+    is by `metric`, the task's usual one where none is named. `opened` says where libraries run;
+    None: here.
 
     AccuracyError if it loses more than `max_loss` points though all but one of its products went
     back, NotFiniteError if the model's own numbers are none; nothing is written then.
@@ -114,7 +117,9 @@ def compile_checked(
     target = options.get("target") or get_target()
     emulation = options.get("allow_emulation", False)
     target_for(target, precision, allow_emulation=emulation)
-    require_runnable(target, "check without --target and --isa, then compile with them")
+    if opened is None:
+        require_runnable(target, "check without --target and --isa, then compile with them")
+        opened = CompiledModel
     check_destination(Path(out))
     if isinstance(data, str | Path):
         require_there(data)
@@ -130,24 +135,24 @@ def compile_checked(
         exact = {name: value for name, value in options.items() if name != "kv_cache"}
         reference = compile_model(model, folder / "reference", parts=False, **exact)
         data = for_task_of(reference, data)
-        want = _by(metric, predictions(reference, data))
+        want = _by(metric, predictions(reference, data, opened))
         if not want.finite:
             raise NotFiniteError(
                 f"{data.source or data.name}: in {FLOAT32} the model says numbers of some examples "
                 "that are infinite or none, which nothing can be compared with; correct its weights"
             )
         progress(f"{FLOAT32}: {shown(want)} on {len(data.dev)} examples")
-        if cut := truncated(reference, data):
+        if cut := truncated(reference, data, opened):
             progress(f"{cut} texts are truncated to the {reference.max_length} tokens of the model")
         float32 = rewritten(read.graph, options.get("fusion", True), _limits(options))[1]
         tried = list[_Tried]()
-        for a in _attempts(float32, _sample(reference, data), target, precision, emulation,
+        for a in _attempts(float32, _sample(opened(reference), data), target, precision, emulation,
                            progress):  # fmt: skip
             artifact = _library(model, folder / "library", a, precision, progress, options)
             if artifact is None:
                 tried.append(_Tried(np.inf, a))
                 continue
-            got = _by(metric, predictions(artifact, data))
+            got = _by(metric, predictions(artifact, data, opened))
             places = tuple(s.where for s in a.kept)
             checked = Checked(artifact, want, got, places, a.back, a.hurting)
             lost = checked.loss if got.finite else np.inf
@@ -322,10 +327,10 @@ def _limits(options: Mapping[str, Any]) -> Limits:
     return limits
 
 
-def _sample(artifact: Artifact, data: Labelled) -> list[list[np.ndarray]]:
+def _sample(opened: TextModel, data: Labelled) -> list[list[np.ndarray]]:
     """What the library is given for some of the texts, spread over all."""
     examples = data.task.inputs(data.dev) if isinstance(data, TextData) else data.dev
-    with CompiledModel(artifact) as model:
+    with opened as model:
         return [
             model.arrays(e.text, e.pair)
             for e in examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]

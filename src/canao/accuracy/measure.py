@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.tasks.classify import activation_of
 from canao.inference.tasks.results import Prediction
+from canao.inference.text_model import TextModel
 from canao.train.data import Label, TextData, is_local, load_data
 from canao.train.metrics import Score, score
 from canao.train.reading.examples import classes_in
@@ -26,6 +27,8 @@ from canao.train.task_names import CLASSIFICATION, REGRESSION, SEVERAL, VECTORS,
 from canao.train.tasks.vectors import cosines
 
 Labelled = TextData | TaggedText
+# An artifact whose library can be asked, wherever it runs.
+Opened = Callable[[Artifact], TextModel]
 NO_HEAD: Mapping[str, Any] = MappingProxyType({})  # of a model that nothing is known of
 _BATCH = 64  # texts
 
@@ -89,14 +92,16 @@ def require_there(path: str | Path) -> None:
         raise InputError(f"{path}: no such file or directory; give labelled text")
 
 
-def predictions(artifact: Artifact, data: Labelled) -> Predictions:
+def predictions(
+    artifact: Artifact, data: Labelled, opened: Opened = CompiledModel
+) -> Predictions:
     """What the library says of `data.dev`; texts that are too long for it are truncated, and
-    sentences of words with labels read in windows.
+    sentences of words with labels read in windows. `opened` says where it runs: here, by default.
 
     InputError if it is a model for another task, or for other labels.
     """
     with np.errstate(all="ignore"):  # `finite` says what there is to say of such numbers
-        return _predictions(artifact, as_its_own(artifact, data))
+        return _predictions(artifact, as_its_own(artifact, data), opened)
 
 
 def as_its_own(artifact: Artifact, data: Labelled) -> Labelled:
@@ -110,13 +115,13 @@ def as_its_own(artifact: Artifact, data: Labelled) -> Labelled:
     return data if isinstance(data, TaggedText) else in_labels_of(artifact, data)
 
 
-def _predictions(artifact: Artifact, data: Labelled) -> Predictions:
+def _predictions(artifact: Artifact, data: Labelled, opened: Opened) -> Predictions:
     if isinstance(data, TaggedText):
-        return Predictions(*tag_words(artifact, data))
+        return Predictions(*tag_words(artifact, data, opened))
+    found = _said(artifact, data, opened)
     if data.kind == VECTORS:
-        values = np.stack(_said(artifact, data))
+        values = np.stack(found)
         return Predictions(values, score(values, data), bool(np.isfinite(values).all()))
-    found = _said(artifact, data)
     values = _several(found, data.labels) if data.kind == SEVERAL else _single(found, data.labels)
     finite = all(np.isfinite(value) for p in found for _, value in p.scores)
     return Predictions(values, score(values, data), finite)
@@ -131,12 +136,12 @@ def for_task_of(artifact: Artifact, data: Labelled) -> Labelled:
     return replace(data, kind=VECTORS) if pairs else data
 
 
-def _said(artifact: Artifact, data: TextData) -> list[Any]:
+def _said(artifact: Artifact, data: TextData, opened: Opened) -> list[Any]:
     """What the library says of each text: a Prediction, or a vector."""
     examples = data.task.inputs(data.dev)
     texts, pairs = [e.text for e in examples], [e.pair for e in examples]
     found: list[Any] = []
-    with CompiledModel(artifact) as model:
+    with opened(artifact) as model:
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
             second = None if pairs[0] is None else [p or "" for p in pairs[part]]
@@ -157,11 +162,11 @@ def _several(found: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
     return np.array([[name in own for name in labels] for own in chosen], bool)
 
 
-def truncated(artifact: Artifact, data: Labelled) -> int:
+def truncated(artifact: Artifact, data: Labelled, opened: Opened = CompiledModel) -> int:
     """How many of the texts have more tokens than the library takes, and are truncated."""
     if isinstance(data, TaggedText) or data.kind == WORDS:
         return 0
-    with CompiledModel(artifact) as model:
+    with opened(artifact) as model:
         return sum(model.tokens_of(e.text, e.pair) > artifact.max_length
                    for e in data.task.inputs(data.dev))  # fmt: skip
 

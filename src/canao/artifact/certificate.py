@@ -29,6 +29,7 @@ from canao.artifact.measured import (
     summary,
     upper_bound_of_runs,
 )
+from canao.artifact.sustained import Minute, sustained_text, worst
 from canao.errors import BudgetError, InputError
 
 CERTIFICATE_FORMAT = 4
@@ -104,6 +105,7 @@ class Certificate:
     config         the measurement protocol
     made_by        BY_SEARCH or BY_HAND
     earlier        certificates of the same files under the same protocol before, the first first
+    sustained      minutes of runs without a pause, measured after the processes; () if not asked
     files          digest of each file of the artifact; the certificate is valid for no others
     date           UTC, ISO 8601
     """
@@ -125,6 +127,7 @@ class Certificate:
     earlier: tuple[Earlier, ...]
     files: Mapping[str, str]
     date: str
+    sustained: tuple[Minute, ...] = ()
 
     @property
     def samples_ms(self) -> tuple[float, ...]:
@@ -174,13 +177,16 @@ class Certificate:
         """Which budgets are missed, and with what; '' if all are kept."""
         late = [f"p{self.percentile:g} of {self.bound_ms:.4g} ms {self.bound_is}, and the budget "
                 f"is {self.budget_ms:g} ms"] if self.bound_ms > self.budget_ms else []  # fmt: skip
+        if worst(self.sustained) > self.budget_ms:
+            late.append(f"p{self.percentile:g} of {worst(self.sustained):.4g} ms in the worst of "
+                        f"{len(self.sustained)} minutes, and the budget is {self.budget_ms:g} ms")
         value = None if self.score is None else self.score.value
         rest = self.other_budgets.missed(self.size_bytes, self.peak_bytes, value)
         return "; ".join([*late, *rest])
 
     @property
     def holds(self) -> bool:
-        """Whether all budgets are kept: of latency by its bound."""
+        """Whether all budgets are kept: of latency by its bound, and by the worst minute."""
         return not self.missed
 
     @property
@@ -214,11 +220,12 @@ class Certificate:
         """What was asked, and of which machine: figures under another protocol say other things."""
         return protocol(
             self.budget_ms, self.percentile, self.config, self.device, self.machine,
-            self.other_budgets,
+            self.other_budgets, len(self.sustained),
         )  # fmt: skip
 
     def to_dict(self, *, raw: bool = True) -> dict[str, Any]:
         """JSON form, with verdict and figures; without the samples unless `raw`."""
+        sustained = [minute.to_dict() for minute in self.sustained]
         row: dict[str, Any] = {
             "format": CERTIFICATE_FORMAT,
             "precision": self.precision,
@@ -238,6 +245,7 @@ class Certificate:
             "earlier": [asdict(one) for one in self.earlier],
             "files": dict(self.files),
             "date": self.date,
+            **({"sustained": sustained} if sustained else {}),
             **self.derived(),
         }
         return sealed(row) if raw else row
@@ -264,6 +272,7 @@ class Certificate:
         value = None if self.score is None else self.score.value
         rest = self.other_budgets.told(self.size_bytes, self.peak_bytes, value)
         lines = [f"budgets: {', '.join(rest)}"] if rest else []
+        lines += sustained_text(self.sustained, self.percentile)
         if self.score is not None:
             lines.append(str(self.score))
         if self.set_aside:
@@ -281,11 +290,11 @@ class Certificate:
 
 def protocol(
     budget_ms: float, q: float, config: Mapping[str, Any], device: str, machine: str | None,
-    other_budgets: OtherBudgets,
+    other_budgets: OtherBudgets, sustain: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """What tells one certificate's question from another's, by name."""
+    """What tells one certificate's question from another's, by name; `sustain` is minutes."""
     asked = {"budget": float(budget_ms), "percentile": float(q), "device": device,
-             "machine": machine, **asdict(other_budgets)}  # fmt: skip
+             "machine": machine, "sustain": sustain, **asdict(other_budgets)}  # fmt: skip
     return asked | {name: value for name, value in config.items() if name != "cores"} | {
         "cores": list(config["cores"])
     }

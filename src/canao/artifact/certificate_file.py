@@ -31,6 +31,7 @@ from canao.artifact.files import file_digest
 from canao.artifact.manifest import sealed
 from canao.artifact.measured import Clock, Others
 from canao.artifact.reading import fits, read_json, shown
+from canao.artifact.sustained import Minute
 from canao.errors import InputError
 
 _MANIFEST = "manifest.json"
@@ -150,6 +151,22 @@ class _Run(msgspec.Struct, forbid_unknown_fields=True):
     clock: _Clock | None
 
 
+class _Minute(msgspec.Struct, forbid_unknown_fields=True):
+    at_s: _Time
+    samples: Annotated[int, Meta(ge=1)]
+    measured_ms: _Sample
+    median_ms: _Sample
+    loop_ns: _Count | None
+    khz: _Count | None
+    celsius: Annotated[float, Meta(ge=-100, le=300)] | None
+    battery: Annotated[int, Meta(ge=0, le=100)] | None
+    charging: bool | None
+    screen_on: bool | None
+    battery_saver: bool | None
+    throttling: Annotated[int, Meta(ge=0, le=6)] | None
+    others: _Share | None
+
+
 class _Earlier(msgspec.Struct, forbid_unknown_fields=True):
     date: _Word
     measured_ms: _Sample
@@ -186,6 +203,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     digest: str
     date: str
     checksum: str
+    sustained: list[_Minute] = []
 
 
 def _certificate(row: _Row) -> Certificate:
@@ -207,6 +225,7 @@ def _certificate(row: _Row) -> Certificate:
         earlier=tuple(Earlier(**msgspec.to_builtins(one)) for one in row.earlier),
         files=row.files,
         date=row.date,
+        sustained=tuple(Minute(**msgspec.to_builtins(minute)) for minute in row.sustained),
     )
 
 

@@ -28,10 +28,15 @@ _ALWAYS = ("model.so", "weights.bin")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A compiled model on disk. `load` checks it; the fields of the manifest are in `manifest`."""
+    """A compiled model on disk. `load` checks it; the fields of the manifest are in `manifest`.
+
+    timed_only   it is measured and nothing else, so that a device may make up its weights: how long
+                 a library takes does not depend on them
+    """
 
     path: Path
     manifest: dict[str, Any]
+    timed_only: bool = False
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
@@ -52,6 +57,12 @@ class Artifact:
     @property
     def weights(self) -> Path:
         return self.path / "weights.bin"
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Where in the weights file are whole numbers that say where to read in tables: their first
+        byte, and how many bytes."""
+        return tuple((first, count) for first, count in self.manifest.get("places", ()))
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ class Manifest(_Strict):
     kv_cache: KvCacheEntry | None | UnsetType = UNSET
     left_out: list[tuple[str, str]] | UnsetType = UNSET
     narrower: list[LevelEntry] | UnsetType = UNSET
+    places: list[tuple[Count, Count]] | UnsetType = UNSET
     source: dict[str, Any] | None | UnsetType = UNSET
 
 

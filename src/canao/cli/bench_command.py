@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from canao.artifact.directory import Artifact
 from canao.cli.printing import print_profile, print_timing, timed
 from canao.defaults import silent
 from canao.device.base import Failure, MeasureConfig, Timing, check_length
+from canao.device.cores import named_cores
 from canao.device.lease import leased
 from canao.errors import DeviceError
 from canao.isa.table import FLOAT
@@ -20,12 +22,13 @@ from canao.isa.table import FLOAT
 
 def bench_and_print(
     artifact: Path, device: str, config: MeasureConfig, percentiles: Sequence[float], *,
-    profile: bool, as_json: bool, raw: bool,
+    cores: str, profile: bool, as_json: bool, raw: bool,
 ) -> None:  # fmt: skip
     """Measure a library, with `profile` its kernels as well; with `raw` print every sample."""
     say = silent if as_json or raw else timed()
     loaded, where = Artifact.load(artifact), leased(get_device(device), say)
     check_length(loaded, config)
+    config = replace(config, cores=named_cores(cores, where.machine, config.threads))
     loaded.verify()
     timing = _timed(where.measure(loaded, config))
     steps = where.profile(loaded, config) if profile else ()

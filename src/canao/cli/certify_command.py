@@ -23,15 +23,17 @@ from canao.artifact.directory import Artifact
 from canao.cli.printing import out as console
 from canao.cli.printing import print_certificate, shown_live, timed
 from canao.defaults import silent
-from canao.device.base import MeasureConfig, check_length
+from canao.device.base import Device, MeasureConfig, check_length
 from canao.device.certify import UnsavedError, asked_of, certify
+from canao.device.cores import named_cores
 from canao.device.lease import leased
 from canao.errors import InputError
 
 
 def certify_and_print(
     artifact: Path, device: str, budget_ms: float | None, config: MeasureConfig, *,
-    percentile: float, others_limit: float, other_budgets: OtherBudgets, baseline: Path | None,
+    cores: str, sustain: int, percentile: float, others_limit: float,
+    other_budgets: OtherBudgets, baseline: Path | None,
     max_regression: float, check: str | None, metric: str | None, columns: Mapping[str, Any],
     out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -43,20 +45,21 @@ def certify_and_print(
     say, live = (silent, silent) if as_json else (timed(), shown_live())
     where, loaded = leased(get_device(device), say), Artifact.load(artifact)
     check_length(loaded, config)
+    config = replace(config, cores=named_cores(cores, where.machine, config.threads))
     before = None
     if baseline is not None:  # what is wrong with it is said before anything is measured
         before = _baseline(baseline, out or artifact / CERTIFICATE_FILE)
         budget_ms = before.budget_ms if budget_ms is None else budget_ms
         other_budgets = _also(other_budgets, before, checked=check is not None)
-        asked = asked_of(where, budget_ms, config, percentile, other_budgets)
+        asked = asked_of(where, budget_ms, config, percentile, other_budgets, sustain)
         check_baseline(before, baseline, asked)
     if budget_ms is None:
         raise InputError("no budget; give --budget-ms, or a certificate with --baseline")
-    score = None if check is None else _scored(loaded, check, metric, columns, say)
+    score = None if check is None else _scored(loaded, where, check, metric, columns, say)
     try:
         certificate = certify(
             loaded, where, budget_ms, config, percentile=percentile, others_limit=others_limit,
-            other_budgets=other_budgets, score=score, out=out, say=live,
+            other_budgets=other_budgets, score=score, sustain=sustain, out=out, say=live,
         )  # fmt: skip
     except UnsavedError as error:  # what was measured is shown all the same
         print_certificate(error.certificate, as_json=as_json, whole=error.saved is None)
@@ -92,15 +95,16 @@ def _also(given: OtherBudgets, before: Certificate, *, checked: bool) -> OtherBu
 
 
 def _scored(
-    artifact: Artifact, data: str, metric: str | None, columns: Mapping[str, Any],
+    artifact: Artifact, device: Device, data: str, metric: str | None, columns: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> Scored:  # fmt: skip
     from canao.accuracy.certified import scored
     from canao.accuracy.measure import labelled_text, require_there
+    from canao.device.device_model import opened_on
 
     require_there(data)
     artifact.verify()
     texts = labelled_text(data, artifact.manifest, **columns)
     for line in texts.told:
         say(line)
-    return scored(artifact, texts, metric)[1]
+    return scored(artifact, texts, metric, opened=opened_on(device))[1]

@@ -76,8 +76,11 @@ def print_result(result: Any, page: Path) -> None:
     for line in _precision(artifact.manifest):
         out.print(escape(line), soft_wrap=True)
     print_certificate(result.certificate)
+    for _, further in result.elsewhere:
+        print_certificate(further)
     for name, path in (
         ("library", artifact.path),
+        *(("library", further.path) for further, _ in result.elsewhere),
         ("model", result.model_dir),
         ("report", page),
     ):

@@ -34,7 +34,7 @@ from canao.model.inventory.inventory import Inventory
 from canao.model.tokenizing.tokenizer import TokenizerFiles
 from canao.precision.agreement import agreement
 from canao.precision.quantize import FLOAT32
-from canao.schedule.weights import file_parts
+from canao.schedule.weights import HEADER, file_parts
 from canao.target import Target
 
 
@@ -136,7 +136,15 @@ def make_manifest(
         "rewrites": counts([f.rule for f in stages.firings]),
         "kernels": _kernels(stages.widest),
         **({"narrower": narrower} if narrower else {}),
+        **({"places": places} if (places := _places(stages)) else {}),
     }
+
+
+def _places(stages: Stages) -> list[tuple[int, int]]:
+    """The whole numbers of the weights file that say where to read in tables."""
+    sections = stages.schedule.weights.sections
+    return [(HEADER + s.offset, s.size) for s in sections
+            if s.dtype.kind in ("bool", "int")]  # fmt: skip
 
 
 def _kernels(level: Level) -> list[dict[str, Any]]:

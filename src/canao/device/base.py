@@ -21,6 +21,7 @@ from canao.artifact.measured import (
     upper_bound,
 )
 from canao.defaults import DEVICE as LOCAL
+from canao.device.state import State
 from canao.errors import DeviceError, InputError
 from canao.inference.library import THIS_MACHINE, require_runnable
 from canao.isa.table import FLOAT
@@ -138,6 +139,7 @@ class Device(Protocol):
     machine   facts of the machine; its stamp is that of every figure taken on it
     target    what libraries for it are compiled for
     timer     the time in which measurements lie
+    remote    whether it is another machine, which work on this one does not disturb
 
     `tests/device/suite.py` says what every device must do.
     """
@@ -146,9 +148,17 @@ class Device(Protocol):
     machine: Machine
     target: Target
     timer: Timer
+    remote: bool
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
-        """The library's output for int inputs of shape [tokens]."""
+        """The library's first output for int inputs of shape [tokens]."""
+        ...
+
+    def run_batch(
+        self, artifact: Artifact, sequences: Sequence[Sequence[np.ndarray]], threads: int = 1
+    ) -> list[list[np.ndarray]]:
+        """All outputs of the library for each sequence, without a batch dimension. A sequence is
+        all inputs in the manifest's order, each of shape [tokens]."""
         ...
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
@@ -159,6 +169,10 @@ class Device(Protocol):
     def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         """Latency of one more token after a sequence of the length, for a library that continues
         it."""
+        ...
+
+    def state(self) -> State:
+        """What its speed depends on just now, as its system tells it."""
         ...
 
     def profile(

@@ -3,6 +3,7 @@ in it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
+from canao.artifact.weights_file import parts_of
 from canao.build import build_program, runtime_files
 from canao.device.base import (
     Failure,
@@ -27,6 +29,8 @@ from canao.device.base import (
 )
 from canao.device.benchmark_report import read_steps, read_times
 from canao.device.others import others_of
+from canao.device.state import PROBE as PROBE_STATE
+from canao.device.state import State, read_state
 from canao.device.transport import Completed, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
@@ -39,7 +43,9 @@ _PROFILE_SAMPLES = 50
 # A library that takes this long for all its samples is reported as failed, not waited for.
 _TIMEOUT_S = 3600
 _SHORT_TIMEOUT_S = 60  # for what takes a second
-_OUTPUTS = "outputs.bin"
+# Names of files there.
+_PROGRAM, _INPUTS, _OUTPUTS = "canao_bench", "inputs.bin", "outputs.bin"
+_PARTS, _MADE = "parts.bin", "made-weights.bin"
 
 
 class BenchDevice:
@@ -47,30 +53,51 @@ class BenchDevice:
 
     def __init__(self, machine: Machine, transport: Transport) -> None:
         self.machine, self.transport = machine, transport
-        self.name = transport.name
+        self.name, self.remote = transport.name, transport.remote
         self.target: Target = target_of(machine)
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
+        self._made_of: bytes | None = None  # of the weights that were made there last
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
-        """The library's first output for int inputs of shape [tokens]."""
         binding = Binding(artifact)
-        ids = binding.checked(binding.bind(inputs, {}))
-        config = MeasureConfig(length=len(ids[0]), threads=threads)
-        there = f"{self.transport.folder}/{_OUTPUTS}"
+        (outputs,) = self.run_batch(artifact, [binding.bind(inputs, {})], threads)
+        return outputs[0]
+
+    def run_batch(
+        self, artifact: Artifact, sequences: Sequence[Sequence[np.ndarray]], threads: int = 1
+    ) -> list[list[np.ndarray]]:
+        binding = Binding(artifact)
+        checked = [binding.checked(sequence) for sequence in sequences]
+        if not checked:
+            return []
+        lengths = [len(sequence[0]) for sequence in checked]
+        config = MeasureConfig(length=max(lengths), threads=threads)
         with WorkingDirectory("canao-run") as folder:
-            np.concatenate(ids).tofile(folder / "inputs.bin")
-            given = self._push(folder / "inputs.bin", "inputs.bin")
+            _write_sequences(folder / _INPUTS, checked)
+            given, there = self._push(folder / _INPUTS, _INPUTS), self._there(_OUTPUTS)
             self._bench(artifact, config, "run", given, there)
             try:
                 self.transport.pull(there, folder / _OUTPUTS)
             except OSError as error:
                 raise self._lost(error) from None
             values = np.fromfile(folder / _OUTPUTS, np.float32)
-        shape = output_shape(artifact.manifest["outputs"][0], config.length)
-        if values.size < np.prod(shape):
-            raise DeviceError(f"{self.name}: the library gave fewer numbers than outputs have")
-        return values[: int(np.prod(shape))].reshape(shape)[0]
+        return self._outputs(artifact, lengths, values)
+
+    def _outputs(
+        self, artifact: Artifact, lengths: Sequence[int], values: np.ndarray
+    ) -> list[list[np.ndarray]]:
+        """What the benchmark wrote, as the outputs of each sequence."""
+        shapes = [[output_shape(output, length)[1:] for output in artifact.manifest["outputs"]]
+                  for length in lengths]  # fmt: skip
+        sizes = [math.prod(shape) for own in shapes for shape in own]
+        if values.size != sum(sizes):
+            raise DeviceError(
+                f"{self.name}: the library gave {values.size} numbers where outputs have "
+                f"{sum(sizes)}; compile it again"
+            )
+        flat = iter(np.split(values, np.cumsum(sizes)[:-1]))
+        return [[next(flat).reshape(shape) for shape in own] for own in shapes]
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         return self._measure(artifact, config, "time")
@@ -82,13 +109,18 @@ class BenchDevice:
         try:
             rows = self._bench(artifact, config, mode)
             times = read_times(rows, config, artifact.isas)
-            environment = self.environment(self.pinned(config)) | {"library_isa": times.isa}
+            # The system may have refused; then the figure says so.
+            pinned = () if "unpinned" in rows else self.pinned(config)
+            environment = self.environment(pinned) | {"library_isa": times.isa}
         except CanaoError as error:
             return Failure("measure", str(error))
         return Timing(
             times.samples_ms, times.load_ms, times.cold_ms, times.peak_bytes, config, environment,
-            others_of(rows, self.pinned(config), self.machine.cores), times.clock,
+            others_of(rows, pinned, self.machine.cores), times.clock,
         )  # fmt: skip
+
+    def state(self) -> State:
+        return read_state(self._ran(PROBE_STATE, "reading clocks", _SHORT_TIMEOUT_S).stdout)
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
@@ -113,7 +145,15 @@ class BenchDevice:
         return float(done.stdout.split()[0])
 
     def pinned(self, config: MeasureConfig) -> tuple[int, ...]:
-        """The cores that threads are pinned to; none where there are fewer cores than threads."""
+        """The cores that threads are pinned to; none where there are fewer cores than threads.
+        DeviceError for one that the machine has not."""
+        running = [core for cluster in self.machine.clusters for core in cluster.cores]
+        for core in config.cores:
+            if running and core not in running:
+                raise DeviceError(
+                    f"{self.name}: no thread can be pinned to core {core}; the cores are "
+                    f"{', '.join(map(str, sorted(running)))}"
+                )
         cores = config.cores or self.machine.cores[: config.threads]
         return cores if len(cores) == config.threads else ()
 
@@ -146,8 +186,8 @@ class BenchDevice:
         require_measurable(artifact, self, config, follows=mode == "next")
         program = bench_program(self.target)
         here = (program, artifact.library, artifact.weights)
-        names = ("canao_bench", artifact.library.name, artifact.weights.name)
-        there = [self._push(path, name) for path, name in zip(here, names, strict=True)]
+        there = [self._push(program, _PROGRAM), self._push(artifact.library, artifact.library.name)]
+        there.append(self._weights(artifact, there[0]))
         samples = min(config.samples, _PROFILE_SAMPLES) if mode == "profile" else config.samples
         arguments = [config.length, config.threads, ",".join(map(str, self.pinned(config))) or "-",
                      config.warmup, samples, round(config.seconds * 1000),
@@ -156,11 +196,30 @@ class BenchDevice:
         if done.code < 0:
             raise DeviceError(f"the library ended with signal {-done.code}; compile it again")
         if done.code:
-            message = done.stderr.strip().splitlines()[0] if done.stderr.strip() else "no message"
+            message = _message(done)
             for path, name in zip(here, there, strict=True):
                 message = message.replace(name, str(path))
             raise DeviceError(message)
         return _rows(done.stdout)
+
+    def _weights(self, artifact: Artifact, program: str) -> str:
+        """Where the weights of a library are on the machine. For one that is only timed they are
+        made there: they may be a hundred times as large as all else."""
+        if not (artifact.timed_only and self.transport.remote):
+            return self._push(artifact.weights, artifact.weights.name)
+        there, parts = self._there(_MADE), parts_of(artifact)
+        if parts != self._made_of:
+            with WorkingDirectory("canao-weights") as folder:
+                (folder / _PARTS).write_bytes(parts)
+                command = [program, "weights", self._push(folder / _PARTS, _PARTS), there]
+                done = self._ran(command, "making weights", _TIMEOUT_S)
+            if done.code:
+                raise DeviceError(f"{self.name}: no weights can be made there ({_message(done)})")
+            self._made_of = parts
+        return there
+
+    def _there(self, name: str) -> str:
+        return f"{self.transport.folder}/{name}"
 
     def _push(self, path: Path, name: str) -> str:
         try:
@@ -205,6 +264,18 @@ def bench_program(target: Target) -> Path:
     library can say what it lacks on one."""
     files = runtime_files("bench_main.c", "bench_others.h", "canao_runtime.h")
     return build_program(files, target.least)
+
+
+def _message(done: Completed) -> str:
+    """The first line of what a program said that failed."""
+    return done.stderr.strip().splitlines()[0] if done.stderr.strip() else "no message"
+
+
+def _write_sequences(path: Path, sequences: Sequence[Sequence[np.ndarray]]) -> None:
+    """Sequences as the benchmark reads them: the length of each, then one input after the other."""
+    with open(path, "wb") as stream:
+        for inputs in sequences:
+            stream.write(np.concatenate([[len(inputs[0])], *inputs]).astype(np.int32).tobytes())
 
 
 def _rows(report: str) -> dict[str, list[list[str]]]:

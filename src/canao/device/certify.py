@@ -34,13 +34,16 @@ from canao.artifact.certificate import (
 from canao.artifact.certificate_file import read_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_file, write_whole
+from canao.artifact.sustained import Minute
 from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Timing, check_length
+from canao.device.state import State, lowest_khz
 from canao.errors import DeviceError, InputError
 
 __all__ = ["CERTIFIED_SAMPLES", "OTHERS_LIMIT", "PERCENTILE", "DisturbedError", "Runs",
            "UnsavedError", "asked_of", "certify", "check_budget", "check_others_limit",
-           "check_samples", "judge", "keep", "measure_runs", "room_for",
+           "check_samples", "check_sustain", "judge", "keep", "measure_minutes", "measure_runs",
+           "room_for",
            "saved_elsewhere"]  # fmt: skip
 
 # Of a core that the library runs on, others may take so much before nothing is judged: it is the
@@ -48,6 +51,7 @@ __all__ = ["CERTIFIED_SAMPLES", "OTHERS_LIMIT", "PERCENTILE", "DisturbedError", 
 OTHERS_LIMIT = 0.05
 # Bytes of a certificate, at most: its samples, and all else that is in it.
 _SAMPLE_BYTES, _OTHER_BYTES = 60, 1 << 16
+MINUTE_S, MOST_MINUTES = 60.0, 24 * 60
 _MORE = PROCESSES  # processes, at most, that are measured in the place of disturbed ones
 
 Say = Callable[[str], None]
@@ -103,10 +107,12 @@ def certify(
     others_limit: float = OTHERS_LIMIT,
     other_budgets: OtherBudgets = OtherBudgets(),  # noqa: B008 - it is frozen
     score: Scored | None = None,
+    sustain: int = 0,
     out: Path | None = None,
     say: Say = silent,
 ) -> Certificate:
     """Measure the library of `artifact` and write its certificate, beside it or to the file `out`.
+    With `sustain`, it runs for so many minutes without a pause as well.
 
     Raises InputError if its files differ from what was compiled, if the certificate cannot be
     written (found out before anything is measured, where that can be known), or if it would take
@@ -117,16 +123,17 @@ def certify(
     check_budget(budget_ms, percentile)
     check_samples(config.samples)
     check_others_limit(others_limit)
+    check_sustain(sustain)
     place = artifact.path / CERTIFICATE_FILE if out is None else out
     check_length(artifact, config)
-    asked = asked_of(device, budget_ms, config, percentile, other_budgets)
+    asked = asked_of(device, budget_ms, config, percentile, other_budgets, sustain)
     replaced = _replaced(place, artifact, asked)
     if score is None and replaced is not None:
         score = replaced.score  # the same files say the same
     room_for(place, config.samples)
     certificate = judge(
         artifact, device, budget_ms, config, percentile=percentile, others_limit=others_limit,
-        other_budgets=other_budgets, score=score, say=say,
+        other_budgets=other_budgets, score=score, sustain=sustain, say=say,
         predicted_ms=replaced.predicted_ms if replaced else None,
         made_by=replaced.made_by if replaced else BY_HAND,
     )  # fmt: skip
@@ -146,11 +153,13 @@ def certify(
 
 def asked_of(
     device: Device, budget_ms: float, config: MeasureConfig, percentile: float,
-    other_budgets: OtherBudgets,
+    other_budgets: OtherBudgets, sustain: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """The protocol of a certificate that is to be made."""
     stamp = device.machine.stamp
-    return protocol(budget_ms, percentile, _form(config), device.name, stamp, other_budgets)
+    return protocol(
+        budget_ms, percentile, _form(config), device.name, stamp, other_budgets, sustain
+    )
 
 
 def judge(
@@ -165,6 +174,7 @@ def judge(
     score: Scored | None = None,
     predicted_ms: float | None = None,
     made_by: str = BY_SEARCH,
+    sustain: int = 0,
     say: Say = silent,
 ) -> Certificate:
     """Measure the library of `artifact`, and certify what was found; nothing is written.
@@ -172,9 +182,11 @@ def judge(
     The files are hashed before and after, so that the certificate is of what was measured.
     """
     artifact.verify()
-    files, size = artifact.digests(), size_of(artifact)
+    files, size, before = artifact.digests(), size_of(artifact), device.state()
     measured = measure_runs(artifact, device, config, others_limit, say)
     check_samples(sum(len(run.samples_ms) for run in measured.kept))  # `max_seconds` may end it
+    minutes = measure_minutes(artifact, device, config, percentile, sustain, say)
+    states = {"before": before.to_dict(), "after": device.state().to_dict()}
     if artifact.digests() != files:
         raise InputError(f"{artifact.path}: was changed while it was measured; certify again")
     return Certificate(
@@ -189,13 +201,43 @@ def judge(
         score=score,
         others_limit=float(others_limit),
         config=_form(config),
-        environment={"toolchain": artifact.manifest.get("toolchain"), **measured.environment},
+        environment={"toolchain": artifact.manifest.get("toolchain"), **measured.environment,
+                     **{f"state_{when}": state for when, state in states.items() if state}},
         device=device.name,
         made_by=made_by,
         earlier=(),
         files=files,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+        sustained=minutes,
+    )  # fmt: skip
+
+
+def measure_minutes(
+    artifact: Artifact, device: Device, config: MeasureConfig, percentile: float, count: int,
+    say: Say = silent,
+) -> tuple[Minute, ...]:  # fmt: skip
+    """The library in runs without a pause, a process a minute, and what the machine says of itself
+    after each. DeviceError if it cannot be measured."""
+    whole = replace(config, samples=1, seconds=MINUTE_S, max_seconds=0.0)
+    begun, minutes = device.timer.now(), list[Minute]()
+    for number in range(1, count + 1):
+        at = device.timer.now() - begun
+        timing = _measured(artifact, device, whole, f"{artifact.path}: minute {number}")
+        minutes.append(_minute(at, timing, percentile, device.state(), config.cores))
+        say(f"minute {number} of {count}: {minutes[-1]}")
+    return tuple(minutes)
+
+
+def _minute(
+    at_s: float, timing: Timing, percentile: float, state: State, cores: Sequence[int]
+) -> Minute:
+    clock, others = timing.clock, timing.others
+    return Minute(
+        at_s, len(timing.samples_ms), timing.percentile(percentile), timing.percentile(50),
+        None if clock is None else clock.loop_ns[1], lowest_khz(state, cores), state.hottest,
+        state.battery, state.charging, state.screen_on, state.battery_saver, state.throttling,
+        None if others is None else others.most,
+    )  # fmt: skip
 
 
 def measure_runs(
@@ -308,6 +350,12 @@ def check_samples(samples: int) -> None:
             f"a certificate takes at least {CERTIFIED_SAMPLES} samples, not {samples}; for a quick "
             f"look at the latency run `canao bench --samples {samples}`"
         )
+
+
+def check_sustain(minutes: int) -> None:
+    """InputError unless these are minutes that a library can be run for."""
+    if not 0 <= minutes <= MOST_MINUTES:
+        raise InputError(f"--sustain {minutes}m: give 1 to {MOST_MINUTES} minutes, as 10m")
 
 
 def check_others_limit(limit: float) -> None:

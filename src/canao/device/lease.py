@@ -8,7 +8,8 @@ ends, however it ends:
     gate    held alone by who waits for the room to measure in it; who trains looks at the gate
             between two steps, and leaves the room until the measurement is over
 
-So one worker's measurement stops the others on the same machine for as long as it takes. Where the
+So one worker's measurement stops the others on the same machine for as long as it takes. It does
+not where the device is another machine: there who trains goes on. Where the
 file system has no locks, or the cache cannot be written, nothing is leased: then what others took
 is still measured and told (others.py).
 """
@@ -32,6 +33,7 @@ from canao.artifact.directory import Artifact
 from canao.cache.place import own_directory
 from canao.defaults import silent
 from canao.device.base import Device, MeasureConfig, Measurement, Statistic
+from canao.device.state import State
 from canao.errors import DeviceError, ToolchainError
 from canao.isa.table import FLOAT
 
@@ -45,15 +47,17 @@ _OF_FILE = re.compile(r"FLOCK +ADVISORY +\w+ +(\d+) +[0-9a-f]+:[0-9a-f]+:(\d+) "
 class Lease:
     """The two locks of a device for this process, which must use them from one thread at a time.
 
+    remote  whether the device is another machine, so that who computes here is not in the way
     say     is called with a line when it waits for another process
     most_s  seconds of waiting after which a DeviceError names the process that does not end
     """
 
     def __init__(
         self, name: str, say: Callable[[str], None] = silent, *, most_s: float = _MOST_S,
-        told_s: tuple[float, float] = _TOLD_S,
+        told_s: tuple[float, float] = _TOLD_S, remote: bool = False,
     ) -> None:  # fmt: skip
         self.name, self._say, self._most_s, self._told_s = name, say, most_s, told_s
+        self._remote = remote
         self._room, self._gate = (_opened(f"{name}.{part}") for part in ("room", "gate"))
         self._working = 0
 
@@ -75,6 +79,9 @@ class Lease:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Nothing is measured inside the block, but where it calls `pause`."""
+        if self._remote:
+            yield
+            return
         if not self._working:
             self._enter()
         self._working += 1
@@ -118,11 +125,17 @@ class Leased:
     def __init__(self, device: Device, lease: Lease) -> None:
         self._device, self.lease = device, lease
         self.name, self.machine, self.target = device.name, device.machine, device.target
-        self.timer = device.timer
+        self.timer, self.remote = device.timer, device.remote
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         with self.lease.working():
             return self._device.run(artifact, inputs, threads)
+
+    def run_batch(
+        self, artifact: Artifact, sequences: Sequence[Sequence[np.ndarray]], threads: int = 1
+    ) -> list[list[np.ndarray]]:
+        with self.lease.working():
+            return self._device.run_batch(artifact, sequences, threads)
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         with self.lease.alone():
@@ -131,6 +144,9 @@ class Leased:
     def measure_next(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         with self.lease.alone():
             return self._device.measure_next(artifact, config)
+
+    def state(self) -> State:
+        return self._device.state()
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
@@ -148,14 +164,15 @@ class Leased:
 
 def leased(device: Device, say: Callable[[str], None] = silent) -> Leased:
     """A device that this process measures on alone."""
-    return Leased(device, Lease(device.name, say))
+    return Leased(device, Lease(device.name, say, remote=device.remote))
 
 
 def _opened(name: str) -> int | None:
     """A handle of a lock; None where there can be none. Homes may be shared by machines, so the
     name has the machine's."""
     try:
-        path = own_directory("leases") / f"{socket.gethostname()}-{name}"
+        plain = re.sub(r"[^\w.-]", "_", f"{socket.gethostname()}-{name}", flags=re.ASCII)
+        path = own_directory("leases") / plain
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except (OSError, ToolchainError):
         return None

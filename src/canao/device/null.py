@@ -22,14 +22,17 @@ from canao.device.base import (
     Timing,
     require_measurable,
 )
+from canao.device.state import UNTOLD, State
 from canao.errors import DeviceError, InputError
 from canao.isa.table import FLOAT
 from canao.machine import Machine
 from canao.target import Target, get_target
 
+NOWHERE = "null"  # the device's name
 Script = float | Sequence[float] | Callable[[Artifact], float]
 KernelScript = Callable[[Artifact], Sequence[tuple[str, float]]]
 _NOWHERE = Machine(cpu="none")
+_NOTHING = "the null device runs nothing; choose another one, as --device local"
 
 
 class ScriptedTimer:
@@ -62,7 +65,8 @@ class NullDevice:
                  by default it is not told
     """
 
-    name = "null"
+    name = NOWHERE
+    remote = False
 
     def __init__(
         self,
@@ -92,7 +96,13 @@ class NullDevice:
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         """Always DeviceError: there is nothing to run on."""
-        raise DeviceError("the null device runs nothing; choose another one, as --device local")
+        raise DeviceError(_NOTHING)
+
+    def run_batch(
+        self, artifact: Artifact, sequences: Sequence[Sequence[np.ndarray]], threads: int = 1
+    ) -> list[list[np.ndarray]]:
+        """Always DeviceError, as `run`."""
+        raise DeviceError(_NOTHING)
 
     def measure(self, artifact: Artifact, config: MeasureConfig) -> Measurement:
         """The scripted latency; Failure when a list of latencies is used up."""
@@ -132,6 +142,10 @@ class NullDevice:
             },
             others=others[-1] if others else None,
         )
+
+    def state(self) -> State:
+        """Nothing is told."""
+        return UNTOLD
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median

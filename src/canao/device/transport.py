@@ -37,10 +37,12 @@ class Transport(Protocol):
     did not end in time, and was stopped.
 
     name     what `--device` takes
+    remote   whether files must be sent there; else the machine sees them where they are
     folder   path there of a folder for this device's files alone, without spaces
     """
 
     name: str
+    remote: bool
 
     @property
     def folder(self) -> str: ...
@@ -68,6 +70,7 @@ class LocalTransport:
     """This machine. Files are used where they are, so that nothing is copied."""
 
     name = "local"
+    remote = False
 
     def __init__(self) -> None:
         self._folder: WorkingDirectory | None = None

@@ -1,8 +1,5 @@
 """CompiledModel: an artifact loaded into this process. Token ids in, arrays out; or texts in,
-results out.
-
-A text is a string that a person wrote; a sequence is the token ids that the library runs.
-"""
+results out (text_model.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ import numpy as np
 from canao.artifact.directory import Artifact
 from canao.errors import DeviceError, InputError
 from canao.graph.dtypes import F32
-from canao.inference.binding import Binding, ids_of, output_shape, padded
+from canao.inference.binding import ids_of, output_shape, padded
 from canao.inference.generation import length_limit, pieces, settings_of, tokens
 from canao.inference.library import (
     PointerTable,
@@ -29,7 +26,8 @@ from canao.inference.library import (
     require_interface,
     require_runnable,
 )
-from canao.inference.tasks import GENERATION, Prepared, Reader, as_logits, interpret, prepare
+from canao.inference.tasks import GENERATION, Prepared, as_logits
+from canao.inference.text_model import TextModel
 from canao.target import get_target
 
 _STATUS_OK, _STATUS_BUSY = 0, 8
@@ -38,7 +36,7 @@ _STATUS_OK, _STATUS_BUSY = 0, 8
 _open_models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
 
 
-class CompiledModel:
+class CompiledModel(TextModel):
     """A compiled library, its weights mapped. Calls from several threads take turns.
 
     A forked process may go on with the models of its parent, each with threads of its own. Raises
@@ -48,14 +46,11 @@ class CompiledModel:
     def __init__(
         self, artifact: Artifact | str | Path, threads: int = 1, cores: Sequence[int] = ()
     ) -> None:
-        self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
+        super().__init__(artifact if isinstance(artifact, Artifact) else Artifact.load(artifact))
         check_threads(threads, cores)
         self.threads = threads
         require_runnable(self.artifact, get_target())
-        self._binding = Binding(self.artifact)
-        self._outputs = self.artifact.manifest["outputs"]
         self._lock = threading.Lock()
-        self._text_reader: Reader | None = None
         self._sequence_length = 0
         self._library = load_library(self.artifact.library)
         require_interface(self.artifact, self._library)
@@ -76,12 +71,6 @@ class CompiledModel:
         """Unmap the weights and end the threads. A closed model cannot be called again."""
         with self._lock:
             self._close()
-
-    def __enter__(self) -> CompiledModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __call__(self, *inputs: Any, **named: Any) -> np.ndarray:
         """The first output (logits, or the last hidden state) for ids of shape [s] or [batch, s].
@@ -117,23 +106,6 @@ class CompiledModel:
             for o in self._outputs
         }  # fmt: skip
         return out if arrays[0].ndim == 2 else {k: v[0] for k, v in out.items()}
-
-    def run_batch(self, batch: Sequence[Any]) -> list[np.ndarray]:
-        """What `__call__` gives for each sequence of a batch, in order; lengths may differ.
-
-        A sequence is its ids alone, of shape [s]; or all inputs in the order of the manifest, each
-        [s]; or a mapping from names to them: what `__call__` takes, as one value. The result is
-        the first output of each sequence, without a batch dimension, and the same to the bit as
-        from one call for each. Threads share out the sequences. Nothing runs unless all are right:
-        InputError says which is not and why; DeviceError if the library cannot run batches.
-        """
-        bound = []
-        for i, sequence in enumerate(batch):
-            try:
-                bound.append(self._binding.bind_sequence(sequence))
-            except InputError as error:
-                raise InputError(f"sequence {i}: {error}") from None
-        return [next(iter(row.values()))[0] for row in self._many(bound)]
 
     def time(self, length: int, runs: int = 256, percentile: float = 90.0) -> float:
         """Milliseconds that a sequence of `length` tokens takes here: that percentile of `runs`
@@ -273,86 +245,12 @@ class CompiledModel:
             )
         return self._binding.checked([ids])[0]
 
-    def predict(
-        self, text: str | Sequence[str], pair: str | Sequence[str] | None = None, *,
-        context: str | Sequence[str] | None = None, truncate: bool | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
-        """What the model's task says of a text, or of each of a list of texts.
-
-            text-classification    Prediction        top, threshold, prompt_name; a pair if there
-                                                     are two texts
-            text-regression        Prediction        prompt_name
-            token-classification   list of Entity    aggregate, ignore_labels
-            question-answering     list of Answer    top, max_answer_tokens, null_threshold;
-                                                     context or pair
-            fill-mask              lists of Filling, one for each mask    top
-            feature-extraction     array [s, width]  pooling (then [width]), normalize
-            sentence-embedding     array [width]     prompt_name
-            text-generation        text after it     max_new_tokens and the options of `stream`
-
-        A text of more tokens than the model takes is an InputError, or is truncated if `truncate`
-        is true. A long context is read in windows, and so is a long text whose tokens are
-        classified. Sentence embeddings are truncated as in Sentence-Transformers.
-        """
-        if context is not None and pair is not None:
-            raise InputError("pair and context are both given; the context is the second text")
-        pair = context if pair is None else pair
-        if isinstance(text, str):
-            if not (pair is None or isinstance(pair, str)):
-                raise InputError("one text is given and several second texts; give a list of each")
-            prepared = [self.prepare(text, pair, truncate=truncate, **options)]
-            return self.predict_prepared(prepared)[0]
-        if not isinstance(text, Sequence):
-            raise InputError(f"the text is {type(text).__name__}; give a string, or a list of them")
-        pairs = [pair] * len(text) if pair is None or isinstance(pair, str) else list(pair)
-        if len(pairs) != len(text):
-            raise InputError(f"{len(text)} texts and {len(pairs)} second texts; give as many")
-        prepared = []
-        for i, (one, other) in enumerate(zip(text, pairs, strict=True)):
-            try:
-                prepared.append(self.prepare(one, other, truncate=truncate, **options))
-            except InputError as error:
-                raise InputError(f"text {i}: {error}") from None
-        return self.predict_prepared(prepared)
-
-    def prepare(
-        self, text: str, pair: str | None = None, *, truncate: bool | None = None, **options: Any
-    ) -> Prepared:
-        """A text as tokens, for `predict_prepared`; InputError says what is wrong with the text."""
-        return prepare(self._reader(), text, pair, truncate, options)
-
     def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Any]:
         """What `predict` gives for each text. All run as one batch, except in text generation,
         which takes one after the other."""
         if self.artifact.manifest.get("task") == GENERATION:
             return ["".join(self.stream_prepared(p)) for p in prepared]
-        reader = self._reader()
-        rows = iter(self._many([reader.arrays(w, p.skip) for p in prepared for w in p.windows]))
-        results = []
-        for p in prepared:
-            outputs = [{k: v[0] for k, v in next(rows).items()} for _ in p.windows]
-            results.append(interpret(reader, p, outputs))
-        return results
-
-    def encode(self, text: str, pair: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and type ids of a text, int32 [s], truncated to the model's maximum length."""
-        encoded = self._reader().encode(text, pair)[0]
-        return np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32)
-
-    def tokens_of(self, text: str, pair: str | None = None) -> int:
-        """How many tokens a text has, however long it is."""
-        return len(self._reader().whole(text, pair).ids)
-
-    def arrays(self, text: str, pair: str | None = None) -> list[np.ndarray]:
-        """What the library is given for a text, truncated as by `encode`: an array [s] for each
-        input, in the order of the manifest."""
-        reader = self._reader()
-        return reader.arrays(reader.encode(text, pair)[0])
-
-    def _reader(self) -> Reader:
-        if self._text_reader is None:
-            self._text_reader = Reader(self.artifact)
-        return self._text_reader
+        return super().predict_prepared(prepared)
 
     def _empty_outputs(self, length: int) -> dict[str, np.ndarray]:
         """Empty arrays by name, into which the library writes the outputs for `length` tokens."""
@@ -373,28 +271,21 @@ class CompiledModel:
         self._sequence_length = 0
         return out
 
-    def _many(self, bound: Sequence[Sequence[np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Every output of each sequence, with a first dimension of 1; all are checked first."""
-        sequences: list[list[np.ndarray]] = []
-        results: list[dict[str, np.ndarray]] = []
-        for i, arrays in enumerate(bound):
-            try:
-                sequences.append(self._binding.checked(arrays))
-                results.append(self._empty_outputs(len(sequences[-1][0])))
-            except InputError as error:
-                raise InputError(f"sequence {i}: {error}") from None
-        if sequences:
-            function = getattr(self._library, "canao_run_batch", None)
-            if function is None:
-                raise DeviceError(
-                    f"{self.artifact.path}: the library is older than batches; compile again"
-                )
-            lengths = np.array([len(ids[0]) for ids in sequences], np.int32)
-            sources = PointerTable(sequences)
-            targets = PointerTable([list(row.values()) for row in results])
-            counts = address_of(lengths)
-            self._locked(function, len(sequences), sources.address, counts, targets.address)
-            self._sequence_length = 0
+    def _run_checked(
+        self, sequences: Sequence[Sequence[np.ndarray]]
+    ) -> list[dict[str, np.ndarray]]:
+        results = [self._empty_outputs(len(ids[0])) for ids in sequences]
+        function = getattr(self._library, "canao_run_batch", None)
+        if function is None:
+            raise DeviceError(
+                f"{self.artifact.path}: the library is older than batches; compile again"
+            )
+        lengths = np.array([len(ids[0]) for ids in sequences], np.int32)
+        sources = PointerTable(sequences)
+        targets = PointerTable([list(row.values()) for row in results])
+        counts = address_of(lengths)
+        self._locked(function, len(sequences), sources.address, counts, targets.address)
+        self._sequence_length = 0
         return results
 
     def _locked(self, function: Any, *arguments: Any) -> None:

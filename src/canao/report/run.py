@@ -104,7 +104,7 @@ def _require_own(certificate: Certificate, facts: Mapping[str, Any], run_dir: Pa
              **{name: facts.get(name) for name in ("size_mb", "memory_mb")}}  # fmt: skip
     # The least score may change while a run is resumed.
     found = {name: value for name, value in certificate.protocol.items()
-             if name not in ("machine", "min_accuracy")}  # fmt: skip
+             if name not in ("machine", "min_accuracy", "sustain")}  # fmt: skip
     differing = differences(asked, found)
     if differing:
         raise InputError(

@@ -1,17 +1,24 @@
 /* Times a compiled model without any Python in the figure.
  *
  *   bench LIBRARY WEIGHTS length threads cores warmup samples min_ms max_ms mode [IDS OUTPUTS]
+ *   bench weights PARTS OUT
  *
- * cores: comma-separated, one a thread, or - for none. mode is one of
+ * cores: comma-separated, one a thread, or - for none. Where the system lets no thread be pinned to
+ * them, none is, and the report says `unpinned`. mode is one of
  *   time      runs of a sequence of that length
  *   next      one token after such a sequence
  *   profile   each step of such runs
- *   run       one run: ids come from the file IDS (int32, one input after the other), all outputs go
- *             to the file OUTPUTS (float32)
+ *   run       a run of each sequence of the file IDS (int32: its length, then one input after the
+ *             other); all outputs go to the file OUTPUTS (float32). `length` is the longest
  * The report on standard output has one item on each line, `name value...`; samples are nanoseconds.
  * With samples come two readings of what else ran (bench_others.h).
- * A library that continues sequences gives the last token's outputs only. */
+ * A library that continues sequences gives the last token's outputs only.
+ *
+ * The second form writes a weights file OUT that is as good as any for timing: numbers that are made
+ * up, but for those of the file PARTS (int64: the size of OUT, how many parts, of each its place and
+ * its bytes; then the parts). */
 #define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
 #include "bench_others.h"
 #include "canao_runtime.h"
 
@@ -22,6 +29,7 @@
 #include <time.h>
 
 enum { MAX_INPUTS = 8, MAX_OUTPUTS = 64, MAX_THREADS = 64 };
+enum { THREADS = 7 }; /* canao_open: threads cannot be started, or pinned */
 
 struct library {
     const struct canao_program *(*describe)(void);
@@ -179,31 +187,103 @@ static int time_steps(const struct library *l, canao_model *m, const struct requ
     return 0;
 }
 
+/* One sequence of the file: 1 if there was one, 0 at the end, -1 if it is cut short or too long. */
+static int read_sequence(FILE *file, const struct canao_program *p, const int32_t *const *in,
+                         int32_t most, int32_t *length)
+{
+    if (fread(length, sizeof *length, 1, file) != 1)
+        return ferror(file) ? -1 : 0;
+    if (*length < 1 || *length > most)
+        return -1;
+    for (int i = 0; i < p->input_count; i++)
+        if (fread((int32_t *)in[i], sizeof **in, (size_t)*length, file) != (size_t)*length)
+            return -1;
+    return 1;
+}
+
 static int run_files(const struct library *l, canao_model *m, const struct request *q,
                      const int32_t *const *in, float *const *out, const char *from, const char *to)
 {
     const struct canao_program *p = l->describe();
-    const size_t tokens = (size_t)q->length;
-    FILE *file = fopen(from, "rb");
-    int whole = file != NULL;
-    for (int i = 0; whole && i < p->input_count; i++)
-        whole = fread((int32_t *)in[i], sizeof **in, tokens, file) == tokens;
-    if (file)
-        fclose(file);
-    if (!whole)
-        return fail(from, "cannot be read");
-    const int status = l->run(m, in, q->length, out);
+    FILE *source = fopen(from, "rb"), *target = fopen(to, "wb");
+    int32_t length = 0;
+    int status = 0, more = source ? 1 : -1, whole = target != NULL;
+    while (whole && !status &&
+           (more = source ? read_sequence(source, p, in, q->length, &length) : -1) > 0) {
+        status = l->run(m, in, length, out);
+        for (int i = 0; whole && !status && i < p->output_count; i++) {
+            const size_t size = (size_t)l->output_size(i, length);
+            whole = fwrite(out[i], sizeof **out, size, target) == size;
+        }
+    }
+    if (source)
+        fclose(source);
+    if (target && fclose(target))
+        whole = 0;
     if (status)
         return fail("run", l->message(status));
-    file = fopen(to, "wb");
-    whole = file != NULL;
-    for (int i = 0; whole && i < p->output_count; i++) {
-        const size_t size = (size_t)l->output_size(i, q->length);
-        whole = fwrite(out[i], sizeof **out, size, file) == size;
+    if (!whole)
+        return fail(to, "cannot be written");
+    return more < 0 ? fail(from, "cannot be read") : 0;
+}
+
+/* Numbers that are ordinary ones in every type that weights have: read as float32 or bf16 they are
+ * +-2^-7 to +-2^-6, as half precision near +-1, as bytes anything. The same in every file. */
+static void make_up(uint16_t *to, size_t count, uint64_t *state)
+{
+    for (size_t i = 0; i < count; i++) {
+        *state = *state * 6364136223846793005u + 1442695040888963407u;
+        to[i] = (uint16_t)(0x3C00u | (*state >> 40 & 0x807Fu));
     }
+}
+
+static int write_made_up(FILE *file, int64_t size)
+{
+    static uint16_t block[1 << 15];
+    uint64_t state = 1;
+    for (int64_t left = size; left > 0; left -= (int64_t)sizeof block) {
+        const size_t bytes = left < (int64_t)sizeof block ? (size_t)left : sizeof block;
+        make_up(block, sizeof block / sizeof *block, &state);
+        if (fwrite(block, 1, bytes, file) != bytes)
+            return 0;
+    }
+    return 1;
+}
+
+/* One part of the file PARTS to its place. */
+static int copy_part(FILE *from, FILE *to, int64_t place, int64_t bytes)
+{
+    static char block[1 << 15];
+    if (fseeko(to, (off_t)place, SEEK_SET))
+        return 0;
+    for (int64_t left = bytes; left > 0; left -= (int64_t)sizeof block) {
+        const size_t some = left < (int64_t)sizeof block ? (size_t)left : sizeof block;
+        if (fread(block, 1, some, from) != some || fwrite(block, 1, some, to) != some)
+            return 0;
+    }
+    return 1;
+}
+
+static int make_weights(const char *from, const char *to)
+{
+    enum { MOST_PARTS = 4096 };
+    static int64_t places[2 * MOST_PARTS];
+    int64_t head[2]; /* size of the whole, how many parts */
+    FILE *parts = fopen(from, "rb");
+    int known = parts && fread(head, sizeof *head, 2, parts) == 2 && head[0] >= 0 &&
+                head[1] >= 0 && head[1] <= MOST_PARTS;
+    const size_t words = known ? 2 * (size_t)head[1] : 0;
+    known = known && fread(places, sizeof *places, words, parts) == words;
+    FILE *file = known ? fopen(to, "wb") : NULL;
+    int whole = file && write_made_up(file, head[0]);
+    for (size_t i = 0; whole && i < words; i += 2)
+        whole = places[i] >= 0 && places[i + 1] >= 0 && places[i] <= head[0] - places[i + 1] &&
+                copy_part(parts, file, places[i], places[i + 1]);
     if (file && fclose(file))
         whole = 0;
-    return whole ? 0 : fail(to, "cannot be written");
+    if (parts)
+        fclose(parts);
+    return !known ? fail(from, "cannot be read") : whole ? 0 : fail(to, "cannot be written");
 }
 
 /* A number of an int's range, or -1, which is none of what is asked for: 2^32 must not become 0. */
@@ -229,10 +309,24 @@ static int parse(char **argv, struct request *q)
            (!q->pinned || q->pinned == q->threads);
 }
 
+/* Opens the model; unpinned if the system does not let its threads be pinned. */
+static int open_model(const struct library *l, const char *weights, struct request *q,
+                      canao_model **m)
+{
+    int status = l->open(weights, q->threads, q->pinned ? q->cores : NULL, m);
+    if (status != THREADS || !q->pinned)
+        return status;
+    q->pinned = 0;
+    printf("unpinned %d\n", q->threads);
+    return l->open(weights, q->threads, NULL, m);
+}
+
 int main(int argc, char **argv)
 {
     struct library l = {0};
     struct request q;
+    if (argc == 4 && !strcmp(argv[1], "weights"))
+        return make_weights(argv[2], argv[3]);
     const char *mode = argc < 11 ? "" : argv[10];
     if (argc != (strcmp(mode, "run") ? 11 : 13) || !parse(argv, &q))
         return fail("bench", "wrong arguments: 1 to 64 threads, and a core for each or none");
@@ -245,7 +339,7 @@ int main(int argc, char **argv)
     if (q.next && !l.extend)
         return fail(argv[1], "the model does not continue sequences");
     canao_model *m;
-    int status = l.open(argv[2], q.threads, q.pinned ? q.cores : NULL, &m);
+    int status = open_model(&l, argv[2], &q, &m);
     if (status)
         return fail(l.isa() ? argv[2] : argv[1], l.message(status));
     printf("load %llu\n", (unsigned long long)(now() - start));

@@ -20,6 +20,7 @@ struct canao_call {
     unsigned char *cache;   /* keys and values, shared by all threads */
     unsigned char *scratch; /* this thread's own */
     int thread, threads;
+    const int64_t *shares; /* see canao_share; NULL: all threads have equal ones */
     int32_t few_tokens; /* for each thread: see canao_few_tokens */
 };
 
@@ -90,12 +91,16 @@ const struct canao_level *canao_cpu_level(void);
 /* What this processor lacks for the least level, in English. */
 const char *canao_cpu_lacks(void);
 
-/* A thread's share of `total` units of work. In all kernels of the same total it is the same. */
+/* A thread's share of `total` units of work. In all kernels of the same total it is the same. On cores
+ * of several kinds it grows with what the thread's core can do: shares[t] is that of all cores before
+ * thread t's together. */
 static inline void canao_share(int64_t total, const struct canao_call *call, int64_t *begin,
                                int64_t *end)
 {
-    *begin = total * call->thread / call->threads;
-    *end = total * (call->thread + 1) / call->threads;
+    const int64_t *shares = call->shares;
+    const int t = call->thread, all = call->threads;
+    *begin = shares ? total * shares[t] / shares[all] : total * t / all;
+    *end = shares ? total * shares[t + 1] / shares[all] : total * (t + 1) / all;
 }
 
 /* As canao_share, for rows: every token has equally many, one after another. Leaves out the rows of
@@ -158,6 +163,8 @@ void canao_pool_stop(canao_pool *pool);
 void canao_pool_abandon(canao_pool *pool);
 /* Pins the calling thread to a core; 0 on success. */
 int canao_pin(int core);
+/* What a core can do, by the system's scale up to 1024; 0 where it does not say. */
+int canao_core_capacity(int core);
 
 /* The description of the program, for the benchmark and for other languages. */
 CANAO_EXPORT const struct canao_program *canao_describe(void);

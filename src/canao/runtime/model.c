@@ -34,6 +34,8 @@ struct model {
     canao_pool *pool;
     int threads;
     int pins, cores[MAX_THREADS]; /* cores: of each thread, if it pins them */
+    int uneven;                   /* whether these are of several kinds */
+    int64_t shares[MAX_THREADS + 1]; /* then: what the cores before each thread's can do together */
     int orphaned; /* this process was forked, and the pool's threads are not in it */
     atomic_flag busy;
     /* the call under way */
@@ -257,6 +259,19 @@ static int check_cores(const int *cores, int threads)
     return status;
 }
 
+/* Whoever shares out work evenly among cores of several kinds waits for the slowest. */
+static void weigh_cores(struct model *m)
+{
+    int known = m->pins;
+    for (int t = 0; known && t < m->threads; t++) {
+        const int capacity = canao_core_capacity(m->cores[t]);
+        known = capacity > 0;
+        m->shares[t + 1] = m->shares[t] + capacity;
+        m->uneven |= m->shares[t + 1] != (t + 1) * m->shares[1];
+    }
+    m->uneven &= known;
+}
+
 static int start_pool(struct model *m)
 {
     m->pool = canao_pool_start(m->threads, m->pins ? m->cores : NULL);
@@ -300,6 +315,7 @@ CANAO_EXPORT int canao_open(const char *weights, int threads, const int *cores, 
     m->pins = cores != NULL;
     for (int t = 0; cores && t < threads; t++)
         m->cores[t] = cores[t];
+    weigh_cores(m);
     status = map_weights(weights, &m->file);
     if (!status) {
         m->arenas[0] = allocate_arena();
@@ -361,6 +377,7 @@ static void run_steps(void *context, int thread)
     struct canao_call call = make_call(m, &m->sequence, m->arenas[0], thread);
     call.thread = thread;
     call.threads = m->threads;
+    call.shares = m->uneven ? m->shares : NULL;
     const struct canao_program *p = program();
     for (int i = 0; i < p->step_count; i++) {
         const struct canao_step *step = &p->steps[i];

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { SPINS = 20000 };
@@ -57,6 +58,24 @@ int canao_pin(int core)
     (void)core;
     return -1;
 #endif
+}
+
+/* Where Linux describes its processors. */
+#ifndef CANAO_CPUS
+#define CANAO_CPUS "/sys/devices/system/cpu"
+#endif
+
+int canao_core_capacity(int core)
+{
+    char path[sizeof CANAO_CPUS + 40];
+    int capacity = 0;
+    snprintf(path, sizeof path, CANAO_CPUS "/cpu%d/cpu_capacity", core);
+    FILE *file = fopen(path, "re");
+    if (file && (fscanf(file, "%d", &capacity) != 1 || capacity < 1 || capacity > 1024))
+        capacity = 0;
+    if (file)
+        fclose(file);
+    return capacity;
 }
 
 static unsigned await_round(canao_pool *pool, unsigned seen)

@@ -24,6 +24,7 @@ from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
 from canao.precision.quantize import precision_of
 from canao.search.budgets import Budgets
+from canao.search.elsewhere import certified, publish
 from canao.search.evaluation import Evaluator, disturbed, judge_next, workspace
 from canao.search.journal import Journal
 from canao.search.options import Event, Finished, Progress
@@ -61,6 +62,7 @@ class SearchResult:
     teacher, teacher_ms     the teacher's score, and the latency of the teacher compiled alike
     size_bytes              of all files of the artifact
     vocabulary              None where the student kept all of the teacher's
+    elsewhere               its libraries for further devices, each with its certificate
     """
 
     run_dir: Path
@@ -75,6 +77,7 @@ class SearchResult:
     size_bytes: int
     budgets: Budgets
     vocabulary: KeptVocabulary | None = None
+    elsewhere: tuple[tuple[Artifact, Certificate], ...] = ()
 
     @property
     def told(self) -> str:
@@ -202,19 +205,25 @@ def _checked(evaluator: Evaluator, trial: Trial, progress: Progress) -> _Needs:
     check = evaluator.checked(
         trial.arch, lambda line: progress(Event("finish", f"checking {trial.arch}: {line}", trial))
     )
-    budgets = evaluator.options.budgets
+    budgets, most, far = evaluator.options.budgets, check.most_ms, check.elsewhere
     why = budgets.missed(check.most_ms, check.size, check.memory)
     if check.ms <= budgets.ms < check.most_ms:
         why += f" (a latency at most, with 95 % confidence; measured are {check.ms:.4g} ms)"
-    return _Needs(check.ms, check.most_ms, check.size, check.memory, why)
+    if far is not None and far.share > 1:
+        why, most = str(far), max(most, far.share * budgets.ms)
+    return _Needs(check.ms, most, check.size, check.memory, why)
 
 
 def _missed(result: SearchResult) -> _Needs:
     """What a finished library needs."""
     certificate = result.certificate
     used = certificate.bound_ms, result.size_bytes, certificate.peak_bytes
-    missed = result.budgets.missed(*used, result.score.value)
-    return _Needs(certificate.measured_ms, *used, missed)
+    missed, most = result.budgets.missed(*used, result.score.value), certificate.bound_ms
+    for _, further in result.elsewhere:
+        if further.missed and not missed:
+            missed = f"{further.missed} (on {further.device})"
+        most = max(most, result.budgets.ms * further.bound_ms / further.budget_ms)
+    return _Needs(certificate.measured_ms, most, *used[1:], missed)
 
 
 def _below(evaluator: Evaluator, journal: Journal, trial: Trial, told: list[str]) -> bool:
@@ -293,6 +302,8 @@ def _finish(
         artifact = finished.artifact
         progress(Event("certify", f"measuring the library of {trial.arch}", trial))
         certificate = _judged(evaluator, finished, trial, progress)
+        further = tuple(_judged_elsewhere(evaluator, student.model_dir, folder, trial, progress)
+                        if certificate.holds else ())  # fmt: skip
         result = SearchResult(
             run_dir=options.run_dir,
             arch=trial.arch,
@@ -306,13 +317,42 @@ def _finish(
             size_bytes=size_of(artifact),
             budgets=options.budgets,
             vocabulary=_vocabulary(evaluator, trial.arch),
+            elsewhere=further,
         )
         if not _missed(result).why:
-            with _written(options.run_dir, certificate):
-                write_certificate(artifact.path / CERTIFICATE_FILE, certificate)
-                replace_directory(artifact.path, options.run_dir / ARTIFACT_DIR)
-            result = replace(result, artifact=Artifact.load(options.run_dir / ARTIFACT_DIR))
+            result = _published(result)
     return result
+
+
+def _published(result: SearchResult) -> SearchResult:
+    """The libraries in the run directory, each with its certificate."""
+    run_dir, certificate = result.run_dir, result.certificate
+    with _written(run_dir, certificate):
+        write_certificate(result.artifact.path / CERTIFICATE_FILE, certificate)
+        replace_directory(result.artifact.path, run_dir / ARTIFACT_DIR)
+        places = publish([made.path for made, _ in result.elsewhere], run_dir, ARTIFACT_DIR)
+    further = tuple((Artifact.load(place), said)
+                    for place, (_, said) in zip(places, result.elsewhere, strict=True))  # fmt: skip
+    return replace(result, artifact=Artifact.load(run_dir / ARTIFACT_DIR), elsewhere=further)
+
+
+def _judged_elsewhere(
+    evaluator: Evaluator, model_dir: Path, folder: Path, trial: Trial, progress: Progress
+) -> Iterator[tuple[Artifact, Certificate]]:
+    """The libraries of a finished student for further devices; DeviceError if others disturbed what
+    misses a budget."""
+    for number, place in enumerate(evaluator.elsewhere, 2):
+        out = folder / f"{ARTIFACT_DIR}-{number}"
+        said = certified(
+            place, model_dir, out, evaluator.options,
+            lambda line: progress(Event("certify", f"certifying {trial.arch}: {line}", trial)),
+        )  # fmt: skip
+        if said.disturbed and not said.holds:
+            raise disturbed(
+                f"the library of {trial.arch} on {place.device.name}", said.others,
+                f"in {len(said.runs)} processes",
+            )  # fmt: skip
+        yield Artifact.load(out), said
 
 
 def _vocabulary(evaluator: Evaluator, arch: Arch) -> KeptVocabulary | None:

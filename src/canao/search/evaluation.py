@@ -27,6 +27,7 @@ from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import precision_of
 from canao.search.allocate import allocated
+from canao.search.elsewhere import Elsewhere, Latency, bounds, latencies, worst
 from canao.search.journal import Journal
 from canao.search.kernels import Kernels, survey
 from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
@@ -56,19 +57,21 @@ class Check:
     ms             latency at the budget's percentile
     most_ms        what that is at most, with a confidence of 95 %: this has to keep the budget
     size, memory   bytes of the artifact, and of a process that runs it
+    elsewhere      what it takes at most on other devices, where it uses most of its budget there
     """
 
     ms: float
     most_ms: float
     size: int
     memory: int
+    elsewhere: Latency | None = None
 
 
 @dataclass(frozen=True)
 class Evaluator:
     """Judges candidates by one budget, with a trainer, a compiler and a device. `finish` makes the
     library of a finished student, if that is more than compiling it; `kernels` says which a library
-    will have."""
+    will have; `elsewhere` are more devices on which it must keep a budget."""
 
     options: SearchOptions
     trainer: Trainer
@@ -76,6 +79,7 @@ class Evaluator:
     device: Device
     kernels: Kernels
     finish: Finish | None = None
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     @cached_property
     def table(self) -> LatencyTable:
@@ -139,7 +143,8 @@ class Evaluator:
     def skeleton(self, arch: Arch) -> Iterator[Artifact]:
         """The compiled skeleton of `arch`; its files are removed when the context ends."""
         with workspace(self.options.run_dir) as folder:
-            yield self.compile(self.trainer.skeleton(arch), folder / "artifact")
+            made = self.compile(self.trainer.skeleton(arch), folder / "artifact")
+            yield replace(made, timed_only=True)
 
     def finished(self, model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         """The library of a finished student."""
@@ -185,7 +190,12 @@ class Evaluator:
         if most > options.budget_ms and bothered:
             raise disturbed(str(arch), bothered[0].others, f"in {len(bothered)} processes")
         measured = percentile([ms for run in kept for ms in run.samples_ms], q)
-        return Check(measured, most, size, max(run.peak_bytes for run in kept))
+        far = None
+        if most <= options.budget_ms and self.elsewhere:
+            far = worst(list(
+                bounds(self.elsewhere, self.trainer.skeleton(arch), options, say)
+            ))  # fmt: skip
+        return Check(measured, most, size, max(run.peak_bytes for run in kept), far)
 
     def needs(
         self, arch: Arch, config: MeasureConfig, tries: int = 1, *, final: bool = False
@@ -326,7 +336,15 @@ class Evaluator:
         latency, median = self._percentile(measured), measured.percentile(50)
         used, flops = (latency, size, measured.peak_bytes), arch.flops(config.length)
         budgets = self.options.budgets
-        excess = budgets.excess(*used)
+        excess, reason = budgets.excess(*used), budgets.missed(*used)
+        if excess <= 0 and self.elsewhere:
+            skeleton = self.trainer.skeleton(arch)
+            try:
+                far = worst(list(latencies(self.elsewhere, skeleton, self.options)))
+            except DeviceError as error:
+                return Trial(arch, FAILED, 1.0, predicted_ms=predicted, reason=str(error))
+            if far is not None and far.share > 1 + excess:
+                excess, reason = far.share - 1, str(far) if far.share > 1 else ""
         peak = library_peak(artifact, self.device, config.threads)
         return Trial(
             arch,
@@ -342,7 +360,7 @@ class Evaluator:
             utilisation=flops / (median / 1000 * peak),
             peak_bytes=measured.peak_bytes,
             size_bytes=size,
-            reason=budgets.missed(*used),
+            reason=reason,
         )
 
 

@@ -20,6 +20,7 @@ from canao.model.arch import Arch
 from canao.search.allocate import widths
 from canao.search.certification import SearchResult, certify_best
 from canao.search.controller import BLOCKWISE
+from canao.search.elsewhere import Elsewhere, latencies
 from canao.search.evaluation import TRIES, Evaluator, judge_next
 from canao.search.executor import Executor, Flights
 from canao.search.journal import Journal
@@ -69,12 +70,14 @@ def run_search(
     progress: Progress = silent,
     finish: Finish | None = None,
     shared: Shared = Shared(),
+    elsewhere: tuple[Elsewhere, ...] = (),
 ) -> SearchResult:
     """Search, train and certify a student that keeps the budget on the device.
 
     `compile` makes libraries in the precision of the options, and `kernels` says which kernels they
     will have; `finish` makes that of a finished
-    student, if it is also to be checked: what it returns is measured against the budget.
+    student, if it is also to be checked: what it returns is measured against the budget. It has to
+    keep the budgets of the devices `elsewhere` as well.
 
     Run again with the same `run_dir`, it goes on where it was; on another machine, or with other
     code, it measures again and trains nothing again. Raises InputError if that
@@ -83,7 +86,7 @@ def run_search(
     """
     for line in options.data_told:
         progress(Event("data", line))
-    evaluator = Evaluator(options, trainer, compile, device, kernels, finish)
+    evaluator = Evaluator(options, trainer, compile, device, kernels, finish, elsewhere)
     space, team = _space(options, trainer), shared.team
     study = None if team is None else team.shown
     with locked(options.run_dir), storing(options.run_dir):
@@ -169,7 +172,9 @@ def _facts(evaluator: Evaluator, place: Place, space: Space) -> dict[str, object
         "target": place.target,
         "teacher_arch": str(evaluator.trainer.teacher_arch()),
         "space": str(space),
-    }
+        **({"elsewhere": [list(one.facts) for one in evaluator.elsewhere]}
+           if evaluator.elsewhere else {}),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -226,6 +231,13 @@ def _check_feasible(
             f"in the space, {space.smallest}, takes {missed} (p{options.percentile:g}); "
             f"give {' and '.join(remedies)} or more, a shorter --length or another --precision"
         )
+    for far in latencies(evaluator.elsewhere, evaluator.trainer.skeleton(space.smallest), options):
+        if far.share > 1:
+            raise BudgetError(
+                f"no student keeps the budget on {far.device}: the smallest in the space, "
+                f"{space.smallest}, takes {far} (p{options.percentile:g}); give a budget of "
+                f"{1.05 * far.ms:.4g} ms or more there"
+            )
     progress(Event("check", f"measuring the teacher's shape, {teacher}"))
     teacher_ms, *rest = evaluator.needs(teacher, options.search_measure)
     if not options.budgets.missed(teacher_ms, *rest) and space.contains(teacher):

@@ -1,9 +1,11 @@
-"""Several budgets: a search for each of them, which share teacher, supernet and students."""
+"""Several budgets, or several devices: a search for each of them, which share teacher, supernet and
+students."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import msgspec
 
 from canao.artifact.files import write_whole
 from canao.artifact.students import STUDENTS_FILE, Student, Students
+from canao.device.base import Device
 from canao.errors import BudgetError, InputError
 from canao.search.certification import SearchResult
 from canao.search.options import Event, Progress
 
 # Of a budget, its run directory, and the run that it shares training with.
 One = Callable[[float, Path, Path | None], SearchResult]
+# The same of a device and its budget.
+OneOn = Callable[[Device, float, Path, Path | None], SearchResult]
 
 
 def search_each(
@@ -48,6 +53,36 @@ def search_each(
         raise BudgetError(f"{why} ({run_dir / STUDENTS_FILE} has {len(found)} of {len(students)} "
                           "students)")  # fmt: skip
     return found, sorted(students, key=_rank)
+
+
+def search_each_device(
+    devices: Sequence[tuple[Device, float]], run_dir: Path, other: Path | None, one: OneOn,
+    progress: Progress,
+) -> dict[str, SearchResult]:  # fmt: skip
+    """A student for each device and its budget, in run directories of their own below `run_dir`.
+    Later ones take the teacher and all training from the first, or from the run `other`.
+
+    BudgetError, once all were tried, if a budget is kept by none; InputError for a device twice.
+    """
+    names = [device.name for device, _ in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"device {name} is named twice; name each once")
+    found: dict[str, SearchResult] = {}
+    missed: list[str] = []
+    for device, budget in devices:
+        place = run_dir / re.sub(r"[^\w.-]+", "-", device.name, flags=re.ASCII)
+        progress(Event("search", f"device {device.name}, {budget:g} ms, in {place}"))
+        try:
+            found[device.name] = one(device, budget, place, other)
+        except BudgetError as error:
+            missed.append(f"{device.name}: {error}")
+            progress(Event("certify", missed[-1]))
+        other = place if other is None else other
+    if missed:
+        raise BudgetError(f"{'; '.join(missed)} ({len(found)} of {len(devices)} devices have a "
+                          "student)")  # fmt: skip
+    return found
 
 
 def check_budgets(budgets: Sequence[float]) -> Sequence[float]:

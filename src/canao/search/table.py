@@ -126,8 +126,9 @@ def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
     the instruction set that its libraries are compiled for: in another one they have other
     kernels."""
     isa = target_in(device.target, precision).isa
-    return (f"{device.name} {place_of(device)} {config.threads} threads {config.length} tokens "
-            f"{precision} {isa}")  # fmt: skip
+    cores = f" cores {','.join(map(str, config.cores))}" if config.cores else ""
+    return (f"{device.name} {place_of(device)} {config.threads} threads{cores} {config.length} "
+            f"tokens {precision} {isa}")  # fmt: skip
 
 
 def prediction_errors(trials: Iterable[Trial]) -> tuple[float, ...]:

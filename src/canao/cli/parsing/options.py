@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +24,17 @@ Revision = Annotated[
     str | None, typer.Option(help="branch, tag or commit of a model named on the Hub")
 ]
 DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
+DeviceNames = Annotated[
+    str, typer.Option("--device", help="local, or null (never runs); several between commas, for "
+                      "one student that keeps its budget on each")
+]
 TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]
 Length = Annotated[int, typer.Option(help="tokens in the measured sequence")]
 Threads = Annotated[int, typer.Option(help="threads of the compiled model")]
+Cores = Annotated[
+    str, typer.Option(help="that threads are pinned to: big, middle or little ones, or numbers, as "
+                      "4,5 or 4-7; default the fastest")
+]
 Samples = Annotated[int, typer.Option(help="least number of samples")]
 Percentile = Annotated[float, typer.Option(help="percentile that must keep the budget")]
 OthersLimit = Annotated[
@@ -79,6 +88,15 @@ def numbers_of(name: str, text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
         raise InputError(f"{name} '{text}' is not a comma-separated list of numbers") from None
+
+
+def minutes_of(text: str) -> int:
+    """The minutes of --sustain: '10m', '600s' or '10'."""
+    match = re.fullmatch(r"([0-9]{1,6})(m|s|)", text.strip())
+    seconds = 0 if match is None else int(match[1]) * (1 if match[2] == "s" else 60)
+    if match is None or seconds % 60:
+        raise InputError(f"--sustain '{text}': give whole minutes, as 10m")
+    return seconds // 60
 
 
 def names_of(text: str | None) -> list[str]:

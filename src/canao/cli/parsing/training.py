@@ -11,7 +11,8 @@ from canao.api import DISTIL_DIR, EXECUTORS
 from canao.cli.demo_command import DemoOptions, run_demo
 from canao.cli.parsing.options import (
     PROTOCOL,
-    DeviceName,
+    Cores,
+    DeviceNames,
     Ignore,
     LabelColumn,
     LabelSeparator,
@@ -25,11 +26,13 @@ from canao.cli.parsing.options import (
     TextColumns,
     Threads,
     names_of,
+    numbers_of,
 )
 from canao.cli.printing import out
 from canao.cli.search_command import (
     search_and_report,
     search_each_and_report,
+    search_each_device_and_report,
     work_and_report,
 )
 from canao.defaults import DEVICE, PRECISION, field_defaults
@@ -55,7 +58,8 @@ def search(
                           "of the Hugging Face Hub, as glue/mrpc")
     ],
     budget_ms: Annotated[
-        float | None, typer.Option(help="latency budget in milliseconds")
+        str | None, typer.Option(help="latency budget in milliseconds; of several devices one for "
+                                 "each, as 20,35, or one for all")
     ] = None,
     budgets: Annotated[
         str | None, typer.Option(help="several of them instead, as 2,4,8: a student for each")
@@ -77,9 +81,14 @@ def search(
     data_revision: Annotated[
         str | None, typer.Option(help="branch, tag or commit of a data set of the Hub")
     ] = None,
-    device: DeviceName = DEVICE,
+    device: DeviceNames = DEVICE,
+    each_device: Annotated[
+        bool, typer.Option("--each-device", help="a student for each of several devices, instead "
+                           "of one for all")
+    ] = False,
     length: Length = PROTOCOL.length,
     threads: Threads = PROTOCOL.threads,
+    cores: Cores = "",
     trials: Annotated[int, typer.Option(help="candidates that get a proxy score")] = (
         DEFAULTS.trials
     ),
@@ -190,8 +199,9 @@ def search(
         task=task,
         text_columns=names_of(text_columns), label_column=label_column, unlabelled=unlabelled,
         label_separator=label_separator, data_revision=data_revision, length=length,
-        threads=threads, trials=trials, controller=controller, seed=seed, percentile=percentile,
-        others_limit=others_limit, samples=samples, max_minutes=max_minutes, metric=metric,
+        threads=threads, cores=cores, trials=trials, controller=controller, seed=seed,
+        percentile=percentile, others_limit=others_limit, samples=samples,
+        max_minutes=max_minutes, metric=metric,
         ranker=ranker, quick_steps=quick_steps, supernet_steps=supernet_steps, epochs=epochs,
         teacher_epochs=teacher_epochs, teacher_lr=teacher_lr, precision=precision,
         max_loss=max_loss, quantized_epochs=quantized_epochs, losses=losses,
@@ -206,10 +216,16 @@ def search(
     if budgets is not None and study is not None:
         raise InputError("--study is of a search with one budget; start one for each of --budgets, "
                          "with --from")  # fmt: skip
-    if budgets is not None:
+    if each_device and (budgets is not None or study is not None):
+        raise InputError("--each-device goes with --budget-ms, and without --study; leave one out")
+    asked = numbers_of("--budget-ms", budget_ms or "", float)
+    if each_device:
+        search_each_device_and_report(asked, out_dir, from_run, **options)
+    elif budgets is not None:
         search_each_and_report(budgets, out_dir, from_run, **options)
     else:
-        search_and_report(out_dir, budget_ms=budget_ms, from_run=from_run, **options)
+        several = asked[0] if len(asked) == 1 else asked
+        search_and_report(out_dir, budget_ms=several, from_run=from_run, **options)
 
 
 def worker(
