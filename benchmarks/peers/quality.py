@@ -12,15 +12,11 @@ Row = Mapping[str, Any]
 # The load average before a measurement counts what the measuring itself has just done, at most a
 # thread a core. It is looked at only in old records, which say nothing of others' work.
 LOAD_OVER_CORES = 0.5
-# A certified latency further off than this from what the latency table foretold: one of the two
-# was taken under other conditions.
-TABLE_ERROR = 0.25
 
 
 def faults(record: Row) -> list[str]:
     """Why the record is no clean result, in plain words; empty if nothing speaks against it."""
-    return [*_wrong(record), *_busy(record), *_off(record), *uncertain(record),
-            *_unsettled(record)]  # fmt: skip
+    return [*_wrong(record), *_busy(record), *uncertain(record), *_unsettled(record)]
 
 
 def unrecorded(record: Row) -> list[str]:
@@ -56,33 +52,22 @@ def _wrong(record: Row) -> Iterator[str]:
 
 def _busy(record: Row) -> Iterator[str]:
     """Work of others; of old records, what their load average tells of it."""
-    places = {"": record, "the teacher was measured": record.get("teacher") or {},
-              "the certificate was made": record.get("certificate") or {}}  # fmt: skip
-    for what, place in places.items():
-        when = f"when {what}" if what else "before"
-        shares = place.get("busy_others")
-        if shares is not None:
-            yield from _over(shares, what)
-            continue
-        facts = place.get("environment") or {}
-        load, cores = facts.get("load_average", 0.0), facts.get("cores") or 1
-        if "busy_others" not in record and load > cores + LOAD_OVER_CORES:
-            yield f"the load average {when} was {load:.2g} on {cores} cores"
+    shares = record.get("busy_others")
+    if shares is not None:
+        yield from _over(shares)
+        return
+    facts = record.get("environment") or {}
+    load, cores = facts.get("load_average", 0.0), facts.get("cores") or 1
+    if load > cores + LOAD_OVER_CORES:
+        yield f"the load average before was {load:.2g} on {cores} cores"
 
 
-def _over(shares: Mapping[str, float], what: str) -> Iterator[str]:
+def _over(shares: Mapping[str, float]) -> Iterator[str]:
     limit = shares["limit"]
     for when in ("before", "during", "after"):
         if shares[when] > limit:
-            of = f", when {what}" if what else ""
-            yield (f"others used {shares[when]:.0%} of the cores {when} the measurement{of} "
+            yield (f"others used {shares[when]:.0%} of the cores {when} the measurement "
                    f"(limit {limit:.0%})")  # fmt: skip
-
-
-def _off(record: Row) -> Iterator[str]:
-    error = (record.get("certificate") or {}).get("error")
-    if error is not None and abs(error) > TABLE_ERROR:
-        yield f"the certified latency is {error:+.0%} off what the latency table foretold"
 
 
 def _unsettled(record: Row) -> Iterator[str]:
