@@ -4,10 +4,11 @@
     python benchmarks/workers.py --table
 
 The search is on the spoken commands of `canao demo`, on the null device, so that nothing but
-compiling and training takes time: eight candidates that get 100 steps of distillation each, at random, in a
-study in a SQLite file. In each round it runs once alone, pinned to one core with one thread, and
-once with a `canao worker` pinned to a second core. What counts is the time from the beginning of
-the first candidate to the end of the last one; the candidates are the same, which is checked.
+compiling and training takes time: eight candidates that get 100 steps of distillation each, at
+random, in a study in a SQLite file. In each round it runs once alone, pinned to one core with one
+thread, and once with a `canao worker` pinned to a second core. What counts is the time from the
+beginning of the first candidate to the end of the last one; the candidates are the same, which is
+checked.
 
 Records go to results/workers.jsonl, unless badly measured (README.md); --table writes the table of
 docs/search.md.
