@@ -47,9 +47,9 @@ def further(name: str, latency: Callable[[Arch], float], budget: float) -> Elsew
     return Elsewhere(phone(name, latency), budget, (), compile_by_formula, finish)
 
 
-def deep_is_slow(arch: Arch) -> float:
-    """On this one each layer costs a third of the budget, however narrow it is."""
-    return arch.layers * BUDGET / 3
+def wide_is_slow(arch: Arch) -> float:
+    """On this one nothing counts but the width: of more than 256 none keeps the budget."""
+    return arch.hidden / 256 * BUDGET
 
 
 def searched(run_dir: Path, *places: Elsewhere, **changes: Any) -> tuple[SearchResult, list[Event]]:
@@ -63,9 +63,9 @@ def searched(run_dir: Path, *places: Elsewhere, **changes: Any) -> tuple[SearchR
 
 def test_one_student_for_all(tmp_path: Path) -> None:
     plain, _ = searched(tmp_path / "plain", trials=8)
-    assert plain.arch.layers > 2 and plain.elsewhere == ()
-    both, _ = searched(tmp_path / "both", further("slow", deep_is_slow, BUDGET), trials=8)
-    assert both.arch.layers <= 2
+    assert plain.arch.hidden > 256 and plain.elsewhere == ()
+    both, _ = searched(tmp_path / "both", further("slow", wide_is_slow, BUDGET), trials=8)
+    assert both.arch.hidden <= 256
     (artifact, certificate), = both.elsewhere
     assert artifact.path == tmp_path / "both" / "artifact-2"
     assert certificate.device == "slow" and certificate.holds and both.certificate.holds
@@ -75,11 +75,11 @@ def test_one_student_for_all(tmp_path: Path) -> None:
 
 
 def test_it_resumes(tmp_path: Path) -> None:
-    slow = further("slow", deep_is_slow, BUDGET)
+    slow = further("slow", wide_is_slow, BUDGET)
     first, _ = searched(tmp_path / "run", slow)
     again, events = searched(tmp_path / "run", slow)
     assert again.arch == first.arch and any(e.stage == "resume" for e in events)
-    for other in ((), (further("slow", deep_is_slow, 2 * BUDGET),)):
+    for other in ((), (further("slow", wide_is_slow, 2 * BUDGET),)):
         with pytest.raises(InputError, match="elsewhere was"):
             searched(tmp_path / "run", *other)
 
@@ -87,19 +87,23 @@ def test_it_resumes(tmp_path: Path) -> None:
 def test_a_device_that_keeps_none(tmp_path: Path) -> None:
     said = r"no student keeps the budget on slow: .* takes .* ms on slow .*; give a budget of"
     with pytest.raises(BudgetError, match=said):
-        searched(tmp_path / "run", further("slow", deep_is_slow, BUDGET / 10))
+        searched(tmp_path / "run", further("slow", wide_is_slow, BUDGET / 10))
 
 
 def test_a_finished_library_that_is_late_there(tmp_path: Path) -> None:
     """Is not published, and named with the device."""
-    calls = []
+    trainer = FormulaTrainer(tmp_path / "w")
 
-    def at_last(arch: Arch) -> float:
-        calls.append(arch)
-        return latency_ms(arch) if len(calls) < 30 else 100 * BUDGET
+    def late(arch: Arch) -> float:
+        return latency_ms(arch) * (100.0 if trainer.count("finish") else 1.0)
 
-    with pytest.raises(BudgetError, match=r"on flaky|of .* ms"):
-        searched(tmp_path / "run", further("flaky", at_last, BUDGET), finalists=1)
+    events: list[Event] = []
+    with pytest.raises(BudgetError, match="no finished library kept"):
+        run_search(
+            options(tmp_path / "run", finalists=1), trainer, compile_by_formula, device(),
+            events.append, elsewhere=(further("flaky", late, BUDGET),),
+        )  # fmt: skip
+    assert any("(on flaky)" in event.text for event in events)
     assert not (tmp_path / "run" / "artifact").exists()
 
 

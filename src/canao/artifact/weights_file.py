@@ -19,6 +19,8 @@ def parts_of(artifact: Artifact) -> bytes:
     places = [(0, _HEADER), *artifact.places]
     try:
         size = artifact.weights.stat().st_size
+        if any(offset + count > size for offset, count in places):
+            raise InputError(f"{artifact.weights}: is cut short; compile the model again")
         parts = list(_read(artifact, places))
     except OSError as error:
         raise InputError(
@@ -32,7 +34,4 @@ def _read(artifact: Artifact, places: list[tuple[int, int]]) -> Iterator[bytes]:
     with open(artifact.weights, "rb") as stream:
         for offset, count in places:
             stream.seek(offset)
-            part = stream.read(count)
-            if len(part) != count:
-                raise InputError(f"{artifact.weights}: is cut short; compile the model again")
-            yield part
+            yield stream.read(count)

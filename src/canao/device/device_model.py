@@ -8,17 +8,14 @@ from functools import partial
 import numpy as np
 
 from canao.artifact.directory import Artifact
-from canao.defaults import DEVICE as LOCAL
 from canao.device.base import Device
-from canao.device.null import NOWHERE
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.text_model import TextModel
 
 
 def opened_on(device: Device) -> Callable[[Artifact], TextModel]:
-    """What opens a library where the device is: in this process if it is this machine, or if
-    nothing runs on it."""
-    if device.name in (LOCAL, NOWHERE):
+    """What opens a library where the device is: in this process, if it is this machine."""
+    if not device.remote:
         return CompiledModel
     return partial(DeviceModel, device=device)
 
