@@ -22,6 +22,8 @@ class EchoTransport:
 
     name = "echo"
     remote = True
+    emulated = False
+    emulated = False
     folder = "."
 
     def __init__(self, root: Path) -> None:

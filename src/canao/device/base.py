@@ -135,11 +135,12 @@ class WallTimer:
 class Device(Protocol):
     """Where a library runs.
 
-    name      what `--device` takes ('local', 'null')
+    name      what `--device` takes ('local', 'ssh:board'); names.py knows which there are
     machine   facts of the machine; its stamp is that of every figure taken on it
     target    what libraries for it are compiled for
     timer     the time in which measurements lie
     remote    whether it is another machine, which work on this one does not disturb
+    emulated  whether no real processor runs libraries there, so that its times say nothing
 
     `tests/device/suite.py` says what every device must do.
     """
@@ -149,6 +150,8 @@ class Device(Protocol):
     target: Target
     timer: Timer
     remote: bool
+    emulated: bool
+    emulated: bool
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         """The library's first output for int inputs of shape [tokens]."""
@@ -186,6 +189,24 @@ class Device(Protocol):
         """Measured peak of products of a type (a name of `Isa.tiles`), with the best instructions
         that the machine has for them: operations a second, two for a multiply-add."""
         ...
+
+
+def require_clock(device: Device) -> None:
+    """InputError for a device whose times say nothing of any machine."""
+    if device.emulated:
+        raise InputError(
+            f"device {device.name} is an emulator: what it computes is right, and its times say "
+            "nothing; measure on a real device, as --device adb or ssh:HOST"
+        )
+
+
+def require_times(device: Device) -> None:
+    """InputError for a device whose times say nothing."""
+    if device.emulated:
+        raise InputError(
+            f"device {device.name}: emulates its processor, whose times it cannot tell; check "
+            "libraries there with `canao verify`, and measure on a machine, as --device ssh:HOST"
+        )
 
 
 def check_length(artifact: Artifact, config: MeasureConfig) -> None:

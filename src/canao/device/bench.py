@@ -3,7 +3,9 @@ in it."""
 
 from __future__ import annotations
 
+import errno
 import math
+import weakref
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -31,7 +33,7 @@ from canao.device.benchmark_report import read_steps, read_times
 from canao.device.others import others_of
 from canao.device.state import PROBE as PROBE_STATE
 from canao.device.state import State, read_state
-from canao.device.transport import Completed, LocalTransport, Transport
+from canao.device.transport import Completed, LinkError, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.inference.binding import Binding, output_shape
@@ -53,11 +55,14 @@ class BenchDevice:
 
     def __init__(self, machine: Machine, transport: Transport) -> None:
         self.machine, self.transport = machine, transport
-        self.name, self.remote = transport.name, transport.remote
+        self.name, self.remote, self.emulated = transport.name, transport.remote, transport.emulated
+        self.emulated = transport.emulated
         self.target: Target = target_of(machine)
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
         self._made_of: bytes | None = None  # of the weights that were made there last
+        # Nothing stays on the machine when the device is done with, or Python ends.
+        self._end = weakref.finalize(self, transport.close)
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         binding = Binding(artifact)
@@ -176,8 +181,8 @@ class BenchDevice:
         }
 
     def close(self) -> None:
-        """Remove what lies on the machine."""
-        self.transport.close()
+        """Remove what lies on the machine, at the latest when Python ends."""
+        self._end()
 
     def _bench(
         self, artifact: Artifact, config: MeasureConfig, mode: str, *more: str
@@ -225,9 +230,11 @@ class BenchDevice:
         try:
             return self.transport.push(path, name)
         except OSError as error:
+            remedy = "compile it again, or look after the connection"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                remedy = "free some space there"
             raise DeviceError(
-                f"{path}: cannot be sent to {self.name} ({error.strerror or error}); "
-                "compile it again, or look after the connection"
+                f"{path}: cannot be sent to {self.name} {_because(error, remedy)}"
             ) from None
 
     def _ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
@@ -236,10 +243,16 @@ class BenchDevice:
         except TimeoutError:
             raise DeviceError(f"{what} did not end within {timeout:g} s") from None
         except OSError as error:
-            raise DeviceError(f"{what} cannot run ({error.strerror or error})") from None
+            raise DeviceError(f"{what} cannot run {_because(error)}") from None
 
     def _lost(self, error: OSError) -> DeviceError:
-        return DeviceError(f"{self.name}: outputs cannot be fetched ({error.strerror or error})")
+        return DeviceError(f"{self.name}: outputs cannot be fetched {_because(error)}")
+
+
+def _because(error: OSError, remedy: str = "") -> str:
+    """Why a transport could not, and what to do; a `LinkError` says that itself."""
+    told = "" if isinstance(error, LinkError) or not remedy else f"; {remedy}"
+    return f"({error.strerror or error}){told}"
 
 
 def local_device() -> BenchDevice:
@@ -251,10 +264,11 @@ def connect(transport: Transport) -> BenchDevice:
     """The machine that a transport leads to; DeviceError if it does not answer."""
     try:
         told = transport.run(PROBE, _SHORT_TIMEOUT_S)
+    except LinkError as error:
+        raise DeviceError(f"{transport.name}: {error}") from None
     except OSError as error:
         raise DeviceError(
-            f"{transport.name}: does not answer ({error.strerror or error}); look after the "
-            "connection"
+            f"{transport.name}: does not answer {_because(error, 'look after the connection')}"
         ) from None
     return BenchDevice(read_machine(told.stdout), transport)
 

@@ -1,6 +1,6 @@
 """Transport: how files and commands get to the machine that measures, and results back.
 
-A new kind of machine is one class with these five members; `BenchDevice` does the rest.
+A new kind of machine is one class with these members; `BenchDevice` does the rest.
 """
 
 from __future__ import annotations
@@ -32,25 +32,31 @@ class Completed:
         return cls(-signal if signal > 0 else code, stdout, stderr)
 
 
+class LinkError(ConnectionError):
+    """The way to a machine is closed: its text says why, and what to do."""
+
+
 class Transport(Protocol):
     """A way to one machine. What it cannot do is an OSError; TimeoutError for a command that
     did not end in time, and was stopped.
 
     name     what `--device` takes
     remote   whether files must be sent there; else the machine sees them where they are
+    emulated whether no real processor runs what is sent, so that its times say nothing
     folder   path there of a folder for this device's files alone, without spaces
     """
 
     name: str
     remote: bool
+    emulated: bool
 
     @property
     def folder(self) -> str: ...
 
     def push(self, local: Path, remote: str) -> str:
-        """Have a file there, executable if it is here, and give its path there: `remote` in the
-        folder, unless the machine sees the file where it is. It replaces one of that name; what
-        is there already need not be sent again."""
+        """Have a file there, which may be run, and give its path there: in the folder, with `remote`
+        in its name, unless the machine sees the file where it is. What is there already need not be
+        sent again, and what was pushed before under that name may go."""
         ...
 
     def run(self, command: Sequence[str], timeout: float) -> Completed:
@@ -71,6 +77,7 @@ class LocalTransport:
 
     name = "local"
     remote = False
+    emulated = False
 
     def __init__(self) -> None:
         self._folder: WorkingDirectory | None = None

@@ -1,4 +1,4 @@
-"""The commands that run a library: run, bench and certify."""
+"""The commands that run a library: run, bench and certify; and devices, where it runs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from canao.cli.parsing.options import (
 )
 from canao.defaults import DEVICE, MAX_REGRESSION
 from canao.device.base import PERCENTILES, MeasureConfig
+from canao.device.names import HELP
 from canao.errors import InputError
 from canao.inference.generation import MAX_NEW_TOKENS
 from canao.inference.tasks import TASKS
@@ -247,3 +248,24 @@ def certify(
         max_regression=max_regression, check=check, metric=metric, columns=columns, out=out_file,
         as_json=as_json,
     )  # fmt: skip
+
+
+def devices(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[DEVICE]", help="connect to this one and show its facts")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help=f"the same; {HELP}")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices that there are, or show the facts of one."""
+    from canao.cli.devices_command import list_and_print, show_and_print
+
+    if name is not None and device is not None:
+        raise InputError(f"{name} and --device {device} are both given; give one")
+    asked = name or device
+    if asked is None:
+        list_and_print(as_json=as_json)
+    else:
+        show_and_print(asked, as_json=as_json)
