@@ -20,7 +20,6 @@ from canao.device.certify import check_budget
 from canao.device.cores import named_cores
 from canao.device.lease import Lease, Leased
 from canao.device.names import device_of
-from canao.device.names import device_of
 from canao.device.null import NOWHERE
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel

@@ -135,7 +135,6 @@ def target_of(machine: Machine) -> Target:
         l2_bytes = machine.caches.l2 or _USUAL_L2
         target = Target("host", least, triple, l2_bytes=l2_bytes, machine=machine.stamp)
         return _widest(target, machine)
-    # Phones: system "Android", arch "aarch64", whose programs have another C library.
     raise InputError(
         f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"

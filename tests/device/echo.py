@@ -23,7 +23,6 @@ class EchoTransport:
     name = "echo"
     remote = True
     emulated = False
-    emulated = False
     folder = "."
 
     def __init__(self, root: Path) -> None:

@@ -54,7 +54,8 @@ class AdbTransport(RemoteTransport):
 
     def __init__(self, serial: str = "") -> None:
         if serial and not _SERIAL.fullmatch(serial):
-            raise InputError(f"device 'adb:{serial:.100}': no serial number; give one of `adb devices` behind adb:")
+            raise InputError(f"device 'adb:{serial:.100}': is no serial number; give one that "
+                             "`adb devices` lists behind adb:")  # fmt: skip
         self._phone = _chosen(serial, phones())
         super().__init__(f"adb:{self._phone.serial}", _PARENT)
         self._adb = _adbutils()

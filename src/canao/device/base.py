@@ -140,7 +140,7 @@ class Device(Protocol):
     target    what libraries for it are compiled for
     timer     the time in which measurements lie
     remote    whether it is another machine, which work on this one does not disturb
-    emulated  whether no real processor runs libraries there, so that its times say nothing
+    emulated  whether it is an emulator, whose times say nothing: see `require_times`
 
     `tests/device/suite.py` says what every device must do.
     """
@@ -150,7 +150,6 @@ class Device(Protocol):
     target: Target
     timer: Timer
     remote: bool
-    emulated: bool
     emulated: bool
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
@@ -191,20 +190,11 @@ class Device(Protocol):
         ...
 
 
-def require_clock(device: Device) -> None:
-    """InputError for a device whose times say nothing of any machine."""
-    if device.emulated:
-        raise InputError(
-            f"device {device.name} is an emulator: what it computes is right, and its times say "
-            "nothing; measure on a real device, as --device adb or ssh:HOST"
-        )
-
-
 def require_times(device: Device) -> None:
     """InputError for a device whose times say nothing."""
     if device.emulated:
         raise InputError(
-            f"device {device.name}: emulates its processor, whose times it cannot tell; check "
+            f"device {device.name}: emulates a processor, of whose times it tells nothing; check "
             "libraries there with `canao verify`, and measure on a machine, as --device ssh:HOST"
         )
 

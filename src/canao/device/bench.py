@@ -33,7 +33,7 @@ from canao.device.benchmark_report import read_steps, read_times
 from canao.device.others import others_of
 from canao.device.state import PROBE as PROBE_STATE
 from canao.device.state import State, read_state
-from canao.device.transport import Completed, LinkError, LocalTransport, Transport
+from canao.device.transport import Completed, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.inference.binding import Binding, output_shape
@@ -56,7 +56,6 @@ class BenchDevice:
     def __init__(self, machine: Machine, transport: Transport) -> None:
         self.machine, self.transport = machine, transport
         self.name, self.remote, self.emulated = transport.name, transport.remote, transport.emulated
-        self.emulated = transport.emulated
         self.target: Target = target_of(machine)
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
@@ -85,7 +84,7 @@ class BenchDevice:
             try:
                 self.transport.pull(there, folder / _OUTPUTS)
             except OSError as error:
-                raise self._lost(error) from None
+                raise self._lost("outputs cannot be fetched", error) from None
             values = np.fromfile(folder / _OUTPUTS, np.float32)
         return self._outputs(artifact, lengths, values)
 
@@ -234,25 +233,22 @@ class BenchDevice:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 remedy = "free some space there"
             raise DeviceError(
-                f"{path}: cannot be sent to {self.name} {_because(error, remedy)}"
+                f"{path}: cannot be sent to {self.name} ({error.strerror or error}); {remedy}"
             ) from None
 
     def _ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
         try:
             return self.transport.run(command, timeout)
         except TimeoutError:
-            raise DeviceError(f"{what} did not end within {timeout:g} s") from None
+            raise DeviceError(f"{self.name}: {what} did not end within {timeout:g} s") from None
         except OSError as error:
-            raise DeviceError(f"{what} cannot run {_because(error)}") from None
+            raise self._lost(f"{what} cannot run", error) from None
 
-    def _lost(self, error: OSError) -> DeviceError:
-        return DeviceError(f"{self.name}: outputs cannot be fetched {_because(error)}")
-
-
-def _because(error: OSError, remedy: str = "") -> str:
-    """Why a transport could not, and what to do; a `LinkError` says that itself."""
-    told = "" if isinstance(error, LinkError) or not remedy else f"; {remedy}"
-    return f"({error.strerror or error}){told}"
+    def _lost(self, what: str, error: OSError) -> DeviceError:
+        remedy = "; look after the connection, and give the same command again"
+        return DeviceError(
+            f"{self.name}: {what} ({error.strerror or error}){remedy if self.remote else ''}"
+        )
 
 
 def local_device() -> BenchDevice:
@@ -264,11 +260,10 @@ def connect(transport: Transport) -> BenchDevice:
     """The machine that a transport leads to; DeviceError if it does not answer."""
     try:
         told = transport.run(PROBE, _SHORT_TIMEOUT_S)
-    except LinkError as error:
-        raise DeviceError(f"{transport.name}: {error}") from None
     except OSError as error:
         raise DeviceError(
-            f"{transport.name}: does not answer {_because(error, 'look after the connection')}"
+            f"{transport.name}: does not answer ({error.strerror or error}); look after the "
+            "connection"
         ) from None
     return BenchDevice(read_machine(told.stdout), transport)
 

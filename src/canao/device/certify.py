@@ -36,14 +36,7 @@ from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_file, write_whole
 from canao.artifact.sustained import Minute
 from canao.defaults import silent
-from canao.device.base import (
-    Device,
-    Failure,
-    MeasureConfig,
-    Timing,
-    check_length,
-    require_clock,
-)
+from canao.device.base import Device, Failure, MeasureConfig, Timing, check_length
 from canao.device.state import State, lowest_khz
 from canao.errors import DeviceError, InputError
 
@@ -127,7 +120,6 @@ def certify(
     be measured, and `DisturbedError` if others took more than `others_limit` of a core meanwhile. A
     missed budget is no error here: see `require_budget`.
     """
-    require_clock(device)
     check_budget(budget_ms, percentile)
     check_samples(config.samples)
     check_others_limit(others_limit)

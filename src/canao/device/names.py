@@ -65,9 +65,9 @@ def _adb(rest: str) -> Device:
 
 
 def _qemu(rest: str) -> Device:
-    from canao.device.qemu import CPU, emulated
+    from canao.device.qemu import qemu_device
 
-    return emulated(rest or CPU)
+    return qemu_device(rest or None)
 
 
 def _here() -> Iterator[Candidate]:
@@ -94,9 +94,10 @@ def _phones() -> Iterator[Candidate]:
 
 
 def _emulators() -> Iterator[Candidate]:
-    from canao.device.qemu import installed
+    from canao.device.qemu import library_root, version
 
-    yield Candidate("qemu", f"aarch64 by {installed()}, for `canao verify` only")
+    library_root()
+    yield Candidate("qemu", f"{version()}; for `canao verify` only")
 
 
 KINDS = (

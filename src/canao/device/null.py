@@ -68,7 +68,6 @@ class NullDevice:
     name = NOWHERE
     remote = False
     emulated = False  # its times are what it is for
-    emulated = False
 
     def __init__(
         self,

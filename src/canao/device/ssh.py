@@ -42,7 +42,8 @@ class SshTransport(RemoteTransport):
     def __init__(self, text: str) -> None:
         found = _ADDRESS.fullmatch(text)
         if found is None or not 0 < int(found["port"] or 22) < 65536:
-            raise InputError(f"device 'ssh:{text:.100}': no address of a machine; give [USER@]HOST[:PORT] behind ssh:")
+            raise InputError(f"device 'ssh:{text:.100}': is no address of a machine; give "
+                             "[USER@]HOST[:PORT] behind ssh:")  # fmt: skip
         super().__init__(f"ssh:{text}", '"${TMPDIR:-/tmp}"')
         self._host, self._shown = found["host"].strip("[]"), text
         # What is not given is left to ~/.ssh/config.

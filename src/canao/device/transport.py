@@ -1,6 +1,7 @@
 """Transport: how files and commands get to the machine that measures, and results back.
 
-A new kind of machine is one class with these members; `BenchDevice` does the rest.
+A new kind of machine is one class with the members of `Transport`; `BenchDevice` does the rest. What
+all ways to another machine have in common is in remote.py; names.py says what `--device` calls each.
 """
 
 from __future__ import annotations
@@ -32,18 +33,14 @@ class Completed:
         return cls(-signal if signal > 0 else code, stdout, stderr)
 
 
-class LinkError(ConnectionError):
-    """The way to a machine is closed: its text says why, and what to do."""
-
-
 class Transport(Protocol):
-    """A way to one machine. What it cannot do is an OSError; TimeoutError for a command that
-    did not end in time, and was stopped.
+    """A way to one machine. What it cannot do is an OSError, or a DeviceError where it knows what
+    the user can do; TimeoutError for a command that did not end in time, and was stopped.
 
-    name     what `--device` takes
-    remote   whether files must be sent there; else the machine sees them where they are
-    emulated whether no real processor runs what is sent, so that its times say nothing
-    folder   path there of a folder for this device's files alone, without spaces
+    name      what `--device` takes
+    remote    whether files must be sent there; else the machine sees them where they are
+    emulated  whether programs are emulated, so that their times say nothing
+    folder    path there of a folder for this device's files alone, without spaces
     """
 
     name: str

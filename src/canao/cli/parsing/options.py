@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from canao.defaults import Limits
-from canao.device.names import HELP
 from canao.device.names import HELP as DEVICES
 from canao.errors import InputError
 from canao.search.options import DEFAULTS
@@ -25,9 +24,9 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="branch, tag or commit of a model named on the Hub")
 ]
-DeviceName = Annotated[str, typer.Option("--device", help=HELP)]
+DeviceName = Annotated[str, typer.Option("--device", help=DEVICES)]
 DeviceNames = Annotated[
-    str, typer.Option("--device", help=f"{HELP}; several between commas, for one student that "
+    str, typer.Option("--device", help=f"{DEVICES}; several between commas, for one student that "
                       "keeps its budget on each")
 ]
 TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]

@@ -1,4 +1,4 @@
-"""The commands that run a library: run, bench and certify; and devices, where it runs."""
+"""The commands that run a library: run, verify, bench and certify; and devices, where it runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from canao.cli.parsing.options import (
     Cores,
     DeviceName,
     Dir,
+    Ignore,
     LabelColumn,
     LabelSeparator,
     Length,
     MemoryMb,
     OthersLimit,
     Percentile,
+    Revision,
     Samples,
     SizeMb,
     TextColumns,
@@ -33,7 +35,7 @@ from canao.cli.parsing.options import (
 )
 from canao.defaults import DEVICE, MAX_REGRESSION
 from canao.device.base import PERCENTILES, MeasureConfig
-from canao.device.names import HELP
+from canao.device.names import HELP as DEVICES
 from canao.errors import InputError
 from canao.inference.generation import MAX_NEW_TOKENS
 from canao.inference.tasks import TASKS
@@ -151,6 +153,31 @@ def run(
         )
 
 
+def verify(
+    artifact: Dir,
+    model: Annotated[
+        str, typer.Option(help="what it was compiled from: Hugging Face model directory, .onnx "
+                          "file, or name on the Hub")
+    ],
+    revision: Revision = None,
+    ignore: Ignore = None,
+    device: DeviceName = DEVICE,
+    length: Annotated[
+        int | None, typer.Option(help="tokens of the longest text; default 128, or the library's "
+                                 "maximum")
+    ] = None,
+    threads: Threads = PROTOCOL.threads,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what a library computes on a device with the model in float32 on this machine."""
+    from canao.cli.verify_command import verify_and_print
+
+    verify_and_print(
+        artifact, model, device, length, threads, revision=revision, ignored=ignore or (),
+        as_json=as_json,
+    )  # fmt: skip
+
+
 def bench(
     artifact: Dir,
     device: DeviceName = DEVICE,
@@ -251,21 +278,15 @@ def certify(
 
 
 def devices(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[DEVICE]", help="connect to this one and show its facts")
-    ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help=f"the same; {HELP}")
+        str | None, typer.Option("--device", help=f"connect to one, and show its facts: {DEVICES}")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the devices that there are, or show the facts of one."""
     from canao.cli.devices_command import list_and_print, show_and_print
 
-    if name is not None and device is not None:
-        raise InputError(f"{name} and --device {device} are both given; give one")
-    asked = name or device
-    if asked is None:
+    if device is None:
         list_and_print(as_json=as_json)
     else:
-        show_and_print(asked, as_json=as_json)
+        show_and_print(device, as_json=as_json)
