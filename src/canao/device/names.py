@@ -115,6 +115,8 @@ _BY_NAME = {kind.name: kind for kind in KINDS}
 def device_of(text: str) -> Device:
     """The device that a text names; InputError if it names none, DeviceError if it cannot be used.
     """
+    if "," in text:
+        raise InputError(f"device '{text:.100}': names several, and one is taken; name one")
     name, colon, rest = text.partition(":")
     kind = _BY_NAME.get(name)
     if kind is None:

@@ -1,7 +1,8 @@
-"""qemu: programs of 64-bit ARM on this machine, by qemu-user: to see that results are right where
-there is no phone. Files are used where they are. Its times say nothing, and nothing is measured on it.
+"""`--device qemu[:CPU]`: programs of 64-bit ARM on this machine, emulated by qemu-user.
 
-What the emulated processor has it tells itself: /proc/cpuinfo is this machine's.
+It shows that results are right where there is no such machine (`canao verify`). Files are used where
+they are. Its times say nothing, so that nothing is measured there. /proc tells of this machine's
+processor; a small program asks what the emulated one has.
 """
 
 from __future__ import annotations

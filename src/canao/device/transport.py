@@ -1,7 +1,7 @@
 """Transport: how files and commands get to the machine that measures, and results back.
 
-A new kind of machine is one class with the members of `Transport`; `BenchDevice` does the rest. What
-all ways to another machine have in common is in remote.py; names.py says what `--device` calls each.
+A new kind of machine is one class with the members of `Transport`; `BenchDevice` does the rest.
+What all ways to another machine have in common is in remote.py; names.py is the table of them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Transport(Protocol):
     def folder(self) -> str: ...
 
     def push(self, local: Path, remote: str) -> str:
-        """Have a file there, which may be run, and give its path there: in the folder, with `remote`
-        in its name, unless the machine sees the file where it is. What is there already need not be
-        sent again, and what was pushed before under that name may go."""
+        """Have a file there, which may be run, and give its path there: in the folder, with
+        `remote` in its name, unless the machine sees the file where it is. What is there already
+        need not be sent again, and what was pushed before under that name may go."""
         ...
 
     def run(self, command: Sequence[str], timeout: float) -> Completed:
