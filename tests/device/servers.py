@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from canao.cache.place import cache_directory
 from tests.device.phone import Phone
 
 _CONFIG = """\
@@ -97,6 +98,13 @@ def _sshd() -> str:
     if found is None or shutil.which("ssh-keygen") is None:
         pytest.skip("sshd is not installed")
     return found
+
+
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process take another user's home for its own, but for what is built."""
+    monkeypatch.setenv("CANAO_CACHE", str(cache_directory()))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`--device qemu[:CPU]`: programs of 64-bit ARM on this machine, emulated by qemu-user.
 
-It shows that results are right where there is no such machine (`canao verify`). Files are used where
-they are. Its times say nothing, so that nothing is measured there. /proc tells of this machine's
-processor; a small program asks what the emulated one has.
+It shows that results are right where there is no such machine (`canao verify`). Files are used
+where they are. Its times say nothing, so that nothing is measured there. /proc tells of this
+machine's processor; a small program asks what the emulated one has.
 """
 
 from __future__ import annotations
