@@ -23,6 +23,7 @@ from canao.artifact.manifest import sealed
 from canao.cli.app import main
 from canao.compiler.pipeline import compile_model
 from canao.device.null import ScriptedTimer
+from canao.machine import local_machine
 from tests.compiler.models import classifier
 
 
@@ -445,3 +446,43 @@ def test_a_check_on_data_without_labels(
     done = canao(*command)
     refused(done, "texts.tsv", "label", "--label-column")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
+
+
+def test_verify(canao, artifact: Path, model_dir: Path, tmp_path: Path) -> None:
+    """A library beside its own model; and beside another one, which is told by its outputs."""
+    done = canao("verify", str(artifact), "--model", str(model_dir))
+    assert done.returncode == 0, done.stderr
+    lengths = [int(line.split()[0]) for line in done.stdout.splitlines()[1:-1]]
+    assert lengths == [1, 7, 8, 17, 31, 33, 64, 127, 128]
+    done = canao("verify", str(artifact), "--model", str(model_dir), "--length", "20", "--json")
+    form = json.loads(done.stdout)
+    assert [row["length"] for row in form["compared"]] == [1, 7, 8, 17, 20]
+    assert all(row["holds"] and row["cosine"] > 0.999999 for row in form["compared"])
+    other = tmp_path / "other"
+    classifier("small", seed=1).save_pretrained(other)
+    done = canao("verify", str(artifact), "--model", str(other), "--length", "7")
+    refused(done, "not near float32's at 1, 7 tokens", "allows a cosine from 0.9999")
+    assert done.returncode == 5 and "not near" in done.stdout
+    other = tmp_path / "two-labels"
+    classifier("small", labels=2).save_pretrained(other)
+    refused(canao("verify", str(artifact), "--model", str(other)), "has other outputs than")
+    refused(canao("verify", str(artifact), "--model", str(model_dir), "--length", "9999"),
+            "--length 9999: give 1 to 512")  # fmt: skip
+    refused(canao("verify", str(artifact), "--model", str(model_dir), "--device", "null"),
+            "runs nothing")  # fmt: skip
+
+
+def test_devices(canao) -> None:
+    """What there is, and the facts of one; what keeps a kind from being listed is told."""
+    away = {"ANDROID_ADB_SERVER_PORT": "1"}
+    done = canao("devices", **away)
+    assert done.returncode == 0 and re.match(r"local +this machine\n", done.stdout)
+    assert "note: adb: no server answers" in done.stdout
+    form = json.loads(canao("devices", "--json", **away).stdout)
+    assert form["devices"][0] == {"device": "local", "about": "this machine"} and form["notes"]
+    done = canao("devices", "--device", "local")
+    heads = [line.split()[0] for line in done.stdout.splitlines()]
+    assert heads == ["device", "cpu", "cores", "features", "kernels", "memory", "system", "stamp"]
+    form = json.loads(canao("devices", "--device", "local", "--json").stdout)
+    assert form["stamp"] == local_machine().stamp and form["emulated"] is False
+    refused(canao("devices", "--device", "toaster"), "is not one of local, ssh:")

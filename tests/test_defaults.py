@@ -50,6 +50,8 @@ COMMANDS = {
     "bench": BENCHED | {"device": DEVICE, "cores": "", "percentile": "50,90,95,99"},
     "certify": MEASURED | {"samples": PROTOCOL.samples, "percentile": DEFAULTS.percentile,
                            "device": DEVICE},
+    "verify": {"threads": PROTOCOL.threads, "device": DEVICE, "length": None},
+    "devices": {"device": None},
     "worker": {"out_dir": None, "train_device": TRAINING.device, "train_dtype": None},
     "distil": DISTILLED | {"out_dir": api.DISTIL_DIR},
     "inspect": {"length": PROTOCOL.length, "target": TARGET},

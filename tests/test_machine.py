@@ -18,6 +18,7 @@ from canao.target import get_target, target_of
 TEXTS = Path(__file__).parent / "machines"
 SERVER = (TEXTS / "epyc_vm.txt").read_text()
 BOARD = (TEXTS / "rk3588_board.txt").read_text()
+PHONE = (TEXTS / "pixel6_phone.txt").read_text()
 LITTLE = Cluster(
     (0, 1, 2, 3), "0x41", "0xd05", "r2p0", 530, 1800, Caches(32 << 10, 128 << 10, 3 << 20)
 )
@@ -45,6 +46,33 @@ def test_big_and_little_cores() -> None:
     assert machine.cores == (4, 5, 6, 7, 0, 1, 2, 3) and machine.core_count == 8
     assert machine.caches == BIG.caches
     assert {"asimd", "asimddp", "fphp"} <= set(machine.features)
+
+
+def test_a_phone() -> None:
+    """Android calls itself Linux, and names the phone and its chip; the parts name the cores."""
+    machine = read_machine(PHONE)
+    assert machine.cpu == "Pixel 6, GS101: Cortex-X1 + Cortex-A76 + Cortex-A55"
+    assert (machine.system, machine.arch) == ("Android", "aarch64")
+    assert machine.release.startswith("13 (API 33), 5.10.")
+    assert [(c.cores, c.capacity, c.mhz) for c in machine.clusters] == [
+        ((6, 7), 1024, 2802), ((4, 5), 498, 2253), ((0, 1, 2, 3), 160, 1803)
+    ]  # fmt: skip
+    assert machine.cores == (6, 7, 4, 5, 0, 1, 2, 3) and machine.stamp.startswith("Pixel 6, GS101")
+
+
+def test_a_phone_that_tells_less() -> None:
+    """Properties that a version of Android has not are empty."""
+    lines = [line for line in PHONE.splitlines() if not line.startswith("getprop:ro.soc")]
+    assert read_machine("\n".join(lines)).cpu.startswith("Pixel 6, gs101: Cortex-X1")
+    kept = [line for line in lines if "getprop" not in line or ".sdk" in line]
+    bare = read_machine("\n".join(kept))
+    assert bare.system == "Android" and bare.cpu == "Cortex-X1 + Cortex-A76 + Cortex-A55"
+
+
+def test_stamps_stay() -> None:
+    """What was measured on a machine is found by its stamp, from one version to the next."""
+    assert read_machine(SERVER).stamp == "AMD EPYC aadf31ef1fe394b2"
+    assert read_machine(BOARD).stamp == "Cortex-A76 + Cortex-A55 1c82a34bd7758a57"
 
 
 def test_cores_that_the_process_may_not_use() -> None:
@@ -163,6 +191,8 @@ def test_target_of_arm() -> None:
 def test_no_target() -> None:
     with pytest.raises(InputError, match=r"\(Darwin arm64\) cannot run .* --target x86_64-linux"):
         target_of(Machine(arch="arm64", system="Darwin"))
+    with pytest.raises(InputError, match=r"\(Android armv8l\) cannot run"):
+        target_of(replace(read_machine(PHONE), arch="armv8l"))
 
 
 def test_this_target() -> None:

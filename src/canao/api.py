@@ -19,6 +19,7 @@ from canao.device.base import Device, MeasureConfig
 from canao.device.certify import check_budget
 from canao.device.cores import named_cores
 from canao.device.lease import Lease, Leased
+from canao.device.names import device_of
 from canao.device.null import NOWHERE
 from canao.errors import InputError
 from canao.inference.compiled_model import CompiledModel
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from canao.train.trainer import Trainer
     from canao.tuning import TuningResult
 
-DEVICES = (DEVICE, NOWHERE)
 EXECUTORS = ("ray",)
 _PROTOCOL, _TRAINING = DEFAULTS.measure, DEFAULTS.training
 _GENERAL, DISTIL_DIR = GeneralOptions(), Path("runs/distil")
@@ -132,16 +132,9 @@ def load(
 
 
 def get_device(name: str = DEVICE) -> Device:
-    """The device called `name`: 'local' is this machine; 'null' never runs a library."""
-    if name == "local":
-        from canao.device.bench import local_device
-
-        return local_device()
-    if name == "null":
-        from canao.device.null import NullDevice
-
-        return NullDevice()
-    raise InputError(f"device '{name}' is not one of {', '.join(DEVICES)}")
+    """The device called `name`, as `--device` takes it: 'local' is this machine, 'ssh:HOST' another
+    one, 'adb' a phone; docs/devices.md has them all."""
+    return device_of(name)
 
 
 def search(

@@ -15,6 +15,7 @@ DEVICE = "local"
 TOOLCHAIN = "zig"
 PRECISION = "float32"  # of products
 NEAR_COSINE, NEAR_LARGEST = 0.99, 1.0  # of outputs on random texts: beyond is worth a warning
+SAME_COSINE, SAME_LARGEST = 0.9999, 0.01  # the same, of float32 on two kinds of processor
 MAX_LOSS = 0.5  # points of the metric that another precision may lose
 MAX_REGRESSION = 5.0  # percent that a library may need more than its baseline
 TUNE_SECONDS = 90.0  # after which `canao tune` ends with what it has

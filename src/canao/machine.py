@@ -1,7 +1,8 @@
 """Machine: what is known of the machine that libraries run on, and the one place that reads it.
 
 Facts travel as text, one line of a file each: `path:line`. `PROBE` is the shell command that prints
-them on any Linux, here or at the other end of a cable; `read_machine` makes a Machine of them.
+them on any Linux or Android, here or at the other end of a cable; `read_machine` makes a Machine of
+them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ _SOURCES = (
     f"{_CPU}/cpu[0-9]*/cpufreq/cpuinfo_max_freq",
     *(f"{_CPU}/cpu[0-9]*/cache/index*/{name}" for name in ("level", "type", "size")),
 )
-PROBE = ("sh", "-c", f'echo "uname:$(uname -srm)"; grep -sH "" {" ".join(_SOURCES)}; true')
+# What Android tells beside: it calls itself Linux, and chips and phones have names in no file.
+_MODEL, _CHIPS = "ro.product.model", ("ro.soc.model", "ro.board.platform")
+_RELEASE, _API = "ro.build.version.release", "ro.build.version.sdk"
+PROBE = (
+    "sh", "-c", f'echo "uname:$(uname -srm)"; grep -sH "" {" ".join(_SOURCES)}; '
+    "command -v getprop > /dev/null && "
+    f"for p in {' '.join((_MODEL, *_CHIPS, _RELEASE, _API))}; do "
+    'echo "getprop:$p:$(getprop $p)"; done; true',
+)  # fmt: skip
+ANDROID = "Android"
 
 # Flags of the vector and matrix units. Others say what the kernel works around, and change with it.
 _FEATURE = re.compile(r"(ss?se|avx|fma|amx|asimd|vfp|sve|sme(?!p))\w*|f16c|fp|fphp|neon|i8mm|bf16")
@@ -74,8 +84,9 @@ class Cluster:
 class Machine:
     """Facts of one machine.
 
-    cpu        its name, or those of its parts, the fastest first
-    arch       x86_64, aarch64 ...; system: Linux ...; release: of the system
+    cpu        its name, or those of its parts, the fastest first; of a phone with the phone's
+               name and the chip's
+    arch       x86_64, aarch64 ...; system: Linux, Android ...; release: of the system
     features   flags of its vector units
     clusters   of cores that are running, the fastest first
     allowed    cores that the process that measures may use; empty: all of them
@@ -149,16 +160,34 @@ def read_machine(text: str) -> Machine:
     flags = (cpus.any("flags") or cpus.any("Features")).split()
     memory = _entries(files.get("/proc/meminfo", ())).get("MemTotal", "")
     status = _entries(files.get("/proc/thread-self/status", ()))
+    phone = _Phone(_entries(files.get("getprop", ())))
     return Machine(
-        cpu=cpus.any("model name") or _parts(clusters) or arch,
+        cpu=phone.named(cpus.any("model name") or _parts(clusters) or arch),
         arch=arch,
-        system=named[0],
-        release=" ".join(named[1:-1]),
+        system=ANDROID if phone.api else named[0],
+        release=phone.released(" ".join(named[1:-1])),
         features=tuple(sorted({f for f in flags if _FEATURE.fullmatch(f)})),
         clusters=clusters,
         allowed=_numbers(status.get("Cpus_allowed_list", "")),
         memory_bytes=_whole(memory.partition(" ")[0]) * 1024,
     )
+
+
+class _Phone:
+    """What Android tells; nothing of another system."""
+
+    def __init__(self, properties: Mapping[str, str]) -> None:
+        self._told = properties
+        self.api = properties.get(_API, "")
+
+    def named(self, parts: str) -> str:
+        """The parts of a chip, as 'Pixel 6, GS101: Cortex-X1 + Cortex-A55'."""
+        chip = next((name for name in map(self._told.get, _CHIPS) if name), "")
+        names = ", ".join(name for name in (self._told.get(_MODEL, ""), chip) if name)
+        return f"{names}: {parts}" if self.api and names else parts
+
+    def released(self, kernel: str) -> str:
+        return f"{self._told.get(_RELEASE, '')} (API {self.api}), {kernel}" if self.api else kernel
 
 
 class _Processors:

@@ -10,7 +10,7 @@ from canao.errors import InputError
 from canao.isa.features import needed
 from canao.isa.registry import ISAS, isas_of
 from canao.isa.table import Isa
-from canao.machine import Machine, local_machine
+from canao.machine import ANDROID, Machine, local_machine
 
 _USUAL_L2 = 512 * 1024  # bytes, where it is not told
 
@@ -107,6 +107,16 @@ _CROSS = {
     "aarch64-linux": Target("aarch64-linux", "neon", _ARM_LINUX, _ARM_CPU, 64 * 1024),
 }
 NAMES = ("host", *_CROSS)
+# What is compiled for a machine, by its system and architecture; and the instruction set that all
+# such machines have. A machine is run on once `_CROSS` has a target with its triple.
+_ARM_ANDROID = "aarch64-linux-android"
+_OF_MACHINES = {
+    ("Linux", "x86_64"): (_X86_LINUX, "scalar"),
+    ("Linux", "amd64"): (_X86_LINUX, "scalar"),
+    ("Linux", "aarch64"): (_ARM_LINUX, "neon"),
+    ("Linux", "arm64"): (_ARM_LINUX, "neon"),
+    (ANDROID, "aarch64"): (_ARM_ANDROID, "neon"),
+}
 
 
 def get_target(name: str = TARGET) -> Target:
@@ -120,15 +130,11 @@ def get_target(name: str = TARGET) -> Target:
 
 def target_of(machine: Machine) -> Target:
     """What code that runs on a machine is generated for, with all that its vector units can."""
-    l2_bytes = machine.caches.l2 or _USUAL_L2
-    if machine.system == "Linux" and machine.arch in ("x86_64", "amd64"):
-        return _widest(
-            Target("host", "scalar", _X86_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
-        )
-    if machine.system == "Linux" and machine.arch in ("aarch64", "arm64"):
-        return _widest(
-            Target("host", "neon", _ARM_LINUX, l2_bytes=l2_bytes, machine=machine.stamp), machine
-        )
+    triple, least = _OF_MACHINES.get((machine.system, machine.arch), ("", ""))
+    if triple in {target.triple for target in _CROSS.values()}:
+        l2_bytes = machine.caches.l2 or _USUAL_L2
+        target = Target("host", least, triple, l2_bytes=l2_bytes, machine=machine.stamp)
+        return _widest(target, machine)
     raise InputError(
         f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
         f"cross-compile with --target {' or '.join(_CROSS)}"

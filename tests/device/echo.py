@@ -22,6 +22,7 @@ class EchoTransport:
 
     name = "echo"
     remote = True
+    emulated = False
     folder = "."
 
     def __init__(self, root: Path) -> None:

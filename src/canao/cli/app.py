@@ -7,7 +7,7 @@ import typer
 
 from canao.cli.ending import end
 from canao.cli.parsing.compiling import cache, compile, inspect, tune
-from canao.cli.parsing.running import bench, certify, run
+from canao.cli.parsing.running import bench, certify, devices, run, verify
 from canao.cli.parsing.training import demo, distil, report, search, worker
 
 app = typer.Typer(
@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 # In the order in which help lists them.
 for command in (
-    search, worker, distil, demo, compile, tune, run, inspect, bench, certify, report, cache
+    search, worker, distil, demo, compile, tune, run, inspect, verify, bench, certify, devices,
+    report, cache,
 ):  # fmt: skip
     app.command()(command)
 

@@ -135,11 +135,12 @@ class WallTimer:
 class Device(Protocol):
     """Where a library runs.
 
-    name      what `--device` takes ('local', 'null')
+    name      what `--device` takes ('local', 'ssh:board'); names.py knows which there are
     machine   facts of the machine; its stamp is that of every figure taken on it
     target    what libraries for it are compiled for
     timer     the time in which measurements lie
     remote    whether it is another machine, which work on this one does not disturb
+    emulated  whether it is an emulator, whose times say nothing: see `require_times`
 
     `tests/device/suite.py` says what every device must do.
     """
@@ -149,6 +150,7 @@ class Device(Protocol):
     target: Target
     timer: Timer
     remote: bool
+    emulated: bool
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         """The library's first output for int inputs of shape [tokens]."""
@@ -186,6 +188,15 @@ class Device(Protocol):
         """Measured peak of products of a type (a name of `Isa.tiles`), with the best instructions
         that the machine has for them: operations a second, two for a multiply-add."""
         ...
+
+
+def require_times(device: Device) -> None:
+    """InputError for a device whose times say nothing."""
+    if device.emulated:
+        raise InputError(
+            f"device {device.name}: emulates a processor, of whose times it tells nothing; check "
+            "libraries there with `canao verify`, and measure on a machine, as --device ssh:HOST"
+        )
 
 
 def check_length(artifact: Artifact, config: MeasureConfig) -> None:

@@ -3,7 +3,9 @@ in it."""
 
 from __future__ import annotations
 
+import errno
 import math
+import weakref
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -53,11 +55,13 @@ class BenchDevice:
 
     def __init__(self, machine: Machine, transport: Transport) -> None:
         self.machine, self.transport = machine, transport
-        self.name, self.remote = transport.name, transport.remote
+        self.name, self.remote, self.emulated = transport.name, transport.remote, transport.emulated
         self.target: Target = target_of(machine)
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
         self._made_of: bytes | None = None  # of the weights that were made there last
+        # Nothing stays on the machine when the device is done with, or Python ends.
+        self._end = weakref.finalize(self, transport.close)
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         binding = Binding(artifact)
@@ -80,7 +84,7 @@ class BenchDevice:
             try:
                 self.transport.pull(there, folder / _OUTPUTS)
             except OSError as error:
-                raise self._lost(error) from None
+                raise self._lost("outputs cannot be fetched", error) from None
             values = np.fromfile(folder / _OUTPUTS, np.float32)
         return self._outputs(artifact, lengths, values)
 
@@ -176,8 +180,8 @@ class BenchDevice:
         }
 
     def close(self) -> None:
-        """Remove what lies on the machine."""
-        self.transport.close()
+        """Remove what lies on the machine, at the latest when Python ends."""
+        self._end()
 
     def _bench(
         self, artifact: Artifact, config: MeasureConfig, mode: str, *more: str
@@ -225,21 +229,26 @@ class BenchDevice:
         try:
             return self.transport.push(path, name)
         except OSError as error:
+            remedy = "compile it again, or look after the connection"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                remedy = "free some space there"
             raise DeviceError(
-                f"{path}: cannot be sent to {self.name} ({error.strerror or error}); "
-                "compile it again, or look after the connection"
+                f"{path}: cannot be sent to {self.name} ({error.strerror or error}); {remedy}"
             ) from None
 
     def _ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
         try:
             return self.transport.run(command, timeout)
         except TimeoutError:
-            raise DeviceError(f"{what} did not end within {timeout:g} s") from None
+            raise DeviceError(f"{self.name}: {what} did not end within {timeout:g} s") from None
         except OSError as error:
-            raise DeviceError(f"{what} cannot run ({error.strerror or error})") from None
+            raise self._lost(f"{what} cannot run", error) from None
 
-    def _lost(self, error: OSError) -> DeviceError:
-        return DeviceError(f"{self.name}: outputs cannot be fetched ({error.strerror or error})")
+    def _lost(self, what: str, error: OSError) -> DeviceError:
+        remedy = "; look after the connection, and give the same command again"
+        return DeviceError(
+            f"{self.name}: {what} ({error.strerror or error}){remedy if self.remote else ''}"
+        )
 
 
 def local_device() -> BenchDevice:

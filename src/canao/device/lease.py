@@ -32,7 +32,7 @@ import numpy as np
 from canao.artifact.directory import Artifact
 from canao.cache.place import own_directory
 from canao.defaults import silent
-from canao.device.base import Device, MeasureConfig, Measurement, Statistic
+from canao.device.base import Device, MeasureConfig, Measurement, Statistic, require_times
 from canao.device.state import State
 from canao.errors import DeviceError, ToolchainError
 from canao.isa.table import FLOAT
@@ -120,12 +120,13 @@ class Lease:
 
 
 class Leased:
-    """A device that is leased for each measurement."""
+    """A device that is leased for each measurement. InputError for one whose times say nothing."""
 
     def __init__(self, device: Device, lease: Lease) -> None:
+        require_times(device)
         self._device, self.lease = device, lease
         self.name, self.machine, self.target = device.name, device.machine, device.target
-        self.timer, self.remote = device.timer, device.remote
+        self.timer, self.remote, self.emulated = device.timer, device.remote, device.emulated
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         with self.lease.working():

@@ -67,6 +67,7 @@ class NullDevice:
 
     name = NOWHERE
     remote = False
+    emulated = False  # its times are what it is for
 
     def __init__(
         self,

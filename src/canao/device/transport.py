@@ -1,6 +1,7 @@
 """Transport: how files and commands get to the machine that measures, and results back.
 
-A new kind of machine is one class with these five members; `BenchDevice` does the rest.
+A new kind of machine is one class with the members of `Transport`; `BenchDevice` does the rest.
+What all ways to another machine have in common is in remote.py; names.py is the table of them.
 """
 
 from __future__ import annotations
@@ -33,24 +34,26 @@ class Completed:
 
 
 class Transport(Protocol):
-    """A way to one machine. What it cannot do is an OSError; TimeoutError for a command that
-    did not end in time, and was stopped.
+    """A way to one machine. What it cannot do is an OSError, or a DeviceError where it knows what
+    the user can do; TimeoutError for a command that did not end in time, and was stopped.
 
-    name     what `--device` takes
-    remote   whether files must be sent there; else the machine sees them where they are
-    folder   path there of a folder for this device's files alone, without spaces
+    name      what `--device` takes
+    remote    whether files must be sent there; else the machine sees them where they are
+    emulated  whether programs are emulated, so that their times say nothing
+    folder    path there of a folder for this device's files alone, without spaces
     """
 
     name: str
     remote: bool
+    emulated: bool
 
     @property
     def folder(self) -> str: ...
 
     def push(self, local: Path, remote: str) -> str:
-        """Have a file there, executable if it is here, and give its path there: `remote` in the
-        folder, unless the machine sees the file where it is. It replaces one of that name; what
-        is there already need not be sent again."""
+        """Have a file there, which may be run, and give its path there: in the folder, with
+        `remote` in its name, unless the machine sees the file where it is. What is there already
+        need not be sent again, and what was pushed before under that name may go."""
         ...
 
     def run(self, command: Sequence[str], timeout: float) -> Completed:
@@ -71,6 +74,7 @@ class LocalTransport:
 
     name = "local"
     remote = False
+    emulated = False
 
     def __init__(self) -> None:
         self._folder: WorkingDirectory | None = None

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from canao.defaults import Limits
+from canao.device.names import HELP as DEVICES
 from canao.errors import InputError
 from canao.search.options import DEFAULTS
 from canao.target import NAMES as TARGETS
@@ -23,10 +24,10 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="branch, tag or commit of a model named on the Hub")
 ]
-DeviceName = Annotated[str, typer.Option("--device", help="local, or null (never runs)")]
+DeviceName = Annotated[str, typer.Option("--device", help=DEVICES)]
 DeviceNames = Annotated[
-    str, typer.Option("--device", help="local, or null (never runs); several between commas, for "
-                      "one student that keeps its budget on each")
+    str, typer.Option("--device", help=f"{DEVICES}; several between commas, for one student that "
+                      "keeps its budget on each")
 ]
 TargetName = Annotated[str, typer.Option(help=", ".join(TARGETS))]
 Length = Annotated[int, typer.Option(help="tokens in the measured sequence")]

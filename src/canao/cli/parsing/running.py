@@ -1,4 +1,4 @@
-"""The commands that run a library: run, bench and certify."""
+"""The commands that run a library: run, verify, bench and certify; and devices, where it runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from canao.cli.parsing.options import (
     Cores,
     DeviceName,
     Dir,
+    Ignore,
     LabelColumn,
     LabelSeparator,
     Length,
     MemoryMb,
     OthersLimit,
     Percentile,
+    Revision,
     Samples,
     SizeMb,
     TextColumns,
@@ -33,6 +35,7 @@ from canao.cli.parsing.options import (
 )
 from canao.defaults import DEVICE, MAX_REGRESSION
 from canao.device.base import PERCENTILES, MeasureConfig
+from canao.device.names import HELP as DEVICES
 from canao.errors import InputError
 from canao.inference.generation import MAX_NEW_TOKENS
 from canao.inference.tasks import TASKS
@@ -150,6 +153,31 @@ def run(
         )
 
 
+def verify(
+    artifact: Dir,
+    model: Annotated[
+        str, typer.Option(help="what it was compiled from: Hugging Face model directory, .onnx "
+                          "file, or name on the Hub")
+    ],
+    revision: Revision = None,
+    ignore: Ignore = None,
+    device: DeviceName = DEVICE,
+    length: Annotated[
+        int | None, typer.Option(help="tokens of the longest text; default 128, or the library's "
+                                 "maximum")
+    ] = None,
+    threads: Threads = PROTOCOL.threads,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what a library computes on a device with the model in float32 on this machine."""
+    from canao.cli.verify_command import verify_and_print
+
+    verify_and_print(
+        artifact, model, device, length, threads, revision=revision, ignored=ignore or (),
+        as_json=as_json,
+    )  # fmt: skip
+
+
 def bench(
     artifact: Dir,
     device: DeviceName = DEVICE,
@@ -247,3 +275,18 @@ def certify(
         max_regression=max_regression, check=check, metric=metric, columns=columns, out=out_file,
         as_json=as_json,
     )  # fmt: skip
+
+
+def devices(
+    device: Annotated[
+        str | None, typer.Option("--device", help=f"connect to one, and show its facts: {DEVICES}")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices that there are, or show the facts of one."""
+    from canao.cli.devices_command import list_and_print, show_and_print
+
+    if device is None:
+        list_and_print(as_json=as_json)
+    else:
+        show_and_print(device, as_json=as_json)
