@@ -153,11 +153,23 @@ def test_target_of_x86(flags: str, isa: str) -> None:
 def test_target_of_arm() -> None:
     arm = get_target("aarch64-linux")
     board = read_machine(BOARD)
-    want = replace(arm, name="host", cpu="", l2_bytes=512 << 10, machine=board.stamp)
+    want = replace(arm, name="host", cpu="", l2_bytes=512 << 10, machine=board.stamp,
+                   extensions=("neon_dotprod",))  # fmt: skip
     assert target_of(board) == want
     little = replace(board, allowed=(0, 1))
     assert target_of(little).l2_bytes == 128 << 10
     assert target_of(Machine(arch="aarch64", system="Linux")).l2_bytes == 512 << 10
+
+
+def test_target_of_a_phone() -> None:
+    """Its kernel says Linux; libraries for it are Android's."""
+    phone = read_machine(BOARD.replace("\n", "\nandroid:\n", 1))
+    assert phone.system == "Android" and phone.clusters == read_machine(BOARD).clusters
+    assert phone.stamp != read_machine(BOARD).stamp
+    target = target_of(phone)
+    assert target.android and target.triple == get_target("aarch64-android").triple
+    assert target == replace(target_of(read_machine(BOARD)), triple=target.triple,
+                             machine=phone.stamp)  # fmt: skip
 
 
 def test_no_target() -> None:
