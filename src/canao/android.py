@@ -47,8 +47,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
 
 def zig_flags(target: Target) -> tuple[str, ...]:
     """What ziglang's clang has to be told of Android, as it takes the target for another one."""
-    # The system keeps x18 for itself; programs lie anywhere in memory as libraries do.
-    own = ("-ffixed-x18",) if target.arch == "aarch64" else ()
+    # The system keeps x18 for itself, and functions for atomics are in a library of compilers;
+    # programs lie anywhere in memory as libraries do.
+    own = ("-ffixed-x18", "-mno-outline-atomics") if target.arch == "aarch64" else ()
     return ("-target", f"{target.arch}-linux-musl", "-fPIC", "-fno-stack-protector", *own)
 
 

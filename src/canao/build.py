@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
-# Pages may have 16 KB, as on new phones. All that is called is found when a file is loaded, and what
-# the loader wrote for that is closed to writing.
-_ELF = ("-Wl,-z,max-page-size=16384", "-Wl,-z,now", "-Wl,-z,relro", "-Wl,-z,noexecstack",
-        "-Wl,--build-id=sha1")  # fmt: skip
+# Pages may have 16 KB, as on new phones. All that is called is found when a file is loaded, and
+# what the loader wrote for that is closed to writing, up to the end of a page. Android before API
+# 23 looks names up in the older of two tables of hashes.
+_ELF = ("-Wl,-z,max-page-size=16384", "-Wl,-z,common-page-size=16384", "-Wl,-z,now",
+        "-Wl,-z,relro", "-Wl,-z,noexecstack", "-Wl,--build-id=sha1",
+        "-Wl,--hash-style=both")  # fmt: skip
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *_ELF)
 _PROGRAM = ("-pthread", "-ldl")
 # Android's programs lie anywhere in memory, and name what loads them.
@@ -216,8 +218,9 @@ def build_program(
 ) -> Path:  # fmt: skip
     """An executable of `sources`, of which plain texts are for `target`; the cached path."""
     toolchain = toolchain_for(target, toolchain)
-    start = {} if toolchain.links(target) else runtime_files(android.START)
-    units = {n: s if isinstance(s, Unit) else Unit(s, target) for n, s in {**sources, **start}.items()}
+    if not toolchain.links(target):
+        sources = {**sources, **runtime_files(android.START)}
+    units = {n: s if isinstance(s, Unit) else Unit(s, target) for n, s in sources.items()}
     flags = (*_PROGRAM, *(_ANDROID if target.android else ()), *extra)
     return _build(units, "program", target, toolchain, flags)
 

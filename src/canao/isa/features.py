@@ -101,9 +101,9 @@ _BEYOND = (
     "v8_1a", "v8_2a", "v8_3a", "v8_4a", "v8_5a", "v8_6a", "v8_7a", "v9a", "v9_1a", "v9_2a",
     "lse", "lse2", "rdm", "crc", "rcpc", "rcpc_immo", "dotprod", "fullfp16", "fp16fml", "i8mm",
     "bf16", "sve", "sve2", "sve_bitperm", "aes", "sha2", "sha3", "sm4", "complxnum", "jsconv",
-    "fptoint", "flagm", "altnzcv", "pauth", "fpac", "bti", "mte", "dit", "sb", "ccdp", "ccidx", "predres",
-    "specrestrict", "rand", "am", "amvs", "ecv", "fgt", "hcx", "mec", "mpam", "nv", "rme", "sel2",
-    "spe", "spe_eef", "tlb_rmi", "tracev8_4", "wfxt", "xs",
+    "fptoint", "flagm", "altnzcv", "pauth", "fpac", "bti", "mte", "dit", "sb", "ccdp", "ccidx",
+    "predres", "specrestrict", "rand", "am", "amvs", "ecv", "fgt", "hcx", "mec", "mpam", "nv",
+    "rme", "sel2", "spe", "spe_eef", "tlb_rmi", "tracev8_4", "wfxt", "xs",
 )  # fmt: skip
 
 
