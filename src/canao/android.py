@@ -18,6 +18,8 @@ NDK_HOME = "ANDROID_NDK_HOME"
 LOADER = "/system/bin/linker64"
 # Of the runtime: what a program begins with.
 START = "android_start.c"
+# What linkers are told: all that is called is in a library that is named, and no other is needed.
+LINKING = ("-Wl,--no-undefined", "-Wl,--as-needed")
 
 # What libraries and programs may call, by the library that has it: all of it is there at API 21
 # (bionic, libc/libc.map.txt and libdl/libdl.map.txt). Not `stdout`, `stderr` and `open_memstream`

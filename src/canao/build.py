@@ -48,10 +48,10 @@ _ELF = ("-Wl,-z,max-page-size=16384", "-Wl,-z,common-page-size=16384", "-Wl,-z,n
         "-Wl,--hash-style=both")  # fmt: skip
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *_ELF)
 _PROGRAM = ("-pthread", "-ldl")
-# Android's programs lie anywhere in memory, and name what loads them.
-_ANDROID = ("-pie", f"-Wl,--dynamic-linker={android.LOADER}", *_ELF)
 # What debuggers read would be nine tenths of a library; it has it if -g is among the flags.
 _DEBUG, _NO_DEBUG = "-g", ("-g0", "-s")
+# Android's programs lie anywhere in memory, and name what loads them.
+_ANDROID = ("-pie", f"-Wl,--dynamic-linker={android.LOADER}", *_ELF, *_NO_DEBUG)
 # What is said to the compiler where it links, and not where it makes one object of many.
 _LINKING = ("-shared", "-static", "-pie", "-s")
 _TIMEOUT_S = 600
@@ -89,7 +89,7 @@ class Toolchain:
         """The command that links where the driver does not, told what `flags` tell a driver."""
         own = [flag for flag in flags if flag in _LINKING]
         words = [word for flag in flags if flag.startswith("-Wl,") for word in flag.split(",")[1:]]
-        return (*self.command[:-1], "ld.lld", *own, *words, "--no-undefined", "--as-needed")
+        return (*self.command[:-1], "ld.lld", *own, *words)
 
 
 def links_only(flag: str) -> bool:
@@ -251,6 +251,7 @@ def _build(
     """The product of `units`, linked for `target`, from the cache or built. `libraries` of Android
     are by default those that the flags name."""
     toolchain = toolchain_for(target, toolchain)
+    flags = (*flags, *(android.LINKING if target.android else ()))
     machine = {name: (*toolchain.machine_flags(u.target), *u.flags) for name, u in units.items()}
     own = toolchain.machine_flags(target)
     linking = (*own, *_FLAGS, *flags)
