@@ -27,16 +27,10 @@ _SOURCES = (
     f"{_CPU}/cpu[0-9]*/cpufreq/cpuinfo_max_freq",
     *(f"{_CPU}/cpu[0-9]*/cache/index*/{name}" for name in ("level", "type", "size")),
 )
-# What programs start with on Android, whose kernel calls itself Linux.
-_ANDROID = "/system/bin/linker64"
-PROBE = ("sh", "-c", f'echo "uname:$(uname -srm)"; test -e {_ANDROID} && echo "android:"; '
-                     f'grep -sH "" {" ".join(_SOURCES)}; true')  # fmt: skip
+PROBE = ("sh", "-c", f'echo "uname:$(uname -srm)"; grep -sH "" {" ".join(_SOURCES)}; true')
 
-# Flags of the vector and matrix units, and what their newer instructions come with. Others say what
-# the kernel works around, and change with it.
-_FEATURE = re.compile(
-    r"(ss?se|avx|fma|amx|asimd|vfp|sve|sme(?!p))\w*|f16c|fp|fphp|neon|i8mm|bf16|atomics"
-)
+# Flags of the vector and matrix units. Others say what the kernel works around, and change with it.
+_FEATURE = re.compile(r"(ss?se|avx|fma|amx|asimd|vfp|sve|sme(?!p))\w*|f16c|fp|fphp|neon|i8mm|bf16")
 # Cores whose speeds differ by less are of one cluster: some chips clock each core a little apart.
 _ALIKE = 0.9
 _ARM_PARTS = {
@@ -81,7 +75,7 @@ class Machine:
     """Facts of one machine.
 
     cpu        its name, or those of its parts, the fastest first
-    arch       x86_64, aarch64 ...; system: Linux, Android ...; release: of the kernel
+    arch       x86_64, aarch64 ...; system: Linux ...; release: of the system
     features   flags of its vector units
     clusters   of cores that are running, the fastest first
     allowed    cores that the process that measures may use; empty: all of them
@@ -133,8 +127,7 @@ def local_machine() -> Machine:
     """The machine that this runs on, as the calling thread may use it."""
     told = platform.uname()
     head = f"uname:{told.system} {told.release} {told.machine}"
-    android = ["android:"] if Path(_ANDROID).exists() else []
-    return read_machine("\n".join([head, *android, *_local_lines()]))
+    return read_machine("\n".join([head, *_local_lines()]))
 
 
 def read_machine(text: str) -> Machine:
@@ -159,7 +152,7 @@ def read_machine(text: str) -> Machine:
     return Machine(
         cpu=cpus.any("model name") or _parts(clusters) or arch,
         arch=arch,
-        system="Android" if "android" in files else named[0],
+        system=named[0],
         release=" ".join(named[1:-1]),
         features=tuple(sorted({f for f in flags if _FEATURE.fullmatch(f)})),
         clusters=clusters,
