@@ -112,10 +112,11 @@ class Target:
         """The same for a processor of isa/processors.py: code is ordered for it, and may use the
         instruction sets that it has."""
         self._require_named(name)
+        isas = ",".join(level.isa for level in self.levels)
         if name == GENERIC:
-            return replace(self, processor=None, cpu=_ARM_CPU, l2_bytes=_ARM_L2, extensions=())
+            return replace(self, processor=None, cpu=_ARM_CPU, l2_bytes=_ARM_L2).with_isa(isas)
         processor = PROCESSORS[self.arch][name]
-        chosen = replace(self, processor=processor, l2_bytes=processor.l2_bytes).with_isa(self.isa)
+        chosen = replace(self, processor=processor, l2_bytes=processor.l2_bytes).with_isa(isas)
         return replace(chosen, extensions=_extensions(chosen, processor.features))
 
     def _require_named(self, name: str) -> None:

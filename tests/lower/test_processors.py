@@ -85,6 +85,8 @@ def test_several_instruction_sets_for_one_processor() -> None:
     target = get_target("aarch64-android", "cortex-x4").with_isa("neon,neon_dotprod,neon_i8mm")
     assert [t.isa for t in target.levels] == ["neon", "neon_dotprod", "neon_i8mm"]
     assert all(t.cpu.startswith("cortex_x4-") for t in target.levels)
+    plain = get_target("aarch64-android").with_isa("neon,neon_dotprod,neon_i8mm")
+    assert target.with_cpu(GENERIC) == plain and plain.with_cpu("cortex-x4").levels == target.levels
     needs = [set(t.features) for t in target.levels]
     assert needs[0] == set() < needs[1] < needs[2]
 
