@@ -43,7 +43,8 @@ def reusing(compile_: Compile, folder: Path) -> Compile:
             every = {**apart, **dict.fromkeys(alone, _compiling(command))}
             apart = {name: [*how, *_intrinsics(folder, sources[name], how)]
                      for name, how in every.items()}  # fmt: skip
-            linked.append("-O3")
+            if "cc" in command:
+                linked.append("-O3")
         compile_(work, product, rest, apart, linked)
 
     return compiled
@@ -51,7 +52,7 @@ def reusing(compile_: Compile, folder: Path) -> Compile:
 
 def _compiling(command: Sequence[str]) -> list[str]:
     """A command that compiles and links, but for what it says of linking."""
-    return [c for c in command if c not in build._LINKING and not c.startswith("-l")]
+    return [c for c in command if c not in build._LINKING and not c.startswith(("-l", "-Wl,"))]
 
 
 def _intrinsics(folder: Path, text: str, command: Sequence[str]) -> list[str]:

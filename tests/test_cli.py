@@ -408,6 +408,32 @@ def test_cross_compile_says_where_it_runs(canao, model_dir: Path, tmp_path: Path
     refused(canao("run", str(out), "wake me"), "aarch64-linux", "--target host")
 
 
+def test_compile_for_a_phone(canao, model_dir: Path, tmp_path: Path) -> None:
+    """A library that a package takes, which this machine has no use for; its processor is told."""
+    out = tmp_path / "phone"
+    compiling = ("compile", str(model_dir), "-o", str(out), "--target", "aarch64-android")
+    done = canao(*compiling, "--cpu", "cortex-a76")
+    assert done.returncode == 0, done.stderr
+    artifact = Artifact.load(out)
+    assert artifact.library == out / "libmodel.so" and artifact.library.is_file()
+    assert artifact.manifest["target"]["cpu"] == "cortex-a76"
+    refused(canao("run", str(out), "wake me"), "aarch64-android", "--target host")
+
+
+@pytest.mark.parametrize(("target", "cpu", "said"), [
+    ("aarch64-android", "snapdragon", "cortex-a76"),
+    ("x86_64-linux", "cortex-a76", "aarch64-linux"),
+    ("host", "cortex-a76", "host has none by name"),
+])  # fmt: skip
+def test_a_processor_that_there_is_not(
+    canao, model_dir: Path, tmp_path: Path, target: str, cpu: str, said: str
+) -> None:
+    done = canao("compile", str(model_dir), "-o", str(tmp_path / "out"), "--target", target,
+                 "--cpu", cpu)  # fmt: skip
+    refused(done, cpu, said)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+
+
 def test_compile_in_int8(canao, model_dir: Path, tmp_path: Path) -> None:
     """It says how near outputs are to float32's; a library of it runs and is certified as any."""
     out = tmp_path / "out"

@@ -154,7 +154,7 @@ def test_this_machine_through_a_shell_and_without_one() -> None:
 
 def test_facts_are_read_in_one_module() -> None:
     package = Path(canao.__file__).parent
-    asks = re.compile(r"/proc/cpuinfo|/sys/devices|sched_getaffinity|cpu_count|\bplatform\.")
+    asks = re.compile(r"/proc/cpuinfo|/sys/devices|os\.sched_getaffinity|cpu_count|\bplatform\.")
     found = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py") if asks.search(path.read_text(encoding="utf-8"))
@@ -181,11 +181,21 @@ def test_target_of_x86(flags: str, isa: str) -> None:
 def test_target_of_arm() -> None:
     arm = get_target("aarch64-linux")
     board = read_machine(BOARD)
-    want = replace(arm, name="host", cpu="", l2_bytes=512 << 10, machine=board.stamp)
+    want = replace(arm, name="host", cpu="", l2_bytes=512 << 10, machine=board.stamp,
+                   extensions=("neon_dotprod",))  # fmt: skip
     assert target_of(board) == want
     little = replace(board, allowed=(0, 1))
     assert target_of(little).l2_bytes == 128 << 10
     assert target_of(Machine(arch="aarch64", system="Linux")).l2_bytes == 512 << 10
+
+
+def test_target_of_a_phone() -> None:
+    """Libraries for it are Android's; all else follows from the processor as ever."""
+    phone = replace(read_machine(BOARD), system="Android")
+    target = target_of(phone)
+    assert target.android and target.triple == get_target("aarch64-android").triple
+    assert target == replace(target_of(read_machine(BOARD)), triple=target.triple,
+                             machine=phone.stamp)  # fmt: skip
 
 
 def test_no_target() -> None:

@@ -1,7 +1,8 @@
 """C sources -> shared library or executable, cached by content.
 
 The default toolchain is clang as shipped in the PyPI package ziglang, which builds for this
-machine and cross-compiles; a system gcc or clang can be named instead.
+machine and cross-compiles; a system gcc or clang can be named instead. For Android it is ziglang
+too (android.py), or the clang of the NDK that the environment names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from canao import android
 from canao.artifact.temporary import WorkingDirectory
 from canao.cache.entries import BUILDS, ENTRY_FORMAT, add, builds, find
 from canao.cache.locks import TOOLCHAIN_LOCK, locked
@@ -38,15 +40,27 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
-_SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
+# Pages may have 16 KB, as on new phones. All that is called is found when a file is loaded, and
+# what the loader wrote for that is closed to writing, up to the end of a page. Android before API
+# 23 looks names up in the older of two tables of hashes.
+_ELF = ("-Wl,-z,max-page-size=16384", "-Wl,-z,common-page-size=16384", "-Wl,-z,now",
+        "-Wl,-z,relro", "-Wl,-z,noexecstack", "-Wl,--build-id=sha1",
+        "-Wl,--hash-style=both")  # fmt: skip
+_SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *_ELF)
+_PROGRAM = ("-pthread", "-ldl")
+# What debuggers read would be nine tenths of a library; it has it if -g is among the flags.
+_DEBUG, _NO_DEBUG = "-g", ("-g0", "-s")
+# Android's programs lie anywhere in memory, and name what loads them.
+_ANDROID = ("-pie", f"-Wl,--dynamic-linker={android.LOADER}", *_ELF, *_NO_DEBUG)
 # What is said to the compiler where it links, and not where it makes one object of many.
-_LINKING = ("-shared", "-static")
+_LINKING = ("-shared", "-static", "-pie", "-s")
 _TIMEOUT_S = 600
 # Packages that decide what the code of a kernel is, and which plan it is compared with.
 _KERNEL_CODE = ("isa", "graph", "fuse", "schedule", "lower", "emit", "runtime")
 _SOURCES = (".py", ".c", ".h", ".json")
 # What compilers other than zig call the least processor; some take a better one by themselves.
 _LEAST = {"x86_64": "x86-64", "aarch64": "armv8-a"}
+_ZIG, _NDK = "zig", "ndk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +72,29 @@ class Toolchain:
     version: str
 
     def machine_flags(self, target: Target) -> tuple[str, ...]:
-        if self.name == "zig":
-            return ("-target", target.triple, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
-        return tuple(f"-march={ISAS[target.isa].gcc_march or _LEAST[target.arch]}".split())
+        """What says which machine code is for."""
+        if self.name == _ZIG:
+            own = android.zig_flags(target) if target.android else ("-target", target.triple)
+            return (*own, *((f"-mcpu={target.cpu}",) if target.cpu else ()))
+        own = android.ndk_flags(target) if self.name == _NDK else ()
+        march = f"-march={ISAS[target.isa].gcc_march or _LEAST[target.arch]}".split()
+        tuned = (f"-mtune={target.processor.clang}",) if target.processor else ()
+        return (*own, *march, *tuned)
+
+    def links(self, target: Target) -> bool:
+        """Whether the driver links files of a target, and not the linker by itself."""
+        return not (target.android and self.name == _ZIG)
+
+    def linker(self, flags: Sequence[str]) -> tuple[str, ...]:
+        """The command that links where the driver does not, told what `flags` tell a driver."""
+        own = [flag for flag in flags if flag in _LINKING]
+        words = [word for flag in flags if flag.startswith("-Wl,") for word in flag.split(",")[1:]]
+        return (*self.command[:-1], "ld.lld", *own, *words)
+
+
+def links_only(flag: str) -> bool:
+    """Whether a flag is for linking, and not for making one object of many."""
+    return flag in _LINKING or flag.startswith("-Wl,")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +109,41 @@ class Unit:
 @cache
 def get_toolchain(name: str = TOOLCHAIN) -> Toolchain:
     """The toolchain called `name`: 'zig', or a compiler on the PATH such as 'gcc' or 'clang-19'."""
-    command: tuple[str, ...] = (sys.executable, "-m", "ziglang", "cc")
-    if name != "zig":
-        found = shutil.which(name)
-        if found is None:
-            raise ToolchainError(f"compiler '{name}' is not on the PATH; install it or use 'zig'")
-        command = (found,)
+    if name == _ZIG:
+        return _asked(name, (sys.executable, "-m", "ziglang", "cc"), "run: pip install ziglang")
+    found = shutil.which(name)
+    if found is None:
+        raise ToolchainError(f"compiler '{name}' is not on the PATH; install it or use 'zig'")
+    return _asked(name, (found,), "name another compiler")
+
+
+def toolchain_for(target: Target, toolchain: Toolchain | None = None) -> Toolchain:
+    """What builds for a target: `toolchain`, by default zig; for Android in its place the NDK's
+    clang, where the environment names one. ToolchainError for one that cannot build for Android."""
+    toolchain = toolchain or get_toolchain()
+    if not target.android or toolchain.name == _NDK:
+        return toolchain
+    if toolchain.name != _ZIG:
+        raise ToolchainError(
+            f"compiler '{toolchain.name}' builds nothing for {target.name}; use 'zig', or name an "
+            f"NDK in {android.NDK_HOME}"
+        )
+    home = os.environ.get(android.NDK_HOME)
+    return _ndk(android.ndk_clang(home)) if home else toolchain
+
+
+@cache
+def _ndk(clang: str) -> Toolchain:
+    return _asked(_NDK, (clang,), f"repair the NDK, or unset {android.NDK_HOME}")
+
+
+def _asked(name: str, command: tuple[str, ...], remedy: str) -> Toolchain:
+    """A compiler that has told its version; ToolchainError if it does not."""
     try:
         shown = subprocess.run(
             [*command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        remedy = "run: pip install ziglang" if name == "zig" else "name another compiler"
         raise ToolchainError(f"compiler '{name}' does not run ({error}); {remedy}") from None
     return Toolchain(name, command, shown.stdout.strip())
 
@@ -148,9 +205,11 @@ def build_library(
     sources: Sequence[Source], toolchain: Toolchain | None = None, extra: Sequence[str] = ()
 ) -> Path:
     """A shared library of what was emitted for each of its instruction sets, the widest last, with
-    the runtime; the cached path."""
+    the runtime; the cached path. It holds what debuggers read if -g is among the flags."""
     least = sources[0].target.least
-    return _build(library_files(sources), "model.so", least, toolchain, (*_SHARED, *extra))
+    debug = () if _DEBUG in extra else _NO_DEBUG
+    flags = (*_SHARED, f"-Wl,-soname,{least.library}", *debug, *extra)
+    return _build(library_files(sources), least.library, least, toolchain, flags)
 
 
 def build_program(
@@ -158,8 +217,19 @@ def build_program(
     extra: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """An executable of `sources`, of which plain texts are for `target`; the cached path."""
+    toolchain = toolchain_for(target, toolchain)
+    if not toolchain.links(target):
+        sources = {**sources, **runtime_files(android.START)}
     units = {n: s if isinstance(s, Unit) else Unit(s, target) for n, s in sources.items()}
-    return _build(units, "program", target, toolchain, ("-pthread", "-ldl", *extra))
+    flags = (*_PROGRAM, *(_ANDROID if target.android else ()), *extra)
+    return _build(units, "program", target, toolchain, flags)
+
+
+def _stub(library: str, target: Target, toolchain: Toolchain) -> str:
+    """A library of Android's as far as linking with it goes; its cached path."""
+    units = {"stub.c": Unit(android.stub(library), target)}
+    flags = ("-shared", f"-Wl,-soname,{library}", *_NO_DEBUG)
+    return str(_build(units, library, target, toolchain, flags, libraries=()))
 
 
 def assembly(text: str, target: Target, toolchain: Toolchain | None = None) -> str:
@@ -176,27 +246,34 @@ def assembly(text: str, target: Target, toolchain: Toolchain | None = None) -> s
 
 def _build(
     units: Mapping[str, Unit], product: str, target: Target, toolchain: Toolchain | None,
-    flags: Sequence[str],
+    flags: Sequence[str], libraries: Sequence[str] | None = None,
 ) -> Path:  # fmt: skip
-    """The product of `units`, linked for `target`, from the cache or built."""
-    toolchain = toolchain or get_toolchain()
+    """The product of `units`, linked for `target`, from the cache or built. `libraries` of Android
+    are by default those that the flags name."""
+    toolchain = toolchain_for(target, toolchain)
+    flags = (*flags, *(android.LINKING if target.android else ()))
     machine = {name: (*toolchain.machine_flags(u.target), *u.flags) for name, u in units.items()}
     own = toolchain.machine_flags(target)
     linking = (*own, *_FLAGS, *flags)
+    command = (*toolchain.command, *linking)
+    if not toolchain.links(target):
+        own, named = (), android.linked_with(flags) if libraries is None else libraries
+        stubs = [_stub(name, target, toolchain) for name in named]
+        command = (*toolchain.linker(flags), *stubs)
+        linking = (*linking, *(Path(path).parent.name for path in stubs))
     h = hashlib.sha256()
     for part in (ENTRY_FORMAT, toolchain.name, toolchain.version, product, *linking):
         h.update(part.encode() + b"\0")
     for name in sorted(units):
         h.update("\0".join([name, *machine[name], units[name].text, ""]).encode())
     key = h.hexdigest()[:32]
-    compiling = (*_FLAGS, *(f for f in flags if f not in _LINKING))
+    compiling = (*_FLAGS, *(f for f in flags if not links_only(f)))
     apart = {name: (*toolchain.command, *chosen, *compiling)
              for name, chosen in machine.items() if name.endswith(".c") and chosen != own}
     try:
         return find(key, product) or _made(
-            key, product, {n: u.text for n, u in units.items()}, apart,
-            (*toolchain.command, *linking),
-        )  # fmt: skip
+            key, product, {n: u.text for n, u in units.items()}, apart, command
+        )
     except OSError as error:
         raise _no_room(error) from None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from canao.defaults import TARGET
 from canao.errors import InputError
-from canao.isa.features import needed
+from canao.isa.features import needed, scheduled
+from canao.isa.processors import GENERIC, PROCESSORS, Processor, processor_names
 from canao.isa.registry import ISAS, isas_of
 from canao.isa.table import Isa
 from canao.machine import ANDROID, Machine, local_machine
@@ -30,6 +33,7 @@ class Target:
               whose products are better there is compiled for these
     narrower  targets of other instruction sets whose kernels a library has as well, for processors
               that lack `isa`; the narrowest first
+    processor  the row of isa/processors.py that code is chosen for; None: none by name
     """
 
     name: str
@@ -40,6 +44,27 @@ class Target:
     machine: str = ""
     extensions: tuple[str, ...] = ()
     narrower: tuple[Target, ...] = ()
+    processor: Processor | None = None
+
+    @property
+    def android(self) -> bool:
+        """Whether libraries are for Android, whose C library is not Linux distributions'."""
+        return system_of(self.triple)[1] == "android"
+
+    @property
+    def library(self) -> str:
+        """File name of libraries. An Android package takes none whose name does not begin with
+        'lib'."""
+        return "libmodel.so" if self.android else "model.so"
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of it: what the widest kernels ask a processor for is `features`."""
+        named = {"cpu": self.processor.clang} if self.processor else {}
+        return {
+            "name": self.name, "isa": self.isa, "triple": self.triple, **named,
+            "features": list(self.features),
+        }  # fmt: skip
 
     @property
     def arch(self) -> str:
@@ -62,7 +87,7 @@ class Target:
     def least(self) -> Target:
         """The least processor of the triple: what runs on it, runs on all of them."""
         cpu = "x86_64" if self.arch == "x86_64" else ""
-        return replace(self, isa="scalar", cpu=cpu, extensions=(), narrower=())
+        return replace(self, isa="scalar", cpu=cpu, extensions=(), narrower=(), processor=None)
 
     @property
     def levels(self) -> tuple[Target, ...]:
@@ -83,10 +108,46 @@ class Target:
         *narrower, widest = (self._alone(known[n]) for n in known if n in names)
         return replace(widest, narrower=tuple(narrower))
 
+    def with_cpu(self, name: str) -> Target:
+        """The same for a processor of isa/processors.py: code is ordered for it, and may use the
+        instruction sets that it has."""
+        self._require_named(name)
+        isas = ",".join(level.isa for level in self.levels)
+        if name == GENERIC:
+            return replace(self, processor=None, cpu=_ARM_CPU, l2_bytes=_ARM_L2).with_isa(isas)
+        processor = PROCESSORS[self.arch][name]
+        chosen = replace(self, processor=processor, l2_bytes=processor.l2_bytes).with_isa(isas)
+        return replace(chosen, extensions=_extensions(chosen, processor.features))
+
+    def _require_named(self, name: str) -> None:
+        """InputError unless `--cpu` may be that name for this target."""
+        known = () if self.machine else processor_names(self.arch)
+        if not known:
+            isas = ", ".join(isa.name for isa in isas_of(self.triple))
+            others = [t for t in _CROSS.values() if processor_names(t.arch)]
+            raise InputError(
+                f"cpu '{name}': {self.name} has none by name; choose instructions with --isa "
+                f"({isas}), or one of {', '.join(processor_names(others[0].arch))} with --target "
+                f"{' or '.join(t.name for t in others)}"
+            )
+        if name not in known:
+            raise InputError(f"cpu '{name}' is not one of {', '.join(known)} for {self.name}")
+
     def _alone(self, isa: Isa) -> Target:
+        return replace(self, isa=isa.name, cpu=self._cpu_for(isa), extensions=(), narrower=())
+
+    def _cpu_for(self, isa: Isa) -> str:
+        """What zig's clang calls the processor of an instruction set's kernels."""
+        if self.processor:
+            lacks = [f for f in isa.features if f not in self.processor.features]
+            if lacks:
+                raise InputError(
+                    f"cpu '{self.processor.clang}' lacks {', '.join(lacks)}, which ISA "
+                    f"'{isa.name}' needs; name another cpu, or leave it out"
+                )
+            return scheduled(self.processor, isa)
         own = not isa.extends and self.arch != "x86_64"
-        cpu = self.cpu if own else isa.cpu
-        return replace(self, isa=isa.name, cpu=cpu, extensions=(), narrower=())
+        return self.cpu if own else isa.cpu
 
     def for_products(self, *names: str) -> Target:
         """The same, with the extension that is best for products: names of `Isa.tiles`."""
@@ -94,51 +155,65 @@ class Target:
         return self.with_isa(better[-1]) if better else self
 
 
+def system_of(triple: str) -> tuple[str, str]:
+    """The architecture and the system of a triple, as targets are called: aarch64, android."""
+    arch, _, rest = triple.partition("-")
+    return arch, "android" if "android" in rest else rest.partition("-")[0]
+
+
 # glibc 2.28 is old enough for every Linux still supported, and has what the runtime calls.
 _X86_LINUX = "x86_64-linux-gnu.2.28"
 _ARM_LINUX = "aarch64-linux-gnu.2.28"
+# The oldest Android that libraries are for: the first with 64 bits.
+ANDROID_API = 21
+_X86_ANDROID = f"x86_64-linux-android{ANDROID_API}"
+_ARM_ANDROID = f"aarch64-linux-android{ANDROID_API}"
 
 # Scheduled for a Cortex-A76, with instructions that all of ARMv8 has: clang makes sdot of plain
 # loops where it may, and a Cortex-A72 has none.
-_ARM_CPU = "cortex_a76-v8_1a-v8_2a-lse-rdm-crc-rcpc-dotprod-fullfp16-aes-sha2"
+_ARM_CPU = scheduled(PROCESSORS["aarch64"]["cortex-a76"], ISAS["neon"])
+_ARM_L2 = 64 * 1024
 
 _CROSS = {
-    "x86_64-linux": Target("x86_64-linux", "avx2", _X86_LINUX, ISAS["avx2"].cpu),
-    "aarch64-linux": Target("aarch64-linux", "neon", _ARM_LINUX, _ARM_CPU, 64 * 1024),
+    target.name: target
+    for target in (
+        Target("x86_64-linux", "avx2", _X86_LINUX, ISAS["avx2"].cpu),
+        Target("aarch64-linux", "neon", _ARM_LINUX, _ARM_CPU, _ARM_L2),
+        Target("aarch64-android", "neon", _ARM_ANDROID, _ARM_CPU, _ARM_L2),
+        Target("x86_64-android", "avx2", _X86_ANDROID, ISAS["avx2"].cpu),
+    )
 }
 NAMES = ("host", *_CROSS)
-# What is compiled for a machine, by its system and architecture; and the instruction set that all
-# such machines have. A machine is run on once `_CROSS` has a target with its triple.
-_ARM_ANDROID = "aarch64-linux-android"
-_OF_MACHINES = {
-    ("Linux", "x86_64"): (_X86_LINUX, "scalar"),
-    ("Linux", "amd64"): (_X86_LINUX, "scalar"),
-    ("Linux", "aarch64"): (_ARM_LINUX, "neon"),
-    ("Linux", "arm64"): (_ARM_LINUX, "neon"),
-    (ANDROID, "aarch64"): (_ARM_ANDROID, "neon"),
-}
 
 
-def get_target(name: str = TARGET) -> Target:
-    """The target called `name`; 'host' is the machine that this runs on."""
-    if name == "host":
-        return _host()
-    if name not in _CROSS:
+def get_target(name: str = TARGET, cpu: str | None = None) -> Target:
+    """The target called `name`; 'host' is the machine that this runs on. `cpu` is the processor
+    that libraries are for, a name of isa/processors.py; without, they run on all of the target."""
+    if name not in NAMES:
         raise InputError(f"target '{name}' is not one of {', '.join(NAMES)}")
-    return _CROSS[name]
+    target = _host() if name == "host" else _CROSS[name]
+    return target if cpu is None else target.with_cpu(cpu)
+
+
+# What a machine tells of its system and processor -> triple.
+_TRIPLES = {
+    ("Linux", "x86_64"): _X86_LINUX, ("Linux", "aarch64"): _ARM_LINUX,
+    (ANDROID, "x86_64"): _X86_ANDROID, (ANDROID, "aarch64"): _ARM_ANDROID,
+}  # fmt: skip
+_ARCHS = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def target_of(machine: Machine) -> Target:
     """What code that runs on a machine is generated for, with all that its vector units can."""
-    triple, least = _OF_MACHINES.get((machine.system, machine.arch), ("", ""))
-    if triple in {target.triple for target in _CROSS.values()}:
-        l2_bytes = machine.caches.l2 or _USUAL_L2
-        target = Target("host", least, triple, l2_bytes=l2_bytes, machine=machine.stamp)
-        return _widest(target, machine)
-    raise InputError(
-        f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
-        f"cross-compile with --target {' or '.join(_CROSS)}"
-    )
+    triple = _TRIPLES.get((machine.system, _ARCHS.get(machine.arch, machine.arch)))
+    if triple is None:
+        raise InputError(
+            f"this machine ({machine.system} {machine.arch}) cannot run compiled libraries yet; "
+            f"cross-compile with --target {' or '.join(_CROSS)}"
+        )
+    isa = "scalar" if triple.startswith("x86_64") else "neon"
+    l2_bytes = machine.caches.l2 or _USUAL_L2
+    return _widest(Target("host", isa, triple, l2_bytes=l2_bytes, machine=machine.stamp), machine)
 
 
 @cache
@@ -149,9 +224,14 @@ def _host() -> Target:
 def _widest(target: Target, machine: Machine) -> Target:
     """With the widest instruction set that the machine has, and those that extend it."""
     found = [i for i in isas_of(target.triple) if set(machine.features).issuperset(i.features)]
-    widest = [i for i in found if not i.extends][-1]
-    extensions = tuple(i.name for i in found if _extends(i, widest.name))
-    return replace(target.with_isa(widest.name), extensions=extensions)
+    widest = target.with_isa([i for i in found if not i.extends][-1].name)
+    return replace(widest, extensions=_extensions(widest, machine.features))
+
+
+def _extensions(target: Target, features: Collection[str]) -> tuple[str, ...]:
+    """The instruction sets that extend a target's on a processor with these features."""
+    found = [i for i in isas_of(target.triple) if set(features).issuperset(i.features)]
+    return tuple(i.name for i in found if _extends(i, target.isa))
 
 
 def _extends(isa: Isa, name: str) -> bool:

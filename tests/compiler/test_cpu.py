@@ -34,6 +34,7 @@ X86 = get_target("x86_64-linux")
 # For emulators that have no libraries of that machine, programs have musl's in them.
 ARM = replace(get_target("aarch64-linux"), triple="aarch64-linux-musl")
 A76 = replace(ARM, cpu="cortex_a76")
+PHONE = get_target("aarch64-android")
 CPU = 10  # CANAO_CPU
 REMEDY = "; compile the model with another --isa (scalar runs anywhere), or with --target host here"
 # Instructions that only some processors have: of AVX and on, and of BMI, by their mnemonics; and
@@ -217,11 +218,11 @@ def functions(library: Path) -> dict[str, set[str]]:
     return files
 
 
-@pytest.mark.parametrize("target", [X86, X86.with_isa("avx512"), ARM, A76],
+@pytest.mark.parametrize("target", [X86, X86.with_isa("avx512"), ARM, A76, PHONE],
                          ids=lambda t: f"{t.isa}-{t.cpu[:11]}")  # fmt: skip
 def test_nothing_but_kernels_is_for_some_processors_only(target: Target) -> None:
     source = programs.staged(classifier("small"), target, True).source
-    library = build_library([source])
+    library = build_library([source], None, ("-g",))
     kernels = functions(library)[f"program_{target.isa}.c"]
     assert len(kernels) > 10
     beyond = {f for f, word in code(library, target.arch)
@@ -229,19 +230,20 @@ def test_nothing_but_kernels_is_for_some_processors_only(target: Target) -> None
     assert beyond <= kernels
     if target.arch == "x86_64":
         assert beyond  # they were found at all
-    if target is ARM:
+    if target in (ARM, PHONE):
         assert not beyond
 
 
-@pytest.mark.parametrize("target", [X86, ARM], ids=lambda t: t.isa)
+@pytest.mark.parametrize("target", [X86, ARM, PHONE], ids=lambda t: f"{t.isa}-{t.library}")
 def test_nothing_runs_when_a_library_is_loaded(target: Target) -> None:
-    """No constructors, no code that chooses functions, nothing that a thread starts with."""
+    """No constructors, no code that chooses functions, nothing that a thread starts with. The names
+    of its symbols and what debuggers read are not there."""
     library = build_library([programs.staged(classifier("small"), target, True).source])
     tool = shutil.which("readelf") or pytest.skip("no readelf")
     shown = subprocess.run([tool, "-SdW", library], capture_output=True, text=True, check=True)
-    assert ".text" in shown.stdout and "(SONAME)" not in shown.stdout
+    assert ".text" in shown.stdout and f"[{target.library}]" in shown.stdout
     for name in (".init_array", ".preinit_array", ".ctors", "(INIT)", "(INIT_ARRAY)", ".tdata",
-                 ".tbss"):  # fmt: skip
+                 ".tbss", ".symtab", ".debug"):  # fmt: skip
         assert name not in shown.stdout
 
 

@@ -1,6 +1,6 @@
 """Artifact: the directory that a compilation leaves behind.
 
-    model.so            the library; needs nothing but libc
+    model.so            the library, libmodel.so for Android; needs nothing but libc
     canao_model.h       its C interface, with this model's constants
     canao_pick.h        picks one of several such libraries, by how fast each is on the device
     weights.bin         packed weights, 64-byte aligned, memory-mapped by the library
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from canao.artifact.files import file_digest, fingerprint
-from canao.artifact.manifest import ARTIFACT_FORMAT, MANIFEST, REMEDY, read_manifest
+from canao.artifact.manifest import ARTIFACT_FORMAT, LIBRARY, MANIFEST, REMEDY, read_manifest
 from canao.errors import InputError
 from canao.isa.table import FLOAT
 
-_ALWAYS = ("model.so", "weights.bin")
+_WEIGHTS = "weights.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Artifact:
         """The artifact in directory `path`; InputError if it is not one, or is damaged."""
         path = Path(path)
         manifest = read_manifest(path)
-        for name in _ALWAYS:
+        for name in (manifest.get("library", LIBRARY), _WEIGHTS):
             if name not in manifest["files"]:
                 raise InputError(f"{path}/{MANIFEST}: does not list {name}; {REMEDY}")
         for name in manifest["files"]:
@@ -52,11 +52,11 @@ class Artifact:
 
     @property
     def library(self) -> Path:
-        return self.path / "model.so"
+        return self.path / str(self.manifest.get("library", LIBRARY))
 
     @property
     def weights(self) -> Path:
-        return self.path / "weights.bin"
+        return self.path / _WEIGHTS
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:

@@ -20,6 +20,8 @@ from canao.errors import InputError
 ARTIFACT_FORMAT = 5
 MANIFEST = "manifest.json"
 REMEDY = "compile the model again"
+# The library where the manifest names none.
+LIBRARY = "model.so"
 # Entries that the library tells as well.
 INTERFACE = ("inputs", "outputs", "max_length", "resumes")
 
@@ -34,11 +36,14 @@ class _Strict(Struct, forbid_unknown_fields=True):
 
 
 class TargetEntry(_Strict):
-    """What the library was compiled for; `isa` is the widest instruction set of several."""
+    """What the library was compiled for; `isa` is the widest instruction set of several, `features`
+    what its kernels ask a processor for, by Linux' names, and `cpu` the one that was named."""
 
     name: str
     isa: str
     triple: str
+    cpu: str | UnsetType = UNSET
+    features: list[str] | UnsetType = UNSET
 
 
 class InputEntry(_Strict):
@@ -78,6 +83,7 @@ class LevelEntry(_Strict):
 
     isa: str
     kernels: list[KernelEntry]
+    features: list[str] | UnsetType = UNSET
 
 
 class AgreementEntry(_Strict):
@@ -154,6 +160,7 @@ class Manifest(_Strict):
     generation: dict[str, Any] | None | UnsetType = UNSET
     kv_cache: KvCacheEntry | None | UnsetType = UNSET
     left_out: list[tuple[str, str]] | UnsetType = UNSET
+    library: FileName | UnsetType = UNSET
     narrower: list[LevelEntry] | UnsetType = UNSET
     places: list[tuple[Count, Count]] | UnsetType = UNSET
     source: dict[str, Any] | None | UnsetType = UNSET

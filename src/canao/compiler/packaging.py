@@ -61,7 +61,7 @@ def write_artifact(
 ) -> Artifact:  # fmt: skip
     """Write an artifact whole, or not at all."""
     with staged_directory(out) as staged:
-        shutil.copyfile(library, staged / "model.so")
+        shutil.copyfile(library, staged / library.name)
         headers = {"canao_model.h": stages.source.header, **runtime_files("canao_pick.h")}
         for name, text in headers.items():
             (staged / name).write_text(text, encoding="utf-8")
@@ -112,13 +112,16 @@ def make_manifest(
     del head["head_end"]
     inventory.close()
     narrower = [
-        {"isa": level.target.isa, "kernels": _kernels(level)} for level in stages.levels[:-1]
+        {"isa": level.target.isa, "features": list(level.target.features),
+         "kernels": _kernels(level)}
+        for level in stages.levels[:-1]
     ]
     return {
         "format": ARTIFACT_FORMAT,
         "canao": version("canao"),
         "toolchain": f"{toolchain.name} {toolchain.version.splitlines()[0]}",
-        "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
+        "target": target.entry,
+        "library": target.library,
         "model": getattr(config, "model_type", source.kind),
         **head,
         "left_padding": ignores_left_padding(source),

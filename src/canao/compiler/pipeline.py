@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from canao.artifact.directory import Artifact
-from canao.build import Toolchain, build_library, get_toolchain
+from canao.build import Toolchain, build_library, toolchain_for
 from canao.compiler.loading import (
     check_vocabulary,
     inventory_of,
@@ -204,7 +204,7 @@ def compile_model(
     out = Path(out)
     check_destination(out)
     target = target or get_target()
-    toolchain = toolchain or get_toolchain()
+    toolchain = toolchain_for(target, toolchain)
     found, place = locate(model, revision, ignored)
     inventory = inventory_of(found, ignored, place)
     tokenizer = load_tokenizer(found, inventory)

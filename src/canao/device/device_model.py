@@ -15,7 +15,7 @@ from canao.inference.text_model import TextModel
 
 def opened_on(device: Device) -> Callable[[Artifact], TextModel]:
     """What opens a library where the device is: in this process, if it is this machine."""
-    if not device.remote:
+    if not (device.remote or device.emulated):
         return CompiledModel
     return partial(DeviceModel, device=device)
 

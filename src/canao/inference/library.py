@@ -15,7 +15,7 @@ from canao.artifact.manifest import INTERFACE, MANIFEST
 from canao.artifact.reading import parse_json, shown
 from canao.artifact.temporary import WorkingDirectory
 from canao.errors import DeviceError, InputError
-from canao.target import Target
+from canao.target import Target, system_of
 
 THIS_MACHINE = "this machine"
 
@@ -25,11 +25,11 @@ def require_runnable(artifact: Artifact, target: Target, place: str = THIS_MACHI
     library was compiled for. Whether its processor has the instructions, the library itself finds
     out when it is opened."""
     built = artifact.manifest["target"]
-    if not str(built.get("triple", "")).startswith(f"{target.arch}-"):
-        remedy = "host" if place == THIS_MACHINE else f"{target.arch}-linux"
+    if system_of(str(built.get("triple", ""))) != system_of(target.triple):
+        remedy = "host" if place == THIS_MACHINE else "-".join(system_of(target.triple))
         raise DeviceError(
             f"{artifact.path}: built for {built.get('name')} ({built.get('isa')}), {place} is "
-            f"{target.arch} ({target.isa}); compile with --target {remedy}"
+            f"{' '.join(system_of(target.triple))} ({target.isa}); compile with --target {remedy}"
         )
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from canao.isa.processors import PROCESSORS, Processor
 from canao.isa.table import Isa
 
 
@@ -75,12 +76,11 @@ _V2 = ("pni", "ssse3", "cx16", "sse4_1", "sse4_2", "popcnt", "lahf_lm")
 _V3 = (*_V2, "movbe", "xsave", "avx", "f16c", "fma", "avx2", "bmi1", "bmi2", "abm")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _ARM_1 = ("crc32", "atomics", "asimdrdm")
-_A76 = (*_ARM_1, "aes", "pmull", "sha1", "sha2", "fphp", "asimdhp", "lrcpc", "asimddp")
 # What the processors have that compilers know by these names, beyond the least of their triple.
 _PROCESSORS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {"": (), "x86_64": (), "x86_64_v2": _V2, "x86_64_v3": _V3, "x86_64_v4": _V4},
-    "aarch64": {"": (), "generic": (), "cortex_a76": _A76,
-                "armv8_a": (), "armv8_1_a": _ARM_1, "armv8_2_a": _ARM_1},
+    "aarch64": {"": (), "generic": (), "armv8_a": (), "armv8_1_a": _ARM_1, "armv8_2_a": _ARM_1,
+                **{p.zig: p.features for p in PROCESSORS["aarch64"].values()}},
 }  # fmt: skip
 # What compilers call a feature, where Linux calls it something else.
 _NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -93,8 +93,26 @@ _NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
                 "rdm": ("asimdrdm",), "rcpc": ("lrcpc",), "dotprod": ("asimddp",),
                 "fullfp16": ("fphp", "asimdhp"), "fp16": ("fphp", "asimdhp"),
                 "fp16fml": ("fphp", "asimdhp", "asimdfhm"), "aes": ("aes", "pmull"),
-                "sha2": ("sha1", "sha2")},
+                "sha2": ("sha1", "sha2"), "jsconv": ("jscvt",), "complxnum": ("fcma",)},
 }  # fmt: skip
+# What a processor's name means to zig beyond ARMv8.0: versions of the architecture, and what has
+# instructions of its own.
+_BEYOND = (
+    "v8_1a", "v8_2a", "v8_3a", "v8_4a", "v8_5a", "v8_6a", "v8_7a", "v9a", "v9_1a", "v9_2a",
+    "lse", "lse2", "rdm", "crc", "rcpc", "rcpc_immo", "dotprod", "fullfp16", "fp16fml", "i8mm",
+    "bf16", "sve", "sve2", "sve_bitperm", "aes", "sha2", "sha3", "sm4", "complxnum", "jsconv",
+    "fptoint", "flagm", "altnzcv", "pauth", "fpac", "bti", "mte", "dit", "sb", "ccdp", "ccidx",
+    "predres", "specrestrict", "rand", "am", "amvs", "ecv", "fgt", "hcx", "mec", "mpam", "nv",
+    "rme", "sel2", "spe", "spe_eef", "tlb_rmi", "tracev8_4", "wfxt", "xs",
+)  # fmt: skip
+
+
+def scheduled(processor: Processor, isa: Isa) -> str:
+    """What zig calls a processor whose code runs wherever an ARM instruction set does: instructions
+    are ordered for it, and it has no others than these."""
+    names = _NAMES["aarch64"]
+    more = [n for n in _BEYOND if not set(names.get(n, (n,))).issubset(isa.features)]
+    return "-".join((processor.zig, *more))
 
 
 def needed(isa: Isa, cpu: str, arch: str) -> tuple[str, ...]:

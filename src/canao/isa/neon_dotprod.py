@@ -11,7 +11,7 @@ HALVES = "return vreinterpretq_f16_u16(vld1q_u16(p));"
 ISA = replace(
     neon.ISA,
     name="neon_dotprod", extends="neon", gains=frozenset({"i8", "q7_i8", "f16"}),
-    features=("atomics", "asimdrdm", "asimddp", "fphp", "asimdhp"),
+    features=("asimdrdm", "asimddp", "fphp", "asimdhp"),
     cpu="generic+v8_2a+dotprod+fullfp16", gcc_march="armv8.2-a+dotprod+fp16",
     tiles={
         **neon.ISA.tiles,

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { MAX_INPUTS = 8, MAX_OUTPUTS = 64, MAX_THREADS = 64 };
 enum { THREADS = 7 }; /* canao_open: threads cannot be started, or pinned */
@@ -60,7 +61,7 @@ static uint64_t now(void)
 
 static int fail(const char *what, const char *why)
 {
-    fprintf(stderr, "%s: %s\n", what, why);
+    dprintf(STDERR_FILENO, "%s: %s\n", what, why); /* Android has no `stderr` before API 23 */
     return 1;
 }
 
@@ -115,14 +116,10 @@ static int make_ready(const struct library *l, canao_model *m, const struct requ
 static int time_runs(const struct library *l, canao_model *m, const struct request *q,
                      const int32_t *const *in, float *const *out)
 {
-    char *readings = NULL;
-    size_t size = 0;
-    FILE *others = open_memstream(&readings, &size);
-    if (!others)
-        return fail("samples", "not enough memory");
+    struct readings others = {0};
     const int own = q->pinned ? q->cores[0] : -1;
-    read_clock(others, "begin", own);
-    read_others(others, "begin", own); /* before the warm-up: reading leaves the caches cold */
+    read_clock(&others, "begin", own);
+    read_others(&others, "begin", own); /* before the warm-up: reading leaves the caches cold */
     if (q->next)
         l->extend(m, in, q->length, 0, out);
     for (long i = 0; i < q->warmup; i++) {
@@ -147,13 +144,12 @@ static int time_runs(const struct library *l, canao_model *m, const struct reque
         if (count == room)
             ns = realloc(ns, (room *= 2) * sizeof *ns);
     }
-    if (!ns)
+    read_others(&others, "end", own);
+    read_clock(&others, "end", own);
+    if (!ns || others.lost)
         return fail("samples", "not enough memory");
-    read_others(others, "end", own);
-    read_clock(others, "end", own);
-    fclose(others);
-    printf("%ssamples", readings);
-    free(readings);
+    printf("%ssamples", others.text);
+    free(others.text);
     for (size_t i = 0; i < count; i++)
         printf(" %llu", (unsigned long long)ns[i]);
     printf("\n");

@@ -12,14 +12,46 @@
 
 #include <dirent.h>
 #include <sched.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <time.h>
 #include <unistd.h>
 
-static void read_cores(FILE *to, const char *when)
+/* Lines of the report that are printed later: printing would take time between samples. Not a stream
+ * in memory, which Android has from API 23 on. */
+struct readings {
+    char *text; /* all zero before the first line */
+    size_t length, room;
+    int lost; /* there was no memory for some of it */
+};
+
+static void note(struct readings *to, const char *format, ...)
+{
+    char line[512];
+    va_list values;
+    va_start(values, format);
+    const int count = vsnprintf(line, sizeof line, format, values);
+    va_end(values);
+    const size_t more = count < 0 ? sizeof line : (size_t)count;
+    if (more < sizeof line && to->length + more >= to->room) {
+        const size_t room = 2 * to->room + sizeof line;
+        char *text = (char *)realloc(to->text, room);
+        to->text = text ? text : to->text;
+        to->room = text ? room : to->room;
+    }
+    if (more >= sizeof line || to->length + more >= to->room) {
+        to->lost = 1;
+        return;
+    }
+    memcpy(to->text + to->length, line, more + 1);
+    to->length += more;
+}
+
+static void read_cores(struct readings *to, const char *when)
 {
     char *line = NULL;
     size_t room = 0;
@@ -28,8 +60,8 @@ static void read_cores(FILE *to, const char *when)
         unsigned long long core, t[8];
         if (sscanf(line, "cpu%llu %llu %llu %llu %llu %llu %llu %llu %llu", &core, &t[0], &t[1],
                    &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]) == 9)
-            fprintf(to, "core %s %llu %llu %llu %llu %llu %llu %llu %llu %llu\n", when, core, t[0],
-                    t[1], t[2], t[3], t[4], t[5], t[6], t[7]);
+            note(to, "core %s %llu %llu %llu %llu %llu %llu %llu %llu %llu\n", when, core, t[0],
+                 t[1], t[2], t[3], t[4], t[5], t[6], t[7]);
     }
     if (file)
         fclose(file);
@@ -57,7 +89,7 @@ static int last_core(char *stat)
     return word ? atoi(word + 1) : -1;
 }
 
-static void read_threads(FILE *to, const char *when, int own)
+static void read_threads(struct readings *to, const char *when, int own)
 {
     DIR *folder = opendir("/proc/self/task");
     for (struct dirent *e; folder && (e = readdir(folder));) {
@@ -73,7 +105,7 @@ static void read_threads(FILE *to, const char *when, int own)
         if (!clock_gettime((clockid_t)((~(unsigned)atoi(e->d_name) << 3) | 6u), &t))
             ran = (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
         const int core = own >= 0 && atoi(e->d_name) == getpid() ? own : last_core(stat);
-        fprintf(to, "thread %s %.20s %d %llu %llu\n", when, e->d_name, core, ran, waited);
+        note(to, "thread %s %.20s %d %llu %llu\n", when, e->d_name, core, ran, waited);
     }
     if (folder)
         closedir(folder);
@@ -117,7 +149,7 @@ static void clock_word(int core, const char *name, const char *none, char *word)
 }
 
 /* own: the core that is looked at; less than 0: the one that this thread is on. */
-static void read_clock(FILE *to, const char *when, int own)
+static void read_clock(struct readings *to, const char *when, int own)
 {
     cpu_set_t before, one;
     const int pinned = own >= 0 && !sched_getaffinity(0, sizeof before, &before);
@@ -133,14 +165,16 @@ static void read_clock(FILE *to, const char *when, int own)
     clock_word(core, "scaling_governor", "-", governor);
     if (pinned)
         sched_setaffinity(0, sizeof before, &before);
-    fprintf(to, "clock %s %llu %s %s\n", when, (unsigned long long)taken, khz, governor);
+    note(to, "clock %s %llu %s %s\n", when, (unsigned long long)taken, khz, governor);
 }
 
 /* own: the core of the thread that reads, which it is pinned to during calls only, and may have left
  * by now; less than 0 if it is pinned to none. */
-static void read_others(FILE *to, const char *when, int own)
+static void read_others(struct readings *to, const char *when, int own)
 {
-    fprintf(to, "at %s %llu %ld\n", when, (unsigned long long)others_now(), sysconf(_SC_CLK_TCK));
+    /* What sysconf(_SC_CLK_TCK) tells; its number is another one on Android. */
+    const long ticks = (long)getauxval(AT_CLKTCK);
+    note(to, "at %s %llu %ld\n", when, (unsigned long long)others_now(), ticks);
     read_cores(to, when);
     read_threads(to, when, own);
 }

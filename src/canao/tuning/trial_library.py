@@ -161,7 +161,7 @@ def build_trial_library(
     source = emit(schedule, target)
     library = build_library([source], toolchain)
     folder.mkdir(parents=True)
-    (folder / "model.so").symlink_to(library.resolve())
+    (folder / library.name).symlink_to(library.resolve())
     try:
         with open(folder / "weights.bin", "wb") as stream:
             for part in file_parts(made.program.graph, schedule.weights):
@@ -172,7 +172,8 @@ def build_trial_library(
             "name another directory in TMPDIR"
         ) from None
     manifest = {
-        "target": {"name": target.name, "isa": target.isa, "triple": target.triple},
+        "target": target.entry,
+        "library": library.name,
         "kernels": [{"name": step.name} for step in schedule.steps],
         **interface(made.program.graph),
     }

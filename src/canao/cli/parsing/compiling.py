@@ -39,6 +39,10 @@ def compile(
     revision: Revision = None,
     out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="artifact directory")] = None,
     target: TargetName = TARGET,
+    cpu: Annotated[
+        str | None, typer.Option(help="processor that code is chosen for, such as cortex-a76; "
+                                "default all of the target's")
+    ] = None,
     isa: Annotated[
         str | None, typer.Option(help="instruction set other than the target's, or several "
                                 "(avx2,avx512), of which the library takes the widest it finds")
@@ -95,7 +99,9 @@ def compile(
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
     from canao.cli.compile_command import compile_and_print, print_stage
 
-    chosen = get_target(target) if isa is None else get_target(target).with_isa(isa)
+    chosen = get_target(target, cpu)
+    if isa is not None:
+        chosen = chosen.with_isa(isa)
     options: dict[str, Any] = {
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
         "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
