@@ -362,7 +362,7 @@ def devices_of(given: str | Device | Sequence[Device]) -> list[Device]:
             if names.count(name) > 1:
                 raise InputError(f"--device {given}: names {name} twice; name each once")
         return [get_device(name) for name in names]
-    found = list(given) if isinstance(given, Sequence) else [given]
+    found: list[Device] = [*given] if isinstance(given, Sequence) else [given]
     if not found:
         raise InputError("no device; give one, as 'local'")
     return found
