@@ -81,7 +81,8 @@ class SshServer:
     def stop(self) -> None:
         """With all of its connections."""
         if self._process.poll() is None:
-            for pid in (*_children(self._process.pid), self._process.pid):
+            # What runs in a connection last: else it would end before the connection is lost.
+            for pid in (self._process.pid, *_children(self._process.pid)):
                 os.kill(pid, signal.SIGKILL)
             self._process.wait()
 
@@ -90,7 +91,7 @@ def _children(pid: int) -> list[int]:
     """What a process started, and what that started."""
     told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     own = [int(word) for word in told.stdout.split()]
-    return [below for one in own for below in (*_children(one), one)]
+    return [below for one in own for below in (one, *_children(one))]
 
 
 def _sshd() -> str:
