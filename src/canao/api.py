@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from canao.artifact.certificate_file import unfitting
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
-from canao.defaults import DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
+from canao.defaults import CORES, DEVICE, PRECISION, TARGET, TUNE_SECONDS, silent
 from canao.device.base import Device, MeasureConfig
 from canao.device.certify import check_budget
 from canao.device.cores import named_cores
@@ -144,7 +144,7 @@ def search(
     task: str | None = DEFAULTS.task, text_columns: Sequence[str] = (),
     label_column: str | None = None, unlabelled: str | None = None,
     label_separator: str | None = None, data_revision: str | None = None,
-    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads, cores: str = "",
+    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads, cores: str = CORES,
     trials: int = DEFAULTS.trials, controller: str = DEFAULTS.controller,
     seed: int = DEFAULTS.seed, percentile: float = DEFAULTS.percentile,
     others_limit: float = DEFAULTS.others_limit,

@@ -12,6 +12,8 @@ from typing import Any
 
 TARGET = "host"
 DEVICE = "local"
+CORES = ""  # that threads are pinned to: the fastest
+SUSTAIN = "0m"  # of runs without a pause in a certificate
 TOOLCHAIN = "zig"
 PRECISION = "float32"  # of products
 NEAR_COSINE, NEAR_LARGEST = 0.99, 1.0  # of outputs on random texts: beyond is worth a warning

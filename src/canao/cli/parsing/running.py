@@ -33,7 +33,7 @@ from canao.cli.parsing.options import (
     names_of,
     numbers_of,
 )
-from canao.defaults import DEVICE, MAX_REGRESSION
+from canao.defaults import CORES, DEVICE, MAX_REGRESSION, SUSTAIN
 from canao.device.base import PERCENTILES, MeasureConfig
 from canao.device.names import HELP as DEVICES
 from canao.errors import InputError
@@ -192,7 +192,7 @@ def bench(
     ),
     warmup: Annotated[int, typer.Option(help="runs before the first sample")] = PROTOCOL.warmup,
     percentile: Annotated[str, typer.Option(help="comma-separated")] = listed(PERCENTILES),
-    cores: Cores = "",
+    cores: Cores = CORES,
     profile: Annotated[bool, typer.Option("--profile", help="time every kernel as well")] = False,
     as_json: AsJson = False,
     raw: Annotated[bool, typer.Option("--raw", help="JSON with every sample")] = False,
@@ -218,7 +218,7 @@ def certify(
     device: DeviceName = DEVICE,
     length: Length = PROTOCOL.length,
     threads: Threads = PROTOCOL.threads,
-    cores: Cores = "",
+    cores: Cores = CORES,
     samples: Samples = PROTOCOL.samples,
     percentile: Percentile = DEFAULTS.percentile,
     others_limit: OthersLimit = DEFAULTS.others_limit,
@@ -231,7 +231,7 @@ def certify(
     sustain: Annotated[
         str, typer.Option(help="run for so long without a pause as well, as 10m; the worst minute "
                           "must keep the budget")
-    ] = "0m",
+    ] = SUSTAIN,
     check: Annotated[
         str | None, typer.Option(help="labelled text, as --data of search, or .conll: what the "
                                  "library says of it is in the certificate")

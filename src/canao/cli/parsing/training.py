@@ -35,7 +35,7 @@ from canao.cli.search_command import (
     search_each_device_and_report,
     work_and_report,
 )
-from canao.defaults import DEVICE, PRECISION, field_defaults
+from canao.defaults import CORES, DEVICE, PRECISION, field_defaults
 from canao.errors import InputError
 from canao.search.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
@@ -88,7 +88,7 @@ def search(
     ] = False,
     length: Length = PROTOCOL.length,
     threads: Threads = PROTOCOL.threads,
-    cores: Cores = "",
+    cores: Cores = CORES,
     trials: Annotated[int, typer.Option(help="candidates that get a proxy score")] = (
         DEFAULTS.trials
     ),
