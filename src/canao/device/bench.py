@@ -3,9 +3,9 @@ in it."""
 
 from __future__ import annotations
 
+import atexit
 import errno
 import math
-import weakref
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -60,8 +60,10 @@ class BenchDevice:
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}
         self._made_of: bytes | None = None  # of the weights that were made there last
-        # Nothing stays on the machine when the device is done with, or Python ends.
-        self._end = weakref.finalize(self, transport.close)
+        # Nothing stays on another machine when Python ends. Not when the device is collected: that
+        # may be in any thread, also in one that the transport waits for.
+        if transport.remote:
+            atexit.register(transport.close)
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
         binding = Binding(artifact)
@@ -181,7 +183,8 @@ class BenchDevice:
 
     def close(self) -> None:
         """Remove what lies on the machine, at the latest when Python ends."""
-        self._end()
+        atexit.unregister(self.transport.close)
+        self.transport.close()
 
     def _bench(
         self, artifact: Artifact, config: MeasureConfig, mode: str, *more: str
