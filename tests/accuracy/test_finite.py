@@ -168,8 +168,8 @@ def test_what_a_library_says_on_the_data_must_be_numbers(
     real = gate.predictions
     broken: list[bool] = []
 
-    def said(artifact: Any, of: Any) -> Predictions:
-        found = real(artifact, of)
+    def said(artifact: Any, of: Any, opened: Any) -> Predictions:
+        found = real(artifact, of, opened)
         return Predictions(found.values, found.score, not broken.pop(0))
 
     monkeypatch.setattr(gate, "predictions", said)

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,8 +154,8 @@ def test_nothing_is_written_where_too_much_is_lost(
 ) -> None:
     measured = iter(range(100))
 
-    def falling(artifact: Artifact, of: TextData) -> object:
-        found = predictions(artifact, of)
+    def falling(artifact: Artifact, of: TextData, opened: Any) -> object:
+        found = predictions(artifact, of, opened)
         worse = {"accuracy": 0.9 if next(measured) == 0 else 0.5}
         return replace(found, score=replace(found.score, metrics=worse))
 
