@@ -276,11 +276,11 @@ def search(
     if executor not in (None, *EXECUTORS):
         raise InputError(f"--executor '{executor}' is not one of {', '.join(EXECUTORS)}")
     say, told_of = train_progress or silent, progress or silent
-    team = study.team if isinstance(study, Joined) else _team(study, told_of)
     where, *further = several = devices_of(device)
     budgets = budgets_of(budgets, several)
     if further and study is not None:
         raise InputError("--study is of a search on one device; leave it out")
+    team = study.team if isinstance(study, Joined) else _team(study, told_of)
     options = replace(options, measure=replace(
         options.measure, cores=named_cores(cores, where.machine, threads)
     ))  # fmt: skip

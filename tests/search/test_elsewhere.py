@@ -116,16 +116,18 @@ def test_a_finished_library_that_is_late_there(tmp_path: Path) -> None:
         ({"device": [], "budget_ms": 2.0}, "no device"),
         ({"device": "null,nowhere", "budget_ms": 2.0}, "device 'nowhere' is not one of"),
         ({"device": "null,local", "budget_ms": [2.0, -1.0]}, "budget"),
-        ({"device": "null,local", "budget_ms": 2.0, "study": "sqlite:///x"}, "--study is of"),
+        ({"device": "null,local", "budget_ms": 2.0, "study": "sqlite:///none"}, "--study is of"),
     ],
 )
 def test_what_is_not_asked_so(
-    place: Path, tmp_path: Path, asked: dict[str, Any], words: str  # noqa: F811
+    place: Path, tmp_path: Path, asked: dict[str, Any], words: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=words):
         canao.search(teacher=place / "teacher", data=place / "task", run_dir=tmp_path / "run",
                      **asked)  # fmt: skip
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())  # no run, and no database
 
 
 def test_a_student_for_each(place: Path, tmp_path: Path) -> None:  # noqa: F811

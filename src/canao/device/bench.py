@@ -200,6 +200,8 @@ class BenchDevice:
                      config.warmup, samples, round(config.seconds * 1000),
                      round(config.max_seconds * 1000), mode, *more]  # fmt: skip
         done = self._ran([*there, *map(str, arguments)], "the benchmark", _TIMEOUT_S)
+        if done.code:
+            self._made_of = None  # the machine may have lost what was made there
         if done.code < 0:
             raise DeviceError(f"the library ended with signal {-done.code}; compile it again")
         if done.code:
