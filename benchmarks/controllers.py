@@ -22,9 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from canao.search.controller import LATENCY, NAMES, objectives  # noqa: E402
-from canao.search.samplers import make_controller  # noqa: E402
-from canao.search.space import Space  # noqa: E402
+from canao.search.candidates.space import Space  # noqa: E402
+from canao.search.controllers.controller import LATENCY, NAMES, objectives  # noqa: E402
+from canao.search.controllers.samplers import make_controller  # noqa: E402
 from tests.search.landscape import (  # noqa: E402
     TEACHER,
     FormulaTrainer,

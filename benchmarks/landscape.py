@@ -52,10 +52,10 @@ from canao.device.bench import local_device
 from canao.errors import DeviceError, InputError
 from canao.machine import local_machine
 from canao.model.arch import Arch
-from canao.search.allocate import allocated
-from canao.search.kernels import Imported, survey
-from canao.search.space import Space
-from canao.search.table import LatencyTable, table_key
+from canao.search.candidates.allocate import allocated
+from canao.search.candidates.space import Space
+from canao.search.latency.kernels import Imported, survey
+from canao.search.latency.table import LatencyTable, table_key
 from canao.train.data import load_data
 from canao.train.options import RANKERS, TrainOptions
 from canao.train.trainer import Trainer

@@ -22,9 +22,9 @@ from peers.records import Record
 from canao.artifact.files import write_whole
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search.controller import BLOCKWISE, LATENCY, NAMES, objectives
-from canao.search.samplers import make_controller
-from canao.search.space import Space
+from canao.search.candidates.space import Space
+from canao.search.controllers.controller import BLOCKWISE, LATENCY, NAMES, objectives
+from canao.search.controllers.samplers import make_controller
 
 RESULTS = Path(__file__).resolve().parent / "results" / "controllers.json"
 EVALUATIONS = 32

@@ -41,9 +41,9 @@ from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import check_precision
-from canao.search.kernels import Imported, survey
-from canao.search.space import Space
-from canao.search.table import LatencyTable, table_key
+from canao.search.candidates.space import Space
+from canao.search.latency.kernels import Imported, survey
+from canao.search.latency.table import LatencyTable, table_key
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "predictions.jsonl"

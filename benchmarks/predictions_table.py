@@ -12,7 +12,7 @@ from marks import footnotes
 from pages import fill, table
 
 from canao.model.arch import Arch
-from canao.search.table import LEARNT_FROM
+from canao.search.latency.table import LEARNT_FROM
 
 PAGE = Path(__file__).resolve().parent / "predictions.md"
 MIXED = "mixed"

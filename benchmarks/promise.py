@@ -47,8 +47,8 @@ from canao.device.bench import local_device
 from canao.device.certify import judge
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import local_machine
-from canao.search.journal import read_trials
-from canao.search.trial import best_first
+from canao.search.candidates.trial import best_first
+from canao.search.study.journal import read_trials
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "results" / "promise.jsonl"

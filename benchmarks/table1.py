@@ -58,8 +58,8 @@ from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch
-from canao.search.run_file import read_run
-from canao.search.space import Space
+from canao.search.candidates.space import Space
+from canao.search.study.run_file import read_run
 from canao.train.data import TextData, load_data
 from canao.train.inheritance.inherit import Kept, keep
 from canao.train.options import TrainOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 from canao.model.arch import Arch
 from canao.report.why import why
 from canao.report.write import write_report
-from canao.search.trial import DOMINATED, MEASURED_OVER, PREDICTED_OVER, TRAINED, Trial
+from canao.search.candidates.trial import DOMINATED, MEASURED_OVER, PREDICTED_OVER, TRAINED, Trial
 from tests.search.landscape import FormulaTrainer, compile_by_formula, device, options, run_search
 
 ONE, TWO, THREE, FOUR = (Arch.uniform(n, 32, 2, 64) for n in (1, 2, 3, 4))

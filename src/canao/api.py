@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from canao.search.fallback import Precisions
     from canao.search.joining import Joined
     from canao.search.options import Finish
-    from canao.search.team import Team
+    from canao.search.study.team import Team
     from canao.train.data import TextData
     from canao.train.distillation.general import Distilled
     from canao.train.trainer import Trainer
@@ -240,10 +240,10 @@ def search(
     from canao.search import fallback
     from canao.search.elsewhere import Elsewhere
     from canao.search.joining import Joined, arguments_of
-    from canao.search.kernels import Imported
+    from canao.search.latency.kernels import Imported
     from canao.search.loop import Shared, run_search
-    from canao.search.sharing import FROM, TRAINED, sharing, trained_in
-    from canao.search.team import Offer
+    from canao.search.study.sharing import FROM, TRAINED, sharing, trained_in
+    from canao.search.study.team import Offer
     from canao.train.data import load_data
     from canao.train.distillation.unlabelled import Unlabelled, read_unlabelled
     from canao.train.engine.compute import training_device
@@ -463,8 +463,8 @@ def worker(
     InputError names what differs where this process would not judge as the search does.
     """
     from canao.search.joining import Joined, own_place
-    from canao.search.study_url import parse_study
-    from canao.search.team import Team
+    from canao.search.study.team import Team
+    from canao.search.study.url import parse_study
 
     told_of = progress or silent
     team = Team(parse_study(study), lambda line: told_of(Event("team", line)))
@@ -505,7 +505,7 @@ def distil(
     """
     from canao.model.arch import Arch
     from canao.model.directory.hub import resolve
-    from canao.search.run_file import locked
+    from canao.search.study.run_file import locked
     from canao.train.distillation.general import distil_text
 
     run_dir = Path(run_dir)
@@ -568,8 +568,8 @@ def _team(study: str | None, progress: Callable[[Event], None]) -> Team | None:
     """The processes that work on a study, of which this one begins the search."""
     if study is None:
         return None
-    from canao.search.study_url import parse_study
-    from canao.search.team import Team
+    from canao.search.study.team import Team
+    from canao.search.study.url import parse_study
 
     return Team(parse_study(study), lambda line: progress(Event("team", line)), new=True)
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from canao.device.transport import Completed
+from canao.device.transports.transport import Completed
 
 # What a command may name besides the folder's files: files that every Linux has.
 _ANYWHERE = ("/proc/",)

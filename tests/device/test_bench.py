@@ -13,7 +13,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import BenchDevice, connect, local_device
-from canao.device.transport import Completed, LocalTransport, Transport
+from canao.device.transports.transport import Completed, LocalTransport, Transport
 from canao.errors import DeviceError, InputError
 from canao.machine import Cluster, Machine, local_machine, read_machine
 from tests.device.echo import EchoTransport

@@ -11,7 +11,7 @@ from canao.artifact.measured import Clock
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import BenchDevice
 from canao.device.benchmark_report import Rows, read_steps, read_times
-from canao.device.transport import Completed, LocalTransport
+from canao.device.transports.transport import Completed, LocalTransport
 from canao.errors import DeviceError
 from canao.machine import local_machine
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from canao.device.adb import AdbTransport
 from canao.device.base import Device
 from canao.device.bench import connect, local_device
 from canao.device.null import NullDevice
-from canao.device.ssh import SshTransport
+from canao.device.transports.adb import AdbTransport
+from canao.device.transports.ssh import SshTransport
 from canao.machine import local_machine
 from tests.device.echo import EchoTransport
 from tests.device.phone import Phone

@@ -16,7 +16,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import connect
-from canao.device.ssh import SshTransport, hosts
+from canao.device.transports.ssh import SshTransport, hosts
 from canao.errors import DeviceError, InputError
 from tests.device.servers import USER, SshServer, at_home, ssh_server
 
@@ -85,7 +85,7 @@ def test_files_are_sent_once(way: SshTransport, tmp_path: Path) -> None:
 def test_what_was_used_longest_ago_goes(
     way: SshTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("canao.device.remote._ROOM", 50)
+    monkeypatch.setattr("canao.device.transports.remote._ROOM", 50)
     for number in range(6):
         file = tmp_path / str(number)
         file.write_text(str(number) * 20)
@@ -97,8 +97,9 @@ def test_what_was_used_longest_ago_goes(
 def test_nothing_is_left(server: SshServer, tmp_path: Path) -> None:
     """Not by a process that ends, and not for long by one that was killed."""
     code = (
-        "import os; from canao.device.bench import connect; from canao.device.ssh import "
-        f"SshTransport; d = connect(SshTransport({server.address!r})); print(d.transport.folder, "
+        "import os; from canao.device.bench import connect; "
+        "from canao.device.transports.ssh import SshTransport; "
+        f"d = connect(SshTransport({server.address!r})); print(d.transport.folder, "
         "flush=True); os.environ.get('KILLED') and os.kill(os.getpid(), 9)"
     )
     folders = []

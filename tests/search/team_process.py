@@ -68,8 +68,8 @@ def run(
 ) -> str:
     """A search's outcome, or how many candidates a worker judged; prints what happens."""
     from canao.search.loop import Shared, run_search, run_worker
-    from canao.search.study_url import parse_study
-    from canao.search.team import Offer, Team, Waits
+    from canao.search.study.team import Offer, Team, Waits
+    from canao.search.study.url import parse_study
 
     def say(line: str) -> None:
         print(line, flush=True)

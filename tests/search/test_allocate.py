@@ -16,9 +16,9 @@ from canao.device.null import NullDevice
 from canao.inference.compiled_model import CompiledModel
 from canao.model.arch import Arch, Block
 from canao.report.write import write_report
-from canao.search.allocate import Choice, allocated, least_error, widths
-from canao.search.space import Space
-from canao.search.trial import MEASURED_OVER
+from canao.search.candidates.allocate import Choice, allocated, least_error, widths
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import MEASURED_OVER
 from tests.oracle import assert_close
 from tests.search.landscape import (
     TEACHER,

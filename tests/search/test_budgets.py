@@ -18,10 +18,10 @@ from canao.errors import BudgetError, InputError
 from canao.model.arch import Arch
 from canao.report.write import write_report
 from canao.search import Event
-from canao.search.budgets import Budgets
+from canao.search.candidates.budgets import Budgets
+from canao.search.candidates.trial import Trial
 from canao.search.evaluation import Evaluator
 from canao.search.options import Finished
-from canao.search.trial import Trial
 from canao.train.options import TrainOptions
 from tests.search.landscape import (
     FormulaTrainer,

@@ -24,7 +24,7 @@ from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from canao.report.write import write_report
 from canao.search import Event, SearchResult
-from canao.search.space import Space
+from canao.search.candidates.space import Space
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,

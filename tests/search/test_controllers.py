@@ -16,11 +16,11 @@ import pytest
 from canao.errors import InputError
 from canao.model.arch import Arch
 from canao.search import Space
-from canao.search.controller import LATENCY, NAMES, objectives
-from canao.search.journal import Journal
-from canao.search.place import Place
-from canao.search.samplers import make_controller
-from canao.search.trial import MEASURED_OVER, TRAINED, Trial
+from canao.search.candidates.trial import MEASURED_OVER, TRAINED, Trial
+from canao.search.controllers.controller import LATENCY, NAMES, objectives
+from canao.search.controllers.samplers import make_controller
+from canao.search.latency.place import Place
+from canao.search.study.journal import Journal
 from tests.search.landscape import TEACHER, accuracy, latency_ms, options
 
 ROOT = Path(__file__).parents[2]

@@ -22,9 +22,9 @@ from canao.errors import CanaoError, InputError
 from canao.model import hf
 from canao.report.write import write_report
 from canao.search.certification import SearchResult
-from canao.search.journal import read_trials
+from canao.search.latency.table import LatencyTable
 from canao.search.options import SearchOptions
-from canao.search.table import LatencyTable
+from canao.search.study.journal import read_trials
 from canao.train.data import load_data
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer

@@ -17,9 +17,9 @@ from canao.errors import BudgetError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch
 from canao.search import Event, SearchResult
+from canao.search.candidates.trial import MEASURED_OVER
 from canao.search.elsewhere import Elsewhere
 from canao.search.options import Finished
-from canao.search.trial import MEASURED_OVER
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,

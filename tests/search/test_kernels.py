@@ -14,7 +14,7 @@ from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.model import hf
 from canao.model.arch import Arch, Block
-from canao.search.kernels import Imported, KernelNames, Known, survey
+from canao.search.latency.kernels import Imported, KernelNames, Known, survey
 from canao.target import get_target
 from canao.train.data import load_data
 from canao.train.options import TrainOptions

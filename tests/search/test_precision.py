@@ -24,9 +24,9 @@ from canao.device.null import NullDevice
 from canao.errors import AccuracyError, BudgetError, InputError
 from canao.report.write import write_report
 from canao.search import Event, SearchOptions, SearchResult
-from canao.search.journal import read_trials
+from canao.search.latency.table import table_key
 from canao.search.options import Finished
-from canao.search.table import table_key
+from canao.search.study.journal import read_trials
 from canao.target import get_target
 from canao.train.metrics import Score
 from canao.train.options import LATER, TrainOptions

@@ -11,9 +11,9 @@ import pytest
 from canao.errors import BudgetError
 from canao.model.arch import Arch
 from canao.search import Event, Space, Trial
-from canao.search.journal import read_trials
-from canao.search.refine import polished, polishing, repaired
-from canao.search.trial import MEASURED_OVER, TRAINED
+from canao.search.candidates.refine import polished, polishing, repaired
+from canao.search.candidates.trial import MEASURED_OVER, TRAINED
+from canao.search.study.journal import read_trials
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,

@@ -21,11 +21,12 @@ from canao.device.null import NullDevice
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch
-from canao.search import Event, Trial, place
-from canao.search.controller import NAMES
-from canao.search.journal import read_trials
-from canao.search.run_file import locked
-from canao.search.trial import FAILED, MEASURED_OVER, TRAINED
+from canao.search import Event, Trial
+from canao.search.candidates.trial import FAILED, MEASURED_OVER, TRAINED
+from canao.search.controllers.controller import NAMES
+from canao.search.latency import place
+from canao.search.study.journal import read_trials
+from canao.search.study.run_file import locked
 from tests.search.landscape import (
     TEACHER,
     FormulaTrainer,

@@ -12,7 +12,7 @@ import pytest
 import canao
 from canao.errors import InputError
 from canao.search import SearchResult
-from canao.search.run_file import locked
+from canao.search.study.run_file import locked
 from tests.train.tiny_bert import save_tiny, write_task
 
 

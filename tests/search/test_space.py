@@ -8,7 +8,7 @@ import torch
 from canao.errors import InputError
 from canao.model.arch import Arch, Block
 from canao.search import Space
-from canao.search.kernels import survey
+from canao.search.latency.kernels import survey
 from canao.train.inheritance.importance import Importance
 from canao.train.inheritance.inherit import keep
 

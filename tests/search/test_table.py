@@ -12,15 +12,15 @@ from canao.device.null import NullDevice
 from canao.errors import DeviceError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch, Block
-from canao.search.kernels import Kernels, survey
-from canao.search.table import (
+from canao.search.candidates.trial import MEASURED_OVER, TRAINED, Trial
+from canao.search.latency.kernels import Kernels, survey
+from canao.search.latency.table import (
     LatencyTable,
     dominated,
     lower_bound_factor,
     prediction_errors,
     table_key,
 )
-from canao.search.trial import MEASURED_OVER, TRAINED, Trial
 from canao.target import get_target
 from tests.search.landscape import FormulaKernels, kernel_times, kernels_by_formula
 
@@ -153,7 +153,7 @@ def test_machines_targets_code_and_precisions_have_tables_of_their_own(
     ]  # fmt: skip
     keys = {table_key(*one) for one in asked}
     assert table_key(NullDevice(), config, "int8") in keys
-    monkeypatch.setattr("canao.search.place.code_stamp", lambda toolchain: "newer")
+    monkeypatch.setattr("canao.search.latency.place.code_stamp", lambda toolchain: "newer")
     assert len(keys | {table_key(*one) for one in asked}) == 2 * len(asked)
 
 

@@ -14,10 +14,10 @@ import pytest
 from canao import api
 from canao.errors import InputError
 from canao.search.joining import Joined
-from canao.search.journal import read_trials
 from canao.search.options import Event
-from canao.search.study_url import parse_study
-from canao.search.team import Team
+from canao.search.study.journal import read_trials
+from canao.search.study.team import Team
+from canao.search.study.url import parse_study
 from tests.train.tiny_bert import save_tiny, write_task
 
 
@@ -91,7 +91,7 @@ def test_a_worker_that_lacks_the_teacher_says_what_to_copy(
 def test_options_in_a_study_are_not_trusted(
     given: dict[str, Any], tmp_path: Path, name: str, value: object
 ) -> None:
-    from canao.search.team import Offer
+    from canao.search.study.team import Offer
     from tests.search.test_workers import HERE
 
     team = Team(parse_study(f"sqlite:///{tmp_path}/study.db"), new=True)

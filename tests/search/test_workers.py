@@ -16,14 +16,15 @@ import pytest
 
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search import Space, place
-from canao.search.bulk_storage import BulkStorage
-from canao.search.journal import Journal, read_trials
-from canao.search.place import Place, place_of
-from canao.search.study_storage import open_shared, study_name
-from canao.search.study_url import parse_study
-from canao.search.team import Offer, Team, Waits
-from canao.search.trial import FAILED, MEASURED_OVER, TRAINED, Trial
+from canao.search import Space
+from canao.search.candidates.trial import FAILED, MEASURED_OVER, TRAINED, Trial
+from canao.search.latency import place
+from canao.search.latency.place import Place, place_of
+from canao.search.study.bulk_storage import BulkStorage
+from canao.search.study.journal import Journal, read_trials
+from canao.search.study.storage import open_shared, study_name
+from canao.search.study.team import Offer, Team, Waits
+from canao.search.study.url import parse_study
 from tests.search.databases import Postgres, Proxy, free_port, until
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula, device, options
 from tests.search.landscape import run_search as run_locally
@@ -307,7 +308,7 @@ def test_storages_that_cannot_be_reached(
 ) -> None:
     pytest.importorskip("psycopg")
     pytest.importorskip("grpc")
-    monkeypatch.setattr("canao.search.study_storage._CONNECT_S", 1)
+    monkeypatch.setattr("canao.search.study.storage._CONNECT_S", 1)
     said = r"cannot be reached .*; start it"
     refused(f"postgresql://a@127.0.0.1:{free_port()}/b", said, tmp_path)
     refused(f"grpc://127.0.0.1:{free_port()}", said, tmp_path)

@@ -33,7 +33,7 @@ from canao.model.blocks import BlockBertForTokenClassification
 from canao.model.embedder import Embedder, load_embedder
 from canao.model.families.parts import Attend, whole
 from canao.model.heads import CLASS_OF_TOKEN, LABELS_OF_TEXT, VALUE_OF_TEXT
-from canao.search.space import Space
+from canao.search.candidates.space import Space
 from canao.train.data import TextData, load_data
 from canao.train.engine.batches import Batch, Encoded, collate, encode, logits_of
 from canao.train.inheritance.importance import measure_importance

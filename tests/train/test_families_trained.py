@@ -22,7 +22,7 @@ from canao.graph.interp import interpret
 from canao.inference.compiled_model import CompiledModel
 from canao.model import hf
 from canao.precision.quantize import in_precision
-from canao.search.kernels import Imported, KernelNames, Known
+from canao.search.latency.kernels import Imported, KernelNames, Known
 from canao.target import get_target
 from canao.train.data import TextData
 from canao.train.engine.fake_quantization import FakeQuantization

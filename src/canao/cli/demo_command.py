@@ -108,7 +108,7 @@ def _require_place(run_dir: Path) -> None:
 
 def chosen_budget(options: DemoOptions, teacher: str | Path) -> float:
     """What was asked for; else that of the run under way, else a share of the teacher's p90."""
-    from canao.search.run_file import RUN_FILE, read_run
+    from canao.search.study.run_file import RUN_FILE, read_run
 
     if options.budget_ms is not None:
         return options.budget_ms

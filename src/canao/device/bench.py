@@ -33,7 +33,7 @@ from canao.device.benchmark_report import read_steps, read_times
 from canao.device.others import others_of
 from canao.device.state import PROBE as PROBE_STATE
 from canao.device.state import State, read_state
-from canao.device.transport import Completed, LocalTransport, Transport
+from canao.device.transports.transport import Completed, LocalTransport, Transport
 from canao.emit.c.peak import peak_source
 from canao.errors import CanaoError, DeviceError
 from canao.inference.binding import Binding, output_shape

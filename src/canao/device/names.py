@@ -52,20 +52,20 @@ def _null(rest: str) -> Device:
 
 def _ssh(rest: str) -> Device:
     from canao.device.bench import connect
-    from canao.device.ssh import SshTransport
+    from canao.device.transports.ssh import SshTransport
 
     return connect(SshTransport(rest))
 
 
 def _adb(rest: str) -> Device:
-    from canao.device.adb import AdbTransport
     from canao.device.bench import connect
+    from canao.device.transports.adb import AdbTransport
 
     return connect(AdbTransport(rest))
 
 
 def _qemu(rest: str) -> Device:
-    from canao.device.qemu import qemu_device
+    from canao.device.emulated import qemu_device
 
     return qemu_device(rest or None)
 
@@ -79,14 +79,14 @@ def _nothing() -> Iterator[Candidate]:
 
 
 def _hosts() -> Iterator[Candidate]:
-    from canao.device.ssh import hosts
+    from canao.device.transports.ssh import hosts
 
     for host in hosts():
         yield Candidate(f"ssh:{host}", "named in ~/.ssh/config")
 
 
 def _phones() -> Iterator[Candidate]:
-    from canao.device.adb import READY, phones
+    from canao.device.transports.adb import READY, phones
 
     for phone in phones():
         state = "ready" if phone.state == READY else phone.state
@@ -94,7 +94,7 @@ def _phones() -> Iterator[Candidate]:
 
 
 def _emulators() -> Iterator[Candidate]:
-    from canao.device.qemu import library_root, version
+    from canao.device.transports.qemu import library_root, version
 
     library_root()
     yield Candidate("qemu", f"{version()}; for `canao verify` only")

@@ -13,10 +13,10 @@ import msgspec
 from canao.model.arch import Arch
 from canao.report.run import Run
 from canao.report.why import why
+from canao.search.candidates.trial import Trial, pareto
 from canao.search.certification import RESULT_FILE
+from canao.search.latency.table import prediction_errors
 from canao.search.options import LeftOut
-from canao.search.table import prediction_errors
-from canao.search.trial import Trial, pareto
 
 _COLUMNS = (
     "number", "arch", "layers", "hidden", "heads", "ffn", "verdict", "accuracy", "latency_ms",

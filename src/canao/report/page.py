@@ -17,10 +17,10 @@ from canao.model.arch import Arch
 from canao.report.figures import reasons, summary
 from canao.report.plots import pareto_svg
 from canao.report.run import Run
+from canao.search.candidates.trial import Trial, best_first
 from canao.search.certification import RESULT_FILE, Result
+from canao.search.latency.table import prediction_errors
 from canao.search.options import LEFT_OUT, LeftOut
-from canao.search.table import prediction_errors
-from canao.search.trial import Trial, best_first
 
 
 def page(run: Run) -> str:

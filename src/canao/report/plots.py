@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from canao.search.trial import Trial, pareto
+from canao.search.candidates.trial import Trial, pareto
 
 _BLUE, _GREY, _RED = "#2463eb", "#98a2b3", "#d92d20"
 

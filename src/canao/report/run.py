@@ -14,7 +14,8 @@ from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.search.budgets import Budgets
+from canao.search.candidates.budgets import Budgets
+from canao.search.candidates.trial import Trial
 from canao.search.certification import (
     ARTIFACT_DIR,
     RESULT_FILE,
@@ -22,9 +23,8 @@ from canao.search.certification import (
     read_profile,
     read_result,
 )
-from canao.search.journal import read_trials
-from canao.search.run_file import read_run_file
-from canao.search.trial import Trial
+from canao.search.study.journal import read_trials
+from canao.search.study.run_file import read_run_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from canao.artifact.certificate import Certificate
 from canao.model.arch import Arch
-from canao.search.trial import (
+from canao.search.candidates.trial import (
     DOMINATED,
     FAILED,
     MEASURED_OVER,

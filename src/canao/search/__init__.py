@@ -1,4 +1,5 @@
-"""Architecture search: the controllers, the loop, the latency table and the journal. May import
+"""Architecture search: the loop, and what it asks: controllers, the latency
+table, the study. May import
 train, compiler, device and what is below them.
 
 Names load when they are used: reading the options of a search must not load Optuna.
@@ -9,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from canao.search.candidates.space import Space
+    from canao.search.candidates.trial import Trial
     from canao.search.certification import SearchResult
     from canao.search.loop import run_search
     from canao.search.options import Event, SearchOptions
-    from canao.search.space import Space
-    from canao.search.trial import Trial
 
 __all__ = [
     "Event",
@@ -27,8 +28,8 @@ _HOMES = {
     "Event": "options",
     "SearchOptions": "options",
     "SearchResult": "certification",
-    "Space": "space",
-    "Trial": "trial",
+    "Space": "candidates.space",
+    "Trial": "candidates.trial",
     "run_search": "loop",
 }
 

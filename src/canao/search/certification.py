@@ -23,14 +23,14 @@ from canao.device.certify import UnsavedError, judge, saved_elsewhere
 from canao.errors import BudgetError, DeviceError, InputError
 from canao.model.arch import Arch
 from canao.precision.quantize import precision_of
-from canao.search.budgets import Budgets
+from canao.search.candidates.budgets import Budgets
+from canao.search.candidates.refine import repaired
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import Trial, best_first, pareto
 from canao.search.elsewhere import certified, publish
 from canao.search.evaluation import Evaluator, disturbed, judge_next, workspace
-from canao.search.journal import Journal
 from canao.search.options import Event, Finished, Progress
-from canao.search.refine import repaired
-from canao.search.space import Space
-from canao.search.trial import Trial, best_first, pareto
+from canao.search.study.journal import Journal
 from canao.train.metrics import Score
 
 ARTIFACT_DIR = "artifact"

@@ -26,15 +26,9 @@ from canao.device.utilisation import library_peak
 from canao.errors import CanaoError, DeviceError
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import precision_of
-from canao.search.allocate import allocated
-from canao.search.elsewhere import Elsewhere, Latency, bounds, latencies, worst
-from canao.search.journal import Journal
-from canao.search.kernels import Kernels, survey
-from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
-from canao.search.sharing import TIMED
-from canao.search.space import Space
-from canao.search.table import LatencyTable, dominated, lower_bound_factor, table_key, usual_ratio
-from canao.search.trial import (
+from canao.search.candidates.allocate import allocated
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import (
     DOMINATED,
     FAILED,
     MEASURED_OVER,
@@ -42,6 +36,18 @@ from canao.search.trial import (
     TRAINED,
     Trial,
 )
+from canao.search.elsewhere import Elsewhere, Latency, bounds, latencies, worst
+from canao.search.latency.kernels import Kernels, survey
+from canao.search.latency.table import (
+    LatencyTable,
+    dominated,
+    lower_bound_factor,
+    table_key,
+    usual_ratio,
+)
+from canao.search.options import Compile, Finish, Finished, SearchOptions, Trainer
+from canao.search.study.journal import Journal
+from canao.search.study.sharing import TIMED
 
 if TYPE_CHECKING:
     from canao.train.metrics import Score

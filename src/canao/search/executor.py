@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from canao.errors import CanaoError
 from canao.model.arch import Arch
+from canao.search.candidates.trial import TRAINED, Trial
 from canao.search.evaluation import Evaluator, scored
-from canao.search.journal import Journal, Proposal
-from canao.search.trial import TRAINED, Trial
+from canao.search.study.journal import Journal, Proposal
 
 if TYPE_CHECKING:
     from canao.train.metrics import Score

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from canao.defaults import PRECISION
 from canao.errors import AccuracyError, BudgetError, NotFiniteError
 from canao.search.options import LEFT_OUT, Event, LeftOut, Progress, SearchOptions
-from canao.search.run_file import RUN_FILE, read_run, turn
+from canao.search.study.run_file import RUN_FILE, read_run, turn
 
 if TYPE_CHECKING:
     from canao.search.certification import SearchResult

@@ -12,12 +12,12 @@ from typing import Any
 from canao.defaults import PRECISION
 from canao.device.base import Device
 from canao.errors import InputError
-from canao.search.kernels import Imported
+from canao.search.latency.kernels import Imported
 from canao.search.loop import Shared, run_worker
 from canao.search.options import Compile, LeftOut, Progress, SearchOptions
-from canao.search.run_file import RUN_FILE, BusyError, locked
-from canao.search.sharing import TRAINED
-from canao.search.team import Offer, Team
+from canao.search.study.run_file import RUN_FILE, BusyError, locked
+from canao.search.study.sharing import TRAINED
+from canao.search.study.team import Offer, Team
 from canao.train.options import TrainOptions
 from canao.train.trainer import Trainer
 

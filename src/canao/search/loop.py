@@ -3,7 +3,7 @@
     ask -> table -> compile and measure -> proxy score -> tell
 
 It owns all effects. Whatever it needs to continue after a kill is in the journal. Several processes
-may run it on one journal (team.py): one of them, which `run_search` is, begins and ends the search,
+may run it on one journal (study/team.py): one of them, which `run_search` is, begins and ends the search,
 and the others, which `run_worker` are, judge candidates meanwhile.
 """
 
@@ -17,14 +17,17 @@ from canao.defaults import silent
 from canao.device.base import Device
 from canao.errors import BudgetError, CanaoError, DeviceError, InputError
 from canao.model.arch import Arch
-from canao.search.allocate import widths
+from canao.search.candidates.allocate import widths
+from canao.search.candidates.refine import polished, polishing
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import FAILED, Trial, best_first
 from canao.search.certification import SearchResult, certify_best
-from canao.search.controller import BLOCKWISE
+from canao.search.controllers.controller import BLOCKWISE
 from canao.search.elsewhere import Elsewhere, latencies
 from canao.search.evaluation import TRIES, Evaluator, judge_next
 from canao.search.executor import Executor, Flights
-from canao.search.journal import Journal
-from canao.search.kernels import Kernels
+from canao.search.latency.kernels import Kernels
+from canao.search.latency.place import Place, place_of
 from canao.search.options import (
     Compile,
     Event,
@@ -33,13 +36,10 @@ from canao.search.options import (
     SearchOptions,
     Trainer,
 )
-from canao.search.place import Place, place_of
-from canao.search.refine import polished, polishing
-from canao.search.run_file import claim, locked, settle
-from canao.search.sharing import take_times
-from canao.search.space import Space
-from canao.search.team import ENDED, FINISHING, SEARCHING, Offer, Team
-from canao.search.trial import FAILED, Trial, best_first
+from canao.search.study.journal import Journal
+from canao.search.study.run_file import claim, locked, settle
+from canao.search.study.sharing import take_times
+from canao.search.study.team import ENDED, FINISHING, SEARCHING, Offer, Team
 from canao.train.engine.storing import storing
 
 _FAILURES = 3  # measurements that fail in a row before the device is given up

@@ -21,15 +21,15 @@ from canao.device.certify import (
 )
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search.budgets import Budgets
-from canao.search.controller import NAMES
-from canao.search.trial import Trial
+from canao.search.candidates.budgets import Budgets
+from canao.search.candidates.trial import Trial
+from canao.search.controllers.controller import NAMES
 from canao.train.data import TASKS
 from canao.train.options import TrainOptions
 
 if TYPE_CHECKING:  # these load Optuna and scikit-learn, and the command line must not
-    from canao.search.allocate import Errors
-    from canao.search.space import Space
+    from canao.search.candidates.allocate import Errors
+    from canao.search.candidates.space import Space
     from canao.train.metrics import Score
 
 Compile = Callable[[Path, Path], Artifact]
@@ -141,12 +141,12 @@ class SearchOptions:
     """The options of one search.
 
     budget_ms        latency that the student's library must keep
-    size_mb, memory_mb, min_accuracy   further budgets (budgets.py); None: there is none
+    size_mb, memory_mb, min_accuracy   further budgets (candidates/budgets.py); None: there is none
     run_dir          where everything is written; the same directory resumes the run
     task             one of `canao.train.data.TASKS`; None: what the labels are, classes or values
     trials           candidates that get a proxy score; rejected ones come on top
     max_minutes      stop proposing after this much time spent on trials (0: never)
-    controller       one of `canao.search.controller.NAMES`
+    controller       one of `canao.search.controllers.controller.NAMES`
     seed             of the controller and of the split of the data
     percentile       of the latency samples; this is what the budget limits
     others_limit     share of a core that others may take while a library is judged

@@ -37,7 +37,7 @@ from canao.cli.search_command import (
 )
 from canao.defaults import CORES, DEVICE, PRECISION, field_defaults
 from canao.errors import InputError
-from canao.search.controller import NAMES as CONTROLLERS
+from canao.search.controllers.controller import NAMES as CONTROLLERS
 from canao.search.options import DEFAULTS
 from canao.train.data import TASKS
 from canao.train.distillation.general_options import GeneralOptions

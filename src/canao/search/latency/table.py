@@ -25,9 +25,9 @@ from canao.device.base import Device, MeasureConfig
 from canao.errors import DeviceError, InputError
 from canao.lower.scheduling import target_in
 from canao.model.arch import Arch
-from canao.search.kernels import KernelNames, Kernels, Known
-from canao.search.place import place_of
-from canao.search.trial import Trial
+from canao.search.candidates.trial import Trial
+from canao.search.latency.kernels import KernelNames, Kernels, Known
+from canao.search.latency.place import place_of
 
 FORMAT = 2
 _BY_LAYER = 1  # the format of versions that kept kernels by layer

@@ -34,10 +34,10 @@ from canao.artifact.files import write_whole
 from canao.artifact.reading import fits, read_text
 from canao.defaults import silent
 from canao.errors import InputError
-from canao.search.patient import REACH_S, patient
-from canao.search.place import Place
-from canao.search.study_storage import open_shared, quiet, storage_errors
-from canao.search.study_url import StudyUrl
+from canao.search.latency.place import Place
+from canao.search.study.patient import REACH_S, patient
+from canao.search.study.storage import open_shared, quiet, storage_errors
+from canao.search.study.url import StudyUrl
 
 FORMAT = 1
 PREPARING, SEARCHING, FINISHING, ENDED = "preparing", "searching", "finishing", "ended"

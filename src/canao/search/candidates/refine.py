@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from canao.model.arch import Arch
-from canao.search.space import Space
-from canao.search.trial import Trial, best_first
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import Trial, best_first
 
 _SIZES = ("layers", "hidden", "ffn")
 _RINGS = 3  # steps from what missed the budget, at most

@@ -22,12 +22,12 @@ from optuna.storages import BaseStorage, get_storage
 from sqlalchemy.exc import SQLAlchemyError
 
 from canao.errors import CanaoError, InputError
-from canao.search.bulk_storage import BulkStorage
-from canao.search.controller import objectives
+from canao.search.controllers.controller import objectives
 from canao.search.options import SearchOptions
-from canao.search.patient import is_away, reason_of
-from canao.search.run_file import OTHER_RUN
-from canao.search.study_url import FORMS, NAME, StudyUrl
+from canao.search.study.bulk_storage import BulkStorage
+from canao.search.study.patient import is_away, reason_of
+from canao.search.study.run_file import OTHER_RUN
+from canao.search.study.url import FORMS, NAME, StudyUrl
 
 # Of Optuna, in the order in which it makes them: a full disk or a kill may leave the first only.
 _TABLES = {"studies", "version_info", "study_directions", "study_user_attributes", "trials",

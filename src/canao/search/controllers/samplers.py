@@ -17,9 +17,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from canao.errors import InputError
-from canao.search.controller import BLOCKWISE, NAMES
-from canao.search.space import Space
-from canao.search.turns import proposed_before
+from canao.search.candidates.space import Space
+from canao.search.controllers.controller import BLOCKWISE, NAMES
+from canao.search.controllers.turns import proposed_before
 
 _STARTUP = 8  # random proposals before a model is fitted: a search has tens of trials
 _POPULATION = 10
@@ -31,7 +31,7 @@ def make_controller(name: str, space: Space, seed: int) -> BaseSampler:
         raise InputError(f"controller '{name}' is not one of {', '.join(NAMES)}")
     if name == "policy":
         # Imported here because it loads torch, which reading a finished run does without.
-        from canao.search.policy import PolicySampler
+        from canao.search.controllers.policy import PolicySampler
 
         return PolicySampler(space, seed)
     return Replayed(_FACTORIES[name], seed)

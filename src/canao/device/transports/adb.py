@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from canao.artifact.files import opened
-from canao.device.remote import RemoteTransport
-from canao.device.transport import Completed
+from canao.device.transports.remote import RemoteTransport
+from canao.device.transports.transport import Completed
 from canao.errors import DeviceError, InputError
 
 READY = "device"  # what the server calls a phone that can be used

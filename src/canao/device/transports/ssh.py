@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from canao.device.remote import RemoteTransport, failed
-from canao.device.transport import Completed
+from canao.device.transports.remote import RemoteTransport, failed
+from canao.device.transports.transport import Completed
 from canao.errors import DeviceError, InputError
 
 _EXTRA = "install it with: pip install 'canao[ssh]'"

@@ -15,7 +15,7 @@ from canao.artifact.files import write_whole
 from canao.artifact.reading import read_bytes
 from canao.errors import InputError
 from canao.search.options import LEFT_OUT
-from canao.search.run_file import ADDED, BEFORE, locked, read_run
+from canao.search.study.run_file import ADDED, BEFORE, locked, read_run
 
 TRAINED, TIMED = "train", "latency.json"  # in a run directory
 FROM = "from"  # the fact that names the run where another one trains

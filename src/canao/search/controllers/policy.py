@@ -35,9 +35,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
-from canao.search.controller import LATENCY
-from canao.search.space import Space
-from canao.search.turns import proposed_before
+from canao.search.candidates.space import Space
+from canao.search.controllers.controller import LATENCY
+from canao.search.controllers.turns import proposed_before
 
 _WIDTH = 24  # of the LSTM state
 _CENTRES = 6  # radial basis functions for the values of one parameter

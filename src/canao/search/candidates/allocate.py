@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from canao.model.arch import Arch, Block
-from canao.search.space import Space
+from canao.search.candidates.space import Space
 
 _BUCKETS = 4096
 _COARSE = 1024  # buckets of time, where weights are limited too

@@ -30,13 +30,16 @@ from optuna.trial import FrozenTrial, TrialState
 from canao.artifact.reading import fits, parse_json
 from canao.errors import InputError
 from canao.model.arch import Arch
-from canao.search.controller import LATENCY, objectives
+from canao.search.candidates.space import Space
+from canao.search.candidates.trial import FAILED, Trial, best_first
+from canao.search.controllers.controller import LATENCY, objectives
+from canao.search.controllers.samplers import make_controller
+from canao.search.controllers.turns import REPEATS
+from canao.search.latency.place import Place
+from canao.search.latency.table import dominated
 from canao.search.options import LEFT_OUT, SearchOptions
-from canao.search.place import Place
-from canao.search.run_file import OTHER_RUN, STUDY_FILE, read_run_file
-from canao.search.samplers import make_controller
-from canao.search.space import Space
-from canao.search.study_storage import (
+from canao.search.study.run_file import OTHER_RUN, STUDY_FILE, read_run_file
+from canao.search.study.storage import (
     has_study,
     open_shared,
     open_storage,
@@ -46,11 +49,8 @@ from canao.search.study_storage import (
     study_name,
     unreadable,
 )
-from canao.search.study_url import NAME, parse_study
-from canao.search.table import dominated
-from canao.search.team import Team
-from canao.search.trial import FAILED, Trial, best_first
-from canao.search.turns import REPEATS
+from canao.search.study.team import Team
+from canao.search.study.url import NAME, parse_study
 
 _TRIAL = "trial"  # user attribute: the Trial in JSON form
 _ARCH = "arch"  # user attribute: a proposal whose blocks differ, in JSON form

@@ -21,7 +21,7 @@ from canao.artifact.reading import fits, read_json
 from canao.artifact.students import STUDENTS_FILE
 from canao.defaults import PRECISION
 from canao.errors import InputError
-from canao.search.place import Place
+from canao.search.latency.place import Place
 from canao.train.options import LATER
 
 FORMAT = 1

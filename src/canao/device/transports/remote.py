@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from canao.artifact.files import file_digest
-from canao.device.transport import Completed
+from canao.device.transports.transport import Completed
 from canao.errors import DeviceError
 
 _PREFIX = "canao-device-"
