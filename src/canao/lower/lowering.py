@@ -19,7 +19,7 @@ from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand, stored_bytes
 from canao.schedule.plan import Plan
 from canao.schedule.schedule import Buffer
-from canao.schedule.work import Work
+from canao.schedule.work import Grid, Work
 from canao.target import Target
 
 P = TypeVar("P", bound=Plan)
@@ -35,6 +35,7 @@ class Kernel:
     facts    all that the code depends on; kernels of equal facts and names share it
     scratch  buffers in the thread's scratch memory
     cache    keys and values that it keeps; `appending` is the work of putting them there
+    grid     of its work-items on a GPU, and of those that append; None on a CPU
     """
 
     name: str
@@ -44,6 +45,8 @@ class Kernel:
     scratch: tuple[Buffer, ...] = ()
     cache: CacheLayout | None = None
     appending: Work | None = None
+    grid: Grid | None = None
+    append_grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

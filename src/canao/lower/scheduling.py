@@ -149,13 +149,13 @@ def _steps(
     part = cache.parts.get(region.output)
     main = Step(
         region, plan, name, kernel.reads, writes, kernel.work, waits, last,
-        kernel.scratch, part,
+        kernel.scratch, part, grid=kernel.grid,
     )  # fmt: skip
     if kernel.appending is None:
         return [main]
     first = Step(
         region, plan, f"{name}_append", kernel.reads, writes, kernel.appending,
-        waits, cache=part, appends=True,
+        waits, cache=part, appends=True, grid=kernel.append_grid,
     )  # fmt: skip
     return [first, replace(main, waits=True)]
 

@@ -21,7 +21,7 @@ from canao.schedule.memory import MemoryPlan
 from canao.schedule.operands import Operand, aligned
 from canao.schedule.plan import Plan
 from canao.schedule.weights import WeightLayout
-from canao.schedule.work import Work
+from canao.schedule.work import Grid, Work
 
 # With at most this many tokens for each thread, threads share out the columns of packed GEMMs, not
 # the rows, and there is a barrier before every step. Sharing out rows would leave register tiles
@@ -65,6 +65,7 @@ class Step:
     scratch     buffers in the thread's scratch memory, one after another
     cache       the part of the cache that causal attention keeps keys and values in
     appends     whether it is the step of such attention that puts keys and values there
+    grid        of its work-items, on a GPU
     """
 
     region: Region
@@ -78,6 +79,7 @@ class Step:
     scratch: tuple[Buffer, ...] = ()
     cache: Cache | None = None
     appends: bool = False
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

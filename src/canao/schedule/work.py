@@ -1,4 +1,4 @@
-"""Work: how the threads share out a kernel."""
+"""How a kernel is shared out: by Work among threads, by a Grid among the work-items of a GPU."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ class Work:
     def rows(self) -> Dim | None:
         """The rows that threads share out; None where they share out something else."""
         return self.count if self.axis == ROWS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Groups of work-items in two dimensions. The items of a group can wait for each other.
+
+    local    items of a group, in each dimension
+    groups   (n, tile) of each dimension: there are n / tile groups, rounded up
+    """
+
+    local: tuple[int, int]
+    groups: tuple[tuple[Dim, int], tuple[Dim, int]]
+
+    @property
+    def items(self) -> int:
+        """Work-items of a group."""
+        return self.local[0] * self.local[1]

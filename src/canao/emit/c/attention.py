@@ -19,9 +19,10 @@ from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import BF16, F32
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
+from canao.lower.batches import batch_of
 from canao.lower.cpu.attention import AttentionPlan, deep_row, depth, multiplied
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.cpu.tiles import PACKED_ROWS, batch_of, rounded
+from canao.lower.cpu.tiles import PACKED_ROWS, rounded
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step

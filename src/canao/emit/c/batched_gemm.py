@@ -10,8 +10,8 @@ from canao.emit.writer import fill
 from canao.fuse.forms.form import BatchedGemm
 from canao.graph.ir import Graph, product
 from canao.isa.table import Isa
+from canao.lower.batches import batch_of
 from canao.lower.cpu.batched_gemm import BatchedGemmPlan
-from canao.lower.cpu.tiles import batch_of
 from canao.schedule.schedule import Step
 
 _ALL = "    const int64_t first = 0, last = n;\n"

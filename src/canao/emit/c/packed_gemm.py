@@ -22,9 +22,10 @@ from canao.fuse.forms.rows import row_program
 from canao.graph.dtypes import NARROW
 from canao.graph.ir import Graph
 from canao.isa.table import SIZES, Isa
-from canao.lower.cpu.packed_gemm import PackedGemmPlan, product_name, rows_of, split
+from canao.lower.cpu.packed_gemm import PackedGemmPlan, product_name, rows_of
 from canao.lower.cpu.quantized import row_layout
 from canao.lower.cpu.tiles import rounded
+from canao.lower.epilogue import split
 from canao.schedule.operands import Operand, Packed
 from canao.schedule.schedule import Step
 

@@ -13,10 +13,11 @@ from canao.fuse.group import Region
 from canao.graph.dtypes import F32, I8, I32
 from canao.graph.ir import Graph, product
 from canao.isa.registry import ISAS
-from canao.lower.cpu.naming import plain
+from canao.lower.batches import one_batch
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.cpu.tiles import default_tile, one_batch, rough_cost, rounded, tiles
+from canao.lower.cpu.tiles import default_tile, rough_cost, rounded, tiles
 from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import plain
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer

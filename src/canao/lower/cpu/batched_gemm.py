@@ -10,9 +10,10 @@ from canao.fuse.forms.form import BatchedGemm
 from canao.fuse.group import Region
 from canao.graph.dtypes import I32
 from canao.graph.ir import Graph, product
-from canao.lower.cpu.naming import plain
-from canao.lower.cpu.tiles import default_tile, one_batch, tiles
+from canao.lower.batches import one_batch
+from canao.lower.cpu.tiles import default_tile, tiles
 from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import plain
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import Buffer
 from canao.schedule.work import TILES, Work

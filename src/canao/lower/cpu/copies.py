@@ -11,8 +11,8 @@ from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Region
 from canao.graph.dtypes import I32
 from canao.graph.ir import Graph
-from canao.lower.cpu.naming import plain
 from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import plain
 from canao.schedule.operands import Operand
 from canao.schedule.work import ROWS, WHOLE, Work
 from canao.target import Target

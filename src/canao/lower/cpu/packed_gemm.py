@@ -10,25 +10,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from canao.fuse.forms.form import PackedGemm
-from canao.fuse.forms.rows import (
-    MAKES_NARROW,
-    Local,
-    Reduction,
-    RowProgram,
-    Slot,
-    Stage,
-    row_program,
-)
+from canao.fuse.forms.rows import MAKES_NARROW, row_program
 from canao.fuse.group import Region
 from canao.graph.dtypes import F32, I8, DType
 from canao.graph.ir import Graph
 from canao.isa.registry import ISAS
 from canao.isa.table import SIZES, TileOps
-from canao.lower.cpu.naming import op_names
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.cpu.rows import chains, row_buffers, row_facts, row_operands
+from canao.lower.cpu.rows import chains, row_buffers
 from canao.lower.cpu.tiles import default_tile, rough_cost, rounded, tiles
+from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import op_names
+from canao.lower.row_reads import row_facts, row_operands
 from canao.schedule.operands import Operand, Packed, activation
 from canao.schedule.work import ROWS, Work
 from canao.target import Target
@@ -58,14 +52,6 @@ class PackedGemmPlan:
         return f"{self.mr}x{self.nr}_kc{self.kc}_mc{self.mc}"
 
 
-@dataclass(frozen=True, slots=True)
-class SplitEpilogue:
-    """The epilogue of a packed GEMM: `tile` runs on tiles in registers, `later` on whole rows."""
-
-    tile: Stage
-    later: tuple[Stage, ...]
-
-
 class PackedGemmLowering:
     """Kernels of the form PackedGemm."""
 
@@ -78,7 +64,7 @@ class PackedGemmLowering:
         program = row_program(graph, form.epilogue)
         if program.narrow_row and any(n.op == "causal_attention" for n in graph.nodes):
             return False  # threads share out the columns of a single token
-        return _tiles_suffice(program)
+        return tiles_suffice(program)
 
     def default(self, form: PackedGemm, target: Target) -> PackedGemmPlan:
         """The panel of weights in a fifth of L2, rows in half."""
@@ -208,48 +194,3 @@ def _tiles_in_cache(form: PackedGemm, kc: int, mr: int, target: Target) -> int:
     """Row tiles of a cache block: the rows take half of L2."""
     size, _ = _bytes(form, target)
     return max(4, min(32, target.l2_bytes // 2 // (size * kc) // mr))
-
-
-def _tiles_suffice(program: RowProgram) -> bool:
-    """Whether register tiles can run the first stage of the epilogue. A tile sees some columns of a
-    row only: so it stores one value, for the later stages, and these reduce nothing but that."""
-    first, place = program.stages[0], _handed_on(program)
-    stored = {x.name for x, _ in first.stores}
-    values = [r.value for r in first.reductions]
-    return all(slot == place for _, slot in first.stores) and all(
-        (not stored and not program.narrow) or (isinstance(x, Local) and x.name in stored)
-        for x in values
-    )
-
-
-def _handed_on(program: RowProgram) -> int:
-    """The slot of what tiles store: the output row, or where that is narrow a block of rows."""
-    return 1 if program.narrow else 0
-
-
-def split(program: RowProgram) -> SplitEpilogue:
-    """Tiles run the first stage but its reductions, which need whole rows, as all others do."""
-    first = program.stages[0]
-    stores = _stored(program)
-    tile = Stage(first.steps, stores, ())
-    if len(program.stages) == 1 and not first.reductions:
-        return SplitEpilogue(tile, ())
-    slots = {x.name: slot for x, slot in stores}
-    reductions = []
-    for r in first.reductions:
-        assert isinstance(r.value, Local)
-        reductions.append(
-            Reduction(r.scalar, r.kind, Slot(slots[r.value.name]), r.finish, r.eps)
-        )
-    return SplitEpilogue(tile, (Stage((), (), tuple(reductions)), *program.stages[1:]))
-
-
-def _stored(program: RowProgram) -> tuple[tuple[Local, int], ...]:
-    """What the tiles store: the first stage's values, or the bare product if it has none."""
-    first = program.stages[0]
-    if first.stores:
-        return first.stores
-    values = [r.value for r in first.reductions] or [program.result]
-    assert isinstance(values[0], Local)
-    return ((values[0], 0),)
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from canao.graph.ir import Dim
 from canao.isa.registry import ISAS
 from canao.isa.table import FLOAT, Isa, TileOps
 from canao.target import Target
@@ -83,16 +82,3 @@ def rough_cost(
 def rounded(value: int, step: int) -> int:
     """The least multiple of `step` from `value` on."""
     return -(-value // step) * step
-
-
-def batch_of(shape: Sequence[Dim], strides: Sequence[Dim]) -> tuple[Dim, Dim]:
-    """Size and stride of the one batch dimension that is not 1."""
-    for size, stride in zip(shape[:-2], strides[:-2], strict=True):
-        if size != 1:
-            return size, stride
-    return 1, 0
-
-
-def one_batch(batch: Sequence[Dim]) -> bool:
-    """Whether at most one batch dimension (the heads) is not 1: what `batch_of` can say."""
-    return sum(d != 1 for d in batch) <= 1
