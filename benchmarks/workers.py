@@ -56,7 +56,15 @@ if sys.argv[4] == "search":
         run_dir=run_dir, controller="random", trials=TRIALS, quick_steps=STEPS, epochs=1, length=32,
         teacher_epochs=1, teacher_lr=1e-4, train_dtype="float32", progress=told)
 else:
-    canao.worker(study=study, run_dir=run_dir, progress=told)
+    begun = time.time()
+    while True:  # the search has to be there first
+        try:
+            canao.worker(study=study, run_dir=run_dir, progress=told)
+            break
+        except canao.InputError as error:
+            if "holds no search" not in str(error) or time.time() > begun + 300:
+                raise
+            time.sleep(0.2)
 """.replace("TRIALS", str(TRIALS)).replace("STEPS", str(STEPS))
 
 

@@ -3,8 +3,8 @@
     ask -> table -> compile and measure -> proxy score -> tell
 
 It owns all effects. Whatever it needs to continue after a kill is in the journal. Several processes
-may run it on one journal (study/team.py): one of them, which `run_search` is, begins and ends the search,
-and the others, which `run_worker` are, judge candidates meanwhile.
+may run it on one journal (study/team.py): one of them, which `run_search` is, begins and ends the
+search, and the others, which `run_worker` are, judge candidates meanwhile.
 """
 
 from __future__ import annotations

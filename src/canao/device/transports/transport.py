@@ -1,7 +1,8 @@
 """Transport: how files and commands get to the machine that measures, and results back.
 
 A new kind of machine is one class with the members of `Transport`; `BenchDevice` does the rest.
-What all ways to another machine have in common is in remote.py; device/names.py is the table of them.
+What all ways to another machine have in common is in remote.py; device/names.py is the table of
+them.
 """
 
 from __future__ import annotations
