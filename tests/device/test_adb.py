@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from canao.device.transports.qemu import library_root
 
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig
 from canao.device.bench import connect
 from canao.device.transports.adb import AdbTransport, phones
+from canao.device.transports.qemu import library_root
 from canao.errors import DeviceError, InputError
 from canao.inference.compiled_model import CompiledModel
 from tests.compiler.models import classifier

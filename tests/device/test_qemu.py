@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from canao.device.emulated import qemu_device
-from canao.device.transports.qemu import library_root
 
 from canao import api
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.device.bench import BenchDevice
+from canao.device.emulated import qemu_device
 from canao.device.lease import leased
+from canao.device.transports.qemu import library_root
 from canao.errors import DeviceError, InputError
 from tests.compiler.models import classifier, reference
 from tests.device.test_remote import LENGTHS
