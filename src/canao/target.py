@@ -16,6 +16,11 @@ from canao.isa.table import Isa
 from canao.machine import ANDROID, Machine, local_machine
 
 _USUAL_L2 = 512 * 1024  # bytes, where it is not told
+CPU, OPENCL = "cpu", "opencl"
+BACKENDS = (CPU, OPENCL)
+# Floats in the vectors of OpenCL kernels: GPUs read four at a time, runtimes on CPUs do better with
+# as many as their registers hold.
+GPU_VECTOR, VECTORS = 4, (4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Target:
     narrower  targets of other instruction sets whose kernels a library has as well, for processors
               that lack `isa`; the narrowest first
     processor  the row of isa/processors.py that code is chosen for; None: none by name
+    backend    which of BACKENDS makes the kernels
+    vector     floats in the vectors of OpenCL kernels; 0 on a CPU
     """
 
     name: str
@@ -45,6 +52,8 @@ class Target:
     extensions: tuple[str, ...] = ()
     narrower: tuple[Target, ...] = ()
     processor: Processor | None = None
+    backend: str = CPU
+    vector: int = 0
 
     @property
     def android(self) -> bool:
@@ -93,6 +102,14 @@ class Target:
     def levels(self) -> tuple[Target, ...]:
         """A target for each instruction set of a library, the narrowest first."""
         return (*self.narrower, replace(self, narrower=()))
+
+    def on_opencl(self, vector: int = GPU_VECTOR) -> Target:
+        """The same machine with kernels for its OpenCL device, whose vectors have so many floats.
+        What calls them there runs on all processors of the triple."""
+        if vector not in VECTORS:
+            known = ", ".join(map(str, VECTORS))
+            raise InputError(f"vectors of {vector} floats are not among {known}")
+        return replace(self.least, backend=OPENCL, vector=vector)
 
     def with_isa(self, isa: str) -> Target:
         """The same machine with another instruction set, for all that is compiled, or with

@@ -25,7 +25,7 @@ from canao.compiler.packaging import check_destination, make_manifest, write_art
 from canao.compiler.plans import Planner, best_plans
 from canao.compiler.stages import Level, Stages
 from canao.defaults import LIMITS, PRECISION, Limits
-from canao.emit.c.unit import emit
+from canao.emit.emit import emit
 from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.rounded_attention import with_rounded_attention

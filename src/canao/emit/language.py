@@ -20,7 +20,7 @@ class Language:
     inline        what comes before a function that kernels call
     pointer       what comes before the type of a pointer to memory of the whole device
     restrict      that two pointers do not overlap
-    int64         a whole number of 64 bits
+    int64         a whole number for sizes and places, of 64 bits where that costs nothing
     types         names of element types where they are not those of C
     unroll        what comes before a loop that must be unrolled
     barrier       the threads of a group wait for each other, as a statement
@@ -58,7 +58,7 @@ C11 = Language(
 )  # fmt: skip
 OPENCL = Language(
     name="opencl", kernel="__kernel void", inline="static inline", pointer="__global ",
-    restrict="restrict", int64="long",
+    restrict="restrict", int64="int",
     types={"i32": "int", "bool": "int", "f16": "half", "bf16": "ushort", "i8": "char"},
     unroll="__attribute__((opencl_unroll_hint))", barrier="barrier(CLK_LOCAL_MEM_FENCE);",
     infinity="INFINITY", nan="NAN", sqrt="sqrt",

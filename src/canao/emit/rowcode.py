@@ -312,20 +312,25 @@ class RowCode:
         while len(parts) > 1:
             parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
         lanes, sqrt = parts[0], self.style.language.sqrt
+        total, top = self._over_row(f"vf_sum({lanes})", r), self._over_row(f"vf_top({lanes})", r)
         eps = number(r.eps, self.style.language)
         width = f"(float){expression(self.rows.width)}"
         if r.finish == "levels":
             self.top = self._named((r.scalar, "top"), "top")
-            w.line(f"const float {self.top} = vf_top({lanes});")
+            w.line(f"const float {self.top} = {top};")
         text = {
-            "sum": f"vf_sum({lanes})",
-            "mean": f"vf_sum({lanes}) / {width}",
-            "max": f"vf_top({lanes})",
-            "inverse": f"1.0f / vf_sum({lanes})",
-            "rstd": f"1.0f / {sqrt}(vf_sum({lanes}) / {width} + {eps})",
+            "sum": total,
+            "mean": f"{total} / {width}",
+            "max": top,
+            "inverse": f"1.0f / {total}",
+            "rstd": f"1.0f / {sqrt}({total} / {width} + {eps})",
             "levels": f"{row_type(self.narrow)}_inverse({self.top})",
         }[r.finish]
         w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
+
+    def _over_row(self, partial: str, r: Reduction) -> str:
+        """C for the sum or maximum of a row, of whose elements `partial` is that of a part."""
+        return partial
 
     def row_pass(self, w: Writer, stages: tuple[Stage, ...]) -> None:
         """All of `stages` for each row r in [begin, end)."""

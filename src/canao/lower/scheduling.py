@@ -16,6 +16,7 @@ from canao.isa.registry import ISAS
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.quantized import tile_name
 from canao.lower.lowering import Backend, Kernel, Tunable
+from canao.lower.opencl.backend import OPENCL_DEVICES
 from canao.precision.quantize import precision_of
 from canao.schedule.kv_cache import CachePlan, plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory
@@ -39,11 +40,12 @@ class NoPlan:
 
 
 NO_PLAN = NoPlan()
+_BACKENDS = {backend.name: backend for backend in (CPU, OPENCL_DEVICES)}
 
 
 def backend_of(target: Target) -> Backend:
     """The backend that code for a target is made by."""
-    return CPU
+    return _BACKENDS[target.backend]
 
 
 def target_in(target: Target, *precisions: str) -> Target:

@@ -31,7 +31,7 @@ from canao.isa.registry import ISAS
 from canao.schedule.operands import Operand
 from canao.schedule.schedule import FEW_TOKENS, Schedule, Step
 from canao.schedule.work import HEADS, ROWS, TILES
-from canao.target import Target
+from canao.target import CPU, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Source:
     code: str
     header: str
     target: Target
+    backend: str = CPU
 
 
 def emit(schedule: Schedule, target: Target) -> Source:
@@ -163,18 +164,18 @@ class _Unit:
 
     def _tables(self, w: Writer) -> None:
         graph, schedule = self.graph, self.schedule
-        with _table(w, "static const struct canao_step steps[] ="):
+        with table(w, "static const struct canao_step steps[] ="):
             for i, step in enumerate(schedule.steps):
                 w.line(f'{{step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}}},')
-        with _table(w, "static const struct canao_input inputs[] ="):
+        with table(w, "static const struct canao_input inputs[] ="):
             for slot in given(graph):
                 w.line(f"{{{c_string(slot.name)}, {runtime_kind(slot)}, {id_limit(slot)}}},")
-        with _table(w, "static const struct canao_output outputs[] ="):
+        with table(w, "static const struct canao_output outputs[] ="):
             for name, value in graph.outputs:
                 offset = schedule.memory.place(value)
-                sizes = ", ".join(str(c) for c in _coefficients(graph.types[value].elements))
+                sizes = ", ".join(str(c) for c in coefficients(graph.types[value].elements))
                 w.line(f"{{{c_string(name)}, {offset}, {{{sizes}}}}},")
-        with _table(w, "const struct canao_program canao_program ="):
+        with table(w, "const struct canao_program canao_program ="):
             for field, entry in (
                 ("steps", "steps"),
                 ("step_count", len(schedule.steps)),
@@ -204,7 +205,7 @@ def units(step: Step) -> str:
 
 
 @contextmanager
-def _table(w: Writer, head: str) -> Iterator[None]:
+def table(w: Writer, head: str) -> Iterator[None]:
     """`head {` ... `};`"""
     w.line(f"{head} {{")
     w.depth += 1
@@ -214,7 +215,7 @@ def _table(w: Writer, head: str) -> Iterator[None]:
     w.line()
 
 
-def _coefficients(size: Dim) -> tuple[int, int, int]:
+def coefficients(size: Dim) -> tuple[int, int, int]:
     """Of 1, s and s^2 in a size."""
     values = size.coefficients if isinstance(size, Poly) else (size,)
     constant, linear, square = (*values, *[0] * (3 - len(values)))

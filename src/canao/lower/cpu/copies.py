@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from canao.fuse.forms.concat import Concat
 from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Region
-from canao.graph.dtypes import I32
 from canao.graph.ir import Graph
-from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.copies import concat_facts, concat_reads, scan_facts, scan_name, scan_reads
+from canao.lower.lowering import Context, Kernel
 from canao.lower.naming import plain
-from canao.schedule.operands import Operand
 from canao.schedule.work import ROWS, WHOLE, Work
 from canao.target import Target
 
@@ -57,17 +56,11 @@ class ConcatLowering:
     def kernel(self, context: Context, region: Region, plan: ConcatPlan) -> Kernel:
         form = region.form
         assert isinstance(form, Concat)
-        reads: list[Operand] = []
-        for piece in form.pieces:
-            base = piece.source.base
-            reads += [Operand(base, dtype=I32), Operand(piece.table)] if piece.table else [
-                Operand(base)
-            ]
         return Kernel(
             name=f"concat_{plain(form.width)}_{len(form.pieces)}_{context.target.isa}",
-            reads=tuple(dict.fromkeys(reads)),
+            reads=concat_reads(form),
             work=Work(ROWS, form.rows),
-            facts=canonical(form, context.graph),
+            facts=concat_facts(context.graph, form),
         )
 
 
@@ -88,26 +81,9 @@ class ScanLowering:
     def kernel(self, context: Context, region: Region, plan: ScanPlan) -> Kernel:
         form = region.form
         assert isinstance(form, Scan)
-        inside = {n.output for n in form.body}
-        read = dict.fromkeys(
-            name for n in form.body for name in n.inputs
-            if name not in inside and not isinstance(form.operands[name], int)
-        )  # fmt: skip
-        names = "".join(f"_{n.op}" for n in form.body if n.op != "reshape")
-        body = [(n.op, n.inputs, n.output, n.attributes) for n in form.body]
-        numbers = [form.operands.get(name) for n in form.body for name in n.inputs
-                   if isinstance(form.operands.get(name), int)]  # fmt: skip
         return Kernel(
-            name=f"scan_{plain(form.length)}{names}_{context.target.isa}",
-            reads=tuple(Operand(name, dtype=I32) for name in read),
+            name=f"{scan_name(form)}_{context.target.isa}",
+            reads=scan_reads(form),
             work=Work(WHOLE),
-            facts=(form.length, _body(context.graph, body), tuple(numbers)),
+            facts=scan_facts(context.graph, form),
         )
-
-
-def _body(graph: Graph, body: Sequence[tuple[object, ...]]) -> object:
-    names: dict[str, int] = {}
-    return tuple(
-        (op, canonical([inputs, output], graph, names), repr(attributes))
-        for op, inputs, output, attributes in body
-    )

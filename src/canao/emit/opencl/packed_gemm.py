@@ -1,0 +1,278 @@
+"""OpenCL C for packed GEMMs: a tile in the registers of each work-item, all written out; then the
+epilogue on these registers, for which the items of a group bring sums of rows together."""
+
+from __future__ import annotations
+
+from canao.emit.arguments import Arguments, row_type
+from canao.emit.expressions import expression
+from canao.emit.language import OPENCL
+from canao.emit.opencl.kernel import BARRIER, KernelText, kernel, unrolled
+from canao.emit.rowcode import RowCode, RowStyle
+from canao.emit.writer import Writer, number
+from canao.fuse.forms.form import PackedGemm
+from canao.fuse.forms.rows import (
+    BESIDE_SLOT,
+    OUTPUT_SLOT,
+    Reduction,
+    RowOperand,
+    Scalar,
+    Slot,
+    Stage,
+    row_program,
+)
+from canao.graph.dtypes import F32, DType
+from canao.graph.ir import Graph
+from canao.lower.epilogue import split
+from canao.lower.opencl.packed_gemm import ItemGemmPlan
+from canao.schedule.operands import activation
+from canao.schedule.schedule import Step
+
+# Elements of a row that are read at once.
+_DEEP = 4
+
+
+def packed_gemm_text(graph: Graph, step: Step, vector: int) -> KernelText:
+    """The product of a tile, then each stage of the epilogue on it."""
+    form, plan = step.region.form, step.plan
+    assert isinstance(form, PackedGemm) and isinstance(plan, ItemGemmPlan)
+    arguments, body = Arguments(step.reads, OPENCL), Writer()
+    code = _TileCode(graph, step, form, plan, arguments, vector)
+    body.depth = 1
+    code.kernel_body(body)
+    about = f"[{form.epilogue.rows}, {form.k}] x [{form.k}, {form.n}], {', '.join(step.region.ops)}"
+    return KernelText(kernel(step, arguments, body, about), frozenset(code.needs))
+
+
+class _TileCode(RowCode):
+    """Passes over the tile of a work-item: row i, vector v. What a pass keeps is in registers:
+    slot0_1_2 is vector 2 of row 1 of what later passes read as slot 0."""
+
+    def __init__(
+        self, graph: Graph, step: Step, form: PackedGemm, plan: ItemGemmPlan,
+        arguments: Arguments, vector: int,
+    ) -> None:  # fmt: skip
+        program = row_program(graph, form.epilogue)
+        style = RowStyle(1, vector, language=OPENCL)
+        super().__init__(graph, form.epilogue, program, arguments, (), style)
+        self.form, self.plan, self.vector = form, plan, vector
+        self.vectors = plan.nr // vector
+        self.stages = split(program)
+        self.at = (0, 0)  # in the tile
+        self.partial = "" if form.n % plan.nr == 0 else "n"
+        self.kept: set[int] = set()
+
+    def kernel_body(self, w: Writer) -> None:
+        form, plan = self.form, self.plan
+        rows = expression(form.epilogue.rows)
+        reduces = any(s.reductions for s in self.stages.later)
+        if reduces and plan.items > 1:
+            most = max(len(s.reductions) for s in self.stages.later)
+            w.line(f"__local float part[{most * plan.mr * plan.items}];")
+        w.line(f"const int panel = get_global_id(0), row = get_global_id(1) * {plan.mr};")
+        w.line("const int lane = get_local_id(0);")
+        ends = [f"row >= {rows}", f"row + {plan.mr} <= {rows} / s * first"]
+        if -(-form.n // plan.nr) % plan.items:
+            ends.append(f"panel >= {-(-form.n // plan.nr)}")
+        w.line(f"if ({' || '.join(ends)})")
+        w.line("    return;")
+        self._product(w, rows)
+        self._sums(w)
+        stages = (self.stages.tile, *self.stages.later)
+        for index, stage in enumerate(stages):
+            self._pass(w, stage, stages[index + 1 :], rows)
+        if isinstance(self.program.result, Scalar):
+            for i in range(plan.mr):
+                with w.block(f"if (lane == 0 && row + {i} < {rows})"):
+                    w.line(f"out[row + {i}] = {self._scalar(self.program.result.name, i)};")
+
+    # The product.
+
+    def _product(self, w: Writer, rows: str) -> None:
+        form, plan = self.form, self.plan
+        a = self.arguments.rows(activation(form.a.base, form.rows))
+        weight, _ = self.arguments.weights(form.weight)
+        dtype = self.graph.types[form.weight].dtype
+        offset = f" + {expression(form.a.offset)}" if form.a.offset != 0 else ""
+        kind = "float" if form.rows == F32 else row_type(form.rows)
+        stride = form.a.rows()
+        assert stride is not None
+        for i in range(plan.mr):
+            w.line(f"const int r{i} = min(row + {i}, {rows} - 1);")
+            w.line(f"__global const {kind} *a{i} = {a}{offset} + r{i} * {expression(stride)};")
+        panel = form.k * plan.nr
+        w.line(f"__global const {OPENCL.type_of(dtype)} *w = {weight} + panel * {panel};")
+        for i, v in unrolled(plan.mr, self.vectors):
+            w.line(f"vf c{i}_{v} = vf_set1(0.0f);")
+        deep = form.k - form.k % _DEEP
+        if deep:
+            with w.block(f"for (int k = 0; k < {deep}; k += {_DEEP})"):
+                for i in range(plan.mr):
+                    load = "vload4" if form.rows == F32 else "vload_half4"
+                    w.line(f"const float4 x{i} = {load}(0, a{i} + k);")
+                for kk in range(_DEEP):
+                    self._step(w, dtype, f"(k + {kk})", f".s{kk}")
+        if form.k > deep:
+            with w.block(f"for (int k = {deep}; k < {form.k}; k++)"):
+                for i in range(plan.mr):
+                    value = f"a{i}[k]" if form.rows == F32 else f"vload_half(k, a{i})"
+                    w.line(f"const float x{i} = {value};")
+                self._step(w, dtype, "k", "")
+        if form.rows != F32:
+            self.needs.add(kind)
+        if dtype != F32:
+            self.needs.add(f"load_{dtype}")
+
+    def _step(self, w: Writer, dtype: DType, k: str, element: str) -> None:
+        """One element of the depth: a row of the panel, by an element of each row."""
+        load = "vf_load" if dtype == F32 else f"load_{dtype}"
+        with w.block(""):
+            for v in range(self.vectors):
+                w.line(f"const vf y{v} = {load}(w + {k} * {self.plan.nr} + {v} * VF);")
+            for i, v in unrolled(self.plan.mr, self.vectors):
+                w.line(f"c{i}_{v} = vf_fma(vf_set1(x{i}{element}), y{v}, c{i}_{v});")
+
+    def _sums(self, w: Writer) -> None:
+        """Scales of the columns, and the bias."""
+        names = ((self.form.scales, "vf_mul"), (self.form.bias, "vf_add"))
+        for name, function in names:
+            if not name:
+                continue
+            pointer = self.arguments.of(name)
+            for v in range(self.vectors):
+                with w.block(""):
+                    self._column(w, v)
+                    w.line(f"const vf y = {self._load(f'{pointer} + j', self.partial)};")
+                    for i in range(self.plan.mr):
+                        w.line(f"c{i}_{v} = {function}(c{i}_{v}, y);")
+
+    def _column(self, w: Writer, v: int) -> None:
+        w.line(f"const int j = panel * {self.plan.nr} + {v} * VF;")
+        if self.partial:
+            w.line(f"const int n = {self.form.n} - j;")
+
+    # The epilogue.
+
+    def _pass(self, w: Writer, stage: Stage, later: tuple[Stage, ...], rows: str) -> None:
+        """One stage on all of the tile."""
+        for _, slot in stage.stores:
+            if slot != BESIDE_SLOT and self._read_later(slot, later) and slot not in self.kept:
+                self.kept.add(slot)
+                for i, v in unrolled(self.plan.mr, self.vectors):
+                    w.line(f"vf slot{slot}_{i}_{v};")
+        for k, r in enumerate(stage.reductions):
+            least = f"-{OPENCL.infinity}" if r.kind == "max" else "0.0f"
+            for i in range(self.plan.mr):
+                w.line(f"vf {self._sum(stage, k)}_{i} = vf_set1({least});")
+        for i in range(self.plan.mr):
+            with w.block(""):
+                w.line(f"const int r = r{i};")
+                self.at = (i, 0)
+                self.open_row(w, (stage,))
+                for v in range(self.vectors):
+                    self.at = (i, v)
+                    self.source = f"c{i}_{v}"
+                    with w.block(""):
+                        self._column(w, v)
+                        self.steps(w, stage, self.partial)
+                        self._keep(w, stage, later, rows)
+                        self._reduce(w, stage)
+        self._finish_rows(w, stage)
+
+    def _read_later(self, slot: int, later: tuple[Stage, ...]) -> bool:
+        """Whether a later stage reads a slot, before another stores something else there."""
+        for stage in later:
+            used = [x for step in stage.steps for x in step.operands]
+            if Slot(slot) in (*used, *(r.value for r in stage.reductions)):
+                return True
+            if any(stored == slot for _, stored in stage.stores):
+                return False
+        return False
+
+    def _keep(self, w: Writer, stage: Stage, later: tuple[Stage, ...], rows: str) -> None:
+        """Keep values in registers for later stages, and store those that nothing replaces."""
+        i, v = self.at
+        for x, slot in stage.stores:
+            value = self.operand(x, self.partial)
+            if slot in self.kept:
+                w.line(f"slot{slot}_{i}_{v} = {value};")
+            if slot > 0 or any(stored == slot for s in later for _, stored in s.stores):
+                continue
+            if isinstance(self.program.result, Scalar) and slot == OUTPUT_SLOT:
+                continue
+            with w.block(f"if (row + {i} < {rows})"):
+                self._store(w, slot, value)
+
+    def _store(self, w: Writer, slot: int, value: str) -> None:
+        name = "beside" if slot == BESIDE_SLOT else "out"
+        place = f"{name} + r * {expression(self.rows.width)} + j"
+        if slot == self.narrow_slot:
+            kind = row_type(self.narrow)
+            self.needs.add(kind)
+            store = f"{kind.removesuffix('_row')}_store"
+        else:
+            store = "vf_store"
+        whole, part = f"{store}({place}, {value});", f"{store}_n({place}, {value}, n);"
+        w.line(part if self.partial else whole)
+
+    def operand(self, x: RowOperand, partial: str) -> str:
+        match x:
+            case Slot(index):
+                return f"slot{index}_{self.at[0]}_{self.at[1]}"
+            case Scalar(name):
+                return f"vf_set1({self._scalar(name, self.at[0])})"
+            case _:
+                return super().operand(x, partial)
+
+    def _scalar(self, name: str, row: int) -> str:
+        return f"{self._named((name, 'row'), 'of_row')}_{row}"
+
+    def _sum(self, stage: Stage, k: int) -> str:
+        return self._named((stage.reductions[k].scalar, "lanes"), stage.reductions[k].kind)
+
+    def _reduce(self, w: Writer, stage: Stage) -> None:
+        i, _ = self.at
+        for k, r in enumerate(stage.reductions):
+            value = self.operand(r.value, self.partial)
+            if self.partial:
+                least = f"-{OPENCL.infinity}" if r.kind == "max" else "0.0f"
+                value = f"vf_keep({value}, n, {least})"
+            function = "vf_max" if r.kind == "max" else "vf_add"
+            w.line(f"{self._sum(stage, k)}_{i} = {function}({self._sum(stage, k)}_{i}, {value});")
+
+    def _finish_rows(self, w: Writer, stage: Stage) -> None:
+        """The sums and maxima of whole rows: those of all rows of the tile at once."""
+        if not stage.reductions:
+            return
+        mr, items = self.plan.mr, self.plan.items
+        own = {(k, i): f"vf_{'top' if r.kind == 'max' else 'sum'}({self._sum(stage, k)}_{i})"
+               for k, r in enumerate(stage.reductions) for i in range(mr)}  # fmt: skip
+        if items > 1:
+            w.line(BARRIER)
+            for (k, i), value in own.items():
+                w.line(f"part[{(k * mr + i) * items} + lane] = {value};")
+            w.line(BARRIER)
+            with w.block(f"for (int m = {items}; m > 1; m = (m + 1) / 2)"):
+                w.line("const int half_way = (m + 1) / 2;")
+                with w.block("if (lane + half_way < m)"):
+                    for k, i in own:
+                        a = f"part[{(k * mr + i) * items} + lane]"
+                        b = f"part[{(k * mr + i) * items} + lane + half_way]"
+                        top = stage.reductions[k].kind == "max"
+                        w.line(f"{a} = fmax({a}, {b});" if top else f"{a} += {b};")
+                w.line(BARRIER)
+            own = {(k, i): f"part[{(k * mr + i) * items}]" for k, i in own}
+        for (k, i), value in own.items():
+            name = self._scalar(stage.reductions[k].scalar, i)
+            w.line(f"const float {name} = {self._finished(stage.reductions[k], value)};")
+
+    def _finished(self, r: Reduction, total: str) -> str:
+        width, eps = f"(float){expression(self.rows.width)}", number(r.eps, OPENCL)
+        return {
+            "sum": total,
+            "mean": f"{total} / {width}",
+            "max": total,
+            "inverse": f"1.0f / {total}",
+            "rstd": f"1.0f / {OPENCL.sqrt}({total} / {width} + {eps})",
+        }[r.finish]
+
+

@@ -1,0 +1,101 @@
+"""Attention in one kernel that stores no scores: each work-item has a query and goes over the keys
+with a running softmax, a few keys at a time. All items of a group read the same keys and values,
+from the caches. Causal attention keeps keys and values of earlier tokens in a cache, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from canao.fuse.forms.attention import Attention
+from canao.fuse.group import Region
+from canao.graph.dtypes import F16, F32, I32
+from canao.graph.ir import Graph, product
+from canao.lower.batches import one_batch
+from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import plain
+from canao.lower.opencl.device import vector_name
+from canao.schedule.kv_cache import CacheLayout
+from canao.schedule.operands import Operand
+from canao.schedule.work import WHOLE, Grid, Work
+from canao.target import Target
+
+# Floats that an item holds of its query and of its result; more would not stay in registers.
+_MOST_DEPTH = 256
+_ITEMS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAttentionPlan:
+    """Scores of `keys` keys at once; groups of `items` queries."""
+
+    kind: ClassVar[str] = "item_attention"
+    keys: int
+    items: int
+
+    @property
+    def name(self) -> str:
+        return f"keys{self.keys}_{self.items}"
+
+
+class ItemAttentionLowering:
+    """Kernels of the form Attention."""
+
+    plans = ItemAttentionPlan
+
+    def legal(self, graph: Graph, form: Attention) -> bool:
+        consecutive = form.q.strides[-1] == 1 and form.store[-1] == 1
+        kept = form.cache in (None, F32, F16) and form.rounded == F32
+        return consecutive and kept and one_batch(form.q.shape[:-2]) and sum(depth(form)) <= (
+            2 * _MOST_DEPTH
+        )
+
+    def default(self, form: Attention, target: Target) -> ItemAttentionPlan:
+        return ItemAttentionPlan(4, _ITEMS)
+
+    def space(self, form: Attention, target: Target) -> Iterator[ItemAttentionPlan]:
+        for keys in (4, 8, 2, 1):
+            for items in (_ITEMS, 16, 64, 8):
+                yield ItemAttentionPlan(keys, items)
+
+    def kernel(self, context: Context, region: Region, plan: ItemAttentionPlan) -> Kernel:
+        form = region.form
+        assert isinstance(form, Attention)
+        heads, longest = product(form.q.shape[:-2]), context.graph.max_length
+        cache = cache_layout(form, longest) if form.cached else None
+        kind = "causal" if form.cached else "attention"
+        kept = "" if form.cache in (None, F32) else f"_{form.cache}"
+        reads = [Operand(access.base) for access in (form.q, form.k, form.v)]
+        for bias in form.biases:
+            reads.append(Operand(bias.read.base))
+            if bias.indices is not None:
+                reads.append(Operand(bias.indices.base, dtype=I32))
+        end = f"{vector_name(context.target)}_{plan.name}"
+        return Kernel(
+            name=f"{kind}_{plain(heads)}x{form.q.shape[-1]}{kept}_{end}",
+            reads=tuple(dict.fromkeys(reads)),
+            work=Work(WHOLE),
+            facts=(plan, longest if form.cached else 0, canonical(form, context.graph)),
+            cache=cache,
+            appending=Work(WHOLE) if form.cached else None,
+            grid=Grid((plan.items, 1), ((form.q.shape[-2], plan.items), (heads, 1))),
+            append_grid=Grid((plan.items, 1), ((form.k.shape[-1], plan.items), (heads, 1)))
+            if form.cached else None,
+        )  # fmt: skip
+
+
+def depth(form: Attention) -> tuple[int, int]:
+    """Elements of a key and of a value."""
+    d, dv = form.q.shape[-1], form.v.shape[-1]
+    assert isinstance(d, int) and isinstance(dv, int)
+    return d, dv
+
+
+def cache_layout(form: Attention, max_length: int) -> CacheLayout:
+    """Keys and values of all tokens of a head, each row by row."""
+    d, dv = depth(form)
+    heads = product(form.q.shape[:-2])
+    assert isinstance(heads, int) and form.cache is not None
+    return CacheLayout(heads, max_length * d, max_length * dv, form.cache)

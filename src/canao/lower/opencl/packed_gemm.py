@@ -1,0 +1,112 @@
+"""Packed GEMM: each work-item computes a tile of some rows and one panel of columns in registers.
+
+Weights are read front to back by a work-item, rows by all items of a group alike, from the caches.
+A norm or a softmax in the epilogue needs whole rows: then a group has all panels of its rows, and
+values wait for it in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from canao.fuse.forms.form import PackedGemm
+from canao.fuse.forms.rows import row_program
+from canao.fuse.group import Region
+from canao.graph.dtypes import QUANTIZED
+from canao.graph.ir import Graph
+from canao.lower.epilogue import split, tiles_suffice
+from canao.lower.lowering import Context, Kernel, canonical
+from canao.lower.naming import op_names
+from canao.lower.opencl.device import MOST_ITEMS, vector_name
+from canao.lower.opencl.rows import reduces, waits, writes_known_types
+from canao.lower.row_reads import row_facts, row_operands
+from canao.schedule.operands import Operand, Packed, activation
+from canao.schedule.work import WHOLE, Grid, Work
+from canao.target import Target
+
+_USUAL_ROWS = 8  # of a tile
+_WIDEST = 16  # columns of the widest panel, of vectors of any width
+_USUAL_ITEMS = 64  # of a group that shares no rows
+
+
+@dataclass(frozen=True, slots=True)
+class ItemGemmPlan:
+    """A tile of mr rows and nr columns for each work-item; groups of `items` panels of columns and
+    `rows` tiles of rows."""
+
+    kind: ClassVar[str] = "item_gemm"
+    mr: int
+    nr: int
+    items: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mr}x{self.nr}_{self.items}x{self.rows}"
+
+
+class ItemGemmLowering:
+    """Kernels of the form PackedGemm."""
+
+    plans = ItemGemmPlan
+
+    def legal(self, graph: Graph, form: PackedGemm) -> bool:
+        """Rows of consecutive elements, a fixed stride apart."""
+        if form.a.strides[-1] != 1 or form.a.rows() is None or form.rows in QUANTIZED:
+            return False
+        program = row_program(graph, form.epilogue)
+        if not tiles_suffice(program) or not writes_known_types(program):
+            return False
+        return not waits(program) or form.n <= MOST_ITEMS * _WIDEST
+
+    def default(self, form: PackedGemm, target: Target) -> ItemGemmPlan:
+        return next(self._plans(form, target, (_USUAL_ROWS,)))
+
+    def space(self, form: PackedGemm, target: Target) -> Iterator[ItemGemmPlan]:
+        yield from self._plans(form, target, (_USUAL_ROWS, 4, 2, 1))
+
+    def _plans(
+        self, form: PackedGemm, target: Target, rows: tuple[int, ...]
+    ) -> Iterator[ItemGemmPlan]:
+        whole = reduces(form.epilogue)
+        for mr in rows:
+            for vectors in (1, 2, 4):
+                nr = vectors * target.vector
+                panels = -(-form.n // nr)
+                if whole and panels <= MOST_ITEMS:
+                    yield ItemGemmPlan(mr // vectors or 1, nr, panels, 1)
+                elif not whole and vectors <= 2:
+                    items = min(_USUAL_ITEMS, panels)
+                    yield ItemGemmPlan(mr, nr, items, 1)
+
+    def kernel(self, context: Context, region: Region, plan: ItemGemmPlan) -> Kernel:
+        graph, form = context.graph, region.form
+        assert isinstance(form, PackedGemm)
+        program = row_program(graph, form.epilogue)
+        stages, names = split(program), dict[str, int]()
+        reads = [activation(form.a.base, form.rows), weights(graph, form, plan)]
+        reads += [Operand(name) for name in (form.bias, form.scales) if name]
+        for part in ((stages.tile,), stages.later):
+            reads += row_operands(context, form.epilogue, part)
+        panels = -(-form.n // plan.nr)
+        kind = f"{form.rows}_{graph.types[form.weight].dtype}"
+        kind = "" if kind == "f32_f32" else f"_{kind}"
+        end = f"{vector_name(context.target)}_{plan.name}"
+        return Kernel(
+            name=f"gemm_{form.k}x{form.n}{kind}{op_names(region)}_{end}",
+            reads=tuple(dict.fromkeys(reads)),
+            work=Work(WHOLE),
+            facts=(region.ops, plan, form.k, form.n, bool(form.bias), kind,
+                   form.a.rows(), form.a.offset, form.epilogue.rows,
+                   row_facts(context, form.epilogue, program),
+                   canonical([r.value for r in reads], graph, names)),
+            grid=Grid((plan.items, plan.rows),
+                      ((panels, plan.items), (form.epilogue.rows, plan.mr * plan.rows))),
+        )  # fmt: skip
+
+
+def weights(graph: Graph, form: PackedGemm, plan: ItemGemmPlan) -> Operand:
+    """The weights of a form, in panels of the plan's columns."""
+    return Operand(form.weight, Packed(plan.nr), graph.types[form.weight].dtype)
