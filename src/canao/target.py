@@ -61,6 +61,11 @@ class Target:
         return system_of(self.triple)[1] == "android"
 
     @property
+    def kernels_for(self) -> str:
+        """What its kernels are for: an instruction set, or OpenCL."""
+        return self.isa if self.backend == CPU else OPENCL
+
+    @property
     def library(self) -> str:
         """File name of libraries. An Android package takes none whose name does not begin with
         'lib'."""
@@ -71,7 +76,7 @@ class Target:
         """What a manifest says of it: what the widest kernels ask a processor for is `features`."""
         named = {"cpu": self.processor.clang} if self.processor else {}
         return {
-            "name": self.name, "isa": self.isa, "triple": self.triple, **named,
+            "name": self.name, "isa": self.kernels_for, "triple": self.triple, **named,
             "features": list(self.features),
         }  # fmt: skip
 

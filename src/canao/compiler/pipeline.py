@@ -33,7 +33,6 @@ from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, policy
 from canao.graph.dtypes import BF16
 from canao.graph.ir import Graph
-from canao.isa.registry import ISAS
 from canao.lower.scheduling import (
     backend_of,
     default_plans,
@@ -54,7 +53,7 @@ from canao.precision.quantize import (
 from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
-from canao.target import Target, get_target
+from canao.target import CPU, Target, get_target
 
 
 def measured_yellow_cells(target: Target) -> YellowCellPolicy:
@@ -135,12 +134,12 @@ def target_for(target: Target, *precisions: str, allow_emulation: bool = False) 
     best = target_in(target, *precisions)
     for precision in precisions:
         lacking = _lacking(best, precision)
-        if lacking and not allow_emulation:
+        if lacking and (best.backend != CPU or not allow_emulation):
             able = [n for n in PRECISIONS if has_instructions(target, n)]
+            others = ", or another --isa (--allow-emulation computes the same without the speed)"
             raise InputError(
                 f"--precision {precision}: {lacking[0]} has no instructions for it; there are some "
-                f"for {', '.join(able)}: give one of these, or another --isa (--allow-emulation "
-                "computes the same without the speed)"
+                f"for {', '.join(able)}: give one of these{others if best.backend == CPU else ''}"
             )
     return best
 
@@ -152,7 +151,8 @@ def has_instructions(target: Target, precision: str) -> bool:
 
 def _lacking(target: Target, precision: str) -> list[str]:
     """The target's instruction sets that have no instructions for a precision."""
-    return [t.isa for t in target.levels if product_in(precision) in ISAS[t.isa].emulated]
+    product, emulates = product_in(precision), backend_of(target).emulates
+    return [t.kernels_for for t in target.levels if emulates(product, t)]
 
 
 def compile_model(

@@ -126,6 +126,10 @@ class Backend:
     def plan_types(self) -> tuple[type[Plan], ...]:
         return tuple(lowering.plans for lowering in self.lowerings.values())
 
+    def emulates(self, product: str, target: Target) -> bool:
+        """Whether a target has no instructions for products, by their name in `tile_name`."""
+        return False
+
     def bytes_of(self, kind: Type, length: int, target: Target) -> int:
         """Bytes that a value takes in memory at a length of so many tokens."""
         return stored_bytes(kind, length)

@@ -208,7 +208,7 @@ class _TileCode(RowCode):
         if slot == self.narrow_slot:
             kind = row_type(self.narrow)
             self.needs.add(kind)
-            store = f"{kind.removesuffix('_row')}_store"
+            store = f"{kind}_store"
         else:
             store = "vf_store"
         whole, part = f"{store}({place}, {value});", f"{store}_n({place}, {value}, n);"

@@ -61,12 +61,11 @@ typedef half f16_row;
 #define load_f16(p) vload_half$V(0, p)
 #define load_f16_n(p, n) ((vf)($loads))
 #define load_f16_by(p, step, n) ((vf)($steps))
-#define f16_store(p, v) vstore_half$V(v, 0, p)
-#define f16_store_n(p, v, n) \\
+#define f16_row_store(p, v) vstore_half$V(v, 0, p)
+#define f16_row_store_n(p, v, n) \\
     do { \\
         const vf stored = v; \\
 $stores    } while (0)
-#define f16_end(p, width, scale)
 """
 _BYTES = """\
 #define load_i8(p) convert_float$V(vload$V(0, p))

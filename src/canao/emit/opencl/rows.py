@@ -19,7 +19,7 @@ from canao.fuse.forms.rows import (
     Stage,
     row_program,
 )
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import NARROW
 from canao.graph.ir import Graph, dim_at
 from canao.lower.opencl.rows import GroupRowsPlan, waits
 from canao.schedule.schedule import Step
@@ -65,10 +65,10 @@ class _GroupCode(RowCode):
         scalar = result.name if isinstance(result, Scalar) else ""
         for slot, dtype in ((OUTPUT_SLOT, self.program.writes), (BESIDE_SLOT, self.program.beside)):
             if dtype is not None:
-                kind = "float" if dtype == F32 else row_type(dtype)
+                kind = row_type(dtype) if dtype in NARROW else "float"
                 name, start = ("o", "out") if slot == OUTPUT_SLOT else ("b", "beside")
                 w.line(f"__global {kind} *const {name} = {start} + r * {1 if scalar else width};")
-                if dtype != F32:
+                if dtype in NARROW:
                     self.needs.add(kind)
         self.open_row(w, self.program.stages)
         for stage in self.program.stages:

@@ -12,6 +12,7 @@ from canao.fuse.forms.scan import Scan
 from canao.fuse.group import Program
 from canao.graph.dtypes import F32, I8, NARROW
 from canao.graph.ir import Type
+from canao.isa.registry import ISAS
 from canao.lower.cpu.attention import AttentionLowering
 from canao.lower.cpu.batched_gemm import BatchedGemmLowering
 from canao.lower.cpu.copies import ConcatLowering, ScanLowering
@@ -26,6 +27,9 @@ from canao.target import Target
 
 class Cpu(Backend):
     """Cores with vector units."""
+
+    def emulates(self, product: str, target: Target) -> bool:
+        return product in ISAS[target.isa].emulated
 
     def bytes_of(self, kind: Type, length: int, target: Target) -> int:
         if kind.dtype in NARROW:

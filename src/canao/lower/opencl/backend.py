@@ -13,9 +13,20 @@ from canao.lower.opencl.batched_gemm import ItemBatchedGemmLowering
 from canao.lower.opencl.copies import ItemConcatLowering, ItemScanLowering
 from canao.lower.opencl.packed_gemm import ItemGemmLowering
 from canao.lower.opencl.rows import GroupRowsLowering
-from canao.target import OPENCL
+from canao.target import OPENCL, Target
 
-OPENCL_DEVICES = Backend(
+# Of rows and weights: floats, halves, and floats by whole numbers of eight bits.
+_PRODUCTS = ("f32", "f16", "f32_i8")
+
+
+class OpenCl(Backend):
+    """GPUs, and whatever else runs OpenCL C."""
+
+    def emulates(self, product: str, target: Target) -> bool:
+        return product not in _PRODUCTS
+
+
+OPENCL_DEVICES = OpenCl(
     OPENCL,
     {
         Rows: GroupRowsLowering(),
