@@ -30,17 +30,18 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "__libc_init", "__sched_cpucount", "abort", "atoi", "atol", "calloc", "clock_gettime",
         "close", "closedir", "dprintf", "exit", "fclose", "feof", "ferror", "fflush", "fgetc",
         "fgets", "fopen", "fprintf", "fputc", "fputs", "fread", "free", "fscanf", "fseek", "fseeko",
-        "fstat", "ftell", "ftello", "fwrite", "getauxval", "getenv", "getline", "getpid", "gettid",
-        "lseek", "madvise", "malloc", "memchr", "memcmp", "memcpy", "memmove", "memset", "mmap",
-        "mprotect", "munmap", "nanosleep", "open", "opendir", "posix_memalign", "pread", "printf",
-        "pthread_atfork", "pthread_cond_broadcast", "pthread_cond_destroy", "pthread_cond_init",
-        "pthread_cond_signal", "pthread_cond_wait", "pthread_create", "pthread_join",
-        "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock",
-        "pthread_mutex_trylock", "pthread_mutex_unlock", "pthread_once", "pthread_self", "putchar",
-        "puts", "qsort", "read", "readdir", "realloc", "sched_getaffinity", "sched_getcpu",
-        "sched_setaffinity", "sched_yield", "snprintf", "sscanf", "stat", "strchr", "strcmp",
-        "strcpy", "strdup", "strlen", "strncmp", "strncpy", "strrchr", "strstr", "strtod", "strtof",
-        "strtok", "strtok_r", "strtol", "strtoll", "strtoul", "strtoull", "syscall", "vdprintf",
+        "fstat", "ftell", "ftello", "fwrite", "getauxval", "getenv", "geteuid", "getline", "getpid",
+        "gettid", "lseek", "madvise", "malloc", "memchr", "memcmp", "memcpy", "memmove", "memset",
+        "mkdir", "mmap", "mprotect", "munmap", "nanosleep", "open", "opendir", "posix_memalign",
+        "pread", "printf", "pthread_atfork", "pthread_cond_broadcast", "pthread_cond_destroy",
+        "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait", "pthread_create",
+        "pthread_getspecific", "pthread_join", "pthread_key_create", "pthread_mutex_destroy",
+        "pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_trylock", "pthread_mutex_unlock",
+        "pthread_once", "pthread_self", "pthread_setspecific", "putchar", "puts", "qsort", "read",
+        "readdir", "realloc", "rename", "sched_getaffinity", "sched_getcpu", "sched_setaffinity",
+        "sched_yield", "snprintf", "sscanf", "stat", "strchr", "strcmp", "strcpy", "strdup",
+        "strlen", "strncmp", "strncpy", "strrchr", "strstr", "strtod", "strtof", "strtok",
+        "strtok_r", "strtol", "strtoll", "strtoul", "strtoull", "syscall", "unlink", "vdprintf",
         "vprintf", "vsnprintf", "write",
     ),
     "libdl.so": ("dladdr", "dlclose", "dlerror", "dlopen", "dlsym"),
@@ -52,7 +53,9 @@ def zig_flags(target: Target) -> tuple[str, ...]:
     # The system keeps x18 for itself, and functions for atomics are in a library of compilers;
     # programs lie anywhere in memory as libraries do.
     own = ("-ffixed-x18", "-mno-outline-atomics") if target.arch == "aarch64" else ()
-    return ("-target", f"{target.arch}-linux-musl", "-fPIC", "-fno-stack-protector", *own)
+    # bionic has no bcmp, which clang calls in memcmp's place where musl is.
+    kept = ("-fno-stack-protector", "-fno-builtin-bcmp")
+    return ("-target", f"{target.arch}-linux-musl", "-fPIC", *kept, *own)
 
 
 def ndk_flags(target: Target) -> tuple[str, ...]:

@@ -48,6 +48,13 @@ _ELF = ("-Wl,-z,max-page-size=16384", "-Wl,-z,common-page-size=16384", "-Wl,-z,n
         "-Wl,--hash-style=both")  # fmt: skip
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *_ELF)
 _PROGRAM = ("-pthread", "-ldl")
+# Of the runtime: what all libraries have, and what runs their kernels. OpenCL is looked for when a
+# model is opened.
+_RUNTIME = ("canao_runtime.h", "canao_engine.h", "model.c", "self_check.c")
+_CPU_ENGINE = ("cpu_engine.c", "thread_pool.c", "cpu.c")
+_OPENCL_ENGINE = ("canao_launch.h", "opencl_api.h", "opencl_host.h", "opencl_device.c",
+                  "opencl_program.c", "opencl_engine.c")  # fmt: skip
+_OPENCL, _OPENCL_LINKED = "opencl", ("-ldl",)
 # What debuggers read would be nine tenths of a library; it has it if -g is among the flags.
 _DEBUG, _NO_DEBUG = "-g", ("-g0", "-s")
 # Android's programs lie anywhere in memory, and name what loads them.
@@ -186,19 +193,21 @@ def library_files(sources: Sequence[Source]) -> dict[str, Unit]:
     """The C files of a library with the kernels of `sources`, one for each of its instruction sets,
     the widest last. All files but the kernels' are for the least processor: what is in them runs
     before it is known which kernels this processor can run."""
-    least = sources[0].target.least
-    files = {
-        **runtime_files("canao_runtime.h", "thread_pool.c", "cpu.c", "model.c", "self_check.c"),
-        "canao_model.h": sources[0].header,
-        "cpu_levels.c": cpu_levels([s.target for s in sources]),
-    }
-    kernels = {
-        f"program_{s.target.isa}.c": Unit(
-            s.code, s.target, (f"-Dcanao_program={program_name(s.target)}",)
-        )
-        for s in sources
-    }
-    return {name: Unit(text, least) for name, text in files.items()} | kernels
+    first = sources[0]
+    if first.backend == _OPENCL:
+        files = {**runtime_files(*_RUNTIME, *_OPENCL_ENGINE), f"program_{_OPENCL}.c": first.code}
+        kernels = {}
+    else:
+        levels = cpu_levels([s.target for s in sources])
+        files = {**runtime_files(*_RUNTIME, *_CPU_ENGINE), "cpu_levels.c": levels}
+        kernels = {
+            f"program_{s.target.isa}.c": Unit(
+                s.code, s.target, (f"-Dcanao_program={program_name(s.target)}",)
+            )
+            for s in sources
+        }
+    files["canao_model.h"] = first.header
+    return {name: Unit(text, first.target.least) for name, text in files.items()} | kernels
 
 
 def build_library(
@@ -208,7 +217,8 @@ def build_library(
     the runtime; the cached path. It holds what debuggers read if -g is among the flags."""
     least = sources[0].target.least
     debug = () if _DEBUG in extra else _NO_DEBUG
-    flags = (*_SHARED, f"-Wl,-soname,{least.library}", *debug, *extra)
+    linked = _OPENCL_LINKED if sources[0].backend == _OPENCL else ()
+    flags = (*_SHARED, f"-Wl,-soname,{least.library}", *debug, *linked, *extra)
     return _build(library_files(sources), least.library, least, toolchain, flags)
 
 

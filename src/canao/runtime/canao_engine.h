@@ -21,8 +21,9 @@ typedef struct canao_engine canao_engine;
 const struct canao_program *canao_engine_program(void);
 /* What its kernels are for, as "avx2" or "opencl"; NULL where they cannot run. */
 const char *canao_engine_name(void);
-/* What CANAO_CPU, or CANAO_DEVICE, means here: of the last call of this thread that failed so. */
-const char *canao_engine_lacks(void);
+/* What a status means that is this engine's own, CANAO_CPU or CANAO_DEVICE: of the last call of this
+ * thread that failed so. NULL for every other status. */
+const char *canao_engine_lacks(int status);
 
 /* Whether the arguments of canao_open can be met, before a file is read. */
 int canao_engine_check(int threads, const int *cores);

@@ -83,7 +83,8 @@ enum canao_status {{
     CANAO_THREADS = 7,  /* threads cannot be started, or pinned to the cores */
     CANAO_BUSY = 8,     /* another call on the same model is under way */
     CANAO_CLOSED = 9,   /* the model was closed, or never opened */
-    CANAO_CPU = 10      /* this processor lacks what the kernels need; the message says what */
+    CANAO_CPU = 10,     /* this processor lacks what the kernels need; the message says what */
+    CANAO_DEVICE = 11   /* the GPU that runs the kernels failed, or is not there; the same */
 }};
 
 /* A handle, not an address: what is done with one that was closed is CANAO_CLOSED. */

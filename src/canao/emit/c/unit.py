@@ -36,7 +36,8 @@ from canao.target import CPU, Target
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the toolchain needs: the C file, its header, and the target that the file is for."""
+    """What the toolchain needs: the C file, its header, and the target that the file is for.
+    `backend` is what runs its kernels: 'cpu', or 'opencl', for which they are text in the file."""
 
     code: str
     header: str

@@ -1,0 +1,726 @@
+/* The engine of an OpenCL device: weights, activations and caches are in its memory, and each step
+ * of a model is a launch of a kernel. No call waits without a limit: a device that is lost or hangs
+ * is an error, of this call and of all later ones. */
+#define _GNU_SOURCE
+#include "canao_engine.h"
+#include "canao_model.h"
+#include "opencl_host.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { FLIGHTS = 2, WHY = 1024, LIMIT_S = 30, MOST_S = 86400 };
+enum { SPIN_NS = 200000, PAUSE_NS = 20000, LONGEST_PAUSE_NS = 200000 };
+enum { UNENDED = 1 }; /* what `await` returns besides states of OpenCL, of which none is that */
+enum { COUNTS = 3 };  /* parameters of each kernel before its arguments */
+
+/* Memory of the host that the device copies from and to. Not the caller's: a device that hangs
+ * could still write there when the call has returned. */
+struct staging {
+    cl_mem memory;
+    unsigned char *bytes;
+    size_t room;
+};
+
+/* A sequence on its way through the device. Two may be: the device computes one while the results
+ * of the one before it are fetched. */
+struct flight {
+    const struct canao_sequence *sequence; /* NULL: none */
+    struct staging in, out;
+    cl_event done;
+    cl_event *launches; /* NULL, or of each launch the event; NULL for what was left out */
+    int watched;        /* whether `launches` are those of this sequence */
+};
+
+struct canao_engine {
+    struct device device;
+    uint64_t limit; /* nanoseconds that may pass in which nothing ends */
+    cl_context context;
+    cl_command_queue queue, profiling, used; /* used: by the call under way */
+    cl_program program;
+    cl_kernel *kernels; /* one of each launch, as it keeps its arguments */
+    cl_mem weights, arena, cache, positions, *inputs;
+    struct flight flights[FLIGHTS];
+    int32_t counts[COUNTS]; /* those that the kernels have; the first is 0 where they have none */
+    int ran;                /* whether a sequence has come through */
+    int forked, hung, lost;
+    char why[WHY]; /* it is lost */
+};
+
+/* In the file of the program, which is the only one. */
+extern const struct canao_program canao_program;
+
+const struct canao_program *canao_engine_program(void) { return &canao_program; }
+
+const char *canao_engine_name(void) { return "opencl"; }
+
+const char *canao_engine_lacks(int status)
+{
+    return status == CANAO_DEVICE ? canao_opencl_why() : NULL;
+}
+
+/* CANAO_OK, or CANAO_DEVICE for an error in what the device was asked to do. */
+static int check(const canao_engine *e, cl_int code, const char *what)
+{
+    return !code ? CANAO_OK
+                 : canao_opencl_fail("%s cannot %s: %s (OpenCL error %d)", e->device.name, what,
+                                     canao_opencl_error(code), (int)code);
+}
+
+static int64_t polynomial(const int64_t *coefficients, int64_t s)
+{
+    return coefficients[0] + coefficients[1] * s + coefficients[2] * s * s;
+}
+
+/* From one cache line to the next: where an input begins in staging memory. */
+static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* How many launches have ended, of those that are watched, before the first that has not. */
+static int count_ended(const struct flight *f)
+{
+    int i = 0;
+    for (; f && f->watched && i < canao_program.step_count; i++) {
+        cl_int state = CL_COMPLETE;
+        if (f->launches[i] && (canao_cl.get_event_info(f->launches[i],
+                                                       CL_EVENT_COMMAND_EXECUTION_STATUS,
+                                                       sizeof state, &state, NULL) ||
+                               state > CL_COMPLETE))
+            break;
+    }
+    return i;
+}
+
+/* Waits until an event is over: CL_COMPLETE, an error, or UNENDED once nothing has ended for too
+ * long. Not clWaitForEvents, which has no limit. */
+static cl_int await(const canao_engine *e, cl_event event, const struct flight *f)
+{
+    const uint64_t start = now();
+    uint64_t last = start; /* when a launch was last known to have ended */
+    struct timespec pause = {0, PAUSE_NS};
+    for (int ended = 0;;) {
+        cl_int state;
+        const cl_int code = canao_cl.get_event_info(event, CL_EVENT_COMMAND_EXECUTION_STATUS,
+                                                    sizeof state, &state, NULL);
+        if (code || state <= CL_COMPLETE)
+            return code ? code : state;
+        const uint64_t moment = now();
+        if (moment - start < SPIN_NS) {
+            sched_yield();
+            continue;
+        }
+        if (moment - last > e->limit) {
+            const int more = count_ended(f);
+            if (more == ended)
+                return UNENDED;
+            ended = more;
+            last = moment;
+        }
+        nanosleep(&pause, NULL);
+        pause.tv_nsec += pause.tv_nsec < LONGEST_PAUSE_NS ? PAUSE_NS : 0;
+    }
+}
+
+/* Whether all that the device was given is over, well or not. */
+static int drained(const canao_engine *e)
+{
+    cl_event event = NULL;
+    if (canao_cl.enqueue_marker_with_wait_list(e->used, 0, NULL, &event) ||
+        canao_cl.flush(e->used))
+        return 0;
+    const cl_int state = await(e, event, NULL);
+    canao_cl.release_event(event);
+    return state != UNENDED;
+}
+
+/* The engine is of no use from now on, for what this thread was told last. */
+static int lose(canao_engine *e, int hung)
+{
+    e->lost = 1;
+    snprintf(e->why, sizeof e->why, "%s", canao_opencl_why());
+    e->hung = hung || !drained(e);
+    return CANAO_DEVICE;
+}
+
+static void release_events(struct flight *f)
+{
+    if (f->done)
+        canao_cl.release_event(f->done);
+    f->done = NULL;
+    for (int i = 0; f->launches && i < canao_program.step_count; i++) {
+        if (f->launches[i])
+            canao_cl.release_event(f->launches[i]);
+        f->launches[i] = NULL;
+    }
+}
+
+static void release_staging(const canao_engine *e, struct staging *s)
+{
+    if (s->bytes)
+        canao_cl.enqueue_unmap_mem_object(e->queue, s->memory, s->bytes, 0, NULL, NULL);
+    if (s->memory)
+        canao_cl.release_mem_object(s->memory);
+    *s = (struct staging){0};
+}
+
+static void release_memory(cl_mem memory)
+{
+    if (memory)
+        canao_cl.release_mem_object(memory);
+}
+
+/* Gives back all that the device and its driver hold. */
+static void release(canao_engine *e)
+{
+    for (int i = 0; i < FLIGHTS; i++) {
+        release_events(&e->flights[i]);
+        release_staging(e, &e->flights[i].in);
+        release_staging(e, &e->flights[i].out);
+    }
+    for (int i = 0; e->kernels && i < canao_program.step_count; i++)
+        if (e->kernels[i])
+            canao_cl.release_kernel(e->kernels[i]);
+    for (int i = 0; e->inputs && i < canao_program.input_count; i++)
+        release_memory(e->inputs[i]);
+    release_memory(e->weights);
+    release_memory(e->arena);
+    release_memory(e->cache);
+    release_memory(e->positions);
+    if (e->program)
+        canao_cl.release_program(e->program);
+    if (e->profiling)
+        canao_cl.release_command_queue(e->profiling);
+    if (e->queue)
+        canao_cl.release_command_queue(e->queue);
+    if (e->context)
+        canao_cl.release_context(e->context);
+}
+
+/* Leaves what a device that hangs may still use, and what is not of this process. */
+void canao_engine_close(canao_engine *e)
+{
+    if (!e->forked && !e->hung)
+        release(e);
+    for (int i = 0; i < FLIGHTS; i++)
+        free(e->flights[i].launches);
+    free(e->kernels);
+    free(e->inputs);
+    free(e);
+}
+
+static int open_queue(canao_engine *e)
+{
+    const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
+                                                (cl_context_properties)e->device.platform, 0};
+    cl_int code = CL_SUCCESS;
+    e->context = canao_cl.create_context(properties, 1, &e->device.id, NULL, NULL, &code);
+    if (e->context)
+        e->queue = canao_cl.create_command_queue(e->context, e->device.id, 0, &code);
+    e->used = e->queue;
+    return check(e, code, "be opened");
+}
+
+static cl_ulong kernel_number(const canao_engine *e, cl_kernel kernel, cl_uint what)
+{
+    cl_ulong number = 0; /* fewer bytes are its lower ones */
+    return canao_cl.get_kernel_work_group_info(kernel, e->device.id, what, sizeof number, &number,
+                                               NULL) ? 0 : number;
+}
+
+/* Whether the device can run a kernel in the groups that it is written for. */
+static int check_groups(const canao_engine *e, cl_kernel kernel, const struct canao_launch *launch)
+{
+    enum { DIMENSIONS = 8 };
+    size_t most[DIMENSIONS] = {0};
+    const uint64_t needed = (uint64_t)(launch->local[0] * launch->local[1]);
+    const uint64_t had = kernel_number(e, kernel, CL_KERNEL_WORK_GROUP_SIZE);
+    if (needed > had)
+        return canao_opencl_fail("kernel %s has groups of %llu work-items, and %s runs at most "
+                                 "%llu of it; compile the model for this device", launch->kernel,
+                                 (unsigned long long)needed, e->device.name,
+                                 (unsigned long long)had);
+    if (canao_cl.get_device_info(e->device.id, CL_DEVICE_MAX_WORK_ITEM_SIZES, sizeof most, most,
+                                 NULL))
+        return CANAO_OK; /* it will say so when it is asked to run it */
+    for (int d = 0; d < 2; d++)
+        if ((uint64_t)launch->local[d] > most[d])
+            return canao_opencl_fail("kernel %s has %lld work-items in a row, and %s takes at most "
+                                     "%zu; compile the model for this device", launch->kernel,
+                                     (long long)launch->local[d], e->device.name, most[d]);
+    return CANAO_OK;
+}
+
+static int make_kernels(canao_engine *e)
+{
+    const int count = canao_program.step_count;
+    e->kernels = calloc((size_t)count + 1, sizeof *e->kernels);
+    if (!e->kernels)
+        return CANAO_MEMORY;
+    for (int i = 0; i < count; i++) {
+        const struct canao_launch *launch = &canao_gpu.launches[i];
+        cl_int code = CL_SUCCESS;
+        e->kernels[i] = canao_cl.create_kernel(e->program, launch->kernel, &code);
+        if (!e->kernels[i])
+            return canao_opencl_fail("%s makes no kernel of %s: %s (OpenCL error %d)",
+                                     e->device.name, launch->kernel, canao_opencl_error(code),
+                                     (int)code);
+        const int status = check_groups(e, e->kernels[i], launch);
+        if (status)
+            return status;
+    }
+    return CANAO_OK;
+}
+
+/* A buffer of the device's; `what` is in it. */
+static int make_buffer(const canao_engine *e, cl_bitfield flags, uint64_t bytes, const char *what,
+                       cl_mem *made)
+{
+    enum { LEAST = 64 }; /* a buffer of nothing is an error */
+    const uint64_t most = canao_opencl_number(e->device.id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
+    cl_int code = CL_SUCCESS;
+    if (bytes > most)
+        return canao_opencl_fail("the %s take %llu bytes, and %s has buffers of at most %llu; "
+                                 "compile a smaller model, or take another device", what,
+                                 (unsigned long long)bytes, e->device.name,
+                                 (unsigned long long)most);
+    *made = canao_cl.create_buffer(e->context, flags, bytes < LEAST ? LEAST : (size_t)bytes, NULL,
+                                   &code);
+    if (!*made)
+        return canao_opencl_fail("%s has no room for the %s, %llu bytes: %s (OpenCL error %d); "
+                                 "close other models, or take another device", e->device.name,
+                                 what, (unsigned long long)bytes, canao_opencl_error(code),
+                                 (int)code);
+    return CANAO_OK;
+}
+
+/* Memory of the host for `bytes`, in place of less. Drivers give it in a place that the device
+ * reaches by itself. */
+static int make_staging(const canao_engine *e, struct staging *s, size_t bytes)
+{
+    if (s->room >= bytes)
+        return CANAO_OK;
+    release_staging(e, s);
+    const int status = make_buffer(e, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes,
+                                   "inputs or outputs", &s->memory);
+    if (status)
+        return status;
+    cl_int code = CL_SUCCESS;
+    s->bytes = canao_cl.enqueue_map_buffer(e->queue, s->memory, CL_TRUE,
+                                           CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL, NULL,
+                                           &code);
+    s->room = s->bytes ? bytes : 0;
+    return check(e, code, "map memory of the host");
+}
+
+/* Where input i begins in staging memory, at a length; of the number of inputs, where they end. */
+static size_t input_place(int i, int64_t length)
+{
+    size_t place = 0;
+    for (int k = 0; k < i; k++)
+        place += rounded((size_t)polynomial(canao_gpu.input_bytes[k], length));
+    return place;
+}
+
+static int make_inputs(canao_engine *e)
+{
+    const int count = canao_program.input_count;
+    e->inputs = calloc((size_t)count + 1, sizeof *e->inputs);
+    int status = e->inputs ? CANAO_OK : CANAO_MEMORY;
+    for (int i = 0; i < count && !status; i++) {
+        const int64_t bytes = polynomial(canao_gpu.input_bytes[i], canao_program.max_length);
+        status = make_buffer(e, CL_MEM_READ_ONLY, (uint64_t)bytes, "inputs", &e->inputs[i]);
+    }
+    return status;
+}
+
+/* Copies something to the device that stays there. */
+static int upload(const canao_engine *e, cl_mem to, const void *from, uint64_t bytes,
+                  const char *what)
+{
+    if (!bytes)
+        return CANAO_OK;
+    return check(e, canao_cl.enqueue_write_buffer(e->queue, to, CL_TRUE, 0, (size_t)bytes, from, 0,
+                                                  NULL, NULL), what);
+}
+
+static int make_positions(canao_engine *e)
+{
+    const int32_t count = canao_program.max_length;
+    const uint64_t bytes = (uint64_t)count * sizeof(int32_t);
+    int32_t *numbers = malloc((size_t)bytes);
+    int status = numbers ? CANAO_OK : CANAO_MEMORY;
+    for (int32_t i = 0; numbers && i < count; i++)
+        numbers[i] = i;
+    if (!status)
+        status = make_buffer(e, CL_MEM_READ_ONLY, bytes, "positions", &e->positions);
+    if (!status)
+        status = upload(e, e->positions, numbers, bytes, "take the positions");
+    free(numbers);
+    return status;
+}
+
+static int make_buffers(canao_engine *e, const unsigned char *file)
+{
+    const struct canao_program *p = &canao_program;
+    const uint64_t weights = p->weights_bytes - CANAO_HEADER_BYTES;
+    int status = make_buffer(e, CL_MEM_READ_ONLY, weights, "weights", &e->weights);
+    if (!status)
+        status = upload(e, e->weights, file + CANAO_HEADER_BYTES, weights, "take the weights");
+    if (!status)
+        status = make_buffer(e, CL_MEM_READ_WRITE, p->arena_bytes, "activations", &e->arena);
+    if (!status)
+        status = make_buffer(e, CL_MEM_READ_WRITE, p->cache_bytes, "keys and values", &e->cache);
+    if (!status)
+        status = make_positions(e);
+    return status ? status : make_inputs(e);
+}
+
+static cl_mem buffer_of(const canao_engine *e, const struct canao_argument *argument)
+{
+    switch (argument->area) {
+    case CANAO_WEIGHTS: return e->weights;
+    case CANAO_ARENA: return e->arena;
+    case CANAO_CACHE: return e->cache;
+    case CANAO_INPUT: return e->inputs[argument->offset];
+    case CANAO_POSITIONS: return e->positions;
+    }
+    return NULL;
+}
+
+/* Sets from which byte on a kernel has an argument, after `past` tokens. */
+static cl_int set_offset(cl_kernel kernel, const struct canao_argument *argument, int number,
+                         int32_t past)
+{
+    cl_ulong offset = argument->area == CANAO_INPUT ? 0 : (cl_ulong)argument->offset;
+    if (argument->area == CANAO_POSITIONS)
+        offset += (cl_ulong)past * sizeof(int32_t);
+    const cl_uint place = (cl_uint)(COUNTS + 2 * number + 1);
+    return canao_cl.set_kernel_arg(kernel, place, sizeof offset, &offset);
+}
+
+/* Sets what is the same in all calls. */
+static int set_arguments(const canao_engine *e)
+{
+    for (int i = 0; i < canao_program.step_count; i++) {
+        const struct canao_launch *launch = &canao_gpu.launches[i];
+        for (int k = 0; k < launch->argument_count; k++) {
+            const struct canao_argument *argument = &launch->arguments[k];
+            const cl_mem buffer = buffer_of(e, argument);
+            cl_int code = canao_cl.set_kernel_arg(e->kernels[i], (cl_uint)(COUNTS + 2 * k),
+                                                  sizeof buffer, &buffer);
+            if (!code)
+                code = set_offset(e->kernels[i], argument, k, 0);
+            if (code)
+                return canao_opencl_fail("kernel %s takes no argument %d: %s (OpenCL error %d)",
+                                         launch->kernel, k, canao_opencl_error(code), (int)code);
+        }
+    }
+    return CANAO_OK;
+}
+
+static int read_limit(canao_engine *e)
+{
+    static const char name[] = "CANAO_OPENCL_TIMEOUT_S";
+    const long seconds = canao_opencl_setting(name, LIMIT_S, MOST_S);
+    e->limit = (uint64_t)seconds * 1000000000u;
+    return seconds > 0 ? CANAO_OK
+                       : canao_opencl_fail("%s is '%s'; give whole seconds, from 1 to %d", name,
+                                           getenv(name), MOST_S);
+}
+
+int canao_engine_check(int threads, const int *cores)
+{
+    struct device device;
+    return threads != 1 || cores ? CANAO_ARGUMENT : canao_opencl_choose(&device);
+}
+
+int canao_engine_open(const unsigned char *file, int threads, const int *cores,
+                      canao_engine **engine, int *keeps)
+{
+    (void)threads;
+    (void)cores;
+    canao_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return CANAO_MEMORY;
+    *keeps = 0;
+    int status = read_limit(e);
+    if (!status)
+        status = canao_opencl_choose(&e->device);
+    if (!status)
+        status = open_queue(e);
+    if (!status)
+        status = canao_opencl_build(e->context, &e->device, &e->program);
+    if (!status)
+        status = make_kernels(e);
+    if (!status)
+        status = make_buffers(e, file);
+    if (!status)
+        status = set_arguments(e);
+    if (status)
+        canao_engine_close(e);
+    else
+        *engine = e;
+    return status;
+}
+
+void canao_engine_forked(canao_engine *e) { e->forked = 1; }
+
+int canao_engine_enter(canao_engine *e)
+{
+    if (e->forked)
+        return canao_opencl_fail("the model was opened before this process was forked, which "
+                                 "OpenCL does not survive; open it in a process that is started "
+                                 "anew");
+    return e->lost ? canao_opencl_fail("%s", e->why) : CANAO_OK;
+}
+
+void canao_engine_leave(canao_engine *e) { (void)e; }
+
+/* Sets what kernels have to know of a sequence, unless it is what they know. */
+static int set_counts(canao_engine *e, const struct canao_sequence *s)
+{
+    const int32_t counts[COUNTS] = {s->length, s->past, s->length - s->wanted};
+    if (!memcmp(counts, e->counts, sizeof counts))
+        return CANAO_OK;
+    e->counts[0] = 0; /* until all have them */
+    for (int i = 0; i < canao_program.step_count; i++) {
+        const struct canao_launch *launch = &canao_gpu.launches[i];
+        cl_int code = CL_SUCCESS;
+        for (cl_uint k = 0; k < COUNTS && !code; k++)
+            code = canao_cl.set_kernel_arg(e->kernels[i], k, sizeof counts[k], &counts[k]);
+        for (int k = 0; k < launch->argument_count && !code; k++)
+            if (launch->arguments[k].area == CANAO_POSITIONS)
+                code = set_offset(e->kernels[i], &launch->arguments[k], k, s->past);
+        if (code)
+            return check(e, code, launch->kernel);
+    }
+    memcpy(e->counts, counts, sizeof counts);
+    return CANAO_OK;
+}
+
+static int send_inputs(const canao_engine *e, const struct flight *f)
+{
+    const struct canao_sequence *s = f->sequence;
+    for (int i = 0; i < canao_program.input_count; i++) {
+        const size_t bytes = (size_t)polynomial(canao_gpu.input_bytes[i], s->length);
+        unsigned char *from = f->in.bytes + input_place(i, s->length);
+        if (!bytes)
+            continue;
+        memcpy(from, s->inputs[i], bytes);
+        const cl_int code = canao_cl.enqueue_write_buffer(e->used, e->inputs[i], CL_FALSE, 0,
+                                                          bytes, from, 0, NULL, NULL);
+        if (code)
+            return check(e, code, "take the inputs");
+    }
+    return CANAO_OK;
+}
+
+/* Work-items of a launch in one dimension; 0: there is nothing to do. */
+static size_t work_items(const struct canao_launch *launch, int dimension, int64_t length)
+{
+    const struct canao_groups *groups = &launch->groups[dimension];
+    const int64_t n = polynomial(groups->size, length);
+    return n < 1 ? 0 : (size_t)((n + groups->tile - 1) / groups->tile * launch->local[dimension]);
+}
+
+static int launch_kernels(const canao_engine *e, struct flight *f)
+{
+    for (int i = 0; i < canao_program.step_count; i++) {
+        const struct canao_launch *launch = &canao_gpu.launches[i];
+        const size_t local[2] = {(size_t)launch->local[0], (size_t)launch->local[1]};
+        const size_t all[2] = {work_items(launch, 0, f->sequence->length),
+                               work_items(launch, 1, f->sequence->length)};
+        if (!all[0] || !all[1])
+            continue;
+        const cl_int code = canao_cl.enqueue_nd_range_kernel(
+            e->used, e->kernels[i], 2, NULL, all, local, 0, NULL,
+            f->watched ? &f->launches[i] : NULL);
+        if (code)
+            return canao_opencl_fail("%s cannot run kernel %s: %s (OpenCL error %d)",
+                                     e->device.name, launch->kernel, canao_opencl_error(code),
+                                     (int)code);
+    }
+    return CANAO_OK;
+}
+
+/* Bytes of an output that are wanted: the last rows. */
+static size_t output_bytes(const struct canao_sequence *s, int i)
+{
+    return s->wanted ? (size_t)canao_output_size(i, s->wanted) * sizeof(float) : 0;
+}
+
+static size_t all_output_bytes(const struct canao_sequence *s)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < canao_program.output_count; i++)
+        bytes += rounded(output_bytes(s, i));
+    return bytes;
+}
+
+static int fetch_outputs(const canao_engine *e, const struct flight *f)
+{
+    const struct canao_sequence *s = f->sequence;
+    unsigned char *to = f->out.bytes;
+    for (int i = 0; i < canao_program.output_count; i++) {
+        const size_t bytes = output_bytes(s, i);
+        const size_t whole = (size_t)canao_output_size(i, s->length) * sizeof(float);
+        if (!bytes)
+            continue;
+        const size_t from = (size_t)canao_program.outputs[i].offset + whole - bytes;
+        const cl_int code = canao_cl.enqueue_read_buffer(e->used, e->arena, CL_FALSE, from, bytes,
+                                                         to, 0, NULL, NULL);
+        if (code)
+            return check(e, code, "give the outputs");
+        to += rounded(bytes);
+    }
+    return CANAO_OK;
+}
+
+static void copy_outputs(const struct flight *f)
+{
+    const unsigned char *from = f->out.bytes;
+    for (int i = 0; i < canao_program.output_count; i++) {
+        const size_t bytes = output_bytes(f->sequence, i);
+        if (!bytes)
+            continue;
+        memcpy(f->sequence->outputs[i], from, bytes);
+        from += rounded(bytes);
+    }
+}
+
+/* What a flight needs of the host. Nothing is lost where there is no memory for it. */
+static int make_ready(const canao_engine *e, struct flight *f, const struct canao_sequence *s,
+                      int watched)
+{
+    const int count = canao_program.step_count;
+    if (watched && !f->launches && !(f->launches = calloc((size_t)count + 1, sizeof(cl_event))))
+        return CANAO_MEMORY;
+    f->watched = watched;
+    int status = make_staging(e, &f->in, input_place(canao_program.input_count, s->length));
+    return status ? status : make_staging(e, &f->out, all_output_bytes(s));
+}
+
+/* Gives a sequence to the device, which begins with it. */
+static int submit(canao_engine *e, struct flight *f, const struct canao_sequence *s, int watched)
+{
+    int status = make_ready(e, f, s, watched);
+    if (status)
+        return status;
+    f->sequence = s;
+    status = set_counts(e, s);
+    if (!status)
+        status = send_inputs(e, f);
+    if (!status)
+        status = launch_kernels(e, f);
+    if (!status)
+        status = fetch_outputs(e, f);
+    cl_int code = CL_SUCCESS;
+    if (!status)
+        code = canao_cl.enqueue_marker_with_wait_list(e->used, 0, NULL, &f->done);
+    if (!status && !code)
+        code = canao_cl.flush(e->used);
+    if (!status)
+        status = check(e, code, "begin");
+    return status ? lose(e, 0) : CANAO_OK;
+}
+
+static int fail_to_end(const canao_engine *e, const struct flight *f)
+{
+    const int ended = count_ended(f);
+    const int known = f->watched && ended < canao_program.step_count;
+    return canao_opencl_fail("%s does not end %s%s within %llu s; the model is lost: close it, and "
+                             "open it anew when the device has recovered "
+                             "(CANAO_OPENCL_TIMEOUT_S sets another limit)", e->device.name,
+                             known ? "kernel " : "what it was given",
+                             known ? canao_gpu.launches[ended].kernel : "",
+                             (unsigned long long)(e->limit / 1000000000u));
+}
+
+/* Adds the time of each launch. */
+static int add_times(const canao_engine *e, const struct flight *f, uint64_t *ns)
+{
+    for (int i = 0; i < canao_program.step_count; i++) {
+        cl_ulong start = 0, end = 0;
+        if (!f->launches[i])
+            continue;
+        cl_int code = canao_cl.get_event_profiling_info(f->launches[i], CL_PROFILING_COMMAND_START,
+                                                        sizeof start, &start, NULL);
+        if (!code)
+            code = canao_cl.get_event_profiling_info(f->launches[i], CL_PROFILING_COMMAND_END,
+                                                     sizeof end, &end, NULL);
+        if (code)
+            return check(e, code, "say how long a kernel took");
+        ns[i] += end > start ? end - start : 0;
+    }
+    return CANAO_OK;
+}
+
+/* Waits for a sequence and copies its outputs. */
+static int collect(canao_engine *e, struct flight *f, uint64_t *ns)
+{
+    const cl_int state = await(e, f->done, f);
+    if (state == UNENDED) {
+        fail_to_end(e, f);
+        return lose(e, 1);
+    }
+    if (state) {
+        canao_opencl_fail("%s failed in a run: %s (OpenCL error %d); the model is lost: close it, "
+                          "and open it anew", e->device.name, canao_opencl_error(state),
+                          (int)state);
+        return lose(e, 0);
+    }
+    const int status = ns ? add_times(e, f, ns) : CANAO_OK;
+    copy_outputs(f);
+    release_events(f);
+    f->sequence = NULL;
+    e->ran = 1;
+    return status;
+}
+
+/* The queue of the call: one that measures is slower on some devices. */
+static int take_queue(canao_engine *e, int measures)
+{
+    cl_int code = CL_SUCCESS;
+    if (measures && !e->profiling)
+        e->profiling = canao_cl.create_command_queue(e->context, e->device.id,
+                                                     CL_QUEUE_PROFILING_ENABLE, &code);
+    e->used = measures && e->profiling ? e->profiling : e->queue;
+    return check(e, code, "measure its kernels");
+}
+
+/* The first run is watched: some drivers compile a kernel when it first runs, so that a whole run
+ * may take longer than the limit. */
+int canao_engine_run(canao_engine *e, const struct canao_sequence *sequence, uint64_t *ns)
+{
+    struct flight *f = &e->flights[0];
+    int status = take_queue(e, ns != NULL);
+    if (!status)
+        status = submit(e, f, sequence, ns || !e->ran);
+    return status ? status : collect(e, f, ns);
+}
+
+int canao_engine_run_batch(canao_engine *e, struct canao_sequence *sequences, int count)
+{
+    int status = take_queue(e, 0);
+    for (int i = 0; i < count && !status; i++) {
+        struct flight *f = &e->flights[i % FLIGHTS];
+        if (f->sequence)
+            status = collect(e, f, NULL);
+        if (!status)
+            status = submit(e, f, &sequences[i], !e->ran);
+    }
+    for (int i = 0; i < FLIGHTS; i++) {
+        struct flight *f = &e->flights[(count + i) % FLIGHTS];
+        const int late = f->sequence && !e->lost ? collect(e, f, NULL) : CANAO_OK;
+        status = status ? status : late;
+    }
+    return status;
+}
