@@ -90,6 +90,7 @@ class Machine:
     features   flags of its vector units
     clusters   of cores that are running, the fastest first
     allowed    cores that the process that measures may use; empty: all of them
+    gpu        what runs the kernels, if that is not the CPU: its name and its driver's
     """
 
     cpu: str = ""
@@ -100,6 +101,7 @@ class Machine:
     clusters: tuple[Cluster, ...] = ()
     allowed: tuple[int, ...] = ()
     memory_bytes: int = 0
+    gpu: str = ""
 
     @property
     def core_count(self) -> int:
@@ -124,8 +126,9 @@ class Machine:
         cores are left out, but for clusters that it may not use at all."""
         clusters = [asdict(c) | {"cores": len(c.cores)} for c in self._used_clusters()]
         facts = [self.cpu, self.arch, self.system, self.features, clusters]
+        facts += [self.gpu] if self.gpu else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{self.cpu} {digest}".strip()
+        return f"{self.gpu or self.cpu} {digest}".strip()
 
     def _may_use(self, core: int) -> bool:
         return not self.allowed or core in self.allowed

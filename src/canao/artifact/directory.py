@@ -25,6 +25,8 @@ from canao.isa.table import FLOAT
 
 _WEIGHTS = "weights.bin"
 
+GPU = "opencl"  # what manifests of kernels for GPUs have in the place of an instruction set
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -91,6 +93,11 @@ class Artifact:
     def isas(self) -> tuple[str, ...]:
         """The instruction sets that the library has kernels for, the narrowest first."""
         return (*(level["isa"] for level in self._narrower), self.manifest["target"]["isa"])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its kernels are for OpenCL devices."""
+        return self.isas == (GPU,)
 
     @property
     def all_kernels(self) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def device_form(device: Device) -> dict[str, Any]:
         "device": device.name,
         "stamp": device.machine.stamp,
         "machine": asdict(device.machine),
-        "target": {"triple": target.triple, "isa": target.isa,
+        "target": {"triple": target.triple, "isa": target.kernels_for,
                    "extensions": list(target.extensions)},
         "emulated": device.emulated,
     }  # fmt: skip
@@ -57,9 +57,11 @@ def facts(device: Device) -> Iterator[tuple[str, str]]:
     machine, target = device.machine, device.target
     yield "device", device.name
     yield "cpu", machine.cpu
+    if machine.gpu:
+        yield "gpu", machine.gpu
     yield "cores", described(machine) or "not told"
     yield "features", " ".join(machine.features) or "not told"
-    yield "kernels", f"{', '.join((target.isa, *target.extensions))} for {target.triple}"
+    yield "kernels", f"{', '.join((target.kernels_for, *target.extensions))} for {target.triple}"
     size = machine.memory_bytes
     yield "memory", f"{size / 1e9:.1f} GB" if size else "not told"
     yield "system", f"{machine.system} {machine.release}, {machine.arch}"

@@ -26,7 +26,7 @@ from canao.errors import DeviceError, InputError
 from canao.inference.library import THIS_MACHINE, require_runnable
 from canao.isa.table import FLOAT
 from canao.machine import Machine
-from canao.target import Target
+from canao.target import CPU, Target
 
 Statistic = Callable[[Sequence[float]], float]
 
@@ -208,12 +208,27 @@ def check_length(artifact: Artifact, config: MeasureConfig) -> None:
         )
 
 
+def require_kernels(artifact: Artifact, device: Device) -> None:
+    """DeviceError unless a library's kernels are for what the device is: a CPU, or a GPU."""
+    if artifact.on_gpu and device.target.backend == CPU:
+        raise DeviceError(
+            f"{artifact.path}: its kernels are for GPUs, and device {device.name} is a CPU; give "
+            "--device opencl:N, of a number that `canao devices` shows"
+        )
+    if device.target.backend != CPU and not artifact.on_gpu:
+        raise DeviceError(
+            f"{artifact.path}: its kernels are for CPUs ({', '.join(artifact.isas)}); compile with "
+            f"--backend opencl for device {device.name}"
+        )
+
+
 def require_measurable(
     artifact: Artifact, device: Device, config: MeasureConfig, *, follows: bool = False
 ) -> None:
     """DeviceError unless a library can run there at that length; `follows`: and one token more."""
     place = THIS_MACHINE if device.name == LOCAL else f"device {device.name}"
     require_runnable(artifact, device.target, place)
+    require_kernels(artifact, device)
     if config.length > artifact.max_length:
         raise DeviceError(
             f"length {config.length} is over the model's maximum, {artifact.max_length}"

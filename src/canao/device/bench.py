@@ -81,7 +81,7 @@ class BenchDevice:
         config = MeasureConfig(length=max(lengths), threads=threads)
         with WorkingDirectory("canao-run") as folder:
             _write_sequences(folder / _INPUTS, checked)
-            given, there = self._push(folder / _INPUTS, _INPUTS), self._there(_OUTPUTS)
+            given, there = self.pushed(folder / _INPUTS, _INPUTS), self._there(_OUTPUTS)
             self._bench(artifact, config, "run", given, there)
             try:
                 self.transport.pull(there, folder / _OUTPUTS)
@@ -126,7 +126,7 @@ class BenchDevice:
         )  # fmt: skip
 
     def state(self) -> State:
-        return read_state(self._ran(PROBE_STATE, "reading clocks", _SHORT_TIMEOUT_S).stdout)
+        return read_state(self.ran(PROBE_STATE, "reading clocks", _SHORT_TIMEOUT_S).stdout)
 
     def profile(
         self, artifact: Artifact, config: MeasureConfig, statistic: Statistic = median
@@ -140,12 +140,12 @@ class BenchDevice:
             target = self.target.for_products(product)
             source = peak_source(target, product)
             files = {"peak.c": source, **runtime_files("canao_runtime.h")}
-            there = self._push(build_program(files, target), "canao_peak")
+            there = self.pushed(build_program(files, target), "canao_peak")
             self._peaks[product] = max(self._rate(there) for _ in range(3))
         return self._peaks[product] * threads
 
     def _rate(self, program: str) -> float:
-        done = self._ran([program], "the peak measurement", _SHORT_TIMEOUT_S)
+        done = self.ran([program], "the peak measurement", _SHORT_TIMEOUT_S)
         if done.code:
             raise DeviceError("the peak measurement failed; this CPU lacks the target's ISA")
         return float(done.stdout.split()[0])
@@ -166,7 +166,7 @@ class BenchDevice:
     def environment(self, pinned: Sequence[int] = ()) -> dict[str, Any]:
         """What a figure that was taken now must be read with."""
         machine = self.machine
-        done = self._ran(["cat", "/proc/loadavg"], "reading the load", _SHORT_TIMEOUT_S)
+        done = self.ran(["cat", "/proc/loadavg"], "reading the load", _SHORT_TIMEOUT_S)
         load = done.stdout.split()
         return {
             "device": self.name,
@@ -193,13 +193,14 @@ class BenchDevice:
         require_measurable(artifact, self, config, follows=mode == "next")
         program = bench_program(self.target)
         here = (program, artifact.library, artifact.weights)
-        there = [self._push(program, _PROGRAM), self._push(artifact.library, artifact.library.name)]
+        library = self.pushed(artifact.library, artifact.library.name)
+        there = [self.pushed(program, _PROGRAM), library]
         there.append(self._weights(artifact, there[0]))
         samples = min(config.samples, _PROFILE_SAMPLES) if mode == "profile" else config.samples
         arguments = [config.length, config.threads, ",".join(map(str, self.pinned(config))) or "-",
                      config.warmup, samples, round(config.seconds * 1000),
                      round(config.max_seconds * 1000), mode, *more]  # fmt: skip
-        done = self._ran([*there, *map(str, arguments)], "the benchmark", _TIMEOUT_S)
+        done = self.ran([*there, *map(str, arguments)], "the benchmark", _TIMEOUT_S)
         if done.code:
             self._made_of = None  # the machine may have lost what was made there
         if done.code < 0:
@@ -215,13 +216,13 @@ class BenchDevice:
         """Where the weights of a library are on the machine. For one that is only timed they are
         made there: they may be a hundred times as large as all else."""
         if not (artifact.timed_only and self.transport.remote):
-            return self._push(artifact.weights, artifact.weights.name)
+            return self.pushed(artifact.weights, artifact.weights.name)
         there, parts = self._there(_MADE), parts_of(artifact)
         if parts != self._made_of:
             with WorkingDirectory("canao-weights") as folder:
                 (folder / _PARTS).write_bytes(parts)
-                command = [program, "weights", self._push(folder / _PARTS, _PARTS), there]
-                done = self._ran(command, "making weights", _TIMEOUT_S)
+                command = [program, "weights", self.pushed(folder / _PARTS, _PARTS), there]
+                done = self.ran(command, "making weights", _TIMEOUT_S)
             if done.code:
                 raise DeviceError(f"{self.name}: no weights can be made there ({_message(done)})")
             self._made_of = parts
@@ -230,7 +231,8 @@ class BenchDevice:
     def _there(self, name: str) -> str:
         return f"{self.transport.folder}/{name}"
 
-    def _push(self, path: Path, name: str) -> str:
+    def pushed(self, path: Path, name: str) -> str:
+        """Have a file there under a name; its path there. DeviceError if that cannot be."""
         try:
             return self.transport.push(path, name)
         except OSError as error:
@@ -241,7 +243,9 @@ class BenchDevice:
                 f"{path}: cannot be sent to {self.name} ({error.strerror or error}); {remedy}"
             ) from None
 
-    def _ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
+    def ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
+        """How a command ended there, which does `what`; DeviceError if it does not, or not in time.
+        """
         try:
             return self.transport.run(command, timeout)
         except TimeoutError:

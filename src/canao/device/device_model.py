@@ -11,11 +11,12 @@ from canao.artifact.directory import Artifact
 from canao.device.base import Device
 from canao.inference.compiled_model import CompiledModel
 from canao.inference.text_model import TextModel
+from canao.target import CPU
 
 
 def opened_on(device: Device) -> Callable[[Artifact], TextModel]:
-    """What opens a library where the device is: in this process, if it is this machine."""
-    if not (device.remote or device.emulated):
+    """What opens a library where the device is: in this process, if it is this machine's CPU."""
+    if not (device.remote or device.emulated) and device.target.backend == CPU:
         return CompiledModel
     return partial(DeviceModel, device=device)
 

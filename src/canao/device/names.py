@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from canao.defaults import DEVICE
 from canao.device.base import Device
 from canao.errors import CanaoError, InputError
+from canao.target import CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,17 @@ def _qemu(rest: str) -> Device:
     return qemu_device(rest or None)
 
 
+def _opencl(rest: str) -> Device:
+    from canao.device.bench import BenchDevice, local_device
+    from canao.device.opencl import opencl_device
+
+    number, at, other = rest.partition("@")
+    base = device_of(other) if at else local_device()
+    if not isinstance(base, BenchDevice) or base.emulated or base.target.backend != CPU:
+        raise InputError(f"device 'opencl:{rest:.100}': behind @ give an ssh or adb device")
+    return opencl_device(number, base)
+
+
 def _here() -> Iterator[Candidate]:
     yield Candidate(DEVICE, "this machine")
 
@@ -93,6 +105,13 @@ def _phones() -> Iterator[Candidate]:
         yield Candidate(f"adb:{phone.serial}", ", ".join(filter(None, (phone.model, state))))
 
 
+def _gpus() -> Iterator[Candidate]:
+    from canao.device.opencl import local_gpus
+
+    for gpu in local_gpus():
+        yield Candidate(f"opencl:{gpu.number}", f"{gpu.shown} ({gpu.type})")
+
+
 def _emulators() -> Iterator[Candidate]:
     from canao.device.transports.qemu import library_root, version
 
@@ -104,6 +123,7 @@ KINDS = (
     Kind("local", "this machine", _local, _here),
     Kind("ssh:[USER@]HOST[:PORT]", "by SSH", _ssh, _hosts),
     Kind("adb[:SERIAL]", "a phone", _adb, _phones),
+    Kind("opencl[:N[@DEVICE]]", "its GPU", _opencl, _gpus),
     Kind("qemu[:CPU]", "aarch64 emulated, for verify", _qemu, _emulators),
     Kind("null", "never runs", _null, _nothing),
 )

@@ -87,8 +87,9 @@ def default_plans(program: Program, target: Target) -> tuple[Plan, ...]:
 
 def product_of(region: Region, target: Target) -> str:
     """Which row of an instruction set's tiles a region's products are by; 'f32' if it has none."""
-    found = tunable_lowering(region, target)
-    return F32.name if found is None else found.product(region.form)
+    lowering = backend_of(target).lowerings.get(type(region.form))
+    product = getattr(lowering, "product", None)  # of those that multiply
+    return F32.name if product is None else str(product(region.form))
 
 
 def tunable_lowering(region: Region, target: Target) -> Tunable[Any] | None:

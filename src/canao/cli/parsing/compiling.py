@@ -31,7 +31,7 @@ from canao.cli.parsing.options import (
 from canao.cli.printing import print_tuning, timed
 from canao.defaults import LIMITS, MAX_LOSS, PRECISION, TARGET, TOOLCHAIN, TUNE_SECONDS
 from canao.errors import InputError
-from canao.target import get_target
+from canao.target import BACKENDS, CPU, GPU_VECTOR, Target, get_target
 
 
 def compile(
@@ -46,6 +46,13 @@ def compile(
     isa: Annotated[
         str | None, typer.Option(help="instruction set other than the target's, or several "
                                 "(avx2,avx512), of which the library takes the widest it finds")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="cpu, or opencl: kernels for GPUs, none of which runs on the CPU")
+    ] = CPU,
+    vector: Annotated[
+        int | None, typer.Option(help="floats in the vectors of --backend opencl: 4 for GPUs, 8 or "
+                                "16 for OpenCL on CPUs")
     ] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
     emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
@@ -99,9 +106,7 @@ def compile(
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
     from canao.cli.compile_command import compile_and_print, print_stage
 
-    chosen = get_target(target, cpu)
-    if isa is not None:
-        chosen = chosen.with_isa(isa)
+    chosen = chosen_target(target, cpu, isa, backend, vector)
     options: dict[str, Any] = {
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
         "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
@@ -115,6 +120,23 @@ def compile(
     columns = {"text_columns": names_of(text_columns), "label_column": label_column,
                "label_separator": label_separator}  # fmt: skip
     compile_and_print(model, out_dir, check, max_loss, columns, **options)
+
+
+def chosen_target(
+    name: str, cpu: str | None, isa: str | None, backend: str, vector: int | None
+) -> Target:
+    """The target that a command line asks for; InputError for options that exclude each other."""
+    if backend not in BACKENDS:
+        raise InputError(f"--backend '{backend}' is not one of {', '.join(BACKENDS)}")
+    if backend == CPU:
+        if vector is not None:
+            raise InputError("--vector belongs to --backend opencl; leave it out, or give both")
+        chosen = get_target(name, cpu)
+        return chosen if isa is None else chosen.with_isa(isa)
+    if cpu is not None or isa is not None:
+        raise InputError("--cpu and --isa belong to --backend cpu: a GPU's driver compiles its "
+                         "kernels; leave them out")  # fmt: skip
+    return get_target(name).on_opencl(GPU_VECTOR if vector is None else vector)
 
 
 def tune(

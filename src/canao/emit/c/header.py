@@ -31,9 +31,27 @@ def header(graph: Graph) -> str:
         input_count=len(given(graph)),
         output_count=len(graph.outputs),
         resumes=_RESUMES if graph.resumes else "",
+        statuses=STATUSES,
     )
 
 
+# What the functions return.
+STATUSES = """\
+enum canao_status {
+    CANAO_OK = 0,
+    CANAO_ARGUMENT = 1, /* a null pointer, or a count out of range */
+    CANAO_LENGTH = 2,   /* length outside 1 .. CANAO_MAX_LENGTH */
+    CANAO_TOKEN = 3,    /* an id that the model has no row for */
+    CANAO_FILE = 4,     /* the weights cannot be opened or mapped */
+    CANAO_FORMAT = 5,   /* the weights are not those of this library */
+    CANAO_MEMORY = 6,
+    CANAO_THREADS = 7,  /* threads cannot be started, or pinned to the cores */
+    CANAO_BUSY = 8,     /* another call on the same model is under way */
+    CANAO_CLOSED = 9,   /* the model was closed, or never opened */
+    CANAO_CPU = 10,     /* this processor lacks what the kernels need; the message says what */
+    CANAO_DEVICE = 11   /* the GPU that runs the kernels failed, or is not there; the same */
+};
+"""
 _RESUMES = """\
 /* A sequence that grows. The model keeps keys and values of its tokens: each is computed once.
  *
@@ -72,21 +90,7 @@ extern "C" {{
 #define CANAO_INPUTS {input_count}
 #define CANAO_OUTPUTS {output_count}
 
-enum canao_status {{
-    CANAO_OK = 0,
-    CANAO_ARGUMENT = 1, /* a null pointer, or a count out of range */
-    CANAO_LENGTH = 2,   /* length outside 1 .. CANAO_MAX_LENGTH */
-    CANAO_TOKEN = 3,    /* an id that the model has no row for */
-    CANAO_FILE = 4,     /* the weights cannot be opened or mapped */
-    CANAO_FORMAT = 5,   /* the weights are not those of this library */
-    CANAO_MEMORY = 6,
-    CANAO_THREADS = 7,  /* threads cannot be started, or pinned to the cores */
-    CANAO_BUSY = 8,     /* another call on the same model is under way */
-    CANAO_CLOSED = 9,   /* the model was closed, or never opened */
-    CANAO_CPU = 10,     /* this processor lacks what the kernels need; the message says what */
-    CANAO_DEVICE = 11   /* the GPU that runs the kernels failed, or is not there; the same */
-}};
-
+{statuses}
 /* A handle, not an address: what is done with one that was closed is CANAO_CLOSED. */
 typedef struct canao_model canao_model;
 

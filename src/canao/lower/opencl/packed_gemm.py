@@ -14,7 +14,7 @@ from typing import ClassVar
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
 from canao.fuse.group import Region
-from canao.graph.dtypes import QUANTIZED
+from canao.graph.dtypes import F32, I8, QUANTIZED
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
@@ -80,6 +80,12 @@ class ItemGemmLowering:
                 elif not whole and vectors <= 2:
                     items = min(_USUAL_ITEMS, panels)
                     yield ItemGemmPlan(mr, nr, items, 1)
+
+    def product(self, form: PackedGemm) -> str:
+        """The types that are multiplied, by the names of instruction sets' tiles."""
+        if form.scales:
+            return f"{F32}_{I8}"
+        return form.rows.name
 
     def kernel(self, context: Context, region: Region, plan: ItemGemmPlan) -> Kernel:
         graph, form = context.graph, region.form
