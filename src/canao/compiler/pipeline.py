@@ -30,7 +30,7 @@ from canao.errors import InputError, ToolchainError
 from canao.fuse.group import Program, fuse, unfused
 from canao.fuse.rounded_attention import with_rounded_attention
 from canao.fuse.simplify import rewritten
-from canao.fuse.yellow_cells import YellowCellPolicy, policy
+from canao.fuse.yellow_cells import YellowCellPolicy, always, policy
 from canao.graph.dtypes import BF16
 from canao.graph.ir import Graph
 from canao.lower.scheduling import (
@@ -57,7 +57,10 @@ from canao.target import CPU, Target, get_target
 
 
 def measured_yellow_cells(target: Target) -> YellowCellPolicy:
-    """What measurements say of fusion: first those of the machine that the target was made for."""
+    """What measurements say of fusion: first those of the machine that the target was made for. On
+    GPUs every launch costs the time of a small kernel, so that all that can be fused is."""
+    if target.backend != CPU:
+        return always
     return policy(backend_of(target).name, target.machine or None)
 
 
