@@ -2,6 +2,7 @@
  * when it is told to. It counts what was made and not given back. */
 #include "opencl_api.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ struct object { cl_int state; };
 static struct canao_cl_platform platform;
 static struct canao_cl_device devices[MOST];
 static cl_uint device_count;
-static int live;            /* objects that exist */
+static atomic_int live;     /* objects that exist */
 static cl_int event_state;  /* of events that are made from now on */
 static const char *failing; /* the function that fails, at the call `countdown` from now */
 static int countdown;

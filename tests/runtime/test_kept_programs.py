@@ -97,7 +97,8 @@ def test_a_folder_that_cannot_be_written(
     environment: Path, fresh: Load, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment.write_text("a file")
-    for place in (environment, environment / "below", Path("/proc/nowhere"), Path("/" + "a" * 3000)):
+    long = Path("/" + "a" * 3000)
+    for place in (environment, environment / "below", Path("/proc/nowhere"), long):
         monkeypatch.setenv("CANAO_OPENCL_CACHE", str(place))
         open_and_run(fresh, weights)
     assert environment.read_text() == "a file"

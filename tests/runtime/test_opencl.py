@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from canao.target import get_target
+from tests.elf import Elf
 from tests.runtime.conftest import Load
 from tests.runtime.tiny import (
     ARGUMENT,
@@ -30,6 +32,7 @@ from tests.runtime.tiny import (
     Tiny,
     expected,
 )
+from tests.test_android import assert_known_to_android, assert_loads_well
 from tests.test_fork import in_child
 
 pytestmark = pytest.mark.as_shipped
@@ -260,8 +263,14 @@ def test_a_forked_process_has_no_model(model: Opened, weights: Path) -> None:
     assert signal.alarm(0) == 0
 
 
-def test_no_library_is_needed_to_build() -> None:
+@pytest.mark.parametrize("target", ("x86_64-linux", "aarch64-linux", "aarch64-android"))
+def test_no_library_is_needed_to_build_or_load(target: str) -> None:
     """OpenCL is looked for when a model is opened."""
-    for target in ("x86_64-linux", "aarch64-linux", "aarch64-android"):
-        path = Tiny(target=target).build("-Werror")
-        assert b"libOpenCL.so.1" in path.read_bytes()
+    made, machine = Elf.read(Tiny(target=target).build("-Werror")), get_target(target)
+    assert_loads_well(made, machine)
+    assert b"libOpenCL.so.1" in made.data and not any("OpenCL" in name for name in made.needed)
+    own = {name for name, here in made.symbols.items() if here}
+    assert {"canao_open", "canao_run", "canao_extend", "canao_opencl_devices"} <= own
+    assert all(name.startswith("canao_") for name in own)
+    if machine.android:
+        assert_known_to_android(made, ("libc.so", "libdl.so"))
