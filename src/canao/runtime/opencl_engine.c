@@ -15,6 +15,7 @@ enum { FLIGHTS = 2, WHY = 1024, LIMIT_S = 30, MOST_S = 86400 };
 enum { SPIN_NS = 200000, PAUSE_NS = 20000, LONGEST_PAUSE_NS = 200000 };
 enum { UNENDED = 1 }; /* what `await` returns besides states of OpenCL, of which none is that */
 enum { COUNTS = 3 };  /* parameters of each kernel before its arguments */
+enum { AT_ONCE = 16 << 20 }; /* bytes of the weights */
 
 /* Memory of the host that the device copies from and to. Not the caller's: a device that hangs
  * could still write there when the call has returned. */
@@ -129,6 +130,19 @@ static cl_int await(const canao_engine *e, cl_event event, const struct flight *
     }
 }
 
+/* Of a device that has not ended in time what it was given; `f` may be NULL. */
+static int fail_to_end(const canao_engine *e, const struct flight *f)
+{
+    const int ended = count_ended(f);
+    const int known = f && f->watched && ended < canao_program.step_count;
+    return canao_opencl_fail("%s does not end %s%s within %llu s; the model is lost: close it, and "
+                             "open it anew when the device has recovered "
+                             "(CANAO_OPENCL_TIMEOUT_S sets another limit)", e->device.name,
+                             known ? "kernel " : "what it was given",
+                             known ? canao_gpu.launches[ended].kernel : "",
+                             (unsigned long long)(e->limit / 1000000000u));
+}
+
 /* Whether all that the device was given is over, well or not. */
 static int drained(const canao_engine *e)
 {
@@ -148,6 +162,29 @@ static int lose(canao_engine *e, int hung)
     snprintf(e->why, sizeof e->why, "%s", canao_opencl_why());
     e->hung = hung || !drained(e);
     return CANAO_DEVICE;
+}
+
+/* What it means that `await` returned a state; `f` may be NULL. */
+static int check_end(canao_engine *e, const struct flight *f, cl_int state)
+{
+    if (state == CL_COMPLETE)
+        return CANAO_OK;
+    if (state == UNENDED)
+        fail_to_end(e, f);
+    else
+        canao_opencl_fail("%s failed in a run: %s (OpenCL error %d); the model is lost: close it, "
+                          "and open it anew", e->device.name, canao_opencl_error(state),
+                          (int)state);
+    return lose(e, state == UNENDED);
+}
+
+/* Waits for a command by itself, when a model is opened or its memory grows. */
+static int finish(canao_engine *e, cl_event event)
+{
+    const cl_int code = canao_cl.flush(e->queue);
+    const cl_int state = code ? CL_COMPLETE : await(e, event, NULL);
+    canao_cl.release_event(event);
+    return code ? check(e, code, "begin") : check_end(e, NULL, state);
 }
 
 static void release_events(struct flight *f)
@@ -303,7 +340,7 @@ static int make_buffer(const canao_engine *e, cl_bitfield flags, uint64_t bytes,
 
 /* Memory of the host for `bytes`, in place of less. Drivers give it in a place that the device
  * reaches by itself. */
-static int make_staging(const canao_engine *e, struct staging *s, size_t bytes)
+static int make_staging(canao_engine *e, struct staging *s, size_t bytes)
 {
     if (s->room >= bytes)
         return CANAO_OK;
@@ -313,11 +350,12 @@ static int make_staging(const canao_engine *e, struct staging *s, size_t bytes)
     if (status)
         return status;
     cl_int code = CL_SUCCESS;
-    s->bytes = canao_cl.enqueue_map_buffer(e->queue, s->memory, CL_TRUE,
-                                           CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL, NULL,
+    cl_event event = NULL;
+    s->bytes = canao_cl.enqueue_map_buffer(e->queue, s->memory, CL_FALSE,
+                                           CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL, &event,
                                            &code);
     s->room = s->bytes ? bytes : 0;
-    return check(e, code, "map memory of the host");
+    return s->bytes ? finish(e, event) : check(e, code, "map memory of the host");
 }
 
 /* Where input i begins in staging memory, at a length; of the number of inputs, where they end. */
@@ -341,14 +379,24 @@ static int make_inputs(canao_engine *e)
     return status;
 }
 
-/* Copies something to the device that stays there. */
-static int upload(const canao_engine *e, cl_mem to, const void *from, uint64_t bytes,
+/* Copies something to the device that stays there: by way of staging memory, as what is copied from
+ * may be gone before a device that hangs is done with it. */
+static int upload(canao_engine *e, cl_mem to, const unsigned char *from, uint64_t bytes,
                   const char *what)
 {
-    if (!bytes)
-        return CANAO_OK;
-    return check(e, canao_cl.enqueue_write_buffer(e->queue, to, CL_TRUE, 0, (size_t)bytes, from, 0,
-                                                  NULL, NULL), what);
+    struct staging staging = {0};
+    int status = make_staging(e, &staging, bytes < AT_ONCE ? (size_t)bytes : AT_ONCE);
+    for (uint64_t done = 0; done < bytes && !status; done += AT_ONCE) {
+        const size_t part = bytes - done < AT_ONCE ? (size_t)(bytes - done) : AT_ONCE;
+        cl_event event = NULL;
+        memcpy(staging.bytes, from + done, part);
+        const cl_int code = canao_cl.enqueue_write_buffer(e->queue, to, CL_FALSE, (size_t)done,
+                                                          part, staging.bytes, 0, NULL, &event);
+        status = code ? check(e, code, what) : finish(e, event);
+    }
+    if (!e->hung)
+        release_staging(e, &staging);
+    return status;
 }
 
 static int make_positions(canao_engine *e)
@@ -362,7 +410,8 @@ static int make_positions(canao_engine *e)
     if (!status)
         status = make_buffer(e, CL_MEM_READ_ONLY, bytes, "positions", &e->positions);
     if (!status)
-        status = upload(e, e->positions, numbers, bytes, "take the positions");
+        status = upload(e, e->positions, (const unsigned char *)numbers, bytes,
+                        "take the positions");
     free(numbers);
     return status;
 }
@@ -500,7 +549,8 @@ static int set_counts(canao_engine *e, const struct canao_sequence *s)
             if (launch->arguments[k].area == CANAO_POSITIONS)
                 code = set_offset(e->kernels[i], &launch->arguments[k], k, s->past);
         if (code)
-            return check(e, code, launch->kernel);
+            return canao_opencl_fail("kernel %s does not take the length: %s (OpenCL error %d)",
+                                     launch->kernel, canao_opencl_error(code), (int)code);
     }
     memcpy(e->counts, counts, sizeof counts);
     return CANAO_OK;
@@ -597,7 +647,7 @@ static void copy_outputs(const struct flight *f)
 }
 
 /* What a flight needs of the host. Nothing is lost where there is no memory for it. */
-static int make_ready(const canao_engine *e, struct flight *f, const struct canao_sequence *s,
+static int make_ready(canao_engine *e, struct flight *f, const struct canao_sequence *s,
                       int watched)
 {
     const int count = canao_program.step_count;
@@ -632,18 +682,6 @@ static int submit(canao_engine *e, struct flight *f, const struct canao_sequence
     return status ? lose(e, 0) : CANAO_OK;
 }
 
-static int fail_to_end(const canao_engine *e, const struct flight *f)
-{
-    const int ended = count_ended(f);
-    const int known = f->watched && ended < canao_program.step_count;
-    return canao_opencl_fail("%s does not end %s%s within %llu s; the model is lost: close it, and "
-                             "open it anew when the device has recovered "
-                             "(CANAO_OPENCL_TIMEOUT_S sets another limit)", e->device.name,
-                             known ? "kernel " : "what it was given",
-                             known ? canao_gpu.launches[ended].kernel : "",
-                             (unsigned long long)(e->limit / 1000000000u));
-}
-
 /* Adds the time of each launch. */
 static int add_times(const canao_engine *e, const struct flight *f, uint64_t *ns)
 {
@@ -666,18 +704,10 @@ static int add_times(const canao_engine *e, const struct flight *f, uint64_t *ns
 /* Waits for a sequence and copies its outputs. */
 static int collect(canao_engine *e, struct flight *f, uint64_t *ns)
 {
-    const cl_int state = await(e, f->done, f);
-    if (state == UNENDED) {
-        fail_to_end(e, f);
-        return lose(e, 1);
-    }
-    if (state) {
-        canao_opencl_fail("%s failed in a run: %s (OpenCL error %d); the model is lost: close it, "
-                          "and open it anew", e->device.name, canao_opencl_error(state),
-                          (int)state);
-        return lose(e, 0);
-    }
-    const int status = ns ? add_times(e, f, ns) : CANAO_OK;
+    int status = check_end(e, f, await(e, f->done, f));
+    if (status)
+        return status;
+    status = ns ? add_times(e, f, ns) : CANAO_OK;
     copy_outputs(f);
     release_events(f);
     f->sequence = NULL;

@@ -99,8 +99,12 @@ typedef struct canao_model canao_model;
  * length of the call. A core that this process may not use is CANAO_THREADS. On a processor that
  * cannot run the library's kernels it is CANAO_CPU, and nothing is opened.
  *
+ * A library whose kernels run on a GPU copies the weights there. `threads` is 1 and `cores` NULL,
+ * anything else CANAO_ARGUMENT; what is wrong with the GPU is CANAO_DEVICE, here and in all calls.
+ *
  * A process that is forked has the model too, in the state that it was in, and may call it and
- * must close it for itself: the first call there starts threads anew, or is CANAO_THREADS. */
+ * must close it for itself: the first call there starts threads anew, or is CANAO_THREADS. No GPU
+ * survives that: there it is CANAO_DEVICE. */
 int canao_open(const char *weights, int threads, const int *cores, canao_model **model);
 
 /* One sequence. Outputs are written by the caller's thread; models are independent. */
@@ -110,10 +114,10 @@ int canao_run(canao_model *model, const int32_t *const *inputs, int32_t length,
 /* `count` sequences of any lengths, nothing padded: inputs[n][i], lengths[n] and outputs[n][i] are
  * those of the nth. Threads take whole sequences, longest first, or share one as in canao_run where
  * that ends sooner; the numbers are those of canao_run, to the bit. Arguments are checked before
- * anything runs: on any status but CANAO_OK no output is written. The status is that of the first
- * sequence that is wrong. No output may overlap another. The first batch that is shared out takes
- * the memory of an arena for each thread but one, which is kept until canao_close; CANAO_MEMORY
- * leaves the model usable. A count of 0 does nothing. */
+ * anything runs: on any status but CANAO_OK and CANAO_DEVICE no output is written. The status is
+ * that of the first sequence that is wrong. No output may overlap another. The first batch that is
+ * shared out takes the memory of an arena for each thread but one, which is kept until canao_close;
+ * CANAO_MEMORY leaves the model usable. A count of 0 does nothing. */
 int canao_run_batch(canao_model *model, int count, const int32_t *const *const *inputs,
                     const int32_t *lengths, float *const *const *outputs);
 
