@@ -178,14 +178,17 @@ class _Attention:
         w.line(f"const float above = {top};")
         w.line("const float less = exp(top - above);")
         w.line("top = above;")
-        for u in range(count):
-            w.line(f"const float p{u} = exp(s{u} - above);")
-        w.line(f"sum = fma(sum, less, {' + '.join(f'p{u}' for u in range(count))});")
+        for u in range(0, count, 4):
+            scores = ", ".join(f"s{x}" for x in range(u, u + 4))
+            w.line(f"const float4 p{u} = exp((float4)({scores}) - above);")
+        parts = [f"p{u}" for u in range(0, count, 4)]
+        w.line(f"const float4 p = {' + '.join(parts)};")
+        w.line("sum = fma(sum, less, (p.x + p.y) + (p.z + p.w));")
         for v, partial in self._vectors(self.dv):
             w.line(f"c{v} = vf_mul(c{v}, vf_set1(less));")
             for u in range(count):
                 load = self._load(f"v + k{u} * {values[0]}", v, partial, values[1], self.kind)
-                w.line(f"c{v} = vf_fma(vf_set1(p{u}), {load}, c{v});")
+                w.line(f"c{v} = vf_fma(vf_set1(p{u - u % 4}.s{u % 4}), {load}, c{v});")
 
     def _biases(self, key: str) -> list[str]:
         """What is added to the score of this query and a key."""

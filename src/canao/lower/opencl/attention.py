@@ -29,7 +29,7 @@ _ITEMS = 32
 
 @dataclass(frozen=True, slots=True)
 class ItemAttentionPlan:
-    """Scores of `keys` keys at once; groups of `items` queries."""
+    """Scores of `keys` keys at once, a multiple of 4; groups of `items` queries."""
 
     kind: ClassVar[str] = "item_attention"
     keys: int
@@ -56,7 +56,7 @@ class ItemAttentionLowering:
         return ItemAttentionPlan(4, _ITEMS)
 
     def space(self, form: Attention, target: Target) -> Iterator[ItemAttentionPlan]:
-        for keys in (4, 8, 2, 1):
+        for keys in (4, 8):
             for items in (_ITEMS, 16, 64, 8):
                 yield ItemAttentionPlan(keys, items)
 

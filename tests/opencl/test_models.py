@@ -1,0 +1,152 @@
+"""Models on an OpenCL device against Transformers in float32: every family, fused and not, in other
+precisions, by other plans, and token by token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from canao.artifact.directory import Artifact
+from canao.compiler.loading import load_model
+from canao.compiler.pipeline import compile_graph, compile_model
+from canao.errors import InputError, UnsupportedError
+from canao.fuse.group import Program
+from canao.graph.interp import outputs
+from canao.inference.compiled_model import CompiledModel
+from canao.lower.scheduling import default_plans, space
+from canao.schedule.plan import Plan
+from canao.target import Target, get_target
+from tests.compiler.families import FAMILIES, make
+from tests.compiler.models import classifier, decoder, mobile
+from tests.compiler.test_decoder import IDS, close, in_pieces, logits
+from tests.compiler.test_families import assert_compiled
+from tests.conftest import LENGTHS, thoroughly
+from tests.oracle import FEWER_BITS, KEPT, assert_close
+
+# GPUs read four floats at a time; OpenCL on this CPU does better with more.
+GPU, WIDE = get_target().on_opencl(4), get_target().on_opencl(16)
+FEW = (1, 7, 33)
+SOME = ("Bert", "DebertaV2", "ConvBert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    lengths = LENGTHS if family in SOME else FEW
+    lengths = tuple(n for n in lengths if n <= 60)
+    manifest = assert_compiled(make(family), tmp_path, lengths, threads=1, target=GPU)
+    assert manifest["target"]["isa"] == "opencl"
+
+
+@pytest.mark.parametrize("family", thoroughly(SOME, FAMILIES))
+def test_without_fusion(family: str, tmp_path: Path) -> None:
+    assert_compiled(make(family), tmp_path, FEW, threads=1, target=GPU, fusion=False)
+
+
+@pytest.mark.parametrize("shape", ["odd", "prime", "wide_head", "silu", "deep_product"])
+@pytest.mark.parametrize("target", [GPU, WIDE], ids=["cl4", "cl16"])
+def test_widths_off_the_tile(shape: str, target: Target, tmp_path: Path) -> None:
+    assert_compiled(classifier(shape), tmp_path, LENGTHS, threads=1, target=target)
+
+
+@pytest.mark.parametrize("shape", ["standard", "odd", "layer_norm"])
+def test_mobilebert(shape: str, tmp_path: Path) -> None:
+    assert_compiled(mobile(shape), tmp_path, FEW, threads=1, target=WIDE)
+
+
+def other_plans(program: Program, target: Target, seed: int) -> tuple[Plan, ...]:
+    draw = random.Random(seed)  # noqa: S311 - it draws plans
+    return tuple(draw.choice(space(r, target)) for r in program.regions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_plans_change_times_and_not_values(seed: int, tmp_path: Path) -> None:
+    graph = load_model(classifier("odd"))[1]
+    stages = compile_graph(graph, GPU, planner=partial(other_plans, seed=seed))
+    assert stages.plans != default_plans(stages.program, GPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("canao.compiler.pipeline.best_plans",
+                      lambda p, t, toolchain: other_plans(p, t, seed))  # fmt: skip
+        assert_compiled(classifier("odd"), tmp_path, FEW, threads=1, target=GPU)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
+@pytest.mark.parametrize("model", ["small", "odd"])
+def test_precisions(precision: str, model: str, tmp_path: Path, sentences) -> None:
+    """Against the interpreter, which rounds where the kernels do."""
+    artifact = compile_model(classifier(model), tmp_path / "out", target=GPU, precision=precision)
+    graph = compile_graph(load_model(classifier(model))[1], GPU, precision=precision).program.graph
+    products = {k["product"] for k in artifact.manifest["kernels"] if "product" in k}
+    assert products == {{"fp16": "f16", "int8-weights": "f32_i8"}[precision]}
+    with CompiledModel(artifact) as compiled:
+        for length in LENGTHS:
+            ids = sentences(length, 99)
+            assert_close(compiled(*ids)[None], outputs(graph, ids)[0], scale=FEWER_BITS[precision]
+                         / FEWER_BITS["int8-weights"])  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_precisions_that_it_has_no_kernels_for(precision: str, tmp_path: Path) -> None:
+    for emulated in (False, True):
+        with pytest.raises(InputError, match=r"opencl has no instructions for it; there are some "
+                                             r"for float32, fp16, int8-weights"):  # fmt: skip
+            compile_model(classifier("small"), tmp_path / "out", target=GPU, precision=precision,
+                          allow_emulation=emulated)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["three_heads", "prime"])
+def test_decoders(shape: str, tmp_path: Path) -> None:
+    """At once, in pieces, and token by token, from the cache."""
+    model = decoder(shape)
+    want = logits(model, IDS)
+    with CompiledModel(compile_model(model, tmp_path / "out", target=GPU)) as compiled:
+        for length in (1, 8, 33, 200):
+            close(compiled(IDS[:length]), logits(model, IDS[:length]))
+            compiled.reset()
+            close(compiled.extend(IDS[:length])["logits"], want[length - 1 : length])
+        for cuts in ((5, 6, 13), (100,), range(1, 40)):
+            ends = [*(c - 1 for c in cuts), 199]
+            close(in_pieces(compiled, cuts, last=True), want[ends])
+
+
+def test_a_cache_in_halves(tmp_path: Path) -> None:
+    model = decoder("three_heads")
+    want = logits(model, IDS)
+    artifact = compile_model(model, tmp_path / "out", target=GPU, kv_cache="fp16")
+    with CompiledModel(artifact) as compiled:
+        compiled.extend(IDS[:100])
+        got = compiled.extend(IDS[100:])["logits"]
+        assert np.abs(got - want[-1:]).max() <= KEPT["fp16"] * max(1.0, float(want.std()))
+
+
+def test_no_kernel_no_library(tmp_path: Path) -> None:
+    """What no kernel computes is refused: nothing falls back to the CPU."""
+    with pytest.raises((InputError, UnsupportedError), match=r"causal_attention|int8"):
+        compile_model(decoder("three_heads"), tmp_path / "out", target=GPU, kv_cache="int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_and_batches(tmp_path: Path, sentences) -> None:
+    """A batch gives to the bit what its sequences give alone, twice."""
+    artifact = compile_model(classifier("small"), tmp_path / "out", target=GPU)
+    batch = [list(sentences(length, 99)) for length in (7, 64, 1, 33)]
+    with CompiledModel(artifact) as compiled:
+        alone = [compiled(*ids) for ids in batch]
+        for _ in range(2):
+            for got, want in zip(compiled.run_batch(batch), alone, strict=True):
+                assert np.array_equal(np.asarray(next(iter(got.values()))).ravel(), want.ravel())
+
+
+def test_loads_are_alike(tmp_path: Path, sentences) -> None:
+    artifact = compile_model(classifier("odd"), tmp_path / "out", target=GPU)
+    first = _outputs(artifact, sentences(33, 99))
+    assert all(np.array_equal(_outputs(artifact, sentences(33, 99)), first) for _ in range(3))
+
+
+def _outputs(artifact: Artifact, ids: Sequence[np.ndarray]) -> np.ndarray:
+    with CompiledModel(artifact) as compiled:
+        return compiled(*ids)
