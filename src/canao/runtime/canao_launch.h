@@ -2,8 +2,8 @@
  * beside `canao_program`, whose steps are these, one for each, with `run` NULL.
  *
  * A kernel takes s, past and first (int32: tokens of the call, tokens before them, the first of them
- * whose outputs are wanted), then two parameters for each argument: the buffer, and from which byte
- * on (uint64). */
+ * that it has to compute, which is 0 but in steps that are `last_only`), then two parameters for each
+ * argument: the buffer, and from which byte on (uint64). */
 #ifndef CANAO_LAUNCH_H
 #define CANAO_LAUNCH_H
 
@@ -11,6 +11,9 @@
 
 /* Buffers: weights (after the file's header), arena, cache, the ids or floats of an input, and the
  * whole numbers 0 .. max_length - 1, of which a kernel gets those from `past` on. */
+/* So many bytes after its end kernels may read of a buffer, in whole vectors, whatever is there. */
+enum { CANAO_PAST_END = 512 };
+
 enum canao_area { CANAO_WEIGHTS, CANAO_ARENA, CANAO_CACHE, CANAO_INPUT, CANAO_POSITIONS };
 
 /* `offset` is in bytes; of an input it is its number in canao_program.inputs. */

@@ -14,7 +14,7 @@
 enum { FLIGHTS = 2, WHY = 1024, LIMIT_S = 30, MOST_S = 86400 };
 enum { SPIN_NS = 200000, PAUSE_NS = 20000, LONGEST_PAUSE_NS = 200000 };
 enum { UNENDED = 1 }; /* what `await` returns besides states of OpenCL, of which none is that */
-enum { COUNTS = 3 };  /* parameters of each kernel before its arguments */
+enum { COUNTS = 3, FIRST = 2 }; /* parameters of each kernel before its arguments */
 enum { AT_ONCE = 16 << 20 }; /* bytes of the weights */
 
 /* Memory of the host that the device copies from and to. Not the caller's: a device that hangs
@@ -328,7 +328,7 @@ static int make_buffer(const canao_engine *e, cl_bitfield flags, uint64_t bytes,
                                  "compile a smaller model, or take another device", what,
                                  (unsigned long long)bytes, e->device.name,
                                  (unsigned long long)most);
-    *made = canao_cl.create_buffer(e->context, flags, bytes < LEAST ? LEAST : (size_t)bytes, NULL,
+    *made = canao_cl.create_buffer(e->context, flags, (size_t)bytes + CANAO_PAST_END, NULL,
                                    &code);
     if (!*made)
         return canao_opencl_fail("%s has no room for the %s, %llu bytes: %s (OpenCL error %d); "
@@ -536,7 +536,7 @@ void canao_engine_leave(canao_engine *e) { (void)e; }
 /* Sets what kernels have to know of a sequence, unless it is what they know. */
 static int set_counts(canao_engine *e, const struct canao_sequence *s)
 {
-    const int32_t counts[COUNTS] = {s->length, s->past, s->length - s->wanted};
+    const int32_t counts[COUNTS] = {s->length, s->past, s->length - s->wanted}, all = 0;
     if (!memcmp(counts, e->counts, sizeof counts))
         return CANAO_OK;
     e->counts[0] = 0; /* until all have them */
@@ -544,7 +544,10 @@ static int set_counts(canao_engine *e, const struct canao_sequence *s)
         const struct canao_launch *launch = &canao_gpu.launches[i];
         cl_int code = CL_SUCCESS;
         for (cl_uint k = 0; k < COUNTS && !code; k++)
-            code = canao_cl.set_kernel_arg(e->kernels[i], k, sizeof counts[k], &counts[k]);
+            code = canao_cl.set_kernel_arg(e->kernels[i], k, sizeof counts[k],
+                                           k == FIRST && !canao_program.steps[i].last_only
+                                               ? &all
+                                               : &counts[k]);
         for (int k = 0; k < launch->argument_count && !code; k++)
             if (launch->arguments[k].area == CANAO_POSITIONS)
                 code = set_offset(e->kernels[i], &launch->arguments[k], k, s->past);

@@ -10,19 +10,14 @@ from canao.emit import vecmath
 from canao.emit.language import OPENCL
 from canao.emit.writer import fill
 
-# Names of the elements of a vector: s0 to sf.
-_ELEMENTS = "0123456789abcdef"
 _VECTORS = """\
 typedef float$V vf;
 typedef int$V vi;
 enum { VF = $V };
 #define vf_load(p) vload$V(0, p)
 #define vf_store(p, v) vstore$V(v, 0, p)
-#define vf_load_n(p, n) ((vf)($loads))
-#define vf_store_n(p, v, n) \\
-    do { \\
-        const vf stored = v; \\
-$stores    } while (0)
+/* Buffers end so late that whole vectors can be read where rows end (canao_launch.h). */
+#define vf_load_n(p, n) vf_keep(vf_load(p), n, 0.0f)
 #define vf_set1(x) ((vf)(x))
 static inline vf vf_add(vf a, vf b) { return a + b; }
 static inline vf vf_sub(vf a, vf b) { return a - b; }
@@ -41,8 +36,22 @@ static inline vf vf_round(vf a) { return rint(a); }
 /* 2^n is a normal number wherever this is called. */
 static inline vf vf_ldexp(vf a, vf n) { return a * as_float$V((convert_int$V(n) + 127) << 23); }
 static inline vf vf_select(vf x, vf a, vf b) { return select(b, a, isgreater(x, (vf)(0.0f))); }
-static inline vf vf_keep(vf v, int n, float fill) { return (vf)($kept); }
+static inline vf vf_keep(vf v, int n, float fill)
+{
+    return select((vf)(fill), v, (vi)($places) < (vi)(n));
+}
 $sums
+/* The first n elements. */
+static inline void vf_store_n(__global float *p, vf v, int n)
+{
+    if (n >= VF) {
+        vf_store(p, v);
+        return;
+    }
+    if (n <= 0)
+        return;
+$parts
+}
 """
 _SUMS = {
     4: "static inline float vf_sum(vf v) { return (v.x + v.y) + (v.z + v.w); }\n"
@@ -59,18 +68,30 @@ _SUMS = {
 _HALVES = """\
 typedef half f16_row;
 #define load_f16(p) vload_half$V(0, p)
-#define load_f16_n(p, n) ((vf)($loads))
-#define load_f16_by(p, step, n) ((vf)($steps))
+#define load_f16_n(p, n) vf_keep(load_f16(p), n, 0.0f)
+static inline vf load_f16_by(__global const half *p, int step, int n)
+{
+    return (vf)($halves);
+}
 #define f16_row_store(p, v) vstore_half$V(v, 0, p)
-#define f16_row_store_n(p, v, n) \\
-    do { \\
-        const vf stored = v; \\
-$stores    } while (0)
+static inline void f16_row_store_n(__global half *p, vf v, int n)
+{
+    if (n >= VF) {
+        f16_row_store(p, v);
+        return;
+    }
+    if (n <= 0)
+        return;
+$parts
+}
 """
 _BYTES = """\
 #define load_i8(p) convert_float$V(vload$V(0, p))
-#define load_i8_n(p, n) ((vf)($loads))
-#define load_i8_by(p, step, n) ((vf)($steps))
+#define load_i8_n(p, n) vf_keep(load_i8(p), n, 0.0f)
+static inline vf load_i8_by(__global const char *p, int step, int n)
+{
+    return (vf)($bytes);
+}
 """
 # Each work-item of a row gives its part; all get the result. Items are the first dimension.
 _GROUPS = """\
@@ -103,33 +124,64 @@ static inline float group_top(float x, __local float *part, int items)
 """
 
 
+_STRIDED = """\
+static inline vf vf_gather(__global const float *p, int step, int n)
+{
+    return (vf)($floats);
+}
+"""
+_TAKE = """\
+/* Element i: at[i * next] of row i of p. Elements are `step` floats apart, rows `apart`. */
+static inline vf vf_take(__global const float *p, int apart, int step, __global const int *at,
+                         int next, int n)
+{
+    return (vf)($taken);
+}
+"""
+
+
 def prelude(vector: int, needs: frozenset[str]) -> list[str]:
-    """Pieces of the source before its kernels, for vectors of so many floats."""
-    names = _ELEMENTS[:vector]
-    every = list(enumerate(names))
-    stores = "".join(f"        if ((n) > {i}) (p)[{i}] = stored.s{c}; \\\n" for i, c in every)
-    pieces = [fill(
-        _VECTORS, V=vector, sums=_SUMS[vector], stores=stores,
-        loads=", ".join(f"(n) > {i} ? (p)[{i}] : 0.0f" for i, _ in every),
-        kept=", ".join(f"n > {i} ? v.s{c} : fill" for i, c in every),
-    )]  # fmt: skip
+    """Pieces of the source before its kernels, for vectors of so many floats.
+
+    There are no private arrays: PoCL 3.1 makes wrong code of those in kernels with barriers.
+    """
+    places = range(vector)
+    words = {
+        "V": vector, "sums": _SUMS[vector], "places": ", ".join(map(str, places)),
+        "halves": _each("vload_half({i} * step, p)", vector),
+        "bytes": _each("(float)p[{i} * step]", vector),
+        "floats": _each("p[{i} * step]", vector),
+        "taken": _each("p[{i} * apart + at[{i} * next] * step]", vector),
+    }  # fmt: skip
+    pieces = [fill(_VECTORS, parts=_parts("vstore{}({}, 0, p);", "*p = {};", vector), **words)]
     pieces.append(vecmath.functions(OPENCL))
-    if any(name.endswith("f16") or name == "f16_row" for name in needs):
-        pieces.append(fill(
-            _HALVES, V=vector,
-            loads=", ".join(f"(n) > {i} ? vload_half({i}, p) : 0.0f" for i, _ in every),
-            steps=", ".join(f"(n) > {i} ? vload_half({i} * (step), p) : 0.0f" for i, _ in every),
-            stores="".join(f"        if ((n) > {i}) vstore_half(stored.s{c}, {i}, p); \\\n"
-                           for i, c in every),
-        ))  # fmt: skip
+    if any(name in needs for name in ("load_f16", "f16_row")):
+        parts = _parts("vstore_half{}({}, 0, p);", "vstore_half({}, 0, p);", vector)
+        pieces.append(fill(_HALVES, parts=parts, **words))
     if "load_i8" in needs:
-        pieces.append(fill(
-            _BYTES, V=vector,
-            loads=", ".join(f"(n) > {i} ? (float)(p)[{i}] : 0.0f" for i, _ in every),
-            steps=", ".join(f"(n) > {i} ? (float)(p)[{i} * (step)] : 0.0f" for i, _ in every),
-        ))  # fmt: skip
+        pieces.append(fill(_BYTES, **words))
     if "group" in needs:
         pieces.append(_GROUPS)
-    helpers = vecmath.helpers(OPENCL)
-    pieces += [text for name, text in helpers.items() if name in needs]
-    return pieces
+    own = {"strided": _STRIDED, "take": _TAKE}
+    helpers = vecmath.helpers(OPENCL) | {name: fill(text, **words) for name, text in own.items()}
+    return pieces + [text for name, text in helpers.items() if name in needs]
+
+
+def _each(element: str, vector: int) -> str:
+    """The elements of a vector of which the first n are read."""
+    return ", ".join(f"n > {i} ? {element.format(i=i)} : 0.0f" for i in range(vector))
+
+
+def _parts(store: str, last: str, vector: int) -> str:
+    """C that stores the first n elements of v, fewer than all, in parts of halved sizes."""
+    lines, size, name = [], vector, "v"
+    while size > 1:
+        size //= 2
+        part = f"v{size}"
+        kind = f"float{size}" if size > 1 else "float"
+        lines.append(f"    {kind} {part} = {name}.lo;")
+        stored = (store if size > 1 else last).format(*([size, part] if size > 1 else [part]))
+        again = f" p += {size}; {part} = {name}.hi;" if size > 1 else ""
+        lines.append(f"    if (n & {size}) {{ {stored}{again} }}")
+        name = part
+    return "\n".join(lines)

@@ -56,7 +56,8 @@ class _GroupCode(RowCode):
             w.line(f"__local float part[{items}];")
         for slot in range(1, self.program.slots):
             size = dim_at(self.rows.width, self.graph.max_length)
-            w.line(f"__local float row{slot}[{size * self.plan.rows}];")
+            whole = -(-size // self.style.width) * self.style.width
+            w.line(f"__local float row{slot}[{whole}];")
         w.line(f"const int r = get_group_id(1) * {self.plan.rows} + get_local_id(1);")
         w.line("const int lane = get_local_id(0);")
         w.line(f"if (r >= {rows} || r < {rows} / s * first)")
@@ -76,6 +77,13 @@ class _GroupCode(RowCode):
         if scalar:
             w.line("if (lane == 0)")
             w.line(f"    o[0] = {self.local[scalar]};")
+
+    def stores(self, w: Writer, stage: Stage, partial: str) -> None:
+        """Rows in the group's memory end with a whole vector."""
+        for x, slot in stage.stores:
+            inside = slot not in (OUTPUT_SLOT, BESIDE_SLOT)
+            one = Stage(stage.steps, ((x, slot),), ())
+            super().stores(w, one, "" if inside else partial)
 
     def _slot(self, slot: int) -> str:
         if slot in (OUTPUT_SLOT, BESIDE_SLOT):
