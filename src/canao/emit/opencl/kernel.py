@@ -1,4 +1,8 @@
-"""The OpenCL C of one kernel, and the pieces that all kernels share."""
+"""The OpenCL C of one kernel, and the pieces that all kernels share.
+
+A kernel with barriers never returns early, though all items of a group would: PoCL 3.1 then takes
+branches that differ between items for ones that do not.
+"""
 
 from __future__ import annotations
 

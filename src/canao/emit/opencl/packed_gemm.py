@@ -68,13 +68,15 @@ class _TileCode(RowCode):
         if reduces and plan.items > 1:
             most = max(len(s.reductions) for s in self.stages.later)
             w.line(f"__local float part[{most * plan.mr * plan.items}];")
-        w.line(f"const int panel = get_global_id(0), row = get_global_id(1) * {plan.mr};")
         w.line("const int lane = get_local_id(0);")
+        w.line(f"const int panel = get_group_id(0) * {plan.items} + lane;")
+        w.line(f"const int row = get_global_id(1) * {plan.mr};")
         ends = [f"row >= {rows}", f"row + {plan.mr} <= {rows} / s * first"]
         if -(-form.n // plan.nr) % plan.items:
             ends.append(f"panel >= {-(-form.n // plan.nr)}")
-        w.line(f"if ({' || '.join(ends)})")
-        w.line("    return;")
+        if not reduces:  # kernel.py says why
+            w.line(f"if ({' || '.join(ends)})")
+            w.line("    return;")
         self._product(w, rows)
         self._sums(w)
         stages = (self.stages.tile, *self.stages.later)

@@ -141,10 +141,7 @@ static inline vf vf_take(__global const float *p, int apart, int step, __global 
 
 
 def prelude(vector: int, needs: frozenset[str]) -> list[str]:
-    """Pieces of the source before its kernels, for vectors of so many floats.
-
-    There are no private arrays: PoCL 3.1 makes wrong code of those in kernels with barriers.
-    """
+    """Pieces of the source before its kernels, for vectors of so many floats."""
     places = range(vector)
     words = {
         "V": vector, "sums": _SUMS[vector], "places": ", ".join(map(str, places)),

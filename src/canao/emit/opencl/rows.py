@@ -60,8 +60,9 @@ class _GroupCode(RowCode):
             w.line(f"__local float row{slot}[{whole}];")
         w.line(f"const int r = get_group_id(1) * {self.plan.rows} + get_local_id(1);")
         w.line("const int lane = get_local_id(0);")
-        w.line(f"if (r >= {rows} || r < {rows} / s * first)")
-        w.line("    return;")
+        if not waits(self.program):  # kernel.py says why
+            w.line(f"if (r >= {rows} || r < {rows} / s * first)")
+            w.line("    return;")
         result, width = self.program.result, expression(self.rows.width)
         scalar = result.name if isinstance(result, Scalar) else ""
         for slot, dtype in ((OUTPUT_SLOT, self.program.writes), (BESIDE_SLOT, self.program.beside)):
