@@ -46,6 +46,8 @@ LEVELS = (X86.with_isa("scalar,avx2"), X86.with_isa("avx2,avx512amx"),
 # Instruction sets whose products of a precision have ways of their own: dot products, and blocks.
 OWN_WAYS = ((X86.with_isa("avx512vnni"), "int8"), (X86.with_isa("avx512amx"), "bf16"),
             (X86.with_isa("avx2"), "int8-7bit"), (ARM.with_isa("neon_i8mm"), "int8"))  # fmt: skip
+# GPUs, and OpenCL on CPUs.
+GPU, WIDE = X86.on_opencl(4), X86.on_opencl(16)
 # The models that are compiled in every precision for every instruction set.
 ENCODER, DECODER = "bert-odd", "gpt2-three_heads"
 
@@ -115,8 +117,9 @@ def corpus(only: str = "") -> Iterator[Case]:
         for target in TARGETS:
             yield Case(name, graph, target)
         yield Case(name, graph, X86.with_isa("avx512"), fusion=False)
-        for target in (X86, ARM):
+        for target in (X86, ARM, GPU):
             yield Case(name, graph, target, plans="other")
+        yield Case(name, graph, GPU)
         for target, precision in OWN_WAYS:
             yield Case(name, graph, target, precision=precision)
         if name in (ENCODER, DECODER):
@@ -131,6 +134,9 @@ def in_fewer_bits(name: str, graph: Graph) -> Iterator[Case]:
             known = precision == FLOAT32 and target in TARGETS
             if not known and (target.isa, precision) not in own:
                 yield Case(name, graph, target, precision=precision)
+    for precision in ("fp16", "int8-weights", "int8"):
+        yield Case(name, graph, GPU, precision=precision)
+        yield Case(name, graph, WIDE, fusion=False, precision=precision)
     for target, precision in OWN_WAYS:
         yield Case(name, graph, target, plans="other", precision=precision)
         yield Case(name, graph, target, fusion=False, precision=precision)
@@ -146,7 +152,8 @@ def in_fewer_bits(name: str, graph: Graph) -> Iterator[Case]:
 
 
 def key(case: Case) -> str:
-    isas = "+".join(target.isa for target in case.target.levels)
+    isas = "+".join(target.kernels_for for target in case.target.levels)
+    isas += str(case.target.vector or "")
     fusion = "fused" if case.fusion else "unfused"
     text = f"{case.name} {case.target.name}-{isas} {fusion} {case.plans} plans"
     text += f" {case.precision}" if case.precision != FLOAT32 else ""

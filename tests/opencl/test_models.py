@@ -20,9 +20,9 @@ from canao.graph.interp import outputs
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plans, space
 from canao.schedule.plan import Plan
-from canao.target import Target, get_target
+from canao.target import VECTORS, Target, get_target
 from tests.compiler.families import FAMILIES, make
-from tests.compiler.models import classifier, decoder, mobile
+from tests.compiler.models import DECODERS, MOBILE, SHAPES, classifier, decoder, mobile
 from tests.compiler.test_decoder import IDS, close, in_pieces, logits
 from tests.compiler.test_families import assert_compiled
 from tests.conftest import LENGTHS, thoroughly
@@ -34,7 +34,7 @@ FEW = (1, 7, 33)
 SOME = ("Bert", "DebertaV2", "ConvBert")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", thoroughly((*SOME, "ModernBert"), FAMILIES))
 def test_every_family(family: str, tmp_path: Path) -> None:
     lengths = LENGTHS if family in SOME else FEW
     lengths = tuple(n for n in lengths if n <= 60)
@@ -42,18 +42,22 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert manifest["target"]["isa"] == "opencl"
 
 
-@pytest.mark.parametrize("family", thoroughly(SOME, FAMILIES))
+@pytest.mark.parametrize("family", thoroughly(("DebertaV2",), FAMILIES))
 def test_without_fusion(family: str, tmp_path: Path) -> None:
     assert_compiled(make(family), tmp_path, FEW, threads=1, target=GPU, fusion=False)
 
 
-@pytest.mark.parametrize("shape", ["odd", "prime", "wide_head", "silu", "deep_product"])
-@pytest.mark.parametrize("target", [GPU, WIDE], ids=["cl4", "cl16"])
-def test_widths_off_the_tile(shape: str, target: Target, tmp_path: Path) -> None:
+WIDTHS = [(shape, vector) for shape in SHAPES for vector in VECTORS]
+
+
+@pytest.mark.parametrize(("shape", "vector"),
+                         thoroughly([("odd", 4), ("prime", 8), ("odd", 16)], WIDTHS))  # fmt: skip
+def test_widths_off_the_tile(shape: str, vector: int, tmp_path: Path) -> None:
+    target = get_target().on_opencl(vector)
     assert_compiled(classifier(shape), tmp_path, LENGTHS, threads=1, target=target)
 
 
-@pytest.mark.parametrize("shape", ["standard", "odd", "layer_norm"])
+@pytest.mark.parametrize("shape", thoroughly(["layer_norm"], MOBILE))
 def test_mobilebert(shape: str, tmp_path: Path) -> None:
     assert_compiled(mobile(shape), tmp_path, FEW, threads=1, target=WIDE)
 
@@ -63,7 +67,7 @@ def other_plans(program: Program, target: Target, seed: int) -> tuple[Plan, ...]
     return tuple(draw.choice(space(r, target)) for r in program.regions)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", thoroughly([0, 1], range(12)))
 def test_plans_change_times_and_not_values(seed: int, tmp_path: Path) -> None:
     graph = load_model(classifier("odd"))[1]
     stages = compile_graph(graph, GPU, planner=partial(other_plans, seed=seed))
@@ -74,14 +78,17 @@ def test_plans_change_times_and_not_values(seed: int, tmp_path: Path) -> None:
         assert_compiled(classifier("odd"), tmp_path, FEW, threads=1, target=GPU)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
-@pytest.mark.parametrize("model", ["small", "odd"])
+PRODUCTS = {"fp16": "f16", "int8-weights": "f32_i8", "int8": "i8", "int8-7bit": "q7_i8"}
+
+
+@pytest.mark.parametrize("precision", thoroughly(["fp16", "int8-weights", "int8"], PRODUCTS))
+@pytest.mark.parametrize("model", thoroughly(["odd"], ["small", "odd"]))
 def test_precisions(precision: str, model: str, tmp_path: Path, sentences) -> None:
     """Against the interpreter, which rounds where the kernels do."""
     artifact = compile_model(classifier(model), tmp_path / "out", target=GPU, precision=precision)
     graph = compile_graph(load_model(classifier(model))[1], GPU, precision=precision).program.graph
     products = {k["product"] for k in artifact.manifest["kernels"] if "product" in k}
-    assert products == {{"fp16": "f16", "int8-weights": "f32_i8"}[precision]}
+    assert products == {PRODUCTS[precision]}
     with CompiledModel(artifact) as compiled:
         for length in LENGTHS:
             ids = sentences(length, 99)
@@ -89,16 +96,15 @@ def test_precisions(precision: str, model: str, tmp_path: Path, sentences) -> No
                          / FEWER_BITS["int8-weights"])  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", ["int8", "bf16"])
-def test_precisions_that_it_has_no_kernels_for(precision: str, tmp_path: Path) -> None:
-    for emulated in (False, True):
-        with pytest.raises(InputError, match=r"opencl has no instructions for it; there are some "
-                                             r"for float32, fp16, int8-weights"):  # fmt: skip
-            compile_model(classifier("small"), tmp_path / "out", target=GPU, precision=precision,
-                          allow_emulation=emulated)  # fmt: skip
+@pytest.mark.parametrize("emulated", [False, True])
+def test_a_precision_that_it_has_no_kernels_for(emulated: bool, tmp_path: Path) -> None:
+    known = r"there are some for float32, fp16, int8, int8-7bit, int8-weights"
+    with pytest.raises(InputError, match=rf"opencl has no instructions for it; {known}"):
+        compile_model(classifier("small"), tmp_path / "out", target=GPU, precision="bf16",
+                      allow_emulation=emulated)  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", ["three_heads", "prime"])
+@pytest.mark.parametrize("shape", thoroughly(["prime"], DECODERS))
 def test_decoders(shape: str, tmp_path: Path) -> None:
     """At once, in pieces, and token by token, from the cache."""
     model = decoder(shape)

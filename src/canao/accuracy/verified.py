@@ -18,6 +18,7 @@ from canao.device.bench import local_device
 from canao.errors import InputError
 
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)  # tokens: tiles of kernels and their neighbours
+LOADS = 16  # of a library on a GPU, all of which must give the same bits
 _IDS = 1000  # ids are below this where a library does not say what it takes
 
 
@@ -67,6 +68,22 @@ def verified(
         _compared(len(text[0]), mine, float32, allowed)
         for text, mine, float32 in zip(texts, given, wanted, strict=True)
     ]
+
+
+def differing_loads(
+    artifact: Artifact, device: Device, longest: int | None = None, loads: int = LOADS
+) -> int:
+    """How many of so many loads of a library, each in a process of its own, give other bits than
+    the first one. A driver that gets a kernel wrong may do so from time to time only."""
+    texts = _texts(artifact, longest)
+    first = device.run_batch(artifact, texts)
+    return sum(_differ(first, device.run_batch(artifact, texts)) for _ in range(loads - 1))
+
+
+def _differ(a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]) -> bool:
+    pairs = ((x, y) for one, other in zip(a, b, strict=True)
+             for x, y in zip(one, other, strict=True))  # fmt: skip
+    return not all(x.tobytes() == y.tobytes() for x, y in pairs)
 
 
 def _texts(artifact: Artifact, longest: int | None) -> list[list[np.ndarray]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from canao.accuracy.verified import Compared, failures, limits, verified
+from canao.accuracy.verified import LOADS, Compared, differing_loads, failures, limits, verified
 from canao.api import get_device
 from canao.artifact.directory import Artifact
 from canao.cli.printing import out
@@ -33,6 +33,16 @@ def verify_and_print(
         out.print(_table(found))
         out.print(f"{artifact.precision} on {where.name}, beside float32 on this machine",
                   soft_wrap=True, markup=False)  # fmt: skip
+    if artifact.on_gpu and not as_json:
+        out.print(f"loading it {LOADS} times ...", soft_wrap=True)
+    differing = differing_loads(artifact, where, longest) if artifact.on_gpu else 0
+    if differing:
+        raise DeviceError(
+            f"{path}: {differing} of {LOADS} loads on {where.name} gave other bits than the first "
+            "one: its driver gets a kernel wrong; take another driver or device"
+        )
+    if artifact.on_gpu and not as_json:
+        out.print("all gave the same bits", soft_wrap=True)
     if wrong := list(failures(found)):
         cosine, largest = limits(artifact)
         raise DeviceError(

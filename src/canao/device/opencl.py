@@ -15,12 +15,15 @@ from typing import Any
 
 import msgspec
 
-from canao.build import build_program, runtime_files
+from canao.artifact.temporary import WorkingDirectory
+from canao.build import build_program, library_files, runtime_files
 from canao.device.base import MeasureConfig
 from canao.device.bench import BenchDevice, local_device
 from canao.device.transports.transport import Completed
 from canao.emit.c.header import STATUSES
+from canao.emit.opencl.peak import peak_program
 from canao.errors import DeviceError, InputError
+from canao.isa.table import FLOAT
 from canao.machine import Machine
 from canao.target import GPU_VECTOR, Target, target_of
 
@@ -74,6 +77,23 @@ class OpenClDevice(BenchDevice):
     def environment(self, pinned: Sequence[int] = ()) -> dict[str, Any]:
         told = super().environment(pinned)
         return told | {"isa": self.target.kernels_for, "gpu": self.gpu.shown}
+
+    def peak_flops(self, threads: int = 1, product: str = FLOAT) -> float:
+        """Multiply-adds of float32, which products of all types are added up in."""
+        if FLOAT not in self._peaks:
+            peak = peak_program(self.target)
+            program = build_program({**library_files([peak.program]), "main.c": peak.main},
+                                    self.target.least)  # fmt: skip
+            with WorkingDirectory("canao-peak") as folder:
+                (folder / "peak.bin").write_bytes(peak.weights)
+                weights = self.pushed(folder / "peak.bin", "peak.bin")
+                command = [self.pushed(program, "canao_opencl_peak"), weights]
+                done = self.ran(command, "the peak measurement", _SHORT_S)
+            if done.code:
+                line = (done.stderr.strip().splitlines() or [f"code {done.code}"])[0]
+                raise DeviceError(f"{self.name}: the peak measurement failed ({line})")
+            self._peaks[FLOAT] = float(done.stdout.split()[0])
+        return self._peaks[FLOAT]
 
     def ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
         return super().ran(["env", f"{NUMBER}={self.gpu.number}", *command], what, timeout)

@@ -48,6 +48,10 @@ class CompiledModel(TextModel):
     ) -> None:
         super().__init__(artifact if isinstance(artifact, Artifact) else Artifact.load(artifact))
         check_threads(threads, cores)
+        if self.artifact.on_gpu and (threads != 1 or cores):
+            raise InputError(
+                f"{self.artifact.path}: its kernels run on a GPU; give one thread and no cores"
+            )
         self.threads = threads
         require_runnable(self.artifact, get_target())
         self._lock = threading.Lock()

@@ -20,9 +20,10 @@ from canao.fuse.forms.rows import (
     Stage,
     row_program,
 )
-from canao.graph.dtypes import F32, DType
+from canao.graph.dtypes import F16, F32, QUANTIZED, DType
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split
+from canao.lower.opencl.levels import level_row
 from canao.lower.opencl.packed_gemm import ItemGemmPlan
 from canao.schedule.operands import activation
 from canao.schedule.schedule import Step
@@ -60,6 +61,8 @@ class _TileCode(RowCode):
         self.at = (0, 0)  # in the tile
         self.partial = "" if form.n % plan.nr == 0 else "n"
         self.kept: set[int] = set()
+        self.sums = "c"  # what the names of the product's sums begin with
+        self.tops: dict[int, str] = {}  # the largest magnitude of each row that is quantised
 
     def kernel_body(self, w: Writer) -> None:
         form, plan = self.form, self.plan
@@ -82,6 +85,8 @@ class _TileCode(RowCode):
         stages = (self.stages.tile, *self.stages.later)
         for index, stage in enumerate(stages):
             self._pass(w, stage, stages[index + 1 :], rows)
+        if self.narrow in QUANTIZED:
+            self._end_levels(w, rows)
         if isinstance(self.program.result, Scalar):
             for i in range(plan.mr):
                 with w.block(f"if (lane == 0 && row + {i} < {rows})"):
@@ -96,7 +101,8 @@ class _TileCode(RowCode):
         dtype = self.graph.types[form.weight].dtype
         offset = f" + {expression(form.a.offset)}" if form.a.offset != 0 else ""
         kind = "float" if form.rows == F32 else row_type(form.rows)
-        stride = form.a.rows()
+        whole = form.rows in QUANTIZED
+        stride = level_row(form.k).pitch if whole else form.a.rows()
         assert stride is not None
         for i in range(plan.mr):
             w.line(f"const int r{i} = min(row + {i}, {rows} - 1);")
@@ -104,29 +110,40 @@ class _TileCode(RowCode):
         panel = form.k * plan.nr
         w.line(f"__global const {OPENCL.type_of(dtype)} *w = {weight} + panel * {panel};")
         for i, v in unrolled(plan.mr, self.vectors):
-            w.line(f"vf c{i}_{v} = vf_set1(0.0f);")
+            w.line(f"vi c{i}_{v} = (vi)(0);" if whole else f"vf c{i}_{v} = vf_set1(0.0f);")
         deep = form.k - form.k % _DEEP
         if deep:
             with w.block(f"for (int k = 0; k < {deep}; k += {_DEEP})"):
                 for i in range(plan.mr):
-                    load = "vload4" if form.rows == F32 else "vload_half4"
-                    w.line(f"const float4 x{i} = {load}(0, a{i} + k);")
+                    load = "vload_half4" if form.rows == F16 else "vload4"
+                    value = f"{load}(0, a{i} + k)"
+                    w.line(f"const int4 x{i} = convert_int4({value});" if whole
+                           else f"const float4 x{i} = {value};")  # fmt: skip
                 for kk in range(_DEEP):
                     self._step(w, dtype, f"(k + {kk})", f".s{kk}")
         if form.k > deep:
             with w.block(f"for (int k = {deep}; k < {form.k}; k++)"):
                 for i in range(plan.mr):
-                    value = f"a{i}[k]" if form.rows == F32 else f"vload_half(k, a{i})"
-                    w.line(f"const float x{i} = {value};")
+                    value = f"vload_half(k, a{i})" if form.rows == F16 else f"a{i}[k]"
+                    w.line(f"const {'int' if whole else 'float'} x{i} = {value};")
                 self._step(w, dtype, "k", "")
         if form.rows != F32:
             self.needs.add(kind)
-        if dtype != F32:
+        if dtype != F32 and not whole:
             self.needs.add(f"load_{dtype}")
 
     def _step(self, w: Writer, dtype: DType, k: str, element: str) -> None:
         """One element of the depth: a row of the panel, by an element of each row."""
         load = "vf_load" if dtype == F32 else f"load_{dtype}"
+        if self.form.rows in QUANTIZED:  # exact sums of 32 bits, of factors that 24 bits hold
+            with w.block(""):
+                for v in range(self.vectors):
+                    place = f"w + {k} * {self.plan.nr} + {v} * VF"
+                    w.line(f"const vi y{v} = convert_int{self.vector}(vload{self.vector}(0, "
+                           f"{place}));")  # fmt: skip
+                for i, v in unrolled(self.plan.mr, self.vectors):
+                    w.line(f"c{i}_{v} = mad24(y{v}, (vi)(x{i}{element}), c{i}_{v});")
+            return
         with w.block(""):
             for v in range(self.vectors):
                 w.line(f"const vf y{v} = {load}(w + {k} * {self.plan.nr} + {v} * VF);")
@@ -134,7 +151,16 @@ class _TileCode(RowCode):
                 w.line(f"c{i}_{v} = vf_fma(vf_set1(x{i}{element}), y{v}, c{i}_{v});")
 
     def _sums(self, w: Writer) -> None:
-        """Scales of the columns, and the bias."""
+        """Scales of the rows and of the columns, and the bias."""
+        self.sums = "c"
+        if self.form.rows in QUANTIZED:
+            self.sums, scale = "f", level_row(self.form.k).scale
+            for i in range(self.plan.mr):
+                w.line(f"const float unit{i} = *(__global const float *)(a{i} + {scale});")
+            for i, v in unrolled(self.plan.mr, self.vectors):
+                product = f"convert_float{self.vector}(c{i}_{v})"
+                w.line(f"vf f{i}_{v} = vf_mul({product}, vf_set1(unit{i}));")
+        sums = self.sums
         names = ((self.form.scales, "vf_mul"), (self.form.bias, "vf_add"))
         for name, function in names:
             if not name:
@@ -145,7 +171,7 @@ class _TileCode(RowCode):
                     self._column(w, v)
                     w.line(f"const vf y = {self._load(f'{pointer} + j', self.partial)};")
                     for i in range(self.plan.mr):
-                        w.line(f"c{i}_{v} = {function}(c{i}_{v}, y);")
+                        w.line(f"{sums}{i}_{v} = {function}({sums}{i}_{v}, y);")
 
     def _column(self, w: Writer, v: int) -> None:
         w.line(f"const int j = panel * {self.plan.nr} + {v} * VF;")
@@ -172,7 +198,7 @@ class _TileCode(RowCode):
                 self.open_row(w, (stage,))
                 for v in range(self.vectors):
                     self.at = (i, v)
-                    self.source = f"c{i}_{v}"
+                    self.source = f"{self.sums}{i}_{v}"
                     with w.block(""):
                         self._column(w, v)
                         self.steps(w, stage, self.partial)
@@ -206,7 +232,10 @@ class _TileCode(RowCode):
 
     def _store(self, w: Writer, slot: int, value: str) -> None:
         name = "beside" if slot == BESIDE_SLOT else "out"
-        place = f"{name} + r * {expression(self.rows.width)} + j"
+        pitch: object = expression(self.rows.width)
+        if slot == self.narrow_slot and self.narrow in QUANTIZED:
+            pitch = level_row(self.rows.width).pitch
+        place = f"{name} + r * {pitch} + j"
         if slot == self.narrow_slot:
             kind = row_type(self.narrow)
             self.needs.add(kind)
@@ -238,7 +267,8 @@ class _TileCode(RowCode):
             if self.partial:
                 least = f"-{OPENCL.infinity}" if r.kind == "max" else "0.0f"
                 value = f"vf_keep({value}, n, {least})"
-            function = "vf_max" if r.kind == "max" else "vf_add"
+            value = f"vf_abs({value})" if r.kind == "magnitude" else value
+            function = "vf_add" if r.kind == "sum" else "vf_max"
             w.line(f"{self._sum(stage, k)}_{i} = {function}({self._sum(stage, k)}_{i}, {value});")
 
     def _finish_rows(self, w: Writer, stage: Stage) -> None:
@@ -246,7 +276,7 @@ class _TileCode(RowCode):
         if not stage.reductions:
             return
         mr, items = self.plan.mr, self.plan.items
-        own = {(k, i): f"vf_{'top' if r.kind == 'max' else 'sum'}({self._sum(stage, k)}_{i})"
+        own = {(k, i): f"vf_{'sum' if r.kind == 'sum' else 'top'}({self._sum(stage, k)}_{i})"
                for k, r in enumerate(stage.reductions) for i in range(mr)}  # fmt: skip
         if items > 1:
             w.line(BARRIER)
@@ -259,12 +289,16 @@ class _TileCode(RowCode):
                     for k, i in own:
                         a = f"part[{(k * mr + i) * items} + lane]"
                         b = f"part[{(k * mr + i) * items} + lane + half_way]"
-                        top = stage.reductions[k].kind == "max"
+                        top = stage.reductions[k].kind != "sum"
                         w.line(f"{a} = fmax({a}, {b});" if top else f"{a} += {b};")
                 w.line(BARRIER)
             own = {(k, i): f"part[{(k * mr + i) * items}]" for k, i in own}
         for (k, i), value in own.items():
             name = self._scalar(stage.reductions[k].scalar, i)
+            if stage.reductions[k].finish == "levels":
+                self.tops[i] = f"top{i}"
+                w.line(f"const float top{i} = {value};")
+                value = f"top{i}"
             w.line(f"const float {name} = {self._finished(stage.reductions[k], value)};")
 
     def _finished(self, r: Reduction, total: str) -> str:
@@ -275,6 +309,16 @@ class _TileCode(RowCode):
             "max": total,
             "inverse": f"1.0f / {total}",
             "rstd": f"1.0f / {OPENCL.sqrt}({total} / {width} + {eps})",
+            "levels": f"{row_type(self.narrow)}_inverse({total})",
         }[r.finish]
+
+    def _end_levels(self, w: Writer, rows: str) -> None:
+        """What the levels of each row are multiples of."""
+        layout, kind = level_row(self.rows.width), row_type(self.narrow)
+        name = "beside" if self.narrow_slot == BESIDE_SLOT else "out"
+        for i in range(self.plan.mr):
+            w.line(f"if (lane == 0 && row + {i} < {rows})")
+            w.line(f"    {kind}_end({name} + r{i} * {layout.pitch}, {layout.scale}, "
+                   f"{self.tops.get(i, self.top)});")  # fmt: skip
 
 

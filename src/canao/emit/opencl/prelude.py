@@ -7,8 +7,10 @@ Loads and stores are macros, as pointers lead to several kinds of memory.
 from __future__ import annotations
 
 from canao.emit import vecmath
+from canao.emit.arguments import row_type
 from canao.emit.language import OPENCL
 from canao.emit.writer import fill
+from canao.graph.dtypes import QUANTIZED
 
 _VECTORS = """\
 typedef float$V vf;
@@ -93,6 +95,27 @@ static inline vf load_i8_by(__global const char *p, int step, int n)
     return (vf)($bytes);
 }
 """
+_LEVELS = """\
+/* Levels of a row, and after them the float that they are multiples of. */
+typedef char $KIND;
+#define ${KIND}_store(p, v) vstore$V(convert_char${V}_sat_rte(v), 0, p)
+static inline void ${KIND}_store_n(__global char *p, vf x, int n)
+{
+    const char$V v = convert_char${V}_sat_rte(x);
+    if (n >= VF) {
+        vstore$V(v, 0, p);
+        return;
+    }
+    if (n <= 0)
+        return;
+$parts
+}
+static inline float ${KIND}_inverse(float top) { return top > 0.0f ? $LEVELS.0f / top : 0.0f; }
+static inline void ${KIND}_end(__global char *row, int scale, float top)
+{
+    *(__global float *)(row + scale) = top / $LEVELS.0f;
+}
+"""
 # Each work-item of a row gives its part; all get the result. Items are the first dimension.
 _GROUPS = """\
 static inline float group_sum(float x, __local float *part, int items)
@@ -155,6 +178,11 @@ def prelude(vector: int, needs: frozenset[str]) -> list[str]:
     if any(name in needs for name in ("load_f16", "f16_row")):
         parts = _parts("vstore_half{}({}, 0, p);", "vstore_half({}, 0, p);", vector)
         pieces.append(fill(_HALVES, parts=parts, **words))
+    for dtype in QUANTIZED:
+        if row_type(dtype) in needs:
+            parts = _parts("vstore{}({}, 0, p);", "*p = {};", vector, "char")
+            kind = row_type(dtype)
+            pieces.append(fill(_LEVELS, KIND=kind, LEVELS=dtype.levels, parts=parts, V=vector))
     if "load_i8" in needs:
         pieces.append(fill(_BYTES, **words))
     if "group" in needs:
@@ -169,13 +197,13 @@ def _each(element: str, vector: int) -> str:
     return ", ".join(f"n > {i} ? {element.format(i=i)} : 0.0f" for i in range(vector))
 
 
-def _parts(store: str, last: str, vector: int) -> str:
+def _parts(store: str, last: str, vector: int, element: str = "float") -> str:
     """C that stores the first n elements of v, fewer than all, in parts of halved sizes."""
     lines, size, name = [], vector, "v"
     while size > 1:
         size //= 2
         part = f"v{size}"
-        kind = f"float{size}" if size > 1 else "float"
+        kind = f"{element}{size}" if size > 1 else element
         lines.append(f"    {kind} {part} = {name}.lo;")
         stored = (store if size > 1 else last).format(*([size, part] if size > 1 else [part]))
         again = f" p += {size}; {part} = {name}.hi;" if size > 1 else ""

@@ -19,8 +19,9 @@ from canao.fuse.forms.rows import (
     Stage,
     row_program,
 )
-from canao.graph.dtypes import NARROW
+from canao.graph.dtypes import NARROW, QUANTIZED
 from canao.graph.ir import Graph, dim_at
+from canao.lower.opencl.levels import level_row
 from canao.lower.opencl.rows import GroupRowsPlan, waits
 from canao.schedule.schedule import Step
 
@@ -69,12 +70,20 @@ class _GroupCode(RowCode):
             if dtype is not None:
                 kind = row_type(dtype) if dtype in NARROW else "float"
                 name, start = ("o", "out") if slot == OUTPUT_SLOT else ("b", "beside")
-                w.line(f"__global {kind} *const {name} = {start} + r * {1 if scalar else width};")
+                pitch: object = 1 if scalar else width
+                if dtype in QUANTIZED:
+                    pitch = level_row(self.rows.width).pitch
+                w.line(f"__global {kind} *const {name} = {start} + r * {pitch};")
                 if dtype in NARROW:
                     self.needs.add(kind)
         self.open_row(w, self.program.stages)
         for stage in self.program.stages:
             self.stage(w, stage)
+        if self.narrow in QUANTIZED:
+            place = "o" if self.narrow_slot == OUTPUT_SLOT else "b"
+            w.line("if (lane == 0)")
+            w.line(f"    {row_type(self.narrow)}_end({place}, {level_row(self.rows.width).scale}, "
+                   f"{self.top});")  # fmt: skip
         if scalar:
             w.line("if (lane == 0)")
             w.line(f"    o[0] = {self.local[scalar]};")

@@ -7,20 +7,28 @@ from canao.fuse.forms.concat import Concat
 from canao.fuse.forms.form import BatchedGemm, PackedGemm
 from canao.fuse.forms.rows import Rows
 from canao.fuse.forms.scan import Scan
+from canao.graph.dtypes import QUANTIZED
+from canao.graph.ir import Type
 from canao.lower.lowering import Backend
 from canao.lower.opencl.attention import ItemAttentionLowering
 from canao.lower.opencl.batched_gemm import ItemBatchedGemmLowering
 from canao.lower.opencl.copies import ItemConcatLowering, ItemScanLowering
+from canao.lower.opencl.levels import level_bytes
 from canao.lower.opencl.packed_gemm import ItemGemmLowering
 from canao.lower.opencl.rows import GroupRowsLowering
 from canao.target import OPENCL, Target
 
-# Of rows and weights: floats, halves, and floats by whole numbers of eight bits.
-_PRODUCTS = ("f32", "f16", "f32_i8")
+# Of rows and weights: floats, halves, floats by whole numbers of eight bits, and levels by these.
+_PRODUCTS = ("f32", "f16", "f32_i8", "i8", "q7_i8")
 
 
 class OpenCl(Backend):
     """GPUs, and whatever else runs OpenCL C."""
+
+    def bytes_of(self, kind: Type, length: int, target: Target) -> int:
+        if kind.dtype in QUANTIZED:
+            return level_bytes(kind, length)
+        return super().bytes_of(kind, length, target)
 
     def emulates(self, product: str, target: Target) -> bool:
         return product not in _PRODUCTS

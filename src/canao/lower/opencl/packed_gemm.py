@@ -14,7 +14,7 @@ from typing import ClassVar
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
 from canao.fuse.group import Region
-from canao.graph.dtypes import F32, I8, QUANTIZED
+from canao.graph.dtypes import BF16, I8, Q8
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
@@ -54,7 +54,7 @@ class ItemGemmLowering:
 
     def legal(self, graph: Graph, form: PackedGemm) -> bool:
         """Rows of consecutive elements, a fixed stride apart."""
-        if form.a.strides[-1] != 1 or form.a.rows() is None or form.rows in QUANTIZED:
+        if form.a.strides[-1] != 1 or form.a.rows() is None or form.rows == BF16:
             return False
         program = row_program(graph, form.epilogue)
         if not tiles_suffice(program) or not writes_known_types(program):
@@ -84,9 +84,9 @@ class ItemGemmLowering:
 
     def product(self, form: PackedGemm) -> str:
         """The types that are multiplied, by the names of instruction sets' tiles."""
-        if form.scales:
-            return f"{F32}_{I8}"
-        return form.rows.name
+        if not form.scales:
+            return form.rows.name
+        return I8.name if form.rows == Q8 else f"{form.rows}_{I8}"
 
     def kernel(self, context: Context, region: Region, plan: ItemGemmPlan) -> Kernel:
         graph, form = context.graph, region.form

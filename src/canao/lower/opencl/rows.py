@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from canao.fuse.forms.rows import REDUCTIONS, RowProgram, Rows, row_program
 from canao.fuse.group import Region
-from canao.graph.dtypes import F16
+from canao.graph.dtypes import F16, QUANTIZED
 from canao.graph.ir import Dim, Graph, dim_at
 from canao.lower.lowering import Context, Kernel
 from canao.lower.naming import op_names, plain
@@ -77,8 +77,8 @@ def row_bytes(width: Dim, longest: int) -> int:
 
 
 def writes_known_types(program: RowProgram) -> bool:
-    """Whether a narrow row, if one is stored, is of halves."""
-    return program.narrow_row is None or program.narrow_row[1] == F16
+    """Whether a narrow row, if one is stored, is of halves or of levels."""
+    return program.narrow_row is None or program.narrow_row[1] in (F16, *QUANTIZED)
 
 
 def waits(program: RowProgram) -> bool:
