@@ -4,6 +4,8 @@ of them are killed: the search ends right, and nothing is lost but the trial of 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from canao.search.study.journal import Journal, read_trials
 from canao.search.study.storage import open_shared, study_name
 from canao.search.study.team import Offer, Team, Waits
 from canao.search.study.url import parse_study
-from tests.search.databases import Postgres, Proxy, free_port, until
+from tests.search.databases import ENVIRONMENT, Postgres, Proxy, free_port, until
 from tests.search.landscape import TEACHER, FormulaTrainer, compile_by_formula, device, options
 from tests.search.landscape import run_search as run_locally
 from tests.search.team_process import CONTENTS, WAITS, Started, run
@@ -452,3 +454,30 @@ def fill(path: Path, count: int) -> None:
                 "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
                 "SELECT ?, param_name, param_value, distribution_json FROM trial_params "
                 "WHERE trial_id = (SELECT min(trial_id) FROM trial_params)", (i,))  # fmt: skip
+
+
+def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
+    """One of them makes Optuna's tables; those that meet it half done open it as well, or say that
+    there is no search yet."""
+    code = (
+        "import sys; from canao.errors import InputError; "
+        "from canao.search.study.storage import open_shared; "
+        "from canao.search.study.url import parse_study; sys.stdin.read(1)\n"
+        "try: open_shared(parse_study(sys.argv[1]), new=sys.argv[2] == 'new')\n"
+        "except InputError as error: sys.exit(f'refused: {error}')"
+    )
+    for number in range(3):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        started = [
+            subprocess.Popen([sys.executable, "-c", code, url, kind], env=ENVIRONMENT, text=True,
+                             stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            for kind in ("new", "new", "old", "old")
+        ]  # fmt: skip
+        time.sleep(1.5)  # all have loaded Optuna
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.communicate()[1] for process in started]
+        assert [p.returncode for p in started[:2]] == [0, 0], said
+        assert all(not line or "holds no search" in line for line in said[2:]), said

@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, get_storage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from canao.errors import CanaoError, InputError
 from canao.search.controllers.controller import objectives
@@ -94,7 +94,7 @@ def open_shared(study: StudyUrl, *, new: bool) -> BaseStorage:
     """
     shown = f"--study {study.shown}"
     try:
-        storage = _database(study, new) if study.address is None else _proxy(*study.address)
+        storage = _opened(study, new) if study.address is None else _proxy(*study.address)
         storage.get_all_studies()  # whether it answers, and in a form that is understood
         return storage
     except CanaoError:
@@ -125,6 +125,14 @@ def _refused(shown: str, error: Exception) -> InputError:
         return InputError(f"{shown}: holds no search; start one with `canao search --study` first")
     return InputError(f"{shown}: has no study of this version ({reason}); start one with `canao "
                       "search --study`, or name another database")  # fmt: skip
+
+
+def _opened(study: StudyUrl, new: bool) -> BaseStorage:
+    """A database; once more if another process has written Optuna's version into a new one at the
+    same moment, as workers do that are started with their search."""
+    with suppress(IntegrityError):
+        return _database(study, new)
+    return _database(study, new)
 
 
 def _database(study: StudyUrl, new: bool) -> BaseStorage:
