@@ -55,10 +55,10 @@ def test_any_change_is_another_stamp(package: Path) -> None:
     (package / "emit" / "deeper").mkdir()
     (package / "emit" / "deeper" / "new.py").write_text("")
     seen.add(stamp())
-    (package / "lower" / "opencl").mkdir()
-    (package / "lower" / "opencl" / "rows.py").write_text("")
+    (package / "lower" / "vulkan").mkdir()
+    (package / "lower" / "vulkan" / "rows.py").write_text("")
     seen.add(stamp())
-    (package / "lower" / "opencl" / "rows.py").rename(package / "lower" / "opencl" / "gemm.py")
+    (package / "lower" / "vulkan" / "rows.py").rename(package / "lower" / "vulkan" / "gemm.py")
     seen.add(stamp())
     assert len(seen) == 10
 

@@ -31,6 +31,16 @@ _NAME = re.compile(
     r"(?:_(?P<tile>[0-9]+x[0-9]+))?(?:_kc(?P<kc>[0-9]+))?(?:_mc(?P<mc>[0-9]+))?"
     r"(?:_keys(?P<keys>[0-9]+))?(?:_v(?P<version>[0-9]+))?(?P<appends>_append)?"
 )
+# On GPUs: a tile or keys of a work-item, then how many of them make a group.
+_ON_GPU = re.compile(
+    rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)(?:_(?P<pieces>[0-9]+))?"
+    rf"(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>cl(?:4|8|16))"
+    r"(?:_(?P<tile>[0-9]+x[0-9]+))??(?:_keys(?P<keys>[0-9]+))?(?:_(?P<group>[0-9]+(?:x[0-9]+)?))?"
+    r"(?:_v(?P<version>[0-9]+))?(?P<appends>_append)?"
+)
+_PARTS_ON_GPU = {GEMM: {"tile", "group"}, BATCHED_GEMM: {"tile", "group"}, "rows": {"group"},
+                 "attention": {"keys", "group"}, CAUSAL: {"keys", "group"}, "concat": {"group"},
+                 "scan": set()}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class KernelName:
 def parse(name: str) -> KernelName:
     """ValueError for what is no name of a kernel."""
     found = _NAME.fullmatch(name)
+    if not found and (found := _ON_GPU.fullmatch(name)):
+        return _on_gpu(name, found)
     if not found:
         raise ValueError(f"'{name}' is no name of a kernel")
     prefix, sizes = found["prefix"], tuple(found["sizes"].split("x"))
@@ -71,3 +83,18 @@ def parse(name: str) -> KernelName:
     return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
                       bool(found["near"]), found["product"] or "",
                       int(found["version"] or 1), bool(found["appends"]))  # fmt: skip
+
+
+def _on_gpu(name: str, found: re.Match[str]) -> KernelName:
+    prefix, sizes = found["prefix"], tuple(found["sizes"].split("x"))
+    known, with_ops, _ = PREFIXES[prefix]
+    plan = {part: found[part] for part in ("tile", "keys", "group") if found[part]}
+    ops = tuple(re.findall(rf"_({_OPS})(?![a-z])", found["ops"]))
+    if (
+        len(sizes) != len(known) or set(plan) != _PARTS_ON_GPU[prefix] or (ops and not with_ops)
+        or bool(found["pieces"]) != (prefix == "concat")
+    ):  # fmt: skip
+        raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
+    return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
+                      product=found["product"] or "", version=int(found["version"] or 1),
+                      appends=bool(found["appends"]))  # fmt: skip

@@ -76,6 +76,24 @@ def test_names_of_compiled_models_are_those_of_the_grammar(
                 assert set(found.plan) == {"tile", "keys"}
 
 
+@pytest.mark.parametrize(("fusion", "precision"), [
+    (True, "float32"), (False, "float32"), (True, "int8"), (True, "fp16"),
+])  # fmt: skip
+def test_names_on_gpus(graphs: dict[str, Graph], fusion: bool, precision: str) -> None:
+    target = X86.on_opencl(4)
+    for graph in graphs.values():
+        stages = compile_graph(
+            graph, target, fusion=fusion, planner=default_plans, precision=precision
+        )
+        for step in stages.schedule.steps:
+            found = parse(step.name)
+            assert found.isa == "cl4" and found.appends is step.appends
+            if isinstance(step.region.form, PackedGemm):
+                product = product_name(step.region.form)
+                assert found.product == ("" if product == "f32" else product)
+                assert found.plan["tile"] == f"{step.plan.mr}x{step.plan.nr}"
+
+
 @pytest.mark.parametrize(("kept", "named"), [("fp16", "f16"), ("int8", "i8")])
 def test_attention_says_what_it_keeps(graphs: dict[str, Graph], kept: str, named: str) -> None:
     stages = compile_graph(graphs["decoder"], X86, planner=default_plans, kv_cache=kept)

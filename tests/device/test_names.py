@@ -16,7 +16,7 @@ def test_every_kind_is_in_help_and_errors() -> None:
         api.get_device("toaster")
     for form in FORMS:
         assert form in HELP and form in str(caught.value) and "," not in form
-    assert [kind.name for kind in KINDS] == ["local", "ssh", "adb", "qemu", "null"]
+    assert [kind.name for kind in KINDS] == ["local", "ssh", "adb", "opencl", "qemu", "null"]
 
 
 @pytest.mark.parametrize(

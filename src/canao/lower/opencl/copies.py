@@ -14,6 +14,7 @@ from canao.graph.ir import Graph
 from canao.lower.copies import concat_facts, concat_reads, scan_facts, scan_name, scan_reads
 from canao.lower.lowering import Context, Kernel
 from canao.lower.naming import plain
+from canao.lower.opencl.device import vector_name
 from canao.schedule.work import WHOLE, Grid, Work
 from canao.target import Target
 
@@ -60,8 +61,9 @@ class ItemConcatLowering:
     def kernel(self, context: Context, region: Region, plan: ItemConcatPlan) -> Kernel:
         form = region.form
         assert isinstance(form, Concat)
+        end = vector_name(context.target)
         return Kernel(
-            name=f"concat_{plain(form.width)}_{len(form.pieces)}_cl_{plan.name}",
+            name=f"concat_{plain(form.width)}_{len(form.pieces)}_{end}_{plan.name}",
             reads=concat_reads(form),
             work=Work(WHOLE),
             facts=(plan, concat_facts(context.graph, form)),
@@ -87,7 +89,7 @@ class ItemScanLowering:
         form = region.form
         assert isinstance(form, Scan)
         return Kernel(
-            name=f"{scan_name(form)}_cl",
+            name=f"{scan_name(form)}_{vector_name(context.target)}",
             reads=scan_reads(form),
             work=Work(WHOLE),
             facts=scan_facts(context.graph, form),

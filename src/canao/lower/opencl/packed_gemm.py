@@ -14,7 +14,7 @@ from typing import ClassVar
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
 from canao.fuse.group import Region
-from canao.graph.dtypes import BF16, I8, Q8
+from canao.graph.dtypes import BF16, F32, I8, Q8
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
@@ -98,8 +98,8 @@ class ItemGemmLowering:
         for part in ((stages.tile,), stages.later):
             reads += row_operands(context, form.epilogue, part)
         panels = -(-form.n // plan.nr)
-        kind = f"{form.rows}_{graph.types[form.weight].dtype}"
-        kind = "" if kind == "f32_f32" else f"_{kind}"
+        product = self.product(form)
+        kind = "" if product == F32.name else f"_{product}"
         end = f"{vector_name(context.target)}_{plan.name}"
         return Kernel(
             name=f"gemm_{form.k}x{form.n}{kind}{op_names(region)}_{end}",
