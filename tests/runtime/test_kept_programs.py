@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from canao.cache.place import cache_directory
 from tests.runtime.conftest import Load
 from tests.runtime.tiny import Opened, Tiny, expected
 
@@ -108,6 +109,8 @@ def test_where_they_are_kept(
     tmp_path: Path, fresh: Load, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the named folder; in that of the user's caches; or nowhere."""
+    monkeypatch.setenv("CANAO_CACHE", str(cache_directory()))  # stays where it is
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("CANAO_OPENCL_CACHE", "")
