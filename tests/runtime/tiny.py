@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from canao.build import build_library
-from canao.emit.c.header import _HEADER, _RESUMES
+from canao.emit.c.header import _HEADER, _RESUMES, STATUSES
 from canao.emit.c.interface import c_string
 from canao.emit.c.unit import Source
 from canao.inference.library import addresses
@@ -115,7 +115,8 @@ class Tiny:
             pieces=",\n    ".join(c_string(line) for line in lines),
         )  # fmt: skip
         header = _HEADER.format(inputs=" * ids", outputs=" * rows", max_length=MAX_LENGTH,
-                                input_count=1, output_count=2, resumes=_RESUMES)  # fmt: skip
+                                input_count=1, output_count=2, resumes=_RESUMES,
+                                statuses=STATUSES)  # fmt: skip
         return Source(code, header, get_target(self.target), "opencl")
 
     def build(self, *flags: str) -> Path:
