@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from canao.accuracy.fastest import candidates as candidates_of
+from canao.accuracy.fastest import compile_fastest
 from canao.accuracy.verified import differing_loads, verified
 from canao.api import get_device
 from canao.artifact.directory import Artifact
@@ -22,6 +24,7 @@ from canao.errors import CanaoError, DeviceError, InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.machine import local_machine
 from canao.target import get_target
+from canao.tuning import tune_model
 from tests.compiler.models import classifier, reference
 from tests.oracle import assert_close
 
@@ -158,3 +161,16 @@ def test_no_opencl(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vectors_that_there_are_not() -> None:
     with pytest.raises(InputError, match=r"vectors of 3 floats are not among 4, 8, 16"):
         get_target().on_opencl(3)
+
+
+@pytest.mark.thorough
+def test_the_fastest_precision(device: OpenClDevice, tmp_path: Path) -> None:
+    """Among those that there are kernels for, by times on the device that libraries choose."""
+    assert candidates_of(device.target) == ("float32", "fp16", "int8")
+    found = compile_fastest(classifier("small"), tmp_path / "out", target=device.target)
+    assert found.artifact.on_gpu and {t.precision for t in found.tried} >= {"float32", "fp16"}
+
+
+def test_plans_are_not_tuned() -> None:
+    with pytest.raises(InputError, match=r"plans of kernels for GPUs are not tuned yet"):
+        tune_model(classifier("small"), target=get_target().on_opencl())

@@ -30,13 +30,14 @@ from canao.compiler.pipeline import compile_model, has_instructions
 from canao.defaults import LIMITS, MAX_LOSS, NEAR_COSINE, NEAR_LARGEST, silent
 from canao.device.base import Device, Failure, MeasureConfig, Measurement
 from canao.device.bench import local_device
+from canao.device.opencl import chosen_device
 from canao.errors import AccuracyError, DeviceError, InputError, NotFiniteError
 from canao.fuse.simplify import rewritten
 from canao.isa.registry import ISAS
 from canao.isa.table import TileOps
 from canao.lower.scheduling import product_in, target_in
 from canao.precision.quantize import FLOAT32, INT8, SEVEN_BITS, WEIGHTS
-from canao.target import Target, get_target
+from canao.target import CPU, Target, get_target
 
 _ROUNDS, _SAMPLES = 7, 16
 _LENGTH = 128  # tokens of the texts that are timed, where the model takes so many
@@ -65,6 +66,9 @@ def candidates(target: Target, resumes: bool = False) -> tuple[str, ...]:
     half precision that it has instructions for, int8, and that of 7 bits where these are multiplied
     in another way. For a model that continues texts also weights of int8 alone, which is all that a
     token waits for."""
+    if target.backend != CPU:
+        able = (name for name in ("fp16", WEIGHTS, INT8) if has_instructions(target, name))
+        return (FLOAT32, *(name for name in able if resumes or name != WEIGHTS))
     half = (name for name in ("fp16", "bf16") if target_in(target, name) != target)
     weights = (WEIGHTS,) if resumes and has_instructions(target, WEIGHTS) else ()
     seven = (SEVEN_BITS,) if _loops(target, SEVEN_BITS) != _loops(target, INT8) else ()
@@ -176,7 +180,8 @@ def _times(
     except InputError:
         return {}
     config = MeasureConfig(length=_length(made.values()), warmup=2, samples=_SAMPLES)
-    return _in_turns(made, local_device(), config, progress)
+    device = local_device() if target.backend == CPU else chosen_device()
+    return _in_turns(made, device, config, progress)
 
 
 def _length(made: Iterable[Artifact]) -> int:

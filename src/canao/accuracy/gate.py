@@ -229,7 +229,7 @@ def require_runnable(target: Target, remedy: str) -> None:
     if not runs_here(target):
         raise InputError(
             f"a check runs the library, and this machine ({get_target().isa}) runs none for "
-            f"{target.name} ({target.isa}); {remedy}"
+            f"{target.name} ({target.kernels_for}); {remedy}"
         )
 
 

@@ -14,6 +14,7 @@ from canao.accuracy.verified import LOADS, Compared, differing_loads, failures, 
 from canao.api import get_device
 from canao.artifact.directory import Artifact
 from canao.cli.printing import out
+from canao.device.opencl import OpenClDevice
 from canao.errors import DeviceError
 
 
@@ -27,29 +28,31 @@ def verify_and_print(
     found = verified(
         artifact, model, where, longest, threads, revision=revision, ignored=ignored
     )  # fmt: skip
+    differing = 0
+    if isinstance(where, OpenClDevice):
+        if not as_json:
+            out.print(f"loading it {LOADS} times ...", soft_wrap=True)
+        differing = differing_loads(artifact, where, longest)
     if as_json:
-        sys.stdout.write(json.dumps(_form(where.name, artifact, found), indent=2) + "\n")
+        form = _form(where.name, artifact, found) | {"differing_loads": differing}
+        sys.stdout.write(json.dumps(form, indent=2) + "\n")
     else:
         out.print(_table(found))
         out.print(f"{artifact.precision} on {where.name}, beside float32 on this machine",
                   soft_wrap=True, markup=False)  # fmt: skip
-    if artifact.on_gpu and not as_json:
-        out.print(f"loading it {LOADS} times ...", soft_wrap=True)
-    differing = differing_loads(artifact, where, longest) if artifact.on_gpu else 0
     if differing:
         raise DeviceError(
             f"{path}: {differing} of {LOADS} loads on {where.name} gave other bits than the first "
             "one: its driver gets a kernel wrong; take another driver or device"
         )
-    if artifact.on_gpu and not as_json:
-        out.print("all gave the same bits", soft_wrap=True)
     if wrong := list(failures(found)):
         cosine, largest = limits(artifact)
+        other = "--no-fusion" if artifact.on_gpu else "another --isa"
         raise DeviceError(
             f"{path}: outputs on {where.name} are not near float32's at "
             f"{', '.join(map(str, wrong))} tokens ({artifact.precision} allows a cosine from "
             f"{cosine:g} and a difference to {largest:g}); compile it again from this model, or "
-            "with another --isa"
+            f"with {other}"
         )
 
 

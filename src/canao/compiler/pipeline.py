@@ -32,7 +32,7 @@ from canao.fuse.rounded_attention import with_rounded_attention
 from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, always, policy
 from canao.graph.dtypes import BF16
-from canao.graph.ir import Graph
+from canao.graph.ir import Graph, dim_at
 from canao.lower.scheduling import (
     backend_of,
     default_plans,
@@ -54,6 +54,8 @@ from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import CPU, Target, get_target
+
+_GPU_ELEMENTS = 1 << 31  # places within a value are ints on GPUs
 
 
 def measured_yellow_cells(target: Target) -> YellowCellPolicy:
@@ -78,6 +80,8 @@ def compile_graph(
     `kv_cache` is that of the keys and values of earlier tokens. `smoothing` is by what channels of
     values that products read are divided (precision/smoothing.py)."""
     check_kv_cache(kv_cache)
+    if target.backend != CPU and kv_cache == "int8":
+        raise InputError("--kv-cache int8: no kernels for it on GPUs; give float32 or fp16")
     kept = dict(kept)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     own = of_parts(float32)
@@ -120,9 +124,16 @@ def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, 
 
 def _require_memory(schedule: Schedule, limits: Limits) -> None:
     """InputError if a library would need more memory than allowed beside its weights."""
+    graph, longest = schedule.program.graph, schedule.program.graph.max_length
+    if any(s.grid for s in schedule.steps):
+        most = max(dim_at(kind.elements, longest) for kind in graph.types.values())
+        if most >= _GPU_ELEMENTS:
+            raise InputError(
+                f"sequences of {longest} tokens need a value of {most} elements, more than kernels "
+                "for GPUs can count; compile with a smaller --max-length"
+            )
     size = schedule.memory.size + schedule.cache.size + schedule.scratch
     if size > limits.memory:
-        longest = schedule.program.graph.max_length
         raise InputError(
             f"sequences of {longest} tokens need {size / 1e9:.1f} GB beside the weights, more than "
             f"{limits.memory / 1e9:.1f} GB; compile with a smaller --max-length, or give "

@@ -8,7 +8,9 @@ over the same transport.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -27,7 +29,8 @@ from canao.isa.table import FLOAT
 from canao.machine import Machine
 from canao.target import GPU_VECTOR, Target, target_of
 
-NUMBER = "CANAO_OPENCL_DEVICE"  # the setting that libraries read
+# Settings that libraries read: which device, and where kernels that were compiled are kept.
+NUMBER, KEPT = "CANAO_OPENCL_DEVICE", "CANAO_OPENCL_CACHE"
 _SHORT_S = 60
 _FILES = ("opencl_list.c", "opencl_device.c", "opencl_host.h", "opencl_api.h", "canao_launch.h",
           "canao_runtime.h")  # fmt: skip
@@ -63,7 +66,7 @@ class OpenClDevice(BenchDevice):
 
     def __init__(self, base: BenchDevice, gpu: Gpu) -> None:
         super().__init__(replace(base.machine, gpu=gpu.shown), base.transport)
-        self.gpu = gpu
+        self.gpu, self._anew = gpu, False
         self.name = f"opencl:{gpu.number}" + (f"@{base.name}" if base.remote else "")
         self.target: Target = target_of(base.machine).on_opencl(_vector(gpu, base.machine))
 
@@ -96,7 +99,20 @@ class OpenClDevice(BenchDevice):
         return self._peaks[FLOAT]
 
     def ran(self, command: Sequence[str], what: str, timeout: float) -> Completed:
-        return super().ran(["env", f"{NUMBER}={self.gpu.number}", *command], what, timeout)
+        """With the number of the device; what drivers make of kernels is kept with the other files
+        there, which go in the end."""
+        kept = "" if self._anew else f"{self.transport.folder}/programs"
+        settings = (f"{NUMBER}={self.gpu.number}", f"{KEPT}={kept}")
+        return super().ran(["env", *settings, *command], what, timeout)
+
+    @contextmanager
+    def compiled_anew(self) -> Iterator[None]:
+        """Meanwhile the driver compiles kernels at each load of a library."""
+        self._anew = True
+        try:
+            yield
+        finally:
+            self._anew = False
 
 
 def _vector(gpu: Gpu, machine: Machine) -> int:
@@ -124,6 +140,12 @@ def gpus(device: BenchDevice) -> list[Gpu]:
 def local_gpus() -> tuple[Gpu, ...]:
     """Those of this machine."""
     return tuple(gpus(local_device()))
+
+
+def chosen_device() -> OpenClDevice:
+    """The device of this machine that libraries choose: the one that the environment names, else
+    the first GPU."""
+    return opencl_device(os.environ.get(NUMBER, ""), local_device())
 
 
 def opencl_device(rest: str, base: BenchDevice) -> OpenClDevice:

@@ -311,22 +311,24 @@ class RowCode:
         parts = [f"{name}[{u}]" for u in range(chains)]
         while len(parts) > 1:
             parts = [f"{op}({a}, {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        lanes, sqrt = parts[0], self.style.language.sqrt
-        total, top = self._over_row(f"vf_sum({lanes})", r), self._over_row(f"vf_top({lanes})", r)
-        eps = number(r.eps, self.style.language)
-        width = f"(float){expression(self.rows.width)}"
+        whole = self._over_row(f"vf_{'sum' if r.kind == 'sum' else 'top'}({parts[0]})", r)
         if r.finish == "levels":
             self.top = self._named((r.scalar, "top"), "top")
-            w.line(f"const float {self.top} = {top};")
-        text = {
-            "sum": total,
-            "mean": f"{total} / {width}",
-            "max": top,
-            "inverse": f"1.0f / {total}",
-            "rstd": f"1.0f / {sqrt}({total} / {width} + {eps})",
-            "levels": f"{row_type(self.narrow)}_inverse({self.top})",
+            w.line(f"const float {self.top} = {whole};")
+            whole = self.top
+        w.line(f"const float {self._named(r.scalar, r.finish)} = {self.finished(r, whole)};")
+
+    def finished(self, r: Reduction, whole: str) -> str:
+        """C for what is made of the sum, or of the maximum, of a whole row."""
+        width, eps = f"(float){expression(self.rows.width)}", number(r.eps, self.style.language)
+        return {
+            "sum": whole,
+            "mean": f"{whole} / {width}",
+            "max": whole,
+            "inverse": f"1.0f / {whole}",
+            "rstd": f"1.0f / {self.style.language.sqrt}({whole} / {width} + {eps})",
+            "levels": f"{row_type(self.narrow)}_inverse({whole})",
         }[r.finish]
-        w.line(f"const float {self._named(r.scalar, r.finish)} = {text};")
 
     def _over_row(self, partial: str, r: Reduction) -> str:
         """C for the sum or maximum of a row, of whose elements `partial` is that of a part."""

@@ -9,11 +9,11 @@
 
 #include <stdint.h>
 
-/* Buffers: weights (after the file's header), arena, cache, the ids or floats of an input, and the
- * whole numbers 0 .. max_length - 1, of which a kernel gets those from `past` on. */
 /* So many bytes after its end kernels may read of a buffer, in whole vectors, whatever is there. */
 enum { CANAO_PAST_END = 512 };
 
+/* Buffers: weights (after the file's header), arena, cache, the ids or floats of an input, and the
+ * whole numbers 0 .. max_length - 1, of which a kernel gets those from `past` on. */
 enum canao_area { CANAO_WEIGHTS, CANAO_ARENA, CANAO_CACHE, CANAO_INPUT, CANAO_POSITIONS };
 
 /* `offset` is in bytes; of an input it is its number in canao_program.inputs. */

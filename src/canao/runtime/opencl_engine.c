@@ -281,7 +281,7 @@ static int check_groups(const canao_engine *e, cl_kernel kernel, const struct ca
     const uint64_t had = kernel_number(e, kernel, CL_KERNEL_WORK_GROUP_SIZE);
     if (needed > had)
         return canao_opencl_fail("kernel %s has groups of %llu work-items, and %s runs at most "
-                                 "%llu of it; compile the model for this device", launch->kernel,
+                                 "%llu of it; compile the model with --no-fusion", launch->kernel,
                                  (unsigned long long)needed, e->device.name,
                                  (unsigned long long)had);
     if (canao_cl.get_device_info(e->device.id, CL_DEVICE_MAX_WORK_ITEM_SIZES, sizeof most, most,
@@ -290,7 +290,7 @@ static int check_groups(const canao_engine *e, cl_kernel kernel, const struct ca
     for (int d = 0; d < 2; d++)
         if ((uint64_t)launch->local[d] > most[d])
             return canao_opencl_fail("kernel %s has %lld work-items in a row, and %s takes at most "
-                                     "%zu; compile the model for this device", launch->kernel,
+                                     "%zu; compile the model with --no-fusion", launch->kernel,
                                      (long long)launch->local[d], e->device.name, most[d]);
     return CANAO_OK;
 }
@@ -320,10 +320,9 @@ static int make_kernels(canao_engine *e)
 static int make_buffer(const canao_engine *e, cl_bitfield flags, uint64_t bytes, const char *what,
                        cl_mem *made)
 {
-    enum { LEAST = 64 }; /* a buffer of nothing is an error */
     const uint64_t most = canao_opencl_number(e->device.id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     cl_int code = CL_SUCCESS;
-    if (bytes > most)
+    if (most && bytes + CANAO_PAST_END > most)
         return canao_opencl_fail("the %s take %llu bytes, and %s has buffers of at most %llu; "
                                  "compile a smaller model, or take another device", what,
                                  (unsigned long long)bytes, e->device.name,

@@ -44,8 +44,3 @@ class Grid:
 
     local: tuple[int, int]
     groups: tuple[tuple[Dim, int], tuple[Dim, int]]
-
-    @property
-    def items(self) -> int:
-        """Work-items of a group."""
-        return self.local[0] * self.local[1]

@@ -33,7 +33,7 @@ from canao.lower.scheduling import base_name, default_plans, tunable, tunable_lo
 from canao.precision.quantize import check_precision
 from canao.schedule.database import region_text
 from canao.schedule.plan import Plan, distance, neighbours, order
-from canao.target import Target, get_target
+from canao.target import CPU, Target, get_target
 from canao.tuning.measure import PlanTimer, Say
 from canao.tuning.trial_library import Pair, Subject
 
@@ -96,6 +96,8 @@ def tune_model(
             f"target '{target.name}' is another machine; plans are measured where they run: "
             "tune there, with --target host"
         )
+    if target.backend != CPU:
+        raise InputError("plans of kernels for GPUs are not tuned yet; tune for --target host")
     check_precision(precision)
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")

@@ -6,7 +6,7 @@ branches that differ between items for ones that do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from canao.emit.arguments import Arguments, c_type
@@ -77,7 +77,3 @@ def unrolled(count: int, *more: int) -> Iterator[tuple[int, ...]]:
         return
     for i in range(count):
         yield from ((i, *rest) for rest in unrolled(*more))
-
-
-def joined(parts: Sequence[str]) -> str:
-    return ", ".join(parts)

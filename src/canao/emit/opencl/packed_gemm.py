@@ -8,12 +8,11 @@ from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
 from canao.emit.opencl.kernel import BARRIER, KernelText, kernel, unrolled
 from canao.emit.rowcode import RowCode, RowStyle
-from canao.emit.writer import Writer, number
+from canao.emit.writer import Writer
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import (
     BESIDE_SLOT,
     OUTPUT_SLOT,
-    Reduction,
     RowOperand,
     Scalar,
     Slot,
@@ -152,7 +151,6 @@ class _TileCode(RowCode):
 
     def _sums(self, w: Writer) -> None:
         """Scales of the rows and of the columns, and the bias."""
-        self.sums = "c"
         if self.form.rows in QUANTIZED:
             self.sums, scale = "f", level_row(self.form.k).scale
             for i in range(self.plan.mr):
@@ -299,18 +297,7 @@ class _TileCode(RowCode):
                 self.tops[i] = f"top{i}"
                 w.line(f"const float top{i} = {value};")
                 value = f"top{i}"
-            w.line(f"const float {name} = {self._finished(stage.reductions[k], value)};")
-
-    def _finished(self, r: Reduction, total: str) -> str:
-        width, eps = f"(float){expression(self.rows.width)}", number(r.eps, OPENCL)
-        return {
-            "sum": total,
-            "mean": f"{total} / {width}",
-            "max": total,
-            "inverse": f"1.0f / {total}",
-            "rstd": f"1.0f / {OPENCL.sqrt}({total} / {width} + {eps})",
-            "levels": f"{row_type(self.narrow)}_inverse({total})",
-        }[r.finish]
+            w.line(f"const float {name} = {self.finished(stage.reductions[k], value)};")
 
     def _end_levels(self, w: Writer, rows: str) -> None:
         """What the levels of each row are multiples of."""

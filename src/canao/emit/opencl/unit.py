@@ -45,11 +45,6 @@ def emit(schedule: Schedule, target: Target) -> Source:
     return Source(unit.text(), text, target, backend=OPENCL)
 
 
-def kernels_source(schedule: Schedule, target: Target) -> str:
-    """The OpenCL C alone."""
-    return _Unit(schedule, target).source
-
-
 class _Unit:
     def __init__(self, schedule: Schedule, target: Target) -> None:
         self.schedule, self.target, self.graph = schedule, target, schedule.program.graph

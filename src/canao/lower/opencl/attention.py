@@ -48,9 +48,8 @@ class ItemAttentionLowering:
     def legal(self, graph: Graph, form: Attention) -> bool:
         consecutive = form.q.strides[-1] == 1 and form.store[-1] == 1
         kept = form.cache in (None, F32, F16) and form.rounded == F32
-        return consecutive and kept and one_batch(form.q.shape[:-2]) and sum(depth(form)) <= (
-            2 * _MOST_DEPTH
-        )
+        small = max(depth(form)) <= _MOST_DEPTH
+        return consecutive and kept and small and one_batch(form.q.shape[:-2])
 
     def default(self, form: Attention, target: Target) -> ItemAttentionPlan:
         return ItemAttentionPlan(4, _ITEMS)

@@ -24,7 +24,7 @@ from canao.lower.opencl.rows import reduces, waits, writes_known_types
 from canao.lower.row_reads import row_facts, row_operands
 from canao.schedule.operands import Operand, Packed, activation
 from canao.schedule.work import WHOLE, Grid, Work
-from canao.target import Target
+from canao.target import GPU_VECTOR, Target
 
 _USUAL_ROWS = 8  # of a tile
 _WIDEST = 16  # columns of the widest panel, of vectors of any width
@@ -73,7 +73,7 @@ class ItemGemmLowering:
         whole = reduces(form.epilogue)
         for mr in rows:
             # A CPU reads two vectors of weights for each element of a row that it spreads over one.
-            for vectors in (2, 1):
+            for vectors in (1, 2, 4) if target.vector == GPU_VECTOR else (2, 1):
                 nr = vectors * target.vector
                 panels = -(-form.n // nr)
                 if whole and panels <= MOST_ITEMS:

@@ -135,7 +135,7 @@ class Imported:
         from canao.lower.scheduling import target_in
 
         own = {block.precision for block in arch.blocks if block.precision}
-        return target_in(self._target, self._precision, *sorted(own)).isa
+        return target_in(self._target, self._precision, *sorted(own)).kernels_for
 
 
 def survey(arch: Arch, heads: Sequence[int], ffn: Sequence[int], layers: int) -> Iterator[Arch]:

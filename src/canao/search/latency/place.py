@@ -43,5 +43,5 @@ class Place:
 
 def place_of(device: Device) -> Place:
     """Where a device's timings come from, with the code as it is now."""
-    target = f"{device.target.name}-{device.target.isa}"
+    target = f"{device.target.name}-{device.target.kernels_for}"
     return Place(device.machine.stamp, target, code_stamp(get_toolchain()))

@@ -125,7 +125,7 @@ def table_key(device: Device, config: MeasureConfig, precision: str) -> str:
     """What kernel times depend on besides the kernel. Layers are added up within a precision, and
     the instruction set that its libraries are compiled for: in another one they have other
     kernels."""
-    isa = target_in(device.target, precision).isa
+    isa = target_in(device.target, precision).kernels_for
     cores = f" cores {','.join(map(str, config.cores))}" if config.cores else ""
     return (f"{device.name} {place_of(device)} {config.threads} threads{cores} {config.length} "
             f"tokens {precision} {isa}")  # fmt: skip
