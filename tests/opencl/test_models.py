@@ -19,6 +19,7 @@ from canao.fuse.group import Program
 from canao.graph.interp import outputs
 from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plans, space
+from canao.schedule.operands import Packed
 from canao.schedule.plan import Plan
 from canao.target import VECTORS, Target, get_target
 from tests.compiler.families import FAMILIES, make
@@ -117,6 +118,14 @@ def test_decoders(shape: str, tmp_path: Path) -> None:
         for cuts in ((5, 6, 13), (100,), range(1, 40)):
             ends = [*(c - 1 for c in cuts), 199]
             close(in_pieces(compiled, cuts, last=True), want[ends])
+
+
+def test_tied_embeddings_are_stored_once() -> None:
+    graph = load_model(decoder("three_heads"))[1]
+    schedule = compile_graph(graph, GPU, planner=default_plans).schedule
+    sections = [s for s in schedule.weights.sections if schedule.program.graph.constants[
+        s.value].shape == (99, 48)]  # fmt: skip
+    assert len(sections) == 1 and isinstance(sections[0].storage, Packed)
 
 
 def test_a_cache_in_halves(tmp_path: Path) -> None:

@@ -466,7 +466,7 @@ def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
         "try: open_shared(parse_study(sys.argv[1]), new=sys.argv[2] == 'new')\n"
         "except InputError as error: sys.exit(f'refused: {error}')"
     )
-    for number in range(3):
+    for number in range(2):
         url = f"sqlite:///{tmp_path}/{number}.db"
         started = [
             subprocess.Popen([sys.executable, "-c", code, url, kind], env=ENVIRONMENT, text=True,

@@ -1,3 +1,3 @@
 """Kernels on the cores of a CPU: register tiles, panels of weights, vectors over rows. May import
 lower/lowering.py, lower/batches.py, lower/copies.py, lower/epilogue.py, lower/naming.py,
-lower/row_reads.py, schedule and what is below it."""
+lower/panels.py, lower/row_reads.py, schedule and what is below it."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, get_storage
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from canao.errors import CanaoError, InputError
 from canao.search.controllers.controller import objectives
@@ -42,6 +43,10 @@ _REMEDIES = {
 }
 _CONNECT_S = 10  # for which a database or a proxy is waited for when it is opened
 _ANSWER_S = 60.0  # for which an answer of a proxy is waited for
+# Tries to open a database whose tables another process is making, and the time between two.
+_MEETINGS, _MEETING_S = 20, 0.1
+# Words of errors about Optuna's tables, of which none or not all are there.
+_NO_TABLE = ("version_info", "no such table", 'relation "')
 _LOCKED_S = 30.0  # for which another process may hold an SQLite file
 _EXTRA = "install it with: pip install 'canao[workers]'"
 _OF_EXTRA = ("psycopg", "grpc")
@@ -121,17 +126,22 @@ def _refused(shown: str, error: Exception) -> InputError:
                           "address")  # fmt: skip
     if "unable to open" in reason:
         return InputError(f"{shown}: cannot be opened; make its directory, or name another file")
-    if "version_info" in reason:  # Optuna's first table
+    if any(words in reason for words in _NO_TABLE):
         return InputError(f"{shown}: holds no search; start one with `canao search --study` first")
     return InputError(f"{shown}: has no study of this version ({reason}); start one with `canao "
                       "search --study`, or name another database")  # fmt: skip
 
 
 def _opened(study: StudyUrl, new: bool) -> BaseStorage:
-    """A database; once more if another process has written Optuna's version into a new one at the
-    same moment, as workers do that are started with their search."""
-    with suppress(IntegrityError):
-        return _database(study, new)
+    """A database; again if another process makes Optuna's tables in a new one at the same moment,
+    as workers do that are started with their search."""
+    for _ in range(_MEETINGS):
+        try:
+            return _database(study, new)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise
+        time.sleep(_MEETING_S)
     return _database(study, new)
 
 
