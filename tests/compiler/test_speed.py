@@ -103,7 +103,8 @@ def build(folder: Path, target: Target, crippled: bool, precision: str = FLOAT32
     schedule = schedule_program(program, plans, target)
     source = emit(schedule, target)
     folder.mkdir()
-    library = build_library([source])
+    # With the names of all functions: callgrind takes one that has none for the one before it.
+    library = build_library([source], None, ("-g",))
     shutil.copyfile(library, folder / "model.so")
     (folder / "weights.bin").write_bytes(b"".join(file_parts(program.graph, schedule.weights)))
     named = {"name": target.name, "isa": target.isa, "triple": target.triple}
