@@ -62,7 +62,7 @@ else:
             canao.worker(study=study, run_dir=run_dir, progress=told)
             break
         except canao.InputError as error:
-            if "holds no search" not in str(error) or time.time() > begun + 300:
+            if "canao search --study" not in str(error) or time.time() > begun + 300:
                 raise
             time.sleep(0.2)
 """.replace("TRIALS", str(TRIALS)).replace("STEPS", str(STEPS))
