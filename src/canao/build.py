@@ -34,7 +34,7 @@ from canao.emit.c.cpu_levels import cpu_levels, program_name
 from canao.emit.c.unit import Source
 from canao.errors import ToolchainError
 from canao.isa.registry import ISAS
-from canao.target import Target
+from canao.target import OPENCL, Target
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -54,7 +54,7 @@ _RUNTIME = ("canao_runtime.h", "canao_engine.h", "model.c", "self_check.c")
 _CPU_ENGINE = ("cpu_engine.c", "thread_pool.c", "cpu.c")
 _OPENCL_ENGINE = ("canao_launch.h", "opencl_api.h", "opencl_host.h", "opencl_device.c",
                   "opencl_program.c", "opencl_engine.c")  # fmt: skip
-_OPENCL, _OPENCL_LINKED = "opencl", ("-ldl",)
+_OPENCL_LINKED = ("-ldl",)
 # What debuggers read would be nine tenths of a library; it has it if -g is among the flags.
 _DEBUG, _NO_DEBUG = "-g", ("-g0", "-s")
 # Android's programs lie anywhere in memory, and name what loads them.
@@ -194,8 +194,8 @@ def library_files(sources: Sequence[Source]) -> dict[str, Unit]:
     the widest last. All files but the kernels' are for the least processor: what is in them runs
     before it is known which kernels this processor can run."""
     first = sources[0]
-    if first.backend == _OPENCL:
-        files = {**runtime_files(*_RUNTIME, *_OPENCL_ENGINE), f"program_{_OPENCL}.c": first.code}
+    if first.backend == OPENCL:
+        files = {**runtime_files(*_RUNTIME, *_OPENCL_ENGINE), f"program_{OPENCL}.c": first.code}
         kernels = {}
     else:
         levels = cpu_levels([s.target for s in sources])
@@ -217,7 +217,7 @@ def build_library(
     the runtime; the cached path. It holds what debuggers read if -g is among the flags."""
     least = sources[0].target.least
     debug = () if _DEBUG in extra else _NO_DEBUG
-    linked = _OPENCL_LINKED if sources[0].backend == _OPENCL else ()
+    linked = _OPENCL_LINKED if sources[0].backend == OPENCL else ()
     flags = (*_SHARED, f"-Wl,-soname,{least.library}", *debug, *linked, *extra)
     return _build(library_files(sources), least.library, least, toolchain, flags)
 

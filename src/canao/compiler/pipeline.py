@@ -33,6 +33,7 @@ from canao.fuse.simplify import rewritten
 from canao.fuse.yellow_cells import YellowCellPolicy, always, policy
 from canao.graph.dtypes import BF16
 from canao.graph.ir import Graph, dim_at
+from canao.lower.lowering import Backend
 from canao.lower.scheduling import (
     backend_of,
     default_plans,
@@ -41,7 +42,7 @@ from canao.lower.scheduling import (
     schedule_program,
     target_in,
 )
-from canao.precision.kv_cache import check_kv_cache, with_kv_cache
+from canao.precision.kv_cache import KV_CACHES, check_kv_cache, with_kv_cache
 from canao.precision.quantize import (
     ALL_ALIKE,
     BACK,
@@ -54,8 +55,6 @@ from canao.precision.smoothing import UNSMOOTHED, Factors, smoothed
 from canao.schedule.schedule import Schedule
 from canao.schedule.weights import united
 from canao.target import CPU, Target, get_target
-
-_GPU_ELEMENTS = 1 << 31  # places within a value are ints on GPUs
 
 
 def measured_yellow_cells(target: Target) -> YellowCellPolicy:
@@ -80,8 +79,9 @@ def compile_graph(
     `kv_cache` is that of the keys and values of earlier tokens. `smoothing` is by what channels of
     values that products read are divided (precision/smoothing.py)."""
     check_kv_cache(kv_cache)
-    if target.backend != CPU and kv_cache == "int8":
-        raise InputError("--kv-cache int8: no kernels for it on GPUs; give float32 or fp16")
+    if not backend_of(target).keeps(kv_cache):
+        able = " or ".join(name for name in KV_CACHES if backend_of(target).keeps(name))
+        raise InputError(f"--kv-cache {kv_cache}: no kernels for it on GPUs; give {able}")
     kept = dict(kept)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     own = of_parts(float32)
@@ -102,7 +102,7 @@ def compile_graph(
         program = unfused(computed, legal)
     levels = _levels(program, target, planner)
     for level in levels:
-        _require_memory(level.schedule, limits)
+        _require_memory(level.schedule, backend_of(level.target), limits)
     others = tuple(p for p in dict.fromkeys((*BACK, *own.values())) if p != precision)
     return Stages(cleaned, firings, float32, levels, precision, kv_cache, tuple(smoothing), others)
 
@@ -122,16 +122,15 @@ def _levels(program: Program, target: Target, planner: Planner) -> tuple[Level, 
     )
 
 
-def _require_memory(schedule: Schedule, limits: Limits) -> None:
+def _require_memory(schedule: Schedule, backend: Backend, limits: Limits) -> None:
     """InputError if a library would need more memory than allowed beside its weights."""
     graph, longest = schedule.program.graph, schedule.program.graph.max_length
-    if any(s.grid for s in schedule.steps):
-        most = max(dim_at(kind.elements, longest) for kind in graph.types.values())
-        if most >= _GPU_ELEMENTS:
-            raise InputError(
-                f"sequences of {longest} tokens need a value of {most} elements, more than kernels "
-                "for GPUs can count; compile with a smaller --max-length"
-            )
+    most = max(dim_at(kind.elements, longest) for kind in graph.types.values())
+    if not backend.counts(most):
+        raise InputError(
+            f"sequences of {longest} tokens need a value of {most} elements, more than kernels "
+            "for GPUs can count; compile with a smaller --max-length"
+        )
     size = schedule.memory.size + schedule.cache.size + schedule.scratch
     if size > limits.memory:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -164,36 +164,43 @@ class _Unit:
                 return f"({constant}{kind} *)(c->{place.area} + {place.offset})"
 
     def _tables(self, w: Writer) -> None:
-        graph, schedule = self.graph, self.schedule
-        with table(w, "static const struct canao_step steps[] ="):
-            for i, step in enumerate(schedule.steps):
-                w.line(f'{{step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}}},')
-        with table(w, "static const struct canao_input inputs[] ="):
-            for slot in given(graph):
-                w.line(f"{{{c_string(slot.name)}, {runtime_kind(slot)}, {id_limit(slot)}}},")
-        with table(w, "static const struct canao_output outputs[] ="):
-            for name, value in graph.outputs:
-                offset = schedule.memory.place(value)
-                sizes = ", ".join(str(c) for c in coefficients(graph.types[value].elements))
-                w.line(f"{{{c_string(name)}, {offset}, {{{sizes}}}}},")
-        with table(w, "const struct canao_program canao_program ="):
-            for field, entry in (
-                ("steps", "steps"),
-                ("step_count", len(schedule.steps)),
-                ("inputs", "inputs"),
-                ("input_count", len(given(graph))),
-                ("outputs", "outputs"),
-                ("output_count", len(graph.outputs)),
-                ("max_length", graph.max_length),
-                ("few_tokens", FEW_TOKENS),
-                ("layout", f"UINT64_C({schedule.weights.identity:#x})"),
-                ("weights_bytes", schedule.weights.file_size),
-                ("arena_bytes", schedule.memory.size),
-                ("scratch_bytes", schedule.scratch),
-                ("cache_bytes", schedule.cache.size),
-                ("interface", c_string(interface_text(graph))),
-            ):
-                w.line(f".{field} = {entry},")
+        steps = [f'step_{i}, "{step.name}", {int(step.waits)}, {int(step.last_only)}'
+                 for i, step in enumerate(self.schedule.steps)]  # fmt: skip
+        program_tables(w, self.schedule, steps)
+
+
+def program_tables(w: Writer, schedule: Schedule, steps: Sequence[str]) -> None:
+    """`canao_program` and its tables; `steps` are the rows of that of steps."""
+    graph = schedule.program.graph
+    with table(w, "static const struct canao_step steps[] ="):
+        for row in steps:
+            w.line(f"{{{row}}},")
+    with table(w, "static const struct canao_input inputs[] ="):
+        for slot in given(graph):
+            w.line(f"{{{c_string(slot.name)}, {runtime_kind(slot)}, {id_limit(slot)}}},")
+    with table(w, "static const struct canao_output outputs[] ="):
+        for name, value in graph.outputs:
+            offset = schedule.memory.place(value)
+            sizes = ", ".join(str(c) for c in coefficients(graph.types[value].elements))
+            w.line(f"{{{c_string(name)}, {offset}, {{{sizes}}}}},")
+    with table(w, "const struct canao_program canao_program ="):
+        for field, entry in (
+            ("steps", "steps"),
+            ("step_count", len(schedule.steps)),
+            ("inputs", "inputs"),
+            ("input_count", len(given(graph))),
+            ("outputs", "outputs"),
+            ("output_count", len(graph.outputs)),
+            ("max_length", graph.max_length),
+            ("few_tokens", FEW_TOKENS),
+            ("layout", f"UINT64_C({schedule.weights.identity:#x})"),
+            ("weights_bytes", schedule.weights.file_size),
+            ("arena_bytes", schedule.memory.size),
+            ("scratch_bytes", schedule.scratch),
+            ("cache_bytes", schedule.cache.size),
+            ("interface", c_string(interface_text(graph))),
+        ):
+            w.line(f".{field} = {entry},")
 
 
 def units(step: Step) -> str:

@@ -7,9 +7,10 @@ reads them there.
 from __future__ import annotations
 
 from canao.emit.arguments import IDS, Arguments
+from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import KernelText, kernel
+from canao.emit.opencl.kernel import kernel
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.attention import Attention

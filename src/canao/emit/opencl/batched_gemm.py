@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments
+from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import KernelText, kernel
+from canao.emit.opencl.kernel import kernel
 from canao.emit.writer import Writer
 from canao.fuse.forms.form import BatchedGemm
 from canao.graph.ir import Graph, product

@@ -4,10 +4,11 @@ numbers of the tokens, which one item computes one after another."""
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments
+from canao.emit.c.kernel import KernelText
 from canao.emit.copies import concat_row, scan_body
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import KernelText, kernel
+from canao.emit.opencl.kernel import kernel
 from canao.emit.writer import Writer
 from canao.fuse.forms.concat import Concat
 from canao.fuse.forms.scan import Scan

@@ -7,9 +7,9 @@ branches that differ between items for ones that do not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from canao.emit.arguments import Arguments, c_type
+from canao.emit.c.kernel import RESULTS
 from canao.emit.language import OPENCL
 from canao.emit.writer import Writer
 from canao.graph.dtypes import F32
@@ -17,17 +17,7 @@ from canao.schedule.operands import Operand
 from canao.schedule.schedule import Step
 from canao.schedule.work import Grid
 
-# What kernels call the values that they write.
-RESULTS = ("out", "beside")
 BARRIER = OPENCL.barrier
-
-
-@dataclass(frozen=True, slots=True)
-class KernelText:
-    """A kernel. `needs` names what of the prelude it calls."""
-
-    text: str
-    needs: frozenset[str] = frozenset()
 
 
 def kernel(

@@ -4,9 +4,10 @@ epilogue on these registers, for which the items of a group bring sums of rows t
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments, row_type
+from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import BARRIER, KernelText, kernel, unrolled
+from canao.emit.opencl.kernel import BARRIER, kernel, unrolled
 from canao.emit.rowcode import RowCode, RowStyle
 from canao.emit.writer import Writer
 from canao.fuse.forms.form import PackedGemm

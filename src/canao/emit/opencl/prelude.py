@@ -117,8 +117,8 @@ static inline void ${KIND}_end(__global char *row, int scale, float top)
 }
 """
 # Each work-item of a row gives its part; all get the result. Items are the first dimension.
-_GROUPS = """\
-static inline float group_sum(float x, __local float *part, int items)
+_GROUP = """\
+static inline float group_$name(float x, __local float *part, int items)
 {
     const int lane = get_local_id(0);
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -126,25 +126,14 @@ static inline float group_sum(float x, __local float *part, int items)
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int n = items; n > 1; n = (n + 1) / 2) {
         if (lane < n / 2)
-            part[lane] += part[lane + (n + 1) / 2];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    return part[0];
-}
-static inline float group_top(float x, __local float *part, int items)
-{
-    const int lane = get_local_id(0);
-    barrier(CLK_LOCAL_MEM_FENCE);
-    part[lane] = x;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int n = items; n > 1; n = (n + 1) / 2) {
-        if (lane < n / 2)
-            part[lane] = fmax(part[lane], part[lane + (n + 1) / 2]);
+            part[lane] = $both;
         barrier(CLK_LOCAL_MEM_FENCE);
     }
     return part[0];
 }
 """
+_OTHER = "part[lane + (n + 1) / 2]"
+_BOTH = {"sum": f"part[lane] + {_OTHER}", "top": f"fmax(part[lane], {_OTHER})"}
 
 
 _STRIDED = """\
@@ -186,7 +175,7 @@ def prelude(vector: int, needs: frozenset[str]) -> list[str]:
     if "load_i8" in needs:
         pieces.append(fill(_BYTES, **words))
     if "group" in needs:
-        pieces.append(_GROUPS)
+        pieces += [fill(_GROUP, name=name, both=both) for name, both in _BOTH.items()]
     own = {"strided": _STRIDED, "take": _TAKE}
     helpers = vecmath.helpers(OPENCL) | {name: fill(text, **words) for name, text in own.items()}
     return pieces + [text for name, text in helpers.items() if name in needs]

@@ -4,9 +4,10 @@ and bring its sums and maxima together in the group's memory."""
 from __future__ import annotations
 
 from canao.emit.arguments import Arguments, row_type
+from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import KernelText, kernel
+from canao.emit.opencl.kernel import kernel
 from canao.emit.rowcode import RowCode, RowStyle
 from canao.emit.writer import Writer
 from canao.fuse.forms.rows import (
@@ -22,7 +23,7 @@ from canao.fuse.forms.rows import (
 from canao.graph.dtypes import NARROW, QUANTIZED
 from canao.graph.ir import Graph, dim_at
 from canao.lower.opencl.levels import level_row
-from canao.lower.opencl.rows import GroupRowsPlan, waits
+from canao.lower.opencl.rows import GroupRowsPlan, reduces
 from canao.schedule.schedule import Step
 
 
@@ -52,7 +53,7 @@ class _GroupCode(RowCode):
 
     def kernel_body(self, w: Writer) -> None:
         rows, items = expression(self.rows.rows), self.plan.items
-        if waits(self.program) and items > 1:
+        if reduces(self.rows) and items > 1:
             self.needs.add("group")
             w.line(f"__local float part[{items}];")
         for slot in range(1, self.program.slots):
@@ -61,7 +62,7 @@ class _GroupCode(RowCode):
             w.line(f"__local float row{slot}[{whole}];")
         w.line(f"const int r = get_group_id(1) * {self.plan.rows} + get_local_id(1);")
         w.line("const int lane = get_local_id(0);")
-        if not waits(self.program):  # kernel.py says why
+        if not reduces(self.rows):  # kernel.py says why
             w.line(f"if (r >= {rows} || r < {rows} / s * first)")
             w.line("    return;")
         result, width = self.program.result, expression(self.rows.width)

@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from canao.emit.c.header import given, header
-from canao.emit.c.inputs import id_limit, runtime_kind
-from canao.emit.c.interface import c_string, interface_text
-from canao.emit.c.unit import Source, coefficients, table
+from canao.emit.c.interface import c_string
+from canao.emit.c.kernel import KernelText
+from canao.emit.c.unit import Source, coefficients, program_tables, table
 from canao.emit.opencl.attention import attention_text
 from canao.emit.opencl.batched_gemm import batched_gemm_text
 from canao.emit.opencl.copies import concat_text, scan_text
-from canao.emit.opencl.kernel import KernelText
 from canao.emit.opencl.packed_gemm import packed_gemm_text
 from canao.emit.opencl.prelude import prelude
 from canao.emit.opencl.rows import rows_text
@@ -82,7 +81,8 @@ class _Unit:
                 ("launches", "launches"), ("input_bytes", "input_bytes"),
             ):  # fmt: skip
                 w.line(f".{field} = {entry},")
-        self._program(w)
+        steps = [f"NULL, {c_string(s.name)}, 0, {int(s.last_only)}" for s in self.schedule.steps]
+        program_tables(w, self.schedule, steps)
         return w.text()
 
     def _arguments(self, w: Writer, i: int, step: Step) -> None:
@@ -109,35 +109,6 @@ class _Unit:
         x, y = step.grid.local
         w.line(f"{{{c_string(step.name)}, arguments_{i}, sizeof arguments_{i} / "
                f"sizeof *arguments_{i}, {{{x}, {y}}}, {{{_groups(step.grid)}}}}},")  # fmt: skip
-
-    def _program(self, w: Writer) -> None:
-        graph, schedule = self.graph, self.schedule
-        with table(w, "static const struct canao_step steps[] ="):
-            for step in schedule.steps:
-                w.line(f"{{NULL, {c_string(step.name)}, 0, {int(step.last_only)}}},")
-        with table(w, "static const struct canao_input inputs[] ="):
-            for slot in given(graph):
-                w.line(f"{{{c_string(slot.name)}, {runtime_kind(slot)}, {id_limit(slot)}}},")
-        with table(w, "static const struct canao_output outputs[] ="):
-            for name, value in graph.outputs:
-                sizes = ", ".join(str(c) for c in coefficients(graph.types[value].elements))
-                w.line(f"{{{c_string(name)}, {schedule.memory.place(value)}, {{{sizes}}}}},")
-        with table(w, "const struct canao_program canao_program ="):
-            for field, entry in (
-                ("steps", "steps"),
-                ("step_count", len(schedule.steps)),
-                ("inputs", "inputs"),
-                ("input_count", len(given(graph))),
-                ("outputs", "outputs"),
-                ("output_count", len(graph.outputs)),
-                ("max_length", graph.max_length),
-                ("layout", f"UINT64_C({schedule.weights.identity:#x})"),
-                ("weights_bytes", schedule.weights.file_size),
-                ("arena_bytes", schedule.memory.size),
-                ("cache_bytes", schedule.cache.size),
-                ("interface", c_string(interface_text(graph))),
-            ):
-                w.line(f".{field} = {entry},")
 
 
 def _groups(grid: Grid) -> str:

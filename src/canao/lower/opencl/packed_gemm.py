@@ -20,7 +20,7 @@ from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
 from canao.lower.naming import op_names
 from canao.lower.opencl.device import MOST_ITEMS, vector_name
-from canao.lower.opencl.rows import reduces, waits, writes_known_types
+from canao.lower.opencl.rows import reduces, writes_known_types
 from canao.lower.row_reads import row_facts, row_operands
 from canao.schedule.operands import Operand, Packed, activation
 from canao.schedule.work import WHOLE, Grid, Work
@@ -59,7 +59,7 @@ class ItemGemmLowering:
         program = row_program(graph, form.epilogue)
         if not tiles_suffice(program) or not writes_known_types(program):
             return False
-        return not waits(program) or form.n <= MOST_ITEMS * _WIDEST
+        return not reduces(form.epilogue) or form.n <= MOST_ITEMS * _WIDEST
 
     def default(self, form: PackedGemm, target: Target) -> ItemGemmPlan:
         return next(self._plans(form, target, (_USUAL_ROWS,)))

@@ -81,13 +81,8 @@ def writes_known_types(program: RowProgram) -> bool:
     return program.narrow_row is None or program.narrow_row[1] in (F16, *QUANTIZED)
 
 
-def waits(program: RowProgram) -> bool:
-    """Whether work-items that share a row wait for each other: for a result of the whole row."""
-    return any(stage.reductions for stage in program.stages)
-
-
 def reduces(form: Rows) -> bool:
-    """The same, of a form."""
+    """Whether work-items that share a row wait for each other: for a result of the whole row."""
     return any(n.op in REDUCTIONS for n in form.body)
 
 
