@@ -50,7 +50,7 @@ def wait_for(port: int) -> None:
 class SshServer:
     """sshd on a free port of this machine. `home` is of a user who may log in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.folder, self.port = folder, free_port()
         self.home = folder / "home"
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
@@ -63,7 +63,7 @@ class SshServer:
         key = (folder / "host_key.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {' '.join(key)}\n")
         config = folder / "sshd_config"
-        config.write_text(_CONFIG.format(port=self.port, folder=folder))
+        config.write_text(_CONFIG.format(port=self.port, folder=folder) + more)
         self._command = [_sshd(), "-D", "-e", "-f", str(config)]
         self.start()
 
@@ -109,8 +109,9 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def ssh_server(folder: Path) -> Iterator[SshServer]:
-    server = SshServer(folder)
+def ssh_server(folder: Path, more: str = "") -> Iterator[SshServer]:
+    """`more` are further lines of its configuration."""
+    server = SshServer(folder, more)
     try:
         yield server
     finally:

@@ -49,6 +49,27 @@ def running(seconds: str) -> bool:
     return f"sleep\0{seconds}\0".encode() in told
 
 
+def test_shells_that_say_something_when_they_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a .bashrc that greets: neither results nor files nor messages have it in them."""
+    greeting = tmp_path / "greeting"
+    greeting.write_text('#!/bin/sh\necho welcome; echo "mind the step" >&2\n'
+                        'exec sh -c "$SSH_ORIGINAL_COMMAND"\n')  # fmt: skip
+    greeting.chmod(0o755)
+    with ssh_server(tmp_path / "sshd", f"ForceCommand {greeting}\n") as server:
+        at_home(server.home, monkeypatch)
+        way = SshTransport(server.address)
+        done = way.run(["sh", "-c", "echo out; echo err >&2; exit 3"], 20)
+        assert (done.code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+        sent, back = tmp_path / "sent", tmp_path / "back"
+        sent.write_bytes(bytes(range(256)) * 100)
+        way.pull(way.push(sent, "sent"), back)
+        assert back.read_bytes() == sent.read_bytes()
+        assert connect(way).machine.cpu
+        way.close()
+
+
 def test_what_a_command_says(way: SshTransport) -> None:
     done = way.run(["sh", "-c", "echo out; echo err >&2; exit 3"], 20)
     assert (done.code, done.stdout, done.stderr) == (3, "out\n", "err\n")

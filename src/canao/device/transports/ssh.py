@@ -67,15 +67,25 @@ class SshTransport(RemoteTransport):
             raise failed(done)
 
     def _fetch(self, there: str, local: Path) -> None:
-        done = self._run(f"cat {there}", _FILE_S, stdin=self._ssh.DEVNULL, stdout=str(local))
-        if done.code:
-            raise failed(done)
+        code, told, message = self._told(f"cat {there}", _FILE_S, stdin=self._ssh.DEVNULL)
+        if code:
+            raise failed(Completed.of_shell(code, "", _text(message)))
+        local.write_bytes(told)
 
     def _run(self, script: str, timeout: float, **streams: Any) -> Completed:
-        """Run a script. The user's shell there may be any; sh is what it starts."""
-        quoted = script.replace("'", "'\\''")
+        code, told, message = self._told(script, timeout, **streams)
+        return Completed.of_shell(code, _text(told), _text(message))
+
+    def _told(self, script: str, timeout: float, **streams: Any) -> tuple[int, bytes, bytes]:
+        """Run a script: its code, and what it says. The user's shell there may be any; sh is what
+        it starts. Shells may say something themselves when they start, which goes: what counts is
+        behind a mark."""
+        mark = f"canao-{self._token}"
+        quoted = f"echo {mark}; echo {mark} >&2; {script}".replace("'", "'\\''")
         try:
-            return _answer_of(self._ran(f"exec sh -c '{quoted}'", timeout, streams))
+            code, told, message = _answer_of(self._ran(f"exec sh -c '{quoted}'", timeout, streams))
+            line = f"{mark}\n".encode()
+            return code, _behind(line, told), _behind(line, message)
         except self._ssh.Error as error:
             self._lost()
             raise self._error(error) from None
@@ -88,14 +98,16 @@ class SshTransport(RemoteTransport):
             raise DeviceError(f"{self.name}: {str(error)[:200]}; correct ~/.ssh/config, or the key "
                               "that it names") from None  # fmt: skip
 
-    async def _ran(self, command: str, timeout: float, streams: dict[str, Any]) -> Completed:
+    async def _ran(
+        self, command: str, timeout: float, streams: dict[str, Any]
+    ) -> tuple[int, bytes, bytes]:
         if self._connection is None:
             self._connection = await self._connected()
         running = self._connection.run(command, check=False, encoding=None, **streams)
         done = await asyncio.wait_for(running, timeout)
         if done.returncode is None:
             raise OSError(errno.ECONNRESET, "the connection was lost")
-        return Completed.of_shell(done.returncode, _text(done.stdout), _text(done.stderr))
+        return done.returncode, done.stdout or b"", done.stderr or b""
 
     async def _connected(self) -> Any:
         connecting = self._ssh.connect(
@@ -151,8 +163,14 @@ async def _ended(connection: Any) -> None:
     await connection.wait_closed()
 
 
-def _text(told: bytes | None) -> str:
-    return (told or b"").decode("utf-8", "replace")
+def _text(told: bytes) -> str:
+    return told.decode("utf-8", "replace")
+
+
+def _behind(mark: bytes, told: bytes) -> bytes:
+    """What comes after a mark; all of it where there is none, as of a shell that did not start."""
+    _, found, rest = told.partition(mark)
+    return rest if found else told
 
 
 def _asyncssh() -> Any:
