@@ -92,12 +92,12 @@ def _made(model: Any, out: str | Path, precision: str, **options: Any) -> Artifa
 
 
 def tune(
-    model: str | Path | Any, *, revision: str | None = None, target: str | Target = TARGET,
-    length: int = _PROTOCOL.length, threads: int = _PROTOCOL.threads,
-    budget_s: float = TUNE_SECONDS, fresh: bool = False,
+    model: str | Path | Any, *, revision: str | None = None, target: str | Target | None = None,
+    device: str | Device = DEVICE, length: int = _PROTOCOL.length,
+    threads: int = _PROTOCOL.threads, budget_s: float = TUNE_SECONDS, fresh: bool = False,
     progress: Callable[[str], None] | None = None, precision: str = PRECISION,
 ) -> TuningResult:  # fmt: skip
-    """Measure plans of a model's kernels on this machine; later compilations use the fastest.
+    """Measure plans of a model's kernels on a device; later compilations for it use the fastest.
 
     Plans are measured at `length` tokens and with `threads` threads; their results are the same at
     any length. What was measured before is not measured again, unless `fresh` discards it.
@@ -107,8 +107,9 @@ def tune(
     from canao.tuning import tune_model
 
     machine = get_target(target) if isinstance(target, str) else target
+    where = device_of(device) if isinstance(device, str) else device
     return tune_model(
-        model, revision=revision, target=machine, length=length, threads=threads,
+        model, revision=revision, target=machine, device=where, length=length, threads=threads,
         budget_s=budget_s, fresh=fresh, progress=progress, precision=precision,
     )  # fmt: skip
 
@@ -284,7 +285,8 @@ def search(
     options = replace(options, measure=replace(
         options.measure, cores=named_cores(cores, where.machine, threads)
     ))  # fmt: skip
-    (where, lease), *others = (_leased(one, told_of) for one in several)
+    leases: dict[str, Lease] = {}
+    (where, lease), *others = (_leased(one, leases, told_of) for one in several)
     place = resolve(teacher, revision, ignored)
     texts = load_data(
         data, task, seed, text_columns=text_columns, label_column=label_column,
@@ -331,7 +333,7 @@ def search(
             shared = Shared(team, None if team is None else offer, _executor(
                 executor, partial(Trainer, place.path, texts, work.resolve(), options.training,
                                   silent, ignored, more.examples),
-                (place.path, work), where.name, options.training,
+                (place.path, work), where.place, options.training,
             ))  # fmt: skip
             elsewhere = tuple(
                 Elsewhere(
@@ -382,9 +384,15 @@ def budgets_of(given: Sequence[float], devices: Sequence[Device]) -> list[float]
     return budgets
 
 
-def _leased(device: Device, told_of: Callable[[Event], None]) -> tuple[Device, Lease]:
-    """A device that is measured on alone, and its lease."""
-    lease = Lease(device.name, lambda line: told_of(Event("team", line)), remote=device.remote)
+def _leased(
+    device: Device, leases: dict[str, Lease], told_of: Callable[[Event], None]
+) -> tuple[Device, Lease]:
+    """A device that is measured on alone, and the lease of its machine, one for all its devices."""
+    if device.place not in leases:
+        leases[device.place] = Lease(
+            device.place, lambda line: told_of(Event("team", line)), remote=device.remote
+        )
+    lease = leases[device.place]
     return (device if device.name == NOWHERE else Leased(device, lease)), lease
 
 
@@ -597,6 +605,7 @@ def _finisher(
     another precision than float32 to check what that loses."""
     from canao.accuracy.certified import scored
     from canao.accuracy.gate import compile_checked, require_runnable, runs_here
+    from canao.accuracy.verified import examined, require_right
     from canao.compiler.pipeline import compile_model, target_for
     from canao.device.device_model import opened_on
     from canao.search.options import Finished
@@ -608,6 +617,11 @@ def _finisher(
         if here:
             require_runnable(target, f"search in {PRECISION}")
 
+    def proven(artifact: Artifact, model_dir: Path, say: Callable[[str], None]) -> None:
+        if artifact.on_gpu:  # a certificate asks for that
+            say(f"comparing the library on {device.name} with float32")
+            require_right(artifact, device, examined(artifact, model_dir, device, say=say))
+
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         texts = replace(judged() if judged else data, told=())
         if options.precision != PRECISION:
@@ -615,8 +629,10 @@ def _finisher(
                 model_dir, out, texts, precision=options.precision, max_loss=options.max_loss,
                 metric=metric, target=target, progress=say, opened=opened,
             )  # fmt: skip
+            proven(found.artifact, model_dir, say)
             return Finished(found.artifact, *scored(found.artifact, texts, metric, found.compiled))
         artifact = compile_model(model_dir, out, target=target)
+        proven(artifact, model_dir, say)
         if here and not runs_here(target):
             return Finished(artifact)
         say("running the library on the development set")

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from canao.device.lease import Lease, Leased
+from canao.api import _leased, get_device
+from canao.device.lease import Lease, Leased, leased
 from canao.device.null import NullDevice
+from canao.device.opencl import Gpu, OpenClDevice
 from canao.errors import DeviceError
 from canao.train.engine import threads
 
@@ -142,3 +144,17 @@ def test_without_a_cache_nothing_is_leased(
     lease = Lease("here")
     with lease.working(), lease.alone():
         lease.pause()
+
+
+def test_devices_of_a_machine_have_one_lease() -> None:
+    """What is measured on its GPU is not measured beside something on its CPU."""
+    base = get_device("local")
+    gpu = Gpu(0, "card", "platform", "1", "gpu", "OpenCL 3.0", True, 1, 1, 256, 1, 1000, False)
+    both = OpenClDevice(base, gpu)
+    assert both.name == "opencl:0" and both.place == base.place == Leased(both, Lease("x")).place
+    leases: dict[str, Lease] = {}
+    pairs = [_leased(device, leases, lambda event: None) for device in (base, both)]
+    assert pairs[0][1] is pairs[1][1] and list(leases) == [base.place]
+    with (leased(both).lease.alone(), pytest.raises(DeviceError, match="device local: "),
+          Lease(base.place, most_s=0.3).alone()):  # fmt: skip
+        raise AssertionError("two measurements of one machine")

@@ -136,6 +136,8 @@ class Device(Protocol):
     """Where a library runs.
 
     name      what `--device` takes ('local', 'ssh:board'); names.py knows which there are
+    place     what is leased for a measurement: devices of one machine, as its CPU and its GPU, have
+              the same
     machine   facts of the machine; its stamp is that of every figure taken on it
     target    what libraries for it are compiled for
     timer     the time in which measurements lie
@@ -146,6 +148,7 @@ class Device(Protocol):
     """
 
     name: str
+    place: str
     machine: Machine
     target: Target
     timer: Timer

@@ -56,6 +56,7 @@ class BenchDevice:
     def __init__(self, machine: Machine, transport: Transport) -> None:
         self.machine, self.transport = machine, transport
         self.name, self.remote, self.emulated = transport.name, transport.remote, transport.emulated
+        self.place = transport.name
         self.target: Target = target_of(machine)
         self.timer: Timer = WallTimer()
         self._peaks: dict[str, float] = {}

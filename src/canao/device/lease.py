@@ -1,7 +1,7 @@
 """Leases: two measurements never share a device, and nothing that CANAO computes disturbs one.
 
-Each device of a machine has two locks in the cache, which the system takes away from a process that
-ends, however it ends:
+Each machine that devices are of has two locks in the cache, which the system takes away from a
+process that ends, however it ends:
 
     room    held alone while something is measured, and together with others by who compiles or
             trains meanwhile
@@ -45,7 +45,8 @@ _OF_FILE = re.compile(r"FLOCK +ADVISORY +\w+ +(\d+) +[0-9a-f]+:[0-9a-f]+:(\d+) "
 
 
 class Lease:
-    """The two locks of a device for this process, which must use them from one thread at a time.
+    """The two locks of a machine for this process, which must use them from one thread at a time,
+    and must have one lease of a machine only: two would wait for each other.
 
     remote  whether the device is another machine, so that who computes here is not in the way
     say     is called with a line when it waits for another process
@@ -125,7 +126,8 @@ class Leased:
     def __init__(self, device: Device, lease: Lease) -> None:
         require_times(device)
         self._device, self.lease = device, lease
-        self.name, self.machine, self.target = device.name, device.machine, device.target
+        self.name, self.place = device.name, device.place
+        self.machine, self.target = device.machine, device.target
         self.timer, self.remote, self.emulated = device.timer, device.remote, device.emulated
 
     def run(self, artifact: Artifact, inputs: Sequence[np.ndarray], threads: int = 1) -> np.ndarray:
@@ -165,7 +167,7 @@ class Leased:
 
 def leased(device: Device, say: Callable[[str], None] = silent) -> Leased:
     """A device that this process measures on alone."""
-    return Leased(device, Lease(device.name, say, remote=device.remote))
+    return Leased(device, Lease(device.place, say, remote=device.remote))
 
 
 def _opened(name: str) -> int | None:

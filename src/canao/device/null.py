@@ -65,7 +65,7 @@ class NullDevice:
                  by default it is not told
     """
 
-    name = NOWHERE
+    name = place = NOWHERE
     remote = False
     emulated = False  # its times are what it is for
 

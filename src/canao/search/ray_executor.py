@@ -30,7 +30,7 @@ class RayExecutor:
 
     make     makes the trainer; it is sent to the nodes, so it has to be picklable
     needed   files that a node has to see
-    device   what is measured on: on the same machine, tasks make way for measurements
+    device   the place that is measured: on the same machine, tasks make way for measurements
     cpus, gpus   of each task
     """
 
