@@ -58,7 +58,8 @@ def print_result(result: Any, page: Path) -> None:
     for name, value in result.teacher.metrics.items():
         table.add_row(name, f"{value:.4f}", f"{result.score.metrics[name]:.4f}")
     teacher_ms = f"{result.teacher_ms:.2f}" if result.teacher_ms else "-"
-    table.add_row("latency, ms", teacher_ms, f"{result.certificate.measured_ms:.2f}")
+    measured_ms = f"{result.certificate.measured_ms:.2f}"
+    table.add_row("latency, ms (compiled alike)", teacher_ms, measured_ms)
     bound = f"{result.certificate.bound_ms:.2f}"
     table.add_row(result.certificate.bound_is, "", bound)
     artifact = result.artifact
@@ -137,6 +138,8 @@ def print_compiled(artifact: Artifact, target: Target) -> None:
         out.print(f"cache     keys and values in {cache['precision']}, {room}")
     for line in _precision(manifest):
         out.print(escape(line), soft_wrap=True)
+    if artifact.on_cpu:
+        out.print(f"on CPU    {', '.join(dict.fromkeys(artifact.on_cpu))}", soft_wrap=True)
     tuned = sum(kernel["tuned"] for kernel in manifest["kernels"])
     if tuned:
         out.print(f"plans     {tuned} tuned, {artifact.kernels - tuned} default")

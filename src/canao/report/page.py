@@ -101,7 +101,7 @@ def _scores(run: Run) -> str:
         mark = " (decides)" if name == student.primary else ""
         rows.append((name + mark, _number(teacher.metrics.get(name)), _number(value)))
     measured = run.certificate.measured_ms if run.certificate else None
-    rows.append(("latency, ms", _number(teacher.latency_ms), _number(measured)))
+    rows.append(("latency, ms (compiled alike)", _number(teacher.latency_ms), _number(measured)))
     table = _table(("", "teacher", "student"), rows)
     return table + _vocabulary(run.result) + _check(run.artifact) + _left_out(run)
 
