@@ -18,7 +18,7 @@ MRPC ?=
 BENCH_OPTIONS ?=
 SPEED = $(BIN)/python benchmarks/speed.py
 
-.PHONY: help run test test-thorough replay lint bench bench-int8 table2 footprint bench-setup setup setup-dev clean
+.PHONY: help run test test-thorough test-opencl-intel replay lint bench bench-int8 table2 footprint bench-setup setup setup-dev clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,20 @@ test: setup-dev ## run the tests
 
 test-thorough: setup-dev ## run the tests with all combinations of what they vary
 	$(PYTEST) -m ''
+
+# OpenCL of Intel's for CPUs: 800 MB, so that no other target asks for it.
+INTEL := build/intel-opencl
+
+test-opencl-intel: setup-dev $(INTEL)/.ready ## run the tests on OpenCL on Intel's runtime for CPUs
+	OCL_ICD_VENDORS=$(abspath $(INTEL)) LD_LIBRARY_PATH=$(abspath $(INTEL))/lib \
+	    $(PYTEST) -m '' tests/opencl
+
+$(INTEL)/.ready:
+	$(PYTHON) -m venv $(INTEL)
+	$(INTEL)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    intel-opencl-rt==2026.2.0 intel-cmplr-lib-rt==2026.2.0
+	echo $(abspath $(INTEL))/lib/libintelocl.so > $(INTEL)/intel.icd
+	@touch $@
 
 replay: setup-dev ## which generated C a change changed: hashes against tests/replay.json
 	$(BIN)/python -m tests.replay $(if $(UPDATE),--update)
@@ -57,6 +71,7 @@ bench-int8: bench-setup ## measure CANAO and its peers in int8 and bfloat16, wri
 	$(SPEED) --precision int8 --table
 
 table2: bench-setup ## measure the paper's Table 2 on this machine, write benchmarks/table2.md
+	$(BIN)/python benchmarks/gpu.py --device opencl --if-there --models distilbert,bert-base,deep-narrow
 	$(BIN)/python benchmarks/table2.py --work $(WORK) --layers --table $(BENCH_OPTIONS)
 
 footprint: setup ## measure loading, first inference, memory and compiling, write benchmarks/footprint.md

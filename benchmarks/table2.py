@@ -38,6 +38,7 @@ from canao.errors import CanaoError, DeviceError, InputError
 from canao.machine import local_machine
 
 RECORDS = Path(__file__).resolve().parent / "results" / "table2.jsonl"
+GPUS = RECORDS.with_name("gpu.jsonl")
 LENGTH = 128  # tokens, the paper's
 CONTESTANTS = (ENGINES["litert"], UNFUSED, ENGINES[CANAO])
 # Those of the paper's table; BERT(ours) is the one of 28 layers.
@@ -137,7 +138,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.layers or options.work:
         _record(options, Results.start(records, options.draft))
     if options.table:
-        write_page(records.read(), options.page)
+        write_page(records.read(), Records(GPUS).read(), options.page)
 
 
 def _record(options: argparse.Namespace, results: Results) -> None:

@@ -23,6 +23,8 @@ PAPER: Mapping[str, tuple[float, Mapping[str, float]]] = {
     "bert-base": (21.8, {TFLITE: 352, UNFUSED: 276, FUSED: 196}),
     "deep-narrow": (4.6, {TFLITE: 98, UNFUSED: 89, FUSED: 49}),
 }
+# The same of its GPU, an Adreno 650: without and with layer fusion.
+PAPER_GPU = {"distilbert": (237, 86), "bert-base": (412, 147), "deep-narrow": (152, 45)}
 # DNNFusion (arXiv 2108.13342), Table 5: compute-intensive layers, all layers, layers after fusion;
 # megabytes of intermediate results before and after.
 DNNFUSION = {
@@ -157,6 +159,30 @@ def _counts(r: Record) -> tuple[str, ...]:
             *sizes)  # fmt: skip
 
 
+def beside_gpus(records: Sequence[Record], gpus: Sequence[Record]) -> str:
+    """CPU and GPU of a machine side by side, as in the paper's table; its figures below."""
+    parts = []
+    for gpu in dict.fromkeys(r["gpu"] for r in gpus):
+        own = {r["model"]: r for r in gpus if r["gpu"] == gpu}
+        cpu = next(iter(own.values()))["cpu"]
+        rows = [["model", "CPU, unfused, ms", "CPU, fused, ms", "GPU, unfused, ms",
+                 "GPU, fused, ms", "GPU, unfused -> fused"], ["---", *["--:"] * 5]]  # fmt: skip
+        for model, r in own.items():
+            held = next((c for c in records if (c["kind"], c["cpu"], c["threads"]) == (
+                "table2", cpu, 1) and model in cases_of(c)), None)  # fmt: skip
+            of_cpu = [_latency_cell(held, model, e) if held else "-" for e in (UNFUSED, FUSED)]
+            slow, fast = (r["rounds_ms"][way] for way in ("unfused", "fused"))
+            by = [a / b for a, b in zip(slow, fast, strict=True)]
+            rows.append([marked(model, r), *of_cpu, f"{statistics.median(slow):.1f}",
+                         f"{statistics.median(fast):.1f}", _cell(by)])  # fmt: skip
+            if model in PAPER_GPU:
+                on_cpu, on_gpu = PAPER[model][1], PAPER_GPU[model]
+                rows.append(["paper", f"{on_cpu[UNFUSED]:g}", f"{on_cpu[FUSED]:g}",
+                             *(f"{ms}" for ms in on_gpu), f"{on_gpu[0] / on_gpu[1]:.2f}x"])
+        parts.append(f"{cpu}, 1 thread, and {gpu}\n\n{table(rows)}{footnotes(list(own.values()))}")
+    return "\n".join(parts) or "No records yet.\n"
+
+
 def conditions(records: Sequence[Record]) -> str:
     """The machine's rates, the load before, how far the rounds differ, and what did not run."""
     rows = [["threads", "FMA peak, GFLOP/s", "reading, GB/s", "load average before", "rounds",
@@ -206,8 +232,11 @@ SECTIONS = {"latency": latency, "compiler": compilers, "model": models, "both": 
             "conditions": conditions}  # fmt: skip
 
 
-def write_page(records: Sequence[Record], page: Path | None = None) -> None:
-    """Put the tables of all records between the markers of the page."""
+def write_page(
+    records: Sequence[Record], gpus: Sequence[Record] = (), page: Path | None = None
+) -> None:
+    """Put the tables of all records between the markers of the page; `gpus` are those of gpu.py."""
     sections = {name: by_machine(records, "table2", build) for name, build in SECTIONS.items()}
     counted = [r for r in records if r["kind"] == "layers"]
+    sections["gpu"] = beside_gpus(records, gpus)
     fill(page or PAGE, sections | {"layers": layers(counted) if counted else "No records yet.\n"})

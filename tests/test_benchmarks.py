@@ -545,6 +545,23 @@ def test_tables_mark_bad_rows() -> None:
     assert all("Not a clean result" in build([bad]) for build in sections)
 
 
+def test_cpu_and_gpu_side_by_side() -> None:
+    """GPUs of another machine than a row of CPUs stand without it."""
+    engine = {"difference": 1e-6, "right": True, "preempted": 0, "samples_us": [[2000], [2000]]}
+    cpu = row(kind="table2", model="bert-base", threads=1, cases={"bert-base": {"flops": 1e9}},
+              engines={f"bert-base/{e}": engine for e in table2_table.ENGINES})  # fmt: skip
+    times = {"fused": [2.0, 4.0], "unfused": [6.0, 8.0], "fp16": [1.0, 1.0]}
+    gpu = {"kind": "gpu", "cpu": "x", "gpu": "card, driver 1", "model": "bert-base", "length": 128,
+           "rounds_ms": times, "launches": {}, "vector": 4, "busy_others": QUIET,
+           "source": {"commit": "c0ffee", "changed": []}}  # fmt: skip
+    text = table2_table.beside_gpus([cpu], [gpu])
+    assert "x, 1 thread, and card, driver 1" in text and "| bert-base | 2.0 | 2.0 | 7.0 | 3.0 | " \
+        "2.50x |" in text and "| paper | 276 | 196 | 412 | 147 | 2.80x |" in text
+    elsewhere = table2_table.beside_gpus([cpu | {"cpu": "y"}], [gpu])
+    assert "| bert-base | - | - | 7.0 | 3.0 |" in elsewhere
+    assert table2_table.beside_gpus([cpu], []) == "No records yet.\n"
+
+
 def test_table2_marks_rows_that_did_not_compile() -> None:
     engine = row()["engines"]["canao"]
     of = {"model": "bert-base", "cases": {"bert-base": {"flops": 1e9}}, "length": 128,

@@ -41,6 +41,7 @@ class Target:
     processor  the row of isa/processors.py that code is chosen for; None: none by name
     backend    which of BACKENDS makes the kernels
     vector     floats in the vectors of OpenCL kernels; 0 on a CPU
+    allow_cpu  whether what no kernel of a GPU computes runs on the CPU beside it
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     processor: Processor | None = None
     backend: str = CPU
     vector: int = 0
+    allow_cpu: bool = False
 
     @property
     def android(self) -> bool:
@@ -108,13 +110,19 @@ class Target:
         """A target for each instruction set of a library, the narrowest first."""
         return (*self.narrower, replace(self, narrower=()))
 
-    def on_opencl(self, vector: int = GPU_VECTOR) -> Target:
+    def on_opencl(self, vector: int = GPU_VECTOR, allow_cpu: bool = False) -> Target:
         """The same machine with kernels for its OpenCL device, whose vectors have so many floats.
-        What calls them there runs on all processors of the triple."""
+        What calls them there runs on all processors of the triple, and so does what they do not
+        compute, where that is allowed."""
         if vector not in VECTORS:
             known = ", ".join(map(str, VECTORS))
             raise InputError(f"vectors of {vector} floats are not among {known}")
-        return replace(self.least, backend=OPENCL, vector=vector)
+        return replace(self.least, backend=OPENCL, vector=vector, allow_cpu=allow_cpu)
+
+    @property
+    def host(self) -> Target:
+        """What the CPU beside a GPU runs: on all processors of the triple."""
+        return replace(self.least, backend=CPU, vector=0, allow_cpu=False)
 
     def with_isa(self, isa: str) -> Target:
         """The same machine with another instruction set, for all that is compiled, or with

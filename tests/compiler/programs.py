@@ -14,7 +14,8 @@ from canao.build import Toolchain, Unit, build_program, library_files
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph
 from canao.compiler.stages import Stages
-from canao.emit.c.unit import Source, emit
+from canao.emit.c.unit import Source
+from canao.emit.emit import emit
 from canao.fuse.group import Program
 from canao.graph.interp import interpret
 from canao.graph.ir import Graph

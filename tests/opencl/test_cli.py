@@ -31,6 +31,9 @@ def called(*arguments: str) -> int:
     (["--vector", "4"], "--vector belongs to --backend opencl"),
     (["--backend", "opencl", "--isa", "avx2"], "--cpu and --isa belong to --backend cpu"),
     (["--backend", "opencl", "--vector", "5"], "vectors of 5 floats are not among 4, 8, 16"),
+    (["--allow-cpu"], "--allow-cpu belongs to --backend opencl"),
+    (["--device", "local", "--isa", "avx2", "--vector", "4"], "leave out --isa, --vector"),
+    (["--device", "nowhere"], "device 'nowhere' is not one of"),
 ])  # fmt: skip
 def test_options_that_exclude_each_other(
     options: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -48,11 +51,25 @@ def test_stages_are_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         assert text in capfd.readouterr().out
 
 
+def test_compiling_for_a_device(
+    opencl_device: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A device says by itself what kernels it wants."""
+    classifier("small").save_pretrained(tmp_path / "model")
+    model, out = str(tmp_path / "model"), tmp_path / "out"
+    assert called("compile", model, "--device", opencl_device, "-o", str(out)) == 0
+    assert "target    host, opencl" in capfd.readouterr().out
+    names = [k["name"] for k in Artifact.load(out).manifest["kernels"]]
+    vector = get_device(opencl_device).target.vector
+    assert any(f"_cl{vector}_" in name for name in names)
+
+
 def test_a_search(
     opencl_device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the teacher to a certificate of the device, whose half minute passes at once."""
     monkeypatch.setattr("canao.device.bench.WallTimer", ScriptedTimer)
+    monkeypatch.setattr("canao.accuracy.verified.LOADS", 2)
     save_tiny(tmp_path / "teacher", num_hidden_layers=1)
     write_task(tmp_path / "task", train=64)
     result = canao.search(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from canao.accuracy.fastest import candidates as candidates_of
 from canao.accuracy.fastest import compile_fastest
-from canao.accuracy.verified import differing_loads, verified
+from canao.accuracy.verified import (
+    Compared,
+    Verdict,
+    differing_loads,
+    examined,
+    require_right,
+    verified,
+)
 from canao.api import get_device
 from canao.artifact.directory import Artifact
+from canao.artifact.verification import VERIFIED_FILE, verification_on
 from canao.cli.devices_command import device_form, facts
 from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
+from canao.device.certify import judge
 from canao.device.device_model import DeviceModel, opened_on
 from canao.device.names import candidates
 from canao.device.opencl import OpenClDevice, local_gpus
@@ -24,7 +35,6 @@ from canao.errors import CanaoError, DeviceError, InputError
 from canao.inference.compiled_model import CompiledModel
 from canao.machine import local_machine
 from canao.target import get_target
-from canao.tuning import tune_model
 from tests.compiler.models import classifier, reference
 from tests.oracle import assert_close
 
@@ -171,6 +181,60 @@ def test_the_fastest_precision(device: OpenClDevice, tmp_path: Path) -> None:
     assert found.artifact.on_gpu and {t.precision for t in found.tried} >= {"float32", "fp16"}
 
 
-def test_plans_are_not_tuned() -> None:
-    with pytest.raises(InputError, match=r"plans of kernels for GPUs are not tuned yet"):
-        tune_model(classifier("small"), target=get_target().on_opencl())
+def test_no_certificate_without_verifying(
+    device: OpenClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers get kernels wrong: what was not compared on this device, or was compared before the
+    files or the driver changed, is not certified."""
+    made = compile_model(classifier("small"), tmp_path / "out", target=device.target)
+    with pytest.raises(InputError, match=r"was not verified on opencl:0.* run `canao verify"):
+        judge(made, device, 1000.0, ONCE)
+    monkeypatch.setattr("canao.accuracy.verified.LOADS", 2)
+    verdict = examined(made, classifier("small"), device, longest=8)
+    require_right(made, device, verdict)
+    there = verification_on(made, device.name, device.machine.stamp)
+    assert there.loads == 2 and [row[0] for row in there.compared] == [1, 7, 8]
+
+    monkeypatch.setattr("canao.device.certify.measure_runs", stopped)
+    with pytest.raises(Reached):
+        judge(made, device, 1000.0, ONCE)
+    updated = OpenClDevice(get_device("local"), structs.replace(device.gpu, driver="99.9"))
+    with pytest.raises(InputError, match=r"verified.json: is of another device or driver"):
+        judge(made, updated, 1000.0, ONCE)
+    path = made.path / VERIFIED_FILE
+    said = path.read_text()
+    for text, message in (
+        (said.replace('"loads": 2', '"loads": 99'), "was changed after it was written"),
+        (said.replace('"format": 1', '"format": 7'), "format 7, this CANAO reads 1"),
+        (said.replace('"loads": 2', '"loads": "2"'), "loads"),
+        ("{}", "format null"), ("", "verified.json"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            judge(made, device, 1000.0, ONCE)
+    other = compile_model(classifier("odd"), tmp_path / "other", target=device.target)
+    (other.path / VERIFIED_FILE).write_text(said)
+    with pytest.raises(InputError, match=r"is of other files than are there now"):
+        judge(other, device, 1000.0, ONCE)
+
+
+class Reached(Exception):
+    """The measurement would begin."""
+
+
+def stopped(*arguments: object) -> None:
+    raise Reached
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"differing": 3}, r"3 of 16 loads on opencl:0 gave other bits"),
+    ({"compared": (Compared(7, 0.5, 2.0, False),)}, r"not near float32's at 7 tokens"),
+])  # fmt: skip
+def test_what_is_wrong_is_not_kept(
+    device: OpenClDevice, tmp_path: Path, wrong: dict[str, object], message: str
+) -> None:
+    made = compile_model(classifier("small"), tmp_path / "out", target=device.target)
+    verdict = Verdict((Compared(7, 1.0, 0.0, True),), 0)
+    with pytest.raises(DeviceError, match=message):
+        require_right(made, device, replace(verdict, **wrong))
+    assert not (made.path / VERIFIED_FILE).exists()

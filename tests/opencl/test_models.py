@@ -14,20 +14,26 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.compiler.loading import load_model
 from canao.compiler.pipeline import compile_graph, compile_model
-from canao.errors import InputError
+from canao.errors import InputError, UnsupportedError
 from canao.fuse.group import Program
+from canao.graph.dtypes import I32
 from canao.graph.interp import outputs
+from canao.graph.ir import TOKENS, Graph, Ids, Input, Type, node
+from canao.graph.verify import retype, verify
 from canao.inference.compiled_model import CompiledModel
+from canao.lower.opencl.packed_gemm import ItemGemmLowering
+from canao.lower.opencl.rows import GroupRowsLowering
 from canao.lower.scheduling import default_plans, space
 from canao.schedule.operands import Packed
 from canao.schedule.plan import Plan
 from canao.target import VECTORS, Target, get_target
+from tests.compiler import programs
 from tests.compiler.families import FAMILIES, make
 from tests.compiler.models import DECODERS, MOBILE, SHAPES, classifier, decoder, mobile
 from tests.compiler.test_decoder import IDS, close, in_pieces, logits
 from tests.compiler.test_families import assert_compiled
 from tests.conftest import LENGTHS, thoroughly
-from tests.oracle import FEWER_BITS, KEPT, assert_close
+from tests.oracle import FEWER_BITS, FLOAT32, KEPT, assert_close
 
 # GPUs read four floats at a time; OpenCL on this CPU does better with more.
 GPU, WIDE = get_target().on_opencl(4), get_target().on_opencl(16)
@@ -152,6 +158,53 @@ def test_no_kernel_no_library(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--kv-cache int8: .* on GPUs; give float32 or fp16"):
         compile_model(decoder("three_heads"), tmp_path / "out", target=GPU, kv_cache="int8")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def no_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs have kernels for all that CPUs have some for: here softmax has none there."""
+    for lowering, rows in ((GroupRowsLowering, lambda form: form),
+                           (ItemGemmLowering, lambda form: form.epilogue)):  # fmt: skip
+
+        def lacks(self, graph, form, *, legal=lowering.legal, rows=rows) -> bool:
+            return legal(self, graph, form) and all(n.op != "softmax" for n in rows(form).body)
+
+        monkeypatch.setattr(lowering, "legal", lacks)
+
+
+def between(width: int = 70) -> Graph:
+    """A softmax between products, and what follows it."""
+    rng = np.random.default_rng(0)
+    constants = {"table": rng.standard_normal((99, 16)), "up": rng.standard_normal((width, 16)),
+                 "down": rng.standard_normal((5, width))}  # fmt: skip
+    nodes = (node("gather", ("table", "ids"), "x"), node("linear", ("x", "up"), "scores"),
+             node("softmax", ("scores",), "weights"), node("linear", ("weights", "down"), "y"),
+             node("tanh", ("y",), "out"))  # fmt: skip
+    slot = Input("ids", Type(I32, (1, TOKENS)), Ids(99))
+    floats = {name: value.astype(np.float32) for name, value in constants.items()}
+    return verify(retype(Graph((slot,), floats, nodes, (("out", "out"),), {}, 64)))
+
+
+@pytest.mark.usefixtures("no_softmax")
+def test_nothing_falls_back_unasked() -> None:
+    with pytest.raises(UnsupportedError, match=r"operator softmax .*; --allow-cpu runs it on"):
+        compile_graph(between(), GPU)
+
+
+@pytest.mark.usefixtures("no_softmax")
+@pytest.mark.parametrize("fusion", [True, False])
+def test_what_the_cpu_may_run_beside_the_gpu(fusion: bool, tmp_path: Path) -> None:
+    graph, target = between(), get_target().on_opencl(4, allow_cpu=True)
+    stages = compile_graph(graph, target, fusion=fusion)
+    assert [r.ops for r in stages.program.regions if r.apart] == [("softmax",)]
+    command = programs.build_schedule(stages.schedule, target, tmp_path)
+    texts = [[np.arange(n) * 7 % 99] for n in (1, 7, 33, 64)]
+    programs.expect_near(command, graph, texts, FLOAT32, ("1",))
+
+
+def test_a_model_that_kernels_compute_has_nothing_on_the_cpu(tmp_path: Path) -> None:
+    target = get_target().on_opencl(4, allow_cpu=True)
+    assert not compile_model(classifier("small"), tmp_path / "out", target=target).on_cpu
 
 
 def test_texts_and_batches(tmp_path: Path, sentences) -> None:

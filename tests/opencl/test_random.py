@@ -124,7 +124,7 @@ def _assert_right(graph: Graph, data: st.DataObject) -> None:
         programs.expect_near(command, graph, texts, 4 * FLOAT32, ("1",))
 
 
-@_settings(12)
+@_settings(5)
 @given(graphs(), st.data())
 def test_random_kernels(graph: Graph, data: st.DataObject) -> None:
     _assert_right(graph, data)

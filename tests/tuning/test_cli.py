@@ -79,7 +79,8 @@ def test_compile_takes_what_was_tuned(canao, model_dir: Path) -> None:
 
 def test_wrong_options_are_one_line(canao, model_dir: Path, tmp_path: Path) -> None:
     refused(canao("tune", str(tmp_path / "nothing")), "nothing")
-    refused(canao("tune", str(model_dir), "--target", "aarch64-linux"), "aarch64-linux", "host")
+    other = canao("tune", str(model_dir), "--target", "aarch64-linux")
+    refused(other, "aarch64-linux", "--device ssh:HOST")
     refused(canao("tune", str(model_dir), "--target", "toaster"), "toaster")
     refused(canao("tune", str(model_dir), "--length", "33"), "length 33", "1..32")
     refused(canao("tune", str(model_dir), "--budget-s", "nan"), "budget nan")

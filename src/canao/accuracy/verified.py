@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from canao.artifact.directory import Artifact
 from canao.artifact.temporary import WorkingDirectory
+from canao.artifact.verification import Verification, write_verification
 from canao.compiler.pipeline import compile_model
-from canao.defaults import NEAR_COSINE, NEAR_LARGEST, PRECISION, SAME_COSINE, SAME_LARGEST
+from canao.defaults import (
+    NEAR_COSINE,
+    NEAR_LARGEST,
+    PRECISION,
+    SAME_COSINE,
+    SAME_LARGEST,
+    silent,
+)
 from canao.device.base import Device
 from canao.device.bench import local_device
 from canao.device.opencl import OpenClDevice
-from canao.errors import InputError
+from canao.errors import DeviceError, InputError
 
 LENGTHS = (1, 7, 8, 17, 31, 33, 64, 127, 128)  # tokens: tiles of kernels and their neighbours
 LOADS = 16  # of a library on a GPU, all of which must give the same bits
@@ -71,8 +80,62 @@ def verified(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of a library on a device.
+
+    compared    its outputs beside float32's
+    differing   of LOADS loads, how many gave other bits than the first one; None on a CPU, whose
+                compiler is not the driver's
+    """
+
+    compared: tuple[Compared, ...]
+    differing: int | None
+
+
+def examined(
+    artifact: Artifact, model: str | Path | Any, device: Device, longest: int | None = None,
+    threads: int = 1, *, revision: str | None = None, ignored: Collection[str] = (),
+    say: Callable[[str], None] = silent,
+) -> Verdict:  # fmt: skip
+    """`verified`, and on a GPU `differing_loads` as well."""
+    found = verified(
+        artifact, model, device, longest, threads, revision=revision, ignored=ignored
+    )  # fmt: skip
+    differing = None
+    if artifact.on_gpu:  # `verified` has refused any other device than OpenCL's, leased or not
+        say(f"loading the library {LOADS} times")
+        differing = differing_loads(artifact, cast(OpenClDevice, device), longest, LOADS)
+    return Verdict(tuple(found), differing)
+
+
+def require_right(artifact: Artifact, device: Device, verdict: Verdict) -> None:
+    """DeviceError unless all of it holds. What holds of a GPU is kept beside the library, where
+    its certificate asks for it."""
+    if verdict.differing:
+        raise DeviceError(
+            f"{artifact.path}: {verdict.differing} of {LOADS} loads on {device.name} gave other "
+            "bits than the first one: its driver gets a kernel wrong; take another driver or device"
+        )
+    if wrong := list(failures(verdict.compared)):
+        cosine, largest = limits(artifact)
+        other = "--no-fusion" if artifact.on_gpu else "another --isa"
+        raise DeviceError(
+            f"{artifact.path}: outputs on {device.name} are not near float32's at "
+            f"{', '.join(map(str, wrong))} tokens ({artifact.precision} allows a cosine from "
+            f"{cosine:g} and a difference to {largest:g}); compile it again from this model, or "
+            f"with {other}"
+        )
+    if artifact.on_gpu:
+        rows = tuple((one.length, one.cosine, one.largest) for one in verdict.compared)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_verification(artifact, Verification(
+            device.name, device.machine.stamp, artifact.digest, LOADS, rows, now
+        ))  # fmt: skip
+
+
 def differing_loads(
-    artifact: Artifact, device: OpenClDevice, longest: int | None = None, loads: int = LOADS
+    artifact: Artifact, device: OpenClDevice, longest: int | None, loads: int
 ) -> int:
     """How many of so many loads of a library, each in a process of its own for which the driver
     compiles the kernels anew, give other bits than the first one. A driver that gets a kernel wrong

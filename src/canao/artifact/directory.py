@@ -7,6 +7,7 @@
     tokenizer.json      when the model came with one
     manifest.json       what it is: versions, hashes, target, inputs, outputs, kernels
     certificate.json    after `canao certify`
+    verified.json       after `canao verify` on a GPU
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class Artifact:
     def precision(self) -> str:
         """Of the products, as `canao compile --precision` names it."""
         return str(self.manifest["precision"])
+
+    @property
+    def on_cpu(self) -> tuple[str, ...]:
+        """Kernels of a library for GPUs that the CPU runs, as `--allow-cpu` lets it."""
+        return tuple(k["name"] for k in self.manifest["kernels"] if k.get("cpu"))
 
     @property
     def operators(self) -> int:

@@ -66,7 +66,7 @@ class OutputEntry(_Strict):
 class KernelEntry(_Strict):
     """A kernel, in the order in which they run. `product` is the row of an instruction set's tiles
     that its products are by; it is there only where these are not of float32. `beside` are narrow
-    rows that it makes as well as `output`."""
+    rows that it makes as well as `output`. `cpu`: the CPU runs it beside a GPU."""
 
     name: str
     plan: str
@@ -76,6 +76,7 @@ class KernelEntry(_Strict):
     flops: Count
     beside: str | UnsetType = UNSET
     product: str | UnsetType = UNSET
+    cpu: bool | UnsetType = UNSET
 
 
 class LevelEntry(_Strict):

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from canao.accuracy.verified import LOADS, Compared, differing_loads, failures, limits, verified
+from canao.accuracy.verified import LOADS, Compared, Verdict, examined, require_right
 from canao.api import get_device
 from canao.artifact.directory import Artifact
-from canao.cli.printing import out
-from canao.device.opencl import OpenClDevice
-from canao.errors import DeviceError
+from canao.cli.printing import out, timed
+from canao.defaults import silent
 
 
 def verify_and_print(
@@ -25,42 +24,28 @@ def verify_and_print(
     """Compare a library with its model, and print how near each length is; DeviceError if one is
     not near enough."""
     artifact, where = Artifact.load(path), get_device(device)
-    found = verified(
-        artifact, model, where, longest, threads, revision=revision, ignored=ignored
+    say = silent if as_json else timed()
+    verdict = examined(
+        artifact, model, where, longest, threads, revision=revision, ignored=ignored, say=say
     )  # fmt: skip
-    differing = 0
-    if isinstance(where, OpenClDevice):
-        if not as_json:
-            out.print(f"loading it {LOADS} times ...", soft_wrap=True)
-        differing = differing_loads(artifact, where, longest)
     if as_json:
-        form = _form(where.name, artifact, found) | {"differing_loads": differing}
-        sys.stdout.write(json.dumps(form, indent=2) + "\n")
+        sys.stdout.write(json.dumps(_form(where.name, artifact, verdict), indent=2) + "\n")
     else:
-        out.print(_table(found))
+        out.print(_table(verdict.compared))
         out.print(f"{artifact.precision} on {where.name}, beside float32 on this machine",
                   soft_wrap=True, markup=False)  # fmt: skip
-    if differing:
-        raise DeviceError(
-            f"{path}: {differing} of {LOADS} loads on {where.name} gave other bits than the first "
-            "one: its driver gets a kernel wrong; take another driver or device"
-        )
-    if wrong := list(failures(found)):
-        cosine, largest = limits(artifact)
-        other = "--no-fusion" if artifact.on_gpu else "another --isa"
-        raise DeviceError(
-            f"{path}: outputs on {where.name} are not near float32's at "
-            f"{', '.join(map(str, wrong))} tokens ({artifact.precision} allows a cosine from "
-            f"{cosine:g} and a difference to {largest:g}); compile it again from this model, or "
-            f"with {other}"
-        )
+        if verdict.differing is not None:
+            same = LOADS - verdict.differing
+            out.print(f"{same} of {LOADS} loads gave the same bits", soft_wrap=True)
+    require_right(artifact, where, verdict)
 
 
-def _form(device: str, artifact: Artifact, found: Sequence[Compared]) -> dict[str, object]:
+def _form(device: str, artifact: Artifact, verdict: Verdict) -> dict[str, object]:
     """What is printed for programs: None stands for a difference that is no number."""
     rows = [asdict(one) | {"largest": one.largest if one.largest < float("inf") else None}
-            for one in found]  # fmt: skip
-    return {"device": device, "precision": artifact.precision, "compared": rows}
+            for one in verdict.compared]  # fmt: skip
+    return {"device": device, "precision": artifact.precision, "compared": rows,
+            "differing_loads": verdict.differing}  # fmt: skip
 
 
 def _table(found: Sequence[Compared]) -> Table:

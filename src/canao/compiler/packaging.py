@@ -165,6 +165,7 @@ def _kernels(level: Level) -> list[dict[str, Any]]:
             "output": region.output,
             "flops": region_flops(program.graph, region, NOMINAL_LENGTH),
             **({"beside": region.beside} if region.beside else {}),
+            **({"cpu": True} if region.apart else {}),
             **_product(region, level.target),
         }
         for name, plan, tuned, region in rows

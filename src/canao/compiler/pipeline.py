@@ -35,6 +35,7 @@ from canao.graph.dtypes import BF16
 from canao.graph.ir import Graph, dim_at
 from canao.lower.lowering import Backend
 from canao.lower.scheduling import (
+    apart_for,
     backend_of,
     default_plans,
     multiplies_blocks,
@@ -89,17 +90,17 @@ def compile_graph(
         target, precision, *kept.values(), *own.values(), allow_emulation=allow_emulation
     )
     kept = own | kept
-    legal = backend_of(target).legal
+    legal, apart = backend_of(target).legal, apart_for(target)
     computed = in_precision(smoothed(float32, smoothing), precision, kept)
     computed = with_kv_cache(computed, kv_cache)
     if fusion:
         cells = yellow_cells or measured_yellow_cells(target)
-        program = fuse(computed, legal, cells)
+        program = fuse(computed, legal, cells, apart)
         if multiplies_blocks(target, BF16) and any(map(rounds_rows, (precision, *kept.values()))):
             rounded = with_rounded_attention(program)
             program = program if rounded is computed else fuse(rounded, legal, cells)
     else:
-        program = unfused(computed, legal)
+        program = unfused(computed, legal, apart)
     levels = _levels(program, target, planner)
     for level in levels:
         _require_memory(level.schedule, backend_of(level.target), limits)

@@ -11,7 +11,7 @@ from canao.lower.scheduling import backend_of, default_plan, default_plans, spac
 from canao.schedule.database import VERSION, Database
 from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import tuned_plans
-from canao.target import Target
+from canao.target import CPU, Target
 
 # How the plans of a program are chosen.
 Planner = Callable[[Program, Target], Sequence[Plan]]
@@ -21,8 +21,9 @@ def tuning_database(target: Target, toolchain: Toolchain | None = None) -> Datab
     """What `canao tune` measured for a target, on the machine that it was made for, with the code
     as it is now. What was measured elsewhere, or with other code, is kept under other keys."""
     stamp = code_stamp(toolchain or get_toolchain())
+    kernels = target.isa if target.backend == CPU else f"{target.backend} {target.vector}"
     place = (
-        f"{target.name} {target.isa} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
+        f"{target.name} {kernels} {target.triple} {target.cpu} L2 {target.l2_bytes}; "
         f"{target.machine}; code {stamp}"
     )
     path = cache_directory() / f"tuning-{VERSION}.sqlite"

@@ -35,6 +35,7 @@ from canao.artifact.certificate_file import read_certificate
 from canao.artifact.directory import Artifact
 from canao.artifact.files import staged_file, write_whole
 from canao.artifact.sustained import Minute
+from canao.artifact.verification import verification_on
 from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Timing, check_length
 from canao.device.state import State, lowest_khz
@@ -179,9 +180,14 @@ def judge(
 ) -> Certificate:
     """Measure the library of `artifact`, and certify what was found; nothing is written.
 
-    The files are hashed before and after, so that the certificate is of what was measured.
+    The files are hashed before and after, so that the certificate is of what was measured. A
+    library for GPUs has to be verified on the device before.
     """
     artifact.verify()
+    verified: dict[str, Any] = {}
+    if artifact.on_gpu:
+        there = verification_on(artifact, device.name, device.machine.stamp)
+        verified = {"verified": there.to_dict(), "on_cpu": list(artifact.on_cpu)}
     files, size, before = artifact.digests(), size_of(artifact), device.state()
     measured = measure_runs(artifact, device, config, others_limit, say)
     check_samples(sum(len(run.samples_ms) for run in measured.kept))  # `max_seconds` may end it
@@ -202,7 +208,8 @@ def judge(
         others_limit=float(others_limit),
         config=_form(config),
         environment={"toolchain": artifact.manifest.get("toolchain"), **measured.environment,
-                     **{f"state_{when}": state for when, state in states.items() if state}},
+                     **{f"state_{when}": state for when, state in states.items() if state},
+                     **verified},
         device=device.name,
         made_by=made_by,
         earlier=(),

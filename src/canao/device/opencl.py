@@ -68,7 +68,9 @@ class OpenClDevice(BenchDevice):
         super().__init__(replace(base.machine, gpu=gpu.shown), base.transport)
         self.gpu, self._anew = gpu, False
         self.name = f"opencl:{gpu.number}" + (f"@{base.name}" if base.remote else "")
-        self.target: Target = target_of(base.machine).on_opencl(_vector(gpu, base.machine))
+        target = target_of(base.machine).on_opencl(_vector(gpu, base.machine))
+        # What is measured there belongs to the GPU and its driver.
+        self.target: Target = replace(target, machine=self.machine.stamp)
 
     def pinned(self, config: MeasureConfig) -> tuple[int, ...]:
         """No core; InputError if some are asked for, or threads."""

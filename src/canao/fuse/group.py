@@ -51,6 +51,8 @@ _NOMINAL_TOKENS = 128
 
 # Whether a backend has a kernel for a form.
 Legal = Callable[[Graph, Form], bool]
+# Whether a node of a form that the backend has no kernel for runs on the CPU beside it.
+Apart = Callable[[Graph, Node, Form], bool]
 # The output of a region, and what is beside it or ''.
 Results = tuple[str, str]
 
@@ -58,13 +60,15 @@ Results = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class Region:
     """Nodes that run as one kernel: `form` says how, `output` is the value it stores. `beside` is
-    one of narrow rows that it stores as well, made of the rows that the output has, or ''."""
+    one of narrow rows that it stores as well, made of the rows that the output has, or ''. `apart`:
+    the backend has no kernel for it, and the CPU runs it."""
 
     nodes: tuple[Node, ...]
     output: str
     form: Form
     mapping: str
     beside: str = ""
+    apart: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -108,17 +112,19 @@ class _Block:
     tried: bool = False
 
 
-def unfused(graph: Graph, legal: Legal) -> Program:
+def unfused(graph: Graph, legal: Legal, apart: Apart | None = None) -> Program:
     """One region for each node: the baseline that fusion is compared with."""
-    return Program(
-        graph, tuple(_region(graph, legal, [n], (n.output, ""), m) for n, m in _mappings(graph))
-    )
+    return Program(graph, tuple(_region(graph, legal, apart, [n], (n.output, ""), m)
+                                for n, m in _mappings(graph)))  # fmt: skip
 
 
-def fuse(graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> Program:
+def fuse(
+    graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy, apart: Apart | None = None
+) -> Program:
     """The graph's regions after operator fusion, each of a form that is `legal` on the backend.
-    `yellow_cells` is a policy of fuse/yellow_cells.py."""
-    return _Planner(graph, legal, yellow_cells).program()
+    `yellow_cells` is a policy of fuse/yellow_cells.py. A node that is in no such region is one by
+    itself where the CPU may run it `apart`; UnsupportedError names one that nothing runs."""
+    return _Planner(graph, legal, yellow_cells, apart).program()
 
 
 def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
@@ -133,12 +139,15 @@ def _mappings(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 
 def _region(
-    graph: Graph, legal: Legal, nodes: Sequence[Node], results: Results, mapping: str
-) -> Region:
+    graph: Graph, legal: Legal, apart: Apart | None, nodes: Sequence[Node], results: Results,
+    mapping: str,
+) -> Region:  # fmt: skip
     output, beside = results
     form = form_of(graph, nodes, output, beside)
     if form is None or not legal(graph, form):
         n = next((n for n in nodes if n.output == output), nodes[0])
+        if form is not None and apart and len(nodes) == 1 and apart(graph, n, form):
+            return Region(tuple(nodes), output, form, mapping, beside, apart=True)
         raise UnsupportedError(
             f"operator {n.op} {graph.types[n.output]} at {n.where or 'the top of the model'}: "
             "no kernel computes it yet; remove it from the model"
@@ -147,8 +156,11 @@ def _region(
 
 
 class _Planner:
-    def __init__(self, graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy) -> None:
+    def __init__(
+        self, graph: Graph, legal: Legal, yellow_cells: YellowCellPolicy, apart: Apart | None
+    ) -> None:
         self.graph, self.legal, self.yellow_cells = graph, legal, yellow_cells
+        self.apart = apart
         self.order = {n.output: i for i, n in enumerate(graph.nodes)}
         self.users, self.kept = graph.users(), graph.output_values()
         self.mapping = {n.output: m for n, m in _mappings(graph)}
@@ -165,7 +177,7 @@ class _Planner:
         blocks = {id(b): b for b in self.block.values()}
         last = sorted(blocks.values(), key=lambda b: self.order[self._output(b.nodes)])
         regions = tuple(
-            _region(self.graph, self.legal, b.nodes, self._results(b.nodes), b.mapping)
+            _region(self.graph, self.legal, self.apart, b.nodes, self._results(b.nodes), b.mapping)
             for b in last
         )
         return Program(self.graph, regions, tuple(self.log))

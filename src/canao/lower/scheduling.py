@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from canao.fuse.forms.form import Alias
-from canao.fuse.group import Program, Region
-from canao.graph.dtypes import F16, F32, NARROW, DType
-from canao.graph.ir import Graph, Type
+from canao.errors import UnsupportedError
+from canao.fuse.forms.form import Alias, Form
+from canao.fuse.group import Apart, Program, Region
+from canao.graph.dtypes import BOOL, F16, F32, I32, NARROW, DType
+from canao.graph.ir import Graph, Node, Type
 from canao.isa.registry import ISAS
 from canao.lower.cpu.backend import CPU
 from canao.lower.cpu.quantized import tile_name
-from canao.lower.lowering import Backend, Kernel, Tunable
+from canao.lower.lowering import Backend, Context, Kernel, Tunable
 from canao.lower.opencl.backend import OPENCL_DEVICES
+from canao.lower.opencl.device import vector_name
 from canao.precision.quantize import precision_of
 from canao.schedule.kv_cache import CachePlan, plan_cache
 from canao.schedule.memory import MemoryPlan, plan_memory
@@ -25,7 +27,7 @@ from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import can_be_timed
 from canao.schedule.schedule import Schedule, Step, scratch_bytes
 from canao.schedule.weights import lay_out
-from canao.target import Target
+from canao.target import OPENCL, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,26 @@ def half_block(target: Target) -> int | None:
     return max((b.depth for b in blocks if b is not None), default=None)
 
 
+def apart_for(target: Target) -> Apart | None:
+    """What the CPU may run beside a target's backend; None where that is the CPU's own."""
+    return None if backend_of(target) is CPU else partial(_apart, target)
+
+
+def _apart(target: Target, graph: Graph, n: Node, form: Form) -> bool:
+    """Whether the CPU runs a node: it has a kernel, and reads and writes only values that lie in
+    memory as the GPU has them. UnsupportedError if that is not allowed."""
+    values = {*n.inputs, n.output} - set(graph.constants)
+    plain = all(graph.types[name].dtype in (F32, I32, BOOL) for name in values)
+    if not plain or getattr(form, "cached", False) or not CPU.legal(graph, form):
+        return False
+    if not target.allow_cpu:
+        raise UnsupportedError(
+            f"operator {n.op} {graph.types[n.output]} at {n.where or 'the top of the model'}: no "
+            "kernel for GPUs computes it; --allow-cpu runs it on the CPU beside the GPU"
+        )
+    return True
+
+
 def product_in(precision: str) -> str:
     """Which row of an instruction set's tiles multiplies in a precision; InputError if there is no
     such precision."""
@@ -77,6 +99,8 @@ def default_plan(region: Region, target: Target) -> Plan:
     """A good plan without measuring."""
     if isinstance(region.form, Alias):
         return NO_PLAN
+    if region.apart:
+        return CPU.of(region.form).default(region.form, target.host)
     return backend_of(target).of(region.form).default(region.form, target)
 
 
@@ -96,7 +120,7 @@ def tunable_lowering(region: Region, target: Target) -> Tunable[Any] | None:
     """The lowering of a region by register tiles, whose plans are worth measuring; None for others.
     """
     found = backend_of(target).lowerings.get(type(region.form))
-    return found if isinstance(found, Tunable) else None
+    return found if isinstance(found, Tunable) and not region.apart else None
 
 
 def tunable(graph: Graph, region: Region, target: Target) -> bool:
@@ -105,14 +129,16 @@ def tunable(graph: Graph, region: Region, target: Target) -> bool:
 
 
 def base_name(kernel: str, plan: Plan, target: Target) -> str:
-    """A kernel's name without the end that says how it runs: instruction set, plan, version."""
-    return re.sub(rf"_{target.isa}_{re.escape(plan.name)}(_v\d+)?$", "", kernel)
+    """A kernel's name without the end that says how it runs: instruction set or vector, plan,
+    version."""
+    runs = vector_name(target) if target.backend == OPENCL else target.isa
+    return re.sub(rf"_{runs}_{re.escape(plan.name)}(_v\d+)?$", "", kernel)
 
 
 def space(region: Region, target: Target) -> tuple[Plan, ...]:
     """Every legal plan of a region, the default first."""
     default = default_plan(region, target)
-    if isinstance(region.form, Alias):
+    if isinstance(region.form, Alias) or region.apart:
         return (default,)
     legal = backend_of(target).of(region.form).space(region.form, target)
     return tuple(dict.fromkeys([default, *legal]))
@@ -121,11 +147,11 @@ def space(region: Region, target: Target) -> tuple[Plan, ...]:
 def schedule_program(program: Program, plans: Sequence[Plan], target: Target) -> Schedule:
     """The schedule of a program whose regions run by `plans`."""
     backend = backend_of(target)
-    context = backend.context(program, plans, target)
     pairs = list(zip(program.regions, plans, strict=True))
     kernels = {
-        r.output: backend.of(r.form).kernel(context, r, plan)
-        for r, plan in pairs if not isinstance(r.form, Alias)
+        r.output: own.of(r.form).kernel(context, r, plan)
+        for own, context, r, plan in _in_context(program, pairs, target)
+        if not isinstance(r.form, Alias)
     }  # fmt: skip
     names = _names(kernels)
     cache = plan_cache({o: k.cache for o, k in kernels.items() if k.cache is not None})
@@ -141,6 +167,18 @@ def schedule_program(program: Program, plans: Sequence[Plan], target: Target) ->
     weights = lay_out(program.graph, (o for step in steps for o in step.reads))
     scratch = scratch_bytes([s.scratch for s in steps], program.graph.max_length)
     return Schedule(program, tuple(steps), memory, weights, cache, scratch)
+
+
+def _in_context(
+    program: Program, pairs: Sequence[tuple[Region, Plan]], target: Target
+) -> Iterator[tuple[Backend, Context, Region, Plan]]:
+    """Regions with their plans, by the backend that runs them."""
+    for own, runs, apart in ((backend_of(target), target, False), (CPU, target.host, True)):
+        of = [(r, plan) for r, plan in pairs if r.apart == apart]
+        if of:
+            regions, plans = zip(*of, strict=True)
+            context = own.context(Program(program.graph, regions), plans, runs)
+            yield from ((own, context, r, plan) for r, plan in of)
 
 
 def _steps(

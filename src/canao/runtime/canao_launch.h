@@ -1,5 +1,7 @@
 /* The launches of a program that runs on a GPU, as data that names no interface of the GPU's: emitted
- * beside `canao_program`, whose steps are these, one for each, with `run` NULL.
+ * beside `canao_program`, whose steps are these, one for each, with `run` NULL; but for steps that no
+ * kernel computes, whose `run` is called with the arena where the CPU sees it, and which have no
+ * kernel here.
  *
  * A kernel takes s, past and first (int32: tokens of the call, tokens before them, the first of them
  * that it has to compute, which is 0 but in steps that are `last_only`), then two parameters for each

@@ -46,6 +46,12 @@ struct canao_engine {
     struct flight flights[FLIGHTS];
     int32_t counts[COUNTS]; /* those that the kernels have; the first is 0 where they have none */
     int ran;                /* whether a sequence has come through */
+    /* For steps that this CPU runs, as no kernel does; NULL where there are none: the weights here,
+     * whole numbers from 0 on, their memory, and the nanoseconds that they last took. */
+    const unsigned char *weights_here;
+    int32_t *numbers;
+    unsigned char *scratch;
+    uint64_t *took;
     int forked, hung, lost;
     char why[WHY]; /* it is lost */
 };
@@ -250,6 +256,9 @@ void canao_engine_close(canao_engine *e)
         free(e->flights[i].launches);
     free(e->kernels);
     free(e->inputs);
+    free(e->numbers);
+    free(e->scratch);
+    free(e->took);
     free(e);
 }
 
@@ -304,6 +313,8 @@ static int make_kernels(canao_engine *e)
     for (int i = 0; i < count; i++) {
         const struct canao_launch *launch = &canao_gpu.launches[i];
         cl_int code = CL_SUCCESS;
+        if (!launch->kernel)
+            continue;
         e->kernels[i] = canao_cl.create_kernel(e->program, launch->kernel, &code);
         if (!e->kernels[i])
             return canao_opencl_fail("%s makes no kernel of %s: %s (OpenCL error %d)",
@@ -411,8 +422,28 @@ static int make_positions(canao_engine *e)
     if (!status)
         status = upload(e, e->positions, (const unsigned char *)numbers, bytes,
                         "take the positions");
-    free(numbers);
+    e->numbers = numbers;
     return status;
+}
+
+/* What steps need that this CPU runs; `*keeps` as in canao_engine_open. */
+static int make_here(canao_engine *e, const unsigned char *file, int *keeps)
+{
+    enum { LINE = 64 };
+    const uint64_t bytes = (canao_program.scratch_bytes / LINE + 1) * LINE;
+    void *scratch = NULL;
+    int here = 0;
+    for (int i = 0; i < canao_program.step_count; i++)
+        here |= canao_program.steps[i].run != NULL;
+    if (!here)
+        return CANAO_OK;
+    *keeps = 1;
+    e->weights_here = file + CANAO_HEADER_BYTES;
+    e->took = calloc((size_t)canao_program.step_count, sizeof *e->took);
+    if (!e->took || posix_memalign(&scratch, LINE, (size_t)bytes))
+        return CANAO_MEMORY;
+    e->scratch = scratch;
+    return CANAO_OK;
 }
 
 static int make_buffers(canao_engine *e, const unsigned char *file)
@@ -512,6 +543,8 @@ int canao_engine_open(const unsigned char *file, int threads, const int *cores,
         status = make_buffers(e, file);
     if (!status)
         status = set_arguments(e);
+    if (!status)
+        status = make_here(e, file, keeps);
     if (status)
         canao_engine_close(e);
     else
@@ -542,6 +575,8 @@ static int set_counts(canao_engine *e, const struct canao_sequence *s)
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_launch *launch = &canao_gpu.launches[i];
         cl_int code = CL_SUCCESS;
+        if (!launch->kernel)
+            continue;
         for (cl_uint k = 0; k < COUNTS && !code; k++)
             code = canao_cl.set_kernel_arg(e->kernels[i], k, sizeof counts[k],
                                            k == FIRST && !canao_program.steps[i].last_only
@@ -583,10 +618,53 @@ static size_t work_items(const struct canao_launch *launch, int dimension, int64
     return n < 1 ? 0 : (size_t)((n + groups->tile - 1) / groups->tile * launch->local[dimension]);
 }
 
-static int launch_kernels(const canao_engine *e, struct flight *f)
+/* Runs a step on this CPU, once the device has done all before it and shows its memory. */
+static int run_here(canao_engine *e, struct flight *f, int i)
+{
+    const struct canao_sequence *s = f->sequence;
+    cl_event event = NULL;
+    cl_int code = CL_SUCCESS;
+    unsigned char *arena = canao_cl.enqueue_map_buffer(
+        e->used, e->arena, CL_FALSE, CL_MAP_READ | CL_MAP_WRITE, 0,
+        (size_t)canao_program.arena_bytes, 0, NULL, &event, &code);
+    if (!code)
+        code = canao_cl.flush(e->used);
+    int status = check(e, code, "show its memory");
+    if (!status)
+        status = check_end(e, NULL, await(e, event, NULL));
+    if (event)
+        canao_cl.release_event(event);
+    if (status)
+        return status;
+    const struct canao_call call = {
+        .tokens = s->length,
+        .past = s->past,
+        .first = s->length - s->wanted,
+        .inputs = s->inputs,
+        .positions = e->numbers + s->past,
+        .weights = e->weights_here,
+        .arena = arena,
+        .scratch = e->scratch,
+        .threads = 1,
+        .few_tokens = canao_program.few_tokens,
+    };
+    const uint64_t start = now();
+    canao_program.steps[i].run(&call);
+    e->took[i] = now() - start;
+    return check(e, canao_cl.enqueue_unmap_mem_object(e->used, e->arena, arena, 0, NULL, NULL),
+                 "take its memory back");
+}
+
+static int launch_kernels(canao_engine *e, struct flight *f)
 {
     for (int i = 0; i < canao_program.step_count; i++) {
         const struct canao_launch *launch = &canao_gpu.launches[i];
+        if (!launch->kernel) {
+            const int status = run_here(e, f, i);
+            if (status)
+                return status;
+            continue;
+        }
         const size_t local[2] = {(size_t)launch->local[0], (size_t)launch->local[1]};
         const size_t all[2] = {work_items(launch, 0, f->sequence->length),
                                work_items(launch, 1, f->sequence->length)};
@@ -689,6 +767,8 @@ static int add_times(const canao_engine *e, const struct flight *f, uint64_t *ns
 {
     for (int i = 0; i < canao_program.step_count; i++) {
         cl_ulong start = 0, end = 0;
+        if (!canao_gpu.launches[i].kernel)
+            ns[i] += e->took[i];
         if (!f->launches[i])
             continue;
         cl_int code = canao_cl.get_event_profiling_info(f->launches[i], CL_PROFILING_COMMAND_START,

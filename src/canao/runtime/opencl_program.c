@@ -267,7 +267,7 @@ static void read_log(cl_program program, cl_device_id device, char *line)
 static const char *named_kernel(const char *line)
 {
     for (int i = 0; i < canao_describe()->step_count; i++)
-        if (strstr(line, canao_gpu.launches[i].kernel))
+        if (canao_gpu.launches[i].kernel && strstr(line, canao_gpu.launches[i].kernel))
             return canao_gpu.launches[i].kernel;
     return NULL;
 }

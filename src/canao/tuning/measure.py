@@ -142,11 +142,11 @@ class PlanTimer:
     def _reference(self) -> TrialLibrary:
         library = self._build([(s, self.default[s]) for s in self.subjects])
         library.times(self.device, self._once())  # if nothing can run, this says so
-        wrong = library.wrong(self.config.length)
+        wrong = library.wrong(self.device, self.config.length)
         if wrong:
             raise DeviceError(
-                f"{wrong[0][1].name}: the default plan computes wrong numbers on this machine "
-                f"({wrong[0][0].text[:80]}); nothing can be tuned"
+                f"{wrong[0][1].name}: the default plan computes wrong numbers on "
+                f"{self.device.name} ({wrong[0][0].text[:80]}); nothing can be tuned"
             )
         return library
 
@@ -157,12 +157,13 @@ class PlanTimer:
         library = self._build(pairs)
         try:
             library.times(self.device, self._once())
+            wrong = library.wrong(self.device, self.config.length)
         except DeviceError:
             if len(pairs) > 1:
                 return [t for pair in pairs for t in self.admitted([pair])]
             self._fail(pairs)
             return []
-        self._fail(library.wrong(self.config.length))
+        self._fail(wrong)
         return [library]
 
     def _once(self) -> MeasureConfig:

@@ -23,7 +23,7 @@ from canao.artifact.directory import Artifact
 from canao.build import Toolchain, build_library
 from canao.device.base import Device, MeasureConfig
 from canao.emit.c.interface import interface
-from canao.emit.c.unit import emit
+from canao.emit.emit import emit
 from canao.errors import DeviceError
 from canao.fuse.forms.form import form_of
 from canao.fuse.group import Program, Region
@@ -32,7 +32,6 @@ from canao.graph.interp import interpret
 from canao.graph.ir import TOKENS, Graph, Ids, Input, Node, Type, constant_type, node
 from canao.graph.meanings import narrowed, widened
 from canao.graph.verify import infer
-from canao.inference.compiled_model import CompiledModel
 from canao.lower.scheduling import default_plan, schedule_program
 from canao.schedule.plan import Plan
 from canao.schedule.plan_choice import row_width
@@ -98,20 +97,26 @@ class TrialLibrary:
             for pair in self.pairs
         }
 
-    def wrong(self, length: int) -> tuple[Pair, ...]:
-        """The pairs whose results differ from those of the interpreter."""
-        graph = self.program.graph
+    def wrong(self, device: Device, length: int) -> tuple[Pair, ...]:
+        """The pairs whose results on a device differ from those of the interpreter. DeviceError if
+        the library does not get through there."""
+        most, names = self.program.graph.max_length, [o["name"] for o in
+                                                      self.artifact.manifest["outputs"]]
+        sequences = [
+            np.random.default_rng(s).integers(0, ROWS, s).astype(np.int32)
+            for s in sorted({min(n, most) for n in (length, *_CHECKED_LENGTHS)})
+        ]
         found: list[Pair] = []
-        with CompiledModel(self.artifact) as model:
-            for s in sorted({min(n, graph.max_length) for n in (length, *_CHECKED_LENGTHS)}):
-                ids = np.random.default_rng(s).integers(0, ROWS, s).astype(np.int32)
-                got, expected = model.run(ids[None]), dict[Subject, list[_Expected]]()
-                for pair in self.pairs:
-                    if pair[0] not in expected:
-                        expected[pair[0]] = self._expected(pair, ids)
-                    wanted = zip(self.outputs[pair], expected[pair[0]], strict=True)
-                    if not all(_close(got[shown.name], *of) for shown, of in wanted):
-                        found.append(pair)
+        for ids, outputs in zip(
+            sequences, device.run_batch(self.artifact, [[ids] for ids in sequences]), strict=True
+        ):
+            got, expected = dict(zip(names, outputs, strict=True)), dict[Subject, list[_Expected]]()
+            for pair in self.pairs:
+                if pair[0] not in expected:
+                    expected[pair[0]] = self._expected(pair, ids)
+                wanted = zip(self.outputs[pair], expected[pair[0]], strict=True)
+                if not all(_close(got[shown.name], *of) for shown, of in wanted):
+                    found.append(pair)
         return tuple(dict.fromkeys(found))
 
     def _expected(self, pair: Pair, ids: np.ndarray) -> list[_Expected]:
@@ -171,12 +176,14 @@ def build_trial_library(
             f"{folder}: the trial's weights cannot be written ({error.strerror}); free space, or "
             "name another directory in TMPDIR"
         ) from None
+    told = interface(made.program.graph)
     manifest = {
         "target": target.entry,
         "library": library.name,
         "kernels": [{"name": step.name} for step in schedule.steps],
-        **interface(made.program.graph),
-    }
+        # Outputs of models are of a batch of one.
+        **told, "outputs": [o | {"shape": [1, *o["shape"]]} for o in told["outputs"]],
+    }  # fmt: skip
     places: dict[str, list[int]] = {r.output: [] for r in made.program.regions}
     for i, step in enumerate(schedule.steps):
         places[step.writes[0].value].append(i)

@@ -25,7 +25,7 @@ from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans, tuning_database
 from canao.compiler.stages import Stages
 from canao.defaults import LIMITS, PRECISION, TUNE_SECONDS, Limits, silent
-from canao.device.base import Device, MeasureConfig
+from canao.device.base import Device, MeasureConfig, require_times
 from canao.errors import InputError
 from canao.fuse.group import Program
 from canao.lower.lowering import Tunable
@@ -33,7 +33,7 @@ from canao.lower.scheduling import base_name, default_plans, tunable, tunable_lo
 from canao.precision.quantize import check_precision
 from canao.schedule.database import region_text
 from canao.schedule.plan import Plan, distance, neighbours, order
-from canao.target import CPU, Target, get_target
+from canao.target import Target, get_target
 from canao.tuning.measure import PlanTimer, Say
 from canao.tuning.trial_library import Pair, Subject
 
@@ -77,9 +77,12 @@ def tune_model(
     device: Device | None = None, fresh: bool = False, progress: Say | None = None,
     ignored: Collection[str] = (), limits: Limits = LIMITS, precision: str = PRECISION,
 ) -> TuningResult:  # fmt: skip
-    """Measure plans of a model's kernels on this machine; compilations use the fastest.
+    """Measure plans of a model's kernels where they run; compilations for that device use the
+    fastest.
 
     revision          of a model that is named on the Hub
+    device            where they run; without one, this machine's CPU
+    target            by default what libraries for the device are compiled for
     length, threads   what plans are measured at; they compute the same at any other
     budget_s          seconds after which the search ends with what it has
     fresh             forget earlier measurements of these kernels
@@ -90,14 +93,17 @@ def tune_model(
     Raises InputError for what cannot be tuned here; ToolchainError or DeviceError.
     """
     start = time.monotonic()
-    target = target or get_target()
+    target = target or (device.target if device else get_target())
     if target.name != "host":
         raise InputError(
-            f"target '{target.name}' is another machine; plans are measured where they run: "
-            "tune there, with --target host"
+            f"target '{target.name}' is another machine; plans are measured where they run: give "
+            "its device, as --device ssh:HOST, or tune there"
         )
-    if target.backend != CPU:
-        raise InputError("plans of kernels for GPUs are not tuned yet; tune for --target host")
+    if device is None:
+        from canao.device.bench import local_device
+
+        device = local_device()
+    require_times(device)
     check_precision(precision)
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")
@@ -106,10 +112,6 @@ def tune_model(
     )
     if not 1 <= length <= graph.max_length:
         raise InputError(f"length {length} is outside 1..{graph.max_length} of this model")
-    if device is None:
-        from canao.device.bench import local_device
-
-        device = local_device()
     stages = compile_graph(
         graph, target, planner=default_plans, limits=limits, precision=precision
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from canao.cli.parsing.options import (
     PROTOCOL,
     AsJson,
     Compiler,
+    DeviceName,
     Ignore,
     KvCache,
     LabelColumn,
@@ -29,7 +31,7 @@ from canao.cli.parsing.options import (
     names_of,
 )
 from canao.cli.printing import print_tuning, timed
-from canao.defaults import LIMITS, MAX_LOSS, PRECISION, TARGET, TOOLCHAIN, TUNE_SECONDS
+from canao.defaults import DEVICE, LIMITS, MAX_LOSS, PRECISION, TARGET, TOOLCHAIN, TUNE_SECONDS
 from canao.errors import InputError
 from canao.target import BACKENDS, CPU, GPU_VECTOR, Target, get_target
 
@@ -53,6 +55,14 @@ def compile(
     vector: Annotated[
         int | None, typer.Option(help="floats in the vectors of --backend opencl: 4 for GPUs, 8 or "
                                 "16 for OpenCL on CPUs")
+    ] = None,
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="what no kernel for GPUs computes runs on the CPU "
+                           "beside it, and is listed")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="compile for what a device is, with what `canao tune` found "
+                                "there, in place of the options above")
     ] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="one kernel per op")] = False,
     emit: Annotated[str | None, typer.Option(help="print a stage: graph, fused, plan, source")] = (
@@ -106,7 +116,10 @@ def compile(
         raise InputError("no output directory; give one with -o, or print a stage with --emit")
     from canao.cli.compile_command import compile_and_print, print_stage
 
-    chosen = chosen_target(target, cpu, isa, backend, vector)
+    chosen = chosen_target(target, cpu, isa, backend, vector, device)
+    if allow_cpu and chosen.backend == CPU:
+        raise InputError("--allow-cpu belongs to --backend opencl; leave it out, or give both")
+    chosen = replace(chosen, allow_cpu=allow_cpu)
     options: dict[str, Any] = {
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,
         "toolchain": cc, "tuned": not no_tuned, "ignored": ignore or (),
@@ -123,9 +136,20 @@ def compile(
 
 
 def chosen_target(
-    name: str, cpu: str | None, isa: str | None, backend: str, vector: int | None
-) -> Target:
+    name: str, cpu: str | None, isa: str | None, backend: str, vector: int | None,
+    device: str | None = None,
+) -> Target:  # fmt: skip
     """The target that a command line asks for; InputError for options that exclude each other."""
+    if device is not None:
+        usual = {"--target": (name, TARGET), "--cpu": (cpu, None), "--isa": (isa, None),
+                 "--backend": (backend, CPU), "--vector": (vector, None)}  # fmt: skip
+        given = [option for option, (value, default) in usual.items() if value != default]
+        if given:
+            raise InputError(f"--device {device} says what to compile for; leave out "
+                             f"{', '.join(given)}")  # fmt: skip
+        from canao.device.names import device_of
+
+        return device_of(device).target
     if backend not in BACKENDS:
         raise InputError(f"--backend '{backend}' is not one of {', '.join(BACKENDS)}")
     if backend == CPU:
@@ -143,6 +167,7 @@ def tune(
     model: Model,
     revision: Revision = None,
     target: Annotated[str, typer.Option(help="host: plans are measured where they run")] = TARGET,
+    device: DeviceName = DEVICE,
     length: Annotated[int, typer.Option(help="tokens at which plans are measured")] = (
         PROTOCOL.length
     ),
@@ -158,12 +183,14 @@ def tune(
     max_nodes: MaxNodes = LIMITS.nodes,
     max_memory: MaxMemory = LIMITS.memory / 1e9,
 ) -> None:
-    """Measure plans of a model's kernels on this machine; compilations use the fastest."""
+    """Measure plans of a model's kernels on a device; compilations for it use the fastest."""
     from canao.build import get_toolchain
+    from canao.device.names import device_of
     from canao.tuning import tune_model
 
     report = tune_model(
-        model, revision=revision, target=get_target(target), length=length, threads=threads,
+        model, revision=revision, length=length, threads=threads,
+        target=None if target == TARGET else get_target(target), device=device_of(device),
         budget_s=budget_s, max_length=max_length, toolchain=get_toolchain(cc), fresh=fresh,
         progress=timed(), ignored=ignore or (), limits=limits_of(max_nodes, max_memory),
         precision=precision,

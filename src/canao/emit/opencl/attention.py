@@ -1,4 +1,6 @@
-"""OpenCL C for attention: a query for each work-item, a few keys at a time, a running softmax.
+"""OpenCL C for attention: a query for each work-item, a block of keys at a time, a running softmax.
+A group has the block in its memory, keys transposed, so that an item has the scores of a vector of
+keys without adding up across vectors.
 
 Causal attention is two kernels: one that puts new keys and values into the cache, and one that
 reads them there.
@@ -10,7 +12,7 @@ from canao.emit.arguments import IDS, Arguments
 from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
-from canao.emit.opencl.kernel import kernel
+from canao.emit.opencl.kernel import BARRIER, kernel
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.attention import Attention
@@ -83,30 +85,44 @@ class _Attention:
         return w
 
     def _attend(self) -> Writer:
-        form, w, e = self.form, Writer(), expression
+        """All items of a group go through the same blocks of keys, as they wait for each other;
+        what an item does not need of a block is masked."""
+        form, plan, w, e = self.form, self.plan, Writer(), expression
         w.depth = 1
-        w.line("const int t = get_global_id(0), head = get_global_id(1);")
-        w.line(f"if (t >= {e(form.q.shape[-2])} || t < first)")
-        w.line("    return;")
-        w.line(f"__global const float *q = {self._of(form.q)} + t * {e(form.q.strides[-2])};")
+        queries = e(form.q.shape[-2])
+        w.line(f"__local float kt[{self._whole(self.d) * plan.keys}];")
+        if plan.values:
+            w.line(f"__local float vt[{plan.keys * self._whole(self.dv)}];")
+        w.line("const int lane = get_local_id(0), head = get_global_id(1);")
+        w.line(f"const int start = get_group_id(0) * {plan.items}, t = start + lane;")
+        w.line(f"const int mine = t < {queries} && t >= first, query = min(t, {queries} - 1);")
+        w.line(f"__global const float *q = {self._of(form.q)} + query * {e(form.q.strides[-2])};")
         keys, values = self._keys(w)
-        for v, count in self._vectors(self.d):
-            w.line(f"const vf q{v} = {self._load('q', v, count, 1, 'float')};")
         for v, _ in self._vectors(self.dv):
             w.line(f"vf c{v} = vf_set1(0.0f);")
         w.line(f"float top = {_LEAST}, sum = 0.0f;")
-        self._bounds(w)
-        with w.block(f"for (int key = low; key < high; key += {self.plan.keys})"):
-            self._block(w, keys, values)
-        w.line("const float scale = 1.0f / sum;")
-        w.line(f"__global float *o = out + head * {e(batch_of(form.q.shape, form.store)[1])} + "
-               f"t * {e(form.store[-2])};")  # fmt: skip
-        for v, count in self._vectors(self.dv):
-            value = f"vf_mul(c{v}, vf_set1(scale))"
-            place = f"o + {v} * VF"
-            w.line(f"vf_store_n({place}, {value}, {count});" if count
-                   else f"vf_store({place}, {value});")  # fmt: skip
+        self._bounds(w, queries)
+        with w.block(f"for (int key = from; key < to; key += {plan.keys})"):
+            w.line(BARRIER)
+            self._copy(w, "k", self.d, *keys, transposed=True)
+            if plan.values:
+                self._copy(w, "v", self.dv, *values, transposed=False)
+            w.line(BARRIER)
+            with w.block("if (mine && key < high)"):
+                self._block(w, values)
+        with w.block("if (mine)"):
+            w.line("const float scale = 1.0f / sum;")
+            w.line(f"__global float *o = out + head * "
+                   f"{e(batch_of(form.q.shape, form.store)[1])} + t * {e(form.store[-2])};")
+            for v, count in self._vectors(self.dv):
+                value, place = f"vf_mul(c{v}, vf_set1(scale))", f"o + {v} * VF"
+                w.line(f"vf_store_n({place}, {value}, {count});" if count
+                       else f"vf_store({place}, {value});")  # fmt: skip
         return w
+
+    def _whole(self, width: int) -> int:
+        """Elements of a row that is filled up to whole vectors."""
+        return -(-width // self.vector) * self.vector
 
     def _vectors(self, width: int) -> list[tuple[int, int]]:
         """Each vector of a row of so many elements, with how many it has if it is not full."""
@@ -139,71 +155,141 @@ class _Attention:
         return ((e(k[-1]), 1 if k[-2] == 1 else e(k[-2])),
                 (e(v[-2]), 1 if v[-1] == 1 else e(v[-1])))  # fmt: skip
 
-    def _bounds(self, w: Writer) -> None:
-        form = self.form
+    def _bounds(self, w: Writer, queries: str) -> None:
+        """The keys that a query sees, low .. high - 1, and those that any of the group sees."""
+        form, items = self.form, self.plan.items
+        keys = expression(form.k.shape[-1])
+        w.line(f"const int last = min(start + {items}, {queries}) - 1, idle = last < first;")
         if form.cached:
             w.line("const int low = 0, high = past + t + 1;")
+            w.line("const int from = 0, to = idle ? 0 : past + last + 1, end = past + s;")
             return
-        keys = expression(form.k.shape[-1])
+        w.line(f"const int end = {keys};")
         if form.window is None:
-            w.line(f"const int low = 0, high = {keys};")
+            w.line("const int low = 0, high = end, from = 0, to = idle ? 0 : end;")
             return
         before, after = form.window
-        w.line(f"const int low = max(0, t - {before}), high = min({keys}, t + {after} + 1);")
+        w.line(f"const int low = max(0, t - {before}), high = min(end, t + {after} + 1);")
+        w.line(f"const int from = max(0, start - {before});")
+        w.line(f"const int to = idle ? 0 : min(end, last + {after} + 1);")
 
-    def _block(self, w: Writer, keys: tuple[str, object], values: tuple[str, object]) -> None:
-        """Scores of some keys, and what they make of the running softmax."""
-        form, count = self.form, self.plan.keys
-        for u in range(count):
-            w.line(f"const int k{u} = min(key + {u}, high - 1);")
-            terms = []
-            for v, partial in self._vectors(self.d):
-                place = f"k + k{u} * {keys[0]}"
-                load = self._load(place, v, partial, keys[1], self.kind)
-                w.line(f"const vf x{u}_{v} = {load};")
-                terms.append(f"x{u}_{v}")
-            total = f"vf_mul(q0, {terms[0]})"
-            for v, x in enumerate(terms[1:], 1):
-                total = f"vf_fma(q{v}, {x}, {total})"
-            score = f"vf_sum({total})"
+    def _copy(
+        self, w: Writer, name: str, width: int, of_token: str, of_element: object, transposed: bool
+    ) -> None:
+        """Puts a block of keys or values into the group's memory, a vector for each item in turn.
+        Keys after the last one are copies of it."""
+        keys, vectors = self.plan.keys, -(-width // self.vector)
+        with w.block(f"for (int i = lane; i < {keys * vectors}; i += {self.plan.items})"):
+            w.line(f"const int u = i / {vectors}, x = i % {vectors};")
+            w.line(f"__global const {self.kind} *row = "
+                   f"{name} + min(key + u, end - 1) * {of_token};")  # fmt: skip
+            tail = width % self.vector
+            load = "vf_load(row + x * VF)"
+            if self.kind != "float":
+                load = "load_f16(row + x * VF)"
+            elif of_element != 1:
+                self.needs.add("strided")
+                left = f"min(VF, {width} - x * VF)" if tail else "VF"
+                load = f"vf_gather(row + x * VF * {of_element}, {of_element}, {left})"
+            if tail and of_element == 1:
+                load = f"vf_keep({load}, {width} - x * VF, 0.0f)"
+            w.line(f"const vf y = {load};")
+            if not transposed:
+                w.line(f"vf_store(vt + u * {self._whole(width)} + x * VF, y);")
+                return
+            for lane in range(self.vector):
+                w.line(f"kt[(x * VF + {lane}) * {keys} + u] = y.s{lane:x};")
+
+    def _block(self, w: Writer, values: tuple[str, object]) -> None:
+        """What a block of keys makes of the running softmax."""
+        parts = range(self.plan.keys // self.vector)
+        self._scores(w, parts)
+        self._weights(w, parts)
+        for v, _ in self._vectors(self.dv):
+            w.line(f"c{v} = vf_mul(c{v}, vf_set1(less));")
+        for u in range(self.plan.keys):
+            p, lane = divmod(u, self.vector)
+            with w.block(""):
+                w.line(f"const vf weight = vf_set1(p{p}.s{lane:x});")
+                if not self.plan.values:
+                    w.line(f"const int u = min(key + {u}, end - 1);")
+                for v, partial in self._vectors(self.dv):
+                    load = f"vf_load(vt + {u * self._whole(self.dv)} + {v} * VF)"
+                    if not self.plan.values:
+                        load = self._load(f"v + u * {values[0]}", v, partial, values[1], self.kind)
+                    w.line(f"c{v} = vf_fma(weight, {load}, c{v});")
+
+    def _scores(self, w: Writer, parts: range) -> None:
+        """Scores s0, s1 and so on of a vector of keys each; -infinity for keys that are not seen.
+        """
+        form = self.form
+        for p in parts:
+            w.line(f"vf s{p} = vf_set1(0.0f);")
+        whole = self.d - self.d % self.vector
+        if whole:
+            with w.block(f"for (int x = 0; x < {whole}; x += VF)"):
+                w.line("const vf y = vf_load(q + x);")
+                self._add_products(w, range(self.vector), "x + {}")
+        if self.d > whole:
+            w.line(f"const vf y = vf_load_n(q + {whole}, {self.d - whole});")
+            self._add_products(w, range(self.d - whole), f"{whole} + {{}}")
+        for p in parts:
             if form.scale != 1.0:
-                score = f"{score} * {number(form.scale, OPENCL)}"
-            w.line(f"float s{u} = {score};")
-            for bias in self._biases(f"k{u}"):
-                w.line(f"s{u} += {bias};")
-            if u:
-                w.line(f"s{u} = key + {u} < high ? s{u} : -INFINITY;")
-        top = "top"
-        for u in range(count):
-            top = f"fmax({top}, s{u})"
-        w.line(f"const float above = {top};")
+                w.line(f"s{p} = vf_mul(s{p}, vf_set1({number(form.scale, OPENCL)}));")
+            for bias in self._biases(p):
+                w.line(f"s{p} = vf_add(s{p}, {bias});")
+            w.line(f"s{p} = vf_keep(s{p}, high - key - {p} * VF, -INFINITY);")
+            if form.window is not None:
+                w.line(f"s{p} = vf_from(s{p}, low - key - {p} * VF, -INFINITY);")
+
+    def _weights(self, w: Writer, parts: range) -> None:
+        """The keys' weights p0, p1 and so on, and `less`, what those before them count for now."""
+        most = "s0"
+        for p in parts[1:]:
+            most = f"vf_max({most}, s{p})"
+        w.line(f"const float above = fmax(top, vf_top({most}));")
         w.line("const float less = exp(top - above);")
         w.line("top = above;")
-        for u in range(0, count, 4):
-            scores = ", ".join(f"s{x}" for x in range(u, u + 4))
-            w.line(f"const float4 p{u} = exp((float4)({scores}) - above);")
-        parts = [f"p{u}" for u in range(0, count, 4)]
-        w.line(f"const float4 p = {' + '.join(parts)};")
-        w.line("sum = fma(sum, less, (p.x + p.y) + (p.z + p.w));")
-        for v, partial in self._vectors(self.dv):
-            w.line(f"c{v} = vf_mul(c{v}, vf_set1(less));")
-            for u in range(count):
-                load = self._load(f"v + k{u} * {values[0]}", v, partial, values[1], self.kind)
-                w.line(f"c{v} = vf_fma(vf_set1(p{u - u % 4}.s{u % 4}), {load}, c{v});")
+        for p in parts:
+            w.line(f"const vf p{p} = vf_exp(vf_sub(s{p}, vf_set1(above)));")
+        total = "p0"
+        for p in parts[1:]:
+            total = f"vf_add({total}, p{p})"
+        w.line(f"sum = fma(sum, less, vf_sum({total}));")
 
-    def _biases(self, key: str) -> list[str]:
-        """What is added to the score of this query and a key."""
+    def _add_products(self, w: Writer, elements: range, place: str) -> None:
+        """What some elements of the query, in y, add to the scores."""
+        keys = self.plan.keys
+        for i in elements:
+            with w.block(""):
+                w.line(f"const vf of_query = vf_set1(y.s{i:x});")
+                for p in range(keys // self.vector):
+                    at = f"kt + ({place.format(i)}) * {keys} + {p} * VF"
+                    w.line(f"s{p} = vf_fma(of_query, vf_load({at}), s{p});")
+
+    def _biases(self, part: int) -> list[str]:
+        """What is added to the scores of this query and a vector of keys."""
         found, e = [], expression
         for bias in self.form.biases:
-            place = f"{self._of(bias.read)} + t * {e(bias.read.strides[-2])} + {key} * " + e(
-                bias.read.strides[-1]
-            )
-            if bias.indices is None:
-                found.append(f"*({place})")
+            step = bias.read.strides[-1]
+            place = f"{self._of(bias.read)} + query * {e(bias.read.strides[-2])}"
+            if bias.indices is None and step == 0:
+                found.append(f"vf_set1(*({place}))")
                 continue
-            at = bias.indices
-            ids = self.arguments.of(at.base, IDS)
-            index = (f"{ids}[{e(at.offset)} + head * {e(batch_of(at.shape, at.strides)[1])} + "
-                     f"t * {e(at.strides[-2])} + {key} * {e(at.strides[-1])}]")  # fmt: skip
-            found.append(f"*({place} + {index} * {e(bias.step)})")
+            if bias.indices is None and step == 1:
+                found.append(f"vf_load({place} + key + {part} * VF)")
+                continue
+            if bias.indices is not None:
+                at = bias.indices
+                ids = self.arguments.of(at.base, IDS)
+                row = (f"{ids} + {e(at.offset)} + head * "
+                       f"{e(batch_of(at.shape, at.strides)[1])} + query * {e(at.strides[-2])}")
+            elements = []
+            for lane in range(self.vector):
+                key = f"min(key + {part * self.vector + lane}, end - 1)"
+                element = f"{place} + {key} * {e(step)}"
+                if bias.indices is not None:
+                    element += f" + ({row})[{key} * {e(at.strides[-1])}] * {e(bias.step)}"
+                elements.append(f"*({element})")
+            found.append(f"(vf)({', '.join(elements)})")
         return found

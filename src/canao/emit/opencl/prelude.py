@@ -42,6 +42,11 @@ static inline vf vf_keep(vf v, int n, float fill)
 {
     return select((vf)(fill), v, (vi)($places) < (vi)(n));
 }
+/* All but the first n elements. */
+static inline vf vf_from(vf v, int n, float fill)
+{
+    return select((vf)(fill), v, (vi)($places) >= (vi)(n));
+}
 $sums
 /* The first n elements. */
 static inline void vf_store_n(__global float *p, vf v, int n)

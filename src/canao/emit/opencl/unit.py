@@ -4,11 +4,12 @@ name no interface of the GPU's (runtime/canao_launch.h)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from canao.emit.c.header import given, header
 from canao.emit.c.interface import c_string
 from canao.emit.c.kernel import KernelText
-from canao.emit.c.unit import Source, coefficients, program_tables, table
+from canao.emit.c.unit import Source, coefficients, functions, program_tables, table
 from canao.emit.opencl.attention import attention_text
 from canao.emit.opencl.batched_gemm import batched_gemm_text
 from canao.emit.opencl.copies import concat_text, scan_text
@@ -48,8 +49,10 @@ class _Unit:
     def __init__(self, schedule: Schedule, target: Target) -> None:
         self.schedule, self.target, self.graph = schedule, target, schedule.program.graph
         kernels: dict[str, KernelText] = {}
+        # Those that the CPU runs, by their numbers among all.
+        self.host = {i: step for i, step in enumerate(schedule.steps) if step.grid is None}
         for step in schedule.steps:
-            if step.name not in kernels:
+            if step.name not in kernels and step.grid is not None:
                 make = TEXTS[type(step.region.form)]
                 kernels[step.name] = make(self.graph, step, target.vector)
         needs = frozenset[str]().union(*(k.needs for k in kernels.values()))
@@ -62,6 +65,9 @@ class _Unit:
                "docs/kernels.md. */")  # fmt: skip
         w.raw('#include "canao_launch.h"\n#include "canao_runtime.h"')
         w.line()
+        if self.host:
+            own = replace(self.schedule, steps=tuple(self.host.values()))
+            functions(w, own, self.target.host)
         pieces = list(_pieces(self.source))
         with table(w, "static const char *const source[] ="):
             for piece in pieces:
@@ -81,11 +87,15 @@ class _Unit:
                 ("launches", "launches"), ("input_bytes", "input_bytes"),
             ):  # fmt: skip
                 w.line(f".{field} = {entry},")
-        steps = [f"NULL, {c_string(s.name)}, 0, {int(s.last_only)}" for s in self.schedule.steps]
+        places = {i: f"step_{number}" for number, i in enumerate(self.host)}
+        steps = [f"{places.get(i, 'NULL')}, {c_string(s.name)}, 0, {int(s.last_only)}"
+                 for i, s in enumerate(self.schedule.steps)]  # fmt: skip
         program_tables(w, self.schedule, steps)
         return w.text()
 
     def _arguments(self, w: Writer, i: int, step: Step) -> None:
+        if step.grid is None:
+            return
         rows = [self._argument(x) for x in step.reads]
         if step.cache is not None:
             rows.append(f"CANAO_CACHE, {step.cache.offset}")
@@ -105,7 +115,9 @@ class _Unit:
         return f"CANAO_INPUT, {given(self.graph).index(slot)}"
 
     def _launch(self, w: Writer, i: int, step: Step) -> None:
-        assert step.grid is not None
+        if step.grid is None:
+            w.line("{NULL, NULL, 0, {0, 0}, {{{0, 0, 0}, 1}, {{0, 0, 0}, 1}}},")
+            return
         x, y = step.grid.local
         w.line(f"{{{c_string(step.name)}, arguments_{i}, sizeof arguments_{i} / "
                f"sizeof *arguments_{i}, {{{x}, {y}}}, {{{_groups(step.grid)}}}}},")  # fmt: skip

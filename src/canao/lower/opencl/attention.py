@@ -1,6 +1,6 @@
 """Attention in one kernel that stores no scores: each work-item has a query and goes over the keys
-with a running softmax, a few keys at a time. All items of a group read the same keys and values,
-from the caches. Causal attention keeps keys and values of earlier tokens in a cache, row by row.
+with a running softmax, a block of keys at a time, which the items of a group bring into its memory
+together. Causal attention keeps keys and values of earlier tokens in a cache, row by row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from canao.graph.ir import Graph, product
 from canao.lower.batches import one_batch
 from canao.lower.lowering import Context, Kernel, canonical
 from canao.lower.naming import plain
-from canao.lower.opencl.device import vector_name
+from canao.lower.opencl.device import LOCAL_BYTES, vector_name
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.work import WHOLE, Grid, Work
@@ -24,20 +24,22 @@ from canao.target import Target
 
 # Floats that an item holds of its query and of its result; more would not stay in registers.
 _MOST_DEPTH = 256
-_ITEMS = 32
+_KEYS, _ITEMS = 16, (64, 32, 128, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class ItemAttentionPlan:
-    """Scores of `keys` keys at once, a multiple of 4; groups of `items` queries."""
+    """Blocks of `keys` keys, whole vectors; groups of `items` queries. A group's memory holds the
+    keys of a block, and with `values` (1) their values."""
 
     kind: ClassVar[str] = "item_attention"
     keys: int
     items: int
+    values: int
 
     @property
     def name(self) -> str:
-        return f"keys{self.keys}_{self.items}"
+        return f"{'keys' if self.values else 'onlykeys'}{self.keys}_{self.items}"
 
 
 class ItemAttentionLowering:
@@ -52,12 +54,30 @@ class ItemAttentionLowering:
         return consecutive and kept and small and one_batch(form.q.shape[:-2])
 
     def default(self, form: Attention, target: Target) -> ItemAttentionPlan:
-        return ItemAttentionPlan(4, _ITEMS)
+        return next(self.space(form, target))
 
     def space(self, form: Attention, target: Target) -> Iterator[ItemAttentionPlan]:
-        for keys in (4, 8):
-            for items in (_ITEMS, 16, 64, 8):
-                yield ItemAttentionPlan(keys, items)
+        for values in (1, 0):
+            for keys in (_KEYS, 2 * _KEYS, _KEYS // 2, _KEYS // 4):
+                fits = local_bytes(form, keys, values, target) <= LOCAL_BYTES
+                if fits and keys % target.vector == 0:
+                    yield from (ItemAttentionPlan(keys, items, values) for items in _ITEMS)
+
+    def product(self, form: Attention) -> str:
+        return F32.name
+
+    def tile(self, plan: ItemAttentionPlan) -> tuple[int, int]:
+        return plan.items, plan.keys
+
+    def rough_cost(
+        self, form: Attention, plan: ItemAttentionPlan, rows: int, keys: int, target: Target
+    ) -> float:
+        """Blocks of keys that groups bring into their memory, and what items make of them."""
+        groups, blocks = -(-rows // plan.items), -(-keys // plan.keys)
+        return groups * blocks * plan.keys * (1 + 1 / plan.keys + plan.items / 16) / rows
+
+    def in_effect(self, plan: ItemAttentionPlan, rows: int) -> ItemAttentionPlan:
+        return plan
 
     def kernel(self, context: Context, region: Region, plan: ItemAttentionPlan) -> Kernel:
         form = region.form
@@ -90,6 +110,12 @@ def depth(form: Attention) -> tuple[int, int]:
     d, dv = form.q.shape[-1], form.v.shape[-1]
     assert isinstance(d, int) and isinstance(dv, int)
     return d, dv
+
+
+def local_bytes(form: Attention, keys: int, values: int, target: Target) -> int:
+    """What a block of keys takes of a group's memory, in whole vectors."""
+    wide = [-(-width // target.vector) * target.vector for width in depth(form)]
+    return F32.bytes * keys * (wide[0] + values * wide[1])
 
 
 def cache_layout(form: Attention, max_length: int) -> CacheLayout:

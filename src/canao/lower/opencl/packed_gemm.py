@@ -26,15 +26,17 @@ from canao.schedule.operands import Operand, Packed, activation
 from canao.schedule.work import WHOLE, Grid, Work
 from canao.target import GPU_VECTOR, Target
 
-_USUAL_ROWS = 8  # of a tile
+# Rows of a tile, the usual ones first. On a GPU 4 by 8: a multiply-add reads as much as with 8 by
+# 4, and the operands that are held fit in the 64 registers that a Mali has for a work-item.
+_ROWS = {True: (4, 8, 16, 6, 2, 1), False: (8, 16, 6, 4, 2, 1)}
 _WIDEST = 16  # columns of the widest panel, of vectors of any width
-_USUAL_ITEMS = 64  # of a group that shares no rows
+_ITEMS = (64, 32, 16, 8, 128)  # of a group that shares no rows, the usual ones first
 
 
 @dataclass(frozen=True, slots=True)
 class ItemGemmPlan:
-    """A tile of mr rows and nr columns for each work-item; groups of `items` panels of columns and
-    `rows` tiles of rows."""
+    """A tile of mr rows and nr columns for each work-item; groups of `items` panels of columns by
+    `rows` tiles of rows, one where the items of a row wait for each other."""
 
     kind: ClassVar[str] = "item_gemm"
     mr: int
@@ -62,31 +64,43 @@ class ItemGemmLowering:
         return not reduces(form.epilogue) or form.n <= MOST_ITEMS * _WIDEST
 
     def default(self, form: PackedGemm, target: Target) -> ItemGemmPlan:
-        return next(self._plans(form, target, (_USUAL_ROWS,)))
+        return next(self.space(form, target))
 
     def space(self, form: PackedGemm, target: Target) -> Iterator[ItemGemmPlan]:
-        yield from self._plans(form, target, (_USUAL_ROWS, 4, 2, 1))
-
-    def _plans(
-        self, form: PackedGemm, target: Target, rows: tuple[int, ...]
-    ) -> Iterator[ItemGemmPlan]:
-        whole = reduces(form.epilogue)
-        for mr in rows:
+        whole, gpu = reduces(form.epilogue), target.vector == GPU_VECTOR
+        for mr in _ROWS[gpu]:
             # A CPU reads two vectors of weights for each element of a row that it spreads over one.
-            for vectors in (1, 2, 4) if target.vector == GPU_VECTOR else (2, 1):
+            for vectors in (2, 1, 4) if gpu else (2, 1):
                 nr = vectors * target.vector
                 panels = -(-form.n // nr)
                 if whole and panels <= MOST_ITEMS:
                     yield ItemGemmPlan(mr, nr, panels, 1)
-                elif not whole and vectors <= 2:
-                    items = min(_USUAL_ITEMS, panels)
-                    yield ItemGemmPlan(mr, nr, items, 1)
+                elif not whole:
+                    for rows_of_group in (1, 2, 4, 8):
+                        for items in dict.fromkeys(min(n, panels) for n in _ITEMS):
+                            if items * rows_of_group <= MOST_ITEMS:
+                                yield ItemGemmPlan(mr, nr, items, rows_of_group)
 
     def product(self, form: PackedGemm) -> str:
         """The types that are multiplied, by the names of instruction sets' tiles."""
         if not form.scales:
             return form.rows.name
         return I8.name if form.rows == Q8 else f"{form.rows}_{I8}"
+
+    def tile(self, plan: ItemGemmPlan) -> tuple[int, int]:
+        return plan.mr, plan.nr
+
+    def rough_cost(
+        self, form: PackedGemm, plan: ItemGemmPlan, rows: int, keys: int, target: Target
+    ) -> float:
+        """Multiply-adds and loads of vectors, of whole groups."""
+        vectors = plan.nr // target.vector
+        panels = -(-form.n // (plan.nr * plan.items)) * plan.items
+        tiles = -(-rows // (plan.mr * plan.rows)) * plan.rows
+        return panels * tiles * (plan.mr * vectors + vectors + plan.mr / 4) / rows
+
+    def in_effect(self, plan: ItemGemmPlan, rows: int) -> ItemGemmPlan:
+        return plan
 
     def kernel(self, context: Context, region: Region, plan: ItemGemmPlan) -> Kernel:
         graph, form = context.graph, region.form
