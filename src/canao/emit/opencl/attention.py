@@ -21,9 +21,11 @@ from canao.graph.ir import Graph
 from canao.lower.batches import batch_of
 from canao.lower.opencl.attention import ItemAttentionPlan, depth
 from canao.schedule.schedule import Step
+from canao.target import GPU_VECTOR
 
 # The least number: scores of -infinity are as far below it as any others.
 _LEAST = "-3.40282347e38f"
+_UNDER_WAY = 4  # sums of vectors at once
 
 
 def attention_text(graph: Graph, step: Step, vector: int) -> KernelText:
@@ -205,19 +207,28 @@ class _Attention:
         parts = range(self.plan.keys // self.vector)
         self._scores(w, parts)
         self._weights(w, parts)
-        for v, _ in self._vectors(self.dv):
+        values_of = self._vectors(self.dv)
+        # Sums of a few vectors would wait for one another: more of them are under way at once.
+        chains = 1 if self.vector == GPU_VECTOR else max(1, _UNDER_WAY // len(values_of))
+        for v, _ in values_of:
             w.line(f"c{v} = vf_mul(c{v}, vf_set1(less));")
+            for more in range(1, chains):
+                w.line(f"vf c{v}_{more} = vf_set1(0.0f);")
         for u in range(self.plan.keys):
             p, lane = divmod(u, self.vector)
+            chain = f"_{u % chains}" if u % chains else ""
             with w.block(""):
                 w.line(f"const vf weight = vf_set1(p{p}.s{lane:x});")
                 if not self.plan.values:
                     w.line(f"const int u = min(key + {u}, end - 1);")
-                for v, partial in self._vectors(self.dv):
+                for v, partial in values_of:
                     load = f"vf_load(vt + {u * self._whole(self.dv)} + {v} * VF)"
                     if not self.plan.values:
                         load = self._load(f"v + u * {values[0]}", v, partial, values[1], self.kind)
-                    w.line(f"c{v} = vf_fma(weight, {load}, c{v});")
+                    w.line(f"c{v}{chain} = vf_fma(weight, {load}, c{v}{chain});")
+        for v, _ in values_of:
+            for more in range(1, chains):
+                w.line(f"c{v} = vf_add(c{v}, c{v}_{more});")
 
     def _scores(self, w: Writer, parts: range) -> None:
         """Scores s0, s1 and so on of a vector of keys each; -infinity for keys that are not seen.
@@ -248,7 +259,7 @@ class _Attention:
         for p in parts[1:]:
             most = f"vf_max({most}, s{p})"
         w.line(f"const float above = fmax(top, vf_top({most}));")
-        w.line("const float less = exp(top - above);")
+        w.line("const float less = vf_exp(vf_set1(top - above)).s0;")
         w.line("top = above;")
         for p in parts:
             w.line(f"const vf p{p} = vf_exp(vf_sub(s{p}, vf_set1(above)));")

@@ -27,6 +27,7 @@ from canao.lower.opencl.levels import level_row
 from canao.lower.opencl.packed_gemm import ItemGemmPlan
 from canao.schedule.operands import activation
 from canao.schedule.schedule import Step
+from canao.target import GPU_VECTOR
 
 # Elements of a row that are read at once.
 _DEEP = 4
@@ -114,26 +115,30 @@ class _TileCode(RowCode):
         deep = form.k - form.k % _DEEP
         if deep:
             with w.block(f"for (int k = 0; k < {deep}; k += {_DEEP})"):
-                for i in range(plan.mr):
+                # A CPU spreads an element out of memory at once, and out of a vector in two steps.
+                spread = form.rows == F32 and self.vector > GPU_VECTOR
+                for i in () if spread else range(plan.mr):
                     load = "vload_half4" if form.rows == F16 else "vload4"
                     value = f"{load}(0, a{i} + k)"
                     w.line(f"const int4 x{i} = convert_int4({value});" if whole
                            else f"const float4 x{i} = {value};")  # fmt: skip
                 for kk in range(_DEEP):
-                    self._step(w, dtype, f"(k + {kk})", f".s{kk}")
+                    element = f"a{{}}[k + {kk}]" if spread else f"x{{}}.s{kk}"
+                    self._step(w, dtype, f"(k + {kk})", element)
         if form.k > deep:
             with w.block(f"for (int k = {deep}; k < {form.k}; k++)"):
                 for i in range(plan.mr):
                     value = f"vload_half(k, a{i})" if form.rows == F16 else f"a{i}[k]"
                     w.line(f"const {'int' if whole else 'float'} x{i} = {value};")
-                self._step(w, dtype, "k", "")
+                self._step(w, dtype, "k", "x{}")
         if form.rows != F32:
             self.needs.add(kind)
         if dtype != F32 and not whole:
             self.needs.add(f"load_{dtype}")
 
     def _step(self, w: Writer, dtype: DType, k: str, element: str) -> None:
-        """One element of the depth: a row of the panel, by an element of each row."""
+        """One element of the depth: a row of the panel, by an element of each row, `element` with
+        the row's number in it."""
         load = "vf_load" if dtype == F32 else f"load_{dtype}"
         if self.form.rows in QUANTIZED:  # exact sums of 32 bits, of factors that 24 bits hold
             with w.block(""):
@@ -142,13 +147,13 @@ class _TileCode(RowCode):
                     w.line(f"const vi y{v} = convert_int{self.vector}(vload{self.vector}(0, "
                            f"{place}));")  # fmt: skip
                 for i, v in unrolled(self.plan.mr, self.vectors):
-                    w.line(f"c{i}_{v} = mad24(y{v}, (vi)(x{i}{element}), c{i}_{v});")
+                    w.line(f"c{i}_{v} = mad24(y{v}, (vi)({element.format(i)}), c{i}_{v});")
             return
         with w.block(""):
             for v in range(self.vectors):
                 w.line(f"const vf y{v} = {load}(w + {k} * {self.plan.nr} + {v} * VF);")
             for i, v in unrolled(self.plan.mr, self.vectors):
-                w.line(f"c{i}_{v} = vf_fma(vf_set1(x{i}{element}), y{v}, c{i}_{v});")
+                w.line(f"c{i}_{v} = vf_fma(vf_set1({element.format(i)}), y{v}, c{i}_{v});")
 
     def _sums(self, w: Writer) -> None:
         """Scales of the rows and of the columns, and the bias."""

@@ -24,7 +24,7 @@ from canao.target import Target
 
 # Floats that an item holds of its query and of its result; more would not stay in registers.
 _MOST_DEPTH = 256
-_KEYS, _ITEMS = 16, (64, 32, 128, 16)
+_VECTORS, _ITEMS = (4, 2, 1, 8), (64, 32, 128, 16)  # of keys, and items; the usual ones first
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,8 @@ class ItemAttentionLowering:
 
     def space(self, form: Attention, target: Target) -> Iterator[ItemAttentionPlan]:
         for values in (1, 0):
-            for keys in (_KEYS, 2 * _KEYS, _KEYS // 2, _KEYS // 4):
-                fits = local_bytes(form, keys, values, target) <= LOCAL_BYTES
-                if fits and keys % target.vector == 0:
+            for keys in (vectors * target.vector for vectors in _VECTORS):
+                if local_bytes(form, keys, values, target) <= LOCAL_BYTES:
                     yield from (ItemAttentionPlan(keys, items, values) for items in _ITEMS)
 
     def product(self, form: Attention) -> str:
