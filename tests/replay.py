@@ -146,7 +146,7 @@ def in_fewer_bits(name: str, graph: Graph) -> Iterator[Case]:
     if name != DECODER:
         return
     for kept in KV_CACHES:
-        for target in EVERY if kept != FLOAT32 else ():
+        for target in (*EVERY, GPU) if kept != FLOAT32 else ():
             yield Case(name, graph, target, kv_cache=kept)
         yield Case(name, graph, X86.with_isa("avx512vnni"), precision="int8", kv_cache=kept)
 

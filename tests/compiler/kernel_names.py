@@ -36,7 +36,7 @@ _ON_GPU = re.compile(
     rf"(?P<prefix>{_KINDS})_(?P<sizes>{_SIZE}(?:x{_SIZE})*)(?:_(?P<pieces>[0-9]+))?"
     rf"(?:_(?P<product>{_PRODUCTS}))?(?P<ops>(?:_(?:{_OPS}))*)_(?P<isa>cl(?:4|8|16))"
     r"(?:_(?P<tile>[0-9]+x[0-9]+))??(?:_keys(?P<keys>[0-9]+))?(?:_(?P<group>[0-9]+(?:x[0-9]+)?))?"
-    r"(?:_v(?P<version>[0-9]+))?(?P<appends>_append)?"
+    r"(?:_d(?P<deep>4))?(?:_v(?P<version>[0-9]+))?(?P<appends>_append)?"
 )
 _PARTS_ON_GPU = {GEMM: {"tile", "group"}, BATCHED_GEMM: {"tile", "group"}, "rows": {"group"},
                  "attention": {"keys", "group"}, CAUSAL: {"keys", "group"}, "concat": {"group"},
@@ -93,8 +93,11 @@ def _on_gpu(name: str, found: re.Match[str]) -> KernelName:
     if (
         len(sizes) != len(known) or set(plan) != _PARTS_ON_GPU[prefix] or (ops and not with_ops)
         or bool(found["pieces"]) != (prefix == "concat")
+        or (found["deep"] and found["product"] not in ("i8", "q7_i8"))
     ):  # fmt: skip
         raise ValueError(f"'{name}' has parts that no kernel '{prefix}' has")
+    if found["deep"]:
+        plan["deep"] = found["deep"]
     return KernelName(prefix, sizes, ops, found["isa"], plan, int(found["pieces"] or 0),
                       product=found["product"] or "", version=int(found["version"] or 1),
                       appends=bool(found["appends"]))  # fmt: skip

@@ -81,13 +81,16 @@ def few_rows(program: Program, target: Target, rows: int = 3) -> Schedule:
     return schedule_program(program, plans, target)
 
 
-def run(command: Sequence[str], texts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """All outputs of each text, flat. The program must end well and say nothing on stderr."""
+def run(
+    command: Sequence[str], texts: Sequence[Sequence[np.ndarray]], silent: bool = True
+) -> list[np.ndarray]:
+    """All outputs of each text, flat. The program must end well and, if `silent`, say nothing on
+    stderr."""
     lines = [" ".join(map(str, [len(t[0]), *(i for ids in t for i in ids)])) for t in texts]
     done = subprocess.run(
         command, input="\n".join(lines), capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0 and not done.stderr, done.stderr[:2000]
+    assert done.returncode == 0 and not (silent and done.stderr), done.stderr[:2000]
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == len(texts) and all(row[0] == "0" for row in rows)
     return [np.array(row[1:], np.float32) for row in rows]

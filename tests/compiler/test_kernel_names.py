@@ -92,6 +92,7 @@ def test_names_on_gpus(graphs: dict[str, Graph], fusion: bool, precision: str) -
                 product = product_name(step.region.form)
                 assert found.product == ("" if product == "f32" else product)
                 assert found.plan["tile"] == f"{step.plan.mr}x{step.plan.nr}"
+                assert found.plan.get("deep", "1") == str(step.plan.deep)
 
 
 @pytest.mark.parametrize(("kept", "named"), [("fp16", "f16"), ("int8", "i8")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from canao.isa.registry import ISAS, isas_of
 from canao.lower.cpu.attention import AttentionPlan
 from canao.lower.scheduling import backend_of, default_plans, schedule_program
 from canao.precision.kv_cache import KV_CACHES, with_kv_cache
+from canao.schedule.plan import Plan
 from canao.target import Target
 from tests.compiler import programs
 from tests.compiler.emulated import EMULATION, emulated
@@ -94,13 +95,15 @@ def attentions(
 def expect(
     target: Target, folder: Path, command: tuple[str, ...] = (), *flags: str,
     compiler: str | None = None, sizes: Sizes = SIZES, rows: int = 99, counts: str = "12",
+    plan: Callable[[Plan], Plan] = lambda p: p,
 ) -> None:  # fmt: skip
     """The kernels' numbers are the interpreter's, of a text at once, in pieces and after resets.
-    rows: of a register tile, at most; counts: of threads."""
+    rows: of a register tile, at most; counts: of threads; plan: what is made of each default one.
+    """
     graph, columns = attentions((F16, I8), sizes)
     program = fuse(graph, backend_of(target).legal, lambda *_: True)
     plans = [
-        replace(p, mr=min(p.mr, rows)) if isinstance(p, AttentionPlan) else p
+        replace(p, mr=min(p.mr, rows)) if isinstance(p, AttentionPlan) else plan(p)
         for p in default_plans(program, target)
     ]
     schedule = schedule_program(program, plans, target)

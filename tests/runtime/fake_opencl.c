@@ -20,11 +20,13 @@ static cl_uint device_count;
 static atomic_int live;     /* objects that exist */
 static cl_int event_state;  /* of events that are made from now on */
 static const char *failing; /* the function that fails, at the call `countdown` from now */
-static int countdown;
+static int countdown, times;
 static cl_int failure;
+static _Thread_local char built[256]; /* options of the last program, of each thread */
 
 int fake_live(void) { return live; }
 void fake_events(cl_int state) { event_state = state; }
+const char *fake_options(void) { return built; }
 
 void fake_device(cl_bitfield type, const char *name, int available)
 {
@@ -39,7 +41,15 @@ void fake_failure(const char *function, int call, cl_int code)
     free((char *)failing);
     failing = strdup(function);
     countdown = call;
+    times = 1;
     failure = code;
+}
+
+/* The next calls fail, so many of them. */
+void fake_failures(const char *function, int count, cl_int code)
+{
+    fake_failure(function, 0, code);
+    times = count;
 }
 
 /* Whether the failure that was asked for has come. */
@@ -47,7 +57,10 @@ int fake_failed(void) { return failing && countdown < 0; }
 
 static cl_int fails(const char *function)
 {
-    return failing && !strcmp(failing, function) && countdown-- == 0 ? failure : CL_SUCCESS;
+    if (!failing || strcmp(failing, function))
+        return CL_SUCCESS;
+    const int call = countdown--;
+    return call <= 0 && call > -times ? failure : CL_SUCCESS;
 }
 
 static void *make(const char *function, size_t size, cl_int *code)
@@ -204,7 +217,8 @@ cl_program clCreateProgramWithBinary(cl_context c, cl_uint n, const cl_device_id
 cl_int clBuildProgram(cl_program p, cl_uint n, const cl_device_id *d, const char *o,
                       void (*f)(cl_program, void *), void *u)
 {
-    (void)p, (void)n, (void)d, (void)o, (void)f, (void)u;
+    (void)p, (void)n, (void)d, (void)f, (void)u;
+    strncpy(built, o, sizeof built - 1);
     return fails("clBuildProgram");
 }
 

@@ -169,6 +169,35 @@ def test_a_kept_program_that_is_refused_is_built(fake: Fake, environment: Path) 
     assert fake.driver.fake_failed() and kept.stat().st_ino != before and fake.live == 0
 
 
+QUICKER = Tiny(quicker=(("cl_khr_absent", "-DABSENT"), ("cl_khr_x", "-DNEW"), ("", "-DOLD")))
+
+
+@pytest.mark.parametrize(("refused", "taken"), [(0, "-DNEW"), (1, "-DOLD"), (2, QUICKER.options)])
+def test_options_that_a_compiler_refuses_are_passed_over(
+    refused: int, taken: str, fake: Fake, fresh: Load, environment: Path
+) -> None:
+    """Those for an extension that the device has not are not tried; what was built is kept."""
+    fake.devices((GPU, "fast", 1))
+    fake.driver.fake_options.restype = ctypes.c_char_p
+    fake.driver.fake_failures(b"clBuildProgram", refused, -11)
+    for _ in range(2):
+        fake.library = fresh(QUICKER)
+        fake.work()
+        assert fake.driver.fake_options().decode() == taken and fake.live == 0
+        (kept,) = environment.iterdir()
+        assert kept.stat().st_size > 0
+        fake.driver.fake_failures(b"clCreateProgramWithSource", 99, -11)
+
+
+def test_options_that_are_all_refused(fake: Fake, fresh: Load, environment: Path) -> None:
+    fake.devices((GPU, "fast", 1))
+    fake.driver.fake_failures(b"clBuildProgram", 3, -11)
+    fake.library = fresh(QUICKER)
+    with pytest.raises(Failure, match=r"^11: the compiler of fast \(driver 7\) refuses kernel "):
+        fake.open()
+    assert not environment.exists() and fake.live == 0
+
+
 CALLS: dict[str, Callable[[Opened], object]] = {
     "run": lambda m: m.run([1, 2]), "batch": lambda m: m.batch([[1], [2], [3]]),
     "profile": lambda m: m.profile([1]), "extend": lambda m: m.extend([1], 0),

@@ -87,9 +87,10 @@ static const struct canao_launch launches[] = {{
 }};
 static const char *const source[] = {{{pieces}}};
 static const int64_t input_bytes[][3] = {{{{0, 4, 0}}}};
+static const struct canao_options quicker[] = {{{quicker}{{NULL, NULL}}}};
 const struct canao_gpu canao_gpu = {{
     .source = source, .source_count = {count}, .options = {options}, .launches = launches,
-    .input_bytes = input_bytes,
+    .input_bytes = input_bytes, .quicker = quicker, .quicker_count = {quicker_count},
 }};
 """
 
@@ -100,6 +101,7 @@ class Tiny:
 
     kernels: str = KERNELS
     options: str = "-cl-std=CL1.2"
+    quicker: tuple[tuple[str, str], ...] = ()  # an extension or "", and options
     first: str = "twice"
     local: int = 8
     arena_bytes: int = 4096
@@ -112,6 +114,8 @@ class Tiny:
             limit=LIMIT, max_length=MAX_LENGTH, layout=LAYOUT, weights_bytes=64 + 16 + 16,
             arena_bytes=self.arena_bytes, cache_bytes=32 + 4 * MAX_LENGTH, local=self.local,
             first=c_string(self.first), options=c_string(self.options), count=len(lines),
+            quicker="".join(f"{{{c_string(name) if name else 'NULL'}, {c_string(options)}}}, "
+                            for name, options in self.quicker), quicker_count=len(self.quicker),
             pieces=",\n    ".join(c_string(line) for line in lines),
         )  # fmt: skip
         header = _HEADER.format(inputs=" * ids", outputs=" * rows", max_length=MAX_LENGTH,

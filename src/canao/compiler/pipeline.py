@@ -43,7 +43,7 @@ from canao.lower.scheduling import (
     schedule_program,
     target_in,
 )
-from canao.precision.kv_cache import KV_CACHES, check_kv_cache, with_kv_cache
+from canao.precision.kv_cache import check_kv_cache, with_kv_cache
 from canao.precision.quantize import (
     ALL_ALIKE,
     BACK,
@@ -80,9 +80,6 @@ def compile_graph(
     `kv_cache` is that of the keys and values of earlier tokens. `smoothing` is by what channels of
     values that products read are divided (precision/smoothing.py)."""
     check_kv_cache(kv_cache)
-    if not backend_of(target).keeps(kv_cache):
-        able = " or ".join(name for name in KV_CACHES if backend_of(target).keeps(name))
-        raise InputError(f"--kv-cache {kv_cache}: no kernels for it on GPUs; give {able}")
     kept = dict(kept)
     cleaned, float32, firings = rewritten(graph, fusion, limits)
     own = of_parts(float32)

@@ -130,10 +130,6 @@ class Backend:
         """Whether a target has no instructions for products, by their name in `tile_name`."""
         return False
 
-    def keeps(self, kv_cache: str) -> bool:
-        """Whether keys and values of earlier tokens may be kept in a precision."""
-        return True
-
     def counts(self, elements: int) -> bool:
         """Whether kernels can have a value of so many elements."""
         return True

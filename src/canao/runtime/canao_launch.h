@@ -40,13 +40,23 @@ struct canao_launch {
     struct canao_groups groups[2];
 };
 
-/* `input_bytes`: coefficients of 1, s and s^2 in the bytes of each input of canao_program. */
+/* Options of the compiler with which a program is quicker, for devices that have an extension; for all
+ * if it is NULL. */
+struct canao_options {
+    const char *extension, *options;
+};
+
+/* `quicker` are tried in their order, and passed over where the compiler refuses, before `options`,
+ * which all take. `input_bytes`: coefficients of 1, s and s^2 in the bytes of each input of
+ * canao_program. */
 struct canao_gpu {
     const char *const *source; /* in pieces, one after another */
     int source_count;
-    const char *options; /* of the compiler */
+    const char *options;
     const struct canao_launch *launches;
     const int64_t (*input_bytes)[3];
+    const struct canao_options *quicker;
+    int quicker_count;
 };
 extern const struct canao_gpu canao_gpu;
 

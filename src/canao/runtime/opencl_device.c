@@ -389,7 +389,7 @@ static void put_number(struct text *t, const char *name, cl_device_id device, cl
     put(t, ",\"%s\":%llu", name, (unsigned long long)canao_opencl_number(device, what));
 }
 
-static int has_extension(cl_device_id device, const char *name)
+int canao_opencl_has(cl_device_id device, const char *extension)
 {
     size_t size = 0;
     if (canao_cl.get_device_info(device, CL_DEVICE_EXTENSIONS, 0, NULL, &size) || !size)
@@ -397,7 +397,7 @@ static int has_extension(cl_device_id device, const char *name)
     char *all = calloc(1, size + 1);
     const int has = all &&
                     !canao_cl.get_device_info(device, CL_DEVICE_EXTENSIONS, size, all, NULL) &&
-                    strstr(all, name);
+                    strstr(all, extension);
     free(all);
     return has;
 }
@@ -413,7 +413,7 @@ static void put_device(struct text *t, const struct found *found, int number)
     put_string(t, "driver", d.driver);
     put_string(t, "type", type_name(d.type));
     put_string(t, "version", version);
-    put(t, ",\"fp16\":%s", has_extension(d.id, "cl_khr_fp16") ? "true" : "false");
+    put(t, ",\"fp16\":%s", canao_opencl_has(d.id, "cl_khr_fp16") ? "true" : "false");
     put_number(t, "memory", d.id, CL_DEVICE_GLOBAL_MEM_SIZE);
     put_number(t, "max_alloc", d.id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     put_number(t, "work_group", d.id, CL_DEVICE_MAX_WORK_GROUP_SIZE);

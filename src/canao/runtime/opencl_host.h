@@ -22,6 +22,8 @@ extern struct opencl canao_cl;
 int canao_opencl_choose(struct device *device);
 /* All devices that CANAO_OPENCL_DEVICE may name, as JSON; NULL if OpenCL cannot be loaded. */
 CANAO_EXPORT const char *canao_opencl_devices(void);
+/* Whether a device names an extension. */
+int canao_opencl_has(cl_device_id device, const char *extension);
 /* A number of a device's; 0 where it does not say. */
 uint64_t canao_opencl_number(cl_device_id device, cl_uint what);
 

@@ -49,13 +49,13 @@ struct head {
 
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'C', 'L', '1'};
 
-static struct key make_key(const struct device *device)
+static struct key make_key(const struct device *device, const char *options)
 {
     struct key key = {.hash = nothing};
     snprintf(key.identity, sizeof key.identity, "%s\n%s\n%s\n%s\n", device->name, device->driver,
              device->platform_name, device->platform_version);
     key.hash = hashed(key.hash, key.identity, strlen(key.identity) + 1);
-    key.hash = hashed(key.hash, canao_gpu.options, strlen(canao_gpu.options) + 1);
+    key.hash = hashed(key.hash, options, strlen(options) + 1);
     for (int i = 0; i < canao_gpu.source_count; i++)
         key.hash = hashed(key.hash, canao_gpu.source[i], strlen(canao_gpu.source[i]));
     return key;
@@ -135,7 +135,8 @@ static const unsigned char *find_binary(const unsigned char *file, size_t size,
 }
 
 /* The kept program, built; NULL if there is none that can be. */
-static cl_program recall(cl_context context, const struct device *device, const struct key *key)
+static cl_program recall(cl_context context, const struct device *device, const struct key *key,
+                         const char *options)
 {
     char path[PATH];
     size_t size = 0, bytes = 0;
@@ -146,8 +147,8 @@ static cl_program recall(cl_context context, const struct device *device, const 
     if (binary)
         program = canao_cl.create_program_with_binary(context, 1, &device->id, &bytes, &binary,
                                                       &taken, &code);
-    if (program && (code || taken || canao_cl.build_program(program, 1, &device->id,
-                                                            canao_gpu.options, NULL, NULL))) {
+    if (program && (code || taken ||
+                    canao_cl.build_program(program, 1, &device->id, options, NULL, NULL))) {
         canao_cl.release_program(program);
         program = NULL;
     }
@@ -283,21 +284,56 @@ static int fail_to_build(cl_program program, const struct device *device, cl_int
         *line ? line : canao_opencl_error(code), (int)code);
 }
 
-int canao_opencl_build(cl_context context, const struct device *device, cl_program *program)
+/* Options number i of those that are tried; NULL if they are not for this device. */
+static const char *find_options(const struct device *device, int i)
 {
-    const struct key key = make_key(device);
-    *program = recall(context, device, &key);
-    if (*program)
-        return CANAO_OK;
+    if (i == canao_gpu.quicker_count)
+        return canao_gpu.options;
+    const struct canao_options *quicker = &canao_gpu.quicker[i];
+    return !quicker->extension || canao_opencl_has(device->id, quicker->extension)
+               ? quicker->options
+               : NULL;
+}
+
+/* Builds the program; `last`: no other options are left to try. CANAO_OK without a program: there
+ * are, and it was refused with these. */
+static int build(cl_context context, const struct device *device, const char *options, int last,
+                 cl_program *program)
+{
     cl_int code = CL_SUCCESS;
     *program = canao_cl.create_program_with_source(context, (cl_uint)canao_gpu.source_count,
                                                    (const char **)canao_gpu.source, NULL, &code);
     if (!*program)
         return canao_opencl_fail("%s takes no program: %s (OpenCL error %d)", device->name,
                                  canao_opencl_error(code), (int)code);
-    code = canao_cl.build_program(*program, 1, &device->id, canao_gpu.options, NULL, NULL);
-    if (code)
+    code = canao_cl.build_program(*program, 1, &device->id, options, NULL, NULL);
+    if (code && last)
         return fail_to_build(*program, device, code);
+    if (code) {
+        canao_cl.release_program(*program);
+        *program = NULL;
+        return CANAO_OK;
+    }
+    const struct key key = make_key(device, options);
     keep(*program, &key);
     return CANAO_OK;
+}
+
+int canao_opencl_build(cl_context context, const struct device *device, cl_program *program)
+{
+    const int last = canao_gpu.quicker_count;
+    *program = NULL;
+    for (int i = 0; i <= last && !*program; i++) {
+        const char *options = find_options(device, i);
+        if (!options)
+            continue;
+        const struct key key = make_key(device, options);
+        *program = recall(context, device, &key, options);
+    }
+    int status = CANAO_OK;
+    for (int i = 0; i <= last && !*program && !status; i++) {
+        const char *options = find_options(device, i);
+        status = options ? build(context, device, options, i == last, program) : CANAO_OK;
+    }
+    return status;
 }

@@ -8,7 +8,7 @@ reads them there.
 
 from __future__ import annotations
 
-from canao.emit.arguments import IDS, Arguments
+from canao.emit.arguments import IDS, Arguments, row_type
 from canao.emit.c.kernel import KernelText
 from canao.emit.expressions import expression
 from canao.emit.language import OPENCL
@@ -16,7 +16,7 @@ from canao.emit.opencl.kernel import BARRIER, kernel
 from canao.emit.writer import Writer, number
 from canao.fuse.access import Access
 from canao.fuse.forms.attention import Attention
-from canao.graph.dtypes import F32
+from canao.graph.dtypes import F32, I8, Q8
 from canao.graph.ir import Graph
 from canao.lower.batches import batch_of
 from canao.lower.opencl.attention import ItemAttentionPlan, depth
@@ -42,14 +42,16 @@ class _Attention:
         self.arguments = Arguments(step.reads, OPENCL)
         self.d, self.dv = depth(form)
         self.needs = set[str]()
-        self.kind = "float"
-        if step.cache is not None and step.cache.layout.dtype != F32:
-            self.kind = "half"
-            self.needs.add("load_f16")
+        self.cache = step.cache.layout if step.cache is not None else None
+        self.kept = self.cache.dtype if self.cache is not None else F32
+        self.kind = OPENCL.type_of(self.kept)
+        self.scaled = self.cache is not None and self.cache.scales > 0
+        if self.kept != F32:
+            self.needs.add(f"load_{self.kept}")
 
     def text(self) -> KernelText:
         body = self._append() if self.step.appends else self._attend()
-        cached = self.kind if self.step.cache is not None else ""
+        cached = self.kind if self.cache is not None else ""
         what = "keys and values into the cache" if self.step.appends else "attention"
         about = f"{what}, heads of {self.d}"
         return KernelText(
@@ -64,9 +66,8 @@ class _Attention:
 
     def _append(self) -> Writer:
         """Copies a token's key and value into the cache, for each head."""
-        form, w, e = self.form, Writer(), expression
-        assert self.step.cache is not None
-        layout = self.step.cache.layout
+        form, w, e, layout = self.form, Writer(), expression, self.cache
+        assert layout is not None
         w.depth = 1
         w.line("const int t = get_global_id(0), head = get_global_id(1);")
         w.line("if (t >= s)")
@@ -80,11 +81,32 @@ class _Attention:
             w.line(f"__global const float *{name} = {self._of(access)} + t * {e(of_token)};")
             w.line(f"__global {self.kind} *{name}_to = cache + {start} + head * {of_head} + "
                    f"(past + t) * {count};")  # fmt: skip
-            w.line(f"for (int i = 0; i < {count}; i++)")
             value = f"{name}[i * {e(of_element)}]"
+            if self.scaled:
+                self._append_levels(w, name, value, count)
+                continue
+            w.line(f"for (int i = 0; i < {count}; i++)")
             w.line(f"    {name}_to[i] = {value};" if self.kind == "float"
-                   else f"    vstore_half({value}, i, {name}_to);")  # fmt: skip
+                   else f"    vstore_half(to_f16({value}), i, {name}_to);")  # fmt: skip
         return w
+
+    def _append_levels(self, w: Writer, name: str, value: str, count: int) -> None:
+        """A key or value as whole numbers of eight bits, and what they are multiples of."""
+        kind = row_type(Q8)
+        self.needs.add(kind)
+        w.line(f"float {name}_top = 0.0f;")
+        w.line(f"for (int i = 0; i < {count}; i++)")
+        w.line(f"    {name}_top = fmax({name}_top, fabs({value}));")
+        w.line(f"const float {name}_by = {kind}_inverse({name}_top);")
+        w.line(f"for (int i = 0; i < {count}; i++)")
+        w.line(f"    {name}_to[i] = convert_char_sat_rte({value} * {name}_by);")
+        w.line(f"({self._scales(name, '')})[past + t] = {name}_top / {I8.levels}.0f;")
+
+    def _scales(self, name: str, constant: str = "const ") -> str:
+        """Where the scales of a head's keys or values begin."""
+        assert self.cache is not None
+        place = self.cache.key_scales if name == "k" else self.cache.value_scales
+        return f"(__global {constant}float *)(cache + {place}) + head * {self.cache.scales}"
 
     def _attend(self) -> Writer:
         """All items of a group go through the same blocks of keys, as they wait for each other;
@@ -135,7 +157,8 @@ class _Attention:
         """A vector of a row whose elements are `step` apart."""
         if kind != "float":
             place = f"{pointer} + {v} * VF"
-            return f"load_f16_n({place}, {count})" if count else f"load_f16({place})"
+            load = f"load_{self.kept}"
+            return f"{load}_n({place}, {count})" if count else f"{load}({place})"
         if step == 1:
             place = f"{pointer} + {v} * VF"
             return f"vf_load_n({place}, {count})" if count else f"vf_load({place})"
@@ -145,11 +168,13 @@ class _Attention:
     def _keys(self, w: Writer) -> tuple[tuple[str, object], tuple[str, object]]:
         """Where a head's keys and values begin; for each the stride of tokens and of elements."""
         form, e = self.form, expression
-        if self.step.cache is not None:
-            layout = self.step.cache.layout
+        if self.cache is not None:
+            layout = self.cache
             w.line(f"__global const {self.kind} *k = cache + head * {layout.key_head};")
             w.line(f"__global const {self.kind} *v = cache + {layout.values} + head * "
                    f"{layout.value_head};")  # fmt: skip
+            for name in "kv" if self.scaled else "":
+                w.line(f"__global const float *{name}s = {self._scales(name)};")
             return (str(self.d), 1), (str(self.dv), 1)
         w.line(f"__global const float *k = {self._of(form.k)};")
         w.line(f"__global const float *v = {self._of(form.v)};")
@@ -183,18 +208,20 @@ class _Attention:
         keys, vectors = self.plan.keys, -(-width // self.vector)
         with w.block(f"for (int i = lane; i < {keys * vectors}; i += {self.plan.items})"):
             w.line(f"const int u = i / {vectors}, x = i % {vectors};")
-            w.line(f"__global const {self.kind} *row = "
-                   f"{name} + min(key + u, end - 1) * {of_token};")  # fmt: skip
+            w.line("const int of_key = min(key + u, end - 1);")
+            w.line(f"__global const {self.kind} *row = {name} + of_key * {of_token};")
             tail = width % self.vector
             load = "vf_load(row + x * VF)"
             if self.kind != "float":
-                load = "load_f16(row + x * VF)"
+                load = f"load_{self.kept}(row + x * VF)"
             elif of_element != 1:
                 self.needs.add("strided")
                 left = f"min(VF, {width} - x * VF)" if tail else "VF"
                 load = f"vf_gather(row + x * VF * {of_element}, {of_element}, {left})"
             if tail and of_element == 1:
                 load = f"vf_keep({load}, {width} - x * VF, 0.0f)"
+            if self.scaled:
+                load = f"vf_mul({load}, vf_set1({name}s[of_key]))"
             w.line(f"const vf y = {load};")
             if not transposed:
                 w.line(f"vf_store(vt + u * {self._whole(width)} + x * VF, y);")
@@ -218,9 +245,11 @@ class _Attention:
             p, lane = divmod(u, self.vector)
             chain = f"_{u % chains}" if u % chains else ""
             with w.block(""):
-                w.line(f"const vf weight = vf_set1(p{p}.s{lane:x});")
+                weight = f"p{p}.s{lane:x}"
                 if not self.plan.values:
                     w.line(f"const int u = min(key + {u}, end - 1);")
+                    weight += " * vs[u]" if self.scaled else ""
+                w.line(f"const vf weight = vf_set1({weight});")
                 for v, partial in values_of:
                     load = f"vf_load(vt + {u * self._whole(self.dv)} + {v} * VF)"
                     if not self.plan.values:

@@ -29,8 +29,8 @@ from canao.schedule.operands import activation
 from canao.schedule.schedule import Step
 from canao.target import GPU_VECTOR
 
-# Elements of a row that are read at once.
-_DEEP = 4
+# Elements of a row, or words of four, that are read at once.
+_AT_ONCE = 4
 
 
 def packed_gemm_text(graph: Graph, step: Step, vector: int) -> KernelText:
@@ -101,64 +101,85 @@ class _TileCode(RowCode):
         weight, _ = self.arguments.weights(form.weight)
         dtype = self.graph.types[form.weight].dtype
         offset = f" + {expression(form.a.offset)}" if form.a.offset != 0 else ""
-        kind = "float" if form.rows == F32 else row_type(form.rows)
+        row = "float" if form.rows == F32 else row_type(form.rows)
         whole = form.rows in QUANTIZED
         stride = level_row(form.k).pitch if whole else form.a.rows()
         assert stride is not None
+        # Four elements together are a word. Bytes of a row's last word that are no levels of it
+        # meet weights of zero.
+        of_row, of_weights = ("int",) * 2 if self.words else (row, OPENCL.type_of(dtype))
+        depth = -(-form.k // plan.deep)
         for i in range(plan.mr):
             w.line(f"const int r{i} = min(row + {i}, {rows} - 1);")
-            w.line(f"__global const {kind} *a{i} = {a}{offset} + r{i} * {expression(stride)};")
-        panel = form.k * plan.nr
-        w.line(f"__global const {OPENCL.type_of(dtype)} *w = {weight} + panel * {panel};")
+            start = f"{a}{offset} + r{i} * {expression(stride)}"
+            w.line(f"__global const {of_row} *a{i} = {self._words(start)};")
+        w.line(f"__global const {of_weights} *w = {self._words(weight)} + "
+               f"panel * {depth * plan.nr};")  # fmt: skip
         for i, v in unrolled(plan.mr, self.vectors):
             w.line(f"vi c{i}_{v} = (vi)(0);" if whole else f"vf c{i}_{v} = vf_set1(0.0f);")
-        deep = form.k - form.k % _DEEP
-        if deep:
-            with w.block(f"for (int k = 0; k < {deep}; k += {_DEEP})"):
+        even = depth - depth % _AT_ONCE
+        if even:
+            with w.block(f"for (int k = 0; k < {even}; k += {_AT_ONCE})"):
                 # A CPU spreads an element out of memory at once, and out of a vector in two steps.
                 spread = form.rows == F32 and self.vector > GPU_VECTOR
                 for i in () if spread else range(plan.mr):
                     load = "vload_half4" if form.rows == F16 else "vload4"
                     value = f"{load}(0, a{i} + k)"
-                    w.line(f"const int4 x{i} = convert_int4({value});" if whole
-                           else f"const float4 x{i} = {value};")  # fmt: skip
-                for kk in range(_DEEP):
+                    if whole and not self.words:
+                        value = f"convert_int4({value})"
+                    w.line(f"const {'int4' if whole else 'float4'} x{i} = {value};")
+                for kk in range(_AT_ONCE):
                     element = f"a{{}}[k + {kk}]" if spread else f"x{{}}.s{kk}"
                     self._step(w, dtype, f"(k + {kk})", element)
-        if form.k > deep:
-            with w.block(f"for (int k = {deep}; k < {form.k}; k++)"):
+        if depth > even:
+            with w.block(f"for (int k = {even}; k < {depth}; k++)"):
                 for i in range(plan.mr):
                     value = f"vload_half(k, a{i})" if form.rows == F16 else f"a{i}[k]"
                     w.line(f"const {'int' if whole else 'float'} x{i} = {value};")
                 self._step(w, dtype, "k", "x{}")
         if form.rows != F32:
-            self.needs.add(kind)
+            self.needs.add(row)
         if dtype != F32 and not whole:
             self.needs.add(f"load_{dtype}")
+        if self.words:
+            self.needs.add("dot4")
+
+    @property
+    def words(self) -> bool:
+        """Whether rows and weights are read as words of four elements of the depth."""
+        return self.plan.deep > 1
+
+    def _words(self, pointer: str) -> str:
+        """A pointer to elements, as one to words where they are read as such."""
+        return f"(__global const int *)({pointer})" if self.words else pointer
 
     def _step(self, w: Writer, dtype: DType, k: str, element: str) -> None:
-        """One element of the depth: a row of the panel, by an element of each row, `element` with
-        the row's number in it."""
-        load = "vf_load" if dtype == F32 else f"load_{dtype}"
-        if self.form.rows in QUANTIZED:  # exact sums of 32 bits, of factors that 24 bits hold
-            with w.block(""):
-                for v in range(self.vectors):
-                    place = f"w + {k} * {self.plan.nr} + {v} * VF"
-                    w.line(f"const vi y{v} = convert_int{self.vector}(vload{self.vector}(0, "
-                           f"{place}));")  # fmt: skip
-                for i, v in unrolled(self.plan.mr, self.vectors):
-                    w.line(f"c{i}_{v} = mad24(y{v}, (vi)({element.format(i)}), c{i}_{v});")
-            return
+        """One element of the depth, or one word: a row of the panel, by that of each row, which is
+        `element` with the row's number in it."""
+        whole, vector = self.form.rows in QUANTIZED, self.vector
         with w.block(""):
             for v in range(self.vectors):
-                w.line(f"const vf y{v} = {load}(w + {k} * {self.plan.nr} + {v} * VF);")
+                place = f"w + {k} * {self.plan.nr} + {v} * VF"
+                if not whole:
+                    load = "vf_load" if dtype == F32 else f"load_{dtype}"
+                    w.line(f"const vf y{v} = {load}({place});")
+                    continue
+                value = f"vload{vector}(0, {place})"
+                w.line(f"const vi y{v} = "
+                       f"{value if self.words else f'convert_int{vector}({value})'};")  # fmt: skip
             for i, v in unrolled(self.plan.mr, self.vectors):
-                w.line(f"c{i}_{v} = vf_fma(vf_set1({element.format(i)}), y{v}, c{i}_{v});")
+                x, c = element.format(i), f"c{i}_{v}"
+                if self.words:
+                    w.line(f"{c} = vi_dot4(y{v}, {x}, {c});")
+                elif whole:  # exact sums of 32 bits, of factors that 24 bits hold
+                    w.line(f"{c} = mad24(y{v}, (vi)({x}), {c});")
+                else:
+                    w.line(f"{c} = vf_fma(vf_set1({x}), y{v}, {c});")
 
     def _sums(self, w: Writer) -> None:
         """Scales of the rows and of the columns, and the bias."""
         if self.form.rows in QUANTIZED:
-            self.sums, scale = "f", level_row(self.form.k).scale
+            self.sums, scale = "f", level_row(self.form.k).scale // (4 if self.words else 1)
             for i in range(self.plan.mr):
                 w.line(f"const float unit{i} = *(__global const float *)(a{i} + {scale});")
             for i, v in unrolled(self.plan.mr, self.vectors):

@@ -1,5 +1,6 @@
 """What OpenCL kernels are made of: vectors under the names of emit/rowcode.py, narrow types, and
-results over a group of work-items. OpenCL 1.2, without extensions.
+results over a group of work-items. OpenCL 1.2; extensions that a compiler has are used where there
+is another way without.
 
 Loads and stores are macros, as pointers lead to several kinds of memory.
 """
@@ -12,6 +13,8 @@ from canao.emit.language import OPENCL
 from canao.emit.writer import fill
 from canao.graph.dtypes import QUANTIZED
 
+# Defined where a compiler is not to use what it may have for dot products.
+NO_DOT4 = "CANAO_NO_DOT4"
 _VECTORS = """\
 typedef float$V vf;
 typedef int$V vi;
@@ -80,11 +83,14 @@ static inline vf load_f16_by(__global const half *p, int step, int n)
 {
     return (vf)($halves);
 }
-#define f16_row_store(p, v) vstore_half$V(v, 0, p)
-static inline void f16_row_store_n(__global half *p, vf v, int n)
+/* Beyond the largest half it is that, and not infinity. */
+#define to_f16(v) clamp(v, -65504.0f, 65504.0f)
+#define f16_row_store(p, v) vstore_half$V(to_f16(v), 0, p)
+static inline void f16_row_store_n(__global half *p, vf x, int n)
 {
+    const vf v = to_f16(x);
     if (n >= VF) {
-        f16_row_store(p, v);
+        vstore_half$V(v, 0, p);
         return;
     }
     if (n <= 0)
@@ -119,6 +125,44 @@ static inline float ${KIND}_inverse(float top) { return top > 0.0f ? $LEVELS.0f 
 static inline void ${KIND}_end(__global char *row, int scale, float top)
 {
     *(__global float *)(row + scale) = top / $LEVELS.0f;
+}
+"""
+# All ways give the same sums: deeper products than 32 bits hold are not quantised, so that nothing
+# saturates. cl_qcom_dot_product8 is left out: who uses it does not agree on which bytes are signed.
+_DOT4 = """\
+/* Products of four bytes each of two words, added to c. */
+#if defined($NO_DOT4)
+#elif defined(cl_arm_integer_dot_product_accumulate_int8)
+#pragma OPENCL EXTENSION cl_arm_integer_dot_product_accumulate_int8 : enable
+#define dot4(x, y, c) arm_dot_acc(as_char4(x), as_char4(y), c)
+#elif defined(cl_arm_integer_dot_product_int8)
+#pragma OPENCL EXTENSION cl_arm_integer_dot_product_int8 : enable
+#define dot4(x, y, c) (arm_dot(as_char4(x), as_char4(y)) + (c))
+#elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
+#ifdef cl_khr_integer_dot_product
+#pragma OPENCL EXTENSION cl_khr_integer_dot_product : enable
+#endif
+#define dot4(x, y, c) dot_acc_sat_4x8packed_ss_int(as_uint(x), as_uint(y), c)
+#elif defined(__NV_CL_C_VERSION)
+static inline int dot4(int x, int y, int c)
+{
+    int sum;
+    __asm__("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(x), "r"(y), "r"(c));
+    return sum;
+}
+#define dot4 dot4
+#endif
+/* The same of a vector of words by one. */
+static inline vi vi_dot4(vi y, int x, vi c)
+{
+#ifdef dot4
+    return (vi)($dots);
+#else
+    c = mad24(y << 24 >> 24, (vi)(x << 24 >> 24), c);
+    c = mad24(y << 16 >> 24, (vi)(x << 16 >> 24), c);
+    c = mad24(y << 8 >> 24, (vi)(x << 8 >> 24), c);
+    return mad24(y >> 24, (vi)(x >> 24), c);
+#endif
 }
 """
 # Each work-item of a row gives its part; all get the result. Items are the first dimension.
@@ -166,6 +210,7 @@ def prelude(vector: int, needs: frozenset[str]) -> list[str]:
         "bytes": _each("(float)p[{i} * step]", vector),
         "floats": _each("p[{i} * step]", vector),
         "taken": _each("p[{i} * apart + at[{i} * next] * step]", vector),
+        "dots": ", ".join(f"dot4(y.s{i:x}, x, c.s{i:x})" for i in places), "NO_DOT4": NO_DOT4,
     }  # fmt: skip
     pieces = [fill(_VECTORS, parts=_parts("vstore{}({}, 0, p);", "*p = {};", vector), **words)]
     pieces.append(vecmath.functions(OPENCL))
@@ -181,7 +226,7 @@ def prelude(vector: int, needs: frozenset[str]) -> list[str]:
         pieces.append(fill(_BYTES, **words))
     if "group" in needs:
         pieces += [fill(_GROUP, name=name, both=both) for name, both in _BOTH.items()]
-    own = {"strided": _STRIDED, "take": _TAKE}
+    own = {"strided": _STRIDED, "take": _TAKE, "dot4": _DOT4}
     helpers = vecmath.helpers(OPENCL) | {name: fill(text, **words) for name, text in own.items()}
     return pieces + [text for name, text in helpers.items() if name in needs]
 

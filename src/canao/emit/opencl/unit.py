@@ -14,7 +14,7 @@ from canao.emit.opencl.attention import attention_text
 from canao.emit.opencl.batched_gemm import batched_gemm_text
 from canao.emit.opencl.copies import concat_text, scan_text
 from canao.emit.opencl.packed_gemm import packed_gemm_text
-from canao.emit.opencl.prelude import prelude
+from canao.emit.opencl.prelude import NO_DOT4, prelude
 from canao.emit.opencl.rows import rows_text
 from canao.emit.writer import Writer
 from canao.fuse.forms.attention import Attention
@@ -33,6 +33,13 @@ TEXTS: Mapping[type, Callable[[Graph, Step, int], KernelText]] = {
     BatchedGemm: batched_gemm_text, Attention: attention_text,
 }  # fmt: skip
 OPTIONS = "-cl-std=CL1.2"
+# Of programs with dot products: an extension that devices must name, and options. They are tried in
+# this order, as OpenCL C has Khronos' from 3.0 on, and not all compilers take what they say they
+# have.
+_QUICKER: Sequence[tuple[str | None, str]] = (
+    ("cl_khr_integer_dot_product", "-cl-std=CL3.0"), (None, OPTIONS),
+)  # fmt: skip
+_WITHOUT = f"{OPTIONS} -D{NO_DOT4}"
 _AREAS = {"weights": "CANAO_WEIGHTS", "arena": "CANAO_ARENA"}
 # Compilers take literals of at least so many characters.
 _LITERAL = 4000
@@ -56,6 +63,7 @@ class _Unit:
                 make = TEXTS[type(step.region.form)]
                 kernels[step.name] = make(self.graph, step, target.vector)
         needs = frozenset[str]().union(*(k.needs for k in kernels.values()))
+        self.quicker = _QUICKER if "dot4" in needs else ()
         pieces = [*prelude(target.vector, needs), *(k.text for k in kernels.values())]
         self.source = "\n".join(piece.rstrip("\n") + "\n" for piece in pieces)
 
@@ -81,11 +89,19 @@ class _Unit:
             for slot in given(self.graph):
                 size = [c * slot.type.dtype.bytes for c in coefficients(slot.type.elements)]
                 w.line(f"{{{', '.join(map(str, size))}}},")
+        fields: dict[str, object] = {
+            "source": "source", "source_count": len(pieces), "options": c_string(OPTIONS),
+            "launches": "launches", "input_bytes": "input_bytes",
+        }  # fmt: skip
+        if self.quicker:
+            with table(w, "static const struct canao_options quicker[] ="):
+                for extension, options in self.quicker:
+                    named = c_string(extension) if extension else "NULL"
+                    w.line(f"{{{named}, {c_string(options)}}},")
+            fields |= {"options": c_string(_WITHOUT), "quicker": "quicker",
+                       "quicker_count": len(self.quicker)}  # fmt: skip
         with table(w, "const struct canao_gpu canao_gpu ="):
-            for field, entry in (
-                ("source", "source"), ("source_count", len(pieces)), ("options", c_string(OPTIONS)),
-                ("launches", "launches"), ("input_bytes", "input_bytes"),
-            ):  # fmt: skip
+            for field, entry in fields.items():
                 w.line(f".{field} = {entry},")
         places = {i: f"step_{number}" for number, i in enumerate(self.host)}
         steps = [f"{places.get(i, 'NULL')}, {c_string(s.name)}, 0, {int(s.last_only)}"

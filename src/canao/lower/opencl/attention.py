@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from canao.fuse.forms.attention import Attention
 from canao.fuse.group import Region
-from canao.graph.dtypes import F16, F32, I32
+from canao.graph.dtypes import F16, F32, I8, I32
 from canao.graph.ir import Graph, product
 from canao.lower.batches import one_batch
 from canao.lower.lowering import Context, Kernel, canonical
@@ -49,7 +49,7 @@ class ItemAttentionLowering:
 
     def legal(self, graph: Graph, form: Attention) -> bool:
         consecutive = form.q.strides[-1] == 1 and form.store[-1] == 1
-        kept = form.cache in (None, F32, F16) and form.rounded == F32
+        kept = form.cache in (None, F32, F16, I8) and form.rounded == F32
         small = max(depth(form)) <= _MOST_DEPTH
         return consecutive and kept and small and one_batch(form.q.shape[:-2])
 
@@ -118,8 +118,9 @@ def local_bytes(form: Attention, keys: int, values: int, target: Target) -> int:
 
 
 def cache_layout(form: Attention, max_length: int) -> CacheLayout:
-    """Keys and values of all tokens of a head, each row by row."""
+    """Keys and values of all tokens of a head, each row by row; of int8 a scale for each row."""
     d, dv = depth(form)
     heads = product(form.q.shape[:-2])
     assert isinstance(heads, int) and form.cache is not None
-    return CacheLayout(heads, max_length * d, max_length * dv, form.cache)
+    scales = max_length if form.cache == I8 else 0
+    return CacheLayout(heads, max_length * d, max_length * dv, form.cache, scales)

@@ -41,9 +41,6 @@ class OpenCl(Backend):
             return level_bytes(kind, length)
         return super().bytes_of(kind, length, target)
 
-    def keeps(self, kv_cache: str) -> bool:
-        return kv_cache != "int8"
-
     def counts(self, elements: int) -> bool:
         return elements < 1 << 31  # places within a value are ints
 

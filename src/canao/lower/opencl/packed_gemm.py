@@ -1,20 +1,22 @@
 """Packed GEMM: each work-item computes a tile of some rows and one panel of columns in registers.
 
 Weights are read front to back by a work-item, rows by all items of a group alike, from the caches.
-A norm or a softmax in the epilogue needs whole rows: then a group has all panels of its rows, and
-values wait for it in registers.
+Of whole numbers of eight bits, four elements of the depth may lie together: one instruction
+multiplies and adds them up where a device has it. A norm or a softmax in the epilogue needs whole
+rows: then a group has all panels of its rows, and values wait for it in registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 from canao.fuse.forms.form import PackedGemm
 from canao.fuse.forms.rows import row_program
 from canao.fuse.group import Region
-from canao.graph.dtypes import BF16, F32, I8, Q8
+from canao.graph.dtypes import BF16, F32, I8, Q8, QUANTIZED
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split, tiles_suffice
 from canao.lower.lowering import Context, Kernel, canonical
@@ -36,17 +38,20 @@ _ITEMS = (64, 32, 16, 8, 128)  # of a group that shares no rows, the usual ones 
 @dataclass(frozen=True, slots=True)
 class ItemGemmPlan:
     """A tile of mr rows and nr columns for each work-item; groups of `items` panels of columns by
-    `rows` tiles of rows, one where the items of a row wait for each other."""
+    `rows` tiles of rows, one where the items of a row wait for each other. `deep` elements of the
+    depth are multiplied at once: 1 or, of whole numbers, 4."""
 
     kind: ClassVar[str] = "item_gemm"
     mr: int
     nr: int
     items: int
     rows: int
+    deep: int
 
     @property
     def name(self) -> str:
-        return f"{self.mr}x{self.nr}_{self.items}x{self.rows}"
+        deep = "" if self.deep == 1 else f"_d{self.deep}"
+        return f"{self.mr}x{self.nr}_{self.items}x{self.rows}{deep}"
 
 
 class ItemGemmLowering:
@@ -67,19 +72,20 @@ class ItemGemmLowering:
         return next(self.space(form, target))
 
     def space(self, form: PackedGemm, target: Target) -> Iterator[ItemGemmPlan]:
-        whole, gpu = reduces(form.epilogue), target.vector == GPU_VECTOR
-        for mr in _ROWS[gpu]:
-            # A CPU reads two vectors of weights for each element of a row that it spreads over one.
-            for vectors in (2, 1, 4) if gpu else (2, 1):
-                nr = vectors * target.vector
-                panels = -(-form.n // nr)
-                if whole and panels <= MOST_ITEMS:
-                    yield ItemGemmPlan(mr, nr, panels, 1)
-                elif not whole:
-                    for rows_of_group in (1, 2, 4, 8):
-                        for items in dict.fromkeys(min(n, panels) for n in _ITEMS):
-                            if items * rows_of_group <= MOST_ITEMS:
-                                yield ItemGemmPlan(mr, nr, items, rows_of_group)
+        gpu = target.vector == GPU_VECTOR
+        # A CPU reads two vectors of weights for each element of a row that it spreads over one.
+        counts = (2, 1, 4) if gpu else (2, 1)
+        for mr, deep, vectors in product(_ROWS[gpu], _deep(form, target), counts):
+            nr = vectors * target.vector
+            panels = -(-form.n // nr)
+            if reduces(form.epilogue):
+                if panels <= MOST_ITEMS:
+                    yield ItemGemmPlan(mr, nr, panels, 1, deep)
+                continue
+            for rows_of_group in (1, 2, 4, 8):
+                for items in dict.fromkeys(min(n, panels) for n in _ITEMS):
+                    if items * rows_of_group <= MOST_ITEMS:
+                        yield ItemGemmPlan(mr, nr, items, rows_of_group, deep)
 
     def product(self, form: PackedGemm) -> str:
         """The types that are multiplied, by the names of instruction sets' tiles."""
@@ -93,11 +99,15 @@ class ItemGemmLowering:
     def rough_cost(
         self, form: PackedGemm, plan: ItemGemmPlan, rows: int, keys: int, target: Target
     ) -> float:
-        """Multiply-adds and loads of vectors, of whole groups."""
+        """Multiply-adds and loads of vectors, of whole groups. On CPUs, which have no instruction
+        for it in OpenCL, a dot product is as many multiply-adds and takes its operands apart."""
         vectors = plan.nr // target.vector
         panels = -(-form.n // (plan.nr * plan.items)) * plan.items
         tiles = -(-rows // (plan.mr * plan.rows)) * plan.rows
-        return panels * tiles * (plan.mr * vectors + vectors + plan.mr / 4) / rows
+        step = plan.mr * vectors + vectors + plan.mr / 4
+        if plan.deep > 1:
+            step = step / plan.deep if target.vector == GPU_VECTOR else step + vectors + plan.mr
+        return panels * tiles * step / rows
 
     def in_effect(self, plan: ItemGemmPlan, rows: int) -> ItemGemmPlan:
         return plan
@@ -130,4 +140,11 @@ class ItemGemmLowering:
 
 def weights(graph: Graph, form: PackedGemm, plan: ItemGemmPlan) -> Operand:
     """The weights of a form, in panels of the plan's columns."""
-    return Operand(form.weight, Packed(plan.nr), graph.types[form.weight].dtype)
+    return Operand(form.weight, Packed(plan.nr, plan.deep), graph.types[form.weight].dtype)
+
+
+def _deep(form: PackedGemm, target: Target) -> tuple[int, ...]:
+    """How many elements of the depth may be multiplied at once, the usual number first."""
+    if form.rows not in QUANTIZED:
+        return (1,)
+    return (4, 1) if target.vector == GPU_VECTOR else (1, 4)
