@@ -13,7 +13,8 @@ from canao import build
 
 # Beside the kernels, what a library or a program of the tests is made of.
 SHARED = ("thread_pool.c", "cpu.c", "cpu_levels.c", "cpu_engine.c", "opencl_device.c",
-          "opencl_program.c", "opencl_engine.c", "model.c", "self_check.c", "main.c")  # fmt: skip
+          "opencl_program.c", "opencl_probe.c", "opencl_engine.c", "model.c", "self_check.c",
+          "main.c")  # fmt: skip
 HEADER = '#include "canao_'  # of the runtime, or of the model
 _lock = threading.Lock()
 Compile = Callable[

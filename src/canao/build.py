@@ -53,7 +53,7 @@ _PROGRAM = ("-pthread", "-ldl")
 _RUNTIME = ("canao_runtime.h", "canao_engine.h", "model.c", "self_check.c")
 _CPU_ENGINE = ("cpu_engine.c", "thread_pool.c", "cpu.c")
 _OPENCL_ENGINE = ("canao_launch.h", "opencl_api.h", "opencl_host.h", "opencl_device.c",
-                  "opencl_program.c", "opencl_engine.c")  # fmt: skip
+                  "opencl_program.c", "opencl_probe.c", "opencl_engine.c")  # fmt: skip
 _OPENCL_LINKED = ("-ldl",)
 # What debuggers read would be nine tenths of a library; it has it if -g is among the flags.
 _DEBUG, _NO_DEBUG = "-g", ("-g0", "-s")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.fake import Fake, build_driver
 from tests.runtime.tiny import Opened, Tiny, write_weights
 
 Load = Callable[..., ctypes.CDLL]
@@ -74,3 +75,20 @@ def model(device: None, fresh: Load, weights: Path) -> Iterator[Opened]:
     opened = Opened(fresh(), weights)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver that is not there."""
+    return build_driver(tmp_path_factory.mktemp("fake") / "libfake.so")
+
+
+@pytest.fixture
+def fake(
+    built: Path, fresh: Load, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Fake:
+    copy = tmp_path / "libfake.so"
+    copy.write_bytes(built.read_bytes())
+    monkeypatch.setenv("CANAO_OPENCL_LIBRARY", str(copy))
+    monkeypatch.delenv("CANAO_OPENCL_DEVICE")
+    return Fake(ctypes.CDLL(str(copy)), fresh(), weights)

@@ -1,18 +1,24 @@
-/* A library of OpenCL with devices that are not there: kernels do nothing, and each function fails
+/* A library of OpenCL with devices that are not there: kernels do nothing, or write what they are
+ * told to, where their second buffer begins; and each function fails
  * when it is told to. It counts what was made and not given back. */
 #include "opencl_api.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 8, NAME = 64 };
-enum { INVALID_VALUE = -30, KERNEL_GROUP = 256 };
+enum { MOST = 8, NAME = 64, TEXT = 512 };
+enum { INVALID_VALUE = -30, INVALID_KERNEL_NAME = -46, KERNEL_GROUP = 256 };
+enum { SECOND = 5 }; /* the argument of a kernel that is its second buffer */
 
 struct canao_cl_platform { int number; };
 struct canao_cl_device { cl_bitfield type; char name[NAME]; int available; };
 struct canao_cl_mem { size_t size; unsigned char *bytes; };
+struct canao_cl_program { char options[TEXT]; };
+struct canao_cl_kernel { char name[NAME]; cl_mem to; cl_ulong offset; };
 struct object { cl_int state; };
+struct answer { char kernel[NAME]; const unsigned char *words; size_t size; };
 
 static struct canao_cl_platform platform;
 static struct canao_cl_device devices[MOST];
@@ -23,6 +29,10 @@ static const char *failing; /* the function that fails, at the call `countdown` 
 static int countdown, times;
 static cl_int failure;
 static _Thread_local char built[256]; /* options of the last program, of each thread */
+static struct answer answers[MOST];
+static int answer_count;
+static int single; /* what a driver does that cannot hold several kernels in one program */
+static char driver[TEXT] = "7", version[TEXT] = "OpenCL 1.2 fake";
 
 int fake_live(void) { return live; }
 void fake_events(cl_int state) { event_state = state; }
@@ -50,6 +60,27 @@ void fake_failures(const char *function, int count, cl_int code)
 {
     fake_failure(function, 0, code);
     times = count;
+}
+
+/* What a kernel writes from now on; the words stay where they are. */
+void fake_answer(const char *kernel, const unsigned char *words, size_t size)
+{
+    int i = 0;
+    while (i < answer_count && strcmp(answers[i].kernel, kernel))
+        i++;
+    answer_count += i == answer_count;
+    strncpy(answers[i].kernel, kernel, NAME - 1);
+    answers[i].words = words;
+    answers[i].size = size;
+}
+
+/* Fails to make kernels (1) or programs (2) where there are several in one; or kernels anyway (3). */
+void fake_single(int how) { single = how; }
+
+void fake_driver(const char *named, const char *of)
+{
+    strncpy(driver, named, TEXT - 1);
+    strncpy(version, of, TEXT - 1);
 }
 
 /* Whether the failure that was asked for has come. */
@@ -149,8 +180,8 @@ cl_int clGetDeviceInfo(cl_device_id d, cl_uint what, size_t room, void *to, size
         return wrong;
     switch (what) {
     case CL_DEVICE_NAME: return text(d->name, room, to, needed);
-    case CL_DRIVER_VERSION: return text("7", room, to, needed);
-    case CL_DEVICE_VERSION: return text("OpenCL 1.2 fake", room, to, needed);
+    case CL_DRIVER_VERSION: return text(driver, room, to, needed);
+    case CL_DEVICE_VERSION: return text(version, room, to, needed);
     case CL_DEVICE_EXTENSIONS: return text("cl_khr_fp16 cl_khr_x", room, to, needed);
     case CL_DEVICE_TYPE: return number(d->type, sizeof(cl_ulong), room, to, needed);
     case CL_DEVICE_AVAILABLE: return number((cl_ulong)d->available, 4, room, to, needed);
@@ -202,7 +233,7 @@ cl_program clCreateProgramWithSource(cl_context c, cl_uint n, const char **s, co
                                      cl_int *code)
 {
     (void)c, (void)n, (void)s, (void)l;
-    return make("clCreateProgramWithSource", 1, code);
+    return make("clCreateProgramWithSource", sizeof(struct canao_cl_program), code);
 }
 
 cl_program clCreateProgramWithBinary(cl_context c, cl_uint n, const cl_device_id *d,
@@ -211,14 +242,17 @@ cl_program clCreateProgramWithBinary(cl_context c, cl_uint n, const cl_device_id
 {
     (void)c, (void)n, (void)d, (void)l, (void)b;
     *taken = CL_SUCCESS;
-    return make("clCreateProgramWithBinary", 1, code);
+    return make("clCreateProgramWithBinary", sizeof(struct canao_cl_program), code);
 }
 
 cl_int clBuildProgram(cl_program p, cl_uint n, const cl_device_id *d, const char *o,
                       void (*f)(cl_program, void *), void *u)
 {
-    (void)p, (void)n, (void)d, (void)f, (void)u;
+    (void)n, (void)d, (void)f, (void)u;
+    strncpy(p->options, o, TEXT - 1);
     strncpy(built, o, sizeof built - 1);
+    if (single == 2 && !strstr(o, "CANAO_ONLY"))
+        return CL_OUT_OF_HOST_MEMORY;
     return fails("clBuildProgram");
 }
 
@@ -245,13 +279,30 @@ cl_int clReleaseProgram(cl_program p) { return end("clReleaseProgram", p); }
 
 cl_kernel clCreateKernel(cl_program p, const char *name, cl_int *code)
 {
-    (void)p, (void)name;
-    return make("clCreateKernel", 1, code);
+    char own[TEXT];
+    snprintf(own, sizeof own, "-D CANAO_ONLY -D CANAO_ONLY_%s", name);
+    const int apart = strstr(p->options, "CANAO_ONLY") != NULL;
+    const char *end = strstr(p->options, own);
+    if (single == 3 || (single == 1 && !apart)) {
+        *code = CL_OUT_OF_HOST_MEMORY;
+        return NULL;
+    }
+    if (apart && (!end || strcmp(end, own))) {
+        *code = INVALID_KERNEL_NAME;
+        return NULL;
+    }
+    cl_kernel made = make("clCreateKernel", sizeof *made, code);
+    if (made)
+        strncpy(made->name, name, NAME - 1);
+    return made;
 }
 
 cl_int clSetKernelArg(cl_kernel k, cl_uint i, size_t size, const void *value)
 {
-    (void)k, (void)i, (void)size, (void)value;
+    if (i == SECOND && size == sizeof k->to)
+        memcpy(&k->to, value, size);
+    if (i == SECOND + 1 && size == sizeof k->offset)
+        memcpy(&k->offset, value, size);
     return fails("clSetKernelArg");
 }
 
@@ -306,7 +357,13 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue q, cl_kernel k, cl_uint d, const 
                               const size_t *g, const size_t *l, cl_uint n, const cl_event *w,
                               cl_event *event)
 {
-    (void)q, (void)k, (void)d, (void)o, (void)g, (void)l, (void)n, (void)w;
+    (void)q, (void)d, (void)o, (void)g, (void)l, (void)n, (void)w;
+    for (int i = 0; i < answer_count; i++)
+        if (!strcmp(answers[i].kernel, k->name)) {
+            if (k->offset > k->to->size || answers[i].size > k->to->size - k->offset)
+                return INVALID_VALUE;
+            memcpy(k->to->bytes + k->offset, answers[i].words, answers[i].size);
+        }
     return enqueue("clEnqueueNDRangeKernel", event);
 }
 

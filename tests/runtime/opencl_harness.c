@@ -2,8 +2,10 @@
  *
  *   harness WEIGHTS DRIVER STATE
  *
- * STATE is that of all events but those of the first models: 0, or an error. Ends with 1 where
+ * STATE is that of all events but those of the first models: 0, or an error; or "wrong": then each
+ * word of the probes' results is wrong in turn, and no model is opened. Ends with 1 where
  * something is not as the header has it, or the driver was not given back what it gave. */
+#include "canao_launch.h"
 #include "canao_model.h"
 
 #include <dlfcn.h>
@@ -53,6 +55,35 @@ static void *serve(void *wrong)
     return NULL;
 }
 
+/* Tells a driver what the probes have to write, of which word `wrong` is none of them. */
+static void answer(void (*tell)(const char *, const uint32_t *, size_t), uint32_t *words, int wrong)
+{
+    const struct canao_probes *p = &canao_gpu.probes;
+    int end = p->right_count;
+    memcpy(words, p->right, (size_t)end * sizeof *words);
+    if (wrong >= 0)
+        words[wrong] = 0x42c80001; /* a hundred and a little */
+    for (int i = p->launch_count - 1; i >= 0; i--) {
+        const struct canao_launch *launch = &p->launches[i];
+        const int first = (int)(launch->arguments[1].offset / 4) - p->given_count;
+        tell(launch->kernel, words + first, (size_t)(end - first) * sizeof *words);
+        end = first;
+    }
+}
+
+/* How many wrong words were not found. */
+static int overlooked(void (*tell)(const char *, const uint32_t *, size_t), uint32_t *words)
+{
+    int found = 0;
+    for (int i = 0; i < canao_gpu.probes.right_count; i++) {
+        canao_model *model = NULL;
+        answer(tell, words, i);
+        found += canao_open(weights, 1, NULL, &model) == CANAO_DEVICE && !model &&
+                 strstr(canao_message(CANAO_DEVICE), "computes wrong: ");
+    }
+    return canao_gpu.probes.right_count - found;
+}
+
 static void *symbol(void *library, const char *name, void *function)
 {
     void *found = dlsym(library, name);
@@ -63,17 +94,28 @@ static void *symbol(void *library, const char *name, void *function)
 int main(int argc, char **argv)
 {
     void (*device)(uint64_t, const char *, int), (*events)(int32_t);
+    void (*tell)(const char *, const uint32_t *, size_t);
     int (*live)(void);
     pthread_t threads[THREADS];
     int wrong[THREADS] = {0};
     void *driver = argc == 4 ? dlopen(argv[2], RTLD_NOW) : NULL;
     if (!driver || !symbol(driver, "fake_device", &device) ||
-        !symbol(driver, "fake_events", &events) || !symbol(driver, "fake_live", &live))
+        !symbol(driver, "fake_events", &events) || !symbol(driver, "fake_live", &live) ||
+        !symbol(driver, "fake_answer", &tell))
         return 1;
+    uint32_t *words = calloc((size_t)canao_gpu.probes.right_count, sizeof *words);
+    if (!words)
+        return 1;
+    answer(tell, words, -1);
     weights = argv[1];
     device(4, "fast", 1);
     if (use(LENGTH)) /* before any event has another state */
         return 1;
+    if (!strcmp(argv[3], "wrong")) {
+        const int count = overlooked(tell, words);
+        free(words);
+        return count || live();
+    }
     events(atoi(argv[3]));
     want = atoi(argv[3]) ? CANAO_DEVICE : CANAO_OK;
     for (int t = 0; t < THREADS; t++)
@@ -84,5 +126,6 @@ int main(int argc, char **argv)
     for (int t = 0; t < THREADS; t++)
         if (wrong[t])
             return 1;
+    free(words);
     return live() != 0;
 }

@@ -13,78 +13,19 @@ from pathlib import Path
 
 import pytest
 
-import canao
 from canao.build import build_program, get_toolchain, library_files
-from canao.target import get_target
+from canao.emit.opencl.probes import Probes
 from tests.compiler.test_programs import RACES, SANITIZERS, gcc
 from tests.runtime.conftest import Load
+from tests.runtime.fake import ACCELERATOR, CPU, GPU, RUNTIME, Fake
 from tests.runtime.tiny import DEVICE, Failure, Opened, Tiny
 
 pytestmark = pytest.mark.as_shipped
 
-RUNTIME = Path(canao.__file__).parent / "runtime"
-FAKE = Path(__file__).with_name("fake_opencl.c")
-CPU, GPU, ACCELERATOR = 2, 4, 8
 LOST, NEVER = -5, 1  # states of events: of a device that is lost, of a kernel that runs
 
 
 HARNESS = Path(__file__).with_name("opencl_harness.c")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made, toolchain = tmp_path_factory.mktemp("fake") / "libfake.so", get_toolchain()
-    subprocess.run([*toolchain.command, *toolchain.machine_flags(get_target().least), "-shared",
-                    "-fPIC", "-O1", "-I", RUNTIME, FAKE, "-o", made], check=True)  # fmt: skip
-    return made
-
-
-class Fake:
-    """The driver, and a library that uses it."""
-
-    def __init__(self, driver: ctypes.CDLL, library: ctypes.CDLL, weights: Path) -> None:
-        self.driver, self.library, self.weights = driver, library, weights
-
-    def devices(self, *devices: tuple[int, str, int]) -> None:
-        for kind, name, available in devices:
-            self.driver.fake_device(ctypes.c_uint64(kind), name.encode(), available)
-
-    def open(self) -> Opened:
-        return Opened(self.library, self.weights)
-
-    def work(self) -> None:
-        """Some of everything; the model is closed whatever happens."""
-        model = self.open()
-        try:
-            model.run([1, 2, 3])
-            model.batch([[1], [1, 2], [3] * 20])
-            assert list(model.profile([1, 2])[1]) == [7 + 42] * 3
-            model.extend([4], 1)
-        finally:
-            model.close()
-
-    def status(self) -> int:
-        """What `work` ends with."""
-        try:
-            self.work()
-        except Failure as failure:
-            return failure.status
-        return 0
-
-    @property
-    def live(self) -> int:
-        return self.driver.fake_live()
-
-
-@pytest.fixture
-def fake(
-    built: Path, fresh: Load, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Fake:
-    copy = tmp_path / "libfake.so"
-    copy.write_bytes(built.read_bytes())
-    monkeypatch.setenv("CANAO_OPENCL_LIBRARY", str(copy))
-    monkeypatch.delenv("CANAO_OPENCL_DEVICE")
-    return Fake(ctypes.CDLL(str(copy)), fresh(), weights)
 
 
 def test_the_first_gpu_is_taken(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +78,7 @@ def test_each_call_that_fails_is_an_error_and_leaves_nothing(
     if function == "clCreateProgramWithSource":
         monkeypatch.setenv("CANAO_OPENCL_CACHE", "")
     failed, come = 0, 1
-    for call in range(100):
+    for call in range(200):
         fake.driver.fake_failure(function.encode(), call, -36)
         status = fake.status()
         come = fake.driver.fake_failed()
@@ -159,8 +100,11 @@ def test_a_compiler_that_refuses(fake: Fake, environment: Path) -> None:
     assert not environment.exists() and fake.live == 0
 
 
-def test_a_kept_program_that_is_refused_is_built(fake: Fake, environment: Path) -> None:
+def test_a_kept_program_that_is_refused_is_built(
+    fake: Fake, fresh: Load, environment: Path
+) -> None:
     fake.devices((GPU, "fast", 1))
+    fake.library = fresh(ALONE)
     fake.work()
     (kept,) = environment.iterdir()
     before = kept.stat().st_ino
@@ -169,7 +113,8 @@ def test_a_kept_program_that_is_refused_is_built(fake: Fake, environment: Path) 
     assert fake.driver.fake_failed() and kept.stat().st_ino != before and fake.live == 0
 
 
-QUICKER = Tiny(quicker=(("cl_khr_absent", "-DABSENT"), ("cl_khr_x", "-DNEW"), ("", "-DOLD")))
+ALONE = Tiny(probes=Probes(()))  # no program but its own
+QUICKER = ALONE.but(quicker=(("cl_khr_absent", "-DABSENT"), ("cl_khr_x", "-DNEW"), ("", "-DOLD")))
 
 
 @pytest.mark.parametrize(("refused", "taken"), [(0, "-DNEW"), (1, "-DOLD"), (2, QUICKER.options)])
@@ -282,7 +227,7 @@ def test_groups_that_are_too_long_in_one_dimension(fake: Fake, fresh: Load, weig
 
 
 @pytest.mark.parametrize("flags", (SANITIZERS, RACES), ids=("memory", "races"))
-@pytest.mark.parametrize("state", ("0", "-5"))
+@pytest.mark.parametrize("state", ("0", "-5", "wrong"))
 def test_threads_of_an_application_under_sanitizers(
     state: str, flags: tuple[str, ...], built: Path, weights: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from canao.cache.place import cache_directory
+from canao.emit.opencl.probes import Probes
 from tests.runtime.conftest import Load
-from tests.runtime.tiny import Opened, Tiny, expected
+from tests.runtime.tiny import PROBES, Opened, Tiny, expected
 
 pytestmark = [pytest.mark.as_shipped, pytest.mark.usefixtures("device")]
 
@@ -25,8 +26,11 @@ def kept(environment: Path, fresh: Load, weights: Path) -> Path:
     return file
 
 
-def open_and_run(fresh: Load, weights: Path, tiny: Tiny = Tiny()) -> None:  # noqa: B008
-    model = Opened(fresh(tiny), weights)
+def open_and_run(
+    fresh: Load, weights: Path, tiny: Tiny = Tiny(), probes: Probes = Probes(())  # noqa: B008
+) -> None:
+    """Without probes, which would be a second program."""
+    model = Opened(fresh(tiny.but(probes=probes)), weights)
     assert (model.run([3, 4])[0] == expected([3, 4])[0]).all()
     model.close()
 
@@ -70,7 +74,7 @@ def test_a_damaged_file_is_replaced(damage, kept: Path, fresh: Load, weights: Pa
     kept.write_bytes(damage(content))
     before = kept.stat().st_ino
     open_and_run(fresh, weights)
-    assert kept.read_bytes()[: HEAD.size] == content[: HEAD.size] and kept.stat().st_ino != before
+    assert kept.read_bytes()[:24] == content[:24] and kept.stat().st_ino != before  # its key
     assert not list(kept.parent.glob("*.bin.*"))
 
 
@@ -92,6 +96,14 @@ def test_a_file_that_is_not_the_users_own(kept: Path, fresh: Load, weights: Path
     os.mkfifo(kept)  # which nobody waits for
     open_and_run(fresh, weights)
     assert kept.is_file()
+
+
+def test_models_share_the_program_of_the_probes(
+    environment: Path, fresh: Load, weights: Path
+) -> None:
+    for count, more in enumerate(("", "\n", "\n\n"), 2):
+        open_and_run(fresh, weights, Tiny(Tiny().kernels + more), PROBES)
+        assert len(list(environment.iterdir())) == count
 
 
 def test_a_folder_that_cannot_be_written(

@@ -15,6 +15,10 @@ from canao.build import build_library
 from canao.emit.c.header import _HEADER, _RESUMES, STATUSES
 from canao.emit.c.interface import c_string
 from canao.emit.c.unit import Source
+from canao.emit.opencl.defects import DEFECTS, Defect, defect_tables
+from canao.emit.opencl.prelude import prelude
+from canao.emit.opencl.probes import Probes, probes_of
+from canao.emit.writer import Writer
 from canao.inference.library import addresses
 from canao.target import get_target
 
@@ -26,6 +30,7 @@ OK, ARGUMENT, LENGTH, TOKEN, FILE, FORMAT, DEVICE = 0, 1, 2, 3, 4, 5, 11
 KERNELS = """
 #define FLOATS(buffer, offset) ((global float *)((global char *)(buffer) + (offset)))
 #define INTS(buffer, offset) ((global int *)((global char *)(buffer) + (offset)))
+#if !defined(CANAO_ONLY) || defined(CANAO_ONLY_twice)
 kernel void twice(int s, int past, int first, global void *w, ulong wo, global void *p, ulong po,
                   global void *a, ulong ao)
 {
@@ -33,6 +38,8 @@ kernel void twice(int s, int past, int first, global void *w, ulong wo, global v
     if (i < s)
         FLOATS(a, ao)[i] = 2 * FLOATS(w, wo)[(past + i) % 4] + INTS(p, po)[i];
 }
+#endif
+#if !defined(CANAO_ONLY) || defined(CANAO_ONLY_remember)
 kernel void remember(int s, int past, int first, global void *ids, ulong io, global void *c,
                      ulong co)
 {
@@ -40,6 +47,8 @@ kernel void remember(int s, int past, int first, global void *ids, ulong io, glo
     if (i < s)
         INTS(c, co)[past + i] = INTS(ids, io)[i];
 }
+#endif
+#if !defined(CANAO_ONLY) || defined(CANAO_ONLY_sum)
 kernel void sum(int s, int past, int first, global void *ids, ulong io, global void *c, ulong co,
                 global void *a, ulong ao, global void *y, ulong yo)
 {
@@ -54,12 +63,16 @@ kernel void sum(int s, int past, int first, global void *ids, ulong io, global v
     }
     FLOATS(y, yo)[2 * i + k] = value;
 }
+#endif
 """
 HANGS = KERNELS.replace(
     "    if (i < first", "    while (((volatile global int *)INTS(ids, io))[0] != -7)\n"
     "        ;\n    if (i < first", 1
 )  # fmt: skip
 assert HANGS != KERNELS
+# What all kinds of programs ask of a driver.
+VECTOR, NEEDS = 4, frozenset({"load_f16", "load_i8", "q8"})
+PROBES = probes_of(VECTOR, NEEDS, ["vf_gelu(vf_exp2(vf_sqrt(x)))"], 8)
 # The numbers of bytes are told the kernels by launches: weights begin after 16, x after 64.
 PROGRAM = """
 #include "canao_launch.h"
@@ -88,16 +101,19 @@ static const struct canao_launch launches[] = {{
 static const char *const source[] = {{{pieces}}};
 static const int64_t input_bytes[][3] = {{{{0, 4, 0}}}};
 static const struct canao_options quicker[] = {{{quicker}{{NULL, NULL}}}};
+{tables}
 const struct canao_gpu canao_gpu = {{
     .source = source, .source_count = {count}, .options = {options}, .launches = launches,
     .input_bytes = input_bytes, .quicker = quicker, .quicker_count = {quicker_count},
+    {more}
 }};
 """
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """What may be another in a program: its kernels, the first of them, the size of its groups."""
+    """What may be another in a program: its kernels, the first of them, the size of its groups,
+    what it asks of drivers and knows of them."""
 
     kernels: str = KERNELS
     options: str = "-cl-std=CL1.2"
@@ -105,18 +121,23 @@ class Tiny:
     first: str = "twice"
     local: int = 8
     arena_bytes: int = 4096
+    vector: int = VECTOR
+    probes: Probes = PROBES
+    defects: tuple[Defect, ...] = DEFECTS
     target: str = "host"
 
     def source(self) -> Source:
         # In pieces, as a file of C may have no string of any length.
-        lines = self.kernels.splitlines(keepends=True)
+        text = "".join([*prelude(self.vector, NEEDS), self.kernels])
+        lines, w = text.splitlines(keepends=True), Writer()
+        more = self.probes.tables(w) + defect_tables(w, self.defects)
         code = PROGRAM.format(
             limit=LIMIT, max_length=MAX_LENGTH, layout=LAYOUT, weights_bytes=64 + 16 + 16,
             arena_bytes=self.arena_bytes, cache_bytes=32 + 4 * MAX_LENGTH, local=self.local,
             first=c_string(self.first), options=c_string(self.options), count=len(lines),
             quicker="".join(f"{{{c_string(name) if name else 'NULL'}, {c_string(options)}}}, "
                             for name, options in self.quicker), quicker_count=len(self.quicker),
-            pieces=",\n    ".join(c_string(line) for line in lines),
+            pieces=",\n    ".join(c_string(line) for line in lines), tables=w.text(), more=more,
         )  # fmt: skip
         header = _HEADER.format(inputs=" * ids", outputs=" * rows", max_length=MAX_LENGTH,
                                 input_count=1, output_count=2, resumes=_RESUMES,

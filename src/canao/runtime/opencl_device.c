@@ -283,6 +283,7 @@ static struct device describe(const struct found *found)
     struct device d = {.platform = found->platform, .id = found->id};
     d.type = canao_opencl_number(d.id, CL_DEVICE_TYPE);
     ask_device(d.id, CL_DEVICE_NAME, d.name, sizeof d.name);
+    ask_device(d.id, CL_DEVICE_VERSION, d.version, sizeof d.version);
     ask_device(d.id, CL_DRIVER_VERSION, d.driver, sizeof d.driver);
     ask_platform(d.platform, CL_PLATFORM_NAME, d.platform_name, sizeof d.platform_name);
     ask_platform(d.platform, CL_PLATFORM_VERSION, d.platform_version, sizeof d.platform_version);
@@ -405,14 +406,12 @@ int canao_opencl_has(cl_device_id device, const char *extension)
 static void put_device(struct text *t, const struct found *found, int number)
 {
     const struct device d = describe(found);
-    char version[128];
-    ask_device(d.id, CL_DEVICE_VERSION, version, sizeof version);
     put(t, "%s{\"number\":%d", number ? "," : "", number);
     put_string(t, "name", d.name);
     put_string(t, "platform", d.platform_name);
     put_string(t, "driver", d.driver);
     put_string(t, "type", type_name(d.type));
-    put_string(t, "version", version);
+    put_string(t, "version", d.version);
     put(t, ",\"fp16\":%s", canao_opencl_has(d.id, "cl_khr_fp16") ? "true" : "false");
     put_number(t, "memory", d.id, CL_DEVICE_GLOBAL_MEM_SIZE);
     put_number(t, "max_alloc", d.id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
@@ -426,7 +425,7 @@ static void put_device(struct text *t, const struct found *found, int number)
 CANAO_EXPORT const char *canao_opencl_devices(void)
 {
     static char json[JSON]; /* written once */
-    enum { LONGEST = 2048 }; /* of one device */
+    enum { LONGEST = 3072 }; /* of one device */
     struct found found[MAX_DEVICES];
     if (take_lock())
         return NULL;

@@ -40,9 +40,9 @@ struct canao_engine {
     uint64_t limit; /* nanoseconds that may pass in which nothing ends */
     cl_context context;
     cl_command_queue queue, profiling, used; /* used: by the call under way */
-    cl_program program;
-    cl_kernel *kernels; /* one of each launch, as it keeps its arguments */
-    cl_mem weights, arena, cache, positions, *inputs;
+    cl_program *programs; /* of the launches whose kernel has one: of the first, if all share it */
+    cl_kernel *kernels;   /* one of each launch, as it keeps its arguments */
+    cl_mem weights, arena, cache, positions, probed, *inputs;
     struct flight flights[FLIGHTS];
     int32_t counts[COUNTS]; /* those that the kernels have; the first is 0 where they have none */
     int ran;                /* whether a sequence has come through */
@@ -83,6 +83,10 @@ static int64_t polynomial(const int64_t *coefficients, int64_t s)
 
 /* From one cache line to the next: where an input begins in staging memory. */
 static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Of the buffer that probes read and write: what they are given, and then their results. */
+static size_t given_bytes(void) { return (size_t)canao_gpu.probes.given_count * 4; }
+static size_t right_bytes(void) { return (size_t)canao_gpu.probes.right_count * 4; }
 
 static uint64_t now(void)
 {
@@ -220,6 +224,20 @@ static void release_memory(cl_mem memory)
         canao_cl.release_mem_object(memory);
 }
 
+static void release_kernels(canao_engine *e)
+{
+    for (int i = 0; e->kernels && i < canao_opencl_launches(); i++) {
+        if (e->kernels[i])
+            canao_cl.release_kernel(e->kernels[i]);
+        e->kernels[i] = NULL;
+    }
+    for (int i = 0; e->programs && i < canao_opencl_launches(); i++) {
+        if (e->programs[i])
+            canao_cl.release_program(e->programs[i]);
+        e->programs[i] = NULL;
+    }
+}
+
 /* Gives back all that the device and its driver hold. */
 static void release(canao_engine *e)
 {
@@ -228,17 +246,14 @@ static void release(canao_engine *e)
         release_staging(e, &e->flights[i].in);
         release_staging(e, &e->flights[i].out);
     }
-    for (int i = 0; e->kernels && i < canao_program.step_count; i++)
-        if (e->kernels[i])
-            canao_cl.release_kernel(e->kernels[i]);
+    release_kernels(e);
     for (int i = 0; e->inputs && i < canao_program.input_count; i++)
         release_memory(e->inputs[i]);
     release_memory(e->weights);
     release_memory(e->arena);
     release_memory(e->cache);
     release_memory(e->positions);
-    if (e->program)
-        canao_cl.release_program(e->program);
+    release_memory(e->probed);
     if (e->profiling)
         canao_cl.release_command_queue(e->profiling);
     if (e->queue)
@@ -255,6 +270,7 @@ void canao_engine_close(canao_engine *e)
     for (int i = 0; i < FLIGHTS; i++)
         free(e->flights[i].launches);
     free(e->kernels);
+    free(e->programs);
     free(e->inputs);
     free(e->numbers);
     free(e->scratch);
@@ -304,27 +320,68 @@ static int check_groups(const canao_engine *e, cl_kernel kernel, const struct ca
     return CANAO_OK;
 }
 
-static int make_kernels(canao_engine *e)
+/* Which launch's program has the kernel of launch i: the first one's of the model's or of the probes';
+ * where each kernel has a program of its own, that of the first launch of that kernel. */
+static int program_of(int i, int apart)
 {
-    const int count = canao_program.step_count;
-    e->kernels = calloc((size_t)count + 1, sizeof *e->kernels);
-    if (!e->kernels)
-        return CANAO_MEMORY;
-    for (int i = 0; i < count; i++) {
-        const struct canao_launch *launch = &canao_gpu.launches[i];
-        cl_int code = CL_SUCCESS;
-        if (!launch->kernel)
-            continue;
-        e->kernels[i] = canao_cl.create_kernel(e->program, launch->kernel, &code);
-        if (!e->kernels[i])
-            return canao_opencl_fail("%s makes no kernel of %s: %s (OpenCL error %d)",
-                                     e->device.name, launch->kernel, canao_opencl_error(code),
-                                     (int)code);
-        const int status = check_groups(e, e->kernels[i], launch);
-        if (status)
-            return status;
+    int owner = i < canao_program.step_count ? 0 : canao_program.step_count;
+    for (const char *kernel = canao_opencl_launch(i)->kernel; apart; owner++) {
+        const char *other = canao_opencl_launch(owner)->kernel;
+        if (other && !strcmp(other, kernel))
+            break;
     }
-    return CANAO_OK;
+    return owner;
+}
+
+static int make_kernel(canao_engine *e, int i, int apart, cl_int *code)
+{
+    const struct canao_launch *launch = canao_opencl_launch(i);
+    cl_program *program = &e->programs[program_of(i, apart)];
+    const int probe = i >= canao_program.step_count;
+    const struct program_text text = {
+        .pieces = probe ? canao_gpu.probes.source : canao_gpu.source,
+        .count = probe ? canao_gpu.probes.source_count : canao_gpu.source_count,
+        .kernel = apart ? launch->kernel : NULL,
+    };
+    int status = CANAO_OK;
+    if (!launch->kernel)
+        return CANAO_OK;
+    if (!*program)
+        status = canao_opencl_build(e->context, &e->device, &text, program, code);
+    if (status)
+        return status;
+    e->kernels[i] = canao_cl.create_kernel(*program, launch->kernel, code);
+    if (!e->kernels[i])
+        return canao_opencl_fail("%s makes no kernel of %s: %s (OpenCL error %d)", e->device.name,
+                                 launch->kernel, canao_opencl_error(*code), (int)*code);
+    return check_groups(e, e->kernels[i], launch);
+}
+
+static int make_kernels(canao_engine *e, int apart, cl_int *code)
+{
+    int status = CANAO_OK;
+    for (int i = 0; i < canao_opencl_launches() && !status; i++)
+        status = make_kernel(e, i, apart, code);
+    return status;
+}
+
+/* The kernels of the program and of the probes: of one program, or of one for each kernel where a
+ * driver is known not to hold several, or says that it has no memory for them. */
+static int make_all_kernels(canao_engine *e)
+{
+    const size_t room = (size_t)canao_opencl_launches() + 1;
+    const int apart = canao_opencl_apart(&e->device);
+    cl_int code = CL_SUCCESS;
+    e->kernels = calloc(room, sizeof *e->kernels);
+    e->programs = calloc(room, sizeof *e->programs);
+    if (!e->kernels || !e->programs)
+        return CANAO_MEMORY;
+    int status = make_kernels(e, apart, &code);
+    if (status && !apart && code == CL_OUT_OF_HOST_MEMORY) {
+        release_kernels(e);
+        status = make_kernels(e, 1, &code);
+    }
+    return status;
 }
 
 /* A buffer of the device's; `what` is in it. */
@@ -459,6 +516,9 @@ static int make_buffers(canao_engine *e, const unsigned char *file)
         status = make_buffer(e, CL_MEM_READ_WRITE, p->cache_bytes, "keys and values", &e->cache);
     if (!status)
         status = make_positions(e);
+    if (!status && canao_gpu.probes.launch_count)
+        status = make_buffer(e, CL_MEM_READ_WRITE, given_bytes() + right_bytes(), "probes",
+                             &e->probed);
     return status ? status : make_inputs(e);
 }
 
@@ -470,6 +530,7 @@ static cl_mem buffer_of(const canao_engine *e, const struct canao_argument *argu
     case CANAO_CACHE: return e->cache;
     case CANAO_INPUT: return e->inputs[argument->offset];
     case CANAO_POSITIONS: return e->positions;
+    case CANAO_PROBED: return e->probed;
     }
     return NULL;
 }
@@ -488,8 +549,8 @@ static cl_int set_offset(cl_kernel kernel, const struct canao_argument *argument
 /* Sets what is the same in all calls. */
 static int set_arguments(const canao_engine *e)
 {
-    for (int i = 0; i < canao_program.step_count; i++) {
-        const struct canao_launch *launch = &canao_gpu.launches[i];
+    for (int i = 0; i < canao_opencl_launches(); i++) {
+        const struct canao_launch *launch = canao_opencl_launch(i);
         for (int k = 0; k < launch->argument_count; k++) {
             const struct canao_argument *argument = &launch->arguments[k];
             const cl_mem buffer = buffer_of(e, argument);
@@ -503,6 +564,81 @@ static int set_arguments(const canao_engine *e)
         }
     }
     return CANAO_OK;
+}
+
+/* Work-items of a launch in one dimension; 0: there is nothing to do. */
+static size_t work_items(const struct canao_launch *launch, int dimension, int64_t length)
+{
+    const struct canao_groups *groups = &launch->groups[dimension];
+    const int64_t n = polynomial(groups->size, length);
+    return n < 1 ? 0 : (size_t)((n + groups->tile - 1) / groups->tile * launch->local[dimension]);
+}
+
+/* Launches a kernel for a length, unless there is nothing to do, for which some drivers abort. */
+static int launch_kernel(const canao_engine *e, int i, int64_t length, cl_event *event)
+{
+    const struct canao_launch *launch = canao_opencl_launch(i);
+    const size_t local[2] = {(size_t)launch->local[0], (size_t)launch->local[1]};
+    const size_t all[2] = {work_items(launch, 0, length), work_items(launch, 1, length)};
+    if (!all[0] || !all[1])
+        return CANAO_OK;
+    const cl_int code = canao_cl.enqueue_nd_range_kernel(e->used, e->kernels[i], 2, NULL, all,
+                                                         local, 0, NULL, event);
+    return !code ? CANAO_OK
+                 : canao_opencl_fail("%s cannot run kernel %s: %s (OpenCL error %d)",
+                                     e->device.name, launch->kernel, canao_opencl_error(code),
+                                     (int)code);
+}
+
+/* Runs a probe by itself, as some drivers compile a kernel when it first runs. */
+static int run_probe(canao_engine *e, int i)
+{
+    const struct canao_probes *p = &canao_gpu.probes;
+    cl_event event = NULL;
+    cl_int code = CL_SUCCESS;
+    for (cl_uint k = 0; k < COUNTS && !code; k++)
+        code = canao_cl.set_kernel_arg(e->kernels[i], k, sizeof p->counts[k], &p->counts[k]);
+    const int status = code ? check(e, code, "take the probes")
+                            : launch_kernel(e, i, p->counts[0], &event);
+    return status || !event ? status : finish(e, event);
+}
+
+/* Runs the probes, whose results are then in memory of the host, after what they are given. */
+static int fetch_probes(canao_engine *e, const struct staging *staging)
+{
+    const struct canao_probes *p = &canao_gpu.probes;
+    cl_event event = NULL;
+    memcpy(staging->bytes, p->given, given_bytes());
+    for (size_t at = 0; at < right_bytes(); at += sizeof p->blank)
+        memcpy(staging->bytes + given_bytes() + at, &p->blank, sizeof p->blank);
+    cl_int code = canao_cl.enqueue_write_buffer(e->queue, e->probed, CL_FALSE, 0,
+                                                given_bytes() + right_bytes(), staging->bytes, 0,
+                                                NULL, NULL);
+    int status = check(e, code, "take the probes");
+    for (int i = canao_program.step_count; i < canao_opencl_launches() && !status; i++)
+        status = run_probe(e, i);
+    if (status)
+        return status;
+    code = canao_cl.enqueue_read_buffer(e->queue, e->probed, CL_FALSE, given_bytes(),
+                                        right_bytes(), staging->bytes + given_bytes(), 0, NULL,
+                                        &event);
+    return code ? check(e, code, "give what the probes found") : finish(e, event);
+}
+
+/* Whether the driver computes what the kernels rely on. */
+static int run_probes(canao_engine *e)
+{
+    struct staging staging = {0};
+    int status = make_staging(e, &staging, given_bytes() + right_bytes());
+    if (!status)
+        status = fetch_probes(e, &staging);
+    if (status && staging.bytes && !e->lost)
+        lose(e, 0); /* it may still read what it was given */
+    if (!status)
+        status = canao_opencl_judge(&e->device, staging.bytes + given_bytes());
+    if (!e->hung)
+        release_staging(e, &staging);
+    return status;
 }
 
 static int read_limit(canao_engine *e)
@@ -536,15 +672,15 @@ int canao_engine_open(const unsigned char *file, int threads, const int *cores,
     if (!status)
         status = open_queue(e);
     if (!status)
-        status = canao_opencl_build(e->context, &e->device, &e->program);
-    if (!status)
-        status = make_kernels(e);
+        status = make_all_kernels(e);
     if (!status)
         status = make_buffers(e, file);
     if (!status)
         status = set_arguments(e);
     if (!status)
         status = make_here(e, file, keeps);
+    if (!status && canao_gpu.probes.launch_count)
+        status = run_probes(e);
     if (status)
         canao_engine_close(e);
     else
@@ -610,14 +746,6 @@ static int send_inputs(const canao_engine *e, const struct flight *f)
     return CANAO_OK;
 }
 
-/* Work-items of a launch in one dimension; 0: there is nothing to do. */
-static size_t work_items(const struct canao_launch *launch, int dimension, int64_t length)
-{
-    const struct canao_groups *groups = &launch->groups[dimension];
-    const int64_t n = polynomial(groups->size, length);
-    return n < 1 ? 0 : (size_t)((n + groups->tile - 1) / groups->tile * launch->local[dimension]);
-}
-
 /* Runs a step on this CPU, once the device has done all before it and shows its memory. */
 static int run_here(canao_engine *e, struct flight *f, int i)
 {
@@ -657,28 +785,12 @@ static int run_here(canao_engine *e, struct flight *f, int i)
 
 static int launch_kernels(canao_engine *e, struct flight *f)
 {
-    for (int i = 0; i < canao_program.step_count; i++) {
-        const struct canao_launch *launch = &canao_gpu.launches[i];
-        if (!launch->kernel) {
-            const int status = run_here(e, f, i);
-            if (status)
-                return status;
-            continue;
-        }
-        const size_t local[2] = {(size_t)launch->local[0], (size_t)launch->local[1]};
-        const size_t all[2] = {work_items(launch, 0, f->sequence->length),
-                               work_items(launch, 1, f->sequence->length)};
-        if (!all[0] || !all[1])
-            continue;
-        const cl_int code = canao_cl.enqueue_nd_range_kernel(
-            e->used, e->kernels[i], 2, NULL, all, local, 0, NULL,
-            f->watched ? &f->launches[i] : NULL);
-        if (code)
-            return canao_opencl_fail("%s cannot run kernel %s: %s (OpenCL error %d)",
-                                     e->device.name, launch->kernel, canao_opencl_error(code),
-                                     (int)code);
-    }
-    return CANAO_OK;
+    int status = CANAO_OK;
+    for (int i = 0; i < canao_program.step_count && !status; i++)
+        status = canao_gpu.launches[i].kernel
+                     ? launch_kernel(e, i, f->sequence->length, f->watched ? &f->launches[i] : NULL)
+                     : run_here(e, f, i);
+    return status;
 }
 
 /* Bytes of an output that are wanted: the last rows. */

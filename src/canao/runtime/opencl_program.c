@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PATH = 1024, IDENTITY = 640, LINE = 400 };
+enum { PATH = 1024, OPTIONS = 64, IDENTITY = 1024, LINE = 400 };
 enum { MOST_KEPT = 64 << 20, MOST_LOGGED = 1 << 20 }; /* bytes */
 
 /* FNV-1a and FNV-1, of 64 bits each. */
@@ -49,15 +49,16 @@ struct head {
 
 static const char magic[8] = {'C', 'A', 'N', 'A', 'O', 'C', 'L', '1'};
 
-static struct key make_key(const struct device *device, const char *options)
+static struct key make_key(const struct device *device, const struct program_text *text,
+                           const char *options)
 {
     struct key key = {.hash = nothing};
     snprintf(key.identity, sizeof key.identity, "%s\n%s\n%s\n%s\n", device->name, device->driver,
              device->platform_name, device->platform_version);
     key.hash = hashed(key.hash, key.identity, strlen(key.identity) + 1);
     key.hash = hashed(key.hash, options, strlen(options) + 1);
-    for (int i = 0; i < canao_gpu.source_count; i++)
-        key.hash = hashed(key.hash, canao_gpu.source[i], strlen(canao_gpu.source[i]));
+    for (int i = 0; i < text->count; i++)
+        key.hash = hashed(key.hash, text->pieces[i], strlen(text->pieces[i]));
     return key;
 }
 
@@ -224,13 +225,23 @@ static void keep(cl_program program, const struct key *key)
     free(binary);
 }
 
-/* Whether the text before `end` has a word in it, in letters of any case. */
-static int mentions(const char *text, const char *end, const char *word)
+int canao_opencl_launches(void)
 {
-    const size_t length = strlen(word);
+    return canao_describe()->step_count + canao_gpu.probes.launch_count;
+}
+
+const struct canao_launch *canao_opencl_launch(int i)
+{
+    const int steps = canao_describe()->step_count;
+    return i < steps ? &canao_gpu.launches[i] : &canao_gpu.probes.launches[i - steps];
+}
+
+int canao_opencl_mentions(const char *text, const char *end, const char *part)
+{
+    const size_t length = strlen(part);
     for (; (size_t)(end - text) >= length; text++) {
         size_t i = 0;
-        while (i < length && (text[i] | 0x20) == (word[i] | 0x20))
+        while (i < length && (text[i] | 0x20) == (part[i] | 0x20))
             i++;
         if (i == length)
             return 1;
@@ -245,7 +256,7 @@ static void find_line(const char *log, char *line)
     for (const char *start = log, *end = log; *start && !found; start = *end ? end + 1 : end) {
         end = strchr(start, '\n');
         end = end ? end : start + strlen(start);
-        found = mentions(start, end, "error");
+        found = canao_opencl_mentions(start, end, "error");
         if (end > start && (found || !*line))
             snprintf(line, LINE, "%.*s", (int)(end - start < LINE ? end - start : LINE), start);
     }
@@ -267,9 +278,11 @@ static void read_log(cl_program program, cl_device_id device, char *line)
 /* The kernel that a line of the log names; NULL if it names none. */
 static const char *named_kernel(const char *line)
 {
-    for (int i = 0; i < canao_describe()->step_count; i++)
-        if (canao_gpu.launches[i].kernel && strstr(line, canao_gpu.launches[i].kernel))
-            return canao_gpu.launches[i].kernel;
+    for (int i = 0; i < canao_opencl_launches(); i++) {
+        const char *kernel = canao_opencl_launch(i)->kernel;
+        if (kernel && strstr(line, kernel))
+            return kernel;
+    }
     return NULL;
 }
 
@@ -279,9 +292,9 @@ static int fail_to_build(cl_program program, const struct device *device, cl_int
     read_log(program, device->id, line);
     const char *kernel = named_kernel(line);
     return canao_opencl_fail(
-        "the compiler of %s (driver %s) refuses %s%s: %s (OpenCL error %d); update the driver",
-        device->name, device->driver, kernel ? "kernel " : "the kernels", kernel ? kernel : "",
-        *line ? line : canao_opencl_error(code), (int)code);
+        "the compiler of %s (driver %.*s) refuses %s%s: %s (OpenCL error %d); update the driver",
+        device->name, CANAO_SHOWN, device->driver, kernel ? "kernel " : "the kernels",
+        kernel ? kernel : "", *line ? line : canao_opencl_error(code), (int)code);
 }
 
 /* Options number i of those that are tried; NULL if they are not for this device. */
@@ -295,45 +308,62 @@ static const char *find_options(const struct device *device, int i)
                : NULL;
 }
 
-/* Builds the program; `last`: no other options are left to try. CANAO_OK without a program: there
- * are, and it was refused with these. */
-static int build(cl_context context, const struct device *device, const char *options, int last,
-                 cl_program *program)
+/* Options with those that leave one kernel of the source; NULL: no memory. */
+static char *make_options(const char *options, const char *kernel)
 {
-    cl_int code = CL_SUCCESS;
-    *program = canao_cl.create_program_with_source(context, (cl_uint)canao_gpu.source_count,
-                                                   (const char **)canao_gpu.source, NULL, &code);
+    const size_t room = strlen(options) + (kernel ? strlen(kernel) : 0) + OPTIONS;
+    char *all = malloc(room);
+    if (all && kernel)
+        snprintf(all, room, "%s -D CANAO_ONLY -D CANAO_ONLY_%s", options, kernel);
+    else if (all)
+        snprintf(all, room, "%s", options);
+    return all;
+}
+
+/* Builds a program; `last`: no other options are left to try. CANAO_OK without a program: there are,
+ * and it was refused with these. */
+static int build(cl_context context, const struct device *device, const struct program_text *text,
+                 const char *options, int last, cl_program *program, cl_int *code)
+{
+    *program = canao_cl.create_program_with_source(context, (cl_uint)text->count,
+                                                   (const char **)text->pieces, NULL, code);
     if (!*program)
         return canao_opencl_fail("%s takes no program: %s (OpenCL error %d)", device->name,
-                                 canao_opencl_error(code), (int)code);
-    code = canao_cl.build_program(*program, 1, &device->id, options, NULL, NULL);
-    if (code && last)
-        return fail_to_build(*program, device, code);
-    if (code) {
+                                 canao_opencl_error(*code), (int)*code);
+    *code = canao_cl.build_program(*program, 1, &device->id, options, NULL, NULL);
+    if (*code && last)
+        return fail_to_build(*program, device, *code);
+    if (*code) {
         canao_cl.release_program(*program);
         *program = NULL;
+        *code = CL_SUCCESS;
         return CANAO_OK;
     }
-    const struct key key = make_key(device, options);
+    const struct key key = make_key(device, text, options);
     keep(*program, &key);
     return CANAO_OK;
 }
 
-int canao_opencl_build(cl_context context, const struct device *device, cl_program *program)
+int canao_opencl_build(cl_context context, const struct device *device,
+                       const struct program_text *text, cl_program *program, cl_int *code)
 {
     const int last = canao_gpu.quicker_count;
-    *program = NULL;
-    for (int i = 0; i <= last && !*program; i++) {
-        const char *options = find_options(device, i);
-        if (!options)
-            continue;
-        const struct key key = make_key(device, options);
-        *program = recall(context, device, &key, options);
-    }
     int status = CANAO_OK;
-    for (int i = 0; i <= last && !*program && !status; i++) {
-        const char *options = find_options(device, i);
-        status = options ? build(context, device, options, i == last, program) : CANAO_OK;
-    }
+    *program = NULL;
+    for (int turn = 0; turn < 2; turn++) /* what is kept before what is built */
+        for (int i = 0; i <= last && !*program && !status; i++) {
+            const char *found = find_options(device, i);
+            char *options = found ? make_options(found, text->kernel) : NULL;
+            if (!found)
+                continue;
+            if (!options)
+                return CANAO_MEMORY;
+            const struct key key = make_key(device, text, options);
+            if (!turn)
+                *program = recall(context, device, &key, options);
+            else
+                status = build(context, device, text, options, i == last, program, code);
+            free(options);
+        }
     return status;
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from canao.emit.arguments import Arguments, c_type
+from canao.emit.c.interface import c_string
 from canao.emit.c.kernel import RESULTS
+from canao.emit.c.unit import table
 from canao.emit.language import OPENCL
 from canao.emit.writer import Writer
 from canao.graph.dtypes import F32
@@ -18,6 +20,7 @@ from canao.schedule.schedule import Step
 from canao.schedule.work import Grid
 
 BARRIER = OPENCL.barrier
+_LITERAL = 4000  # characters that compilers take in a literal
 
 
 def kernel(
@@ -50,6 +53,22 @@ def kernel(
     return w.text()
 
 
+def in_pieces(w: Writer, name: str, source: str) -> int:
+    """C of a source as an array of literals, each of whole lines where lines are not longer than
+    one can hold; how many there are."""
+    pieces, piece = [], ""
+    for line in source.splitlines(keepends=True):
+        if piece and len(piece) + len(line) > _LITERAL:
+            pieces.append(piece)
+            piece = ""
+        piece += line
+    pieces.append(piece)
+    with table(w, f"static const char *const {name}[] ="):
+        for piece in pieces:
+            w.line(f"{c_string(piece)},")
+    return len(pieces)
+
+
 def written(step: Step) -> Iterator[str]:
     """The types of what a kernel writes."""
     return (c_type(x, OPENCL) for x in (step.writes or (Operand("", dtype=F32),)))
@@ -67,3 +86,9 @@ def unrolled(count: int, *more: int) -> Iterator[tuple[int, ...]]:
         return
     for i in range(count):
         yield from ((i, *rest) for rest in unrolled(*more))
+
+
+def only(name: str, text: str) -> str:
+    """A kernel as it stands in a program that a driver may be given whole, or a kernel at a time
+    (`canao_gpu` in runtime/canao_launch.h)."""
+    return f"#if !defined(CANAO_ONLY) || defined(CANAO_ONLY_{name})\n{text.rstrip()}\n#endif\n"

@@ -37,7 +37,10 @@ static const struct canao_argument arguments[] = {{CANAO_ARENA, 0}};
 static const struct canao_launch launches[] = {
     {"peak", arguments, 1, {$items, 1}, {{{$groups, 0, 0}, 1}, {{1, 0, 0}, 1}}}};
 static const int64_t input_bytes[][3] = {{0, 4, 0}};
-const struct canao_gpu canao_gpu = {source, $count, $options, launches, input_bytes, NULL, 0};
+const struct canao_gpu canao_gpu = {
+    .source = source, .source_count = $count, .options = $options, .launches = launches,
+    .input_bytes = input_bytes,
+};
 static const struct canao_step steps[] = {{NULL, "peak", 0, 0}};
 static const struct canao_input inputs[] = {{"ids", CANAO_IDS, 0}};
 static const struct canao_output outputs[] = {{"sum", 0, {1, 0, 0}}};

@@ -13,8 +13,11 @@ from canao.emit.c.unit import Source, coefficients, functions, program_tables, t
 from canao.emit.opencl.attention import attention_text
 from canao.emit.opencl.batched_gemm import batched_gemm_text
 from canao.emit.opencl.copies import concat_text, scan_text
+from canao.emit.opencl.defects import DEFECTS, defect_tables
+from canao.emit.opencl.kernel import in_pieces, only
 from canao.emit.opencl.packed_gemm import packed_gemm_text
 from canao.emit.opencl.prelude import NO_DOT4, prelude
+from canao.emit.opencl.probes import Probes, probes_of
 from canao.emit.opencl.rows import rows_text
 from canao.emit.writer import Writer
 from canao.fuse.forms.attention import Attention
@@ -41,8 +44,6 @@ _QUICKER: Sequence[tuple[str | None, str]] = (
 )  # fmt: skip
 _WITHOUT = f"{OPTIONS} -D{NO_DOT4}"
 _AREAS = {"weights": "CANAO_WEIGHTS", "arena": "CANAO_ARENA"}
-# Compilers take literals of at least so many characters.
-_LITERAL = 4000
 
 
 def emit(schedule: Schedule, target: Target) -> Source:
@@ -64,8 +65,15 @@ class _Unit:
                 kernels[step.name] = make(self.graph, step, target.vector)
         needs = frozenset[str]().union(*(k.needs for k in kernels.values()))
         self.quicker = _QUICKER if "dot4" in needs else ()
-        pieces = [*prelude(target.vector, needs), *(k.text for k in kernels.values())]
+        self.probes = self._probes(kernels, needs)
+        pieces = prelude(target.vector, needs)
+        pieces += [only(name, k.text) for name, k in kernels.items()]
         self.source = "\n".join(piece.rstrip("\n") + "\n" for piece in pieces)
+
+    def _probes(self, kernels: Mapping[str, KernelText], needs: frozenset[str]) -> Probes:
+        grids = [step.grid for step in self.schedule.steps if step.grid is not None]
+        most = max((x * y for x, y in (grid.local for grid in grids)), default=1)
+        return probes_of(self.target.vector, needs, [k.text for k in kernels.values()], most)
 
     def text(self) -> str:
         w = Writer()
@@ -76,10 +84,7 @@ class _Unit:
         if self.host:
             own = replace(self.schedule, steps=tuple(self.host.values()))
             functions(w, own, self.target.host)
-        pieces = list(_pieces(self.source))
-        with table(w, "static const char *const source[] ="):
-            for piece in pieces:
-                w.line(f"{c_string(piece)},")
+        count = in_pieces(w, "source", self.source)
         for i, step in enumerate(self.schedule.steps):
             self._arguments(w, i, step)
         with table(w, "static const struct canao_launch launches[] ="):
@@ -90,7 +95,7 @@ class _Unit:
                 size = [c * slot.type.dtype.bytes for c in coefficients(slot.type.elements)]
                 w.line(f"{{{', '.join(map(str, size))}}},")
         fields: dict[str, object] = {
-            "source": "source", "source_count": len(pieces), "options": c_string(OPTIONS),
+            "source": "source", "source_count": count, "options": c_string(OPTIONS),
             "launches": "launches", "input_bytes": "input_bytes",
         }  # fmt: skip
         if self.quicker:
@@ -100,9 +105,12 @@ class _Unit:
                     w.line(f"{{{named}, {c_string(options)}}},")
             fields |= {"options": c_string(_WITHOUT), "quicker": "quicker",
                        "quicker_count": len(self.quicker)}  # fmt: skip
+        more = self.probes.tables(w), defect_tables(w, DEFECTS)
         with table(w, "const struct canao_gpu canao_gpu ="):
             for field, entry in fields.items():
                 w.line(f".{field} = {entry},")
+            for line in more:
+                w.line(line)
         places = {i: f"step_{number}" for number, i in enumerate(self.host)}
         steps = [f"{places.get(i, 'NULL')}, {c_string(s.name)}, 0, {int(s.last_only)}"
                  for i, s in enumerate(self.schedule.steps)]  # fmt: skip
@@ -145,13 +153,3 @@ def _groups(grid: Grid) -> str:
         f"{{{{{', '.join(str(c) for c in coefficients(n))}}}, {tile}}}" for n, tile in grid.groups
     )
 
-
-def _pieces(source: str) -> Sequence[str]:
-    """A text in pieces that literals can hold, each of whole lines where lines are not longer."""
-    pieces, piece = [], ""
-    for line in source.splitlines(keepends=True):
-        if piece and len(piece) + len(line) > _LITERAL:
-            pieces.append(piece)
-            piece = ""
-        piece += line
-    return [*pieces, piece]
