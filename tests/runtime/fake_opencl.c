@@ -1,6 +1,6 @@
 /* A library of OpenCL with devices that are not there: kernels do nothing, or write what they are
- * told to, where their second buffer begins; and each function fails
- * when it is told to. It counts what was made and not given back. */
+ * told to, where their second buffer begins, and each function fails when it is told to. It counts
+ * what was made and not given back. */
 #include "opencl_api.h"
 
 #include <stdatomic.h>

@@ -3,8 +3,9 @@
  *   harness WEIGHTS DRIVER STATE
  *
  * STATE is that of all events but those of the first models: 0, or an error; or "wrong": then each
- * word of the probes' results is wrong in turn, and no model is opened. Ends with 1 where
- * something is not as the header has it, or the driver was not given back what it gave. */
+ * word of the probes' results is wrong in turn, and no model is opened; or "apart": a program cannot
+ * hold several kernels. Ends with 1 where something is not as the header has it, or the driver was
+ * not given back what it gave. */
 #include "canao_launch.h"
 #include "canao_model.h"
 
@@ -95,13 +96,14 @@ int main(int argc, char **argv)
 {
     void (*device)(uint64_t, const char *, int), (*events)(int32_t);
     void (*tell)(const char *, const uint32_t *, size_t);
+    void (*single)(int);
     int (*live)(void);
     pthread_t threads[THREADS];
     int wrong[THREADS] = {0};
     void *driver = argc == 4 ? dlopen(argv[2], RTLD_NOW) : NULL;
     if (!driver || !symbol(driver, "fake_device", &device) ||
         !symbol(driver, "fake_events", &events) || !symbol(driver, "fake_live", &live) ||
-        !symbol(driver, "fake_answer", &tell))
+        !symbol(driver, "fake_answer", &tell) || !symbol(driver, "fake_single", &single))
         return 1;
     uint32_t *words = calloc((size_t)canao_gpu.probes.right_count, sizeof *words);
     if (!words)
@@ -116,6 +118,7 @@ int main(int argc, char **argv)
         free(words);
         return count || live();
     }
+    single(!strcmp(argv[3], "apart"));
     events(atoi(argv[3]));
     want = atoi(argv[3]) ? CANAO_DEVICE : CANAO_OK;
     for (int t = 0; t < THREADS; t++)

@@ -227,7 +227,7 @@ def test_groups_that_are_too_long_in_one_dimension(fake: Fake, fresh: Load, weig
 
 
 @pytest.mark.parametrize("flags", (SANITIZERS, RACES), ids=("memory", "races"))
-@pytest.mark.parametrize("state", ("0", "-5", "wrong"))
+@pytest.mark.parametrize("state", ("0", "-5", "wrong", "apart"))
 def test_threads_of_an_application_under_sanitizers(
     state: str, flags: tuple[str, ...], built: Path, weights: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
