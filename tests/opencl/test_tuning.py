@@ -28,8 +28,10 @@ from tests.oracle import assert_close
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database of its own for each test, and few trials."""
     monkeypatch.setattr("canao.compiler.plans.cache_directory", lambda: tmp_path / "cache")
-    monkeypatch.setattr(tuner, "_SCOUTED", 1)
-    monkeypatch.setattr(tuner, "_STEPS", 1)
+    for name, value in (("_SCOUTED", 1), ("_STEPS", 1), ("_SMALL", 0.3)):
+        monkeypatch.setattr(tuner, name, value)
+    monkeypatch.setattr(measure, "_QUICK", (1, 2))
+    monkeypatch.setattr(measure, "_FINAL", (2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,8 @@ def timer(device: OpenClDevice, folder: Path) -> measure.PlanTimer:
 
 @pytest.mark.parametrize(("old", "new"), [
     ("reqd_work_group_size(", "reqd_work_group_size(100000 + "),  # more than any device has
-    ("vf_fma(vf_set1(x0", "no_such_function(vf_set1(x0"),  # its compiler refuses
-    ("vf_fma(vf_set1(x0", "vf_fma(vf_set1(2.0f * x0"),  # wrong numbers
+    ("vf_fma(vf_set1(", "no_such_function(vf_set1("),  # its compiler refuses
+    ("vf_fma(vf_set1(", "vf_fma(vf_set1(2.0f * "),  # wrong numbers
 ])  # fmt: skip
 def test_a_plan_that_the_device_gets_wrong_does_not_count(
     device: OpenClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
