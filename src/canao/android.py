@@ -40,9 +40,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "pthread_once", "pthread_self", "pthread_setspecific", "putchar", "puts", "qsort", "read",
         "readdir", "realloc", "rename", "sched_getaffinity", "sched_getcpu", "sched_setaffinity",
         "sched_yield", "snprintf", "sscanf", "stat", "strchr", "strcmp", "strcpy", "strdup",
-        "strlen", "strncmp", "strncpy", "strrchr", "strstr", "strtod", "strtof", "strtok",
-        "strtok_r", "strtol", "strtoll", "strtoul", "strtoull", "syscall", "unlink", "vdprintf",
-        "vprintf", "vsnprintf", "write",
+        "strlen", "strncmp", "strncpy", "strrchr", "strspn", "strstr", "strtod", "strtof", "strtok",
+        "strtok_r", "strtol", "strtoll", "strtoul", "strtoull", "syscall", "unlink", "utimensat",
+        "vdprintf", "vprintf", "vsnprintf", "write",
     ),
     "libdl.so": ("dladdr", "dlclose", "dlerror", "dlopen", "dlsym"),
 }  # fmt: skip

@@ -605,7 +605,7 @@ def _finisher(
     another precision than float32 to check what that loses."""
     from canao.accuracy.certified import scored
     from canao.accuracy.gate import compile_checked, require_runnable, runs_here
-    from canao.accuracy.verified import examined, require_right
+    from canao.accuracy.verified import LENGTHS, beside, examined, keep_verdict, require_right
     from canao.compiler.pipeline import compile_model, target_for
     from canao.device.device_model import opened_on
     from canao.search.options import Finished
@@ -619,8 +619,11 @@ def _finisher(
 
     def proven(artifact: Artifact, model_dir: Path, say: Callable[[str], None]) -> None:
         if artifact.on_gpu:  # a certificate asks for that
-            say(f"comparing the library on {device.name} with float32")
-            require_right(artifact, device, examined(artifact, model_dir, device, say=say))
+            say(f"comparing the library on {device.name} with {beside(artifact)} here")
+            longest = min(artifact.max_length, max(LENGTHS[-1], options.measure.length))
+            verdict = examined(artifact, model_dir, device, longest, say=say)
+            require_right(artifact, device, verdict)
+            keep_verdict(artifact, device, verdict)
 
     def finish(model_dir: Path, out: Path, say: Callable[[str], None]) -> Finished:
         texts = replace(judged() if judged else data, told=())

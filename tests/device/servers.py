@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,8 @@ class SshServer:
         if self._process.poll() is None:
             # What runs in a connection last: else it would end before the connection is lost.
             for pid in (self._process.pid, *_children(self._process.pid)):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it may just have ended by itself
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from canao.emit.opencl.defects import APART, AVOIDED, DEFECTS, REFUSED, Defect
+from canao.emit.opencl.probes import _FUNCTIONS as FUNCTIONS
 from canao.emit.opencl.probes import CHECKS, probes_of
+from canao.emit.vecmath import RARE
 
 PAGE = Path(__file__).parents[2] / "docs" / "gpu.md"
 DONE = {REFUSED: "the model is not opened if the check fails"}
@@ -55,6 +57,14 @@ def test_functions_are_those_of_the_kernels() -> None:
     checks = [c for c, _ in probes_of(4, frozenset(), kernels, 64).checks()]
     functions = [c.what for c in checks if c.name == "functions"]
     assert functions == ["1 / sqrt", "log", "softplus", "tanh"]
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"vf_exp"}))  # which all programs ask
+def test_what_a_probe_calls_is_in_its_program(name: str) -> None:
+    """Whatever the model's kernels call, rare functions as well."""
+    needs = frozenset(name for names in RARE.values() for name in names)
+    source = probes_of(4, needs, [f"{name}(x)"], 64).source
+    assert f"{name}(vf " in source and source.count(f"{name}(x)") >= 1
 
 
 def test_no_words_overlap() -> None:

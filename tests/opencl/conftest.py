@@ -22,4 +22,6 @@ def opencl_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(NUMBER, "0")
         patch.setenv("CANAO_OPENCL_CACHE", str(tmp_path_factory.mktemp("opencl")))
+        # To have a driver compile everything at every load takes it minutes.
+        patch.setattr("canao.device.opencl._NOTHING_KEPT", ())
         yield "opencl:0"

@@ -31,7 +31,8 @@ def called(*arguments: str) -> int:
     (["--vector", "4"], "--vector belongs to --backend opencl"),
     (["--backend", "opencl", "--isa", "avx2"], "--cpu and --isa belong to --backend cpu"),
     (["--backend", "opencl", "--vector", "5"], "vectors of 5 floats are not among 4, 8, 16"),
-    (["--allow-cpu"], "--allow-cpu belongs to --backend opencl"),
+    (["--allow-cpu"], "--allow-cpu belongs to libraries for GPUs"),
+    (["--device", "null", "--precision", "auto"], "run libraries on this machine, not on null"),
     (["--device", "local", "--isa", "avx2", "--vector", "4"], "leave out --isa, --vector"),
     (["--device", "nowhere"], "device 'nowhere' is not one of"),
 ])  # fmt: skip

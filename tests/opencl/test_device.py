@@ -18,6 +18,7 @@ from canao.accuracy.verified import (
     Verdict,
     differing_loads,
     examined,
+    keep_verdict,
     require_right,
     verified,
 )
@@ -101,7 +102,7 @@ def test_verify(device: OpenClDevice, artifact: Artifact) -> None:
 def test_loads_that_differ(
     device: OpenClDevice, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert differing_loads(artifact, device, longest=17, loads=3) == 0
+    assert differing_loads(artifact, device, longest=8, loads=2) == 0
     given = iter(range(3))
     right = device.run_batch
 
@@ -111,7 +112,7 @@ def test_loads_that_differ(
         return found
 
     monkeypatch.setattr(device, "run_batch", now_and_then)
-    assert differing_loads(artifact, device, longest=17, loads=3) == 1
+    assert differing_loads(artifact, device, longest=8, loads=3) == 1
 
 
 def test_kernels_for_the_other(device: OpenClDevice, artifact: Artifact, tmp_path: Path) -> None:
@@ -192,9 +193,12 @@ def test_no_certificate_without_verifying(
     monkeypatch.setattr("canao.accuracy.verified.LOADS", 2)
     verdict = examined(made, classifier("small"), device, longest=8)
     require_right(made, device, verdict)
-    there = verification_on(made, device.name, device.machine.stamp)
+    keep_verdict(made, device, verdict)
+    there = verification_on(made, device.name, device.machine.stamp, 8)
     assert there.loads == 2 and [row[0] for row in there.compared] == [1, 7, 8]
 
+    with pytest.raises(InputError, match=r"is of texts up to 8 tokens, .* --length 9"):
+        judge(made, device, 1000.0, replace(ONCE, length=9))
     monkeypatch.setattr("canao.device.certify.measure_runs", stopped)
     with pytest.raises(Reached):
         judge(made, device, 1000.0, ONCE)

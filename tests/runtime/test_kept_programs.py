@@ -16,6 +16,7 @@ from tests.runtime.tiny import PROBES, Opened, Tiny, expected
 pytestmark = [pytest.mark.as_shipped, pytest.mark.usefixtures("device")]
 
 HEAD = struct.Struct("<8s6Q")
+NAMED = "?" * 32 + ".bin"
 
 
 @pytest.fixture
@@ -96,6 +97,25 @@ def test_a_file_that_is_not_the_users_own(kept: Path, fresh: Load, weights: Path
     os.mkfifo(kept)  # which nobody waits for
     open_and_run(fresh, weights)
     assert kept.is_file()
+
+
+def test_those_used_longest_ago_go(kept: Path, fresh: Load, weights: Path) -> None:
+    """Beyond 256 of them; files of another kind stay."""
+    others = [kept.with_name(name) for name in ("other.txt", "weights.bin", "0" * 31 + ".bin")]
+    for other in others:
+        other.write_text("x")
+        os.utime(other, (1, 1))
+    for i in range(270):
+        one = kept.with_name(f"{i:032x}.bin")
+        one.write_bytes(b"x")
+        os.utime(one, (1000 + i, 1000 + i))
+    os.utime(kept, (5, 5))
+    open_and_run(fresh, weights)  # which uses it
+    assert kept.stat().st_atime > 1270 and len(list(kept.parent.glob(NAMED))) == 271
+    open_and_run(fresh, weights, Tiny(Tiny().kernels + "\n"))
+    left = list(kept.parent.glob(NAMED))
+    assert len(left) == 256 and kept in left and all(other.exists() for other in others)
+    assert {one.name for one in left}.isdisjoint(f"{i:032x}.bin" for i in range(16))
 
 
 def test_models_share_the_program_of_the_probes(

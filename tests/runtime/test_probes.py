@@ -236,8 +236,8 @@ def test_a_word_that_is_not_right(name: str, device: None, fresh: Load, weights:
     ("probe_branches", "mine && key < high", "start == 0 && key < high"),
     ("probe_branches", "barrier(CLK_LOCAL_MEM_FENCE);", ""),
     ("probe_values", "VF - n, n)", "VF - n, n + 1)"),
-    ("probe_group", "part, 64", "part, 63"),
-    ("probe_group", "part, 63", "part, 0"),
+    ("probe_group", "part, 8", "part, 7"),
+    ("probe_group", "part, 7", "part, 0"),
 ])  # fmt: skip
 def test_a_kernel_that_computes_something_else(
     probe: str, code: str, other: str, device: None, fresh: Load, weights: Path

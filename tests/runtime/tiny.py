@@ -71,8 +71,8 @@ HANGS = KERNELS.replace(
 )  # fmt: skip
 assert HANGS != KERNELS
 # What all kinds of programs ask of a driver.
-VECTOR, NEEDS = 4, frozenset({"load_f16", "load_i8", "q8"})
-PROBES = probes_of(VECTOR, NEEDS, ["vf_gelu(vf_exp2(vf_sqrt(x)))"], 8)
+VECTOR, NEEDS = 4, frozenset({"load_f16", "load_i8", "q8", "dot4", "log"})
+PROBES = probes_of(VECTOR, NEEDS, ["vf_gelu(vf_exp2(vf_log(vf_sqrt(x))))"], 8)
 # The numbers of bytes are told the kernels by launches: weights begin after 16, x after 64.
 PROGRAM = """
 #include "canao_launch.h"

@@ -1,4 +1,5 @@
-"""Whether a library computes on a device what its model computes in float32 on this machine."""
+"""Whether a library computes on a device what its model computes on this machine: in float32, or,
+as a GPU's driver is to be judged and not a precision, in the library's own."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ _IDS = 1000  # ids are below this where a library does not say what it takes
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The outputs for a text of random ids, and those of the same text in float32.
+    """The outputs for a text of random ids, and those of the same text on this machine.
 
     cosine    between all numbers of an output in both, of the output where it is least; 0 where
               they are not finite
@@ -56,20 +57,25 @@ def limits(artifact: Artifact) -> tuple[float, float]:
     return (SAME_COSINE, SAME_LARGEST) if same else (NEAR_COSINE, NEAR_LARGEST)
 
 
+def beside(artifact: Artifact) -> str:
+    """The precision that a library is compared with."""
+    return artifact.precision if artifact.on_gpu else PRECISION
+
+
 def verified(
     artifact: Artifact, model: str | Path | Any, device: Device, longest: int | None = None,
     threads: int = 1, *, revision: str | None = None, ignored: Collection[str] = (),
 ) -> list[Compared]:  # fmt: skip
-    """The library on the device, on random ids of several lengths up to `longest`, beside a float32
-    library that is compiled of `model` for this machine. InputError if the model is not the one
-    that the library was compiled from."""
+    """The library on the device, on random ids of several lengths up to `longest`, beside a library
+    that is compiled of `model` for this machine, in the precision that `beside` says. InputError if
+    the model is not the one that the library was compiled from."""
     artifact.verify()
     texts = _texts(artifact, longest)
     given = device.run_batch(artifact, texts, threads)
     with WorkingDirectory("canao-verify") as folder:
         reference = compile_model(
             model, folder / "model", revision=revision, ignored=ignored,
-            max_length=artifact.max_length,
+            max_length=artifact.max_length, precision=beside(artifact), allow_emulation=True,
         )  # fmt: skip
         _require_alike(artifact, reference, model)
         wanted = local_device().run_batch(reference, texts, threads)
@@ -110,8 +116,7 @@ def examined(
 
 
 def require_right(artifact: Artifact, device: Device, verdict: Verdict) -> None:
-    """DeviceError unless all of it holds. What holds of a GPU is kept beside the library, where
-    its certificate asks for it."""
+    """DeviceError unless all of it holds."""
     if verdict.differing:
         raise DeviceError(
             f"{artifact.path}: {verdict.differing} of {LOADS} loads on {device.name} gave other "
@@ -121,11 +126,16 @@ def require_right(artifact: Artifact, device: Device, verdict: Verdict) -> None:
         cosine, largest = limits(artifact)
         other = "--no-fusion" if artifact.on_gpu else "another --isa"
         raise DeviceError(
-            f"{artifact.path}: outputs on {device.name} are not near float32's at "
+            f"{artifact.path}: outputs on {device.name} are not near {beside(artifact)}'s at "
             f"{', '.join(map(str, wrong))} tokens ({artifact.precision} allows a cosine from "
             f"{cosine:g} and a difference to {largest:g}); compile it again from this model, or "
             f"with {other}"
         )
+
+
+def keep_verdict(artifact: Artifact, device: Device, verdict: Verdict) -> None:
+    """Keep beside a library what holds of it on a GPU, where its certificate asks for it;
+    InputError if that cannot be."""
     if artifact.on_gpu:
         rows = tuple((one.length, one.cosine, one.largest) for one in verdict.compared)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")

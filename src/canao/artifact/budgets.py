@@ -88,6 +88,7 @@ class Scored:
 
 
 def size_of(artifact: Artifact) -> int:
-    """Bytes of all files of an artifact, but for its certificate, which no application needs."""
+    """Bytes of all files of an artifact, but for what was found of it, which no application needs.
+    """
     return sum(path.stat().st_size for path in artifact.path.iterdir()
-               if path.is_file() and path.name != "certificate.json")  # fmt: skip
+               if path.is_file() and path.name not in ("certificate.json", "verified.json"))

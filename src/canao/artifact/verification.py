@@ -72,9 +72,9 @@ def write_verification(artifact: Artifact, found: Verification) -> None:
                          "or make the directory writable") from None  # fmt: skip
 
 
-def verification_on(artifact: Artifact, device: str, machine: str) -> Verification:
+def verification_on(artifact: Artifact, device: str, machine: str, length: int) -> Verification:
     """What was found of these files on the machine of a stamp; InputError, with the remedy, if
-    they were not verified there."""
+    they were not verified there, or not with texts of so many tokens."""
     path = artifact.path / VERIFIED_FILE
     again = f"run `canao verify {artifact.path} --model MODEL --device {device}`"
     if not os.path.lexists(path):
@@ -85,6 +85,9 @@ def verification_on(artifact: Artifact, device: str, machine: str) -> Verificati
         raise InputError(f"{path}: is of other files than are there now; {again} again")
     if found.machine != machine:
         raise InputError(f"{path}: is of another device or driver than {device} is now; {again}")
+    if (most := max(tokens for tokens, _, _ in found.compared)) < length:
+        raise InputError(f"{path}: is of texts up to {most} tokens, and a certificate of {length}; "
+                         f"{again} --length {length}")  # fmt: skip
     return found
 
 

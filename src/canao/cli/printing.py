@@ -208,12 +208,12 @@ def print_timing(
     if each:
         out.print(f"{'token':8} {each.percentile(50):10.3f} ms, median for one more token")
     config, pinned = timing.config, timing.environment.get("pinned", [])
-    isa = timing.environment.get("library_isa", "")
-    out.print(
-        f"{precision}, {config.length} tokens, {config.threads} thread(s), cores "
-        f"{pinned or 'not pinned'}, {timing.environment.get('cpu', device)}"
-        f"{f', {isa}' if isa else ''}"
-    )
+    told = timing.environment
+    isa, gpu = told.get("library_isa", ""), told.get("gpu")
+    where = gpu or f"cores {pinned or 'not pinned'}, {told.get('cpu', device)}"
+    threads = "" if gpu else f"{config.threads} thread(s), "
+    out.print(f"{precision}, {config.length} tokens, {threads}{where}{f', {isa}' if isa else ''}",
+              markup=False)  # fmt: skip
     if timing.others:
         out.print(f"{timing.others} meanwhile")
 

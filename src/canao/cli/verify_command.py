@@ -10,11 +10,20 @@ from pathlib import Path
 
 from rich.table import Table
 
-from canao.accuracy.verified import LOADS, Compared, Verdict, examined, require_right
+from canao.accuracy.verified import (
+    LOADS,
+    Compared,
+    Verdict,
+    beside,
+    examined,
+    keep_verdict,
+    require_right,
+)
 from canao.api import get_device
 from canao.artifact.directory import Artifact
 from canao.cli.printing import out, timed
 from canao.defaults import silent
+from canao.errors import InputError
 
 
 def verify_and_print(
@@ -22,7 +31,7 @@ def verify_and_print(
     revision: str | None, ignored: Collection[str], as_json: bool,
 ) -> None:  # fmt: skip
     """Compare a library with its model, and print how near each length is; DeviceError if one is
-    not near enough."""
+    not near enough. What holds on a GPU is kept beside the library."""
     artifact, where = Artifact.load(path), get_device(device)
     say = silent if as_json else timed()
     verdict = examined(
@@ -32,12 +41,17 @@ def verify_and_print(
         sys.stdout.write(json.dumps(_form(where.name, artifact, verdict), indent=2) + "\n")
     else:
         out.print(_table(verdict.compared))
-        out.print(f"{artifact.precision} on {where.name}, beside float32 on this machine",
-                  soft_wrap=True, markup=False)  # fmt: skip
+        here = f"beside {beside(artifact)} on this machine"
+        out.print(f"{artifact.precision} on {where.name}, {here}", soft_wrap=True, markup=False)
         if verdict.differing is not None:
             same = LOADS - verdict.differing
             out.print(f"{same} of {LOADS} loads gave the same bits", soft_wrap=True)
     require_right(artifact, where, verdict)
+    try:
+        keep_verdict(artifact, where, verdict)
+    except InputError as error:
+        sys.stderr.write(f"note: nothing is kept of this, so that `canao certify` will not know of "
+                         f"it: {error}\n")  # fmt: skip
 
 
 def _form(device: str, artifact: Artifact, verdict: Verdict) -> dict[str, object]:

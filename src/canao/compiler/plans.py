@@ -1,4 +1,4 @@
-"""The plans of a program: those that `canao tune` found best on this machine, or the defaults."""
+"""The plans of a program: those that `canao tune` found best where it will run, or the defaults."""
 
 from __future__ import annotations
 

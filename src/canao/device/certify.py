@@ -186,7 +186,7 @@ def judge(
     artifact.verify()
     verified: dict[str, Any] = {}
     if artifact.on_gpu:
-        there = verification_on(artifact, device.name, device.machine.stamp)
+        there = verification_on(artifact, device.name, device.machine.stamp, config.length)
         verified = {"verified": there.to_dict(), "on_cpu": list(artifact.on_cpu)}
     files, size, before = artifact.digests(), size_of(artifact), device.state()
     measured = measure_runs(artifact, device, config, others_limit, say)

@@ -31,6 +31,8 @@ from canao.target import GPU_VECTOR, Target, target_of
 
 # Settings that libraries read: which device, and where kernels that were compiled are kept.
 NUMBER, KEPT = "CANAO_OPENCL_DEVICE", "CANAO_OPENCL_CACHE"
+# Settings of drivers that keep kernels themselves, with which they do not.
+_NOTHING_KEPT = ("POCL_KERNEL_CACHE=0", "CUDA_CACHE_DISABLE=1")
 _SHORT_S = 60
 _FILES = ("opencl_list.c", "opencl_device.c", "opencl_host.h", "opencl_api.h", "canao_launch.h",
           "canao_runtime.h")  # fmt: skip
@@ -104,7 +106,9 @@ class OpenClDevice(BenchDevice):
         """With the number of the device; what drivers make of kernels is kept with the other files
         there, which go in the end."""
         kept = "" if self._anew else f"{self.transport.folder}/programs"
-        settings = (f"{NUMBER}={self.gpu.number}", f"{KEPT}={kept}")
+        settings = [f"{NUMBER}={self.gpu.number}", f"{KEPT}={kept}"]
+        if self._anew:
+            settings += _NOTHING_KEPT
         return super().ran(["env", *settings, *command], what, timeout)
 
     @contextmanager

@@ -336,6 +336,8 @@ static int program_of(int i, int apart)
 static int make_kernel(canao_engine *e, int i, int apart, cl_int *code)
 {
     const struct canao_launch *launch = canao_opencl_launch(i);
+    if (!launch->kernel)
+        return CANAO_OK;
     cl_program *program = &e->programs[program_of(i, apart)];
     const int probe = i >= canao_program.step_count;
     const struct program_text text = {
@@ -344,8 +346,6 @@ static int make_kernel(canao_engine *e, int i, int apart, cl_int *code)
         .kernel = apart ? launch->kernel : NULL,
     };
     int status = CANAO_OK;
-    if (!launch->kernel)
-        return CANAO_OK;
     if (!*program)
         status = canao_opencl_build(e->context, &e->device, &text, program, code);
     if (status)
@@ -759,7 +759,7 @@ static int run_here(canao_engine *e, struct flight *f, int i)
         code = canao_cl.flush(e->used);
     int status = check(e, code, "show its memory");
     if (!status)
-        status = check_end(e, NULL, await(e, event, NULL));
+        status = check_end(e, f, await(e, event, f));
     if (event)
         canao_cl.release_event(event);
     if (status)

@@ -5,6 +5,7 @@
 #include "canao_model.h"
 #include "opencl_host.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,7 +15,8 @@
 #include <unistd.h>
 
 enum { PATH = 1024, OPTIONS = 64, IDENTITY = 1024, LINE = 400 };
-enum { MOST_KEPT = 64 << 20, MOST_LOGGED = 1 << 20 }; /* bytes */
+enum { MOST_KEPT = 64 << 20, MOST_LOGGED = 1 << 20, ROOM = 256 << 20 }; /* bytes */
+enum { MOST_FILES = 256, AT_ONCE = 16 }; /* kept programs, and how many go with each new one */
 
 /* FNV-1a and FNV-1, of 64 bits each. */
 struct hash {
@@ -145,6 +147,10 @@ static cl_program recall(cl_context context, const struct device *device, const 
     const unsigned char *binary = file ? find_binary(file, size, key, &bytes) : NULL;
     cl_int code = CL_SUCCESS, taken = CL_SUCCESS;
     cl_program program = NULL;
+    if (binary) {
+        const struct timespec used[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
+        utimensat(AT_FDCWD, path, used, 0);
+    }
     if (binary)
         program = canao_cl.create_program_with_binary(context, 1, &device->id, &bytes, &binary,
                                                       &taken, &code);
@@ -207,6 +213,38 @@ static void write_file(const char *path, const struct key *key, const unsigned c
         unlink(beside);
 }
 
+/* Whether a file has the name of a kept program: others may lie in the folder. */
+static int is_kept(const char *name)
+{
+    enum { DIGITS = 32 };
+    return strspn(name, "0123456789abcdef") == DIGITS && !strcmp(name + DIGITS, ".bin");
+}
+
+/* The kept program that was used longest ago, once there are too many or too large ones; 0: there are
+ * not. */
+static int find_oldest(const char *folder, char *oldest)
+{
+    DIR *files = opendir(folder);
+    int count = 0;
+    int64_t bytes = 0, used = 0;
+    for (const struct dirent *entry; files && (entry = readdir(files));) {
+        char path[PATH];
+        struct stat info;
+        if (!is_kept(entry->d_name) ||
+            snprintf(path, PATH, "%s/%s", folder, entry->d_name) >= PATH || stat(path, &info) ||
+            !S_ISREG(info.st_mode))
+            continue;
+        bytes += info.st_size;
+        if (!count++ || info.st_atime < used) {
+            used = info.st_atime;
+            memcpy(oldest, path, PATH);
+        }
+    }
+    if (files)
+        closedir(files);
+    return count > MOST_FILES || bytes > ROOM;
+}
+
 /* Keeps a built program, if its driver gives it away and there is a place for it. */
 static void keep(cl_program program, const struct key *key)
 {
@@ -221,6 +259,8 @@ static void keep(cl_program program, const struct key *key)
         !canao_cl.get_program_info(program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL)) {
         make_folder(folder);
         write_file(path, key, binary, bytes);
+        for (int i = 0; i < AT_ONCE && find_oldest(folder, path); i++)
+            unlink(path);
     }
     free(binary);
 }

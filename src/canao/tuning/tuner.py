@@ -25,7 +25,8 @@ from canao.compiler.pipeline import compile_graph
 from canao.compiler.plans import chosen_plans, tuning_database
 from canao.compiler.stages import Stages
 from canao.defaults import LIMITS, PRECISION, TUNE_SECONDS, Limits, silent
-from canao.device.base import Device, MeasureConfig, require_times
+from canao.device.base import Device, MeasureConfig
+from canao.device.lease import leased
 from canao.errors import InputError
 from canao.fuse.group import Program
 from canao.lower.lowering import Tunable
@@ -103,7 +104,10 @@ def tune_model(
         from canao.device.bench import local_device
 
         device = local_device()
-    require_times(device)
+    if (target.machine, target.backend) != (device.target.machine, device.target.backend):
+        raise InputError(f"target '{target.name}' is not what device {device.name} is; leave it "
+                         "out, or name the device that it is")  # fmt: skip
+    device = leased(device, progress or silent)
     check_precision(precision)
     if not budget_s > 0 or not 1 <= threads <= 64:
         raise InputError(f"budget {budget_s:g} s or threads {threads} is out of range")

@@ -57,8 +57,8 @@ def compile(
                                 "16 for OpenCL on CPUs")
     ] = None,
     allow_cpu: Annotated[
-        bool, typer.Option("--allow-cpu", help="what no kernel for GPUs computes runs on the CPU "
-                           "beside it, and is listed")
+        bool, typer.Option("--allow-cpu", help="what no kernel for GPUs computes runs on the "
+                           "CPU of the same machine, and is listed")
     ] = False,
     device: Annotated[
         str | None, typer.Option(help="compile for what a device is, with what `canao tune` found "
@@ -118,7 +118,11 @@ def compile(
 
     chosen = chosen_target(target, cpu, isa, backend, vector, device)
     if allow_cpu and chosen.backend == CPU:
-        raise InputError("--allow-cpu belongs to --backend opencl; leave it out, or give both")
+        raise InputError("--allow-cpu belongs to libraries for GPUs, as of --backend opencl; leave "
+                         "it out, or compile for one")  # fmt: skip
+    if device not in (None, DEVICE) and (precision == AUTO or check is not None):
+        raise InputError(f"--precision auto and --check run libraries on this machine, not on "
+                         f"{device}; leave them out, or --device")  # fmt: skip
     chosen = replace(chosen, allow_cpu=allow_cpu)
     options: dict[str, Any] = {
         "revision": revision, "target": chosen, "fusion": not no_fusion, "max_length": max_length,

@@ -63,15 +63,15 @@ DEFECTS = (
         "branches", REFUSED, "llama.cpp issue 29081",
     ),
     Defect(
-        "Adreno, with Vulkan", ("Adreno",), "its Vulkan driver makes products wrong in some runs",
+        "Adreno, with Vulkan", (), "its Vulkan driver makes products wrong in some runs",
         "tile", REFUSED, "react-native-executorch issue 1478",
     ),
     Defect(
-        "PowerVR (Pixel 10), with Vulkan", ("PowerVR",), "its Vulkan driver gives zeros",
+        "PowerVR (Pixel 10), with Vulkan", (), "its Vulkan driver gives zeros",
         "arguments", REFUSED, "executorch issue 17299",
     ),
     Defect(
-        "Mali-G76, with Vulkan", ("Mali-G76",), "its Vulkan driver gives NaN", "infinities",
+        "Mali-G76, with Vulkan", (), "its Vulkan driver gives NaN", "infinities",
         REFUSED, "executorch issue 22322",
     ),
     Defect(

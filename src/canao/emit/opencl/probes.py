@@ -21,6 +21,7 @@ from canao.emit.c.interface import c_string
 from canao.emit.c.unit import table
 from canao.emit.opencl.kernel import BARRIER, in_pieces, only
 from canao.emit.opencl.prelude import prelude
+from canao.emit.vecmath import RARE
 from canao.emit.writer import Writer, fill
 from canao.graph.dtypes import QUANTIZED
 from canao.graph.ops import OPS
@@ -50,9 +51,11 @@ _TOKENS, _PAST, _FIRST = 21, 9, 2
 # How far off a function may be.
 _NEAR = 1e-5
 _SAMPLES = 16
-_LEAST_GROUP = 64  # items of a group whose sums are asked for
 # Of the prelude, what is asked about where a program needs it.
-_ASKED = frozenset({"load_f16", "f16_row", "load_i8", "dot4", *map(row_type, QUANTIZED)})
+_ASKED = frozenset({
+    "load_f16", "f16_row", "load_i8", "dot4", *map(row_type, QUANTIZED),
+    *(name for names in RARE.values() for name in names),
+})  # fmt: skip
 # The functions of vectors that an op of one operand is, by the name of the function.
 _FUNCTIONS = {found[1]: op for op in OPS.values()
               if (found := re.fullmatch(r"(vf_\w+)\(\{0\}\)", op.vector))}  # fmt: skip
@@ -178,8 +181,8 @@ def probes_of(vector: int, needs: frozenset[str], kernels: Iterable[str], items:
     """Those of a program with vectors of so many floats, by what its kernels need of the prelude,
     by their text, and by how many work-items the largest of its groups has."""
     used = frozenset(name for text in kernels for name in re.findall(r"\bvf_\w+(?=\()", text))
-    # Few sizes, so that models share them.
-    shared = max(_LEAST_GROUP, 1 << (items - 1).bit_length())
+    # Few sizes, so that models share them, and none that a device may not take.
+    shared = 1 << (max(2, items).bit_length() - 1)
     probes = (_values(vector, needs, used), _tile(vector), _group(shared), _branches(vector))
     return Probes(probes, vector, needs)
 
