@@ -22,7 +22,7 @@ from canao.train.options import TrainOptions
 
 PROTOCOL, TRAINING = MeasureConfig(), TrainOptions()
 MEASURED = {"length": PROTOCOL.length, "threads": PROTOCOL.threads}
-TUNED = MEASURED | {"target": TARGET, "budget_s": TUNE_SECONDS}
+TUNED = MEASURED | {"target": TARGET, "device": DEVICE, "budget_s": TUNE_SECONDS}
 SEARCHED = {
     **{name: getattr(DEFAULTS, name) for name in
        ("run_dir", "task", "trials", "max_minutes", "controller", "seed", "percentile",
@@ -61,7 +61,7 @@ COMMANDS = {
 }  # fmt: skip
 FUNCTIONS = {
     "search": SEARCHED,
-    "tune": TUNED,
+    "tune": TUNED | {"target": None},  # what the device is
     "worker": {"run_dir": None, "train_device": TRAINING.device, "train_dtype": None},
     "distil": DISTILLED | {"run_dir": api.DISTIL_DIR},
     "compile": {"target": TARGET, "threads": PROTOCOL.threads},
