@@ -95,7 +95,7 @@ def compile_graph(
         program = fuse(computed, legal, cells, apart)
         if multiplies_blocks(target, BF16) and any(map(rounds_rows, (precision, *kept.values()))):
             rounded = with_rounded_attention(program)
-            program = program if rounded is computed else fuse(rounded, legal, cells)
+            program = program if rounded is computed else fuse(rounded, legal, cells, apart)
     else:
         program = unfused(computed, legal, apart)
     levels = _levels(program, target, planner)

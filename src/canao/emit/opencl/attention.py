@@ -19,13 +19,11 @@ from canao.fuse.forms.attention import Attention
 from canao.graph.dtypes import F32, I8, Q8
 from canao.graph.ir import Graph
 from canao.lower.batches import batch_of
-from canao.lower.opencl.attention import ItemAttentionPlan, depth
+from canao.lower.opencl.attention import ItemAttentionPlan, depth, sums_under_way
 from canao.schedule.schedule import Step
-from canao.target import GPU_VECTOR
 
 # The least number: scores of -infinity are as far below it as any others.
 _LEAST = "-3.40282347e38f"
-_UNDER_WAY = 4  # sums of vectors at once
 
 
 def attention_text(graph: Graph, step: Step, vector: int) -> KernelText:
@@ -235,8 +233,7 @@ class _Attention:
         self._scores(w, parts)
         self._weights(w, parts)
         values_of = self._vectors(self.dv)
-        # Sums of a few vectors would wait for one another: more of them are under way at once.
-        chains = 1 if self.vector == GPU_VECTOR else max(1, _UNDER_WAY // len(values_of))
+        chains = sums_under_way(self.form, self.vector)
         for v, _ in values_of:
             w.line(f"c{v} = vf_mul(c{v}, vf_set1(less));")
             for more in range(1, chains):

@@ -24,10 +24,9 @@ from canao.graph.dtypes import F16, F32, QUANTIZED, DType
 from canao.graph.ir import Graph
 from canao.lower.epilogue import split
 from canao.lower.opencl.levels import level_row
-from canao.lower.opencl.packed_gemm import ItemGemmPlan
+from canao.lower.opencl.packed_gemm import ItemGemmPlan, spreads_from_memory
 from canao.schedule.operands import activation
 from canao.schedule.schedule import Step
-from canao.target import GPU_VECTOR
 
 # Elements of a row, or words of four, that are read at once.
 _AT_ONCE = 4
@@ -120,8 +119,7 @@ class _TileCode(RowCode):
         even = depth - depth % _AT_ONCE
         if even:
             with w.block(f"for (int k = 0; k < {even}; k += {_AT_ONCE})"):
-                # A CPU spreads an element out of memory at once, and out of a vector in two steps.
-                spread = form.rows == F32 and self.vector > GPU_VECTOR
+                spread = spreads_from_memory(form, self.vector)
                 for i in () if spread else range(plan.mr):
                     load = "vload_half4" if form.rows == F16 else "vload4"
                     value = f"{load}(0, a{i} + k)"

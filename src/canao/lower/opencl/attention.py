@@ -20,10 +20,11 @@ from canao.lower.opencl.device import LOCAL_BYTES, vector_name
 from canao.schedule.kv_cache import CacheLayout
 from canao.schedule.operands import Operand
 from canao.schedule.work import WHOLE, Grid, Work
-from canao.target import Target
+from canao.target import GPU_VECTOR, Target
 
 # Floats that an item holds of its query and of its result; more would not stay in registers.
 _MOST_DEPTH = 256
+_UNDER_WAY = 4  # sums of vectors at once
 _VECTORS, _ITEMS = (4, 2, 1, 8), (64, 32, 128, 16)  # of keys, and items; the usual ones first
 
 
@@ -109,6 +110,12 @@ def depth(form: Attention) -> tuple[int, int]:
     d, dv = form.q.shape[-1], form.v.shape[-1]
     assert isinstance(d, int) and isinstance(dv, int)
     return d, dv
+
+
+def sums_under_way(form: Attention, vector: int) -> int:
+    """How many sums there are of each vector of a result: a few vectors' would wait for one another
+    on a CPU, while a GPU has other items to go on with."""
+    return 1 if vector == GPU_VECTOR else max(1, _UNDER_WAY // -(-depth(form)[1] // vector))
 
 
 def local_bytes(form: Attention, keys: int, values: int, target: Target) -> int:

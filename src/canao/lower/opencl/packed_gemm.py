@@ -138,6 +138,12 @@ class ItemGemmLowering:
         )  # fmt: skip
 
 
+def spreads_from_memory(form: PackedGemm, vector: int) -> bool:
+    """Whether elements of a row are read one by one: a CPU spreads them over a vector as it reads
+    them, and out of a vector in two steps."""
+    return form.rows == F32 and vector > GPU_VECTOR
+
+
 def weights(graph: Graph, form: PackedGemm, plan: ItemGemmPlan) -> Operand:
     """The weights of a form, in panels of the plan's columns."""
     return Operand(form.weight, Packed(plan.nr, plan.deep), graph.types[form.weight].dtype)
