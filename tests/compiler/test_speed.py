@@ -1,12 +1,13 @@
 """A guard on speed: kernels that become clearly slower fail, on a noisy machine as well.
 
 Instructions are counted where there is valgrind, which tells a slower kernel exactly but knows
-AVX2 at most. Times are set against the machine's own multiply-add peak, best of many, and only to
-catch what is far off. Both are shown to fail for a register tile of one row by one vector.
+AVX2 at most. Times are set against the machine's own multiply-add peak, measured beside them, and
+only to catch what is far off. Both are shown to fail for a register tile of one row by one vector.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -14,7 +15,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -51,14 +54,16 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 # float32, by precision and tokens; some 10 % above what they are (2.28 and 2.33; 1.96 and 1.99). 33
 # leave rows over from any tile.
 INSTRUCTIONS = {FLOAT32: {32: 2.52, 33: 2.56}, INT8: {32: 2.16, 33: 2.19}}
-# Least shares of float32's multiply-add peak at 128 tokens, some 70 % of what they are: with
-# AVX-512 0.92 for products, 0.67 for attention, 0.87 for all; crippled, all three are about 0.33.
-LEAST = {"gemm": 0.65, "attention": 0.45, "all": 0.6}
+# Least shares of float32's multiply-add peak at 128 tokens, about half way between those of the
+# kernels and of crippled ones: with AVX-512 on a Xeon 0.90 for products, 0.71 for attention, 0.85
+# for all; crippled 0.18, 0.25, 0.18, and on other machines up to 0.33. Where two CPUs are threads
+# of one core, what the other test computes takes a kernel's caches, and nothing of the peak.
+LEAST = {"gemm": 0.55, "attention": 0.45, "all": 0.5}
 # In int8, by what such libraries are compiled for: 1.30, 0.64 and 1.05 with AVX2 on an EPYC, the
 # others on a Xeon: 2.33, 0.71, 1.70; 0.80, 0.71, 0.76; 1.74, 0.49, 1.22; 3.71, 0.70, 2.17.
-# Crippled, products have half of the least share, or less.
+# Crippled, products have 0.5 with AVX2, and elsewhere half of the least share, or less.
 LEAST_INT8 = {
-    "avx2": {"gemm": 0.9, "attention": 0.45, "all": 0.7},
+    "avx2": {"gemm": 0.8, "attention": 0.45, "all": 0.65},
     "avxvnni": {"gemm": 1.5, "attention": 0.45, "all": 1.1},
     "avx512": {"gemm": 0.55, "attention": 0.45, "all": 0.5},
     "avx512vnni": {"gemm": 1.2, "attention": 0.33, "all": 0.8},
@@ -168,8 +173,9 @@ def test_counting_finds_a_slow_kernel(counted, precision: str) -> None:
 
 
 def measured(built: Built, least: dict[str, float], rounds: int = ROUNDS) -> dict[str, float]:
-    """Shares of the peak: the best of several rounds, in each of which the peak, every kernel and
-    the whole model are measured. More rounds are run only while a share is less than the least."""
+    """Shares of the peak: the medians of several rounds, in each of which the peak, every kernel
+    and the whole model are measured, so that what else runs on the machine slows them alike. More
+    rounds are run only while a share is less than the least."""
     header = runtime_files("canao_runtime.h")
     peak_program = build_program({"peak.c": peak_source(built.target), **header}, built.target)
     device, config = local_device(), MeasureConfig(length=MOST, warmup=3, samples=SAMPLES)
@@ -178,19 +184,27 @@ def measured(built: Built, least: dict[str, float], rounds: int = ROUNDS) -> dic
               for name, form in forms.items()}  # fmt: skip
     flops = {name: built.flops(MOST, [built.regions[i] for i in of]) for name, of in groups.items()}
     flops["all"] = built.flops(MOST)
-    peak, best, shares = 0.0, dict.fromkeys(least, float("inf")), dict.fromkeys(least, 0.0)
+    # The core that the library is measured on, where there are such calls.
+    cores = device.pinned(config) if hasattr(os, "sched_setaffinity") else ()
+    pinned = partial(os.sched_setaffinity, 0, cores) if cores else None
+    found: dict[str, list[float]] = {name: [] for name in least}
+    shares = dict.fromkeys(least, 0.0)
     for turn in range(rounds):
         if turn >= ROUNDS:
             time.sleep(1)
-        told = subprocess.run([str(peak_program)], capture_output=True, text=True, timeout=600)
-        peak = max(peak, float(told.stdout.split()[0]))
-        kernels = device.profile(built.artifact, config)
+        told = subprocess.run(
+            [str(peak_program)], capture_output=True, text=True, timeout=600, preexec_fn=pinned
+        )  # fmt: skip
+        peak = float(told.stdout.split()[0])
+        # The best, as those of the peak and of the model are.
+        kernels = device.profile(built.artifact, config, min)
         whole = device.measure(built.artifact, config)
         assert isinstance(whole, Timing), whole
         took = {name: sum(kernels[i][1] for i in of) for name, of in groups.items()}
         took["all"] = min(whole.samples_ms)
-        best = {name: min(best[name], took[name]) for name in least}
-        shares = {name: flops[name] / (best[name] * 1e-3) / peak for name in least}
+        for name in least:
+            found[name].append(flops[name] / (took[name] * 1e-3) / peak)
+        shares = {name: median(found[name]) for name in least}
         if turn >= 2 and not slow(shares, least):
             break
     return shares
