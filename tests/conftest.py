@@ -96,12 +96,15 @@ def no_torch_threads() -> None:
 # Clang's own checks, which it adds where it does not optimise, would take time.
 _SHIPPED = build._FLAGS
 _QUICK = (*(f for f in _SHIPPED if f != "-O3"), "-O0", "-fno-sanitize=undefined")
+# What PoCL hands to the compiler of kernels besides: not to optimise takes it half the time.
+_QUICK_POCL = {_SHIPPED: "", _QUICK: "-cl-opt-disable"}
 
 
 @contextlib.contextmanager
 def _compiled_with(flags: tuple[str, ...]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_FLAGS", flags)
+        patch.setenv("POCL_EXTRA_BUILD_FLAGS", _QUICK_POCL[flags])
         build.code_stamp.cache_clear()  # which holds the flags
         yield
     build.code_stamp.cache_clear()
@@ -109,8 +112,9 @@ def _compiled_with(flags: tuple[str, ...]) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_code(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Libraries are compiled without optimising, in two fifths of the time, but in modules that are
-    of the code as users get it, or of its speed: those have the mark `as_shipped`."""
+    """Libraries and OpenCL kernels are compiled without optimising, in about half of the time, but
+    in modules that are of the code as users get it, or of its speed: those have the mark
+    `as_shipped`."""
     shipped = request.node.get_closest_marker("as_shipped")
     with _compiled_with(_SHIPPED if shipped else _QUICK):
         yield

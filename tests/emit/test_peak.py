@@ -54,7 +54,9 @@ def test_each_chain_multiplies_in_each_step(isa: str, product: str) -> None:
 
 def test_peaks_of_this_machine() -> None:
     """One instruction multiplies no more than `kr` elements of the depth for each sum; of blocks,
-    two products of vectors take as long as one of 16 rows, which ends every 16 cycles."""
+    two products of vectors take as long as one of 16 rows, which ends every 16 cycles. A Xeon of
+    2023 begins a `vdpbf16ps` in every other cycle, where it begins two products of float32: half
+    the peak."""
     device = local_device()
     for product in ("i8", "q7_i8", "bf16", "f16", "f32_i8"):
         tile = ISAS[device.target.for_products(product).isa].tiles[product]
@@ -62,7 +64,7 @@ def test_peaks_of_this_machine() -> None:
         # Another program may take one of the peaks its time.
         for _ in range(4):
             share = device.peak_flops(1, product) / device.peak_flops(1)
-            if 0.5 < share < 1.2 * most:
+            if 0.4 < share < 1.2 * most:
                 break
             device = local_device()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,12 @@ def opencl_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # To have a driver compile everything at every load takes it minutes.
         patch.setattr("canao.device.opencl._NOTHING_KEPT", ())
         yield "opencl:0"
+
+
+@pytest.fixture(autouse=True)
+def shipped_programs(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels as users get them are not those that other tests built without optimising."""
+    if request.node.get_closest_marker("as_shipped"):
+        monkeypatch.setenv("CANAO_OPENCL_CACHE", str(tmp_path / "shipped-programs"))

@@ -45,6 +45,7 @@ FEW = (1, 7, 33)
 SOME = ("Bert", "DebertaV2", "ConvBert")
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("family", thoroughly((*SOME, "ModernBert"), FAMILIES))
 def test_every_family(family: str, tmp_path: Path) -> None:
     lengths = LENGTHS if family in SOME else FEW
