@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel
 
 from canao.defaults import silent
 from canao.errors import InputError
+from canao.machine import local_machine
 from canao.model import hf
 from canao.model.arch import Arch
 from canao.train.data import TextData
+from canao.train.engine import compute
 from canao.train.engine import loop as module
 from canao.train.engine.batches import Batch, Encoded, encode
 from canao.train.engine.compute import computes_in, out_of_memory, training_device
@@ -64,6 +67,26 @@ def test_a_device_that_is_not_there_is_named() -> None:
         TrainOptions(dtype="fp8")
     assert training_device("auto").type == (GPU or "cpu")
     assert computes_in(training_device("cpu"), "bf16") == "bf16"
+
+
+@pytest.mark.parametrize(("features", "gains", "chosen"), [
+    (("avx512_bf16",), 2.2, "bf16"), (("avx512_bf16",), 0.5, "float32"),
+    (("amx_bf16", "avx512_bf16"), 1.05, "float32"), (("avx2",), 2.2, "float32"),
+])  # fmt: skip
+def test_bfloat16_where_that_is_faster(
+    features: tuple[str, ...], gains: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = replace(local_machine(), features=features)
+    monkeypatch.setattr(compute, "local_machine", lambda: machine)
+    monkeypatch.setattr(compute, "_bf16_gains", lambda: gains)
+    assert computes_in(torch.device("cpu"), "auto") == chosen
+
+
+def test_what_bfloat16_gains_is_measured_and_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    gains = compute._bf16_gains.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert 0.05 < gains < 50
 
 
 def test_results_do_not_ask_where_they_were_computed() -> None:

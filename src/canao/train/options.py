@@ -39,8 +39,8 @@ class TrainOptions(NamedLosses):
     final_epochs   passes over the training set for a finalist
     threads        of torch; None: as torch is set, which is one per core
     device         cpu, cuda or mps; auto: a GPU if there is one
-    dtype          of products in training, float32 or bf16; auto: bf16 where the device has
-                   instructions for it. Weights, norms and losses are in float32
+    dtype          of products in training, float32 or bf16; auto: bf16 where that is faster.
+                   Weights, norms and losses are in float32
     precision      of the libraries that finalists become
     quantized_epochs   the last of `final_epochs`, in which a finalist is rounded as its library
                    will be, if that precision rounds; None: a third of them, one at least
