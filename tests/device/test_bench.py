@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from canao.artifact.directory import Artifact
+from canao.compiler.pipeline import compile_model
 from canao.device.base import Failure, MeasureConfig, Timing
 from canao.device.bench import BenchDevice, connect, local_device
 from canao.device.transports.transport import Completed, LocalTransport, Transport
@@ -44,6 +47,18 @@ def test_time_and_memory_are_the_librarys(encoder: Artifact) -> None:
     assert got.environment["load_average"] >= 0
     longer = local_device().measure(encoder, MeasureConfig(samples=1, seconds=0.2, length=33))
     assert isinstance(longer, Timing) and sum(longer.samples_ms) > 150
+
+
+def test_memory_counts_weights_that_no_run_has_read(tmp_path: Path) -> None:
+    """Of a table of embeddings a run reads a few rows."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50_000, hidden_size=64, num_attention_heads=2,
+                        intermediate_size=64, num_hidden_layers=1)  # fmt: skip
+    artifact = compile_model(BertModel(config).eval(), tmp_path / "out")
+    weights = artifact.weights.stat().st_size
+    got = local_device().measure(artifact, MeasureConfig(length=8, warmup=1, samples=4))
+    assert isinstance(got, Timing) and weights > 12e6
+    assert weights < got.peak_bytes < weights + 20e6
 
 
 def test_longer_texts_take_longer(encoder: Artifact) -> None:
@@ -124,9 +139,7 @@ class Broken(LocalTransport):
         ("cat", TimeoutError(), "reading the load did not end within 60 s"),
     ],
 )
-def test_a_connection_that_breaks(
-    encoder: Artifact, word: str, error: OSError, words: str
-) -> None:
+def test_a_connection_that_breaks(encoder: Artifact, word: str, error: OSError, words: str) -> None:
     device = BenchDevice(local_machine(), Broken(word, error))
     got = device.measure(encoder, ONCE)
     assert isinstance(got, Failure) and re.search(words, got.message)

@@ -32,7 +32,7 @@ from canao.artifact.measured import (
 from canao.artifact.sustained import Minute, sustained_text, worst
 from canao.errors import BudgetError, InputError
 
-CERTIFICATE_FORMAT = 4
+CERTIFICATE_FORMAT = 5
 CERTIFICATE_FILE = "certificate.json"
 # The percentile of the samples that a budget limits, and the least number of samples that MLPerf
 # Mobile takes for it (single inferences).

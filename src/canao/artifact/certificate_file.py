@@ -70,24 +70,24 @@ def unfitting(artifact: Artifact, machine: str | None = None) -> str | None:
     return None
 
 
-def read_certificate(path: Path) -> Certificate:
-    """The certificate in a file, whatever files it is of; InputError if it is damaged, of another
-    format, or contradicts its own samples."""
-    row = read_json(path, remedy=AGAIN)
+def read_certificate(path: Path, remedy: str = AGAIN) -> Certificate:
+    """The certificate in a file, whatever files it is of; InputError with what to do if it is
+    damaged, of another format, or contradicts its own samples."""
+    row = read_json(path, remedy=remedy)
     if row.get("format") != CERTIFICATE_FORMAT:
         raise InputError(
             f"{path}: format {shown(row.get('format'))}, this CANAO reads {CERTIFICATE_FORMAT}; "
-            f"{AGAIN}"
+            f"{remedy}"
         )
     wrong = fits(row, _Row)
     if wrong is not None:
-        raise InputError(f"{path}: {wrong}; {AGAIN}")
+        raise InputError(f"{path}: {wrong}; {remedy}")
     stored = msgspec.convert(row, _Row)
     certificate = _certificate(stored)
     for said in _contradictions(certificate, stored):
-        raise InputError(f"{path}: {said}; {AGAIN}")
+        raise InputError(f"{path}: {said}; {remedy}")
     if sealed(row)["checksum"] != stored.checksum:
-        raise InputError(f"{path}: was changed after it was written; {AGAIN}")
+        raise InputError(f"{path}: was changed after it was written; {remedy}")
     return certificate
 
 

@@ -29,6 +29,8 @@ from canao.device.cores import named_cores
 from canao.device.lease import leased
 from canao.errors import InputError
 
+_BASELINE = "give --baseline what `canao certify` wrote of an earlier library"
+
 
 def certify_and_print(
     artifact: Path, device: str, budget_ms: float | None, config: MeasureConfig, *,
@@ -77,7 +79,7 @@ def certify_and_print(
 def _baseline(path: Path, place: Path) -> Certificate:
     """The certificate to compare with; InputError if the new one would take its place, and the next
     comparison would be with that."""
-    found = read_certificate(path)
+    found = read_certificate(path, _BASELINE)
     if os.path.exists(place) and os.path.samefile(path, place):
         raise InputError(f"{path}: is the baseline, which the new certificate would replace; name "
                          "another file with --out")  # fmt: skip

@@ -89,7 +89,8 @@ class Timing:
         return upper_bound(self.samples_ms, q, confidence)
 
     def summary(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float]:
-        """n, min, mean, the asked percentiles, max, load and cold start, peak memory."""
+        """n, min, mean, the asked percentiles, max, load and cold start, peak memory, which is that
+        of a process that has read all weights."""
         more = {"load": self.load_ms, "cold": self.cold_ms, "peak_bytes": self.peak_bytes}
         return summary(self.samples_ms, percentiles) | more
 
