@@ -41,8 +41,10 @@ from speed_table import write_page
 
 from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
+from canao.lower.scheduling import target_in
 from canao.machine import local_machine
 from canao.precision.quantize import FLOAT32
+from canao.target import get_target
 
 RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
 REDUCED_RECORDS = RECORDS.with_name("int8.jsonl")
@@ -64,12 +66,15 @@ class Study:
     cores: tuple[int, ...]
     again: bool
     isa: str = ""
+    precision: str = FLOAT32
 
     def identity(self, kind: str, model: str, length: int, threads: int) -> Record:
-        """What tells one record from another."""
-        stamp = local_device().environment()
+        """What tells one record from another. Of two machines with one name for the processor,
+        that a system shows AMX is in its instruction set for fewer bits."""
+        own = target_in(get_target(), self.precision).isa
         return {"kind": kind, "model": model, "length": length, "threads": threads,
-                "cpu": stamp["cpu"], "isa": isa_label(self.isa, stamp["isa"])}  # fmt: skip
+                "cpu": local_device().environment()["cpu"],
+                "isa": isa_label(self.isa, own)}  # fmt: skip
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):
@@ -238,7 +243,7 @@ def main(arguments: Sequence[str]) -> int:
             python_of(ALL[name].environment)
         results = Results.start(records, options.draft)
         study = Study(options.work.resolve(), results, engines, options.rounds, options.block,
-                      cores, options.again, options.isa)  # fmt: skip
+                      cores, options.again, options.isa, options.precision)  # fmt: skip
         for _ in _steps(options, study):
             pass
         results.close()
