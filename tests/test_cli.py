@@ -201,7 +201,8 @@ def test_certify_against_a_baseline(canao, artifact: Path, tmp_path: Path) -> No
     refused(canao(*asked, str(new)), "--budget-ms", "--baseline")
     refused(canao(*asked, str(new), "--budget-ms", "1", "--max-regression", "3"), "--baseline")
     refused(canao(*asked, str(new), "--budget-ms", "1", "--min-accuracy", "0.9"), "--check")
-    refused(canao(*asked, str(new), "--baseline", str(tmp_path / "none.json", "earlier library")), "none.json")
+    refused(canao(*asked, str(new), "--baseline", str(tmp_path / "none.json")), "none.json",
+            "earlier library")  # fmt: skip
 
 
 def bare(artifact: Path, folder: Path) -> Path:

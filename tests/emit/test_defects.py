@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from canao.emit.opencl.defects import APART, AVOIDED, DEFECTS, REFUSED, Defect
-from canao.emit.opencl.probes import _FUNCTIONS as FUNCTIONS
-from canao.emit.opencl.probes import CHECKS, probes_of
+from canao.emit.opencl.probe import CHECKS
+from canao.emit.opencl.probe_values import _FUNCTIONS as FUNCTIONS
+from canao.emit.opencl.probes import probes_of
 from canao.emit.vecmath import RARE
 
 PAGE = Path(__file__).parents[2] / "docs" / "gpu.md"

@@ -12,7 +12,7 @@ import pytest
 from canao.artifact.directory import Artifact
 from canao.compiler.pipeline import compile_model
 from canao.emit.opencl.defects import DEFECTS
-from canao.emit.opencl.probes import Probes
+from canao.emit.opencl.probe import Probes
 from canao.errors import CanaoError
 from canao.inference.compiled_model import CompiledModel
 from canao.target import get_target
@@ -61,7 +61,7 @@ def test_a_program_for_each_kernel(
 
 def test_a_driver_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Python says of it: one line, which a command prints."""
-    monkeypatch.setattr("canao.emit.opencl.probes._NEAR", -1.0)  # no function is near enough
+    monkeypatch.setattr("canao.emit.opencl.probe_values._NEAR", -1.0)  # no function is near enough
     artifact = compile_model(classifier("small"), tmp_path / "wrong", target=GPU)
     with pytest.raises(CanaoError, match=r"computes wrong: exp gives .* is right; update") as error:
         CompiledModel(artifact)

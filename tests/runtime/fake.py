@@ -8,7 +8,7 @@ from pathlib import Path
 
 import canao
 from canao.build import get_toolchain
-from canao.emit.opencl.probes import Words
+from canao.emit.opencl.probe import Words
 from canao.target import get_target
 from tests.runtime.tiny import PROBES, Failure, Opened
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from canao.build import build_program, get_toolchain, library_files
-from canao.emit.opencl.probes import Probes
+from canao.emit.opencl.probe import Probes
 from tests.compiler.test_programs import RACES, SANITIZERS, gcc
 from tests.runtime.conftest import Load
 from tests.runtime.fake import ACCELERATOR, CPU, GPU, RUNTIME, Fake

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from canao.cache.place import cache_directory
-from canao.emit.opencl.probes import Probes
+from canao.emit.opencl.probe import Probes
 from tests.runtime.conftest import Load
 from tests.runtime.tiny import PROBES, Opened, Tiny, expected
 

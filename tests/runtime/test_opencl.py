@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canao.emit.opencl.probes import Probes
+from canao.emit.opencl.probe import Probes
 from canao.target import get_target
 from tests.elf import Elf
 from tests.runtime.conftest import Load

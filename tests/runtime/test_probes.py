@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from canao.emit.opencl.defects import APART, DEFECTS, Defect
-from canao.emit.opencl.probes import BLANK, Check, Probe, Probes, Words, floats, probes_of
+from canao.emit.opencl.probe import BLANK, Check, Probe, Probes, Words, floats
+from canao.emit.opencl.probes import probes_of
 from canao.target import VECTORS
 from tests.runtime.conftest import Load
 from tests.runtime.fake import GPU, Fake

@@ -17,7 +17,8 @@ from canao.emit.c.interface import c_string
 from canao.emit.c.unit import Source
 from canao.emit.opencl.defects import DEFECTS, Defect, defect_tables
 from canao.emit.opencl.prelude import prelude
-from canao.emit.opencl.probes import Probes, probes_of
+from canao.emit.opencl.probe import Probes
+from canao.emit.opencl.probes import probes_of
 from canao.emit.writer import Writer
 from canao.inference.library import addresses
 from canao.target import get_target

@@ -294,7 +294,7 @@ def refused(study: str, match: str, tmp_path: Path, role: str = "worker", **more
     ("sqlite://", "a database in memory is of one process"),
     ("grpc://host", "is no address of a proxy; give grpc://HOST:PORT"),
     ("postgresql://u@h/d#a b", "'a b' behind # is not a name"),
-    ("oracle+cx_oracle://u@h/d", "cx_Oracle is not installed; install it with pip"),
+    ("oracle+cx_oracle://u@h/d", "cx_Oracle is not installed; install the package"),
 ])  # fmt: skip
 def test_what_names_no_study(study: str, match: str, tmp_path: Path) -> None:
     refused(study, match, tmp_path)

@@ -1,5 +1,5 @@
 """Defects that OpenCL drivers are known to have, as a table of data: what goes wrong on which,
-which check of `probes.py` finds it, what is done about it, and who says so.
+which check of the probes finds it, what is done about it, and who says so.
 
 The table is here and not in the runtime, as its rows name checks, which are generated, and are
 printed in docs/gpu.md; a library has it as data beside its launches (runtime/canao_launch.h). The
@@ -30,7 +30,7 @@ class Defect:
     met       of these the name, version, platform or driver has one of these in it, in letters of
               any case; none: nothing that a program can ask tells, and the check alone decides
     wrong     what goes wrong, as a sentence
-    check     of probes.CHECKS, that which finds it; '' if none does
+    check     of probe.CHECKS, that which finds it; '' if none does
     measure   what is done about it
     how       where that is, if it is not the check
     source    who says so

@@ -17,7 +17,8 @@ from canao.emit.opencl.defects import DEFECTS, defect_tables
 from canao.emit.opencl.kernel import in_pieces, only
 from canao.emit.opencl.packed_gemm import packed_gemm_text
 from canao.emit.opencl.prelude import NO_DOT4, prelude
-from canao.emit.opencl.probes import Probes, probes_of
+from canao.emit.opencl.probe import Probes
+from canao.emit.opencl.probes import probes_of
 from canao.emit.opencl.rows import rows_text
 from canao.emit.writer import Writer
 from canao.fuse.forms.attention import Attention

@@ -49,6 +49,8 @@ _MEETINGS, _MEETING_S = 20, 0.1
 _NO_TABLE = ("version_info", "no such table", 'relation "')
 _LOCKED_S = 30.0  # for which another process may hold an SQLite file
 _EXTRA = "install it with: pip install 'canao[workers]'"
+# A module's package may have another name, which only its makers' pages tell.
+_OTHER = "install the package that has it, or name another driver, as mysql+pymysql://"
 _OF_EXTRA = ("psycopg", "grpc")
 
 
@@ -106,7 +108,7 @@ def open_shared(study: StudyUrl, *, new: bool) -> BaseStorage:
         raise
     except ImportError as error:
         missing = getattr(error.__cause__, "name", None) or error.name or "a driver"
-        how = _EXTRA if missing.partition(".")[0] in _OF_EXTRA else "install it with pip"
+        how = _EXTRA if missing.partition(".")[0] in _OF_EXTRA else _OTHER
         raise InputError(f"{shown}: {missing} is not installed; {how}") from None
     except sqlalchemy.exc.NoSuchModuleError:
         raise InputError(f"{shown}: no kind of database that SQLAlchemy has; {FORMS}") from None
