@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,6 @@ from peers.store import Store
 from speed_options import numbers
 
 from canao.api import get_device
-from canao.build import build_library
 from canao.compiler.pipeline import compile_model
 from canao.device.bench import bench_program
 from canao.device.transports.qemu import library_root, version
@@ -48,7 +48,8 @@ from canao.target import get_target
 
 HERE = Path(__file__).resolve().parent
 RECORDS, PAGE = HERE / "results" / "arm_instructions.jsonl", HERE / "arm_instructions.md"
-IDENTITY = ("kind", "model", "length", "engine", "cpu")
+KIND = "instructions"
+IDENTITY = ("kind", "model", "length", "engine", "precision", "cpu")
 MODEL, CPU = "minilm-l6", "cortex-a76"
 # Peers, by what CANAO's libraries are in.
 PEERS = {FLOAT32: ("litert", "ort"), INT8: ("litert-int8", "ort-int8")}
@@ -89,14 +90,23 @@ class Study:
         return (own_label(self.precision), *PEERS[self.precision])
 
 
+@cache
+def plugin(work: Path) -> Path:
+    """The plugin of qemu-user, compiled."""
+    source, built = HERE / "peers" / "count_instructions.c", work / "count_instructions.so"
+    # What is undefined in it, qemu has.
+    _run([sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-O2", "-Wl,-z,undefs",
+          str(source), "-o", str(built)])  # fmt: skip
+    return built
+
+
 def counted(
     study: Study, command: Sequence[str], root: str, environment: Mapping[str, str] | None = None
 ) -> int:
     """All instructions of a program; DeviceError if it fails."""
-    plugin = build_library([(HERE / "peers" / "count_instructions.c").read_text(encoding="utf-8")])
     done = subprocess.run(
-        ["qemu-aarch64", "-cpu", CPU, "-L", root, "-plugin", str(plugin), "-d", "plugin",
-         "-D", str(study.log), *command],
+        ["qemu-aarch64", "-cpu", CPU, "-L", root, "-plugin", str(plugin(study.work)),
+         "-d", "plugin", "-D", str(study.log), *command],
         env={**os.environ, **(environment or {})}, capture_output=True, text=True,
         timeout=TIMEOUT_S,
     )  # fmt: skip
@@ -112,12 +122,12 @@ def counted(
 
 def own(study: Study, length: int) -> tuple[int, np.ndarray]:
     """Instructions of an inference of CANAO's library, and its output."""
-    artifact = compile_model(
-        load_body(MODEL, study.store.folder, "sdpa"), study.work / f"arm-{study.precision}",
-        target=get_target("aarch64-linux", CPU), precision=study.precision,
-    )  # fmt: skip
+    target = get_target("aarch64-linux", CPU)
+    artifact = compile_model(load_body(MODEL, study.store.folder, "sdpa"),
+                             study.work / f"arm-{study.precision}", target=target,
+                             precision=study.precision)  # fmt: skip
     device = get_device(f"qemu:{CPU}")
-    program = [str(bench_program(artifact.target)), str(artifact.library), str(artifact.weights),
+    program = [str(bench_program(target)), str(artifact.library), str(artifact.weights),
                str(length), "1", "-", "0"]  # fmt: skip
     counts = [counted(study, [*program, str(n), "0", "0", "time"], library_root())
               for n in (1, MANY)]  # fmt: skip
@@ -203,11 +213,11 @@ def _run(command: Sequence[str]) -> None:
 
 def run(study: Study, length: int) -> None:
     """Record what is missing of a length."""
-    kind = "instructions" if study.precision == FLOAT32 else f"{study.precision}-instructions"
     texts = study.store.texts(f"text-{length}", [random_ids(length).numpy()])
     reference = study.store.case(texts)["hidden"]
     for engine in study.engines():
-        identity = {"kind": kind, "model": MODEL, "length": length, "engine": engine, "cpu": CPU}
+        identity = {"kind": KIND, "model": MODEL, "length": length, "engine": engine,
+                    "precision": study.precision, "cpu": CPU}  # fmt: skip
         title = f"{engine} at {length} tokens"
         if study.results.holds(identity):
             say(f"{title}: recorded already")
@@ -237,8 +247,7 @@ def write_page(records: Sequence[Record]) -> None:
 
 
 def _table(records: Sequence[Record], precision: str) -> str:
-    kind = "instructions" if precision == FLOAT32 else f"{precision}-instructions"
-    of = {(r["engine"], r["length"]): r for r in records if r["kind"] == kind}
+    of = {(r["engine"], r["length"]): r for r in records if r["precision"] == precision}
     if not of:
         return "No records yet.\n"
     mine, lengths = own_label(precision), sorted({length for _, length in of})

@@ -231,7 +231,7 @@ def test_run_notes_a_certificate_that_does_not_fit(canao, artifact: Path, tmp_pa
     for text, word in (
         ("{}", "format null"),
         (json.dumps(row | {"measured_ms": 1e-6}), "says 'measured_ms' 1e-06"),
-        (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 4"),
+        (json.dumps(row | {"format": 1}), "format 1, this CANAO reads 5"),
         (json.dumps(sealed(row | {"files": other, "digest": digest_of(other)})),
          "model.so as it is now"),
     ):

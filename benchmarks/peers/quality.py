@@ -30,7 +30,7 @@ def unrecorded(record: Row) -> list[str]:
 
 
 def _timed(record: Row) -> bool:
-    return record.get("kind") not in ("layers", "accuracy")
+    return record.get("kind") not in ("layers", "accuracy", "instructions")
 
 
 def _wrong(record: Row) -> Iterator[str]:

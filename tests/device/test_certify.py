@@ -350,7 +350,7 @@ def test_damaged_certificate_is_refused(artifact: Artifact, text: str) -> None:
 def test_an_earlier_format_gets_its_line(artifact: Artifact) -> None:
     old = {"format": 1, "holds": True, "measured_ms": 1.0, "digest": "0" * 64}
     (artifact.path / "certificate.json").write_text(json.dumps(old))
-    with pytest.raises(InputError, match="format 1, this CANAO reads 4; run `canao certify` again"):
+    with pytest.raises(InputError, match="format 1, this CANAO reads 5; run `canao certify` again"):
         load_certificate(artifact)
 
 

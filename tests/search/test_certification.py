@@ -208,7 +208,7 @@ def test_the_report_is_not_taken_in_by_a_manifest_that_fits(run_dir: Path) -> No
     [
         ({"measured_ms": 0.001}, "says 'measured_ms' 0.001"),
         ({"budget_ms": 0.001}, "says 'holds' true"),
-        ({"format": 1}, "format 1, this CANAO reads 4"),
+        ({"format": 1}, "format 1, this CANAO reads 5"),
         ({"date": "2031-01-01T00:00:00+00:00"}, "was changed after it was written"),
         ({"holds": "yes"}, "holds"),
     ],
