@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 from generation_table import KIND, PARTS, VARIANT, write_page
-from peers.catalog import CANAO, LEAST_COSINE, OWN, isa_label, own_label
+from peers.catalog import CANAO, LEAST_COSINE, OWN, isa_of_machine, own_label
 from peers.decoders import SHAPES, decoder, export
 from peers.host import Worker
 from peers.interleave import distances
@@ -250,7 +250,7 @@ def _row(case: Case, field: Field, models: Mapping[str, str], work: Path) -> dic
               f"{median_ms(found):9.3f} ms, logits differ by {found['difference']}")  # fmt: skip
     return {"kind": field.kind, "model": case.model, "length": case.length,
             "threads": case.threads, "cpu": stamp["cpu"],
-            "isa": isa_label(field.isa, stamp["isa"]),
+            "isa": isa_of_machine(field.libraries[-1].precision, field.isa),
             "environment": stamp, "engines": engines}  # fmt: skip
 
 

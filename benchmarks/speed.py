@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from int8_table import write_page as write_int8_page
-from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants, isa_label, own_label
+from peers.catalog import ALL, CANAO, OWN_LABELS, Contestant, entrants, isa_of_machine, own_label
 from peers.host import python_of, without_folders
 from peers.interleave import Field, block_sizes, loaded, race, stream
 from peers.machine import Machine
@@ -41,10 +41,8 @@ from speed_table import write_page
 
 from canao.device.bench import local_device
 from canao.errors import CanaoError, DeviceError, InputError
-from canao.lower.scheduling import target_in
 from canao.machine import local_machine
 from canao.precision.quantize import FLOAT32
-from canao.target import get_target
 
 RECORDS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
 REDUCED_RECORDS = RECORDS.with_name("int8.jsonl")
@@ -69,12 +67,10 @@ class Study:
     precision: str = FLOAT32
 
     def identity(self, kind: str, model: str, length: int, threads: int) -> Record:
-        """What tells one record from another. Of two machines with one name for the processor,
-        that a system shows AMX is in its instruction set for fewer bits."""
-        own = target_in(get_target(), self.precision).isa
+        """What tells one record from another."""
         return {"kind": kind, "model": model, "length": length, "threads": threads,
                 "cpu": local_device().environment()["cpu"],
-                "isa": isa_label(self.isa, own)}  # fmt: skip
+                "isa": isa_of_machine(self.precision, self.isa)}  # fmt: skip
 
     def wanted(self, identity: Mapping[str, Any]) -> bool:
         if self.again or not self.results.holds(identity):

@@ -42,6 +42,7 @@ from peers.catalog import (  # noqa: E402
     Contestant,
     entrants,
     isa_label,
+    isa_of_machine,
 )
 from peers.interleave import distances  # noqa: E402
 from peers.quality import faults, unrecorded  # noqa: E402
@@ -257,6 +258,22 @@ def test_a_narrower_instruction_set_is_canaos_own() -> None:
     engine = Contestant("canao-int8", ALL["canao-int8"], 8)
     assert store.model_file(engine) == Path("w/canao-int8-avx2")
     assert Store("m", Path("w")).model_file(engine) == Path("w/canao-int8")
+
+
+@pytest.mark.parametrize(("more", "named"), [
+    ((), ("avx512", "avx512", "avx512")),
+    (("avx512vnni",), ("avx512", "avx512vnni", "avx512")),
+    (("avx512vnni", "avx512bf16", "avx512amx"), ("avx512", "avx512amx", "avx512amx")),
+])  # fmt: skip
+def test_two_machines_of_one_name_are_told_apart(
+    more: tuple[str, ...], named: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Xeon whose system shows AMX, and one whose system does not."""
+    target = replace(get_target("x86_64-linux").with_isa("avx512"), extensions=more)
+    monkeypatch.setattr("peers.catalog.get_target", lambda: target)
+    assert tuple(map(isa_of_machine, ("float32", "int8", "bf16"))) == named
+    assert isa_of_machine("int8", "avx2") == f"avx2 on {named[1]}"
+    assert isa_of_machine("int8", named[1]) == named[1]
 
 
 def test_how_far_outputs_are() -> None:

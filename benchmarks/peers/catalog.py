@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canao.accuracy.fastest import candidates
+from canao.lower.scheduling import target_in
 from canao.machine import local_machine
 from canao.precision.quantize import FLOAT32, INT8, PRECISIONS, SEVEN_BITS
 from canao.target import get_target
@@ -69,6 +70,12 @@ def isa_label(isa: str, own: str) -> str:
     """The instruction set of CANAO's libraries in records: the one that was asked for, or ''; which
     machine it was measured on, where that has more."""
     return own if isa in ("", own) else f"{isa} on {own}"
+
+
+def isa_of_machine(precision: str, isa: str = "") -> str:
+    """The same, of libraries in a precision on this machine. Of two machines with one name for the
+    processor, that a system shows AMX is in the instruction set for fewer bits."""
+    return isa_label(isa, target_in(get_target(), precision).isa)
 
 
 ENGINES = {
