@@ -9,8 +9,9 @@ are their wheels for aarch64, in a Python of Debian's; both are fetched into the
 the first run, without a change to this machine's packages. Outputs of all are compared with
 PyTorch's.
 
-Needs Debian's `qemu-user` (`qemu-user-static` takes no plugins), `libc6-arm64-cross`, `apt-get`
-and `dpkg`, and the environments of `make bench-setup`, in which the peers' models are converted.
+Needs the `qemu-user` of Debian 12 (`qemu-user-static` takes no plugins, and qemu from 9.0 on has
+another interface for them), `libc6-arm64-cross`, `apt-get` and `dpkg`, and the environments of
+`make bench-setup`, in which the peers' models are converted.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from pages import fill, table
@@ -56,6 +58,7 @@ PEERS = {FLOAT32: ("litert", "ort"), INT8: ("litert-int8", "ort-int8")}
 MANY = 3  # inferences of the longer program
 AIM = 0.90  # of the better peer's instructions
 TIMEOUT_S = 1800
+NOTHING: Mapping[str, str] = MappingProxyType({})
 PYTHON, WHEELS = "python3.11", "311"
 # Debian's packages that hold a Python, and what the wheels are linked with.
 PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6")
@@ -101,18 +104,11 @@ def plugin(work: Path) -> Path:
 
 
 def counted(
-    study: Study, command: Sequence[str], root: str, environment: Mapping[str, str] | None = None
+    study: Study, command: Sequence[str], root: str, environment: Mapping[str, str] = NOTHING
 ) -> int:
     """All instructions of a program; DeviceError if it fails."""
-    done = subprocess.run(
-        ["qemu-aarch64", "-cpu", CPU, "-L", root, "-plugin", str(plugin(study.work)),
-         "-d", "plugin", "-D", str(study.log), *command],
-        env={**os.environ, **(environment or {})}, capture_output=True, text=True,
-        timeout=TIMEOUT_S,
-    )  # fmt: skip
-    if done.returncode:
-        raise DeviceError(f"{command[0]}: ended with {done.returncode} under qemu: "
-                          f"{done.stderr.strip()[-300:]}")  # fmt: skip
+    _run(["qemu-aarch64", "-cpu", CPU, "-L", root, "-plugin", str(plugin(study.work)),
+          "-d", "plugin", "-D", str(study.log), *command], environment)  # fmt: skip
     found = re.search(r"^instructions (\d+)$", study.log.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise DeviceError("qemu-aarch64 ran no plugin; install Debian's qemu-user, as "
@@ -129,11 +125,10 @@ def own(study: Study, length: int) -> tuple[int, np.ndarray]:
     device = get_device(f"qemu:{CPU}")
     program = [str(bench_program(target)), str(artifact.library), str(artifact.weights),
                str(length), "1", "-", "0"]  # fmt: skip
-    counts = [counted(study, [*program, str(n), "0", "0", "time"], library_root())
-              for n in (1, MANY)]  # fmt: skip
+    count = inference(study, lambda n: [*program, str(n), "0", "0", "time"], library_root())
     text = random_ids(length).numpy().astype(np.int32)
     ((output, *_),) = device.run_batch(artifact, [[text, np.zeros_like(text)]])
-    return (counts[1] - counts[0]) // (MANY - 1), output
+    return count, output
 
 
 def peer(study: Study, engine: str, length: int) -> tuple[int, np.ndarray]:
@@ -144,13 +139,25 @@ def peer(study: Study, engine: str, length: int) -> tuple[int, np.ndarray]:
     texts = study.store.texts(f"text-{length}", [random_ids(length).numpy()])
     out = study.work / "peer.npy"
     worker = ["-m", "peers.arm_worker", ALL[engine].module, str(model), str(texts)]
-    # HOME: nothing of this machine's Python is looked at.
-    environment = {"PYTHONPATH": f"{root / 'wheels'}:{HERE}", "HOME": "/nowhere",
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
-    python = str(root / "usr" / "bin" / PYTHON)
-    counts = [counted(study, [python, *worker, str(n), str(out)], str(root), environment)
-              for n in (1, MANY)]  # fmt: skip
-    return (counts[1] - counts[0]) // (MANY - 1), np.load(out)
+    # Nothing of this machine's Python, and the same hashes in each process.
+    environment = {"PYTHONPATH": f"{root / 'wheels'}:{HERE}", "PYTHONHASHSEED": "0",
+                   "HOME": "/nowhere", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [str(root / "usr" / "bin" / PYTHON), *worker]
+    counted(study, [*command, "1", str(out)], str(root), environment)  # which compiles Python
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    count = inference(study, lambda n: [*command, str(n), str(out)], str(root), environment)
+    return count, np.load(out)
+
+
+def inference(
+    study: Study, program: Callable[[int], Sequence[str]], root: str,
+    environment: Mapping[str, str] = NOTHING,
+) -> int:  # fmt: skip
+    """What a program takes more for one inference more; DeviceError if it takes nothing."""
+    one, many = (counted(study, program(n), root, environment) for n in (1, MANY))
+    if many <= one:
+        raise DeviceError(f"{program(1)[0]}: {MANY} inferences take no more instructions than one")
+    return (many - one) // (MANY - 1)
 
 
 def system(work: Path) -> Path:
@@ -201,14 +208,21 @@ def debian_packages(state: Path) -> list[Path]:
     return sorted((state / "cache" / "archives").glob("*.deb"))
 
 
-def _run(command: Sequence[str]) -> None:
-    """Run a tool of the system; DeviceError with its last words if it fails."""
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run a tool of the system, with this environment alone if one is given; DeviceError with its
+    last words if it fails."""
+    name = Path(command[0]).name
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S,
+            env=None if environment is None else {"PATH": os.environ["PATH"], **environment},
+        )  # fmt: skip
     except FileNotFoundError:
-        raise DeviceError(f"{command[0]} is not installed; install it with apt-get") from None
+        raise DeviceError(f"{name} is not installed; install it with apt-get") from None
+    except subprocess.TimeoutExpired:
+        raise DeviceError(f"{name} did not end within {TIMEOUT_S} s") from None
     if done.returncode:
-        raise DeviceError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-300:]}")
+        raise DeviceError(f"{name} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
 
 
 def run(study: Study, length: int) -> None:

@@ -234,6 +234,8 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         allowed = local_machine().cores
         cores = numbers(options.cores, "cores", 0) if options.cores else allowed
+        if options.isa and options.isa == isa_of_machine(options.precision):
+            raise InputError(f"--isa {options.isa} is this machine's own; leave it out")
         engines = names(options.engines, entrants(options.precision, options.isa), "engine")
         for name in engines:
             python_of(ALL[name].environment)

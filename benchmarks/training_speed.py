@@ -7,8 +7,8 @@ DIR has MRPC's train and dev files. MiniLM is fine-tuned, and distilled into a s
 shape, on batches of 32. Plain is what a loop of a few lines does: float32, batches in random order,
 each padded to its longest text, the teacher run beside the student at each step. CANAO sorts texts
 of like lengths into batches, cuts the table of words down to those that the texts have, looks up
-what the teacher says of a text, and computes products in bfloat16 where the processor has
-instructions for it (`--train-dtype auto`); `float32` is the same without that. The teacher's one
+what the teacher says of a text, and computes products in bfloat16 where that is faster
+(`--train-dtype auto`); `float32` is the same without that. The teacher's one
 pass over the texts is not counted, as all candidates share it.
 
 Each round gives every variant some steps, one after another; a record has the real tokens a second

@@ -42,8 +42,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "sched_setaffinity", "sched_yield", "snprintf", "sscanf", "stat", "strchr", "strcmp",
         "strcpy", "strcspn", "strdup", "strlen", "strncmp", "strncpy", "strrchr", "strspn",
         "strstr", "strtod", "strtof", "strtok", "strtok_r", "strtol", "strtoll", "strtoul",
-        "strtoull", "syscall", "sysconf", "unlink", "utimensat", "vdprintf", "vprintf", "vsnprintf",
-        "write",
+        "strtoull", "syscall", "unlink", "utimensat", "vdprintf", "vprintf", "vsnprintf", "write",
     ),
     "libdl.so": ("dladdr", "dlclose", "dlerror", "dlopen", "dlsym"),
 }  # fmt: skip

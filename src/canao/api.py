@@ -222,7 +222,7 @@ def search(
                  one), and its products in what (float32, bf16; auto: bf16 where that is faster);
                  the library runs on `device`
     size_mb, memory_mb   limits for all files of the artifact, and for the memory of a process that
-                 runs the library, in millions of bytes
+                 runs the library and has read all its weights, in millions of bytes
     min_accuracy the least score of the finished student, by the metric that ranks candidates
     from_run     directory of another run with the same teacher, data and training, whose teacher,
                  students and kernel times are used and added to: for a second budget

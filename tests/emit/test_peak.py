@@ -55,16 +55,17 @@ def test_each_chain_multiplies_in_each_step(isa: str, product: str) -> None:
 def test_peaks_of_this_machine() -> None:
     """One instruction multiplies no more than `kr` elements of the depth for each sum; of blocks,
     two products of vectors take as long as one of 16 rows, which ends every 16 cycles. A Xeon of
-    2023 begins a `vdpbf16ps` in every other cycle, where it begins two products of float32: half
-    the peak."""
+    2023 begins a `vdpbf16ps` in every other cycle, in which it begins four products of float32:
+    half the peak."""
     device = local_device()
     for product in ("i8", "q7_i8", "bf16", "f16", "f32_i8"):
         tile = ISAS[device.target.for_products(product).isa].tiles[product]
         most = 8 * tile.kr if tile.blocks else tile.kr
+        least = 0.4 if product == "bf16" else 0.5
         # Another program may take one of the peaks its time.
         for _ in range(4):
             share = device.peak_flops(1, product) / device.peak_flops(1)
-            if 0.4 < share < 1.2 * most:
+            if least < share < 1.2 * most:
                 break
             device = local_device()
         else:

@@ -69,6 +69,7 @@ def test_widths_off_the_tile(shape: str, vector: int, tmp_path: Path) -> None:
     assert_compiled(classifier(shape), tmp_path, LENGTHS, threads=1, target=target)
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("shape", thoroughly(["layer_norm"], MOBILE))
 def test_mobilebert(shape: str, tmp_path: Path) -> None:
     assert_compiled(mobile(shape), tmp_path, FEW, threads=1, target=WIDE)
@@ -97,7 +98,16 @@ PRODUCTS = {"fp16": "f16", "int8-weights": "f32_i8", "int8": "i8", "int8-7bit": 
 @pytest.mark.parametrize("model", thoroughly(["odd"], ["small", "odd"]))
 def test_precisions(precision: str, model: str, tmp_path: Path, sentences) -> None:
     """Against the interpreter, which rounds where the kernels do."""
-    artifact = compile_model(classifier(model), tmp_path / "out", target=GPU, precision=precision)
+    assert_rounded(precision, model, tmp_path, sentences)
+
+
+@pytest.mark.as_shipped
+def test_int8_as_shipped(tmp_path: Path, sentences) -> None:
+    assert_rounded("int8", "small", tmp_path, sentences)
+
+
+def assert_rounded(precision: str, model: str, folder: Path, sentences) -> None:
+    artifact = compile_model(classifier(model), folder / "out", target=GPU, precision=precision)
     graph = compile_graph(load_model(classifier(model))[1], GPU, precision=precision).program.graph
     products = {k["product"] for k in artifact.manifest["kernels"] if "product" in k}
     assert products == {PRODUCTS[precision]}

@@ -4,7 +4,7 @@ Where int8 loses more, channels of activations that are much larger than others 
 (precision/smoothing.py), as far as the user's texts show such. Where that is not enough, products
 and tables go back to more bits, those first that move the model's outputs most, until the loss is
 allowed: 1 of them, 2, 4, ... so that few libraries are built. They go back to bf16 where the target
-multiplies that faster than float32; only if that is not enough, and on other targets, to float32.
+has instructions that multiply it; only if that is not enough, and on other targets, to float32.
 One at least stays in int8: a library without any is one in float32.
 """
 

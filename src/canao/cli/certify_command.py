@@ -29,7 +29,7 @@ from canao.device.cores import named_cores
 from canao.device.lease import leased
 from canao.errors import InputError
 
-_BASELINE = "give --baseline what `canao certify` wrote of an earlier library"
+_BASELINE = "give --baseline what `canao certify` of this version wrote of an earlier library"
 
 
 def certify_and_print(

@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 enum { MAX_INPUTS = 8, MAX_OUTPUTS = 64, MAX_THREADS = 64 };
+enum { LEAST_PAGE = 4096 };
 enum { THREADS = 7 }; /* canao_open: threads cannot be started, or pinned */
 
 struct library {
@@ -92,15 +93,15 @@ static int load(const char *path, struct library *l)
 static void read_all(const char *weights)
 {
     char file[PATH_MAX], line[PATH_MAX + 128];
-    const unsigned long page = (unsigned long)sysconf(_SC_PAGESIZE);
     FILE *maps = realpath(weights, file) ? fopen("/proc/self/maps", "r") : NULL;
     while (maps && fgets(line, sizeof line, maps)) {
         unsigned long at, end;
         int path = 0;
         line[strcspn(line, "\n")] = 0;
         if (sscanf(line, "%lx-%lx r%*s %*s %*s %*s %n", &at, &end, &path) == 2 && path &&
-            !strcmp(line + path, file))
-            for (; at < end; at += page)
+            !strncmp(line + path, file, strlen(file)) && /* or another file has its place by now */
+            (!line[path + strlen(file)] || !strcmp(line + path + strlen(file), " (deleted)")))
+            for (; at < end; at += LEAST_PAGE)
                 (void)*(const volatile char *)at;
     }
     if (maps)

@@ -65,8 +65,8 @@ SizeMb = Annotated[
     float | None, typer.Option(help="limit for all files of the artifact, in megabytes")
 ]
 MemoryMb = Annotated[
-    float | None, typer.Option(help="limit for the memory of a process that runs the library, in "
-                               "megabytes")
+    float | None, typer.Option(help="limit for the memory of a process that runs the library and "
+                               "has read all its weights, in megabytes")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
