@@ -89,8 +89,8 @@ def _leads(cases: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
     engines: Mapping[str, Any] = {k: v for case in cases for k, v in case["engines"].items()}
     low = [name for name in _labels(cases) if name in engines and reduced(engines[name])]
     for own in (name for name in low if name in OWN_LABELS):
-        rows = [[f"{own} is faster by", *labels], ["---", *["--:"] * len(cases)]]
-        rows += [[f"than {peer}", *(_lead(case, peer, own) for case in cases)]
+        rows = [[f"{own} is so many times as fast", *labels], ["---", *["--:"] * len(cases)]]
+        rows += [[f"as {peer}", *(_lead(case, peer, own) for case in cases)]
                  for peer in low if peer not in OWN_LABELS]  # fmt: skip
         if len(rows) > 2:  # CANAO may be measured alone
             yield table(rows)
