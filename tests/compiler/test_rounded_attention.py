@@ -85,9 +85,11 @@ def test_under_sanitizers(isa: str, precision: str, tmp_path: Path) -> None:
     expect(schedule, target, tmp_path, precision, *EMULATION, *SANITIZED, lengths=FEW_LENGTHS)
 
 
-@pytest.mark.parametrize("isa", [isa for isa in runnable() if isa in BLOCKS])
+@pytest.mark.parametrize("isa", BLOCKS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_on_this_machine(isa: str, precision: str, tmp_path: Path) -> None:
+    if isa not in runnable():
+        pytest.skip(f"this CPU has no {isa}")
     target = HOST.with_isa(isa)
     schedule = schedule_of(classifier("odd", layers=1), target, precision)
     expect(schedule, target, tmp_path, precision, lengths=LONG)

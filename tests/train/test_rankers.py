@@ -19,6 +19,8 @@ from canao.train.ranking.rankers import KEPT
 from canao.train.records import digest, read_record
 from canao.train.trainer import Trainer
 
+# Of width 16 some processors' float32 learns the task whole.
+SMALLEST = Arch.uniform(1, 4, 1, 4)
 SMALL, LARGER = Arch.uniform(1, 16, 2, 16), Arch.uniform(3, 32, 4, 64)
 OPTIONS = TrainOptions(
     max_length=32, batch=16, teacher_epochs=8, teacher_lr=2e-3, final_epochs=1, student_lr=1e-3,
@@ -54,7 +56,7 @@ def test_a_larger_student_is_the_better_one(
     name: str, tiny: Path, task: TextData, work: Path
 ) -> None:
     trainer = a_trainer(tiny, task, work, ranker=name)
-    small, large = trainer.proxy_score(SMALL), trainer.proxy_score(LARGER)
+    small, large = trainer.proxy_score(SMALLEST), trainer.proxy_score(LARGER)
     assert 0.0 <= small.value < large.value <= 1.0
     assert (small.primary == KEPT) == (name == "pruning")
 
