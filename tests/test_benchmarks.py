@@ -305,7 +305,7 @@ def test_a_peer_far_off_in_int8_is_told_and_canao_is_refused() -> None:
     assert faults(far) == []
     text = int8_table.speed([far])
     assert "| ort-int8 | 0.4 (2.50x) far off |" in text
-    assert "| than ort-int8 | 0.80x |" in text and "| canao-int8 | **0.5 (2.00x)** |" in text
+    assert "| as ort-int8 | 0.80x |" in text and "| canao-int8 | **0.5 (2.00x)** |" in text
     assert "| ort-int8 | 0.50000, 0.5 far off |" in int8_table.accuracy([far])
     assert "| canao |" not in int8_table.accuracy([far])
     assert "fastest peer, both in float32 | 1.00x ort |" in text
