@@ -47,6 +47,10 @@ class AccuracyError(InputError):
     """A precision loses more of a model's answers than was allowed, or cannot hold its numbers."""
 
 
+class DivergedError(InputError):
+    """A training's loss is no number, even at a quarter of the learning rate."""
+
+
 class NotFiniteError(AccuracyError):
     """A model has weights, or computes numbers, that are infinite or none at all, in float32
     already: no other precision of it can be judged, and none should be chosen instead."""

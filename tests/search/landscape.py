@@ -126,11 +126,13 @@ class FormulaErrors:
 
 @dataclass
 class FormulaTrainer:
-    """Counts what it is asked for; `on_proxy` may interrupt a proxy score."""
+    """Counts what it is asked for; `on_proxy` may interrupt a proxy score, `on_finish` a full
+    training."""
 
     work: Path
     asked: list[tuple[str, Arch]] = field(default_factory=list)
     on_proxy: Callable[[int], None] = lambda count: None
+    on_finish: Callable[[int], None] = lambda count: None
 
     def teacher_arch(self) -> Arch:
         return TEACHER
@@ -166,6 +168,7 @@ class FormulaTrainer:
 
     def finish(self, arch: Arch) -> FormulaStudent:
         self.asked.append(("finish", arch))
+        self.on_finish(self.count("finish"))
         return FormulaStudent(self.skeleton(arch), self.score(arch))
 
     def score(self, arch: Arch) -> Score:

@@ -18,7 +18,7 @@ from canao.artifact.certificate_file import load_certificate
 from canao.artifact.directory import Artifact
 from canao.device.base import Failure, MeasureConfig, Measurement, Timing
 from canao.device.null import NullDevice
-from canao.errors import BudgetError, DeviceError, InputError
+from canao.errors import BudgetError, DeviceError, DivergedError, InputError
 from canao.machine import Machine
 from canao.model.arch import Arch
 from canao.search import Event, Trial
@@ -290,6 +290,46 @@ def test_time_limit_ends_the_search(tmp_path: Path) -> None:
     asked = options(tmp_path, trials=50, max_minutes=1e-9)
     result = run_search(asked, FormulaTrainer(tmp_path / "w"), compile_by_formula, device())
     assert sum(trial.trained for trial in result.trials) <= 1
+
+
+def diverging(count: int) -> None:
+    if count == 1:
+        raise DivergedError("training diverged at step 3; give a smaller rate")
+
+
+def test_a_proxy_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
+    """With the same seed it would again: the search goes on without it, and so when resumed."""
+    trainer = FormulaTrainer(tmp_path / "w", on_proxy=diverging)
+    result = run_search(options(tmp_path), trainer, compile_by_formula, device())
+    (failed,) = (trial for trial in result.trials if trial.verdict == FAILED)
+    assert failed.arch == trainer.asked[0][1] and "diverged at step 3" in failed.reason
+    assert failed.accuracy is None and result.arch != failed.arch
+    again = FormulaTrainer(tmp_path / "w")
+    run_search(options(tmp_path), again, compile_by_formula, device())
+    assert ("proxy", failed.arch) not in again.asked
+
+
+def test_where_every_proxy_training_diverges_the_search_ends(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w", on_proxy=lambda _: diverging(1))
+    with pytest.raises(DivergedError, match=r"candidates in a row that failed: .*at step 3"):
+        run_search(options(tmp_path), trainer, compile_by_formula, device())
+
+
+def test_after_a_full_training_that_diverges_the_next_takes_its_turn(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w", on_finish=diverging)
+    said: list[str] = []
+    result = run_search(options(tmp_path), trainer, compile_by_formula, device(),
+                        progress=lambda event: said.append(event.text))  # fmt: skip
+    finished = [arch for kind, arch in trainer.asked if kind == "finish"]
+    assert len(finished) == 2 and result.arch == finished[1]
+    assert any(f"{finished[0]}: training diverged at step 3" in line for line in said)
+
+
+def test_where_every_full_training_diverges_no_budget_is_said_to_be_missed(tmp_path: Path) -> None:
+    trainer = FormulaTrainer(tmp_path / "w", on_finish=lambda _: diverging(1))
+    with pytest.raises(DivergedError, match="diverged at step 3"):
+        run_search(options(tmp_path), trainer, compile_by_formula, device())
+    assert trainer.count("finish") == 3
 
 
 def slower_when_finished(factor: Callable[[Arch], float], trainer: FormulaTrainer) -> NullDevice:

@@ -496,6 +496,14 @@ def test_odd_examples_are_told(tmp_path: Path) -> None:
     assert "1 of 2 examples to compare with are among those to train on, too" in told
     assert told[0].startswith(f"{tmp_path}: 41 examples to train on, 2 of {tmp_path}/dev.tsv")
     assert told[1] == "'sentence' is the text, 'label' is the label, 2 classes: 0 (20), 1 (21)"
+    assert not any("too few to learn" in line for line in told)
+
+
+def test_a_class_of_one_example_is_told(tmp_path: Path) -> None:
+    put(tmp_path, "train.tsv", tsv([*ENOUGH, "alone\t2"]))
+    put(tmp_path, "dev.tsv", tsv(["text 3\t1", "new\t0"]))
+    (line,) = (line for line in load_data(tmp_path).told if "too few to learn" in line)
+    assert line.startswith("one example to train on of 2: too few to learn a class")
 
 
 def test_other_tables_of_a_directory_are_told(tmp_path: Path) -> None:

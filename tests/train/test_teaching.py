@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from canao.defaults import silent
+from canao.errors import DivergedError
 from canao.model import hf
 from canao.train.data import Example, TextData, hold_out, load_data
 from canao.train.engine import loop
@@ -323,7 +324,7 @@ def test_a_rate_that_diverges_has_lost(
 
     def diverging(self: teaching.Teaching, rate: float, *rest: object, **more: object) -> object:
         if rate in too_high:
-            raise loop.DivergedError("training diverged at step 3; give a smaller rate")
+            raise DivergedError("training diverged at step 3; give a smaller rate")
         return train(self, rate, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(teaching.Teaching, "_train", diverging)
@@ -332,7 +333,7 @@ def test_a_rate_that_diverges_has_lost(
     found = told(tmp_path / "w")
     assert found["rate"] == 1e-4 and found["raced"]["0.003"] == {"score": -1.0, "loss": 100.0}
     too_high = {1e-4}
-    with pytest.raises(loop.DivergedError, match="diverged"):
+    with pytest.raises(DivergedError, match="diverged"):
         Trainer(tiny, few, tmp_path / "w2", OPTIONS, silent).teacher()
 
 

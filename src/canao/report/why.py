@@ -21,7 +21,7 @@ _LEFT_OUT = {
     DOMINATED: "no smaller than one that missed a budget",
     PREDICTED_OVER: "too slow by the latency table",
     MEASURED_OVER: "measured over a budget",
-    FAILED: "not to be measured",
+    FAILED: "not to be measured or trained",
 }
 _RANKED_BY = {
     "short": "after a short distillation", "supernet": "as a part of the supernet",

@@ -20,7 +20,7 @@ from canao.artifact.reading import read_json
 from canao.defaults import PRECISION
 from canao.device.base import Device, MeasureConfig
 from canao.device.certify import UnsavedError, judge, saved_elsewhere
-from canao.errors import BudgetError, DeviceError, InputError
+from canao.errors import BudgetError, DeviceError, DivergedError, InputError
 from canao.model.arch import Arch
 from canao.precision.quantize import precision_of
 from canao.search.candidates.budgets import Budgets
@@ -145,11 +145,13 @@ def certify_best(
     measured once. What missed the budget so is not measured again when the run is resumed: luck
     would select it. Of what misses a budget of latency, size or memory, the nearest architecture
     that fits becomes a candidate as well.
-    Raises BudgetError if none keeps it, naming the nearest points of the Pareto front; DeviceError
-    if others took so much of a core that nobody can tell.
+    Raises BudgetError if none keeps it, naming the nearest points of the Pareto front;
+    DivergedError if every full training diverged; DeviceError if others took so much of a core
+    that nobody can tell.
     """
     options, slack, finished, repairs = evaluator.options, 1.0, 0, 0
     told: list[str] = []
+    lost: list[DivergedError] = []
     waiting = [trial for trial in best_first(journal.trials)
                if not _below(evaluator, journal, trial, told)]  # fmt: skip
     while waiting and finished < options.finalists:
@@ -161,7 +163,12 @@ def certify_best(
         missed = _checked(evaluator, trial, progress)
         if not missed.why:
             finished += 1
-            result = _finish(evaluator, journal, trial, progress)
+            try:
+                result = _finish(evaluator, journal, trial, progress)
+            except DivergedError as error:
+                lost.append(error)
+                progress(Event("finish", f"{trial.arch}: {error}", trial))
+                continue
             missed = _missed(result)
             if not missed.why:
                 with _written(options.run_dir, result.certificate):
@@ -181,6 +188,8 @@ def certify_best(
         if repairs < _REPAIRS:
             repairs += 1
             waiting += _repaired(evaluator, journal, space, trial, missed, progress)
+    if lost and len(lost) == finished:  # no budget was missed
+        raise lost[-1]
     raise BudgetError(_none_fits(options.budgets, journal.trials, told))
 
 

@@ -23,7 +23,7 @@ from canao.defaults import silent
 from canao.device.base import Device, Failure, MeasureConfig, Measurement, Timing
 from canao.device.certify import measure_runs
 from canao.device.utilisation import library_peak
-from canao.errors import CanaoError, DeviceError
+from canao.errors import CanaoError, DeviceError, DivergedError
 from canao.model.arch import Arch, Block
 from canao.precision.quantize import precision_of
 from canao.search.candidates.allocate import allocated
@@ -287,7 +287,10 @@ class Evaluator:
         if trial.verdict != TRAINED:
             return trial
         start = time.monotonic()
-        score = self.trainer.proxy_score(arch)
+        try:
+            score = self.trainer.proxy_score(arch)
+        except DivergedError as error:  # as it would again
+            return replace(trial, verdict=FAILED, excess=1.0, reason=str(error))
         return scored(trial, score, time.monotonic() - start)
 
     def timed(

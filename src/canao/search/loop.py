@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from canao.defaults import silent
 from canao.device.base import Device
-from canao.errors import BudgetError, CanaoError, DeviceError, InputError
+from canao.errors import BudgetError, CanaoError, DeviceError, DivergedError, InputError
 from canao.model.arch import Arch
 from canao.search.candidates.allocate import widths
 from canao.search.candidates.refine import polished, polishing
@@ -360,6 +360,9 @@ class _Search:
         self.progress(_event(self.options, trial, self.journal.trials))
         self.failures = self.failures + 1 if trial.verdict == FAILED else 0
         if self.failures == _FAILURES:
+            if trial.latency_ms is not None:  # it was measured, and its training diverged
+                raise DivergedError(f"the last of {self.failures} candidates in a row that failed: "
+                                    f"{trial.reason}")  # fmt: skip
             raise DeviceError(
                 f"{self.evaluator.device.name}: {self.failures} libraries in a row could not be "
                 f"measured, the last one with {trial.reason}; see `canao bench` on one of them"

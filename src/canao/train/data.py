@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -155,7 +155,7 @@ def load_data(
         examples, held = _split(read, train.place, seed)
         parts = f"{many(len(examples))} to train on, {len(held)} held out of them to compare with"
     told = (f"{source}: {parts}", read.said, read.left, *notes, *read.notes,
-            *_doubts(examples, held))  # fmt: skip
+            *_doubts(examples, held, read.names))  # fmt: skip
     return TextData(
         name, examples, held, read.names, read.columns, read.label, source,
         tuple(line for line in told if line), read.task,
@@ -242,13 +242,19 @@ def _named(folder: Path, stem: str, plain: bool) -> Path | None:
     return usable[0] if usable else None
 
 
-def _doubts(train: Sequence[Example], dev: Sequence[Example]) -> tuple[str, ...]:
+def _doubts(
+    train: Sequence[Example], dev: Sequence[Example], names: Sequence[str]
+) -> tuple[str, ...]:
     """What is odd about examples, though it can be used."""
     empty = sum(not e.text.strip() or (e.pair is not None and not e.pair.strip())
                 for e in (*train, *dev))  # fmt: skip
     seen = {(e.text, e.pair) for e in train}
     both = sum((e.text, e.pair) in seen for e in dev)
+    counts = Counter(e.label for e in train) if names else Counter[Any]()
+    alone = [name for i, name in enumerate(names) if counts[i] == 1]
     return (
+        f"one example to train on of {listed(alone)}: too few to learn a class; add some, or leave "
+        "it out" if alone else "",
         f"{many(empty)} with an empty text" if empty else "",
         f"{both} of {many(len(dev))} to compare with are among those to train on, too"
         if both else "",

@@ -17,7 +17,7 @@ TRAINED = "trained"  # within the budget, and has a proxy score
 DOMINATED = "dominated"  # no smaller in any dimension than one measured over the budget
 PREDICTED_OVER = "predicted over"  # the table's lower bound is over the budget
 MEASURED_OVER = "measured over"  # its library took longer, or more room, than a budget
-FAILED = "failed"  # its library could not be measured
+FAILED = "failed"  # its library could not be measured, or its training diverged
 # Fields that journals of earlier versions have under another name.
 _RENAMED = {"layers_before": "operators", "layers_after": "kernels"}
 _RESTORE = "restore the study, or choose another run directory"

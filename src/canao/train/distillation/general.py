@@ -14,6 +14,7 @@ teacher's embeddings.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,9 @@ def _train(
 
     def loss(batch: Batch) -> Tensor:
         value = objective(batch, loop.state.step)
-        curve.saw(int(batch.padding_mask.sum()), float(value.detach()))
+        lost = float(value.detach())
+        if math.isfinite(lost):  # else the loop goes back, and has no such step
+            curve.saw(int(batch.padding_mask.sum()), lost)
         return value
 
     def told(done: int, total: int, note: str) -> None:

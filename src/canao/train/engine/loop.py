@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from canao.artifact.reading import parse_json
-from canao.errors import InputError
+from canao.errors import DivergedError, InputError
 from canao.train.engine.batches import Batch, Encoded, collate, training_order
 from canao.train.engine.compute import (
     autocast,
@@ -105,10 +105,6 @@ class _StateRow(_EarlierRow, total=False):
 
     quantized: bool
     halved: Annotated[int, msgspec.Meta(ge=0, le=_HALVINGS)]
-
-
-class DivergedError(InputError):
-    """The loss is no number, even at a quarter of the learning rate."""
 
 
 class _Diverged(Exception):

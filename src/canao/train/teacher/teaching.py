@@ -25,17 +25,11 @@ from transformers import PreTrainedModel
 
 from canao.artifact.files import write_whole
 from canao.artifact.reading import read_json
-from canao.errors import InputError
+from canao.errors import DivergedError, InputError
 from canao.model.hf import arch_of, parts_of
 from canao.train.data import TextData, hold_out
 from canao.train.engine.batches import Batch, Encoded, logits_of
-from canao.train.engine.loop import (
-    DivergedError,
-    Loop,
-    Progress,
-    State,
-    TrainingSchedule,
-)
+from canao.train.engine.loop import Loop, Progress, State, TrainingSchedule
 from canao.train.engine.storing import storing
 from canao.train.engine.tensor_files import read_tensors, write_tensors
 from canao.train.metrics import Score, score
