@@ -272,7 +272,7 @@ def _table(records: Sequence[Record], precision: str) -> str:
     shares = []
     for n in lengths:
         found = [of[engine, n]["instructions"] for engine in PEERS[precision] if (engine, n) in of]
-        if (mine, n) not in of or not found:
+        if (mine, n) not in of or len(found) < len(PEERS[precision]):
             shares.append("-")
             continue
         share = of[mine, n]["instructions"] / min(found)
