@@ -32,6 +32,7 @@ from types import MappingProxyType
 import numpy as np
 from pages import fill, table
 from peers.catalog import ALL, OWN_LABELS, Contestant, own_label
+from peers.interleave import distances
 from peers.models import load_body, random_ids
 from peers.progress import say
 from peers.records import Record
@@ -239,20 +240,13 @@ def run(study: Study, length: int) -> None:
         say(title)
         count, output = (own(study, length) if engine in OWN_LABELS
                          else peer(study, engine, length))  # fmt: skip
-        difference, cosine = compared(output.reshape(reference.shape), reference)
+        difference, cosine = distances(output.reshape(reference.shape), reference)
         if not ALL[engine].right(difference, cosine):
             raise DeviceError(f"{title}: off by {difference:.1e} deviations, cosine {cosine:.5f}")
         study.results.put(title, identity | {
             "instructions": count, "difference": difference, "cosine": cosine, "qemu": version(),
             "versions": dict(pin.split("==") for pin in pins()),
         })  # fmt: skip
-
-
-def compared(output: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """The largest difference in standard deviations, and the cosine of all numbers."""
-    a, b = output.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
-    return (float(np.abs(a - b).max() / b.std()),
-            float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))  # fmt: skip
 
 
 def write_page(records: Sequence[Record]) -> None:

@@ -67,8 +67,8 @@ def computes_in(device: torch.device, dtype: str) -> str:
 @cache
 def _bf16_gains() -> float:
     """How many times as fast a layer is in bfloat16 on this CPU. Its instructions do not tell: a
-    Xeon with AVX512_BF16 and no AMX takes twice as long as in float32, one with AMX half as long,
-    and the same model of processor may show AMX or not."""
+    Xeon with AVX512_BF16 and no AMX takes twice as long as in float32, while one with AMX trains
+    1.5 times as fast, and the same model of processor may show AMX or not."""
     rows, inputs, outputs = _TRIED
     # Nothing is drawn: what follows has to draw the same with and without.
     x, weights = torch.ones(rows, inputs), torch.ones(outputs, inputs)
